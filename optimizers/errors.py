@@ -1,0 +1,8 @@
+"""The one exception of the package's own."""
+
+
+class Unsupported(ValueError):
+    """What was asked for does not exist here: a loss without residuals, a model without matrices, too many parameters.
+
+    The message says what is missing. A run that raises it ends with the status `unsupported`, which is a result.
+    """

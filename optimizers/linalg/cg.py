@@ -1,0 +1,101 @@
+"""Conjugate gradients for symmetric positive definite maps, with the stopping rules of second-order training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Map = Callable[[Tensor], Tensor]
+StoppingRule = Callable[[list[float]], bool]
+
+
+@dataclass(frozen=True)
+class CGResult:
+    """What conjugate gradients ended with.
+
+    Attributes:
+        x: the solution, shape (n,).
+        residual: b - A x, shape (n,).
+        iterations: the number of products with A, the one for a non-zero start left out.
+        values: the quadratic model x'Ax/2 - b'x at the start and after each iteration.
+        reason: `converged`, `progress` (the stopping rule), `curvature` (a direction with d'Ad <= 0) or `iterations`.
+    """
+
+    x: Tensor
+    residual: Tensor
+    iterations: int
+    values: list[float]
+    reason: str
+
+
+def conjugate_gradients(
+    product: Map,
+    b: Tensor,
+    *,
+    x0: Tensor | None = None,
+    max_iterations: int,
+    tolerance: float = 0.0,
+    stop: StoppingRule | None = None,
+    preconditioner: Map | None = None,
+) -> CGResult:
+    """Minimise x'Ax/2 - b'x, which solves A x = b (Hestenes and Stiefel, 1952; Nocedal and Wright, Algorithm 5.3).
+
+    Args:
+        product: v -> A v for a symmetric positive definite A.
+        b: the right-hand side, shape (n,).
+        x0: where to start; zero by default.
+        max_iterations: the largest number of products.
+        tolerance: stop when |b - Ax| <= tolerance * |b|.
+        stop: a rule that looks at the model's values so far, `relative_progress` for one.
+        preconditioner: r -> M^-1 r.
+    """
+    x = torch.zeros_like(b) if x0 is None else x0.clone()
+    residual = b.clone() if x0 is None else b - product(x)
+    values = [_model_value(x, b, residual)]
+    threshold = tolerance * float(b.norm())
+    if float(residual.norm()) <= threshold:
+        return CGResult(x, residual, 0, values, "converged")
+    conditioned = residual if preconditioner is None else preconditioner(residual)
+    direction = conditioned.clone()
+    energy = residual @ conditioned
+    for iteration in range(1, max_iterations + 1):
+        image = product(direction)
+        curvature = direction @ image
+        if not float(curvature) > 0:
+            return CGResult(x, residual, iteration, values, "curvature")
+        alpha = energy / curvature
+        x += alpha * direction
+        residual -= alpha * image
+        values.append(_model_value(x, b, residual))
+        if float(residual.norm()) <= threshold:
+            return CGResult(x, residual, iteration, values, "converged")
+        if stop is not None and stop(values):
+            return CGResult(x, residual, iteration, values, "progress")
+        conditioned = residual if preconditioner is None else preconditioner(residual)
+        previous, energy = energy, residual @ conditioned
+        direction = conditioned + (energy / previous) * direction
+    return CGResult(x, residual, max_iterations, values, "iterations")
+
+
+def relative_progress(epsilon: float = 5e-4, shortest: int = 10, share: float = 0.1) -> StoppingRule:
+    """Martens' rule: stop when the last k iterations gained less than k * epsilon of the model's value.
+
+    k = max(shortest, share * iterations), and the value must be negative (Martens, 2010, section 4.4).
+    """
+
+    def stop(values: list[float]) -> bool:
+        done = len(values) - 1
+        window = max(shortest, int(share * done))
+        if done <= window or values[-1] >= 0:
+            return False
+        return (values[-1] - values[-1 - window]) / values[-1] < window * epsilon
+
+    return stop
+
+
+def _model_value(x: Tensor, b: Tensor, residual: Tensor) -> float:
+    """x'Ax/2 - b'x = -x'(b + r)/2, free of products."""
+    return float(-0.5 * (x @ (b + residual)))

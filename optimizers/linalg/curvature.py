@@ -1,0 +1,52 @@
+"""A curvature matrix as a linear map, together with the loss and the gradient at the same point."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Product = Callable[[Tensor], Tensor]
+
+
+class Curvature:
+    """A symmetric matrix of size n, known by its products; `map(v)` is its product with a vector (n,).
+
+    The graph behind it is kept, so a product costs no new forward pass; changing the parameters in place ends its life.
+
+    Attributes:
+        loss: the loss at the point of expansion, detached.
+        gradient: the gradient there, flat, shape (n,), detached.
+    """
+
+    def __init__(
+        self, loss: Tensor, gradient: Tensor, product: Product, rows: Product, counts: Counter[str], name: str
+    ) -> None:
+        self.loss = loss
+        self.gradient = gradient
+        self._product = product
+        self._rows = rows
+        self._counts = counts
+        self._name = name
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        self._counts[self._name] += 1
+        return self._product(vector)
+
+    def dense(self, chunk: int = 256) -> Tensor:
+        """The whole matrix (n, n), symmetrised: n products, `chunk` of them at a time where autograd can batch them."""
+        size = self.gradient.numel()
+        identity = torch.eye(size, dtype=self.gradient.dtype, device=self.gradient.device)
+        self._counts[self._name] += size
+        matrix = torch.cat([batched(self._rows, self._product, rows) for rows in identity.split(chunk)])
+        return (matrix + matrix.T) / 2
+
+
+def batched(rows_product: Product, product: Product, rows: Tensor) -> Tensor:
+    """Products with every row of (k, n), in one vectorised pass, or one by one where it has no batching rule."""
+    try:
+        return rows_product(rows)
+    except RuntimeError:
+        return torch.stack([product(row) for row in rows])

@@ -1,0 +1,26 @@
+"""Lists of tensors seen as one flat vector, in the order of the list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def flatten(tensors: Iterable[Tensor]) -> Tensor:
+    """Concatenate tensors into one vector of shape (n,)."""
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def unflatten(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Views of a vector (n,), or of rows (k, n), with the shapes of `like` (and a leading k)."""
+    sizes = [tensor.numel() for tensor in like]
+    parts = vector.split(sizes, dim=-1)
+    return [part.reshape(vector.shape[:-1] + tensor.shape) for part, tensor in zip(parts, like, strict=True)]
+
+
+def add_(tensors: Sequence[Tensor], vector: Tensor, alpha: float = 1.0) -> None:
+    """tensors += alpha * vector, in place."""
+    for tensor, part in zip(tensors, unflatten(vector, tensors), strict=True):
+        tensor.add_(part, alpha=alpha)

@@ -1,0 +1,140 @@
+"""What is known of a loss beyond its value: its predictive distribution, its curvature, its scale.
+
+A loss is seen as `scale` times a canonical loss: the sum over outputs and the mean over examples of a negative
+log-likelihood. Curvature methods define their damping for the canonical loss, so that it means the same whatever the
+reduction, the number of outputs and the batch size are.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from optimizers.errors import Unsupported
+
+
+class Family(ABC):
+    """The predictive distribution whose negative log-likelihood is the loss, up to `scale`."""
+
+    def __init__(self, reduction: str) -> None:
+        self.reduction = reduction
+
+    @abstractmethod
+    def terms(self, outputs: Tensor) -> int:
+        """The number of log-likelihood terms M over which the canonical loss is a mean."""
+
+    @abstractmethod
+    def scale(self, outputs: Tensor) -> float:
+        """The factor between the loss as it is computed and the canonical one."""
+
+    @abstractmethod
+    def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        """Targets drawn from the distribution that `outputs` are the parameters of; from any where they are not finite."""
+
+    @abstractmethod
+    def roots(self, outputs: Tensor) -> Iterator[Tensor]:
+        """Tensors s_c, shaped like the outputs, with sum_c s_c s_c^T = the Hessian of each canonical term."""
+
+
+class _Elementwise(Family):
+    """Independent outputs: the sum over all axes but the first is an example's loss."""
+
+    def terms(self, outputs: Tensor) -> int:
+        return len(outputs)
+
+    def scale(self, outputs: Tensor) -> float:
+        return {"sum": float(len(outputs)), "mean": len(outputs) / outputs.numel(), "example_mean": 1.0}[self.reduction]
+
+    def roots(self, outputs: Tensor) -> Iterator[Tensor]:
+        deviation = self.hessian_diagonal(outputs).sqrt().reshape(len(outputs), -1)
+        for column in range(deviation.shape[1]):
+            root = torch.zeros_like(deviation)
+            root[:, column] = deviation[:, column]
+            yield root.view_as(outputs)
+
+    @abstractmethod
+    def hessian_diagonal(self, outputs: Tensor) -> Tensor:
+        """Second derivative of the canonical term by each output."""
+
+
+class Gaussian(_Elementwise):
+    """Squared error |z - t|^2, the negative log-likelihood of a Gaussian with variance 1/2 (`nn.MSELoss`)."""
+
+    def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        noise: Tensor = torch.randn(outputs.shape, generator=generator, device=outputs.device, dtype=outputs.dtype)
+        return outputs + noise * 0.5**0.5
+
+    def hessian_diagonal(self, outputs: Tensor) -> Tensor:
+        return torch.full_like(outputs, 2.0)
+
+    def residual_weight(self, outputs: Tensor) -> float:
+        """The w in loss = w * sum of squared errors."""
+        return self.scale(outputs) / len(outputs)
+
+
+class Bernoulli(_Elementwise):
+    """Binary cross-entropy with logits z (`nn.BCEWithLogitsLoss`)."""
+
+    def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        probability = outputs.sigmoid().nan_to_num(0.5)
+        return torch.bernoulli(probability, generator=generator)
+
+    def hessian_diagonal(self, outputs: Tensor) -> Tensor:
+        probability = outputs.sigmoid()
+        return probability * (1 - probability)
+
+
+class Categorical(Family):
+    """Softmax cross-entropy (`nn.CrossEntropyLoss`); classes along dimension 1, every position is a term."""
+
+    def terms(self, outputs: Tensor) -> int:
+        return outputs.numel() // outputs.shape[1]
+
+    def scale(self, outputs: Tensor) -> float:
+        return {"sum": float(self.terms(outputs)), "mean": 1.0}[self.reduction]
+
+    def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        probability = outputs.movedim(1, -1).softmax(-1).nan_to_num(1.0)
+        flat = probability.reshape(-1, probability.shape[-1])
+        drawn = torch.multinomial(flat, 1, generator=generator)
+        return drawn.view(probability.shape[:-1])
+
+    def roots(self, outputs: Tensor) -> Iterator[Tensor]:
+        # diag(p) - p p^T = B B^T with B = diag(sqrt p) - p sqrt(p)^T; the columns of B are the roots.
+        probability = outputs.softmax(1)
+        for column in range(outputs.shape[1]):
+            deviation = probability[:, column : column + 1].sqrt()
+            root = -probability * deviation
+            root[:, column : column + 1] += deviation
+            yield root
+
+
+def family_of(loss_fn: nn.Module) -> Family | None:
+    """The family of a standard torch loss, or None for a loss that is not known.
+
+    A loss of one's own is known when it derives from the torch loss it generalises and its `reduction` is `mean`, `sum`
+    or `example_mean` (summed over outputs, averaged over examples). Class weights, label smoothing, `pos_weight` and
+    ignored targets make it another distribution, hence unknown.
+    """
+    reduction = getattr(loss_fn, "reduction", "none")
+    if isinstance(loss_fn, nn.CrossEntropyLoss) and reduction in ("mean", "sum"):
+        plain = loss_fn.weight is None and loss_fn.label_smoothing == 0 and loss_fn.ignore_index == -100
+        return Categorical(reduction) if plain else None
+    if reduction not in ("mean", "sum", "example_mean"):
+        return None
+    if isinstance(loss_fn, nn.BCEWithLogitsLoss):
+        return Bernoulli(reduction) if loss_fn.weight is None and loss_fn.pos_weight is None else None
+    return Gaussian(reduction) if isinstance(loss_fn, nn.MSELoss) else None
+
+
+def require_family(family: Family | None, loss_fn: nn.Module, wanted: str) -> Family:
+    """The family, or a refusal that says what was wanted of which loss."""
+    if family is None:
+        raise Unsupported(
+            f"{wanted} needs a loss with a known predictive distribution (CrossEntropyLoss, BCEWithLogitsLoss or "
+            f"MSELoss without weights), got {type(loss_fn).__name__}"
+        )
+    return family

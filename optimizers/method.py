@@ -1,0 +1,73 @@
+"""The base of the optimizers that are written here."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from math import isfinite
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from optimizers.objective import Objective
+
+
+class Method(torch.optim.Optimizer):
+    """An optimizer whose step takes an objective: `loss = optimizer.step(objective)`.
+
+    `needs` names what it asks of the objective beyond loss and gradient; a task that does not offer it is refused
+    before training. The loss that `step` returns is the one at the point where the step began, detached. A loss or
+    gradient that is not finite leaves the parameters as they are: the caller sees the value and ends the run.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """Take one step and return the loss before it."""
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """The parameters of all groups, in order."""
+        return [parameter for group in self.param_groups for parameter in group["params"]]
+
+    def names(self) -> list[str]:
+        """The parameters' names where the optimizer was given named parameters, else their numbers."""
+        names: list[str] = []
+        for group in self.param_groups:
+            first = len(names)
+            names += group.get("param_names", [str(first + i) for i in range(len(group["params"]))])
+        return names
+
+    def whole(self, objective: Objective) -> dict[str, Any]:
+        """The one parameter group of a method that sees all parameters as a flat vector, in the objective's order."""
+        if len(self.param_groups) != 1 or [id(p) for p in self.parameters()] != [id(p) for p in objective.params]:
+            raise ValueError(
+                f"{type(self).__name__} needs all trainable parameters of the model in one group, in the model's "
+                "order; pass model.named_parameters()"
+            )
+        return self.param_groups[0]
+
+    @staticmethod
+    def finite(loss: Tensor, objective: Objective) -> bool:
+        """Whether the loss and the gradients that came with it are all finite."""
+        gradients = [parameter.grad for parameter in objective.params if parameter.grad is not None]
+        return bool(torch.isfinite(loss + torch.nn.utils.get_total_norm(gradients)))
+
+
+def require_range(
+    name: str,
+    value: Any,
+    low: float = 0.0,
+    high: float = float("inf"),
+    *,
+    open_low: bool = False,
+    whole: bool = False,
+) -> None:
+    """Raise ValueError naming the hyperparameter and its value unless it is a finite number in [low, high].
+
+    `open_low` leaves out the lower end, `whole` asks for an integer.
+    """
+    number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    if not (number and isfinite(value) and (low < value if open_low else low <= value) and value <= high):
+        interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if high == float('inf') else ']'}"
+        raise ValueError(f"{name} must be {'an integer' if whole else 'a number'} in {interval}, got {value!r}")

@@ -1,0 +1,5 @@
+"""Newton methods."""
+
+from optimizers.newton.newton import Newton
+
+__all__ = ["Newton"]

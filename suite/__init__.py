@@ -1,0 +1,1 @@
+"""The programme: compose a configuration, build a run, train, record, report."""

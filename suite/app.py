@@ -1,0 +1,105 @@
+"""The command `python -m suite`: compose a configuration with Hydra, carry out one run or, with -m, a sweep."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from suite import complaints, paths
+from suite.errors import ConfigError
+from suite.sweep import note_outcome
+
+if TYPE_CHECKING:
+    from suite.plan import Plan
+    from suite.run import Outcome
+
+SIZES = ("quick", "small", "full")
+
+
+def _size(quick: Any, small: Any, full: Any, *, _root_: DictConfig) -> Any:
+    """The resolver behind `${size:QUICK,SMALL,FULL}`: the value for the configuration's scale."""
+    scale = OmegaConf.to_container(_root_, resolve=False)["scale"]  # type: ignore[index,call-overload]
+    if scale not in SIZES:
+        raise ConfigError(f"scale={scale} is not one of {', '.join(SIZES)}")
+    return (quick, small, full)[SIZES.index(scale)]
+
+
+OmegaConf.register_new_resolver("size", _size, replace=True)
+OmegaConf.register_new_resolver("results", lambda: str(paths.results()), replace=True)
+
+
+@hydra.main(version_base="1.3", config_path=str(paths.CONFIGS), config_name="config")
+def compose_and_run(config: DictConfig) -> None:
+    """Hydra calls this once for each run."""
+    from suite.run import refuse, run  # torch is imported here, so that --help need not wait for it
+
+    plan = plan_of(config)
+    sweeping = HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN
+    try:
+        outcome = run(plan)
+    except (ConfigError, ValueError, FileNotFoundError, ImportError) as error:
+        if not sweeping:
+            raise ConfigError(str(error)) from error
+        outcome = refuse(plan, error)
+    note_outcome(plan, outcome)
+    if not sweeping:
+        sys.exit(outcome.status.exit_code)
+
+
+def plan_of(config: DictConfig) -> Plan:
+    """The plan that a composed configuration describes, with what Hydra knows of its circumstances."""
+    from suite.plan import Plan
+
+    hydra_config = HydraConfig.get()
+    choices = hydra_config.runtime.choices
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    return Plan(
+        config=plain,
+        optimizer=choices["optimizer"],
+        task=choices["task"],
+        experiment=choices.get("experiment"),
+        results=paths.results(),
+        command=repeating_command(),
+        workers=_workers(hydra_config.launcher),
+        number=int(hydra_config.job.get("num") or 0) + 1,
+        total=int(os.environ.get("SUITE_SWEEP_TOTAL", "1")),
+    )
+
+
+def repeating_command() -> str:
+    """What to type to run this one run again: its own choices, without those of the sweep around it."""
+    hydra_config = HydraConfig.get()
+    own = [s.path for s in hydra_config.runtime.config_sources if s.provider == "command-line"]
+    words = ["python", "-m", "suite", *(word for path in own for word in ("--config-dir", path))]
+    return shlex.join([*words, *hydra_config.overrides.task])
+
+
+def _workers(launcher: DictConfig) -> int:
+    """How many runs of a sweep share this machine's cores."""
+    if "joblib" not in launcher.get("_target_", "").lower():
+        return 1
+    jobs = int(launcher.n_jobs)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return jobs if jobs > 0 else max(1, cores + 1 + jobs)
+
+
+def main() -> None:
+    """Run the command and turn what is wrong with a request into a message and exit code 2."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own notes would land between ours
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the explanation is ours
+    try:
+        compose_and_run()
+    except (ConfigError, ConfigCompositionException, HydraException, OmegaConfBaseException) as error:
+        print(complaints.explain(error, sys.argv[1:]), file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("Interrupted. The same command goes on where this one stopped.", file=sys.stderr)
+        sys.exit(130)

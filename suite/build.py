@@ -1,0 +1,66 @@
+"""From a YAML node with a `_target_` to an object, names and origin checked first."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+from suite.errors import ConfigError, did_you_mean
+
+ALWAYS_ALLOWED = ("optimizers", "tasks", "torch.optim")
+RESERVED = frozenset({"_target_", "_partial_", "search"})
+
+Node = Mapping[str, Any]
+
+
+def construct(node: Node, *args: Any, allow: Sequence[str] = ()) -> Any:
+    """Call the node's `_target_` with `args` and the node's other keys; inner nodes with a `_target_` come first.
+
+    Raises:
+        ConfigError: a target outside the allow-list, one that cannot be imported, or a name its signature does not have.
+    """
+    target = locate(str(node["_target_"]), allow)
+    kwargs = {key: _value(value, allow) for key, value in node.items() if key not in RESERVED}
+    check_names(target, str(node["_target_"]), kwargs)
+    return functools.partial(target, **kwargs) if node.get("_partial_") else target(*args, **kwargs)
+
+
+def locate(path: str, allow: Sequence[str] = ()) -> Callable[..., Any]:
+    """Import the class or function that a dotted path names."""
+    allowed = (*ALWAYS_ALLOWED, *allow)
+    if not any(path == name.rstrip(".") or path.startswith(name.rstrip(".") + ".") for name in allowed):
+        raise ConfigError(
+            f"_target_: {path} is not on the allow-list ({', '.join(allowed)}). If you trust it, add "
+            f"'allow=[{path.split('.')[0]}]' to the command."
+        )
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(import_module(module), name)
+    except ImportError as error:
+        raise ConfigError(f"_target_: {path} cannot be imported: {error}") from error
+    except AttributeError as error:
+        known = [item for item in vars(import_module(module)) if not item.startswith("_")]
+        raise ConfigError(f"_target_: {module} has no {name}.{did_you_mean(name, known)}") from error
+    if not callable(found):
+        raise ConfigError(f"_target_: {path} is not a class or function")
+    return found  # type: ignore[no-any-return]
+
+
+def check_names(target: Callable[..., Any], path: str, names: Mapping[str, Any]) -> None:
+    """Refuse keys that the target's signature does not have, with the ones it has."""
+    parameters = inspect.signature(target).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return
+    for name in names:
+        if name not in parameters:
+            known = [p for p in parameters if p not in ("params", "self")]
+            raise ConfigError(
+                f"{path} has no hyperparameter {name!r}.{did_you_mean(name, known)} It has: {', '.join(known)}."
+            )
+
+
+def _value(value: Any, allow: Sequence[str]) -> Any:
+    return construct(value, allow=allow) if isinstance(value, Mapping) and "_target_" in value else value

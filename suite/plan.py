@@ -1,0 +1,95 @@
+"""What one run is asked to do, read from the composed configuration and checked before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from suite import device
+from suite.errors import ConfigError, did_you_mean
+from suite.record import digest
+from suite.tracker import MODES
+
+SCALES = ("quick", "small", "full")
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run: the resolved configuration, the names it was chosen by, and the circumstances it runs under.
+
+    Attributes:
+        config: the resolved configuration, plain containers only.
+        optimizer, task, experiment: the names of the YAML files that were chosen.
+        results: the folder of all results.
+        command: what repeats this run.
+        workers: how many runs share the machine.
+        number, total: the run's place in a sweep, from 1.
+    """
+
+    config: Config
+    optimizer: str
+    task: str
+    experiment: str | None
+    results: Path
+    command: str
+    workers: int = 1
+    number: int = 1
+    total: int = 1
+
+    def __post_init__(self) -> None:
+        _require_one_of("scale", self.config["scale"], SCALES)
+        _require_one_of("precision", self.config["precision"], ("auto", *device.PRECISIONS))
+        _require_one_of("wandb.mode", self.config["wandb"]["mode"], MODES)
+        for name in ("steps", "log_every", "max_seconds"):
+            value = self.config[name]
+            if value is not None and not (isinstance(value, int | float) and value > 0):
+                raise ConfigError(f"{name} must be above 0 or null, got {value!r}")
+        if not isinstance(self.config["seed"], int):
+            raise ConfigError(f"seed must be a whole number, got {self.config['seed']!r}")
+
+    @property
+    def steps(self) -> int:
+        """The length of the run in optimizer steps."""
+        return int(self.config["steps"])
+
+    @property
+    def seed(self) -> int:
+        """The integer that all of the run's random streams come from."""
+        return int(self.config["seed"])
+
+    @property
+    def precision(self) -> str | None:
+        """float32, float64 or bf16, or None for the task's own."""
+        name = str(self.config["precision"])
+        return None if name == "auto" else name
+
+    @property
+    def run_id(self) -> str:
+        """8 hex digits over all that determines the result: the same run has the same id."""
+        names = ("optimizer", "task", "schedule", "seed", "steps", "max_seconds", "stop_at_target", "target", "precision")
+        identity = {name: _without_search(self.config[name]) for name in names}
+        kind = device.choose(self.config["device"]).type
+        return digest({**identity, "kind": kind, "compile": self.config["compile"]})
+
+    @property
+    def directory(self) -> Path:
+        """Where the run's record is."""
+        return self.results / "runs" / self.task / self.optimizer / self.run_id
+
+    @property
+    def title(self) -> str:
+        """The run in a few words."""
+        return f"{self.optimizer} on {self.task}, seed {self.seed}"
+
+
+def _without_search(value: Any) -> Any:
+    """A search space says where to look for a value, not what was computed."""
+    return {key: item for key, item in value.items() if key != "search"} if isinstance(value, Mapping) else value
+
+
+def _require_one_of(name: str, value: Any, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"{name}={value} is not one of {', '.join(known)}.{did_you_mean(str(value), known)}")

@@ -1,0 +1,131 @@
+"""The record of a run on disk: its directory, its history, its summary, its checkpoint."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from suite.status import Status
+
+COUNTED = ("value", "grad", "hvp", "ggnvp", "jac")
+COLUMNS = ("step", "epoch", "seconds", "loss", "lr", *COUNTED, "grad_equivalents")
+
+Row = dict[str, Any]
+
+
+def digest(value: Any, length: int = 8) -> str:
+    """Hex digits of a hash over a plain value; the order of keys does not matter."""
+    return sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:length]
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace a file in one step, so that a reader, or a kill, never meets half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+class RunRecord:
+    """The directory `results/runs/<task>/<optimizer>/<run_id>/`, one file each for what a run leaves."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.config = directory / "config.yaml"
+        self.history = directory / "history.csv"
+        self.summary = directory / "summary.json"
+        self.environment = directory / "environment.json"
+        self.checkpoint = directory / "checkpoint.pt"
+
+    def status(self) -> Status | None:
+        """How the run ended, or None while it has not."""
+        try:
+            return Status(json.loads(self.summary.read_text())["status"])
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def read_summary(self) -> dict[str, Any]:
+        """The summary as it was written."""
+        content: dict[str, Any] = json.loads(self.summary.read_text())
+        return content
+
+    def begin(self, config: Mapping[str, Any], environment: Mapping[str, Any], *, resume: bool) -> None:
+        """Write what is known before the first step; a run that does not resume starts from nothing."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.summary.unlink(missing_ok=True)
+        if not resume:
+            self.history.unlink(missing_ok=True)
+            self.checkpoint.unlink(missing_ok=True)
+        write_atomically(self.config, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+        self.describe_environment(environment)
+
+    def describe_environment(self, environment: Mapping[str, Any]) -> None:
+        """Replace what is said of the machine."""
+        write_atomically(self.environment, to_json(environment))
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write the summary, the sign that the run has ended."""
+        write_atomically(self.summary, to_json(summary))
+
+
+class History:
+    """The rows of history.csv: kept in memory between two flushes, never rewritten but when a run resumes."""
+
+    def __init__(self, path: Path, metrics: Sequence[str]) -> None:
+        self.path = path
+        self.columns = [*COLUMNS, *(f"{split}/{name}" for split in ("val", "test") for name in metrics)]
+        self._pending: list[Row] = []
+
+    def add(self, row: Row) -> None:
+        """Append a row; it reaches the disk at the next flush."""
+        self._pending.append(row)
+
+    def flush(self) -> None:
+        """Append the pending rows to the file, with the header if it is new."""
+        new = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            self._write(file, self._pending, header=new)
+        self._pending.clear()
+
+    def rewind(self, step: int) -> None:
+        """Drop the rows after a step, those a checkpoint does not know of."""
+        with self.path.open(newline="") as file:
+            kept = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+        temporary = self.path.with_suffix(".tmp")
+        with temporary.open("w", newline="") as file:
+            self._write(file, kept, header=True)
+        os.replace(temporary, self.path)
+
+    def _write(self, file: Any, rows: Iterable[Row], *, header: bool) -> None:
+        writer = csv.DictWriter(file, self.columns, restval="")
+        if header:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def to_json(value: Mapping[str, Any]) -> str:
+    """JSON with null for numbers that are not finite, which JSON does not have."""
+    return json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

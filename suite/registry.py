@@ -1,0 +1,67 @@
+"""The folders of YAML as a registry: which optimizers and tasks there are, and which of them fit together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from suite.errors import ConfigError
+from suite.paths import CONFIGS
+
+GROUPS = ("optimizer", "task", "schedule", "tuned", "experiment")
+Folders = tuple[Path, ...]
+
+
+@cache
+def main() -> dict[str, Any]:
+    """configs/config.yaml as it is written."""
+    content: dict[str, Any] = yaml.safe_load((CONFIGS / "config.yaml").read_text())
+    return content
+
+
+def names(group: str, folders: Iterable[Path] = ()) -> list[str]:
+    """The names of a group's YAML files, ours and those in the user's own configuration folders."""
+    found = {path.stem for folder in (CONFIGS, *folders) for path in (folder / group).glob("*.yaml")}
+    return sorted(found)
+
+
+def read(group: str, name: str, folders: Iterable[Path] = ()) -> dict[str, Any]:
+    """One YAML as it is written, interpolations unresolved; the user's folders come first, as they do for Hydra."""
+    for folder in (*folders, CONFIGS):
+        path = folder / group / f"{name}.yaml"
+        if path.exists():
+            content: dict[str, Any] = yaml.safe_load(path.read_text()) or {}
+            return content
+    raise ConfigError(f"there is no {group}/{name}.yaml")
+
+
+def description(group: str, name: str, folders: Iterable[Path] = ()) -> str:
+    """The comment on the first lines of a YAML, package directives left out."""
+    for folder in (*folders, CONFIGS):
+        path = folder / group / f"{name}.yaml"
+        if path.exists():
+            lines = [line for line in path.read_text().splitlines() if line.startswith("#") and "@package" not in line]
+            return re.sub(r"\s+", " ", " ".join(line.lstrip("# ") for line in lines[:1]))
+    return ""
+
+
+def tasks_offering(needs: frozenset[str], folders: Sequence[Path] = (), allow: Sequence[str] = ()) -> list[str]:
+    """The tasks that offer all that an optimizer needs."""
+    return [name for name in names("task", folders) if needs <= _offers(name, tuple(folders), tuple(allow))]
+
+
+@cache
+def _offers(task: str, folders: Folders, allow: tuple[str, ...]) -> frozenset[str]:
+    from suite.build import locate
+
+    try:
+        kind = locate(str(read("task", task, folders)["_target_"]), allow)
+    except (ConfigError, KeyError):
+        return frozenset()
+    offers: frozenset[str] = getattr(kind, "offers", frozenset())
+    return offers

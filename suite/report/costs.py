@@ -1,0 +1,95 @@
+"""Tables of what it cost: time per step, oracle calls per step, memory; one table for each kind of hardware."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from suite.report.formats import NOT_RUN, bytes_text, mean_text, number
+from suite.report.load import TRAINED
+from suite.report.outcomes import failure_words
+from suite.report.records import Records
+from suite.report.results import SHARED
+from suite.report.stats import mean_std, told_from_best
+from suite.report.table import Cell, Table, make_table, runs_note
+
+
+def cost_tables(records: Records) -> list[Table]:
+    """One table for each hardware that timings come from."""
+    timed = records.frame[timed_runs(records.frame)]
+    places = sorted(set(timed["hardware"]))
+    return [_cost_table(records, place, index if len(places) > 1 else 0) for index, place in enumerate(places, 1)]
+
+
+def timed_runs(runs: pd.DataFrame) -> pd.Series:
+    """Which runs trained long enough for their time per step to mean something."""
+    return runs["status"].isin(TRAINED) & runs["seconds_per_step"].notna()
+
+
+def step_times(runs: pd.DataFrame) -> tuple[list[float], bool]:
+    """Seconds per step of one cell, and whether they come from shared cores.
+
+    Runs that had their cores to themselves push the others out.
+    """
+    timed = runs[timed_runs(runs)]
+    alone = timed[~timed["parallel"]]
+    chosen = alone if len(alone) else timed
+    return [float(value) for value in chosen["seconds_per_step"]], len(alone) == 0 and len(timed) > 0
+
+
+def _cost_table(records: Records, place: str, index: int) -> Table:
+    here = records.frame[records.frame["hardware"] == place]
+    rows: list[dict[str, Cell | str]] = []
+    counted = 0
+    for problem in dict.fromkeys(here["problem"]):
+        cells = {name: here[(here["problem"] == problem) & (here["optimizer"] == name)] for name in records.optimizers}
+        cells = {name: runs for name, runs in cells.items() if len(runs)}
+        counted += sum(len(runs) for runs in cells.values())
+        rows += _problem_rows(str(problem), cells)
+    caption = (
+        f"Measured on {place}. Milliseconds of one optimizer step (evaluation, data and logging excluded), mean ± "
+        "standard deviation (runs); Relative: divided by the cheapest optimizer of this problem; grad-equivalents per "
+        "step: oracle calls weighted by their measured cost relative to one forward and backward; state: the "
+        "optimizer's tensors; peak: the high-water mark of memory over a step. Bold: the cheapest, and what cannot be "
+        f"told from it, among runs that had their cores to themselves. {SHARED} "
+    )
+    name, title = ("costs", "Time and memory per step") if not index else (
+        f"costs_{index}", f"Time and memory per step ({place})",
+    )  # fmt: skip
+    return make_table(name, title, caption + runs_note(counted), rows)
+
+
+def _problem_rows(problem: str, cells: dict[str, pd.DataFrame]) -> list[dict[str, Cell | str]]:
+    times = {name: step_times(runs) for name, runs in cells.items()}
+    means = {name: mean_std(values)[0] for name, (values, _) in times.items() if values}
+    alone = [name for name, (values, shared) in times.items() if values and not shared]
+    apart = told_from_best([times[name][0] for name in alone], "min")
+    bold = {name for name, far in zip(alone, apart, strict=True) if not far}
+    cheapest = min(means.values(), default=math.nan)
+    return [_cost_row(problem, name, cells[name], times[name], cheapest, name in bold) for name in cells]
+
+
+def _cost_row(
+    problem: str, name: str, runs: pd.DataFrame, times: tuple[list[float], bool], cheapest: float, bold: bool
+) -> dict[str, Cell | str]:
+    values, shared = times
+    mark = "~" if shared else ""
+    mean = mean_std(values)[0] if values else math.nan
+    trained = runs[runs["status"].isin(TRAINED)]
+    work = [float(value) for value in (trained["grad_equivalents"] / trained["steps"]).dropna()]
+    return {
+        "problem": problem,
+        "optimizer": name,
+        "ms per step": Cell(mark + mean_text([1e3 * value for value in values]) if values else NOT_RUN, bold, mean),
+        "relative": Cell(f"{mark}{mean / cheapest:.3g}" if values else NOT_RUN, order=mean / cheapest),
+        "grad-eq. per step": Cell(number(mean_std(work)[0]), order=mean_std(work)[0]) if work else NOT_RUN,
+        "state": _bytes(trained, "state_bytes"),
+        "peak": _bytes(trained, "peak_memory_bytes"),
+        "outcomes": failure_words(runs, "status") or "all finished",
+    }
+
+
+def _bytes(runs: pd.DataFrame, column: str) -> Cell:
+    values = [float(value) for value in runs[column].dropna()]
+    return Cell(bytes_text(max(values)), order=max(values)) if values else Cell(NOT_RUN)

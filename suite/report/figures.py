@@ -1,0 +1,224 @@
+"""Curves of every problem: training loss and validation metric against steps, seconds and gradient-equivalents."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from suite.report.curves import AXES, Curve, Strand, curve, is_logarithmic, limits, spread, window
+from suite.report.records import Records, metric_columns
+from suite.report.style import Look
+from suite.report.table import runs_note
+
+DPI = 110
+LOG_X_FROM = 8.0
+FEW_DECADES = 1e3
+HOW_TO_READ = (
+    "Each row of panels shows one quantity against steps, seconds of the optimizer's steps, and gradient-equivalents "
+    "(oracle calls weighted by their measured cost relative to one forward and backward): further left is cheaper. "
+    "The median over runs is taken at the same step and drawn as far as half of the finished runs go. Scales "
+    "are logarithmic where values span more than a decade, or costs differ more than eightfold; values below 1e-16 of "
+    "the top are then drawn at the lower edge. The line style is the optimizer's family."
+)
+UNFINISHED_STRANDS = (
+    "Thin lines are runs that did not finish, drawn to their last finite value, at the panel's edge where that lies "
+    "outside: a cross marks divergence, a bar any other end."
+)
+RC: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "axes.titlesize": 10,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as the page needs it: its file, what it shows, and how to read it."""
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    png: Path
+
+
+def save(canvas: Canvas, folder: Path, name: str) -> Path:
+    """Write PNG and PDF, and give back the former's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    canvas.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
+    canvas.savefig(folder / f"{name}.png", dpi=DPI)
+    return folder / f"{name}.png"
+
+
+def slugs(labels: Iterable[str]) -> dict[str, str]:
+    """A file name for each label, distinct even where the labels differ only in punctuation."""
+    names: dict[str, str] = {}
+    for label in labels:
+        base = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-") or "problem"
+        name, number = base, 2
+        while name in names.values():
+            name, number = f"{base}-{number}", number + 1
+        names[label] = name
+    return names
+
+
+def curve_pictures(records: Records, looks: dict[str, Look], folder: Path) -> list[Picture]:
+    """One picture for each problem that has anything to draw."""
+    drawn: list[Picture] = []
+    for problem, slug in slugs(records.problems).items():
+        runs = records.frame[records.frame["problem"] == problem]
+        histories = {index: records.histories[index] for index in runs.index}
+        steps = window(list(histories.values()))
+        metric = str(runs["metric"].iloc[0])
+        columns = {"training loss": "loss", f"validation {metric}": metric_columns(metric)["val"]}
+        quantities = {name: _curves(runs, histories, column, steps) for name, column in columns.items()}
+        if not any(quantities.values()):
+            continue
+        with mpl.rc_context(RC):
+            canvas = _draw(problem, runs, quantities, looks)
+            png = save(canvas, folder, f"curves-{slug}")
+        drawn.append(Picture(f"curves-{slug}", problem, _caption(runs, quantities, steps), _alt(problem, runs), png))
+    return drawn
+
+
+def _curves(runs: pd.DataFrame, histories: dict[int, pd.DataFrame], column: str, steps: int) -> dict[str, Curve]:
+    """The curves of those optimizers that have any value."""
+    curves = {
+        str(name): curve(group, histories, column, steps) for name, group in runs.groupby("optimizer", sort=False)
+    }
+    return {name: one for name, one in curves.items() if one.runs or one.strands}
+
+
+def _draw(problem: str, runs: pd.DataFrame, quantities: dict[str, dict[str, Curve]], looks: dict[str, Look]) -> Canvas:
+    names = list(dict.fromkeys(name for curves in quantities.values() for name in curves))
+    columns = min(len(names), 8)
+    legend_height = 0.24 * (1 + (len(names) - 1) // columns) + 0.15
+    canvas = Canvas(figsize=(11, 5.8 + legend_height), layout="constrained")
+    axes = canvas.subplots(len(quantities), len(AXES), squeeze=False)
+    for row, (quantity, curves) in enumerate(quantities.items()):
+        for column, axis in enumerate(AXES):
+            direction = "min" if row == 0 else str(runs["direction"].iloc[0])
+            _panel(axes[row][column], curves, axis, direction, looks)
+            axes[row][column].set_xlabel(_axis_label(axis, runs))
+        axes[row][0].set_ylabel(quantity)
+    canvas.suptitle(problem, fontsize=12)
+    handles = [_handle(looks[name], name) for name in names]
+    canvas.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=3.2)
+    return canvas
+
+
+def _panel(axes: Axes, curves: dict[str, Curve], axis: str, direction: str, looks: dict[str, Look]) -> None:
+    log_y = is_logarithmic(list(curves.values()))
+    log_x = axis != "step" and spread(list(curves.values()), axis) > LOG_X_FROM
+    range_y = limits(list(curves.values()), direction, log=log_y)
+    axes.set_yscale("log" if log_y else "linear")
+    axes.set_xscale("log" if log_x else "linear")
+    if range_y:
+        axes.set_ylim(*range_y)
+    if log_y:
+        _plain_ticks(axes)
+    for number, (name, one) in enumerate(curves.items()):
+        _plot_middle(axes, one, axis, looks[name], number)
+        for strand in one.strands:
+            _plot_strand(axes, strand, axis, looks[name])
+
+
+def _plain_ticks(axes: Axes) -> None:
+    """Label a narrow logarithmic axis by 1, 2, 5 instead of powers of ten."""
+    bottom, top = axes.get_ylim()
+    if top / bottom < FEW_DECADES:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _on_axis(axes: Axes, points: pd.DataFrame, axis: str) -> pd.DataFrame:
+    """The points that a logarithmic axis can show: the start, at zero cost, is not among them."""
+    return points[points[axis] > 0] if axes.get_xscale() == "log" else points
+
+
+def _plot_middle(axes: Axes, one: Curve, axis: str, look: Look, number: int) -> None:
+    """Median line and band; the markers of different optimizers are staggered so that they do not cover each other."""
+    points = _on_axis(axes, one.middle, axis)
+    floor = axes.get_ylim()[0] if axes.get_yscale() == "log" else -np.inf
+    value, low, high = (points[key].clip(lower=floor) for key in ("value", "low", "high"))
+    every = max(1, len(points) // 6)
+    (line,) = axes.plot(
+        points[axis], value, color=look.colour, lw=1.5,
+        marker=look.marker, markersize=4, markevery=(number % every, every),
+    )  # fmt: skip
+    if look.dashes:
+        line.set_dashes(look.dashes)
+    if one.runs > 1:
+        axes.fill_between(points[axis], low, high, color=look.colour, alpha=0.15, lw=0)
+
+
+def _plot_strand(axes: Axes, strand: Strand, axis: str, look: Look) -> None:
+    """A thin line to the last finite value, with its end marked; an end outside the panel is marked at its edge."""
+    bottom, top = axes.get_ylim()
+    points = _on_axis(axes, strand.points, axis)
+    if not len(points):
+        return
+    axes.plot(points[axis], points["value"], color=look.colour, lw=0.8, alpha=0.6)
+    end = float(np.clip(points["value"].iloc[-1], bottom, top))
+    marker = "x" if strand.status == "diverged" else "|"
+    style: dict[str, Any] = {"color": look.colour, "markersize": 8, "markeredgewidth": 1.8, "clip_on": False}
+    axes.plot([points[axis].iloc[-1]], [end], marker=marker, **style)
+
+
+def _handle(look: Look, name: str) -> Line2D:
+    handle = Line2D([], [], color=look.colour, lw=1.5, marker=look.marker, markersize=4, label=name)
+    if look.dashes:
+        handle.set_dashes(look.dashes)
+    return handle
+
+
+def _axis_label(axis: str, runs: pd.DataFrame) -> str:
+    if axis != "seconds":
+        return AXES[axis]
+    notes = ["~ shared cores"] if runs["parallel"].any() else []
+    trained = runs[runs["seconds_per_step"].notna()]
+    notes += ["several machines"] if len(set(trained["hardware"])) > 1 else []
+    return f"{AXES[axis]} ({', '.join(notes)})" if notes else AXES[axis]
+
+
+def _caption(runs: pd.DataFrame, quantities: dict[str, dict[str, Curve]], steps: int) -> str:
+    seeds = len(set(runs["seed"]))
+    families = ", ".join(dict.fromkeys(str(family).replace("_", " ") for family in runs["family"]))
+    strands = any(one.strands for curves in quantities.values() for one in curves.values())
+    parts = [
+        f"Lines: median over the finished runs of {seeds} seed{'s' if seeds != 1 else ''}; band: minimum to maximum.",
+        f"Each point is the median of a window of {steps} steps." if steps > 1 else "",
+        UNFINISHED_STRANDS if strands else "",
+        "~ These seconds come from runs that shared cores: read them as rough." if runs["parallel"].any() else "",
+        f"Line styles: {families}.",
+        runs_note(len(runs)),
+    ]
+    return " ".join(part for part in parts if part)
+
+
+def _alt(problem: str, runs: pd.DataFrame) -> str:
+    """What the picture would tell, in words: who was compared, and whose training loss ended lowest."""
+    names = ", ".join(dict.fromkeys(runs["optimizer"]))
+    finals = runs.groupby("optimizer")["final_loss"].median().dropna()
+    lowest = f" Lowest median final training loss: {finals.idxmin()} ({finals.min():.4g})." if len(finals) else ""
+    axes = "steps, seconds and gradient-equivalents"
+    return f"Training loss and validation metric on {problem} against {axes}: {names}.{lowest}"

@@ -1,0 +1,58 @@
+"""Numbers as text: four significant digits, a spread with the decimals of its mean, bytes and milliseconds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from suite.report.stats import mean_std
+
+NOT_RUN = "—"
+NEVER = "∞"
+DIGITS = 4
+
+
+def number(value: float) -> str:
+    """Four significant digits: `0.9123`, `87.52`, `1.234e-20`."""
+    return _with(value, _decimals(value))
+
+
+def mean_text(values: Sequence[float]) -> str:
+    """`mean ± std (n)`; a single value has no spread to show."""
+    mean, std = mean_std(values)
+    if math.isnan(std):
+        return f"{number(mean)} (1)"
+    decimals = _decimals(mean or std)
+    spread = f"{std:.1e}" if decimals is None and std else _with(std, decimals)
+    return f"{_with(mean, decimals)} ± {spread} ({len(values)})"
+
+
+def count_text(value: float) -> str:
+    """A number of steps or oracle calls: whole when it is whole, one decimal when not, `∞` for never."""
+    if math.isinf(value):
+        return NEVER
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.1f}"
+
+
+def bytes_text(value: float) -> str:
+    """A size in the largest binary unit that keeps it above one."""
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.2f} GiB"
+
+
+def _decimals(value: float) -> int | None:
+    """Decimals that show four significant digits, or None where only an exponent can."""
+    if value == 0:
+        return 0
+    if not math.isfinite(value) or not 1e-3 <= abs(value) < 1e5:
+        return None
+    return max(0, DIGITS - 1 - math.floor(math.log10(abs(value))))
+
+
+def _with(value: float, decimals: int | None) -> str:
+    if value == 0:
+        return "0"
+    return f"{value:.{DIGITS - 1}e}" if decimals is None else f"{value:.{decimals}f}"

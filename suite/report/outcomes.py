@@ -1,0 +1,31 @@
+"""Outcomes as words. No status ever leaves a denominator: what did not finish is counted beside what did."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from suite.report.formats import NOT_RUN
+from suite.report.load import FINISHED
+
+NO_VALUE = "no value"
+
+
+def finished_values(runs: pd.DataFrame, column: str) -> list[float]:
+    """The values of the runs that finished and have one."""
+    return [float(value) for value in runs.loc[runs["status"].isin(FINISHED), column].dropna()]
+
+
+def complete(runs: pd.DataFrame, column: str) -> bool:
+    """Whether every run finished with a value, so that a mean leaves nothing out."""
+    return len(runs) > 0 and len(finished_values(runs, column)) == len(runs)
+
+
+def failure_words(runs: pd.DataFrame, column: str) -> str:
+    """`diverged 2/3 · timeout 1/3`; plain `unsupported` where nothing else happened; empty without failures."""
+    if len(runs) == 0:
+        return NOT_RUN
+    words = runs["status"].mask(runs["status"].isin(FINISHED) & runs[column].isna(), NO_VALUE)
+    counts = words[~words.isin(FINISHED)].value_counts(sort=False)
+    if list(counts.index) == ["unsupported"] and counts.iloc[0] == len(runs):
+        return "unsupported"
+    return " · ".join(f"{word} {many}/{len(runs)}" for word, many in counts.items())

@@ -1,0 +1,146 @@
+"""One frame with a row per run: what every table and figure is computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from suite.report.load import Damage, Run, plain
+from suite.report.problems import (
+    Settings,
+    optimizer_labels,
+    optimizer_settings,
+    problem_labels,
+    problem_settings,
+    unique_runs,
+)
+from suite.report.style import family_of, family_rank
+
+
+@dataclass(frozen=True)
+class Records:
+    """All that the report knows.
+
+    Attributes:
+        frame: a row per unique run, in the order of problem, family, optimizer, seed; its index is a running number.
+        histories: the curve of each run, under the frame's index.
+        environments: the environment of each run, in the frame's order.
+        problem_settings: the full settings behind each problem's label.
+        optimizer_settings: the full settings behind each (problem, optimizer) label.
+        damaged: the directories that were skipped.
+        repeats: the directories of runs that repeat a configuration and seed, left out.
+    """
+
+    frame: pd.DataFrame
+    histories: dict[int, pd.DataFrame]
+    environments: list[dict[str, Any]]
+    problem_settings: dict[str, Settings]
+    optimizer_settings: dict[tuple[str, str], Settings]
+    damaged: list[Damage]
+    repeats: list[str]
+
+    @property
+    def problems(self) -> list[str]:
+        """The problems' labels, in the order of the tables."""
+        return list(dict.fromkeys(self.frame["problem"]))
+
+    @property
+    def optimizers(self) -> list[str]:
+        """The optimizers' labels, family by family."""
+        ordered = self.frame.sort_values(["family_rank", "optimizer"], kind="stable")
+        return list(dict.fromkeys(ordered["optimizer"]))
+
+    def pair(self, problem: str, optimizer: str) -> pd.DataFrame:
+        """The runs of one cell."""
+        return self.frame[(self.frame["problem"] == problem) & (self.frame["optimizer"] == optimizer)]
+
+    def pairs(self) -> list[tuple[str, str, pd.DataFrame]]:
+        """Every cell that has runs, problem by problem."""
+        cells = [(problem, name, self.pair(problem, name)) for problem in self.problems for name in self.optimizers]
+        return [(problem, name, runs) for problem, name, runs in cells if len(runs)]
+
+
+def build_records(runs: Sequence[Run], damaged: Sequence[Damage]) -> Records:
+    """Label the runs, drop repeats, and lay them out as one frame."""
+    unique, repeats = unique_runs(runs)
+    problems = problem_labels(unique)
+    optimizers = optimizer_labels(unique, problems)
+    rows = [_row(run, problem, name) for run, problem, name in zip(unique, problems, optimizers, strict=True)]
+    frame = pd.DataFrame(rows).sort_values(["problem", "family_rank", "optimizer", "seed"], kind="stable")
+    order = list(frame.index)
+    return Records(
+        frame=frame,
+        histories={index: unique[index].history for index in order},
+        environments=[unique[index].environment for index in order],
+        problem_settings={problems[index]: problem_settings(unique[index]) for index in order},
+        optimizer_settings={(problems[index], optimizers[index]): optimizer_settings(unique[index]) for index in order},
+        damaged=list(damaged),
+        repeats=[_place(run) for run in repeats],
+    )
+
+
+def metric_columns(metric: str) -> dict[str, str]:
+    """Where the history keeps a metric: validation and test."""
+    return {"val": f"val/{metric}", "test": f"test/{metric}"}
+
+
+def hardware(device: str, environment: Mapping[str, Any]) -> str:
+    """What a run's seconds were measured on: timing tables never mix two of these."""
+    name = environment.get("gpu" if device == "cuda" else "cpu")
+    threads = environment.get("threads")
+    parts = [device, _name(name)]
+    if device != "cuda" and isinstance(threads, int):
+        parts.append(f"{threads} thread{'s' if threads != 1 else ''}")
+    return ", ".join(part for part in parts if part)
+
+
+def _row(run: Run, problem: str, optimizer: str) -> dict[str, Any]:
+    metric = plain(run.config.get("metric") or "loss")
+    device = plain(run.config.get("device") or "cpu")
+    family = family_of(str(run.config["optimizer"].get("_target_", "")))
+    numbers = ("final_loss", "seconds_per_step", "state_bytes", "peak_memory_bytes")
+    targets = ("target", "target_step", "target_seconds", "target_grad_equivalents")
+    return {
+        "problem": problem,
+        "optimizer": optimizer,
+        "name": run.optimizer,
+        "task": run.task,
+        "seed": run.seed,
+        "status": run.status,
+        "message": run.message,
+        "family": family,
+        "family_rank": family_rank(family),
+        "metric": metric,
+        "direction": "max" if run.config.get("direction") == "max" else "min",
+        "final": run.number(f"final_{metric}"),
+        "best": run.number(f"best_{metric}"),
+        "test": _last(run.history, metric_columns(metric)["test"]),
+        "steps": run.number("steps"),
+        "grad_equivalents": _last(run.history, "grad_equivalents"),
+        **{key: run.number(key) for key in (*numbers, *targets)},
+        "parallel": bool(run.summary.get("parallel", False)),
+        "device": device,
+        "hardware": hardware(device, run.environment),
+        "scale": plain(run.config.get("scale") or ""),
+        "experiment": plain(run.config.get("experiment") or ""),
+        "command": plain(run.config.get("command") or ""),
+        "path": _place(run),
+    }
+
+
+def _last(history: pd.DataFrame, column: str) -> float:
+    """The last value of a history's column that is a number."""
+    values = history[column].dropna() if column in history else pd.Series(dtype=float)
+    return float(values.iloc[-1]) if len(values) else float("nan")
+
+
+def _place(run: Run) -> str:
+    return "/".join(run.path.parts[-3:])
+
+
+def _name(value: Any) -> str:
+    """The device's name, whether it stands alone or as the `name` of a mapping."""
+    return plain((value.get("name") if isinstance(value, Mapping) else value) or "")

@@ -1,0 +1,48 @@
+"""A table: one frame of cells, from which the page, Markdown, LaTeX, CSV and the terminal are all rendered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a cell says, whether it is among the best, and the number a click on the column's head sorts by."""
+
+    text: str
+    bold: bool = False
+    order: float | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A frame of cells with its name (of the files), its title and a caption that says how to read it."""
+
+    name: str
+    title: str
+    caption: str
+    frame: pd.DataFrame
+
+    @property
+    def columns(self) -> list[str]:
+        """The heads of the columns."""
+        return [str(column) for column in self.frame.columns]
+
+    @property
+    def rows(self) -> list[list[Cell]]:
+        """The cells, row by row."""
+        return [list(row) for row in self.frame.itertuples(index=False, name=None)]
+
+
+def make_table(name: str, title: str, caption: str, rows: Sequence[Mapping[str, Cell | str]]) -> Table:
+    """A table from rows of cells; plain text stands for a cell that sorts by its text."""
+    cells = [{key: Cell(cell) if isinstance(cell, str) else cell for key, cell in row.items()} for row in rows]
+    return Table(name, title, caption, pd.DataFrame(cells, dtype=object))
+
+
+def runs_note(count: int) -> str:
+    """The closing sentence of every caption."""
+    return f"From {count} run{'s' if count != 1 else ''}."

@@ -1,0 +1,51 @@
+"""The mirror of a run in Weights & Biases: offline by default, and never able to fail a run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+MODES = ("offline", "online", "disabled")
+
+
+class Tracker:
+    """Sends rows and the summary to W&B; the first failure is said once and ends the mirroring, not the run."""
+
+    def __init__(self, mode: str, directory: Path, run_id: str, config: Mapping[str, Any], **labels: Any) -> None:
+        self._run: Any = None
+        if mode != "disabled":
+            self._guard(lambda: self._start(mode, directory, run_id, config, labels))
+
+    def _start(self, mode: str, directory: Path, run_id: str, config: Mapping[str, Any], labels: dict[str, Any]) -> None:
+        for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+            os.environ.setdefault(name, str(directory / "wandb"))
+        os.environ.setdefault("WANDB_SILENT", "true")
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        import wandb
+
+        settings = wandb.Settings(console="off", x_disable_stats=True, x_disable_machine_info=True)
+        self._run = wandb.init(
+            dir=directory, id=run_id, mode=mode, resume="allow" if mode == "online" else None,
+            config=dict(config), settings=settings, reinit="finish_previous", **labels,
+        )  # fmt: skip
+        self._run.define_metric("*", step_metric="step")
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Send one row of the history, its empty cells left out."""
+        if self._run is not None:
+            self._guard(lambda: self._run.log({key: value for key, value in row.items() if value != ""}))
+
+    def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
+        """Send the summary and close the run."""
+        if self._run is not None:
+            self._guard(lambda: (self._run.summary.update(dict(summary)), self._run.finish(exit_code=exit_code)))
+
+    def _guard(self, call: Callable[[], Any]) -> None:
+        try:
+            call()
+        except Exception as error:
+            self._run = None
+            print(f"W&B is left out of this run ({type(error).__name__}: {error}); the local record goes on.", file=sys.stderr)

@@ -1,0 +1,22 @@
+"""The two sets kept in the repository, as xz files beside this one; scripts/make_data.py made them."""
+
+from __future__ import annotations
+
+import lzma
+from pathlib import Path
+
+from tasks.data.store import read_verified
+
+SHA256 = {
+    "fashion_mnist_small.xz": "0f3f33b32f4431f7d6817dbff2fddd41212a1a9ec5ac5499f15ee5122a7cd3fc",
+    "moby_dick.txt.xz": "3239f5dc892199087d0669c80f5810401509edd0ae6ecfbb9b19913f2b556039",
+}
+
+
+def read_vendored(name: str) -> bytes:
+    """The decompressed content of a vendored file.
+
+    Raises:
+        DataCorrupt: the compressed file is not the recorded one.
+    """
+    return lzma.decompress(read_verified(Path(__file__).with_name(name), SHA256[name]))

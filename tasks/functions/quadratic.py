@@ -1,0 +1,113 @@
+"""A convex quadratic with a known spectrum and, on demand, noisy gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from tasks.checks import require_at_least, require_choice, require_positive
+from tasks.functions.function import FunctionTask
+from tasks.task import generator_for
+
+
+def _log(count: int, condition: float) -> Tensor:
+    return torch.pow(condition, -torch.linspace(0, 1, count, dtype=torch.float64))
+
+
+def _linear(count: int, condition: float) -> Tensor:
+    return torch.linspace(1, 1 / condition, count, dtype=torch.float64)
+
+
+def _clustered(count: int, condition: float) -> Tensor:
+    large = max(1, count // 10)
+    return torch.cat([torch.ones(large), torch.full((count - large,), 1 / condition)]).double()
+
+
+SPECTRA: dict[str, Callable[[int, float], Tensor]] = {"log": _log, "linear": _linear, "clustered": _clustered}
+
+
+class Quadratic(FunctionTask):
+    """The model of every smooth minimum: a bowl of a given condition number, in a random rotation.
+
+        f(x) = 1/2 (x - x*)^T H (x - x*) = |r(x)|^2,   H = Q diag(s) Q^T,   r(x) = diag(s)^(1/2) Q^T (x - x*) / sqrt(2)
+
+    The eigenvalues run from 1 down to `1 / condition`. With `noise` s, example i asks for the residuals
+    `s e_i / sqrt(2)` with `e_i` standard normal, so a batch of B has the gradient `H (x - x*)` plus normal noise of
+    covariance `s^2 H / B`: the noisy quadratic model of Zhang et al., "Which algorithmic choices matter at which batch
+    sizes?", 2019 (arXiv 1907.04164). The metric `gap` is always the noiseless `f`.
+
+    `problem_seed` draws Q and `x*` (standard normal); the model's seed draws the start (standard normal).
+
+    Args:
+        dimension: n, at least 2.
+        condition: the largest eigenvalue over the smallest, at least 1.
+        spectrum: `log` (evenly spaced logarithms), `linear` (evenly spaced) or `clustered` (a tenth of the eigenvalues,
+            rounded down but at least one, at 1, the others at `1 / condition`, as in an over-parameterised network).
+        noise: the scale s of the gradient noise; 0 is the exact function.
+        batch_size: B; it changes nothing without noise.
+        problem_seed: which quadratic.
+
+    Raises:
+        ValueError: an argument is out of its range, or `spectrum` is none of the three.
+    """
+
+    def __init__(
+        self,
+        dimension: int = 100,
+        condition: float = 1000.0,
+        spectrum: str = "log",
+        noise: float = 0.0,
+        batch_size: int = 1,
+        problem_seed: int = 0,
+        steps: int = 2000,
+        eval_every: int = 20,
+        target: float | None = None,
+    ) -> None:
+        require_at_least(2, dimension=dimension)
+        require_at_least(1, condition=condition)
+        require_at_least(0, noise=noise)
+        require_positive(batch_size=batch_size)
+        require_choice(SPECTRA, spectrum=spectrum)
+        super().__init__(dimension, steps=steps, eval_every=eval_every, target=target, batch_size=batch_size)
+        self.noise = noise
+        generator = torch.Generator().manual_seed(problem_seed)
+        rotation = torch.linalg.qr(torch.randn(dimension, dimension, generator=generator, dtype=torch.float64)).Q
+        self.eigenvalues = SPECTRA[spectrum](dimension, condition)
+        self.root = self.eigenvalues.sqrt()[:, None] * rotation.T
+        self.optimum = torch.randn(dimension, generator=generator, dtype=torch.float64)
+
+    @property
+    def hessian(self) -> Tensor:
+        """H, of shape `(n, n)`."""
+        hessian: Tensor = self.root.T @ self.root
+        return hessian
+
+    def build(self) -> nn.Module:
+        return QuadraticResiduals(torch.randn(self.residuals, dtype=torch.float64), self.root, self.optimum)
+
+    def targets(self, seed: int, step: int) -> Tensor:
+        if self.noise == 0:
+            return super().targets(seed, step)
+        shape = (self.batch_size, self.residuals)
+        draws = torch.randn(shape, generator=generator_for(seed, step), dtype=torch.float64)
+        return draws * (self.noise / math.sqrt(2))
+
+
+class QuadraticResiduals(nn.Module):
+    """The point `x`, `(n,)`, and its residuals, `(N, n)` for inputs of shape `(N, ...)`."""
+
+    root: Tensor
+    optimum: Tensor
+
+    def __init__(self, start: Tensor, root: Tensor, optimum: Tensor) -> None:
+        super().__init__()
+        self.x = nn.Parameter(start)
+        self.register_buffer("root", root / math.sqrt(2), persistent=False)
+        self.register_buffer("optimum", optimum, persistent=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        residuals: Tensor = self.root @ (self.x - self.optimum)
+        return residuals.expand(len(inputs), -1)

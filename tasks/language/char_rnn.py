@@ -1,0 +1,71 @@
+"""A recurrent character model."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from tasks.checks import require_positive
+from tasks.language.characters import CharacterModel
+
+
+class CharRNN(CharacterModel):
+    """Embedding, LSTM and a linear head: long products of Jacobians, shared over the positions.
+
+    Every window starts from a zero state. Hochreiter and Schmidhuber, "Long short-term memory", 1997. The head is the
+    only layer whose inputs and output gradients can be captured; the recurrent matrices are hidden matrices.
+
+    Args:
+        path, context, val_size, test_size: see `CharacterModel`.
+        embedding: the width of a character's vector.
+        hidden: the width of the LSTM.
+        layers: how many LSTMs are stacked.
+    """
+
+    offers = frozenset({"hessian", "ggn", "sampled", "per_example", "layers", "matrices"})
+
+    def __init__(
+        self,
+        path: str | None = None,
+        context: int = 64,
+        embedding: int = 32,
+        hidden: int = 128,
+        layers: int = 1,
+        val_size: int = 500,
+        test_size: int = 500,
+        batch_size: int | None = 32,
+        steps: int = 2000,
+        eval_every: int = 200,
+        target: float | None = None,
+    ) -> None:
+        require_positive(embedding=embedding, hidden=hidden, layers=layers)
+        self.embedding = embedding
+        self.hidden = hidden
+        self.layers = layers
+        super().__init__(
+            path=path,
+            context=context,
+            val_size=val_size,
+            test_size=test_size,
+            batch_size=batch_size,
+            steps=steps,
+            eval_every=eval_every,
+            target=target,
+        )
+
+    def build(self) -> nn.Module:
+        return Recurrent(len(self.alphabet), self.embedding, self.hidden, self.layers)
+
+
+class Recurrent(nn.Module):
+    """Character numbers `(N, T)` to logits `(N, characters, T)`."""
+
+    def __init__(self, characters: int, embedding: int, hidden: int, layers: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(characters, embedding)
+        self.lstm = nn.LSTM(embedding, hidden, layers, batch_first=True)
+        self.head = nn.Linear(hidden, characters)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        states, _ = self.lstm(self.embedding(inputs))
+        logits: Tensor = self.head(states)
+        return logits.transpose(1, 2)

@@ -1,0 +1,113 @@
+"""Regularised logistic regression: strictly convex, smooth, and small enough to know its minimum exactly."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tasks.checks import require_positive
+from tasks.data.splits import hold_out, three_way
+from tasks.losses import BCEPerExample
+from tasks.task import Batch, DataTask
+
+NEWTON_STEPS = 100
+
+
+class Logistic(DataTask):
+    """Tell malignant from benign tumours by 30 measurements, with a linear model of 31 parameters.
+
+        f(theta) = (1/N) sum_n log(1 + e^z_n) - t_n z_n + l2/2 |theta|^2,   z_n = w^T x_n + b
+
+    Inputs `(N, 30)`, standardised with the training split's mean and deviation; targets `(N, 1)` in {0, 1}; float64.
+    The l2 term covers the bias too. It is the task's, not the loss function's: `l2` tells whoever minimises to add it
+    to loss, gradient and curvature.
+
+    What tells optimizers apart on a convex problem is how far they have got, and accuracy and validation loss stop
+    moving long before that. The metric is therefore `gap`: the regularised objective over the whole *training* split
+    minus its minimum, the same number whichever split is asked for. `loss` and `accuracy` are the split's own. The
+    minimum is found once, by damped Newton steps.
+
+    Data: Breast Cancer Wisconsin (Diagnostic), Wolberg, Street and Mangasarian 1995, from scikit-learn.
+
+    Args:
+        l2: the weight of the regularisation; a smaller one makes the problem harder.
+        val_size: examples to validate on.
+        test_size: examples to test on.
+        batch_size: None is the full batch.
+
+    Raises:
+        ValueError: `l2` is not above 0 (the classes can be separated, so that there is no minimum without it), or a
+            size does not fit the 569 examples.
+    """
+
+    offers = frozenset({"hessian", "ggn", "sampled", "per_example", "layers"})
+    metric = "gap"
+    direction = "min"
+    dtype = torch.float64
+
+    def __init__(
+        self,
+        l2: float = 0.001,
+        val_size: int = 100,
+        test_size: int = 100,
+        batch_size: int | None = None,
+        steps: int = 1000,
+        eval_every: int = 10,
+        target: float | None = None,
+    ) -> None:
+        require_positive(l2=l2)
+        self.l2 = l2
+        self.loss_fn = BCEPerExample()
+        self.splits = _breast_cancer(val_size, test_size)
+        self.optimum = _minimise(*self.splits["train"], l2)
+        self.minimum = self._objective(*self.splits["train"], self.optimum)
+        super().__init__(steps=steps, eval_every=eval_every, batch_size=batch_size, target=target)
+
+    def build(self) -> nn.Module:
+        return nn.Linear(self.splits["train"][0].shape[1], 1, dtype=torch.float64)
+
+    def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        loss = F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
+        correct = (outputs > 0) == (targets > 0.5)
+        return {"loss": loss.squeeze(1), "accuracy": correct.squeeze(1)}
+
+    def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
+        theta = torch.cat([parameter.detach().double().flatten() for parameter in model.parameters()])
+        inputs, targets = self.splits["train"]
+        gap = self._objective(inputs.double(), targets.double(), theta) - self.minimum
+        return {"gap": max(gap, 0.0)} | super().evaluate(model, split)
+
+    def _objective(self, inputs: Tensor, targets: Tensor, theta: Tensor) -> float:
+        """The regularised training loss at weights and bias `theta`, `(31,)`."""
+        logits = F.linear(inputs, theta[None, :-1], theta[-1:])
+        return float(self.loss_fn(logits, targets) + self.l2 / 2 * theta @ theta)
+
+
+def _breast_cancer(val_size: int, test_size: int) -> dict[str, Batch]:
+    from sklearn.datasets import load_breast_cancer
+
+    features, labels = load_breast_cancer(return_X_y=True)
+    inputs, targets = torch.as_tensor(features), torch.as_tensor(labels).double()[:, None]
+    rest, test = hold_out(inputs, targets, test_size, "test_size")
+    splits = three_way(rest, test, val_size, None)
+    mean, deviation = splits["train"][0].mean(0), splits["train"][0].std(0)
+    return {split: ((x - mean) / deviation, t) for split, (x, t) in splits.items()}
+
+
+def _minimise(inputs: Tensor, targets: Tensor, l2: float) -> Tensor:
+    """The minimiser of the regularised loss, by Newton's method.
+
+    A step is shortened by `1 + decrement`, the damping that makes Newton's method converge from anywhere on
+    self-concordant functions; it fades as the minimum comes near.
+    """
+    design = torch.cat([inputs, torch.ones_like(targets)], dim=1)
+    theta = torch.zeros(design.shape[1], dtype=design.dtype)
+    count = len(design)
+    for _ in range(NEWTON_STEPS):
+        chance = torch.sigmoid(design @ theta)
+        gradient = design.T @ (chance - targets[:, 0]) / count + l2 * theta
+        hessian = (design.T * (chance * (1 - chance))) @ design / count + l2 * torch.eye(len(theta), dtype=theta.dtype)
+        step = torch.linalg.solve(hessian, gradient)
+        theta = theta - step / (1 + (count * gradient @ step).clamp(min=0).sqrt())
+    return theta
