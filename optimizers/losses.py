@@ -7,6 +7,7 @@ reduction, the number of outputs and the batch size are.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
@@ -32,7 +33,7 @@ class Family(ABC):
 
     @abstractmethod
     def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
-        """Targets drawn from the distribution that `outputs` are the parameters of; from any where they are not finite."""
+        """Targets drawn from the distribution with these parameters, from any where they are not finite."""
 
     @abstractmethod
     def roots(self, outputs: Tensor) -> Iterator[Tensor]:
@@ -65,7 +66,7 @@ class Gaussian(_Elementwise):
 
     def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         noise: Tensor = torch.randn(outputs.shape, generator=generator, device=outputs.device, dtype=outputs.dtype)
-        return outputs + noise * 0.5**0.5
+        return outputs + math.sqrt(0.5) * noise
 
     def hessian_diagonal(self, outputs: Tensor) -> Tensor:
         return torch.full_like(outputs, 2.0)

@@ -23,9 +23,9 @@ class Role(StrEnum):
 def roles(named: Sequence[tuple[str, nn.Parameter]]) -> dict[str, Role]:
     """The role of every parameter, in the order of the model.
 
-    One whose name speaks of an embedding is an embedding; the last of the others with two dimensions or more is the head
-    (networks register their output layer last); one with fewer than two dimensions larger than one is a vector; the
-    others are hidden.
+    One whose name speaks of an embedding is an embedding; the last of the others with two dimensions or more is the
+    head (networks register their output layer last); one with fewer than two dimensions larger than one is a vector;
+    the others are hidden.
     """
     matrices = [name for name, p in named if p.ndim >= 2 and not EMBEDDING.search(name.lower())]
     return {name: _role(name, parameter, head=matrices[-1:] == [name]) for name, parameter in named}

@@ -14,22 +14,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from suite import complaints, paths
-from suite.errors import ConfigError
+from suite.errors import ConfigError, require_one_of
 from suite.sweep import note_outcome
 
 if TYPE_CHECKING:
     from suite.plan import Plan
-    from suite.run import Outcome
 
-SIZES = ("quick", "small", "full")
+
+SCALES = ("quick", "small", "full")
 
 
 def _size(quick: Any, small: Any, full: Any, *, _root_: DictConfig) -> Any:
     """The resolver behind `${size:QUICK,SMALL,FULL}`: the value for the configuration's scale."""
-    scale = OmegaConf.to_container(_root_, resolve=False)["scale"]  # type: ignore[index,call-overload]
-    if scale not in SIZES:
-        raise ConfigError(f"scale={scale} is not one of {', '.join(SIZES)}")
-    return (quick, small, full)[SIZES.index(scale)]
+    return (quick, small, full)[SCALES.index(_root_._get_node("scale")._value())]  # type: ignore[union-attr]
 
 
 OmegaConf.register_new_resolver("size", _size, replace=True)
@@ -41,13 +38,18 @@ def compose_and_run(config: DictConfig) -> None:
     """Hydra calls this once for each run."""
     from suite.run import refuse, run  # torch is imported here, so that --help need not wait for it
 
-    plan = plan_of(config)
     sweeping = HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN
+    try:
+        plan = plan_of(config)
+    except ConfigError as error:  # wrong for every run of a sweep, so none is started
+        print(error, file=sys.stderr)
+        sys.exit(2)
     try:
         outcome = run(plan)
     except (ConfigError, ValueError, FileNotFoundError, ImportError) as error:
         if not sweeping:
-            raise ConfigError(str(error)) from error
+            print(error, file=sys.stderr)
+            sys.exit(2)
         outcome = refuse(plan, error)
     note_outcome(plan, outcome)
     if not sweeping:
@@ -58,6 +60,7 @@ def plan_of(config: DictConfig) -> Plan:
     """The plan that a composed configuration describes, with what Hydra knows of its circumstances."""
     from suite.plan import Plan
 
+    require_one_of("scale", config.scale, SCALES)
     hydra_config = HydraConfig.get()
     choices = hydra_config.runtime.choices
     plain: Any = OmegaConf.to_container(config, resolve=True)
@@ -69,7 +72,7 @@ def plan_of(config: DictConfig) -> Plan:
         results=paths.results(),
         command=repeating_command(),
         workers=_workers(hydra_config.launcher),
-        number=int(hydra_config.job.get("num") or 0) + 1,
+        number=_job_number() + 1,
         total=int(os.environ.get("SUITE_SWEEP_TOTAL", "1")),
     )
 
@@ -80,6 +83,12 @@ def repeating_command() -> str:
     own = [s.path for s in hydra_config.runtime.config_sources if s.provider == "command-line"]
     words = ["python", "-m", "suite", *(word for path in own for word in ("--config-dir", path))]
     return shlex.join([*words, *hydra_config.overrides.task])
+
+
+def _job_number() -> int:
+    """The run's place in its sweep, from 0; a single run has none."""
+    number = OmegaConf.select(HydraConfig.get(), "job.num", throw_on_missing=False)
+    return int(number or 0)
 
 
 def _workers(launcher: DictConfig) -> int:

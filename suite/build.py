@@ -20,7 +20,7 @@ def construct(node: Node, *args: Any, allow: Sequence[str] = ()) -> Any:
     """Call the node's `_target_` with `args` and the node's other keys; inner nodes with a `_target_` come first.
 
     Raises:
-        ConfigError: a target outside the allow-list, one that cannot be imported, or a name its signature does not have.
+        ConfigError: a target outside the allow-list or that cannot be imported, or a name its signature does not have.
     """
     target = locate(str(node["_target_"]), allow)
     kwargs = {key: _value(value, allow) for key, value in node.items() if key not in RESERVED}

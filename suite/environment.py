@@ -14,7 +14,17 @@ import torch
 from suite.device import cores
 from suite.paths import ROOT
 
-PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn", "hydra-core", "wandb", "pytorch-optimizer")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "pandas",
+    "scikit-learn",
+    "hydra-core",
+    "wandb",
+    "pytorch-optimizer",
+)
 
 
 def describe(device: torch.device, threads: int) -> dict[str, Any]:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 
-def state_bytes(optimizer: torch.optim.Optimizer) -> int:
+class Stateful(Protocol):
+    """What keeps its tensors in a state dictionary."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, in nested dictionaries and lists."""
+        ...
+
+
+def state_bytes(optimizer: Stateful) -> int:
     """The bytes of all tensors in the optimizer's state, each storage counted once."""
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(optimizer.state_dict())}
     return sum(storages.values())
@@ -19,8 +27,8 @@ def state_bytes(optimizer: torch.optim.Optimizer) -> int:
 def peak_bytes(step: Callable[[], object], resident: int, device: torch.device) -> int:
     """The most bytes that tensors occupied during a step, `resident` of them before it.
 
-    On CUDA it is the allocator's figure. On the CPU it is the running sum of the profiler's allocation events, exact and
-    repeatable.
+    On CUDA it is the allocator's figure; on the CPU the running sum of the profiler's allocation events, which is exact
+    and repeatable.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -29,8 +37,8 @@ def peak_bytes(step: Callable[[], object], resident: int, device: torch.device) 
         return torch.cuda.max_memory_allocated(device)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         step()
-    assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    trace: Any = profiler.profiler
+    events = [event for event in trace.kineto_results.events() if event.name() == "[memory]"]
     level = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         level += event.nbytes()

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from suite import device
-from suite.errors import ConfigError, did_you_mean
+from suite.errors import ConfigError, require_one_of
 from suite.record import digest
 from suite.tracker import MODES
 
-SCALES = ("quick", "small", "full")
+DECISIVE = (
+    "optimizer", "task", "schedule", "seed", "steps", "max_seconds", "target", "stop_at_target", "precision", "compile",
+)  # fmt: skip
 Config = Mapping[str, Any]
 
 
@@ -40,9 +42,8 @@ class Plan:
     total: int = 1
 
     def __post_init__(self) -> None:
-        _require_one_of("scale", self.config["scale"], SCALES)
-        _require_one_of("precision", self.config["precision"], ("auto", *device.PRECISIONS))
-        _require_one_of("wandb.mode", self.config["wandb"]["mode"], MODES)
+        require_one_of("precision", self.config["precision"], ("auto", *device.PRECISIONS))
+        require_one_of("wandb.mode", self.config["wandb"]["mode"], MODES)
         for name in ("steps", "log_every", "max_seconds"):
             value = self.config[name]
             if value is not None and not (isinstance(value, int | float) and value > 0):
@@ -69,10 +70,9 @@ class Plan:
     @property
     def run_id(self) -> str:
         """8 hex digits over all that determines the result: the same run has the same id."""
-        names = ("optimizer", "task", "schedule", "seed", "steps", "max_seconds", "stop_at_target", "target", "precision")
-        identity = {name: _without_search(self.config[name]) for name in names}
+        identity = {name: _without_search(self.config[name]) for name in DECISIVE}
         kind = device.choose(self.config["device"]).type
-        return digest({**identity, "kind": kind, "compile": self.config["compile"]})
+        return digest({**identity, "kind": kind})
 
     @property
     def directory(self) -> Path:
@@ -88,8 +88,3 @@ class Plan:
 def _without_search(value: Any) -> Any:
     """A search space says where to look for a value, not what was computed."""
     return {key: item for key, item in value.items() if key != "search"} if isinstance(value, Mapping) else value
-
-
-def _require_one_of(name: str, value: Any, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ConfigError(f"{name}={value} is not one of {', '.join(known)}.{did_you_mean(str(value), known)}")

@@ -1,39 +1,22 @@
-"""One run: build, train, record. The loop that serves every optimizer is `_Training.train`."""
+"""One run: look it up, or build it, train it and record it."""
 
 from __future__ import annotations
 
-import io
-import math
-import signal
-import threading
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from time import perf_counter
-from types import FrameType
 from typing import Any
 
 import torch
 
-from optimizers import Objective, Unsupported
-from suite import costs, device, environment, memory
+from optimizers import Unsupported
+from suite import device, environment
 from suite.build import construct
-from suite.errors import ConfigError
 from suite.plan import Plan
-from suite.progress import ProgressLine
-from suite.record import COUNTED, History, Row, RunRecord, digest, write_atomically
-from suite.registry import tasks_offering
-from suite.seeds import stream
+from suite.record import RunRecord
 from suite.status import Status
+from suite.summary import Summary, metric_of, summarise
 from suite.tracker import Tracker
-from tasks.task import Batch, Task
-
-EXPLODED = 1e6
-LOGGED_ROWS = 500
-CHECKPOINT_SHARE = 0.05
-
-Summary = dict[str, Any]
+from suite.training import Training
+from tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -60,17 +43,17 @@ def run(plan: Plan) -> Outcome:
     status = record.status()
     if status is not None and status.final and not plan.config["force"]:
         summary = record.read_summary()
-        return Outcome(summary, _metric_of(summary), skipped=True)
+        return Outcome(summary, metric_of(summary), skipped=True)
     threads = device.set_threads(plan.config["threads"], plan.workers)
     place = device.choose(plan.config["device"])
     task = build_task(plan, place)
     described = _describe(plan, task, place)
     facts = environment.describe(place, threads)
     try:
-        training = _Training(plan, task, place)
+        training = Training(plan, task, place)
     except Unsupported as error:
         record.begin(described, facts, resume=False)
-        return _finish(record, task, _summary(plan, task, Status.UNSUPPORTED, str(error)))
+        return _finish(record, task, summarise(plan, task, Status.UNSUPPORTED, str(error)))
     resume = record.checkpoint.exists() and not plan.config["force"]
     record.begin(described, facts, resume=resume)
     tracker = Tracker(
@@ -88,7 +71,7 @@ def refuse(plan: Plan, error: Exception) -> Outcome:
     """Record a run that could not be built: in a sweep a failure is a result like any other."""
     record = RunRecord(plan.directory)
     record.begin(dict(plan.config), {}, resume=False)
-    summary = _summary(plan, None, Status.ERROR, f"{type(error).__name__}: {error}")
+    summary = summarise(plan, None, Status.ERROR, f"{type(error).__name__}: {error}")
     record.finish(summary)
     return Outcome(summary, "metric")
 
@@ -105,339 +88,6 @@ def _finish(record: RunRecord, task: Task, summary: Summary) -> Outcome:
     return Outcome(summary, task.metric)
 
 
-class _Training:
-    """Everything of one run that has state."""
-
-    def __init__(self, plan: Plan, task: Task, place: torch.device) -> None:
-        self.plan = plan
-        self.task = task
-        self.place = place
-        self.model = task.model(stream(plan.seed, "model"))
-        self.optimizer = self._build_optimizer(self.model)
-        self.schedule = self._build_schedule()
-        self.clock = device.clock(place)
-        self.generator = torch.Generator(place)
-        self.fresh_drawn = 0
-        self.step = 0
-        self.seconds = 0.0
-        self.loss = math.nan
-        self.first_loss = math.nan
-        self.value = math.nan
-        self.best = math.nan
-        self.target: dict[str, float] = {}
-        self.interrupted = False
-        self.saved_at = self.save_seconds = 0.0
-        self.costs: costs.Costs = {}
-        self.peak_bytes: int | None = None
-        self.objective = self._objective(self.model)
-
-    # -- building ------------------------------------------------------------------------------------------------------
-
-    def _build_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
-        allow = self.plan.config["allow"]
-        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-        torch.manual_seed(stream(self.plan.seed, "optimizer"))
-        optimizer = construct(self.plan.config["optimizer"], named, allow=allow)
-        needs: frozenset[str] = getattr(type(optimizer), "needs", frozenset())
-        missing = needs - self.task.offers
-        if missing:
-            fitting = tasks_offering(needs, allow=allow)
-            raise Unsupported(
-                f"{self.plan.optimizer} needs {', '.join(sorted(missing))}, which {self.plan.task} does not offer; "
-                f"tasks that fit: {', '.join(fitting) or 'none'}"
-            )
-        if needs and self.plan.config["compile"]:
-            raise Unsupported(f"compile=true is for first-order optimizers; {self.plan.optimizer} differentiates twice")
-        return optimizer  # type: ignore[no-any-return]
-
-    def _build_schedule(self) -> torch.optim.lr_scheduler.LRScheduler | None:
-        node = self.plan.config["schedule"]
-        return construct(node, self.optimizer) if node.get("_target_") else None
-
-    def _objective(self, model: torch.nn.Module) -> Objective:
-        inputs, targets = next(self.task.batches("train", stream(self.plan.seed, "data")))
-        forward = torch.compile(model) if self.plan.config["compile"] else model
-        return Objective(
-            forward, self.task.loss_fn, inputs, targets, l2=self.task.l2, sampler=self._fresh,
-            generator=self.generator, autocast=self.plan.precision == "bf16",
-        )  # fmt: skip
-
-    def _fresh(self) -> Batch:
-        batches = self.task.batches("train", stream(self.plan.seed, "fresh"), start=self.fresh_drawn)
-        self.fresh_drawn += 1
-        return next(batches)
-
-    # -- before the first step -----------------------------------------------------------------------------------------
-
-    def prepare(self) -> None:
-        """Measure what is measured off the clock, on models of its own, then set every random stream to its start."""
-        devices = [self.place] if self.place.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            self.costs = self._oracle_costs()
-            self.peak_bytes = self._warm_up()
-        self.fresh_drawn = 0
-        self.generator.manual_seed(stream(self.plan.seed, "optimizer"))
-        torch.manual_seed(stream(self.plan.seed, "dropout"))
-
-    def _oracle_costs(self) -> costs.Costs:
-        threads, config = torch.get_num_threads(), self.plan.config
-        facts = [config["task"], config["precision"], self.place.type, environment.processor(), threads, torch.__version__]
-        path = self.plan.results / "costs" / f"{self.plan.task}-{digest(facts)}.json"
-        return costs.load_or_measure(
-            path, lambda: costs.measure(self.task, self._objective(self.task.model(0)), self.clock)
-        )
-
-    def _warm_up(self) -> int:
-        """Two untimed steps of a copy, the second one's memory measured; a compiled model is compiled here."""
-        twin = self.task.model(stream(self.plan.seed, "model"))
-        optimizer = self._build_optimizer(twin)
-        objective = self._objective(twin)
-        batch = next(self.task.batches("train", stream(self.plan.seed, "data")))
-        optimizer.step(objective)
-        resident = [*twin.parameters(), *twin.buffers(), *batch, *(p.grad for p in twin.parameters() if p.grad is not None)]
-        known = sum(tensor.nbytes for tensor in resident) + memory.state_bytes(optimizer)
-        return memory.peak_bytes(lambda: optimizer.step(objective.on(*batch)), known, self.place)
-
-    # -- training ------------------------------------------------------------------------------------------------------
-
-    def carry_out(self, record: RunRecord, tracker: Tracker, *, resume: bool) -> Summary:
-        """Train to the end or to a failure, and say how it went."""
-        status, message = Status.ERROR, ""
-        try:
-            self.prepare()
-            with self._interruptible():
-                status = self.train(record, tracker, resume=resume)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            status, message = Status.OOM, str(error).partition("\n")[0]
-        except Unsupported as error:
-            status, message = Status.UNSUPPORTED, str(error)
-        except Exception as error:
-            out_of_memory = "can't allocate memory" in str(error)
-            status, message = (Status.OOM if out_of_memory else Status.ERROR), f"{type(error).__name__}: {error}"
-            traceback.print_exc()
-        return self._summarise(status, message)
-
-    def train(self, record: RunRecord, tracker: Tracker, *, resume: bool) -> Status:
-        """The loop. Only `optimizer.step` is on the clock."""
-        untrained = self._evaluate("val")
-        history = History(record.history, list(untrained))
-        log = _Log(history, tracker)
-        if resume:
-            self._restore(torch.load(record.checkpoint, map_location=self.place, weights_only=True))
-            history.rewind(self.step)
-        else:
-            self._judge(untrained)
-            log.write(self._row(untrained), flush=True)
-        steps, limit = self.plan.steps, self.plan.config["max_seconds"] or math.inf
-        log_every = self.plan.config["log_every"] or max(1, steps // LOGGED_ROWS)
-        eval_every = self.task.eval_every
-        batches = self.task.batches("train", stream(self.plan.seed, "data"), start=self.step)
-        objective, optimizer, schedule, clock = self.objective, self.optimizer, self.schedule, self.clock
-        with ProgressLine(self.plan.title, steps, enabled=self.plan.workers == 1) as progress:
-            while self.step < steps:
-                inputs, targets = next(batches)
-                current = objective.on(inputs, targets)
-                start = clock()
-                loss = optimizer.step(current)
-                self.seconds += clock() - start
-                self.step += 1
-                self.loss = float(loss)
-                if schedule is not None:
-                    schedule.step()
-                if not self._sound():
-                    log.write(self._row(), flush=True)
-                    return Status.DIVERGED
-                last = self.step == steps or self.seconds > limit
-                if last or self.step % eval_every == 0:
-                    status = self._checkpointed_evaluation(record, log, last)
-                    progress.update(self.step, self._report())
-                    if status is not None:
-                        return status
-                elif self.step % log_every == 0:
-                    log.write(self._row())
-                    progress.update(self.step, self._report())
-                if self.interrupted:
-                    log.flush()
-                    self._save(record)
-                    return Status.INTERRUPTED
-        return Status.DONE
-
-    def _checkpointed_evaluation(self, record: RunRecord, log: _Log, last: bool) -> Status | None:
-        """Evaluate, log, checkpoint; the status if the run ends here. The test split is looked at once, at the end."""
-        metrics = self._evaluate("val")
-        if not math.isfinite(metrics[self.task.metric]):
-            log.write(self._row(), flush=True)
-            return Status.DIVERGED
-        self._judge(metrics)
-        status = self._ending(last)
-        tested = self._evaluate("test") if status is not None else {}
-        log.write(self._row(metrics, tested), flush=True)
-        if status is not None or perf_counter() - self.saved_at > self.save_seconds / CHECKPOINT_SHARE:
-            self._save(record)
-        return status
-
-    def _ending(self, last: bool) -> Status | None:
-        if self.plan.config["stop_at_target"] and self.target:
-            return Status.TARGET
-        if not last:
-            return None
-        return Status.DONE if self.step == self.plan.steps else Status.TIMEOUT
-
-    def _sound(self) -> bool:
-        """Whether the loss is a number of a believable size."""
-        if math.isnan(self.first_loss):
-            self.first_loss = self.loss
-        return math.isfinite(self.loss) and self.loss <= EXPLODED * max(1.0, abs(self.first_loss))
-
-    # -- what is known at a step ---------------------------------------------------------------------------------------
-
-    def _evaluate(self, split: str) -> dict[str, float]:
-        return self.task.evaluate(self.model, split)
-
-    def _judge(self, metrics: dict[str, float]) -> None:
-        """Note the last and the best value of the metric, and the first time it reached the target."""
-        self.value = metrics[self.task.metric]
-        sign = 1.0 if self.task.direction == "max" else -1.0
-        if math.isnan(self.best) or sign * self.value > sign * self.best:
-            self.best = self.value
-        target = self.plan.config["target"]
-        if target is not None and not self.target and sign * self.value >= sign * target:
-            self.target = {"step": self.step, "seconds": self.seconds, "grad_equivalents": self._grad_equivalents()}
-
-    def _grad_equivalents(self) -> float:
-        return costs.grad_equivalents(self.objective.counts, self.costs)
-
-    def _row(self, validation: dict[str, float] | None = None, test: dict[str, float] | None = None) -> Row:
-        counts = self.objective.counts
-        row: Row = {
-            "step": self.step,
-            "epoch": round(self.step / self.task.steps_per_epoch, 4),
-            "seconds": round(self.seconds, 6),
-            "loss": self.loss if self.step else "",
-            "lr": self.optimizer.param_groups[0].get("lr", ""),
-            **{name: counts[name] for name in COUNTED},
-            "grad_equivalents": round(self._grad_equivalents(), 3),
-        }
-        row.update({f"val/{name}": value for name, value in (validation or {}).items()})
-        row.update({f"test/{name}": value for name, value in (test or {}).items()})
-        return row
-
-    def _report(self) -> str:
-        return f"loss {self.loss:.4g}  {self.task.metric} {self.value:.4g}"
-
-    # -- interruption and resumption -----------------------------------------------------------------------------------
-
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """Let a step finish when Ctrl-C or a termination is asked for; the second Ctrl-C does not wait."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def note(number: int, frame: FrameType | None) -> None:
-            if self.interrupted and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            self.interrupted = True
-
-        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-    def _save(self, record: RunRecord) -> None:
-        began = perf_counter()
-        buffer = io.BytesIO()
-        torch.save(self._state(), buffer)
-        write_atomically(record.checkpoint, buffer.getvalue())
-        self.saved_at = perf_counter()
-        self.save_seconds = self.saved_at - began
-
-    def _state(self) -> dict[str, Any]:
-        numbers = ("step", "seconds", "loss", "first_loss", "value", "best", "target", "fresh_drawn")
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": None if self.schedule is None else self.schedule.state_dict(),
-            "numbers": {name: getattr(self, name) for name in numbers},
-            "counts": dict(self.objective.counts),
-            "generator": self.generator.get_state(),
-            "host_generator": torch.get_rng_state(),
-            "device_generator": torch.cuda.get_rng_state(self.place) if self.place.type == "cuda" else None,
-        }
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.schedule is not None:
-            self.schedule.load_state_dict(state["schedule"])
-        for name, value in state["numbers"].items():
-            setattr(self, name, value)
-        self.objective.counts.update(state["counts"])
-        self.generator.set_state(state["generator"].cpu())
-        torch.set_rng_state(state["host_generator"].cpu())
-        if state["device_generator"] is not None:
-            torch.cuda.set_rng_state(state["device_generator"].cpu(), self.place)
-
-    def _summarise(self, status: Status, message: str) -> Summary:
-        ended_well = status in (Status.DONE, Status.TARGET, Status.TIMEOUT, Status.INTERRUPTED)
-        found = {
-            "steps": self.step,
-            "seconds": round(self.seconds, 6),
-            "seconds_per_step": round(self.seconds / self.step, 9) if self.step else None,
-            "final_loss": self.loss,
-            f"best_{self.task.metric}": self.best,
-            f"final_{self.task.metric}": self.value if ended_well else None,
-            "target_step": self.target.get("step"),
-            "target_seconds": self.target.get("seconds"),
-            "target_grad_equivalents": self.target.get("grad_equivalents"),
-            "counts": dict(self.objective.counts),
-            "state_bytes": memory.state_bytes(self.optimizer),
-            "peak_memory_bytes": self.peak_bytes,
-        }
-        return _summary(self.plan, self.task, status, message, found)
-
-
-class _Log:
-    """Rows go to the local history and to its mirror alike."""
-
-    def __init__(self, history: History, tracker: Tracker) -> None:
-        self.history = history
-        self.tracker = tracker
-
-    def write(self, row: Row, *, flush: bool = False) -> None:
-        """Append a row; with `flush` all rows so far are on disk afterwards."""
-        self.history.add(row)
-        self.tracker.log(row)
-        if flush:
-            self.flush()
-
-    def flush(self) -> None:
-        """Bring the rows so far to the disk."""
-        self.history.flush()
-
-
-def _summary(plan: Plan, task: Task | None, status: Status, message: str, found: Summary | None = None) -> Summary:
-    """All keys of summary.json, in order; what is not known is null."""
-    metric = "metric" if task is None else task.metric
-    keys = (
-        "steps", "seconds", "seconds_per_step", "final_loss", f"best_{metric}", f"final_{metric}", "target", "target_step",
-        "target_seconds", "target_grad_equivalents", "counts", "state_bytes", "peak_memory_bytes",
-    )  # fmt: skip
-    empty: Summary = {**dict.fromkeys(keys), "steps": 0, "seconds": 0.0, "counts": {}, "target": plan.config["target"]}
-    return {
-        "status": status.value,
-        "task": plan.task,
-        "optimizer": plan.optimizer,
-        "seed": plan.seed,
-        **empty,
-        **(found or {}),
-        "parallel": plan.workers > 1,
-        "message": message,
-    }
-
-
 def _describe(plan: Plan, task: Task, place: torch.device) -> dict[str, Any]:
     """The resolved configuration as config.yaml keeps it, with what `auto` came to and how to repeat the run."""
     return {
@@ -449,7 +99,3 @@ def _describe(plan: Plan, task: Task, place: torch.device) -> dict[str, Any]:
         "direction": task.direction,
         "command": plan.command,
     }
-
-
-def _metric_of(summary: Summary) -> str:
-    return next(key.removeprefix("final_") for key in summary if key.startswith("final_") and key != "final_loss")

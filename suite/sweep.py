@@ -107,7 +107,9 @@ def _cells(group: list[dict[str, Any]]) -> list[str]:
     values = [entry["value"] for entry in group if entry["value"] is not None]
     mean = f"{group[0]['metric']} {sum(values) / len(values):.4g}" if values else "—"
     words = [entry["status"] + (" (skipped)" if entry["skipped"] else "") for entry in group]
-    outcome = ", ".join(w if words.count(w) == len(words) else f"{w} {words.count(w)}/{len(words)}" for w in _unique(words))
+    outcome = ", ".join(
+        w if words.count(w) == len(words) else f"{w} {words.count(w)}/{len(words)}" for w in _unique(words)
+    )
     seconds = sum(entry["seconds"] or 0.0 for entry in group)
     seeds = ", ".join(str(seed) for seed in _unique(entry["seed"] for entry in group))
     return [group[0]["task"], group[0]["optimizer"], seeds, outcome, mean, f"{seconds:.1f}"]

@@ -19,7 +19,9 @@ class Tracker:
         if mode != "disabled":
             self._guard(lambda: self._start(mode, directory, run_id, config, labels))
 
-    def _start(self, mode: str, directory: Path, run_id: str, config: Mapping[str, Any], labels: dict[str, Any]) -> None:
+    def _start(
+        self, mode: Any, directory: Path, run_id: str, config: Mapping[str, Any], labels: dict[str, Any]
+    ) -> None:
         for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
             os.environ.setdefault(name, str(directory / "wandb"))
         os.environ.setdefault("WANDB_SILENT", "true")
@@ -48,4 +50,7 @@ class Tracker:
             call()
         except Exception as error:
             self._run = None
-            print(f"W&B is left out of this run ({type(error).__name__}: {error}); the local record goes on.", file=sys.stderr)
+            print(
+                f"W&B is left out of this run ({type(error).__name__}: {error}); the local record goes on.",
+                file=sys.stderr,
+            )

@@ -117,7 +117,7 @@ class DataTask(Task):
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Per-example values, `loss` and `metric` among them, each of shape `(len(outputs),)`."""
 
-    def augment(self, inputs: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002
+    def augment(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         """Random changes to a training batch; `generator` is a function of the seed and the step alone."""
         return inputs
 

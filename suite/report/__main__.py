@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from suite import paths
+
 if TYPE_CHECKING:
     from suite.report.load import Run
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLE = "python -m suite optimizer=adam task=mlp"
 
 
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    results = Path(os.environ.get("SUITE_RESULTS") or REPOSITORY / "results")
+    results = paths.results()
     parser = argparse.ArgumentParser(prog="python -m suite.report", description=__doc__)
     parser.add_argument("--runs", type=Path, default=results / "runs", metavar="DIR", help="the runs (%(default)s)")
     parser.add_argument("--out", type=Path, default=results / "report", metavar="DIR", help="the report (%(default)s)")

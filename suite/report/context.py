@@ -12,6 +12,7 @@ from suite.report.records import Records
 from suite.report.table import Cell, Table, make_table, runs_note
 
 LONGEST_MESSAGE = 300
+ASK_BY_FORCE = ("diverged", "timeout", "unsupported")  # the suite skips these: they would end the same way
 
 
 def status_counts(runs: pd.DataFrame) -> dict[str, int]:
@@ -19,8 +20,8 @@ def status_counts(runs: pd.DataFrame) -> dict[str, int]:
     return {str(status): int(many) for status, many in runs["status"].value_counts().items()}
 
 
-def outcome_table(records: Records) -> Table:
-    """Every run that neither finished nor reached its target, grouped, with the reason and the command."""
+def outcome_tables(records: Records) -> list[Table]:
+    """Every run that neither finished nor reached its target, grouped, with the reason; no table if there is none."""
     failed = records.frame[~records.frame["status"].isin(FINISHED)]
     rows = [
         _outcome_row(records, group)
@@ -30,7 +31,8 @@ def outcome_table(records: Records) -> Table:
         "Every run that neither finished nor reached its target, the reason that was recorded, and the command that "
         "repeats the first of them. "
     )
-    return make_table("outcomes", "Outcomes and their reasons", caption + runs_note(len(failed)), rows)
+    table = make_table("outcomes", "Outcomes and their reasons", caption + runs_note(len(failed)), rows)
+    return [table] if rows else []
 
 
 def problem_table(records: Records) -> Table:
@@ -38,13 +40,17 @@ def problem_table(records: Records) -> Table:
     rows: list[dict[str, Cell | str]] = [
         {
             "problem": problem,
-            "runs": _count(records.frame["problem"] == problem),
-            "seeds": _seeds(records.frame[records.frame["problem"] == problem]),
+            "runs": Cell(str(len(records.of(problem))), order=len(records.of(problem))),
+            "seeds": _seeds(records.of(problem)),
             "settings": _settings(settings),
+            "cost of calls": _call_costs(records, problem),
         }
         for problem, settings in sorted(records.problem_settings.items())
     ]
-    caption = "What was trained: data, model, budget and device of each problem. "
+    caption = (
+        "What was trained: data, model, budget and device of each problem, and the measured cost of each oracle call "
+        "relative to one forward and backward, by which grad-equivalents are weighted. "
+    )
     return make_table("problems", "Problems", caption + runs_note(len(records.frame)), rows)
 
 
@@ -67,8 +73,9 @@ def configuration_table(records: Records) -> Table:
 def environment_table(records: Records) -> Table:
     """Versions and machines; where the runs disagree, every value with its number of runs."""
     values: dict[str, Counter[str]] = {}
-    for environment in records.environments:
-        for key, value in flatten(environment).items():
+    for environment in records.environments.values():
+        machine = {key: value for key, value in environment.items() if key != "oracle_costs"}
+        for key, value in flatten(machine).items():
             values.setdefault(key, Counter())[value] += 1
     rows: list[dict[str, Cell | str]] = [
         {"what": key, "value": _spread(counts, len(records.environments))} for key, counts in values.items()
@@ -88,9 +95,21 @@ def _outcome_row(records: Records, group: pd.DataFrame) -> dict[str, Cell | str]
         "runs": Cell(f"{len(group)}/{total}", order=len(group) / total),
         "seeds": _seeds(group),
         "reason": messages if len(messages) <= LONGEST_MESSAGE else f"{messages[:LONGEST_MESSAGE]}…",
-        "command": str(first["command"]),
+        "command": _repeat(str(first["command"]), str(first["status"])),
         "directory": str(first["path"]),
     }
+
+
+def _repeat(command: str, status: str) -> str:
+    return f"{command} force=true" if command and status in ASK_BY_FORCE else command
+
+
+def _call_costs(records: Records, problem: str) -> str:
+    """The median over the problem's runs of each call's cost."""
+    told = [records.environments[index].get("oracle_costs") for index in records.of(problem).index]
+    costs = pd.DataFrame([one for one in told if isinstance(one, dict)])
+    medians = costs.apply(pd.to_numeric, errors="coerce").median().dropna()
+    return ", ".join(f"{call} {cost:.2f}" for call, cost in medians.items())
 
 
 def _settings(settings: dict[str, str]) -> str:
@@ -99,10 +118,6 @@ def _settings(settings: dict[str, str]) -> str:
 
 def _seeds(runs: pd.DataFrame) -> str:
     return ", ".join(map(show, sorted(set(runs["seed"]))))
-
-
-def _count(chosen: pd.Series) -> Cell:
-    return Cell(str(int(chosen.sum())), order=int(chosen.sum()))
 
 
 def _spread(counts: Counter[str], total: int) -> str:

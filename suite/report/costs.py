@@ -6,13 +6,15 @@ import math
 
 import pandas as pd
 
-from suite.report.formats import NOT_RUN, bytes_text, mean_text, number
+from suite.report.formats import NOT_RUN, bytes_text, mean_text, number, ratio_text
 from suite.report.load import TRAINED
 from suite.report.outcomes import failure_words
 from suite.report.records import Records
-from suite.report.results import SHARED
+from suite.report.results import ALL_WELL
 from suite.report.stats import mean_std, told_from_best
 from suite.report.table import Cell, Table, make_table, runs_note
+
+SHARED = "~ marks seconds from runs that shared cores with others: read them as rough."
 
 
 def cost_tables(records: Records) -> list[Table]:
@@ -24,7 +26,7 @@ def cost_tables(records: Records) -> list[Table]:
 
 def timed_runs(runs: pd.DataFrame) -> pd.Series:
     """Which runs trained long enough for their time per step to mean something."""
-    return runs["status"].isin(TRAINED) & runs["seconds_per_step"].notna()
+    return runs["status"].isin(TRAINED) & (runs["seconds_per_step"] > 0)
 
 
 def step_times(runs: pd.DataFrame) -> tuple[list[float], bool]:
@@ -82,11 +84,11 @@ def _cost_row(
         "problem": problem,
         "optimizer": name,
         "ms per step": Cell(mark + mean_text([1e3 * value for value in values]) if values else NOT_RUN, bold, mean),
-        "relative": Cell(f"{mark}{mean / cheapest:.3g}" if values else NOT_RUN, order=mean / cheapest),
+        "relative": Cell(mark + ratio_text(mean / cheapest) if values else NOT_RUN, order=mean / cheapest),
         "grad-eq. per step": Cell(number(mean_std(work)[0]), order=mean_std(work)[0]) if work else NOT_RUN,
         "state": _bytes(trained, "state_bytes"),
         "peak": _bytes(trained, "peak_memory_bytes"),
-        "outcomes": failure_words(runs, "status") or "all finished",
+        "outcomes": failure_words(runs, "status") or ALL_WELL,
     }
 
 

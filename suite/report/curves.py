@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from suite.report.load import FINISHED
+from suite.report.load import VALUED
 
 AXES = {"step": "steps", "seconds": "seconds", "grad_equivalents": "grad-equivalents"}
 MOST_POINTS = 100
@@ -22,7 +22,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Strand:
-    """A run that did not finish, up to its last finite value: columns of AXES and `value`."""
+    """A run that did not come to its end, up to its last finite value: columns of AXES and `value`."""
 
     points: pd.DataFrame
     status: str
@@ -30,7 +30,7 @@ class Strand:
 
 @dataclass(frozen=True)
 class Curve:
-    """One optimizer on one problem: the middle over its finished runs, and the runs that did not finish.
+    """One optimizer on one problem: the middle over the runs that came to their end, and the others.
 
     Attributes:
         middle: columns of AXES, each the median over runs at the same step, and `value`, `low`, `high`.
@@ -56,7 +56,7 @@ def curve(runs: pd.DataFrame, histories: dict[int, pd.DataFrame], column: str, s
     strands: list[Strand] = []
     for index, status in runs["status"].items():
         points = _points(histories[int(str(index))], column, steps)
-        if len(points) and status in FINISHED:
+        if len(points) and status in VALUED:
             finished.append(points)
         elif len(points):
             strands.append(Strand(points, str(status)))

@@ -27,12 +27,12 @@ FEW_DECADES = 1e3
 HOW_TO_READ = (
     "Each row of panels shows one quantity against steps, seconds of the optimizer's steps, and gradient-equivalents "
     "(oracle calls weighted by their measured cost relative to one forward and backward): further left is cheaper. "
-    "The median over runs is taken at the same step and drawn as far as half of the finished runs go. Scales "
+    "The median over runs is taken at the same step and drawn as far as half of the runs go. Scales "
     "are logarithmic where values span more than a decade, or costs differ more than eightfold; values below 1e-16 of "
     "the top are then drawn at the lower edge. The line style is the optimizer's family."
 )
 UNFINISHED_STRANDS = (
-    "Thin lines are runs that did not finish, drawn to their last finite value, at the panel's edge where that lies "
+    "Thin lines are runs that failed on the way, drawn to their last finite value, at the panel's edge where that lies "
     "outside: a cross marks divergence, a bar any other end."
 )
 RC: dict[Any, Any] = {
@@ -64,8 +64,14 @@ def save(canvas: Canvas, folder: Path, name: str) -> Path:
     """Write PNG and PDF, and give back the former's path."""
     folder.mkdir(parents=True, exist_ok=True)
     canvas.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
+    canvas.set_layout_engine("none")  # the places that were found for the PDF serve the PNG too
     canvas.savefig(folder / f"{name}.png", dpi=DPI)
     return folder / f"{name}.png"
+
+
+def literal(text: str) -> str:
+    """Text that matplotlib shows as it is, without taking dollars for mathematics."""
+    return text.replace("$", r"\$")
 
 
 def slugs(labels: Iterable[str]) -> dict[str, str]:
@@ -84,7 +90,7 @@ def curve_pictures(records: Records, looks: dict[str, Look], folder: Path) -> li
     """One picture for each problem that has anything to draw."""
     drawn: list[Picture] = []
     for problem, slug in slugs(records.problems).items():
-        runs = records.frame[records.frame["problem"] == problem]
+        runs = records.of(problem)
         histories = {index: records.histories[index] for index in runs.index}
         steps = window(list(histories.values()))
         metric = str(runs["metric"].iloc[0])
@@ -118,8 +124,8 @@ def _draw(problem: str, runs: pd.DataFrame, quantities: dict[str, dict[str, Curv
             direction = "min" if row == 0 else str(runs["direction"].iloc[0])
             _panel(axes[row][column], curves, axis, direction, looks)
             axes[row][column].set_xlabel(_axis_label(axis, runs))
-        axes[row][0].set_ylabel(quantity)
-    canvas.suptitle(problem, fontsize=12)
+        axes[row][0].set_ylabel(literal(quantity))
+    canvas.suptitle(literal(problem), fontsize=12)
     handles = [_handle(looks[name], name) for name in names]
     canvas.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=3.2)
     return canvas
@@ -185,7 +191,7 @@ def _plot_strand(axes: Axes, strand: Strand, axis: str, look: Look) -> None:
 
 
 def _handle(look: Look, name: str) -> Line2D:
-    handle = Line2D([], [], color=look.colour, lw=1.5, marker=look.marker, markersize=4, label=name)
+    handle = Line2D([], [], color=look.colour, lw=1.5, marker=look.marker, markersize=4, label=literal(name))
     if look.dashes:
         handle.set_dashes(look.dashes)
     return handle
@@ -205,7 +211,7 @@ def _caption(runs: pd.DataFrame, quantities: dict[str, dict[str, Curve]], steps:
     families = ", ".join(dict.fromkeys(str(family).replace("_", " ") for family in runs["family"]))
     strands = any(one.strands for curves in quantities.values() for one in curves.values())
     parts = [
-        f"Lines: median over the finished runs of {seeds} seed{'s' if seeds != 1 else ''}; band: minimum to maximum.",
+        f"Lines: median over the runs of {seeds} seed{'s' if seeds != 1 else ''}; band: minimum to maximum.",
         f"Each point is the median of a window of {steps} steps." if steps > 1 else "",
         UNFINISHED_STRANDS if strands else "",
         "~ These seconds come from runs that shared cores: read them as rough." if runs["parallel"].any() else "",

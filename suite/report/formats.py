@@ -34,6 +34,11 @@ def count_text(value: float) -> str:
     return f"{value:.0f}" if float(value).is_integer() else f"{value:.1f}"
 
 
+def ratio_text(value: float) -> str:
+    """A ratio: two decimals, or an exponent where that is all there is to say."""
+    return f"{value:.2f}" if 0.01 <= value < 1e4 else f"{value:.1e}"
+
+
 def bytes_text(value: float) -> str:
     """A size in the largest binary unit that keeps it above one."""
     for unit in ("B", "KiB", "MiB"):

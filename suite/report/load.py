@@ -14,7 +14,8 @@ import pandas as pd
 import yaml
 
 FINISHED = ("done", "target")
-TRAINED = (*FINISHED, "diverged", "timeout")
+VALUED = (*FINISHED, "timeout")  # a run stopped by its limit of seconds has used up its budget: its last value counts
+TRAINED = (*VALUED, "diverged")
 UNFINISHED = "unfinished: no summary.json, so the run is still going or was killed"
 HISTORY_COLUMNS = ("step", "seconds", "loss", "grad_equivalents")
 

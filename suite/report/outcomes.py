@@ -5,19 +5,19 @@ from __future__ import annotations
 import pandas as pd
 
 from suite.report.formats import NOT_RUN
-from suite.report.load import FINISHED
+from suite.report.load import FINISHED, VALUED
 
 NO_VALUE = "no value"
 
 
-def finished_values(runs: pd.DataFrame, column: str) -> list[float]:
-    """The values of the runs that finished and have one."""
-    return [float(value) for value in runs.loc[runs["status"].isin(FINISHED), column].dropna()]
+def end_values(runs: pd.DataFrame, column: str) -> list[float]:
+    """The values of the runs that came to the end of their budget and have one."""
+    return [float(value) for value in runs.loc[runs["status"].isin(VALUED), column].dropna()]
 
 
 def complete(runs: pd.DataFrame, column: str) -> bool:
-    """Whether every run finished with a value, so that a mean leaves nothing out."""
-    return len(runs) > 0 and len(finished_values(runs, column)) == len(runs)
+    """Whether every run came to its end with a value, so that a mean leaves nothing out."""
+    return len(runs) > 0 and len(end_values(runs, column)) == len(runs)
 
 
 def failure_words(runs: pd.DataFrame, column: str) -> str:

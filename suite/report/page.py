@@ -36,7 +36,7 @@ def render_page(title: str, command: str, records: Records, sections: list[Secti
         title=title,
         command=command,
         records=records,
-        sections=[section for section in sections if section.tables or section.pictures],
+        sections=[section for section in sections if section.tables or section.pictures or section.note],
         statuses=status_counts(records.frame),
         seeds=sorted(set(records.frame["seed"])),
         data_uri=_data_uri,

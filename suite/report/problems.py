@@ -10,7 +10,8 @@ from suite.report.load import Run, plain
 Settings = dict[str, str]
 
 SPEAKS_FOR_ITSELF = ("scale", "device", "precision")
-PROBLEM_KEYS = (*SPEAKS_FOR_ITSELF, "steps", "epochs", "batch_size", "target", "stop_at_target", "metric", "direction")
+FOUND_OUT = ("device", "precision", "metric", "direction")
+PROBLEM_KEYS = ("scale", *FOUND_OUT, "steps", "max_seconds", "target", "stop_at_target")
 OPTIMIZER_KEYS = ("schedule", "compile")
 LONGEST_LABEL = 3
 
@@ -38,16 +39,27 @@ def show(value: Any) -> str:
     return plain(value)
 
 
-def problem_settings(run: Run) -> Settings:
-    """Everything that makes two runs answers to different questions: budget, data, model, device, metric."""
-    chosen = {key: run.config[key] for key in PROBLEM_KEYS if key in run.config}
-    return flatten(run.config["task"]) | flatten(chosen)
+def problem_settings(runs: Sequence[Run]) -> list[Settings]:
+    """Everything that makes two runs answers to different questions: budget, data, model, device, metric.
+
+    A run that was refused before its task was built knows nothing of what is found out by building it: it joins the
+    problem with which it agrees in all else, so that it stays in the denominators.
+    """
+    own = [_problem(run) for run in runs]
+    built = [(run.task, settings) for run, settings in zip(runs, own, strict=True) if "metric" in settings]
+    return [
+        settings
+        if "metric" in settings
+        else next((other for task, other in built if task == run.task and _agree(settings, other)), settings)
+        for run, settings in zip(runs, own, strict=True)
+    ]
 
 
 def optimizer_settings(run: Run) -> Settings:
     """Everything that makes two runs of one optimizer different configurations."""
     chosen = {key: run.config[key] for key in OPTIMIZER_KEYS if run.config.get(key) is not None}
-    return flatten(run.config["optimizer"]) | flatten(chosen)
+    own = {key: value for key, value in run.config["optimizer"].items() if key != "search"}
+    return flatten(own) | flatten(chosen)
 
 
 def unique_runs(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
@@ -65,9 +77,9 @@ def unique_runs(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
     return [run for run in runs if run.path in chosen], [run for run in runs if run.path not in chosen]
 
 
-def problem_labels(runs: Sequence[Run]) -> list[str]:
+def problem_labels(runs: Sequence[Run], settings: Sequence[Settings]) -> list[str]:
     """The label of each run's problem: the task's name, and what differs when the task was run in several ways."""
-    return _labels([(run.task, problem_settings(run)) for run in runs], "{} ({})", smallest=True)
+    return _labels([(run.task, one) for run, one in zip(runs, settings, strict=True)], "{} ({})", smallest=True)
 
 
 def optimizer_labels(runs: Sequence[Run], problems: Sequence[str]) -> list[str]:
@@ -119,15 +131,30 @@ def _label_keys(settings: Sequence[Settings], *, smallest: bool) -> list[str]:
 def _difference(settings: Settings, keys: Sequence[str]) -> list[str]:
     """`quick` for a scale, `depth=20` for a key; dotted keys lose their path where that leaves them distinct."""
     last = [key.rsplit(".", 1)[-1] for key in keys]
-    short = [name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)]
-    return [
-        settings.get(key, "unset") if key in SPEAKS_FOR_ITSELF else f"{name}={settings.get(key, 'unset')}"
-        for key, name in zip(keys, short, strict=True)
-    ]
+    return [_said(settings, key, name if last.count(name) == 1 else key) for key, name in zip(keys, last, strict=True)]
+
+
+def _said(settings: Settings, key: str, name: str) -> str:
+    value = settings.get(key, "unset")
+    if key in SPEAKS_FOR_ITSELF:
+        return value
+    if name == "_target_":  # `schedule._target_=torch.optim.lr_scheduler.StepLR` reads better as schedule=StepLR
+        owner = key.removesuffix("_target_").rstrip(".").rpartition(".")[-1]
+        return f"{owner or 'class'}={value.rpartition('.')[-1]}"
+    return f"{name}={value}"
+
+
+def _problem(run: Run) -> Settings:
+    chosen = {key: run.config[key] for key in PROBLEM_KEYS if key in run.config}
+    return flatten(run.config["task"]) | flatten(chosen)
+
+
+def _agree(refused: Settings, built: Settings) -> bool:
+    return all(built.get(key) == value for key, value in refused.items() if key not in FOUND_OUT)
 
 
 def _identity(run: Run) -> tuple[object, ...]:
-    problem, optimizer = problem_settings(run), optimizer_settings(run)
+    problem, optimizer = _problem(run), optimizer_settings(run)
     return (run.task, run.optimizer, run.seed, tuple(sorted(problem.items())), tuple(sorted(optimizer.items())))
 
 

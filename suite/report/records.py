@@ -27,7 +27,7 @@ class Records:
     Attributes:
         frame: a row per unique run, in the order of problem, family, optimizer, seed; its index is a running number.
         histories: the curve of each run, under the frame's index.
-        environments: the environment of each run, in the frame's order.
+        environments: the environment of each run, under the frame's index.
         problem_settings: the full settings behind each problem's label.
         optimizer_settings: the full settings behind each (problem, optimizer) label.
         damaged: the directories that were skipped.
@@ -36,7 +36,7 @@ class Records:
 
     frame: pd.DataFrame
     histories: dict[int, pd.DataFrame]
-    environments: list[dict[str, Any]]
+    environments: dict[int, dict[str, Any]]
     problem_settings: dict[str, Settings]
     optimizer_settings: dict[tuple[str, str], Settings]
     damaged: list[Damage]
@@ -53,6 +53,10 @@ class Records:
         ordered = self.frame.sort_values(["family_rank", "optimizer"], kind="stable")
         return list(dict.fromkeys(ordered["optimizer"]))
 
+    def of(self, problem: str) -> pd.DataFrame:
+        """The runs on one problem."""
+        return self.frame[self.frame["problem"] == problem]
+
     def pair(self, problem: str, optimizer: str) -> pd.DataFrame:
         """The runs of one cell."""
         return self.frame[(self.frame["problem"] == problem) & (self.frame["optimizer"] == optimizer)]
@@ -66,16 +70,17 @@ class Records:
 def build_records(runs: Sequence[Run], damaged: Sequence[Damage]) -> Records:
     """Label the runs, drop repeats, and lay them out as one frame."""
     unique, repeats = unique_runs(runs)
-    problems = problem_labels(unique)
+    settings = problem_settings(unique)
+    problems = problem_labels(unique, settings)
     optimizers = optimizer_labels(unique, problems)
-    rows = [_row(run, problem, name) for run, problem, name in zip(unique, problems, optimizers, strict=True)]
+    rows = [_row(*each) for each in zip(unique, settings, problems, optimizers, strict=True)]
     frame = pd.DataFrame(rows).sort_values(["problem", "family_rank", "optimizer", "seed"], kind="stable")
     order = list(frame.index)
     return Records(
         frame=frame,
         histories={index: unique[index].history for index in order},
-        environments=[unique[index].environment for index in order],
-        problem_settings={problems[index]: problem_settings(unique[index]) for index in order},
+        environments={index: unique[index].environment for index in order},
+        problem_settings={problems[index]: settings[index] for index in order},
         optimizer_settings={(problems[index], optimizers[index]): optimizer_settings(unique[index]) for index in order},
         damaged=list(damaged),
         repeats=[_place(run) for run in repeats],
@@ -97,9 +102,9 @@ def hardware(device: str, environment: Mapping[str, Any]) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _row(run: Run, problem: str, optimizer: str) -> dict[str, Any]:
-    metric = plain(run.config.get("metric") or "loss")
-    device = plain(run.config.get("device") or "cpu")
+def _row(run: Run, settings: Settings, problem: str, optimizer: str) -> dict[str, Any]:
+    metric = settings.get("metric", "metric")
+    device = settings.get("device", "cpu")
     family = family_of(str(run.config["optimizer"].get("_target_", "")))
     numbers = ("final_loss", "seconds_per_step", "state_bytes", "peak_memory_bytes")
     targets = ("target", "target_step", "target_seconds", "target_grad_equivalents")
@@ -114,7 +119,7 @@ def _row(run: Run, problem: str, optimizer: str) -> dict[str, Any]:
         "family": family,
         "family_rank": family_rank(family),
         "metric": metric,
-        "direction": "max" if run.config.get("direction") == "max" else "min",
+        "direction": "max" if settings.get("direction") == "max" else "min",
         "final": run.number(f"final_{metric}"),
         "best": run.number(f"best_{metric}"),
         "test": _last(run.history, metric_columns(metric)["test"]),

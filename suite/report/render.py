@@ -18,12 +18,15 @@ LATEX = {
 }  # fmt: skip
 
 
-def write_tables(tables: list[Table], folder: Path) -> None:
-    """Write `<name>.md`, `<name>.tex` and `<name>.csv` of every table."""
+def write_tables(tables: list[Table], folder: Path) -> list[Path]:
+    """Write `<name>.md`, `<name>.tex` and `<name>.csv` of every table, and give back what was written."""
     folder.mkdir(parents=True, exist_ok=True)
+    written = []
     for table in tables:
         for suffix, text in (("md", markdown(table)), ("tex", latex(table)), ("csv", csv_text(table))):
-            (folder / f"{table.name}.{suffix}").write_text(text, encoding="utf-8")
+            written.append(folder / f"{table.name}.{suffix}")
+            written[-1].write_text(text, encoding="utf-8")
+    return written
 
 
 def markdown(table: Table) -> str:

@@ -59,7 +59,9 @@ def fetch(name: str) -> str:
         if not failure:
             return source.name
         failures.append(f"  {source.name}: {failure}")
-    failures.append("images that you have as files need no fetching: task.data=FOLDER, with train/CLASS and test/CLASS in it")
+    failures.append(
+        "images that you have as files need no fetching: task.data=FOLDER, with train/CLASS and test/CLASS in it"
+    )
     raise FetchFailed(f"could not bring {name} into {data_directory()}:\n" + "\n".join(failures))
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tasks.checks import require_positive
 from tasks.data.folder import read_image_folder
 from tasks.data.full import read_cifar10, read_idx_set
 from tasks.data.splits import Pair, hold_out
@@ -50,9 +51,12 @@ def load_images(data: str, image_size: int | None = None) -> Images:
         image_size: pixels a side to resize the images to; None leaves them as they are.
 
     Raises:
-        ValueError: `data` is neither a name nor a folder, or the images of a folder differ in size and are not resized.
+        ValueError: `data` is neither a name nor a folder, the images of a folder differ in size and are not resized, or
+            `image_size` is below one.
         DataMissing: the named set has not been fetched.
     """
+    if image_size is not None:
+        require_positive(image_size=image_size)
     if data in NAMED:
         images = _named(data)
         return images if image_size is None else images.resized(image_size)

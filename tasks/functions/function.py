@@ -38,7 +38,7 @@ class FunctionTask(Task):
         self.batch_size = batch_size
         self.loss_fn = MSEPerExample()
 
-    def targets(self, seed: int, step: int) -> Tensor:  # noqa: ARG002
+    def targets(self, seed: int, step: int) -> Tensor:
         """The targets of a step, `(batch_size, residuals)`; zeros make the loss the function itself."""
         return torch.zeros(self.batch_size, self.residuals, dtype=torch.float64)
 

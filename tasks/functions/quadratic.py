@@ -23,7 +23,9 @@ def _linear(count: int, condition: float) -> Tensor:
 
 def _clustered(count: int, condition: float) -> Tensor:
     large = max(1, count // 10)
-    return torch.cat([torch.ones(large), torch.full((count - large,), 1 / condition)]).double()
+    eigenvalues = torch.ones(count, dtype=torch.float64)
+    eigenvalues[large:] = 1 / condition
+    return eigenvalues
 
 
 SPECTRA: dict[str, Callable[[int, float], Tensor]] = {"log": _log, "linear": _linear, "clustered": _clustered}

@@ -18,7 +18,7 @@ class CharacterModel(DataTask):
 
     Inputs and targets `(N, context)` are character numbers, the targets one character ahead; the model's logits have
     the shape `(N, characters, context)`, so that the loss is a plain cross-entropy, averaged over examples and
-    positions. The metric is `bits_per_char`, the loss divided by ln 2.
+    positions. The metric is `bits_per_char`, the loss divided by ln 2. The alphabet is that of the whole text.
 
     Args:
         path: a UTF-8 text file; None is Moby Dick (Melville 1851, 1.2 million characters), kept in the repository.

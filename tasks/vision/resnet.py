@@ -41,7 +41,7 @@ class ResNet(ImageClassification):
         image_size: int | None = None,
         augmentation: bool = False,
         batch_size: int | None = 128,
-        steps: int = 800,
+        steps: int = 600,
         eval_every: int = 100,
         target: float | None = None,
     ) -> None:

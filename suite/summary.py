@@ -1,0 +1,37 @@
+"""The keys of summary.json: what a run came to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from suite.plan import Plan
+from suite.status import Status
+from tasks.task import Task
+
+Summary = dict[str, Any]
+
+
+def summarise(plan: Plan, task: Task | None, status: Status, message: str, found: Summary | None = None) -> Summary:
+    """All keys of summary.json, in order; what is not known is null."""
+    metric = "metric" if task is None else task.metric
+    keys = (
+        "steps", "seconds", "seconds_per_step", "final_loss", f"best_{metric}", f"final_{metric}",
+        "target", "target_step", "target_seconds", "target_grad_equivalents",
+        "counts", "state_bytes", "peak_memory_bytes",
+    )  # fmt: skip
+    empty: Summary = {**dict.fromkeys(keys), "steps": 0, "seconds": 0.0, "counts": {}, "target": plan.config["target"]}
+    return {
+        "status": status.value,
+        "task": plan.task,
+        "optimizer": plan.optimizer,
+        "seed": plan.seed,
+        **empty,
+        **(found or {}),
+        "parallel": plan.workers > 1,
+        "message": message,
+    }
+
+
+def metric_of(summary: Summary) -> str:
+    """The name of the task's metric, read from a summary's keys."""
+    return next(key.removeprefix("final_") for key in summary if key.startswith("final_") and key != "final_loss")

@@ -1,0 +1,36 @@
+"""Hessian and Gauss-Newton products against curvlinops, an implementation that is not ours."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from tests.optimizers.cases import CASES, RANDOM, close
+
+curvlinops = pytest.importorskip("curvlinops")
+
+STANDARD = [name for name in CASES if CASES[name]().loss_fn.reduction in ("mean", "sum") and name not in RANDOM]
+OPERATORS = {"hessian": curvlinops.HessianLinearOperator, "ggn": curvlinops.GGNLinearOperator}
+
+
+@pytest.mark.parametrize("name", STANDARD)
+@pytest.mark.parametrize("kind", OPERATORS)
+def test_against_curvlinops(name: str, kind: str) -> None:
+    problem = CASES[name]()
+    other = copy.deepcopy(problem)
+    for module in other.model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.track_running_stats = False  # torch.func cannot move running statistics
+    ours = getattr(problem.objective(), kind)()
+    with sdpa_kernel(SDPBackend.MATH):
+        batches = [(other.inputs, other.targets)]
+        theirs = OPERATORS[kind](other.model, other.loss_fn, other.params, batches, check_deterministic=False)
+        vectors = torch.randn(ours.gradient.numel(), 3, dtype=torch.float64)
+        expected = theirs @ vectors
+    for i in range(3):
+        close(ours(vectors[:, i]), expected[:, i])
+    close(ours.dense() @ vectors, expected)
