@@ -34,6 +34,7 @@ class _Problem:
     names: list[str]
     params: list[nn.Parameter]
     norms: list[_NormBase]
+    recurrent: list[nn.RNNBase]
     l2: float
     autocast: bool
     sampler: Callable[[], Batch] | None
@@ -145,6 +146,7 @@ class Objective:
             [name for name, _ in named],
             params,
             norms,
+            [module for module in model.modules() if isinstance(module, nn.RNNBase)],
             l2,
             autocast,
             sampler,
@@ -442,11 +444,15 @@ class Objective:
         problem = self._problem
         precision = torch.autocast(self._moment.device.type, torch.bfloat16) if problem.autocast else nullcontext()
         with precision:
-            if params is None:
-                outputs: Tensor = problem.model(self.inputs)
-            else:
-                outputs = functional_call(problem.model, dict(zip(problem.names, params, strict=True)), (self.inputs,))
+            outputs: Tensor = problem.model(self.inputs) if params is None else self._forward_at(params)
         return outputs.to(self.params[0].dtype) if problem.autocast else outputs
+
+    def _forward_at(self, params: list[Tensor]) -> Tensor:
+        problem = self._problem
+        outputs: Tensor = functional_call(problem.model, dict(zip(problem.names, params, strict=True)), (self.inputs,))
+        for layer in problem.recurrent:  # they hold on to the parameters of their last call
+            layer._update_flat_weights()
+        return outputs
 
     def _data_loss(self, outputs: Tensor) -> Tensor:
         if self._vectors is not None:

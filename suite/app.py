@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import hydra
@@ -81,14 +82,18 @@ def repeating_command() -> str:
     """What to type to run this one run again: its own choices, without those of the sweep around it."""
     hydra_config = HydraConfig.get()
     own = [s.path for s in hydra_config.runtime.config_sources if s.provider == "command-line"]
-    words = ["python", "-m", "suite", *(word for path in own for word in ("--config-dir", path))]
-    return shlex.join([*words, *hydra_config.overrides.task])
+    return as_command([*(word for path in own for word in ("--config-dir", path)), *hydra_config.overrides.task])
+
+
+def as_command(arguments: Iterable[str]) -> str:
+    """The shell command with these arguments."""
+    return shlex.join(["python", "-m", "suite", *arguments])
 
 
 def _job_number() -> int:
     """The run's place in its sweep, from 0; a single run has none."""
-    number = OmegaConf.select(HydraConfig.get(), "job.num", throw_on_missing=False)
-    return int(number or 0)
+    job: Any = HydraConfig.get().job
+    return 0 if OmegaConf.is_missing(job, "num") else int(job.num)
 
 
 def _workers(launcher: DictConfig) -> int:

@@ -45,6 +45,8 @@ RC: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.titlesize": 10,
     "legend.frameon": False,
+    "figure.constrained_layout.w_pad": 0.08,
+    "figure.constrained_layout.h_pad": 0.06,
     "pdf.fonttype": 42,
 }
 

@@ -67,9 +67,9 @@ def csv_text(table: Table) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Text that GitHub shows as it is: no emphasis, strike-through, links, HTML or column breaks."""
+    """Text that GitHub shows as it is: no emphasis, strike-through, links, mathematics, HTML or column breaks."""
     text = text.replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", " ".join(text.split()))
 
 
 def escape_latex(text: str) -> str:

@@ -194,3 +194,35 @@ def test_a_mean_over_positions_of_one_dimensional_outputs() -> None:
     close(objective.per_example_grads(), reference.per_example_grads())
     assert len(list(objective.fisher_roots())) == 1
     assert objective.sampled().value().isfinite()
+
+
+def test_batch_normalisation_by_finite_differences() -> None:
+    """torch.func's second derivatives of this layer are wrong in torch 2.13, so the reference needs a witness."""
+    problem = CASES["conv_bn"]()
+    objective = problem.objective()
+    theta = flatten(objective.params).detach()
+    hessian = objective.hessian()
+    vector = torch.randn_like(theta)
+    product = hessian(vector)
+    gradients = []
+    for sign in (1, -1):
+        moved = CASES["conv_bn"]()
+        with torch.no_grad():
+            for parameter, part in zip(moved.params, unflatten(theta + sign * 1e-5 * vector, moved.params), strict=True):
+                parameter.copy_(part)
+        there = moved.objective()
+        there()
+        gradients.append(there.gradient())
+    close(product, (gradients[0] - gradients[1]) / 2e-5, 1e-7)
+
+
+@pytest.mark.parametrize("name", ["multihead", "dropout", "conv_bn", "lstm"])
+def test_evaluation_mode(name: str) -> None:
+    problem = CASES[name]()
+    problem.model.eval()
+    reference = Reference(problem)
+    objective = problem.objective()
+    close(objective.value(), reference.loss(reference.theta))
+    close(objective.hessian().dense(), reference.hessian())
+    close(objective.ggn().dense(), reference.ggn())
+    close(objective.per_example_grads(), reference.per_example_grads())

@@ -64,6 +64,12 @@ def write_run(
     return directory
 
 
+@pytest.fixture(scope="session")
+def write() -> Callable[..., Path]:
+    """`write_run` for a folder of the test's own choice."""
+    return write_run
+
+
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     """The folder that the synthetic runs of a test go to."""
@@ -76,7 +82,7 @@ def record(runs: Path) -> Callable[..., Path]:
     return partial(write_run, runs)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def training() -> type[Training]:
     """The class that describes what a synthetic run went through."""
     return Training

@@ -1,0 +1,46 @@
+# The short names of what one does here; `make` alone lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+RESULTS ?= $(or $(SUITE_RESULTS),results)
+
+.DEFAULT_GOAL := help
+.PHONY: help install compare report test lint bench sync clean
+
+help: ## list these commands
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "Python 3.11 to 3.13 is needed, $(PYTHON) is another; try make PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+install: $(READY) ## make .venv from requirements.lock (all others do it when needed)
+
+compare: $(READY) ## the main job: all tasks, first- and second-order optimizers, then the report (10 minutes on two cores)
+	$(BIN)/python -m suite -m experiment=quick hydra/launcher=joblib
+	$(BIN)/python -m suite.report --experiment quick
+
+report: $(READY) ## tables, figures and index.html from the runs there are
+	$(BIN)/python -m suite.report
+
+test: lint ## lint, type-check, test
+	$(BIN)/python -m pytest -n 2
+
+lint: $(READY) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY) ## measure the suite's own overhead: interleaved, one thread, medians and ratios
+	$(BIN)/python benchmarks/bench.py
+
+sync: $(READY) ## upload the offline W&B runs (needs an account)
+	find $(RESULTS)/runs -type d -name 'offline-run-*' -exec $(BIN)/wandb sync {} +
+
+clean: ## remove the environment, caches and the generated report; runs are kept
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info $(RESULTS)/report
