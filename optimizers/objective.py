@@ -467,6 +467,8 @@ class Objective:
         return self._problem.l2 / 2 * squares.sum()
 
     def _resolved_targets(self, outputs: Tensor) -> Tensor:
+        if self._vectors is not None:
+            raise Unsupported("an objective from fisher_roots has an output gradient and no targets")
         if self._targets is None:
             family = require_family(self._problem.family, self._problem.loss_fn, "sampled")
             self._targets = family.sample(outputs.detach(), self._problem.generator)

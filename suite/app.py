@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from suite import complaints, paths
 from suite.errors import ConfigError, require_one_of
+from suite.status import Status
 from suite.sweep import note_outcome
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
 
 SCALES = ("quick", "small", "full")
+REFUSALS = (ValueError, FileNotFoundError, ImportError)  # ConfigError is a ValueError
 
 
 def _size(quick: Any, small: Any, full: Any, *, _root_: DictConfig) -> Any:
@@ -47,14 +47,19 @@ def compose_and_run(config: DictConfig) -> None:
         sys.exit(2)
     try:
         outcome = run(plan)
-    except (ConfigError, ValueError, FileNotFoundError, ImportError) as error:
-        if not sweeping:
+    except Exception as error:
+        if sweeping:
+            outcome = refuse(plan, error)
+        elif isinstance(error, REFUSALS):
             print(error, file=sys.stderr)
             sys.exit(2)
-        outcome = refuse(plan, error)
+        else:
+            raise
     note_outcome(plan, outcome)
     if not sweeping:
         sys.exit(outcome.status.exit_code)
+    if outcome.status is Status.INTERRUPTED:  # Ctrl-C is meant for the sweep, not only for the run it met
+        raise KeyboardInterrupt
 
 
 def plan_of(config: DictConfig) -> Plan:
@@ -111,7 +116,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the explanation is ours
     try:
         compose_and_run()
-    except (ConfigError, ConfigCompositionException, HydraException, OmegaConfBaseException) as error:
+    except complaints.EXPLAINED as error:
         print(complaints.explain(error, sys.argv[1:]), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -20,12 +20,19 @@ def construct(node: Node, *args: Any, allow: Sequence[str] = ()) -> Any:
     """Call the node's `_target_` with `args` and the node's other keys; inner nodes with a `_target_` come first.
 
     Raises:
-        ConfigError: a target outside the allow-list or that cannot be imported, or a name its signature does not have.
+        ConfigError: a target outside the allow-list or that cannot be imported, a name its signature does not have, or
+            values that it cannot take.
     """
     target = locate(str(node["_target_"]), allow)
     kwargs = {key: _value(value, allow) for key, value in node.items() if key not in RESERVED}
     check_names(target, str(node["_target_"]), kwargs)
-    return functools.partial(target, **kwargs) if node.get("_partial_") else target(*args, **kwargs)
+    if node.get("_partial_"):
+        return functools.partial(target, **kwargs)
+    try:
+        return target(*args, **kwargs)
+    except TypeError as error:  # a word where a number belongs, or an argument left out
+        given = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
+        raise ConfigError(f"{node['_target_']} cannot be made from {given or 'nothing'}: {error}") from error
 
 
 def locate(path: str, allow: Sequence[str] = ()) -> Callable[..., Any]:

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import MissingConfigException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf.errors import OmegaConfBaseException
 
 from suite import registry
 from suite.errors import ConfigError, did_you_mean
 
+EXPLAINED = (ConfigError, ConfigCompositionException, HydraException, OmegaConfBaseException)
 OVERRIDE = re.compile(r"Could not (?:override|append|delete)[^']*'(?P<key>[^'=]+)")
 
 
@@ -37,23 +39,34 @@ def _unknown_name(group: str, name: str, folders: list[Path]) -> str:
 def _unknown_key(key: str, arguments: Sequence[str]) -> str:
     """A key that the composed configuration does not have: look at what its part does have."""
     group, _, name = key.partition(".")
+    settings = registry.main().get(group)
+    if name and group in registry.GROUPS and (chosen := _chosen(group, name, arguments)):
+        what, known = f"{group} {chosen}", _keys(registry.read(group, chosen, _folders(arguments)))
+    elif name and isinstance(settings, dict):
+        what, known = group, list(settings)
+    else:
+        known = sorted({*_top_level(), *registry.GROUPS})
+        return f"There is no setting {key!r}.{did_you_mean(group, known)}\nKnown: {', '.join(known)}"
+    return f"{what} has no {name!r}.{did_you_mean(name, known)}\nIt has: {', '.join(known)}"
+
+
+def _chosen(group: str, key: str, arguments: Sequence[str]) -> str | None:
+    """The choice of a group that lacks the key: of a sweep's list the first that does."""
     folders = _folders(arguments)
-    if not name:
-        known = [*_top_level(), *registry.GROUPS]
-        return f"There is no setting {key!r}.{did_you_mean(key, known)}\nKnown: {', '.join(sorted(set(known)))}"
-    chosen = _choice(group, arguments) or _default(group)
-    if not chosen:
-        return f"There is no setting {key!r}.{did_you_mean(group, registry.GROUPS)}"
-    known = [item for item in registry.read(group, chosen, folders) if not item.startswith("_")]
-    return f"{group} {chosen} has no {name!r}.{did_you_mean(name, known)}\nIt has: {', '.join(known)}"
+    given = [a.partition("=")[2].split(",") for a in arguments if a.partition("=")[0] == group]
+    names = [name for names in given for name in names if name in registry.names(group, folders)]
+    lacking = [name for name in names if key not in _keys(registry.read(group, name, folders))]
+    return next(iter(lacking or names), _default(group))
 
 
-def _choice(group: str, arguments: Sequence[str]) -> str | None:
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key == group:
-            return value.split(",")[0]
-    return None
+def _keys(node: dict[str, Any], prefix: str = "") -> list[str]:
+    """The names of a YAML's values, those of inner nodes with a dot; what is not an argument is left out."""
+    found = []
+    for key, value in node.items():
+        if key.startswith("_") or key == "search":
+            continue
+        found += _keys(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
+    return found
 
 
 def _default(group: str) -> str | None:

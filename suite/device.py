@@ -14,15 +14,18 @@ PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.
 
 
 def choose(name: str) -> torch.device:
-    """`auto` is CUDA where there is one; anything else is torch's own name of a device."""
+    """`auto` is CUDA where there is one; else `cpu`, `cuda` or `cuda:1`."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device={name}: torch {torch.__version__} sees no CUDA device here; use device=cpu or auto")
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"device={name} is not a device; use auto, cpu or cuda") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device={name} has no clock and no memory figures here; use auto, cpu or cuda")
+    return device
 
 
 def clock(device: torch.device) -> Callable[[], float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,18 @@ class Plan:
     def __post_init__(self) -> None:
         require_one_of("precision", self.config["precision"], ("auto", *device.PRECISIONS))
         require_one_of("wandb.mode", self.config["wandb"]["mode"], MODES)
-        for name in ("steps", "log_every", "max_seconds"):
-            value = self.config[name]
-            if value is not None and not (isinstance(value, int | float) and value > 0):
-                raise ConfigError(f"{name} must be above 0 or null, got {value!r}")
-        if not isinstance(self.config["seed"], int):
-            raise ConfigError(f"seed must be a whole number, got {self.config['seed']!r}")
+        self._require("steps", "a whole number above 0", lambda value: _is(value, int) and value > 0)
+        self._require("log_every", "a whole number above 0 or null", lambda v: v is None or (_is(v, int) and v > 0))
+        self._require("max_seconds", "a number above 0 or null", lambda v: v is None or (_is(v, int, float) and v > 0))
+        self._require("target", "a number or null", lambda value: value is None or _is(value, int, float))
+        self._require("seed", "a whole number", lambda value: _is(value, int))
+        self._require("allow", "a list of modules, as in allow=[my_package]", lambda value: isinstance(value, list))
+        for name in ("stop_at_target", "compile", "force"):
+            self._require(name, "true or false", lambda value: isinstance(value, bool))
+
+    def _require(self, name: str, what: str, holds: Callable[[Any], bool]) -> None:
+        if not holds(self.config[name]):
+            raise ConfigError(f"{name} must be {what}, got {self.config[name]!r}")
 
     @property
     def steps(self) -> int:
@@ -83,6 +89,11 @@ class Plan:
     def title(self) -> str:
         """The run in a few words."""
         return f"{self.optimizer} on {self.task}, seed {self.seed}"
+
+
+def _is(value: Any, *kinds: type) -> bool:
+    """Whether a value is a number of one of these kinds; true and false are none."""
+    return isinstance(value, kinds) and not isinstance(value, bool)
 
 
 def _without_search(value: Any) -> Any:

@@ -66,6 +66,11 @@ class RunRecord:
         except (OSError, ValueError, KeyError):
             return None
 
+    @property
+    def resumable(self) -> bool:
+        """Whether an earlier process left something to go on from."""
+        return self.checkpoint.exists() and self.history.exists()
+
     def read_summary(self) -> dict[str, Any]:
         """The summary as it was written."""
         content: dict[str, Any] = json.loads(self.summary.read_text())
@@ -80,6 +85,12 @@ class RunRecord:
             self.checkpoint.unlink(missing_ok=True)
         write_atomically(self.config, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
         self.describe_environment(environment)
+
+    def join_experiment(self, name: str | None) -> None:
+        """A finished run that an experiment asks for again, and skips, belongs to that experiment from now on."""
+        config = yaml.safe_load(self.config.read_text())
+        if name is not None and config.get("experiment") != name:
+            write_atomically(self.config, yaml.safe_dump({**config, "experiment": name}, sort_keys=False))
 
     def describe_environment(self, environment: Mapping[str, Any]) -> None:
         """Replace what is said of the machine."""
@@ -110,9 +121,9 @@ class History:
         self._pending.clear()
 
     def rewind(self, step: int) -> None:
-        """Drop the rows after a step, those a checkpoint does not know of."""
+        """Drop the rows after a step, those a checkpoint does not know of; a kill may have left the last one half."""
         with self.path.open(newline="") as file:
-            kept = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+            kept = [row for row in csv.DictReader(file) if None not in row.values() and int(row["step"]) <= step]
         temporary = self.path.with_suffix(".tmp")
         with temporary.open("w", newline="") as file:
             self._write(file, kept, header=True)

@@ -42,6 +42,7 @@ def run(plan: Plan) -> Outcome:
     record = RunRecord(plan.directory)
     status = record.status()
     if status is not None and status.final and not plan.config["force"]:
+        record.join_experiment(plan.experiment)
         summary = record.read_summary()
         return Outcome(summary, metric_of(summary), skipped=True)
     threads = device.set_threads(plan.config["threads"], plan.workers)
@@ -54,7 +55,7 @@ def run(plan: Plan) -> Outcome:
     except Unsupported as error:
         record.begin(described, facts, resume=False)
         return _finish(record, task, summarise(plan, task, Status.UNSUPPORTED, str(error)))
-    resume = record.checkpoint.exists() and not plan.config["force"]
+    resume = record.resumable and not plan.config["force"]
     record.begin(described, facts, resume=resume)
     tracker = Tracker(
         plan.config["wandb"]["mode"], record.directory, plan.run_id, described,
@@ -70,7 +71,8 @@ def run(plan: Plan) -> Outcome:
 def refuse(plan: Plan, error: Exception) -> Outcome:
     """Record a run that could not be built: in a sweep a failure is a result like any other."""
     record = RunRecord(plan.directory)
-    record.begin(dict(plan.config), {}, resume=False)
+    described = {**plan.config, "experiment": plan.experiment, "command": plan.command}
+    record.begin(described, {}, resume=record.resumable)  # an unfinished run goes on once it can be built again
     summary = summarise(plan, None, Status.ERROR, f"{type(error).__name__}: {error}")
     record.finish(summary)
     return Outcome(summary, "metric")

@@ -28,7 +28,11 @@ class Tracker:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
-        settings = wandb.Settings(console="off", x_disable_stats=True, x_disable_machine_info=True)
+        # What it would collect about machine and packages stands in environment.json, and costs a run's time to gather.
+        settings = wandb.Settings(
+            console="off", x_disable_stats=True, x_disable_machine_info=True, x_save_requirements=False,
+            disable_git=True, disable_code=True, disable_job_creation=True,
+        )  # fmt: skip
         self._run = wandb.init(
             dir=directory, id=run_id, mode=mode, resume="allow" if mode == "online" else None,
             config=dict(config), settings=settings, reinit="finish_previous", **labels,

@@ -21,7 +21,7 @@ import yaml
 from joblib import Parallel, delayed
 from omegaconf import OmegaConf
 
-from suite import paths, registry
+from suite import complaints, paths, registry
 from suite.device import cores
 from suite.errors import ConfigError, require_one_of
 from suite.record import write_atomically
@@ -90,7 +90,9 @@ def sample(space: Mapping[str, Mapping[str, Any]], trials: int) -> list[Settings
         else FloatDistribution(entry["low"], entry["high"], log=entry.get("log", False))
         for name, entry in space.items()
     }
-    sampler = optuna.samplers.QMCSampler(seed=0, scramble=True, warn_independent_sampling=False, warn_asynchronous_seeding=False)
+    sampler = optuna.samplers.QMCSampler(
+        seed=0, scramble=True, warn_independent_sampling=False, warn_asynchronous_seeding=False
+    )
     study = optuna.create_study(sampler=sampler)
     points = [study.ask(distributions).params for _ in range(trials)]
     return [{}, *({name: _rounded(value) for name, value in point.items()} for point in points[1:])]
@@ -98,6 +100,11 @@ def sample(space: Mapping[str, Mapping[str, Any]], trials: int) -> list[Settings
 
 def _rounded(value: Any) -> Any:
     return float(f"{value:.3g}") if isinstance(value, float) else value
+
+
+def search_space(optimizer: str) -> Mapping[str, Mapping[str, Any]]:
+    """The `search` node of an optimizer's YAML."""
+    return registry.read("optimizer", optimizer).get("search") or {}
 
 
 def carry_out(trial: Trial, overrides: Sequence[str], jobs: int) -> Trial:
@@ -110,14 +117,8 @@ def carry_out(trial: Trial, overrides: Sequence[str], jobs: int) -> Trial:
     from suite.run import refuse, run
 
     settings = [f"optimizer.{name}={value}" for name, value in trial.settings.items()]
-    given = [
-        f"optimizer={trial.optimizer}",
-        f"task={trial.task}",
-        f"seed={TUNING_SEED}",
-        *overrides,
-        "~tuned",
-        *settings,
-    ]
+    pair = [f"optimizer={trial.optimizer}", f"task={trial.task}", f"seed={TUNING_SEED}", "~tuned"]
+    given = [*pair, "threads=1", *overrides, *settings]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(paths.CONFIGS), version_base="1.3"):
         config = compose("config", [*given, "wandb.mode=disabled", "wandb.job_type=tune"])
@@ -170,12 +171,12 @@ def conclude(study: Study, trials: Sequence[Trial]) -> None:
         return
     default = trials[0]
     beside = f"{default.value:.5g}" if default.value is not None else str(default.status)
-    space = registry.read("optimizer", best.optimizer)["search"]
+    space = search_space(best.optimizer)
     lines = [
         "# @package _global_",
         f"# Found by: {study.command}",
-        f"# Setting {best.number + 1} of {len(trials)} (0 is the default): final validation {best.metric} {best.value:.5g}; "
-        f"the default's: {beside}.",
+        f"# Trial {best.number} of {len(trials)}: final validation {best.metric} {best.value:.5g} "
+        f"(trial 0, the default setting: {beside}).",
         *(f"# {name} lies at the edge of its search space." for name in on_edge(best.settings, space)),
     ]
     settings = OmegaConf.to_yaml(OmegaConf.from_dotlist([f"optimizer.{k}={v}" for k, v in best.settings.items()]))
@@ -221,8 +222,8 @@ def main() -> None:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     try:
         tune(parse(sys.argv[1:]))
-    except ConfigError as error:
-        print(error, file=sys.stderr)
+    except complaints.EXPLAINED as error:
+        print(complaints.explain(error, sys.argv[1:]), file=sys.stderr)
         sys.exit(2)
 
 

@@ -7,6 +7,8 @@ loss by s (Martens and Grosse, 2015, eq. 1; for convolutions Grosse and Martens,
 
 from __future__ import annotations
 
+from math import inf, sqrt
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -91,9 +93,10 @@ def damped_inverses(a: Tensor, g: Tensor, damping: float) -> tuple[Tensor, Tenso
     Factored Tikhonov damping (Martens and Grosse, 2015, section 6.3, trace norm). None when a factor has no inverse.
     """
     mean_a, mean_g = float(a.diagonal().mean()), float(g.diagonal().mean())
-    pi = (mean_a / mean_g) ** 0.5 if mean_a > 0 and mean_g > 0 else 1.0
-    a_inverse = inverse_positive(a + pi * damping**0.5 * torch.eye(len(a), dtype=a.dtype, device=a.device))
-    g_inverse = inverse_positive(g + damping**0.5 / pi * torch.eye(len(g), dtype=g.dtype, device=g.device))
+    ratio = mean_a / mean_g if mean_g else 1.0
+    pi = sqrt(ratio) if 0 < ratio < inf else 1.0
+    a_inverse = inverse_positive(a + pi * sqrt(damping) * torch.eye(len(a), dtype=a.dtype, device=a.device))
+    g_inverse = inverse_positive(g + sqrt(damping) / pi * torch.eye(len(g), dtype=g.dtype, device=g.device))
     return None if a_inverse is None or g_inverse is None else (a_inverse, g_inverse)
 
 

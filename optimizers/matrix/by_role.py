@@ -30,6 +30,7 @@ class ByRole(Method):
         rest: makes the optimizer of all other parameters.
 
     Raises:
+        ValueError: more than one parameter group.
         Unsupported: the model has no hidden matrix.
     """
 
@@ -37,6 +38,8 @@ class ByRole(Method):
 
     def __init__(self, params: Iterable[Any], hidden: Factory, rest: Factory) -> None:
         super().__init__(params, {})
+        if len(self.param_groups) != 1:
+            raise ValueError("ByRole makes its own two groups; pass all parameters in one, with their names")
         named = list(zip(self.names(), self.parameters(), strict=True))
         role_of = roles(named)
         chosen = [parameter for name, parameter in named if role_of[name] is Role.HIDDEN]

@@ -86,6 +86,8 @@ class Newton(Method):
             if not self.adaptive or self._accepts(objective, hessian.loss, step, model_change):
                 add_(objective.params, step)
                 break
+            if group["damping"] == 0:  # every further trial would be the same
+                break
         return hessian.loss
 
     def _curvatures(self, values: Tensor, damping: float) -> Tensor:

@@ -12,8 +12,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
+from suite.report.canvas import RC, Picture, literal, plain_ticks, save
 from suite.report.costs import SHARED, step_times, timed_runs
-from suite.report.figures import RC, Picture, literal, save
 from suite.report.load import TRAINED
 from suite.report.records import Records
 from suite.report.stats import mean_std
@@ -90,6 +90,7 @@ def _panel(axes: Axes, bars: Bars, looks: dict[str, Look]) -> None:
     axes.barh(places, lengths, color=[looks[name].colour for name in bars], height=0.7)
     axes.set_xscale("log")
     axes.set_xlim(min(lengths) / 3, max(lengths) * 2.5)
+    plain_ticks(axes.xaxis)
     axes.set_yticks(places, [literal(name) for name in bars])
     axes.invert_yaxis()
     for place, (length, mark) in zip(places, bars.values(), strict=True):

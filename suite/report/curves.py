@@ -14,6 +14,7 @@ from suite.report.load import VALUED
 
 AXES = {"step": "steps", "seconds": "seconds", "grad_equivalents": "grad-equivalents"}
 MOST_POINTS = 100
+DETAIL = 40
 DECADES_FOR_LOG = 1.0
 SMALLEST = 1e-16
 
@@ -44,10 +45,10 @@ class Curve:
 
 
 def window(histories: Sequence[pd.DataFrame]) -> int:
-    """Steps per point such that the longest history keeps at most about `MOST_POINTS` of them."""
+    """Steps per point after the first `DETAIL` ones, such that the longest history keeps about `MOST_POINTS`."""
     longest = max((len(history) for history in histories), default=0)
     last = max((float(history["step"].max()) for history in histories if len(history)), default=0.0)
-    return 1 if longest <= MOST_POINTS else math.ceil(last / MOST_POINTS)
+    return 1 if longest <= MOST_POINTS else math.ceil((last - DETAIL) / (MOST_POINTS - DETAIL))
 
 
 def curve(runs: pd.DataFrame, histories: dict[int, pd.DataFrame], column: str, steps: int) -> Curve:
@@ -73,7 +74,7 @@ def is_logarithmic(curves: Sequence[Curve]) -> bool:
 
 
 def limits(curves: Sequence[Curve], direction: str, *, log: bool) -> tuple[float, float] | None:
-    """The y range: that of the finished runs, but what explodes far above its start leaves through the top."""
+    """The range of values to show; what explodes far above its start is not among them."""
     values = _finished_values(curves)
     if not len(values):
         values = _first_values(curves)
@@ -83,11 +84,7 @@ def limits(curves: Sequence[Curve], direction: str, *, log: bool) -> tuple[float
     low, high = float(values.min()), float(values.max())
     if direction == "min":
         high = min(high, _ceiling(_first_values(curves), low, log=log))
-    if log:
-        low = max(low, high * SMALLEST)
-        return low / 1.3, high * 1.3
-    margin = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
-    return low - margin, high + margin
+    return (max(low, high * SMALLEST) if log else low), high
 
 
 def spread(curves: Sequence[Curve], axis: str) -> float:
@@ -100,15 +97,15 @@ def spread(curves: Sequence[Curve], axis: str) -> float:
 def _points(history: pd.DataFrame, column: str, steps: int) -> pd.DataFrame:
     """Finite values, one per window; `bin` aligns the runs with each other.
 
-    The window's median, unlike its mean, stays on a curve that falls by decades within the window.
+    The first steps, in which a second-order method may have arrived, stay as they are; the median of a later window,
+    unlike its mean, stays on a curve that falls by decades within it.
     """
     if column not in history:
         return pd.DataFrame(columns=["bin", *AXES, "value"], dtype=float)
     points: pd.DataFrame = history[list(AXES)].assign(value=history[column])
     points = points[np.isfinite(points["value"])]
-    if steps == 1:
-        return points.assign(bin=points["step"])
-    bins = np.ceil(points["step"] / steps).rename("bin")
+    late = (points["step"] - DETAIL).clip(lower=0)
+    bins = (points["step"] - late + np.ceil(late / steps)).rename("bin")
     thinned: pd.DataFrame = points.groupby(bins).median().reset_index()
     return thinned
 

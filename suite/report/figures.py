@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +12,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from suite.report.curves import AXES, Curve, Strand, curve, is_logarithmic, limits, spread, window
+from suite.report.canvas import RC, Picture, literal, plain_ticks, save, slugs
+from suite.report.curves import AXES, DETAIL, Curve, Strand, curve, is_logarithmic, limits, spread, window
 from suite.report.records import Records, metric_columns
 from suite.report.style import Look
 from suite.report.table import runs_note
 
-DPI = 110
 LOG_X_FROM = 8.0
-FEW_DECADES = 1e3
 HOW_TO_READ = (
     "Each row of panels shows one quantity against steps, seconds of the optimizer's steps, and gradient-equivalents "
     "(oracle calls weighted by their measured cost relative to one forward and backward): further left is cheaper. "
@@ -35,57 +31,6 @@ UNFINISHED_STRANDS = (
     "Thin lines are runs that failed on the way, drawn to their last finite value, at the panel's edge where that lies "
     "outside: a cross marks divergence, a bar any other end."
 )
-RC: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "axes.titlesize": 10,
-    "legend.frameon": False,
-    "figure.constrained_layout.w_pad": 0.08,
-    "figure.constrained_layout.h_pad": 0.06,
-    "pdf.fonttype": 42,
-}
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure as the page needs it: its file, what it shows, and how to read it."""
-
-    name: str
-    title: str
-    caption: str
-    alt: str
-    png: Path
-
-
-def save(canvas: Canvas, folder: Path, name: str) -> Path:
-    """Write PNG and PDF, and give back the former's path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    canvas.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
-    canvas.set_layout_engine("none")  # the places that were found for the PDF serve the PNG too
-    canvas.savefig(folder / f"{name}.png", dpi=DPI)
-    return folder / f"{name}.png"
-
-
-def literal(text: str) -> str:
-    """Text that matplotlib shows as it is, without taking dollars for mathematics."""
-    return text.replace("$", r"\$")
-
-
-def slugs(labels: Iterable[str]) -> dict[str, str]:
-    """A file name for each label, distinct even where the labels differ only in punctuation."""
-    names: dict[str, str] = {}
-    for label in labels:
-        base = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-") or "problem"
-        name, number = base, 2
-        while name in names.values():
-            name, number = f"{base}-{number}", number + 1
-        names[label] = name
-    return names
 
 
 def curve_pictures(records: Records, looks: dict[str, Look], folder: Path) -> list[Picture]:
@@ -136,26 +81,26 @@ def _draw(problem: str, runs: pd.DataFrame, quantities: dict[str, dict[str, Curv
 def _panel(axes: Axes, curves: dict[str, Curve], axis: str, direction: str, looks: dict[str, Look]) -> None:
     log_y = is_logarithmic(list(curves.values()))
     log_x = axis != "step" and spread(list(curves.values()), axis) > LOG_X_FROM
-    range_y = limits(list(curves.values()), direction, log=log_y)
     axes.set_yscale("log" if log_y else "linear")
     axes.set_xscale("log" if log_x else "linear")
-    if range_y:
-        axes.set_ylim(*range_y)
-    if log_y:
-        _plain_ticks(axes)
+    shown = limits(list(curves.values()), direction, log=log_y)
+    if shown:
+        axes.set_ylim(*_with_margin(*shown, log=log_y))
     for number, (name, one) in enumerate(curves.items()):
-        _plot_middle(axes, one, axis, looks[name], number)
+        _plot_middle(axes, one, axis, looks[name], number, floor=shown[0] if shown and log_y else -math.inf)
         for strand in one.strands:
             _plot_strand(axes, strand, axis, looks[name])
+    for ruler in (axes.xaxis, axes.yaxis):
+        plain_ticks(ruler)
 
 
-def _plain_ticks(axes: Axes) -> None:
-    """Label a narrow logarithmic axis by 1, 2, 5 instead of powers of ten."""
-    bottom, top = axes.get_ylim()
-    if top / bottom < FEW_DECADES:
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+def _with_margin(low: float, high: float, *, log: bool) -> tuple[float, float]:
+    """Limits a little wider than the values, so that no line lies on the frame."""
+    if log:
+        factor = (high / low) ** 0.04 * 1.05
+        return low / factor, high * factor
+    margin = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
+    return low - margin, high + margin
 
 
 def _on_axis(axes: Axes, points: pd.DataFrame, axis: str) -> pd.DataFrame:
@@ -163,10 +108,9 @@ def _on_axis(axes: Axes, points: pd.DataFrame, axis: str) -> pd.DataFrame:
     return points[points[axis] > 0] if axes.get_xscale() == "log" else points
 
 
-def _plot_middle(axes: Axes, one: Curve, axis: str, look: Look, number: int) -> None:
+def _plot_middle(axes: Axes, one: Curve, axis: str, look: Look, number: int, *, floor: float) -> None:
     """Median line and band; the markers of different optimizers are staggered so that they do not cover each other."""
     points = _on_axis(axes, one.middle, axis)
-    floor = axes.get_ylim()[0] if axes.get_yscale() == "log" else -np.inf
     value, low, high = (points[key].clip(lower=floor) for key in ("value", "low", "high"))
     every = max(1, len(points) // 6)
     (line,) = axes.plot(
@@ -214,7 +158,7 @@ def _caption(runs: pd.DataFrame, quantities: dict[str, dict[str, Curve]], steps:
     strands = any(one.strands for curves in quantities.values() for one in curves.values())
     parts = [
         f"Lines: median over the runs of {seeds} seed{'s' if seeds != 1 else ''}; band: minimum to maximum.",
-        f"Each point is the median of a window of {steps} steps." if steps > 1 else "",
+        f"From step {DETAIL} on each point is the median of {steps} steps." if steps > 1 else "",
         UNFINISHED_STRANDS if strands else "",
         "~ These seconds come from runs that shared cores: read them as rough." if runs["parallel"].any() else "",
         f"Line styles: {families}.",

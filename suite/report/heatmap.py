@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
-from suite.report.figures import RC, Picture, literal, save
+from suite.report.canvas import RC, Picture, literal, save
 from suite.report.formats import NOT_RUN
 from suite.report.outcomes import end_values, failure_words
 from suite.report.records import Records

@@ -9,8 +9,8 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from suite.report.canvas import Picture
 from suite.report.context import status_counts
-from suite.report.figures import Picture
 from suite.report.records import Records
 from suite.report.table import Table
 

@@ -46,10 +46,11 @@ def test_a_failed_run_is_drawn_apart_to_its_last_finite_value() -> None:
 def test_long_histories_are_thinned_by_medians() -> None:
     long = history([1.0] + [10.0 ** -(step % 3) for step in range(1, 3001)])
     steps = window([long])
-    assert steps == 30
+    assert steps == 50
     one = curve(cell("done"), {0: long}, "loss", steps)
     assert len(one.middle) <= MOST_POINTS + 2
-    assert set(one.middle["value"].iloc[1:-1]) == {0.1}
+    assert list(one.middle["value"].iloc[:4]) == pytest.approx([1, 0.1, 0.01, 1])  # the first steps stay as they are
+    assert list(one.middle["value"].iloc[-50:]) == pytest.approx([0.1] * 50)
     assert window([history([1.0, 2.0])]) == 1
 
 
@@ -67,8 +68,7 @@ def test_what_explodes_does_not_set_the_limits() -> None:
     histories = {0: history([2.0, 1.0, 0.5]), 1: history([2.0, 1e12])}
     curves = [curve(cell("done", "diverged"), histories, "loss", 1)]
     low, high = limits(curves, "min", log=False) or (np.nan, np.nan)
-    assert 0.4 < low < 0.5
-    assert 2.0 < high < 3.0
+    assert (low, high) == (0.5, 2.0)
     failed = [curve(cell("diverged"), {0: history([2.0, 1e12])}, "loss", 1)]
     assert limits(failed, "min", log=False) is not None
     assert limits([], "min", log=False) is None
@@ -77,7 +77,7 @@ def test_what_explodes_does_not_set_the_limits() -> None:
 def test_exact_zeros_do_not_stretch_a_log_scale() -> None:
     curves = [curve(cell("done"), {0: history([10.0, 1e-30, 0.0])}, "loss", 1)]
     low, high = limits(curves, "min", log=True) or (np.nan, np.nan)
-    assert high / low == pytest.approx(1e16 * 1.3**2)
+    assert high / low == pytest.approx(1e16)
 
 
 def test_the_spread_of_costs() -> None:

@@ -1,0 +1,131 @@
+"""What the suite itself costs: its loop against a hand-written one, its import, its help.
+
+Each comparison alternates the two sides in one process on one thread and reports medians and their ratio, so that a
+noisy machine disturbs both alike; loops are timed in processor seconds of the process (all its threads), which other
+processes disturb least, whole processes in wall-clock seconds. Run by `make bench`; nothing here is asserted in tests.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+import suite.app
+from suite.paths import CONFIGS
+from suite.plan import Plan
+from suite.record import RunRecord
+from suite.run import build_task
+from suite.tracker import Tracker
+from suite.training import Training
+from tasks.task import Task
+
+ROUNDS = 11
+
+
+def plan_for(task: str, steps: int, folder: Path, *extra: str) -> Plan:
+    """A plan of SGD on a task, with all logging on."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("config", ["optimizer=sgd", f"task={task}", f"steps={steps}", "threads=1", "~tuned", *extra])
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    return Plan(plain, "sgd", task, None, folder, "benchmark")
+
+
+def suite_loop(plan: Plan, task: Task) -> Callable[[], float]:
+    """Seconds of the suite's loop from its first step to its last, history and W&B's offline file included."""
+
+    def measure() -> float:
+        training = Training(plan, task, torch.device("cpu"))
+        record = RunRecord(plan.directory)
+        record.begin(dict(plan.config), {}, resume=False)
+        tracker = Tracker("offline", record.directory, plan.run_id, {}, project="benchmark")
+        start = time.process_time()
+        training.train(record, tracker, resume=False)
+        seconds = time.process_time() - start
+        tracker.finish({}, 0)
+        return seconds
+
+    return measure
+
+
+def plain_loop(plan: Plan, task: Task) -> Callable[[], float]:
+    """Seconds of the same work written by hand: batches, forward, backward, step, the loss kept, the same evaluations."""
+
+    def measure() -> float:
+        model = task.model(0)
+        optimizer = torch.optim.SGD(model.parameters(), lr=plan.config["optimizer"]["lr"])
+        losses, metrics = [], []
+        start = time.process_time()
+        metrics.append(task.evaluate(model, "val"))
+        for step, (inputs, targets) in zip(range(1, plan.steps + 1), task.batches("train", 0), strict=False):
+            optimizer.zero_grad()
+            loss = task.loss_fn(model(inputs), targets)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+            if step % task.eval_every == 0:
+                metrics.append(task.evaluate(model, "val"))
+        task.evaluate(model, "test")
+        return time.process_time() - start
+
+    return measure
+
+
+def interleaved(one: Callable[[], float], other: Callable[[], float]) -> tuple[float, float]:
+    """Medians of alternating measurements; the first of each is a warm-up."""
+    one(), other()
+    pairs = [(one(), other()) for _ in range(ROUNDS)]
+    return median(a for a, _ in pairs), median(b for _, b in pairs)
+
+
+def loop_row(title: str, bar: float, task_name: str, steps: int, *extra: str) -> list[str]:
+    """The suite's loop over the hand-written one."""
+    with tempfile.TemporaryDirectory() as folder:
+        plan = plan_for(task_name, steps, Path(folder), *extra)
+        task = build_task(plan, torch.device("cpu"))
+        ours, plain = interleaved(suite_loop(plan, task), plain_loop(plan, task))
+    per_step = f"{1e6 * ours / steps:.0f} µs", f"{1e6 * plain / steps:.0f} µs"
+    return [title, *per_step, f"{ours / plain:.3f}x", f"at most {bar}x"]
+
+
+def process_seconds(*command: str) -> Callable[[], float]:
+    """Seconds of a whole process."""
+
+    def measure() -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, *command], check=True, capture_output=True)
+        return time.perf_counter() - start
+
+    return measure
+
+
+def main() -> None:
+    """Print every measurement beside its bar."""
+    torch.set_num_threads(1)
+    table = Table("what", "ours", "against", "ratio or difference", "bar", title="make bench: medians, one thread")
+    mlp = ("task.eval_every=200", "task.val_size=1000")
+    table.add_row(*loop_row("784-256-10 MLP, batch 128, a step", 1.02, "mlp", 200, *mlp))
+    table.add_row(*loop_row("100-dimensional quadratic, a step", 1.25, "quadratic", 2000, "task.eval_every=2000"))
+    with_us, without = interleaved(process_seconds("-c", "import torch, optimizers"), process_seconds("-c", "import torch"))
+    table.add_row(
+        "import optimizers", f"{with_us:.2f} s", f"{without:.2f} s", f"{1e3 * (with_us - without):+.0f} ms", "under 50 ms"
+    )
+    helped, empty = interleaved(process_seconds("-m", "suite", "--help"), process_seconds("-c", ""))
+    table.add_row("python -m suite --help", f"{helped:.2f} s", f"{empty:.2f} s", "", "under 2 s")
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    suite.app.__name__  # registers the configuration's resolvers
+    main()

@@ -1,0 +1,99 @@
+"""Decompositions report failure; flat vectors round-trip; a curvature counts and falls back."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import Tensor
+
+from optimizers.linalg.curvature import Curvature
+from optimizers.linalg.decompositions import inverse_positive, symmetric_eigen
+from optimizers.linalg.flat import add_, flatten, unflatten
+from tests.optimizers.cases import close
+
+
+def symmetric(spectrum: list[float]) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    basis, _ = torch.linalg.qr(torch.randn(len(spectrum), len(spectrum), dtype=torch.float64, generator=generator))
+    return (basis * torch.tensor(spectrum, dtype=torch.float64)) @ basis.T
+
+
+def test_eigen_decomposition_in_double_precision() -> None:
+    matrix = symmetric([-2.0, 0.0, 3.0])
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
+        found = symmetric_eigen(matrix.to(dtype))
+        assert found is not None
+        values, vectors = found
+        assert values.dtype == vectors.dtype == torch.float64
+        close(values, torch.tensor([-2.0, 0.0, 3.0]).double(), tolerance)
+        close((vectors * values) @ vectors.T, matrix, tolerance)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_matrices_that_are_not_finite(bad: float) -> None:
+    matrix = torch.eye(3)
+    matrix[1, 1] = bad
+    assert symmetric_eigen(matrix) is None
+    assert inverse_positive(matrix) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_inverse_of_a_positive_matrix(dtype: torch.dtype) -> None:
+    matrix = symmetric([0.5, 1.0, 4.0, 9.0]).to(dtype)
+    inverse = inverse_positive(matrix)
+    assert inverse is not None
+    assert inverse.dtype == dtype
+    close(inverse @ matrix, torch.eye(4, dtype=dtype), 1e-12 if dtype == torch.float64 else 1e-5)
+
+
+def test_a_singular_matrix_gets_the_smallest_jitter_that_works() -> None:
+    matrix = symmetric([0.0, 1.0, 2.0])
+    matrix -= 1e-12 * torch.eye(3)
+    inverse = inverse_positive(matrix)
+    assert inverse is not None
+    close(inverse, torch.linalg.inv(matrix + 1e-8 * float(matrix.diagonal().mean()) * torch.eye(3)), 1e-6)
+
+
+def test_an_indefinite_matrix_and_a_zero_matrix_have_no_inverse() -> None:
+    assert inverse_positive(symmetric([-1.0, 1.0, 2.0])) is None
+    assert inverse_positive(torch.zeros(3, 3)) is None
+
+
+def test_flat_vectors() -> None:
+    tensors = [torch.randn(2, 3), torch.randn(()), torch.randn(2, 1, 2), torch.randn(0)]
+    vector = flatten(tensors)
+    assert vector.shape == (11,)
+    assert torch.equal(vector[6], tensors[1])
+    for back, tensor in zip(unflatten(vector, tensors), tensors, strict=True):
+        assert torch.equal(back, tensor)
+    rows = torch.stack([vector, 2 * vector])
+    for back, tensor in zip(unflatten(rows, tensors), tensors, strict=True):
+        assert torch.equal(back, torch.stack([tensor, 2 * tensor]))
+    add_(tensors, vector, alpha=-1.0)
+    assert not any(t.any() for t in tensors)
+    with pytest.raises(RuntimeError):
+        unflatten(vector[:-1], tensors)
+
+
+def test_flat_vectors_of_tensors_that_are_not_contiguous() -> None:
+    tensor = torch.arange(6.0).view(2, 3).T
+    assert torch.equal(flatten([tensor]), torch.tensor([0.0, 3.0, 1.0, 4.0, 2.0, 5.0]))
+    add_([tensor], torch.arange(6.0))
+    assert torch.equal(tensor, torch.tensor([[0.0, 4.0], [3.0, 7.0], [6.0, 10.0]]))
+
+
+@pytest.mark.parametrize("vectorised", [True, False])
+def test_dense_falls_back_to_single_products(vectorised: bool) -> None:
+    matrix = symmetric([1.0, 2.0, 3.0, 4.0, 5.0])
+
+    def rows(vectors: Tensor) -> Tensor:
+        if not vectorised:
+            raise RuntimeError("no batching rule")
+        return vectors @ matrix
+
+    counts: Counter[str] = Counter()
+    curvature = Curvature(torch.zeros(()), torch.zeros(5).double(), lambda v: matrix @ v, rows, counts, "hvp")
+    close(curvature.dense(chunk=2), matrix)
+    assert counts == {"hvp": 5}
