@@ -117,9 +117,15 @@ def main() -> None:
     mlp = ("task.eval_every=200", "task.val_size=1000")
     table.add_row(*loop_row("784-256-10 MLP, batch 128, a step", 1.02, "mlp", 200, *mlp))
     table.add_row(*loop_row("100-dimensional quadratic, a step", 1.25, "quadratic", 2000, "task.eval_every=2000"))
-    with_us, without = interleaved(process_seconds("-c", "import torch, optimizers"), process_seconds("-c", "import torch"))
+    with_us, without = interleaved(
+        process_seconds("-c", "import torch, optimizers"), process_seconds("-c", "import torch")
+    )
     table.add_row(
-        "import optimizers", f"{with_us:.2f} s", f"{without:.2f} s", f"{1e3 * (with_us - without):+.0f} ms", "under 50 ms"
+        "import optimizers",
+        f"{with_us:.2f} s",
+        f"{without:.2f} s",
+        f"{1e3 * (with_us - without):+.0f} ms",
+        "under 50 ms",
     )
     helped, empty = interleaved(process_seconds("-m", "suite", "--help"), process_seconds("-c", ""))
     table.add_row("python -m suite --help", f"{helped:.2f} s", f"{empty:.2f} s", "", "under 2 s")

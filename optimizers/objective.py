@@ -495,7 +495,7 @@ class Objective:
 
     def _differentiable_kernels(self) -> AbstractContextManager[None]:
         """Attention and recurrent kernels that can be differentiated twice (the fast ones cannot)."""
-        return _twice_differentiable(self._moment.device)
+        return _twice_differentiable(plain_rnn=bool(self._problem.recurrent) and self._moment.device.type == "cuda")
 
     def _count_gradient(self) -> None:
         self.counts["value"] += 1
@@ -511,9 +511,8 @@ class Objective:
 
 
 @contextmanager
-def _twice_differentiable(device: torch.device) -> Iterator[None]:
-    plain_rnn = torch.backends.cudnn.flags(enabled=False) if device.type == "cuda" else nullcontext()
-    with sdpa_kernel(SDPBackend.MATH), plain_rnn:
+def _twice_differentiable(plain_rnn: bool) -> Iterator[None]:
+    with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False) if plain_rnn else nullcontext():
         yield
 
 

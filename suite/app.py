@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from suite import complaints, paths
 from suite.errors import ConfigError, require_one_of
 from suite.status import Status
+from suite.status import Status
 from suite.sweep import note_outcome
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ def compose_and_run(config: DictConfig) -> None:
         else:
             raise
     note_outcome(plan, outcome)
+    if outcome.status is Status.INTERRUPTED:
+        raise KeyboardInterrupt  # the run is recorded; what remains of a sweep must not start
     if not sweeping:
         sys.exit(outcome.status.exit_code)
     if outcome.status is Status.INTERRUPTED:  # Ctrl-C is meant for the sweep, not only for the run it met

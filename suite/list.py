@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -41,7 +42,7 @@ def task_table(folders: Sequence[Path], allow: Sequence[str]) -> Table:
 def _declared(target: str, attribute: str, allow: Sequence[str]) -> str:
     """A class's declaration in words; a class that cannot be imported says so in its row."""
     try:
-        value = getattr(locate(target, allow), attribute, frozenset())
+        value: Any = getattr(locate(target, allow), attribute, frozenset())
     except ConfigError as error:
         return f"({error})"
     return value if isinstance(value, str) else ", ".join(sorted(value)) or "—"

@@ -63,7 +63,7 @@ class RunRecord:
         """How the run ended, or None while it has not."""
         try:
             return Status(json.loads(self.summary.read_text())["status"])
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return None
 
     @property

@@ -129,6 +129,8 @@ def carry_out(trial: Trial, overrides: Sequence[str], jobs: int) -> Trial:
         outcome = run(plan)
     except (ValueError, FileNotFoundError) as error:
         outcome = refuse(plan, error)
+    if outcome.status is Status.INTERRUPTED:
+        raise KeyboardInterrupt
     described = yaml.safe_load((plan.directory / "config.yaml").read_text())
     sign = 1.0 if described.get("direction") == "max" else -1.0
     value = outcome.summary.get(f"final_{outcome.metric}")
@@ -222,9 +224,12 @@ def main() -> None:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     try:
         tune(parse(sys.argv[1:]))
-    except complaints.EXPLAINED as error:
-        print(complaints.explain(error, sys.argv[1:]), file=sys.stderr)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("Interrupted. The same command goes on where this one stopped.", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -119,7 +120,7 @@ class Scalar(nn.Module):
 class Identity(nn.Module):
     """The mean of the outputs as the loss."""
 
-    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG002
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return outputs.mean()
 
 
@@ -143,12 +144,14 @@ class Problem:
 def mlp(sizes: Sequence[int] = (4, 5, 3), activation: type[nn.Module] = nn.Tanh) -> nn.Sequential:
     """Linear layers with an activation between them."""
     layers: list[nn.Module] = []
-    for before, after in zip(sizes, sizes[1:], strict=False):
+    for before, after in itertools.pairwise(sizes):
         layers += [nn.Linear(before, after), activation()]
     return nn.Sequential(*layers[:-1])
 
 
-def _build(model: Callable[[], nn.Module], loss_fn: nn.Module, inputs: Callable[[], Tensor], targets: Callable[[], Tensor]):
+def _build(
+    model: Callable[[], nn.Module], loss_fn: nn.Module, inputs: Callable[[], Tensor], targets: Callable[[], Tensor]
+):
     def build() -> Problem:
         torch.manual_seed(0)
         return Problem(model().double(), loss_fn, inputs(), targets())
@@ -215,7 +218,7 @@ RANDOM = {"dropout"}  # evaluations draw random numbers
 COUPLED = {"conv_bn"}  # an example's loss depends on its batch
 
 
-# -- references: one backward pass per row, nothing kept, nothing batched -------------------------------------------------
+# -- references: one backward pass per row, nothing kept, nothing batched ----------------------------------------------
 
 
 class Reference:

@@ -89,7 +89,7 @@ def test_damping_falls_on_a_good_model_and_rises_on_a_bad_one() -> None:
     optimizer = GGNCG(bad.model.parameters(), damping=1e-6)
     optimizer.step(bad.objective())  # a full Gauss-Newton step overshoots and must be cut
     assert optimizer.param_groups[0]["damping"] == pytest.approx(1.5e-6)
-    assert abs(float(bad.params[0])) < 3
+    assert abs(float(flat(bad))) < 3
 
 
 def test_the_ratio_is_that_of_the_first_trial() -> None:
@@ -125,18 +125,34 @@ def test_refused_step_leaves_the_parameters_bit_equal() -> None:
     assert objective.counts["value"] == 1 + 3
 
 
+def solution(monkeypatch: pytest.MonkeyPatch, x: float) -> None:
+    """Let conjugate gradients answer x."""
+
+    def answer(_product: object, b: Tensor, **_options: object) -> CGResult:
+        return CGResult(torch.full_like(b, x), b, 1, [0.0, -1.0], "iterations")
+
+    monkeypatch.setattr("optimizers.least_squares.ggn_cg.conjugate_gradients", answer)
+
+
 def test_a_direction_that_does_not_descend_cannot_raise_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    problem, _, _ = least_squares()
-    optimizer = GGNCG(problem.model.parameters())
-    objective = problem.objective()
+    """f = (2 + sin x)^2 rises from 0 and is back at pi: a sufficient decrease of a positive slope would be a rise."""
+    model = Residuals([0.0], lambda x: 2 + torch.sin(x))
+    problem = Problem(model, nn.MSELoss(), torch.zeros(1, 1), torch.zeros(1, 1).double())
+    solution(monkeypatch, torch.pi - 1e-5)
+    GGNCG(model.parameters()).step(problem.objective())
+    assert float(flat(problem)) == 0
 
-    def uphill(_product: object, b: Tensor, **_options: object) -> CGResult:
-        return CGResult(-1e-3 * b, b, 1, [0.0, 1.0], "iterations")
 
-    monkeypatch.setattr("optimizers.least_squares.ggn_cg.conjugate_gradients", uphill)
-    before = flat(problem).clone()
-    optimizer.step(objective)
-    assert torch.equal(flat(problem), before)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_solution_that_is_not_finite_is_forgotten(monkeypatch: pytest.MonkeyPatch, bad: float) -> None:
+    problem, matrix, b = least_squares()
+    optimizer = GGNCG(problem.model.parameters(), damping=0.0, tolerance=1e-14)
+    with monkeypatch.context() as patched:
+        solution(patched, bad)
+        optimizer.step(problem.objective())
+    assert not flat(problem).any()
+    optimizer.step(problem.objective())
+    close(flat(problem), torch.linalg.lstsq(matrix, b).solution)
 
 
 def test_warm_start_is_the_share_of_the_last_solution(monkeypatch: pytest.MonkeyPatch) -> None:

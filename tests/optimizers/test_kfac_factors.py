@@ -122,7 +122,7 @@ def test_exact_for_a_convolution_with_one_location() -> None:
     assert_exact_blocks(problem, observed(problem))
 
 
-# -- curvlinops -----------------------------------------------------------------------------------------------------------
+# -- curvlinops --------------------------------------------------------------------------------------------------------
 
 
 def convolutional(loss_fn: nn.Module) -> Problem:
@@ -157,7 +157,7 @@ def test_against_curvlinops(name: str) -> None:
         close(scale_of(problem) * torch.kron(state["g"], state["a"]), block(problem, layer, dense))
 
 
-# -- other Fishers, averages ----------------------------------------------------------------------------------------------
+# -- other Fishers, averages -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("loss", ["ce", "bce", "mse_sum"])

@@ -33,7 +33,9 @@ def layers_of(problem: Problem) -> list[nn.Linear | nn.Conv2d]:
     return [m for m in problem.model.modules() if supports(m)]  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("name", ["mlp_ce", "mlp_ce_sum", "mlp_mse", "mlp_mse_sum", "mlp_bce_example", "conv", "conv_bn"])
+@pytest.mark.parametrize(
+    "name", ["mlp_ce", "mlp_ce_sum", "mlp_mse", "mlp_mse_sum", "mlp_bce_example", "conv", "conv_bn"]
+)
 @pytest.mark.parametrize("l2", [0.0, 0.3])
 def test_a_step_is_the_dense_damped_solve(name: str, l2: float) -> None:
     problem = CASES[name]()
@@ -144,7 +146,7 @@ def test_cost_of_a_step_with_statistics(fisher: str, gradients: int, values: int
     assert KFAC.needs == {"layers", "sampled"}
 
 
-# -- coverage and fallback ------------------------------------------------------------------------------------------------
+# -- coverage and fallback ---------------------------------------------------------------------------------------------
 
 
 class Everything(nn.Module):
@@ -251,7 +253,7 @@ def test_a_layer_that_is_split_between_groups_or_half_managed_falls_back(missing
     assert torch.equal(first.bias, start) is missing
 
 
-# -- failures -------------------------------------------------------------------------------------------------------------
+# -- failures ----------------------------------------------------------------------------------------------------------
 
 
 def test_statistics_that_are_not_finite_are_dropped_and_counted() -> None:

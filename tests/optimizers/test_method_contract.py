@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -88,7 +89,9 @@ def batches(problem: Problem, steps: int, size: int = 12) -> list[tuple[Tensor, 
     return [(problem.inputs[index], problem.targets[index]) for index in chosen]
 
 
-def train(problem: Problem, optimizer: torch.optim.Optimizer, data: list[tuple[Tensor, Tensor]], seed: int = 0) -> list[Tensor]:
+def train(
+    problem: Problem, optimizer: torch.optim.Optimizer, data: list[tuple[Tensor, Tensor]], seed: int = 0
+) -> list[Tensor]:
     objective = problem.objective(generator=torch.Generator().manual_seed(seed))
     return [optimizer.step(objective.on(*batch)) for batch in data]  # type: ignore[arg-type,misc]
 
@@ -97,12 +100,17 @@ def values(problem: Problem) -> list[Tensor]:
     return [p.detach().clone() for p in problem.params]
 
 
+def scheduled(name: str, problem: Problem) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    optimizer = ALL[name](problem.model.named_parameters())
+    return optimizer, torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+
+
 def assert_equal(first: list[Tensor], second: list[Tensor]) -> None:
     for a, b in zip(first, second, strict=True):
         assert torch.equal(a, b)
 
 
-# -- the loop -------------------------------------------------------------------------------------------------------------
+# -- the loop ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", TORCH)
@@ -168,40 +176,42 @@ def test_precision_is_kept(name: str, dtype: torch.dtype) -> None:
     assert all(p.dtype == dtype and bool(p.isfinite().all()) for p in problem.params)
 
 
-# -- resuming -------------------------------------------------------------------------------------------------------------
+# -- resuming ----------------------------------------------------------------------------------------------------------
 
 
 @every
 @pytest.mark.parametrize("make", [small, assorted], ids=["mlp", "assorted"])
 def test_saved_in_mid_run_it_continues_bit_equal(name: str, make: Callable[[], Problem]) -> None:
-    problem = make()
-    optimizer = ALL[name](problem.model.named_parameters())
+    problem, other = make(), make()
     data = batches(problem, 12, size=5)
     generator = torch.Generator().manual_seed(0)
+    optimizer, schedule = scheduled(name, problem)
     objective = problem.objective(generator=generator)
     for batch in data[:7]:
         optimizer.step(objective.on(*batch))  # type: ignore[arg-type]
+        schedule.step()
     file = io.BytesIO()
-    saved = {"model": problem.model.state_dict(), "optimizer": optimizer.state_dict(), "rng": generator.get_state()}
-    torch.save(saved, file)
+    parts = {"model": problem.model, "optimizer": optimizer, "schedule": schedule}
+    torch.save({key: part.state_dict() for key, part in parts.items()} | {"rng": generator.get_state()}, file)
 
-    other = make()
     with torch.no_grad():
         for parameter in other.params:
             parameter.zero_()
+    resumed, resumed_schedule = scheduled(name, other)
     file.seek(0)
     loaded = torch.load(file, weights_only=True)
-    resumed = ALL[name](other.model.named_parameters())
     other.model.load_state_dict(loaded["model"])
     resumed.load_state_dict(loaded["optimizer"])
-    other_generator = torch.Generator()
-    other_generator.set_state(loaded["rng"])
-    other_objective = other.objective(generator=other_generator)
+    resumed_schedule.load_state_dict(loaded["schedule"])
+    other_objective = other.objective(generator=torch.Generator().set_state(loaded["rng"]))
     for batch in data[7:]:
         one = optimizer.step(objective.on(*batch))  # type: ignore[arg-type]
         two = resumed.step(other_objective.on(*batch))  # type: ignore[arg-type]
+        schedule.step()
+        resumed_schedule.step()
         assert torch.equal(one, two)  # type: ignore[arg-type]
         assert_equal(values(problem), values(other))
+    assert [group["lr"] for group in resumed.param_groups] == [group["lr"] for group in optimizer.param_groups]
 
 
 @every
@@ -221,7 +231,7 @@ def test_a_schedule_of_torch_acts_on_the_steps(name: str) -> None:
     assert_equal(after, values(problem))
 
 
-# -- awkward parameters and gradients -------------------------------------------------------------------------------------
+# -- awkward parameters and gradients ----------------------------------------------------------------------------------
 
 
 @every
@@ -259,7 +269,7 @@ def test_two_groups(name: str) -> None:
     named = list(problem.model.named_parameters())
     groups = [{"params": named[:2]}, {"params": named[2:], "lr": 0.0}]
     if name in WHOLE:
-        with pytest.raises(ValueError, match="group|options"):
+        with pytest.raises(ValueError, match=r"group|options"):
             ALL[name](groups).step(problem.objective())  # type: ignore[arg-type]
         return
     if name.startswith("kfac"):
@@ -312,7 +322,7 @@ def test_the_optimizer_leaves_no_graph_and_no_hook(name: str) -> None:
     assert all(p.grad is None or not p.grad.requires_grad for p in problem.params)
 
 
-# -- declarations ---------------------------------------------------------------------------------------------------------
+# -- declarations ------------------------------------------------------------------------------------------------------
 
 
 @own
@@ -356,8 +366,6 @@ def test_a_hyperparameter_out_of_range_is_named(kind: type[Method], name: str, v
 
 @pytest.mark.parametrize("kind", RANGES)
 def test_every_numeric_hyperparameter_is_checked(kind: type[Method]) -> None:
-    import inspect
-
     signature = inspect.signature(kind.__init__).parameters
     checked = {n for n, p in signature.items() if n not in ("self", "params") and not isinstance(p.default, bool)}
     assert checked == set(RANGES[kind])

@@ -131,7 +131,7 @@ def test_damping_adapts() -> None:
 
 def test_refused_steps_leave_the_parameters_and_raise_the_damping() -> None:
     class Cliff(nn.Module):
-        def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG002
+        def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
             square = outputs.square().sum()
             return torch.where(square.detach() == 5.0, square, square + float("inf"))
 

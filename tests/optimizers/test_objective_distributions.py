@@ -34,14 +34,16 @@ def output_gradients(objective: Objective) -> Tensor:
     return parameter.grad
 
 
-# -- sampled --------------------------------------------------------------------------------------------------------------
+# -- sampled -----------------------------------------------------------------------------------------------------------
 
 
 def rows_objective(loss_fn: nn.Module, logits: list[float], count: int) -> tuple[Objective, Tensor]:
     """An objective whose outputs are `count` equal rows, each a parameter of its own so that gradients stay apart."""
     table = torch.tensor(logits, dtype=torch.float64).repeat(count, 1)
     model = nn.Embedding.from_pretrained(table, freeze=False)
-    targets = torch.zeros(count, dtype=torch.long) if isinstance(loss_fn, nn.CrossEntropyLoss) else torch.zeros_like(table)
+    targets = (
+        torch.zeros(count, dtype=torch.long) if isinstance(loss_fn, nn.CrossEntropyLoss) else torch.zeros_like(table)
+    )
     return Objective(model, loss_fn, torch.arange(count), targets), table
 
 
@@ -133,7 +135,7 @@ def test_mean_of_sampled_gradients_outer_products_is_the_fisher() -> None:
     assert float((total / draws - ggn).norm() / ggn.norm()) < 0.05
 
 
-# -- fisher_roots ---------------------------------------------------------------------------------------------------------
+# -- fisher_roots ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -165,7 +167,7 @@ def test_a_root_is_an_objective_with_a_constant_output_gradient() -> None:
         close(gradient, expected)
 
 
-# -- fresh ----------------------------------------------------------------------------------------------------------------
+# -- fresh -------------------------------------------------------------------------------------------------------------
 
 
 def test_fresh_is_another_batch_of_the_same_step() -> None:
@@ -194,7 +196,7 @@ def test_fresh_does_not_move_running_statistics() -> None:
         assert torch.equal(buffer, before[name])
 
 
-# -- scale and terms ------------------------------------------------------------------------------------------------------
+# -- scale and terms ---------------------------------------------------------------------------------------------------
 
 SCALES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], float, int]] = {
     "ce": (nn.CrossEntropyLoss, (6, 3), 1.0, 6),

@@ -21,7 +21,11 @@ def problem_with(loss_fn: nn.Module, classes: bool = False) -> Problem:
 @pytest.mark.parametrize("oracle", ["sampled", "fisher_roots"])
 @pytest.mark.parametrize(
     ("loss_fn", "classes"),
-    [(nn.HuberLoss(), False), (nn.CrossEntropyLoss(label_smoothing=0.1), True), (nn.CrossEntropyLoss(torch.ones(3).double()), True)],
+    [
+        (nn.HuberLoss(), False),
+        (nn.CrossEntropyLoss(label_smoothing=0.1), True),
+        (nn.CrossEntropyLoss(torch.ones(3).double()), True),
+    ],
 )
 def test_no_distribution_no_samples(oracle: str, loss_fn: nn.Module, classes: bool) -> None:
     objective = problem_with(loss_fn, classes).objective()
@@ -44,9 +48,9 @@ def test_jacobian_wants_targets_of_the_outputs_shape() -> None:
 
 
 def _norm(track: bool, training: bool) -> Callable[[], nn.Module]:
-    return lambda: nn.Sequential(
-        nn.Linear(4, 5), nn.BatchNorm1d(5, track_running_stats=track), nn.Linear(5, 3)
-    ).train(training)
+    return lambda: nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5, track_running_stats=track), nn.Linear(5, 3)).train(
+        training
+    )
 
 
 @pytest.mark.parametrize(("track", "training"), [(True, True), (False, True), (False, False)])
@@ -100,3 +104,11 @@ def test_a_model_needs_a_trainable_parameter() -> None:
 
 def test_unsupported_is_a_value_error() -> None:
     assert issubclass(Unsupported, ValueError)
+
+
+def test_a_root_of_the_fisher_has_no_targets() -> None:
+    objective = problem_with(nn.MSELoss()).objective()
+    root = next(iter(objective.fisher_roots()))
+    for oracle in (root.per_example_grads, root.jacobian):
+        with pytest.raises(Unsupported, match="no targets"):
+            oracle()

@@ -55,13 +55,13 @@ def snapshot(problem: Problem) -> dict[str, object]:
         "parameters": {name: p.detach().clone() for name, p in model.named_parameters()},
         "requires_grad": {name: p.requires_grad for name, p in model.named_parameters()},
         "identity": [id(p) for p in model.parameters()],
-        "buffers": {name: b.clone() for name, b in model.named_buffers() if "running" not in name and "num" not in name},
+        "buffers": {
+            name: b.clone() for name, b in model.named_buffers() if "running" not in name and "num" not in name
+        },
         "buffer_identity": [id(b) for b in model.buffers()],
         "modes": [m.training for m in model.modules()],
         "tracking": [getattr(m, "track_running_stats", None) for m in model.modules()],
-        "hooks": [
-            len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules()
-        ],
+        "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules()],
         "recurrent": [[id(w) for w in m._flat_weights] for m in model.modules() if isinstance(m, nn.RNNBase)],
         "attributes": [sorted(vars(m)) for m in model.modules()],
         "grad_enabled": torch.is_grad_enabled(),
@@ -88,7 +88,7 @@ def assert_same(before: object, after: object) -> None:
         assert before == after
 
 
-# -- rule 1: random state -------------------------------------------------------------------------------------------------
+# -- rule 1: random state ----------------------------------------------------------------------------------------------
 
 
 def test_every_evaluation_of_a_step_sees_the_same_masks() -> None:
@@ -118,7 +118,9 @@ def test_numbers_drawn_between_creation_and_first_evaluation_do_not_matter() -> 
     torch.rand(3)
     first = objective()
     torch.rand(5)
+    state = torch.get_rng_state()
     assert torch.equal(objective.value(), first)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("oracle", ORACLES)
@@ -144,6 +146,7 @@ def test_a_failing_forward_gives_the_generator_back() -> None:
     problem = CASES["dropout"]()
     objective = problem.objective()
     objective()
+    torch.rand(3)
     state = torch.get_rng_state()
     broken = problem.model.register_forward_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("boom")))
     with pytest.raises(RuntimeError, match="boom"):
@@ -163,7 +166,7 @@ def test_dropout_in_a_recurrent_layer() -> None:
     close(objective.per_example_grads().mean(0), objective.gradient())
 
 
-# -- rule 2: running statistics -------------------------------------------------------------------------------------------
+# -- rule 2: running statistics ----------------------------------------------------------------------------------------
 
 
 def plain_statistics(problem: Problem, steps: int) -> dict[str, Tensor]:
@@ -237,7 +240,7 @@ def test_training_with_batch_normalisation_equals_a_plain_loop() -> None:
         assert torch.equal(mine, other), name
 
 
-# -- rule 3: kept graphs --------------------------------------------------------------------------------------------------
+# -- rule 3: kept graphs -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -292,7 +295,7 @@ def test_fused_attention_is_used_outside_of_curvature() -> None:
     assert seen == [True, False, False]
 
 
-# -- rule 4: nothing is left behind ---------------------------------------------------------------------------------------
+# -- rule 4: nothing is left behind ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "oracle"), PAIRS)
@@ -318,9 +321,14 @@ def test_nothing_is_left_behind(name: str, oracle: str) -> None:
 def test_capture_removes_its_hooks_when_the_block_raises() -> None:
     problem = CASES["mlp_ce"]()
     objective = problem.objective()
-    with pytest.raises(RuntimeError, match="boom"), objective.capture():
-        assert any(m._forward_hooks for m in problem.model.modules())
-        raise RuntimeError("boom")
+
+    def interrupted() -> None:
+        with objective.capture():
+            assert any(m._forward_hooks for m in problem.model.modules())
+            raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        interrupted()
     assert not any(m._forward_hooks for m in problem.model.modules())
 
 
@@ -338,7 +346,7 @@ def test_gradients_are_replaced_not_accumulated() -> None:
     assert torch.equal(objective.gradient(), first)
 
 
-# -- rule 5: numbers that are not finite ----------------------------------------------------------------------------------
+# -- rule 5: numbers that are not finite -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["mlp_ce", "mlp_bce", "mlp_mse"])

@@ -1,0 +1,228 @@
+"""Runs in this process: one thread, nothing sent anywhere, all results in the test's own folder."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf, open_dict
+
+import suite.app
+from suite import paths
+from suite.build import locate
+from suite.plan import Plan
+from suite.run import Outcome, run
+from suite.summary import Summary
+
+QUICK = ("scale=quick", "threads=1", "device=cpu", "wandb.mode=disabled")
+UNREPEATABLE = ("seconds", "seconds_per_step", "target_seconds")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that has ended, and what it left on disk."""
+
+    plan: Plan
+    outcome: Outcome
+
+    @property
+    def summary(self) -> Summary:
+        return self.outcome.summary
+
+    @property
+    def status(self) -> str:
+        return str(self.summary["status"])
+
+    @property
+    def directory(self) -> Path:
+        return self.plan.directory
+
+    @cached_property
+    def rows(self) -> list[dict[str, str]]:
+        return read_rows(self.directory)
+
+    @property
+    def repeatable_rows(self) -> list[dict[str, str]]:
+        """The history without the column that no two runs share."""
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in self.rows]
+
+    @property
+    def repeatable_summary(self) -> Summary:
+        return {key: value for key, value in self.summary.items() if key not in UNREPEATABLE}
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        return dict(yaml.safe_load((self.directory / "config.yaml").read_text()))
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        return dict(json.loads((self.directory / "environment.json").read_text()))
+
+    @cached_property
+    def checkpoint(self) -> dict[str, Any]:
+        return dict(torch.load(self.directory / "checkpoint.pt", weights_only=True))
+
+    def column(self, name: str) -> list[float]:
+        """The numbers of a column, its empty cells left out."""
+        return [float(row[name]) for row in self.rows if row[name] != ""]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command ended with and printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+def read_rows(directory: Path) -> list[dict[str, str]]:
+    with (directory / "history.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="session")
+def measured_costs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The oracle costs that all tests share: measured once, and the same for every run that is compared."""
+    return tmp_path_factory.mktemp("costs")
+
+
+@pytest.fixture
+def results(tmp_path: Path, measured_costs: Path) -> Path:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "costs").symlink_to(measured_costs)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def contained(results: Path) -> Iterator[None]:
+    """One thread, results in the test's folder, and the process as it was afterwards."""
+    torch.set_num_threads(1)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with mock.patch.dict(os.environ):
+        for name in [name for name in os.environ if name.startswith(("WANDB_", "SUITE_", "HYDRA_"))]:
+            del os.environ[name]
+        os.environ.update(SUITE_RESULTS=str(results), KINETO_LOG_LEVEL="99")
+        yield
+    GlobalHydra.instance().clear()
+    assert {number: signal.getsignal(number) for number in handlers} == handlers
+
+
+@pytest.fixture
+def planned(results: Path) -> Callable[..., Plan]:
+    """Compose a configuration as the command does: `planned("optimizer=sgd", "task=mlp", workers=2)`."""
+
+    def make(*overrides: str, **circumstances: Any) -> Plan:
+        config, optimizer, task = composed(overrides)
+        command = suite.app.as_command(overrides)
+        given = {"experiment": None, "results": results, "command": command, **circumstances}
+        return Plan(copy.deepcopy(config), optimizer, task, **given)
+
+    return make
+
+
+@cache
+def composed(overrides: tuple[str, ...]) -> tuple[dict[str, Any], str, str]:
+    """The resolved configuration and the names of its optimizer and task."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(paths.CONFIGS), version_base="1.3"):
+        config = compose("config", [*QUICK, *overrides], return_hydra_config=True)
+    choices = config.hydra.runtime.choices
+    with open_dict(config):
+        del config["hydra"]
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    return plain, choices["optimizer"], choices["task"]
+
+
+@pytest.fixture
+def train(planned: Callable[..., Plan]) -> Callable[..., Finished]:
+    """Carry out, in this process, the run that the overrides ask for."""
+
+    def carry_out(*overrides: str, **circumstances: Any) -> Finished:
+        plan = planned(*overrides, **circumstances)
+        return Finished(plan, run(plan))
+
+    return carry_out
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """`python -m suite ...` in this process, at quick size unless told otherwise."""
+
+    def call(*arguments: str) -> Said:
+        options = [argument for argument in arguments if argument.startswith("-")]
+        overrides = [argument for argument in arguments if not argument.startswith("-")]
+        monkeypatch.setattr(sys, "argv", ["suite", *options, *QUICK, *overrides])
+        GlobalHydra.instance().clear()
+        capsys.readouterr()
+        code: Any = 0
+        try:
+            suite.app.main()
+        except SystemExit as error:
+            code = error.code
+        printed = capsys.readouterr()
+        return Said(code or 0, printed.out, printed.err)
+
+    return call
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], str]]:
+    """Write a module of the user's own, importable in this test: `module("mine", source)`; gives its name."""
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    written: list[str] = []
+
+    def write(name: str, source: str) -> str:
+        (folder / f"{name}.py").write_text(source)
+        written.append(name)
+        return name
+
+    yield write
+    for name in written:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def at_batch() -> Callable[[Plan, int, Callable[[], object]], AbstractContextManager[None]]:
+    """Call something when the training data of a step, counted from 1, is drawn: `with at_batch(plan, 5, act): ...`."""
+
+    @contextmanager
+    def arrange(plan: Plan, step: int, act: Callable[[], object]) -> Iterator[None]:
+        kind: Any = locate(plan.config["task"]["_target_"], plan.config["allow"])
+        original = kind.batches
+
+        def batches(self: Any, split: str, seed: int, start: int = 0) -> Iterator[Any]:
+            for number, batch in enumerate(original(self, split, seed, start), start + 1):
+                if split == "train" and number == step:
+                    act()
+                yield batch
+
+        with mock.patch.object(kind, "batches", batches):
+            yield
+
+    return arrange
+
+
+@pytest.fixture
+def root() -> Path:
+    """The repository."""
+    return paths.ROOT

@@ -1,0 +1,54 @@
+"""The README's examples are complete: its files are written, its commands typed, its script run, in an empty folder."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+FILE = re.compile(r"`(mine/[\w./]+)`:\n\n```\w+\n(.*?)```", re.DOTALL)
+COMMAND = re.compile(r"^PYTHONPATH=mine (python .*)$", re.MULTILINE)
+SCRIPT = re.compile(r"## In your own script\n\n```python\n(.*?)```", re.DOTALL)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    files = FILE.findall(README)
+    assert len(files) == 4
+    for name, content in files:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return tmp_path
+
+
+def test_an_optimizer_and_a_task_of_ones_own_run_as_the_readme_says(folder: Path) -> None:
+    commands = COMMAND.findall(README)
+    assert len(commands) == 2
+    environment = {**os.environ, "PYTHONPATH": "mine", "SUITE_RESULTS": str(folder / "results")}
+    for command in commands:
+        words = [*shlex.split(command)[1:], "scale=quick", "threads=1", "wandb.mode=disabled"]
+        done = subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "done" in done.stdout
+    runs = {str(path.parent.relative_to(folder)) for path in (folder / "results/runs").glob("*/*/*/summary.json")}
+    pairs = {tuple(run.split("/")[2:4]) for run in runs}
+    assert pairs == {("mlp", "sign_descent"), ("sine", "adam"), ("sine", "kfac")}
+
+
+def test_the_script_runs(tmp_path: Path) -> None:
+    (code,) = SCRIPT.findall(README)
+    script = tmp_path / "script.py"
+    script.write_text("import torch\ntorch.manual_seed(0)\ntorch.set_num_threads(1)\n" + code)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    loss = float(done.stdout.split()[0])
+    assert loss < 1.0  # log(3) = 1.0986 before the first step
+
+
+def test_readme_is_short_enough_to_be_read() -> None:
+    assert len(README.splitlines()) < 200
