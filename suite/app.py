@@ -12,9 +12,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from suite import complaints, paths
+from suite import complaints, paths, resolvers
 from suite.errors import ConfigError, require_one_of
-from suite.status import Status
 from suite.status import Status
 from suite.sweep import note_outcome
 
@@ -22,17 +21,9 @@ if TYPE_CHECKING:
     from suite.plan import Plan
 
 
-SCALES = ("quick", "small", "full")
 REFUSALS = (ValueError, FileNotFoundError, ImportError)  # ConfigError is a ValueError
 
-
-def _size(quick: Any, small: Any, full: Any, *, _root_: DictConfig) -> Any:
-    """The resolver behind `${size:QUICK,SMALL,FULL}`: the value for the configuration's scale."""
-    return (quick, small, full)[SCALES.index(_root_._get_node("scale")._value())]  # type: ignore[union-attr]
-
-
-OmegaConf.register_new_resolver("size", _size, replace=True)
-OmegaConf.register_new_resolver("results", lambda: str(paths.results()), replace=True)
+resolvers.register()
 
 
 @hydra.main(version_base="1.3", config_path=str(paths.CONFIGS), config_name="config")
@@ -57,8 +48,6 @@ def compose_and_run(config: DictConfig) -> None:
         else:
             raise
     note_outcome(plan, outcome)
-    if outcome.status is Status.INTERRUPTED:
-        raise KeyboardInterrupt  # the run is recorded; what remains of a sweep must not start
     if not sweeping:
         sys.exit(outcome.status.exit_code)
     if outcome.status is Status.INTERRUPTED:  # Ctrl-C is meant for the sweep, not only for the run it met
@@ -69,7 +58,7 @@ def plan_of(config: DictConfig) -> Plan:
     """The plan that a composed configuration describes, with what Hydra knows of its circumstances."""
     from suite.plan import Plan
 
-    require_one_of("scale", config.scale, SCALES)
+    require_one_of("scale", config.scale, resolvers.SCALES)
     hydra_config = HydraConfig.get()
     choices = hydra_config.runtime.choices
     plain: Any = OmegaConf.to_container(config, resolve=True)

@@ -112,10 +112,12 @@ def carry_out(trial: Trial, overrides: Sequence[str], jobs: int) -> Trial:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    import suite.app  # registers the resolvers
+    from suite import resolvers
+    from suite.app import as_command
     from suite.plan import Plan
     from suite.run import refuse, run
 
+    resolvers.register()
     settings = [f"optimizer.{name}={value}" for name, value in trial.settings.items()]
     pair = [f"optimizer={trial.optimizer}", f"task={trial.task}", f"seed={TUNING_SEED}", "~tuned"]
     given = [*pair, "threads=1", *overrides, *settings]
@@ -124,7 +126,7 @@ def carry_out(trial: Trial, overrides: Sequence[str], jobs: int) -> Trial:
         config = compose("config", [*given, "wandb.mode=disabled", "wandb.job_type=tune"])
     plain: Any = OmegaConf.to_container(config, resolve=True)
     folder = paths.results() / "tune"
-    plan = Plan(plain, trial.optimizer, trial.task, "tune", folder, suite.app.as_command(given), workers=jobs)
+    plan = Plan(plain, trial.optimizer, trial.task, "tune", folder, as_command(given), workers=jobs)
     try:
         outcome = run(plan)
     except (ValueError, FileNotFoundError) as error:
@@ -224,8 +226,8 @@ def main() -> None:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     try:
         tune(parse(sys.argv[1:]))
-    except ConfigError as error:
-        print(error, file=sys.stderr)
+    except complaints.EXPLAINED as error:
+        print(complaints.explain(error, sys.argv[1:]), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("Interrupted. The same command goes on where this one stopped.", file=sys.stderr)
