@@ -106,11 +106,5 @@ def main() -> None:
     """Run the command and turn what is wrong with a request into a message and exit code 2."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own notes would land between ours
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the explanation is ours
-    try:
+    with complaints.answered(sys.argv[1:]):
         compose_and_run()
-    except complaints.EXPLAINED as error:
-        print(complaints.explain(error, sys.argv[1:]), file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("Interrupted. The same command goes on where this one stopped.", file=sys.stderr)
-        sys.exit(130)

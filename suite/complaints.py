@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,22 @@ from suite.errors import ConfigError, did_you_mean
 
 EXPLAINED = (ConfigError, ConfigCompositionException, HydraException, OmegaConfBaseException)
 OVERRIDE = re.compile(r"Could not (?:override|append|delete)[^']*'(?P<key>[^'=]+)")
+
+
+@contextmanager
+def answered(arguments: Sequence[str]) -> Iterator[None]:
+    """End the process with a message and the right exit code for whatever stops a command from the outside."""
+    try:
+        yield
+    except EXPLAINED as error:
+        print(explain(error, arguments), file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("Interrupted. The same command goes on where this one stopped.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenExecutor:
+        print("A worker was killed. The same command goes on where this one stopped.", file=sys.stderr)
+        sys.exit(1)
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:

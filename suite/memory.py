@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
+
+MARK = "suite: the measured step"
+Step = Callable[[], object]
 
 
 class Stateful(Protocol):
@@ -24,25 +28,31 @@ def state_bytes(optimizer: Stateful) -> int:
     return sum(storages.values())
 
 
-def peak_bytes(step: Callable[[], object], resident: int, device: torch.device) -> int:
-    """The most bytes that tensors occupied during a step, `resident` of them before it.
+def peak_bytes(prepare: Callable[[], Step], resident: int, device: torch.device) -> int:
+    """The most bytes that tensors occupied during the step that `prepare` gives, `resident` of them before all this.
 
     On CUDA it is the allocator's figure; on the CPU the running sum of the profiler's allocation events, which is exact
-    and repeatable.
+    and repeatable. The profiler knows only blocks it saw allocated, so what a step may free is made in `prepare`.
     """
     if device.type == "cuda":
+        step = prepare()
         torch.cuda.reset_peak_memory_stats(device)
         step()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
-        step()
+        step = prepare()
+        with record_function(MARK):
+            step()
     trace: Any = profiler.profiler
-    events = [event for event in trace.kineto_results.events() if event.name() == "[memory]"]
-    level = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        level += event.nbytes()
-        peak = max(peak, level)
+    events = trace.kineto_results.events()
+    began = next(event.start_ns() for event in events if event.name() == MARK)
+    changes = [(event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"]
+    level = peak = sum(size for time, size in changes if time < began)
+    for time, size in sorted(changes, key=itemgetter(0)):
+        if time >= began:
+            level += size
+            peak = max(peak, level)
     return resident + peak
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -143,19 +143,16 @@ class Training:
 
     def _warm_up(self) -> int:
         """Two untimed steps of a copy, the second one's memory measured; a compiled model is compiled here."""
-        twin = self.task.model(stream(self.plan.seed, "model"))
-        optimizer = self._build_optimizer(twin)
-        objective = self._objective(twin)
         batch = next(self.task.batches("train", stream(self.plan.seed, "data")))
-        optimizer.step(objective)
-        resident = [
-            *twin.parameters(),
-            *twin.buffers(),
-            *batch,
-            *(p.grad for p in twin.parameters() if p.grad is not None),
-        ]
-        known = sum(tensor.nbytes for tensor in resident) + memory.state_bytes(optimizer)
-        return memory.peak_bytes(lambda: optimizer.step(objective.on(*batch)), known, self.place)
+
+        def first() -> memory.Step:
+            twin = self.task.model(stream(self.plan.seed, "model"))
+            optimizer = self._build_optimizer(twin)
+            objective = self._objective(twin)
+            optimizer.step(objective)
+            return lambda: optimizer.step(objective.on(*batch))
+
+        return memory.peak_bytes(first, sum(tensor.nbytes for tensor in batch), self.place)
 
     # -- training ------------------------------------------------------------------------------------------------------
 
@@ -192,7 +189,7 @@ class Training:
         eval_every = self.task.eval_every
         batches = self.task.batches("train", stream(self.plan.seed, "data"), start=self.step)
         objective, optimizer, schedule, clock = self.objective, self.optimizer, self.schedule, self.clock
-        with ProgressLine(self.plan.title, steps, enabled=self.plan.workers == 1) as progress:
+        with log, ProgressLine(self.plan.title, steps, enabled=self.plan.workers == 1) as progress:
             while self.step < steps:
                 inputs, targets = next(batches)
                 current = objective.on(inputs, targets)
@@ -364,6 +361,13 @@ class _Log:
     def __init__(self, history: History, tracker: Tracker) -> None:
         self.history = history
         self.tracker = tracker
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        """However training ends, what was logged is on disk."""
+        self.flush()
 
     def write(self, row: Row, *, flush: bool = False) -> None:
         """Append a row; with `flush` all rows so far are on disk afterwards, and the mirror shows this one.

@@ -224,14 +224,8 @@ def _count(name: str, text: str) -> int:
 def main() -> None:
     """The command line."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    try:
+    with complaints.answered(sys.argv[1:]):
         tune(parse(sys.argv[1:]))
-    except complaints.EXPLAINED as error:
-        print(complaints.explain(error, sys.argv[1:]), file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("Interrupted. The same command goes on where this one stopped.", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":
