@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from operator import itemgetter
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.autograd.profiler import profile, record_function
 
 MARK = "suite: the measured step"
 Step = Callable[[], object]
@@ -40,20 +42,35 @@ def peak_bytes(prepare: Callable[[], Step], resident: int, device: torch.device)
         step()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
+    # torch.profiler's own profile would spend seconds on its table of operators
+    with _no_collection(), profile(profile_memory=True) as profiler:
         step = prepare()
         with record_function(MARK):
             step()
-    trace: Any = profiler.profiler
-    events = trace.kineto_results.events()
-    began = next(event.start_ns() for event in events if event.name() == MARK)
-    changes = [(event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"]
+    trace: Any = profiler.kineto_results
+    events = trace.events()
+    began: int = next(event.start_ns() for event in events if event.name() == MARK)
+    changes: list[tuple[int, int]] = [
+        (event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"
+    ]
     level = peak = sum(size for time, size in changes if time < began)
     for time, size in sorted(changes, key=itemgetter(0)):
         if time >= began:
             level += size
             peak = max(peak, level)
     return resident + peak
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """The garbage collector would free what earlier runs of the process left, in the midst of a measurement."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

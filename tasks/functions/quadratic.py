@@ -66,7 +66,7 @@ class Quadratic(FunctionTask):
         problem_seed: int = 0,
         steps: int = 2000,
         eval_every: int = 20,
-        target: float | None = None,
+        target: float | None = 1e-6,
     ) -> None:
         require_at_least(2, dimension=dimension)
         require_at_least(1, condition=condition)

@@ -36,7 +36,7 @@ class Rosenbrock(FunctionTask):
         spread: float = 0.1,
         steps: int = 5000,
         eval_every: int = 50,
-        target: float | None = None,
+        target: float | None = 1e-6,
     ) -> None:
         require_at_least(2, dimension=dimension)
         require_at_least(0, spread=spread)

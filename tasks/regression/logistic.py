@@ -54,7 +54,7 @@ class Logistic(DataTask):
         batch_size: int | None = None,
         steps: int = 1000,
         eval_every: int = 10,
-        target: float | None = None,
+        target: float | None = 1e-6,
     ) -> None:
         require_positive(l2=l2)
         self.l2 = l2

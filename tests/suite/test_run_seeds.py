@@ -72,4 +72,4 @@ def test_the_streams_of_a_seed_are_apart_and_fixed() -> None:
 
     assert len(set(numbers)) == len(numbers)
     assert all(0 <= number < 2**62 for number in numbers)
-    assert stream(0, "model") == 3026846138943949044  # another number would change every recorded run
+    assert stream(0, "model") == 2779012397423528214  # another number would change every recorded run
