@@ -101,9 +101,11 @@ class Training:
         node = self.plan.config["schedule"]
         return construct(node, self.optimizer) if node.get("_target_") else None
 
-    def _objective(self, model: torch.nn.Module) -> Objective:
+    def _objective(self, model: torch.nn.Module, compiled: bool | None = None) -> Objective:
+        """The first mini-batch's loss; `compiled` is the plan's choice unless it is given."""
         inputs, targets = next(self.task.batches("train", stream(self.plan.seed, "data")))
-        forward: Any = torch.compile(model) if self.plan.config["compile"] else model
+        compiled = self.plan.config["compile"] if compiled is None else compiled
+        forward: Any = torch.compile(model) if compiled else model
         return Objective(
             forward, self.task.loss_fn, inputs, targets, l2=self.task.l2, sampler=self._fresh,
             generator=self.generator, autocast=self.plan.precision == "bf16",
@@ -138,7 +140,9 @@ class Training:
         ]
         path = self.plan.results / "costs" / f"{self.plan.task}-{digest(facts)}.json"
         return costs.load_or_measure(
-            path, lambda: costs.measure(self.task, self._objective(self.task.model(0)), self.clock)
+            # products need a graph that a compiled model does not keep
+            path,
+            lambda: costs.measure(self.task, self._objective(self.task.model(0), compiled=False), self.clock),
         )
 
     def _warm_up(self) -> int:

@@ -1,0 +1,221 @@
+"""What the command line says: outcomes on standard output, refusals on standard error with exit code 2."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from suite import list as listing
+from suite import registry
+
+Command = Callable[..., Any]
+Module = Callable[[str, str], str]
+
+SGD = ("optimizer=sgd", "task=quadratic", "steps=3")
+
+
+@pytest.mark.parametrize(
+    ("group", "typo", "meant"),
+    [
+        ("optimizer", "sdg", "sgd"),
+        ("optimizer", "kfax", "kfac"),
+        ("task", "quadratc", "quadratic"),
+        ("schedule", "cosin", "cosine"),
+        ("experiment", "quik", "quick"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_closest_and_all_names(
+    command: Command, group: str, typo: str, meant: str
+) -> None:
+    said = command(f"{group}={typo}")
+
+    assert (said.code, said.out) == (2, "")
+    assert f"There is no {group} {typo!r}. Did you mean {meant}?" in said.err
+    assert f"Known: {', '.join(registry.names(group))}\n" in said.err
+    assert "Traceback" not in said.err
+
+
+def test_a_name_of_a_sweeps_list_is_refused_before_any_run(command: Command, results: Path) -> None:
+    said = command("-m", "optimizer=sgd,sdg", "task=quadratic", "steps=3")
+
+    assert (said.code, said.out) == (2, "")
+    assert "There is no optimizer 'sdg'. Did you mean sgd?" in said.err
+    assert not (results / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "known"),
+    [
+        (("optimizer=adam", "optimizer.beta=1"), "optimizer adam has no 'beta'. Did you mean betas?", "lr, betas, eps,"),
+        (("optimizer.lrr=1",), "optimizer adamw has no 'lrr'. Did you mean lr?", "lr, betas"),
+        (("optimizer=muon", "optimizer.hidden.lrr=1"), "Did you mean hidden.lr", "hidden.lr, hidden.momentum"),
+        (("optimizer=muon", "task=mlp", "+optimizer.rest.lrr=1"), "torch.optim.AdamW has no hyperparameter 'lrr'", "lr,"),
+        (("optimizer=sgd", "+optimizer.lrr=1"), "torch.optim.SGD has no hyperparameter 'lrr'. Did you mean lr?", "lr,"),
+        (("task=mlp", "task.hiden=[8]"), "task mlp has no 'hiden'. Did you mean hidden?", "data, hidden, "),
+        (("-m", "optimizer=adam,sgd", "optimizer.betas=[0,0]"), "optimizer sgd has no 'betas'.", "lr, weight_decay"),
+        (("-m", "task=quadratic,mlp", "task.noise=1"), "task mlp has no 'noise'.", "data, hidden, "),
+        (("schedule=cosine", "schedule.Tmax=3"), "schedule cosine has no 'Tmax'. Did you mean T_max?", "T_max"),
+        (("wandb.modee=offline",), "wandb has no 'modee'. Did you mean mode?", "mode, project, job_type"),
+        (("stepss=3",), "There is no setting 'stepss'. Did you mean steps?", "seed, steps, stop_at_target, target, task"),
+        (("wandbb.mode=offline",), "There is no setting 'wandbb.mode'. Did you mean wandb?", "wandb"),
+        (("~optimizer.rate",), "optimizer adamw has no 'rate'.", "lr, betas"),
+    ],
+)  # fmt: skip
+def test_an_unknown_key_is_refused_with_the_closest_and_all_keys(
+    command: Command, arguments: tuple[str, ...], message: str, known: str
+) -> None:
+    said = command(*arguments)
+
+    assert (said.code, said.out) == (2, "")
+    assert message in said.err
+    assert known in re.split(r"It has: |Known: ", said.err)[1]
+    assert "search" not in said.err
+    assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("scale=quik", "scale=quik is not one of quick, small, full. Did you mean quick?"),
+        ("precision=float23", "precision=float23 is not one of auto, float32, float64, bf16. Did you mean"),
+        ("wandb.mode=offlin", "wandb.mode=offlin is not one of offline, online, disabled. Did you mean"),
+        ("device=banana", "device=banana is not a device; use auto, cpu or cuda"),
+        ("steps=0", "steps must be a whole number above 0, got 0"),
+        ("steps=2.5", "steps must be a whole number above 0, got 2.5"),
+        ("seed=one", "seed must be a whole number, got 'one'"),
+        ("target=high", "target must be a number or null, got 'high'"),
+        ("threads=0", "threads must be auto or a whole number from 1 on, got 0"),
+        ("force=maybe", "force must be true or false, got 'maybe'"),
+        ("optimizer.lr=-1", "Invalid learning rate: -1"),
+        ("optimizer.lr=fast", "torch.optim.SGD cannot be made from lr='fast'"),
+        ("task.dimension=1", "dimension must be at least 2, got 1"),
+        ("task.spectrum=lin", "spectrum must be one of log, linear, clustered, got 'lin'"),
+        ("task.eval_every=0", "eval_every must be above 0, got 0"),
+        ("optimizer._target_=os.system", "os.system is not on the allow-list (optimizers, tasks, torch.optim)"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_before_training(
+    command: Command, results: Path, argument: str, message: str
+) -> None:
+    said = command(*SGD, argument)
+
+    assert (said.code, said.out) == (2, "")
+    assert message in said.err
+    assert "Traceback" not in said.err
+    assert not (results / "runs").exists()
+
+
+def test_a_hyperparameter_of_our_own_methods_is_refused_by_name_and_value(command: Command) -> None:
+    said = command("optimizer=kfac", "task=mlp", "optimizer.damping=-1")
+    assert (said.code, said.err) == (2, "damping must be a number in (0, inf), got -1\n")
+
+
+def test_an_absent_data_set_is_refused_with_the_command_that_brings_it(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUITE_DATA", str(tmp_path / "empty"))
+    said = command("optimizer=sgd", "task=mlp", "task.data=mnist")
+
+    assert (said.code, said.out) == (2, "")
+    assert "python scripts/fetch_data.py mnist" in said.err
+    assert str(tmp_path / "empty") in said.err
+
+
+def test_a_run_says_how_it_went_and_where_its_record_is(command: Command, results: Path) -> None:
+    said = command(*SGD)
+    (directory,) = (results / "runs/quadratic/sgd").iterdir()
+
+    assert (said.code, said.err) == (0, "")
+    outcome, place = said.out.splitlines()
+    assert re.fullmatch(r"sgd on quadratic, seed 0: done, gap [\d.]+, 0\.0 s of steps", outcome)
+    assert place.strip() == str(directory)
+
+    again = command(*SGD)
+    assert again.code == 0
+    assert "(done before, skipped; force=true repeats it)" in again.out
+    assert "skipped" not in command(*SGD, "force=true").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "word"),
+    [
+        (("optimizer=kfac", "task=quadratic"), 2, "unsupported: kfac needs layers, which quadratic does not offer"),
+        (("optimizer=sgd", "task=quadratic", "optimizer.lr=1e200"), 0, "diverged"),
+        (("optimizer=sgd", "task=quadratic", "max_seconds=1e-9"), 0, "timeout"),
+        (("optimizer=sgd", "task=quadratic", "target=100", "stop_at_target=true"), 0, "target"),
+    ],
+)
+def test_the_exit_code_tells_whether_the_request_could_be_met(
+    command: Command, arguments: tuple[str, ...], code: int, word: str
+) -> None:
+    said = command(*arguments)
+    assert said.code == code
+    assert f"seed 0: {word}" in said.out
+
+
+def test_an_error_in_training_shows_its_traceback_and_exits_with_one(command: Command, module: Module) -> None:
+    source = "import torch\nclass Broken(torch.optim.SGD):\n    def step(self, closure):\n        raise KeyError('gone')\n"
+    name = module("broken_optimizer", source)
+    said = command(*SGD, f"optimizer._target_={name}.Broken", f"allow=[{name}]")
+
+    assert said.code == 1
+    assert "seed 0: error: KeyError: 'gone'" in said.out
+    assert "Traceback" in said.err
+
+
+def test_an_error_in_a_constructor_that_no_one_expects_is_not_hidden(command: Command, module: Module) -> None:
+    name = module("broken_constructor", "def make(params, lr, weight_decay):\n    raise ZeroDivisionError('oh')\n")
+    with pytest.raises(ZeroDivisionError):
+        command(*SGD, f"optimizer._target_={name}.make", f"allow=[{name}]")
+
+
+def test_the_recorded_command_repeats_the_run(command: Command, results: Path) -> None:
+    command(*SGD, "optimizer.lr=0.25")
+    (directory,) = (results / "runs/quadratic/sgd").iterdir()
+    words = yaml.safe_load((directory / "config.yaml").read_text())["command"].split()
+
+    assert words[:3] == ["python", "-m", "suite"]
+    assert "optimizer.lr=0.25" in words
+    assert "skipped" in command(*words[3:]).out
+
+
+def test_help_names_every_choice_and_setting(command: Command) -> None:
+    said = command("--help")
+
+    assert said.code == 0
+    for name in (*registry.names("optimizer"), *registry.names("task"), *registry.names("schedule")):
+        assert re.search(rf"\b{name}\b", said.out), name
+    assert all(setting in said.out for setting in ("seed:", "steps:", "stop_at_target:", "precision:", "Examples:"))
+
+
+@pytest.mark.parametrize("what", ["optimizers", "tasks"])
+def test_the_list_names_everything_there_is(
+    what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["suite.list", what])
+    monkeypatch.setenv("COLUMNS", "300")
+    listing.main()
+    printed = capsys.readouterr().out
+
+    names = registry.names(what.removesuffix("s"))
+    assert {line.split()[1] for line in printed.splitlines() if line.startswith("│")} == set(names)
+    assert ("hessian" in printed) and ("gap (min)" in printed) == (what == "tasks")
+
+
+def test_a_class_that_cannot_be_imported_is_a_row_of_the_list_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine" / "optimizer").mkdir(parents=True)
+    (tmp_path / "mine/optimizer/ours.yaml").write_text("# Ours.\n_target_: nowhere.Ours\n")
+    monkeypatch.setattr("sys.argv", ["suite.list", "optimizers", "--config-dir", str(tmp_path / "mine")])
+    monkeypatch.setenv("COLUMNS", "300")
+    listing.main()
+
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "ours" in line]
+    assert "not on the allow-list" in row
+    assert "Ours." in row
