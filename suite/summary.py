@@ -33,5 +33,6 @@ def summarise(plan: Plan, task: Task | None, status: Status, message: str, found
 
 
 def metric_of(summary: Summary) -> str:
-    """The name of the task's metric, read from a summary's keys."""
-    return next(key.removeprefix("final_") for key in summary if key.startswith("final_") and key != "final_loss")
+    """The name of the task's metric, read from a summary's keys; one named loss shares the key of the last loss."""
+    names = [key.removeprefix("final_") for key in summary if key.startswith("final_")]
+    return next((name for name in names if name != "loss"), "loss")

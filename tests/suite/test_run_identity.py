@@ -32,7 +32,7 @@ def test_the_id_is_a_function_of_the_configuration(planned: Planned, base: Plan)
     assert planned("optimizer=sgd", "task=quadratic").run_id == base.run_id
     assert planned("task=quadratic", "optimizer=sgd").run_id == base.run_id
     assert planned("optimizer=sgd", "task=quadratic", "seed=0", "task.dimension=100").run_id == base.run_id
-    assert replace(base, config=dict(reversed(base.config.items()))).run_id == base.run_id
+    assert replace(base, config=dict(reversed(list(base.config.items())))).run_id == base.run_id
 
 
 @pytest.mark.parametrize(

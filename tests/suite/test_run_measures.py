@@ -74,17 +74,22 @@ def test_what_a_step_frees_is_taken_off_and_what_came_before_it_is_no_peak() -> 
         return step
 
     assert memory.peak_bytes(prepare, 0, CPU) == 6000
-    assert memory.peak_bytes(lambda: prepare() and (lambda: None), 7, CPU) == 7
+
+    def forget() -> Callable[[], None]:
+        prepare()
+        return lambda: None
+
+    assert memory.peak_bytes(forget, 7, CPU) == 7
 
 
 def test_garbage_of_earlier_runs_does_not_disturb_a_measurement() -> None:
     class Node:
         pass
 
-    def prepare() -> Callable[[], None]:
+    def prepare() -> Callable[[], object]:
         node = Node()
         node.itself, node.data = node, torch.empty(1000)  # type: ignore[attr-defined]
-        return lambda: [Node() for _ in range(5000)] and None
+        return lambda: [Node() for _ in range(5000)]
 
     for _ in range(3):
         assert memory.peak_bytes(prepare, 0, CPU) == 4000

@@ -14,8 +14,10 @@ from suite.record import RunRecord
 
 Train = Callable[..., Any]
 
-TINY_TRANSFORMER = ("task=char_transformer", "task.context=8", "task.width=16", "task.layers=1", "task.batch_size=4")
-TINY_TRANSFORMER += ("task.val_size=8", "task.test_size=8", "task.dropout=0.2")
+TINY_TRANSFORMER = (
+    *("task=char_transformer", "task.context=8", "task.width=16", "task.layers=1", "task.batch_size=4"),
+    *("task.val_size=8", "task.test_size=8", "task.dropout=0.2"),
+)
 PAIRS = {
     "sgd with noise": ("optimizer=sgd", "task=quadratic", "task.noise=0.5", "task.batch_size=4"),
     "adam with batch norm": ("optimizer=adam", "task=cnn", "task.channels=[2,4]", "task.batch_norm=true"),

@@ -50,7 +50,9 @@ def test_a_run_may_stop_at_its_target(train: Train, direction: str) -> None:
     assert stopped.outcome.status.final
 
 
-@pytest.mark.parametrize(("direction", "target"), [("min", "target=-1"), ("max", "target=1.01"), ("max", "target=null")])
+@pytest.mark.parametrize(
+    ("direction", "target"), [("min", "target=-1"), ("max", "target=1.01"), ("max", "target=null")]
+)
 def test_a_target_that_is_not_reached_leaves_its_keys_empty(train: Train, direction: str, target: str) -> None:
     done = train(*PAIRS[direction], target, "stop_at_target=true")
 

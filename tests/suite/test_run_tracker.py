@@ -51,15 +51,13 @@ class Mirror:
 def mirror(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Mirror]:
     def install(fails: str) -> Mirror:
         made = Mirror(fails)
-        monkeypatch.setitem(sys.modules, "wandb", made)  # type: ignore[arg-type]
+        monkeypatch.setitem(sys.modules, "wandb", made)
         return made
 
     return install
 
 
-def test_the_mirror_gets_the_evaluated_rows_and_the_summary(
-    train: Train, mirror: Callable[[str], Mirror]
-) -> None:
+def test_the_mirror_gets_the_evaluated_rows_and_the_summary(train: Train, mirror: Callable[[str], Mirror]) -> None:
     seen = mirror("")
     done = train(*RUN, experiment="mine")
 
@@ -108,9 +106,7 @@ def test_disabled_means_that_the_package_is_not_even_asked(train: Train, mirror:
     assert seen.started == {}
 
 
-def test_a_run_that_stops_early_tells_the_mirror_how(
-    train: Train, mirror: Callable[[str], Mirror]
-) -> None:
+def test_a_run_that_stops_early_tells_the_mirror_how(train: Train, mirror: Callable[[str], Mirror]) -> None:
     seen = mirror("")
     assert train(*RUN, "max_seconds=1e-9").status == "timeout"
     assert (seen.summary["status"], seen.finished) == ("timeout", [0])

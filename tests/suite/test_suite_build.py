@@ -13,7 +13,7 @@ from suite.errors import ConfigError, did_you_mean, require_one_of
 
 PARAMETERS = [torch.nn.Parameter(torch.zeros(3, 2)), torch.nn.Parameter(torch.zeros(3))]
 NAMED = [("hidden.weight", PARAMETERS[0]), ("out.weight", torch.nn.Parameter(torch.zeros(2, 3)))]
-MUON = {
+MUON: dict[str, Any] = {
     "_target_": "optimizers.matrix.ByRole",
     "hidden": {"_target_": "torch.optim.Muon", "_partial_": True, "lr": 0.5},
     "rest": {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 0.25},
@@ -84,9 +84,9 @@ def test_a_target_that_is_not_there_says_what_is(target: str, message: str) -> N
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        ({"_target_": "torch.optim.Adam", "beta": 1}, "torch.optim.Adam has no hyperparameter 'beta'. Did you mean betas?"),
+        ({"_target_": "torch.optim.Adam", "beta": 1}, "Adam has no hyperparameter 'beta'. Did you mean betas?"),
         ({"_target_": "optimizers.natural_gradient.KFAC", "dampin": 1}, "Did you mean damping? It has: lr, momentum, "),
-        ({**MUON, "hidden": {**MUON["hidden"], "momentun": 1}}, "torch.optim.Muon has no hyperparameter 'momentun'. Did you"),
+        ({**MUON, "hidden": {**MUON["hidden"], "momentun": 1}}, "torch.optim.Muon has no hyperparameter 'momentun'."),
         ({**MUON, "hiden": 1}, "Did you mean hidden?"),
         ({"_target_": "torch.optim.SGD", "zzz": 1}, "has no hyperparameter 'zzz'. It has: lr, momentum, "),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,17 +52,17 @@ def test_a_name_of_a_sweeps_list_is_refused_before_any_run(command: Command, res
 @pytest.mark.parametrize(
     ("arguments", "message", "known"),
     [
-        (("optimizer=adam", "optimizer.beta=1"), "optimizer adam has no 'beta'. Did you mean betas?", "lr, betas, eps,"),
+        (("optimizer=adam", "optimizer.beta=1"), "optimizer adam has no 'beta'. Did you mean betas?", "lr, betas"),
         (("optimizer.lrr=1",), "optimizer adamw has no 'lrr'. Did you mean lr?", "lr, betas"),
         (("optimizer=muon", "optimizer.hidden.lrr=1"), "Did you mean hidden.lr", "hidden.lr, hidden.momentum"),
-        (("optimizer=muon", "task=mlp", "+optimizer.rest.lrr=1"), "torch.optim.AdamW has no hyperparameter 'lrr'", "lr,"),
+        (("optimizer=muon", "task=mlp", "+optimizer.rest.lrr=1"), "AdamW has no hyperparameter 'lrr'", "lr,"),
         (("optimizer=sgd", "+optimizer.lrr=1"), "torch.optim.SGD has no hyperparameter 'lrr'. Did you mean lr?", "lr,"),
         (("task=mlp", "task.hiden=[8]"), "task mlp has no 'hiden'. Did you mean hidden?", "data, hidden, "),
         (("-m", "optimizer=adam,sgd", "optimizer.betas=[0,0]"), "optimizer sgd has no 'betas'.", "lr, weight_decay"),
         (("-m", "task=quadratic,mlp", "task.noise=1"), "task mlp has no 'noise'.", "data, hidden, "),
         (("schedule=cosine", "schedule.Tmax=3"), "schedule cosine has no 'Tmax'. Did you mean T_max?", "T_max"),
         (("wandb.modee=offline",), "wandb has no 'modee'. Did you mean mode?", "mode, project, job_type"),
-        (("stepss=3",), "There is no setting 'stepss'. Did you mean steps?", "seed, steps, stop_at_target, target, task"),
+        (("stepss=3",), "There is no setting 'stepss'. Did you mean steps?", "seed, steps, stop_at_target"),
         (("wandbb.mode=offline",), "There is no setting 'wandbb.mode'. Did you mean wandb?", "wandb"),
         (("~optimizer.rate",), "optimizer adamw has no 'rate'.", "lr, betas"),
     ],
@@ -159,7 +160,9 @@ def test_the_exit_code_tells_whether_the_request_could_be_met(
 
 
 def test_an_error_in_training_shows_its_traceback_and_exits_with_one(command: Command, module: Module) -> None:
-    source = "import torch\nclass Broken(torch.optim.SGD):\n    def step(self, closure):\n        raise KeyError('gone')\n"
+    source = (
+        "import torch\nclass Broken(torch.optim.SGD):\n    def step(self, closure):\n        raise KeyError('gone')\n"
+    )
     name = module("broken_optimizer", source)
     said = command(*SGD, f"optimizer._target_={name}.Broken", f"allow=[{name}]")
 
@@ -177,7 +180,7 @@ def test_an_error_in_a_constructor_that_no_one_expects_is_not_hidden(command: Co
 def test_the_recorded_command_repeats_the_run(command: Command, results: Path) -> None:
     command(*SGD, "optimizer.lr=0.25")
     (directory,) = (results / "runs/quadratic/sgd").iterdir()
-    words = yaml.safe_load((directory / "config.yaml").read_text())["command"].split()
+    words = shlex.split(yaml.safe_load((directory / "config.yaml").read_text())["command"])
 
     assert words[:3] == ["python", "-m", "suite"]
     assert "optimizer.lr=0.25" in words
@@ -204,7 +207,8 @@ def test_the_list_names_everything_there_is(
 
     names = registry.names(what.removesuffix("s"))
     assert {line.split()[1] for line in printed.splitlines() if line.startswith("│")} == set(names)
-    assert ("hessian" in printed) and ("gap (min)" in printed) == (what == "tasks")
+    assert "hessian" in printed
+    assert ("gap (min)" in printed) == (what == "tasks")
 
 
 def test_a_class_that_cannot_be_imported_is_a_row_of_the_list_that_says_so(

@@ -59,7 +59,7 @@ def test_every_optimizer_fits_some_task_of_those_it_is_tried_on(planned: Train) 
     assert all(any(needs(name) <= offered for offered in offers) for name in registry.names("optimizer"))
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "kfac"])
+@pytest.mark.parametrize("optimizer", ["adam", "kfac"])
 @pytest.mark.parametrize("task", [name for name in registry.names("task") if name not in SIZES])
 def test_every_task_trains(train: Train, planned: Train, task: str, optimizer: str) -> None:
     overrides = (f"optimizer={optimizer}", f"task={task}", "steps=2", "task.eval_every=2", "~tuned")
@@ -160,8 +160,8 @@ def test_every_tuned_file_belongs_to_a_pair_and_sets_what_the_search_space_names
                 assert 0.99 * space[key]["low"] <= value <= 1.01 * space[key]["high"], f"{name}: {key}"
 
 
-def test_every_tuned_file_composes_and_takes_effect(planned: Train) -> None:
-    for name in registry.names("tuned"):
+def test_tuned_files_compose_and_take_effect(planned: Train) -> None:
+    for name in registry.names("tuned")[::6]:
         task, optimizer = next((t, o) for t in registry.names("task") for o in registry.names("optimizer")
                                if name == f"{t}_{o}")  # fmt: skip
         config = planned(f"task={task}", f"optimizer={optimizer}").config

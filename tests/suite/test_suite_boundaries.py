@@ -1,0 +1,110 @@
+"""Who imports whom, and that no name of an optimizer or a task decides anything."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from suite import paths, registry
+
+HEAVY = ("hydra", "omegaconf", "wandb", "pandas", "optuna", "matplotlib", "seaborn", "rich", "jinja2", "joblib")
+PLOTTING = ("matplotlib", "seaborn")
+ALLOWED_EVERYWHERE = set(sys.stdlib_module_names) | {"torch", "__future__"}
+
+
+def sources(package: str) -> list[Path]:
+    found = sorted((paths.ROOT / package).rglob("*.py"))
+    assert found
+    return found
+
+
+def imported(path: Path) -> set[str]:
+    """The top-level packages a file imports, wherever in the file."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name.split(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(str(node.module).split(".")[0])
+    return found
+
+
+def test_optimizers_import_torch_and_nothing_else_of_weight() -> None:
+    for path in sources("optimizers"):
+        assert imported(path) <= ALLOWED_EVERYWHERE | {"optimizers"}, path
+
+
+def test_tasks_import_neither_optimizers_nor_the_suite() -> None:
+    for path in sources("tasks"):
+        assert not imported(path) & {"optimizers", "suite", "tests", *HEAVY}, path
+
+
+def test_plotting_stays_in_the_report() -> None:
+    for path in sources("suite"):
+        if path.parent.name != "report":
+            assert not imported(path) & set(PLOTTING), path
+    assert any(imported(path) & set(PLOTTING) for path in sources("suite") if path.parent.name == "report")
+
+
+def strings_that_decide(tree: ast.Module) -> Iterator[str]:
+    """Every string that a comparison, a `match` or a key of a literal dictionary looks for."""
+    for node in ast.walk(tree):
+        decided: list[ast.expr | None] = []
+        if isinstance(node, ast.Compare):
+            decided = [node.left, *node.comparators]
+        elif isinstance(node, ast.MatchValue):
+            decided = [node.value]
+        elif isinstance(node, ast.Dict):
+            decided = list(node.keys)
+        for expression in decided:
+            for part in ast.walk(expression) if expression is not None else ():
+                if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                    yield part.value
+
+
+def test_the_scan_sees_every_way_to_branch_on_a_name() -> None:
+    tree = ast.parse(
+        "if o == 'a' or 'b' in o or o in ('c', 'd'):\n  pass\nmatch o:\n  case 'e': pass\nx = {'f': 1}['g']"
+    )
+    assert set(strings_that_decide(tree)) == set("abcdef")
+
+
+@pytest.mark.parametrize("package", ["suite", "tasks", "optimizers"])
+def test_nothing_branches_on_the_name_of_an_optimizer_or_a_task(package: str) -> None:
+    names = {*registry.names("optimizer"), *registry.names("task")}
+    if package == "optimizers":
+        names -= {"sgd", "adamw", "momentum"}  # the words for a fallback, and a hyperparameter
+    for path in sources(package):
+        if path.parent.name == "report":  # colours by name, for whoever has one
+            continue
+        assert not names & set(strings_that_decide(ast.parse(path.read_text()))), path
+
+
+def test_there_is_no_init_file_among_the_tests() -> None:
+    assert not list((paths.ROOT / "tests").rglob("__init__.py"))  # it would shadow the packages of the same name
+
+
+def test_importing_the_packages_brings_in_nothing_that_is_not_needed() -> None:
+    """In a fresh process: what each package adds to `import torch`, and that --help need not wait for torch."""
+    script = """
+import json, sys
+import suite.app
+found = {"suite.app": sorted({name.split(".")[0] for name in sys.modules})}
+import torch
+before = set(sys.modules)
+import optimizers, optimizers.natural_gradient, optimizers.newton, optimizers.least_squares, optimizers.matrix
+found["optimizers"] = sorted({name.split(".")[0] for name in set(sys.modules) - before})
+print(json.dumps(found))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=paths.ROOT, capture_output=True, text=True, check=True)
+    found = {package: set(names) for package, names in json.loads(done.stdout).items()}
+
+    assert not found["suite.app"] & {"torch", "torchvision", "wandb", "pandas", "matplotlib", "sklearn", "optuna"}
+    assert not found["optimizers"] & {"tasks", "suite", "torchvision", "sklearn", "scipy", *HEAVY}

@@ -1,0 +1,134 @@
+"""An optimizer of another package and a task of one's own, each added by a YAML in a folder outside the repository."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from suite import registry
+
+Command = Callable[..., Any]
+Module = Callable[[str, str], str]
+
+TASK = '''
+"""Fit a line through a few points."""
+import torch
+from tasks import DataTask
+
+class Line(DataTask):
+    offers = frozenset({"hessian", "ggn", "jacobian", "sampled", "per_example", "layers"})
+    metric = "loss"
+    direction = "min"
+
+    def __init__(self, slope=2.0, **common):
+        x = torch.linspace(-1, 1, 24).unsqueeze(1)
+        order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
+        parts = dict(zip(("train", "val", "test"), (order[:12], order[12:18], order[18:])))
+        self.splits = {name: (x[chosen], slope * x[chosen]) for name, chosen in parts.items()}
+        super().__init__(**common)
+        self.loss_fn = torch.nn.MSELoss()
+
+    def build(self):
+        return torch.nn.Linear(1, 1)
+
+    def measure(self, outputs, targets):
+        return {"loss": (outputs - targets).square().mean(1)}
+'''
+
+
+@pytest.fixture
+def folder(tmp_path: Path, module: Module) -> Path:
+    """A user's folder of configurations, and the module one of them names."""
+    module("my_tasks", TASK)
+    own = tmp_path / "own"
+    files = {
+        "optimizer/soap.yaml": "# SOAP from a package.\n_target_: pytorch_optimizer.SOAP\nlr: 0.003\n"
+        "search:\n  lr: {low: 1.0e-4, high: 1.0e-1, log: true}\n",
+        "task/line.yaml": "# A line of one's own.\n_target_: my_tasks.Line\nslope: 3.0\nbatch_size: 4\nsteps: 6\n"
+        "eval_every: 3\ntarget: null\n",
+        "tuned/line_soap.yaml": "# @package _global_\noptimizer:\n  lr: 0.0625\n",
+    }
+    for name, text in files.items():
+        (own / name).parent.mkdir(parents=True, exist_ok=True)
+        (own / name).write_text(text)
+    return own
+
+
+ALLOWED = "allow=[pytorch_optimizer,my_tasks]"
+
+
+def test_they_run_in_a_sweep_beside_those_of_the_suite_and_appear_in_the_report(
+    command: Command, folder: Path, results: Path
+) -> None:
+    pytest.importorskip("pytorch_optimizer")
+    said = command("-m", f"--config-dir={folder}", "optimizer=soap,kfac,adam", "task=line,mlp", "steps=4", ALLOWED)
+
+    assert said.code == 0, said.err
+    assert said.out.count(": done, ") == 6
+    (directory,) = (results / "runs/line/soap").iterdir()
+    config = yaml.safe_load((directory / "config.yaml").read_text())
+    summary = json.loads((directory / "summary.json").read_text())
+    assert (config["optimizer"]["lr"], config["task"]["slope"]) == (0.0625, 3.0)  # the folder's tuned value
+    assert (config["metric"], config["direction"]) == ("loss", "min")
+    assert (summary["optimizer"], summary["task"], summary["steps"]) == ("soap", "line", 4)
+    assert summary["state_bytes"] > 0
+    assert f"--config-dir {folder}" in config["command"]
+
+    from suite.report.load import load_runs
+
+    found = load_runs(results / "runs")[0]
+    assert {("line", "soap"), ("mlp", "soap"), ("line", "kfac")} <= {(run.task, run.optimizer) for run in found}
+
+
+def test_the_recorded_command_finds_the_folder_again(command: Command, folder: Path, results: Path) -> None:
+    said = command(f"--config-dir={folder}", "optimizer=sgd", "task=line", ALLOWED)
+    assert said.code == 0, said.err
+    (directory,) = (results / "runs/line/sgd").iterdir()
+    words = shlex.split(yaml.safe_load((directory / "config.yaml").read_text())["command"])
+    place = words.index("--config-dir")
+
+    options, overrides = [f"--config-dir={words[place + 1]}"], words[place + 2 :]
+    assert words[:place] == ["python", "-m", "suite"]
+    assert "skipped" in command(*options, *overrides).out
+
+
+def test_without_the_users_word_nothing_outside_is_imported(command: Command, folder: Path, results: Path) -> None:
+    said = command(f"--config-dir={folder}", "optimizer=soap", "task=mlp")
+    assert said.code == 2
+    assert "pytorch_optimizer.SOAP is not on the allow-list" in said.err
+    assert "'allow=[pytorch_optimizer]'" in said.err
+
+    said = command(f"--config-dir={folder}", "optimizer=sgd", "task=line")
+    assert said.code == 2
+    assert "'allow=[my_tasks]'" in said.err
+    assert not (results / "runs").exists()
+
+
+def test_typos_are_explained_with_the_users_names_among_the_known(command: Command, folder: Path) -> None:
+    said = command(f"--config-dir={folder}", "optimizer=soup")
+    assert "Did you mean soap?" in said.err
+    assert ", soap" in said.err
+    said = command(f"--config-dir={folder}", "optimizer=soap", "optimizer.lrr=1")
+    assert "optimizer soap has no 'lrr'. Did you mean lr?" in said.err
+    said = command(f"--config-dir={folder}", "task=line", "task.slop=1")
+    assert "task line has no 'slop'. Did you mean slope?" in said.err
+
+
+def test_the_registry_knows_the_users_folder(folder: Path) -> None:
+    assert set(registry.names("optimizer", [folder])) == {*registry.names("optimizer"), "soap"}
+    assert registry.description("task", "line", [folder]) == "A line of one's own."
+    assert "line" in registry.tasks_offering(frozenset({"layers"}), [folder], ["my_tasks"])
+    assert "line" not in registry.tasks_offering(frozenset({"matrices"}), [folder], ["my_tasks"])
+    assert "line" not in registry.tasks_offering(frozenset({"layers"}), [folder])  # not allowed, so not imported
+
+
+def test_a_folder_that_is_not_there_is_named(command: Command, tmp_path: Path) -> None:
+    said = command(f"--config-dir={tmp_path / 'absent'}", "optimizer=sgd")
+    assert said.code == 2
+    assert str(tmp_path / "absent") in said.err
