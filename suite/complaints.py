@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,9 @@ def answered(arguments: Sequence[str]) -> Iterator[None]:
     except KeyboardInterrupt:
         print("Interrupted. The same command goes on where this one stopped.", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except BrokenExecutor:
         print("A worker was killed. The same command goes on where this one stopped.", file=sys.stderr)
         sys.exit(1)
