@@ -428,7 +428,8 @@ class Objective:
 
     def _evaluate(self, step: Tensor | None = None) -> Tensor:
         params = self._params_at(step)
-        return self._data_loss(self._outputs(params)) + self._regulariser(params or self.params)
+        loss = self._data_loss(self._outputs(params))
+        return loss + self._regulariser(params or self.params) if self._problem.l2 else loss
 
     def _outputs(self, params: list[Tensor] | None = None) -> Tensor:
         if self._moment.host_state is None:
@@ -460,9 +461,7 @@ class Objective:
         loss: Tensor = self._problem.loss_fn(outputs, self._resolved_targets(outputs))
         return loss
 
-    def _regulariser(self, params: Sequence[Tensor]) -> Tensor | float:
-        if not self._problem.l2:
-            return 0.0
+    def _regulariser(self, params: Sequence[Tensor]) -> Tensor:
         squares = torch.stack([parameter.square().sum() for parameter in params])
         return self._problem.l2 / 2 * squares.sum()
 

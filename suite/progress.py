@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import sys
+from time import monotonic
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+PERIOD = 0.2
+
 
 class ProgressLine:
     """A progress bar with the run's name, loss and metric."""
 
     def __init__(self, title: str, total: int, *, enabled: bool) -> None:
+        self._shown = enabled and sys.stderr.isatty()
+        self._updated = 0.0
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),
@@ -22,7 +27,7 @@ class ProgressLine:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=Console(stderr=True),
-            disable=not (enabled and sys.stderr.isatty()),
+            disable=not self._shown,
             transient=True,
         )
         self._task = self._progress.add_task(title, total=total, report="")
@@ -37,5 +42,8 @@ class ProgressLine:
         self._progress.stop()
 
     def update(self, step: int, report: str) -> None:
-        """Show the steps done and a few words beside them."""
-        self._progress.update(self._task, completed=step, report=report)
+        """Show the steps done and a few words, a few times a second: the display costs as much as a small step."""
+        now = monotonic()
+        if self._shown and now - self._updated > PERIOD:
+            self._updated = now
+            self._progress.update(self._task, completed=step, report=report)

@@ -130,7 +130,7 @@ class History:
         os.replace(temporary, self.path)
 
     def _write(self, file: Any, rows: Iterable[Row], *, header: bool) -> None:
-        writer = csv.DictWriter(file, self.columns, restval="")
+        writer = csv.DictWriter(file, self.columns, restval="", extrasaction="ignore")
         if header:
             writer.writeheader()
         writer.writerows(rows)

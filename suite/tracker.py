@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
+PERIOD = 2.0  # seconds
 MODES = ("offline", "online", "disabled")
 
 
@@ -16,6 +19,8 @@ class Tracker:
 
     def __init__(self, mode: str, directory: Path, run_id: str, config: Mapping[str, Any], **labels: Any) -> None:
         self._run: Any = None
+        self._pending: list[dict[str, Any]] = []
+        self._sent = monotonic()
         if mode != "disabled":
             self._guard(lambda: self._start(mode, directory, run_id, config, labels))
 
@@ -40,12 +45,23 @@ class Tracker:
         self._run.define_metric("*", step_metric="step")
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Send one row of the history, its empty cells left out."""
+        """Take one row of the history, its empty cells left out; rows are sent together, as one alone takes longer."""
         if self._run is not None:
-            self._guard(lambda: self._run.log({key: value for key, value in row.items() if value != ""}))
+            self._pending.append({key: value for key, value in row.items() if value != ""})
+            if monotonic() - self._sent > PERIOD:
+                self.flush()
+
+    def flush(self) -> None:
+        """Send the rows taken so far."""
+        pending, self._pending = self._pending, []
+        for row in pending:
+            if self._run is not None:
+                self._guard(partial(self._run.log, row))
+        self._sent = monotonic()
 
     def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
-        """Send the summary and close the run."""
+        """Send what is left and the summary, and close the run."""
+        self.flush()
         if self._run is not None:
             self._guard(lambda: (self._run.summary.update(dict(summary)), self._run.finish(exit_code=exit_code)))
 

@@ -30,8 +30,9 @@ from suite.tracker import Tracker
 from tasks.task import Batch, Task
 
 EXPLODED = 1e6  # a loss of this many times the first one will not come back
-LOGGED_ROWS = 500
-CHECKPOINT_SHARE = 0.05  # of a run's time that may go into checkpoints
+LOGGED_ROWS = 200
+FIRST_ROWS = 20  # steps that are logged one by one, where second-order methods do most of their work
+CHECKPOINT_SHARE = 0.005  # of a run's time that may go into checkpoints
 
 
 class ObjectiveOptimizer(Protocol):
@@ -189,7 +190,8 @@ class Training:
             self._judge(untrained)
             log.write(self._row(untrained), flush=True)
         steps, limit = self.plan.steps, self.plan.config["max_seconds"] or math.inf
-        log_every = self.plan.config["log_every"] or max(1, steps // LOGGED_ROWS)
+        given = self.plan.config["log_every"]
+        log_every, first = given or max(1, steps // LOGGED_ROWS), 0 if given else FIRST_ROWS
         eval_every = self.task.eval_every
         batches = self.task.batches("train", stream(self.plan.seed, "data"), start=self.step)
         objective, optimizer, schedule, clock = self.objective, self.optimizer, self.schedule, self.clock
@@ -213,7 +215,7 @@ class Training:
                     progress.update(self.step, self._report())
                     if status is not None:
                         return status
-                elif self.step % log_every == 0:
+                elif self.step % log_every == 0 or self.step <= first:
                     log.write(self._row())
                     progress.update(self.step, self._report())
                 if self.interrupted:

@@ -96,13 +96,13 @@ def test_a_gradient_step_costs_one_gradient(train: Train) -> None:
     assert done.column("grad_equivalents") == done.column("step") == done.column("value") == done.column("grad")
 
 
-def test_a_run_has_at_most_five_hundred_rows_between_its_evaluations(train: Train) -> None:
+def test_the_first_steps_are_logged_one_by_one_and_the_others_about_two_hundred_times(train: Train) -> None:
     done = train("optimizer=sgd", "task=quadratic", "steps=1500", "task.eval_every=700")
 
     steps = [int(row["step"]) for row in done.rows]
-    assert steps[:3] == [0, 3, 6]
+    assert steps[:24] == [*range(21), 21, 28, 35]
     assert {700, 1400, 1500} <= set(steps)
-    assert len(steps) <= 500 + 4
+    assert len(steps) <= 21 + 1500 // 7 + 3
 
 
 def test_the_configuration_is_recorded_as_it_was_resolved(train: Train) -> None:
@@ -116,7 +116,7 @@ def test_the_configuration_is_recorded_as_it_was_resolved(train: Train) -> None:
     assert "${" not in (done.directory / "config.yaml").read_text()
 
 
-def test_the_environment_says_what_the_numbers_depend_on(train: Train) -> None:
+def test_the_environment_says_what_the_numbers_depend_on(train: Train, root: Path) -> None:
     found = train("optimizer=sgd", "task=quadratic", "steps=3").environment
 
     assert set(found) == {
@@ -125,7 +125,8 @@ def test_the_environment_says_what_the_numbers_depend_on(train: Train) -> None:
     assert found["packages"]["torch"]
     assert found["threads"] == 1
     assert found["gpu"] is None
-    assert len(found["git_commit"].removesuffix("+")) == 40
+    if (root / ".git").exists():
+        assert len(found["git_commit"].removesuffix("+")) == 40
 
 
 def test_nothing_is_printed_while_nobody_looks_at_a_terminal(train: Train, capfd: pytest.CaptureFixture[str]) -> None:

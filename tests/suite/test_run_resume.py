@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from suite.record import RunRecord
+from suite.run import refuse
 
 Train = Callable[..., Any]
 
@@ -112,6 +113,14 @@ def test_a_run_that_is_done_is_skipped_and_left_as_it_is(train: Train) -> None:
     assert {path.name: path.stat().st_mtime_ns for path in again.directory.iterdir()} == stamps
 
 
+def test_a_run_that_is_skipped_belongs_to_the_experiment_that_asked_for_it(train: Train) -> None:
+    pair = ("optimizer=sgd", "task=quadratic", "steps=5")
+    assert train(*pair).config["experiment"] is None
+    again = train(*pair, experiment="quick")
+    assert again.outcome.skipped
+    assert again.config["experiment"] == "quick"
+
+
 def test_force_repeats_a_run_bit_for_bit(train: Train) -> None:
     pair = ("optimizer=kfac", "task=mlp", "task.hidden=[8]", "steps=6", "task.eval_every=2")
     first = train(*pair)
@@ -175,6 +184,36 @@ def test_a_checkpoint_without_its_history_starts_from_nothing(train: Train, plan
 
     assert done.status == "done"
     assert done.column("step")[0] == 0
+
+
+def test_an_unfinished_run_survives_a_time_in_which_it_cannot_be_built(
+    train: Train, planned: Train, at_batch: Train
+) -> None:
+    pair = ("optimizer=sgd", "task=quadratic", *LENGTH)
+    with at_batch(planned(*pair), 5, interrupt):
+        stopped = train(*pair)
+    before = stopped.rows
+
+    refused = refuse(planned(*pair), FileNotFoundError("the data set is on a disk that is not there"))
+    assert refused.status == "error"
+
+    assert train(*pair).rows[: len(before)] == before
+
+
+def test_what_a_checkpoint_knows_of_is_on_disk_before_it(
+    train: Train, planned: Train, at_batch: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = ("optimizer=sgd", "task=quadratic", *LENGTH)
+    last: list[str] = []
+    history = RunRecord(planned(*pair).directory).history
+    monkeypatch.setattr(
+        "suite.training.Training._save", lambda *_: last.append(history.read_text().splitlines()[-1].split(",")[0])
+    )
+    monkeypatch.setattr("suite.training.CHECKPOINT_SHARE", 1e9)
+    with at_batch(planned(*pair), 8, interrupt):
+        train(*pair)
+
+    assert last == ["3", "6", "8"]  # two evaluations, and the step after which it was stopped
 
 
 def test_checkpoints_take_no_more_than_their_share_of_the_time(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from optimizers import Objective
 from suite.run import build_task
 from suite.seeds import stream
 from suite.training import Training
@@ -44,6 +45,22 @@ def test_all_optimizers_see_the_same_batches(train: Train) -> None:
     assert all(column == losses[0] for column in losses)
 
 
+def test_the_order_of_the_batches_is_the_seeds(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    original = Objective.on
+
+    def watched(self: Objective, inputs: torch.Tensor, targets: torch.Tensor) -> Objective:
+        seen.append(float(inputs.sum()))
+        return original(self, inputs, targets)
+
+    monkeypatch.setattr(Objective, "on", watched)
+    batches = {}
+    for seed in (0, 1):
+        train(*STANDING["sgd"], *MLP, f"seed={seed}")
+        batches[seed] = seen[-6:]  # those before are the warm-up's
+    assert not set(batches[0]) & set(batches[1])
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_another_seed_has_other_weights_and_batches(train: Train, planned: Train, seed: int) -> None:
     choice = (*STANDING["sgd"], *MLP)
@@ -56,14 +73,27 @@ def test_another_seed_has_other_weights_and_batches(train: Train, planned: Train
     assert (one.summary["seed"], other.summary["seed"]) == (0, seed)
 
 
-def test_what_went_before_in_the_process_does_not_matter(train: Train) -> None:
-    choice = ("optimizer=kfac", *MLP)
+DROPOUT = ("task=char_transformer", "task.context=8", "task.width=16", "task.layers=1", "task.dropout=0.3", "steps=3")
+
+
+@pytest.mark.parametrize("choice", [("optimizer=kfac", *MLP), ("optimizer=adam", *DROPOUT)])
+def test_what_went_before_in_the_process_does_not_matter(train: Train, choice: tuple[str, ...]) -> None:
     first = train(*choice).repeatable_rows
     torch.manual_seed(12345)
     torch.rand(7)
     train("optimizer=adam", "task=quadratic", "steps=3")
 
     assert train(*choice, "force=true").repeatable_rows == first
+
+
+def test_a_run_leaves_the_drawing_of_targets_to_a_stream_of_its_own(planned: Train) -> None:
+    for seed in (0, 1):
+        plan = planned("optimizer=kfac", *MLP, f"seed={seed}")
+        training = Training(plan, build_task(plan, torch.device("cpu")), torch.device("cpu"))
+        training.prepare()
+        assert training.generator.initial_seed() == stream(seed, "optimizer")
+        assert torch.initial_seed() == stream(seed, "dropout")
+        assert training.fresh_drawn == 0
 
 
 def test_the_streams_of_a_seed_are_apart_and_fixed() -> None:

@@ -61,6 +61,12 @@ def test_what_the_user_trusts_is_allowed(allow: str) -> None:
     assert locate("collections.Counter", [allow]).__name__ == "Counter"
 
 
+def test_what_the_user_trusts_is_allowed_in_inner_nodes_too(module: Callable[[str, str], str]) -> None:
+    name = module("my_rest", "import torch\nclass Rest(torch.optim.SGD):\n    pass\n")
+    node = {**MUON, "rest": {"_target_": f"{name}.Rest", "_partial_": True, "lr": 0.5}}
+    assert type(construct(node, NAMED, allow=[name]).rest).__name__ == "Rest"
+
+
 def test_trusting_one_module_trusts_no_other_of_a_similar_name() -> None:
     with pytest.raises(ConfigError, match="not on the allow-list"):
         locate("collections.abc.Mapping", ["collections.Counter"])
