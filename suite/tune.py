@@ -12,6 +12,7 @@ import math
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,6 +85,7 @@ def sample(space: Mapping[str, Mapping[str, Any]], trials: int) -> list[Settings
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     distributions: dict[str, Any] = {
         name: CategoricalDistribution(entry["choices"])
         if "choices" in entry
@@ -204,7 +206,10 @@ def on_edge(settings: Settings, space: Mapping[str, Mapping[str, Any]]) -> list[
 def parse(arguments: Sequence[str]) -> Study:
     """The study that a command line asks for."""
     given = dict(word.partition("=")[::2] for word in arguments)
-    if "-h" in arguments or "--help" in arguments or not {"optimizer", "task"} <= given.keys():
+    if "-h" in arguments or "--help" in arguments:
+        print(__doc__)
+        sys.exit(0)
+    if not {"optimizer", "task"} <= given.keys():
         raise ConfigError(__doc__ or "")
     optimizers, tasks = given.pop("optimizer").split(","), given.pop("task").split(",")
     for group, chosen in (("optimizer", optimizers), ("task", tasks)):

@@ -169,12 +169,18 @@ def test_a_command_line_is_a_study() -> None:
     assert study.command == "python -m suite.tune optimizer=sgd,kfac task=mlp trials=5 scale=quick steps=7"
 
 
+def test_help_is_printed_and_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        tune.parse(["--help"])
+    assert left.value.code == 0
+    assert "Equal-budget tuning" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["task=mlp"], "Equal-budget tuning: `python -m suite.tune"),
         (["optimizer=sgd"], "Equal-budget tuning"),
-        (["--help"], "Equal-budget tuning"),
         (["optimizer=sdg", "task=mlp"], "optimizer=sdg is not one of adafactor, "),
         (["optimizer=sgd", "task=mlp,mlq"], "task=mlq is not one of autoencoder, "),
         (["optimizer=sgd", "task=mlp", "trials=0"], "trials must be a whole number from 1 on, got '0'"),
