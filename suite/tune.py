@@ -109,8 +109,8 @@ def search_space(optimizer: str) -> Mapping[str, Mapping[str, Any]]:
     return registry.read("optimizer", optimizer).get("search") or {}
 
 
-def carry_out(trial: Trial, overrides: Sequence[str], jobs: int) -> Trial:
-    """Run one trial in this process."""
+def carry_out(trial: Trial, overrides: Sequence[str], jobs: int, folder: Path) -> Trial:
+    """Run one trial in this process; its record goes into `folder`, wherever the worker believes results to be."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
@@ -127,7 +127,6 @@ def carry_out(trial: Trial, overrides: Sequence[str], jobs: int) -> Trial:
     with initialize_config_dir(str(paths.CONFIGS), version_base="1.3"):
         config = compose("config", [*given, "wandb.mode=disabled", "wandb.job_type=tune"])
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    folder = paths.results() / "tune"
     plan = Plan(plain, trial.optimizer, trial.task, "tune", folder, as_command(given), workers=jobs)
     try:
         outcome = run(plan)
@@ -154,7 +153,9 @@ def tune(study: Study) -> None:
     print(f"{len(planned)} trials: {len(study.tasks)} tasks x {len(study.optimizers)} optimizers x {study.trials}")
     parallel = Parallel(n_jobs=study.jobs, return_as="generator_unordered", pre_dispatch="2*n_jobs", batch_size=1)
     finished: dict[tuple[str, str], list[Trial]] = {}
-    for count, trial in enumerate(parallel(delayed(carry_out)(t, study.overrides, study.jobs) for t in planned), 1):
+    folder = paths.results() / "tune"
+    work = (delayed(carry_out)(trial, study.overrides, study.jobs, folder) for trial in planned)
+    for count, trial in enumerate(parallel(work), 1):
         group = finished.setdefault((trial.task, trial.optimizer), [])
         group.append(trial)
         value = "" if trial.value is None else f", {trial.metric} {trial.value:.4g}"
