@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from suite import registry
@@ -23,7 +24,8 @@ def optimizer_table(folders: Sequence[Path], allow: Sequence[str]) -> Table:
     for name in registry.names("optimizer", folders):
         target = str(registry.read("optimizer", name, folders).get("_target_"))
         needs = _declared(target, "needs", allow)
-        table.add_row(name, needs, target.rpartition(".")[0], registry.description("optimizer", name, folders))
+        cells = (name, needs, target.rpartition(".")[0], registry.description("optimizer", name, folders))
+        table.add_row(*map(escape, cells))
     return table
 
 
@@ -35,7 +37,8 @@ def task_table(folders: Sequence[Path], allow: Sequence[str]) -> Table:
     for name in registry.names("task", folders):
         target = str(registry.read("task", name, folders).get("_target_"))
         metric = f"{_declared(target, 'metric', allow)} ({_declared(target, 'direction', allow)})"
-        table.add_row(name, _declared(target, "offers", allow), metric, registry.description("task", name, folders))
+        cells = (name, _declared(target, "offers", allow), metric, registry.description("task", name, folders))
+        table.add_row(*map(escape, cells))
     return table
 
 

@@ -80,6 +80,7 @@ def _count(config: DictConfig) -> int:
 def print_outcomes(entries: list[dict[str, Any]]) -> None:
     """The closing table: a row a run, or a row for each pair where there are many runs."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     entries.sort(key=lambda entry: (entry["task"], entry["optimizer"], entry["seed"]))
@@ -91,7 +92,8 @@ def print_outcomes(entries: list[dict[str, Any]]) -> None:
         table.add_column("to repeat it", overflow="fold")
     groups = [[entry] for entry in entries] if short else [list(g) for _, g in groupby(entries, key=_pair)]
     for group in groups:
-        table.add_row(*_cells(group), *([group[0]["command"] + " force=true"] if short else []))
+        cells = [*_cells(group), *([group[0]["command"] + " force=true"] if short else [])]
+        table.add_row(*map(escape, cells))  # [a, b] is a list of names in a command, and markup to rich
     console = Console(file=sys.stdout) if sys.stdout.isatty() else Console(file=sys.stdout, width=160)
     console.print(table)
     for entry in _worth_a_reason(entries):

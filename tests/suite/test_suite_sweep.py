@@ -202,3 +202,14 @@ def test_a_parallel_sweep_shares_the_cores_and_closes_with_a_table(command: Comm
     assert again.code == 0
     assert again.out.count("done before, skipped") == 4
     assert list(results.glob("runs/*/*/*/summary.json")) == summaries
+
+
+def test_lists_in_a_command_are_not_taken_for_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    entry = {
+        "task": "sine", "optimizer": "mine", "seed": 0, "status": "done", "metric": "gap", "value": 1.0, "seconds": 1.0,
+        "message": "", "skipped": False, "command": "python -m suite 'allow=[mine,yours]'", "run": "x",
+    }  # fmt: skip
+
+    sweep.print_outcomes([entry])
+
+    assert "allow=[mine,yours]" in capsys.readouterr().out
