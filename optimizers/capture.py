@@ -38,6 +38,18 @@ def capture(model: nn.Module, kinds: Sequence[type[nn.Module]]) -> Iterator[Capt
             handle.remove()
 
 
+@contextmanager
+def hidden_states(layers: Sequence[nn.RNNBase]) -> Iterator[list[Tensor]]:
+    """Collect the output sequences of recurrent layers, with their graph, during the evaluations inside the `with`."""
+    states: list[Tensor] = []
+    handles = [layer.register_forward_hook(lambda _, __, output: states.append(output[0])) for layer in layers]
+    try:
+        yield states
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def _trainable(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters(recurse=False))
 

@@ -2,95 +2,31 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from typing import Self
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.batchnorm import _NormBase
 
-from optimizers.capture import Captured, capture
+from optimizers.capture import Captured, capture, hidden_states
 from optimizers.errors import Unsupported
+from optimizers.evaluation import (
+    Batch,
+    Moment,
+    Observer,
+    Problem,
+    couples,
+    held_statistics,
+    twice_differentiable,
+    weighted_mean,
+)
+from optimizers.known import Known
 from optimizers.linalg.curvature import Curvature, batched
-from optimizers.linalg.flat import flatten, unflatten
-from optimizers.losses import Family, Gaussian, family_of, require_family
-
-Batch = tuple[Tensor, Tensor]
-Counts = Counter[str]
-
-
-@dataclass
-class _Problem:
-    """What the objectives of one run have in common."""
-
-    model: nn.Module
-    loss_fn: nn.Module
-    family: Family | None
-    names: list[str]
-    params: list[nn.Parameter]
-    norms: list[_NormBase]
-    recurrent: list[nn.RNNBase]
-    l2: float
-    autocast: bool
-    sampler: Callable[[], Batch] | None
-    generator: torch.Generator
-    counts: Counts = field(default_factory=Counter)
-
-
-class _Moment:
-    """The point in a step at which every evaluation is made: one random state, one update of the running statistics."""
-
-    __slots__ = ("device", "device_state", "host_state")
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.host_state: Tensor | None = None
-        self.device_state: Tensor | None = None
-
-    @contextmanager
-    def replayed(self, norms: Sequence[_NormBase]) -> Iterator[None]:
-        """Evaluate again as if for the first time, and leave generators and running statistics as they are."""
-        assert self.host_state is not None
-        host_state, device_state = torch.get_rng_state(), self._device_state()
-        self._set(self.host_state, self.device_state)
-        try:
-            with _held_statistics(norms):
-                yield
-        finally:
-            self._set(host_state, device_state)
-
-    def begin(self) -> None:
-        """Remember the random state from which the first evaluation starts."""
-        self.host_state, self.device_state = torch.get_rng_state(), self._device_state()
-
-    def _device_state(self) -> Tensor | None:
-        return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
-
-    def _set(self, host_state: Tensor, device_state: Tensor | None) -> None:
-        torch.set_rng_state(host_state)
-        if device_state is not None:
-            torch.cuda.set_rng_state(device_state, self.device)
-
-
-@contextmanager
-def _held_statistics(norms: Sequence[_NormBase]) -> Iterator[None]:
-    """Layers in training mode normalise by the batch as before, but their running statistics do not move.
-
-    Restoring the buffers afterwards instead would change them in place and so break the kept graph and torch.func.
-    """
-    tracking = [(n, n.running_mean, n.running_var) for n in norms if n.training and n.track_running_stats]
-    for norm, _, _ in tracking:
-        norm.track_running_stats, norm.running_mean, norm.running_var = False, None, None
-    try:
-        yield
-    finally:
-        for norm, mean, variance in tracking:
-            norm.track_running_stats, norm.running_mean, norm.running_var = True, mean, variance
+from optimizers.linalg.flat import add_, flatten, unflatten
+from optimizers.losses import Gaussian, family_of, require_family
 
 
 class Objective:
@@ -111,12 +47,23 @@ class Objective:
         sampler: draws another mini-batch, for `fresh`.
         generator: the source of sampled targets; by default one seeded by the state of torch's global generator.
         autocast: run the forward pass in bfloat16 where torch.autocast allows it.
+        observer: called with the loss and the flat gradient whenever both are known at the parameters themselves.
 
     Raises:
         ValueError: the model has no trainable parameter.
     """
 
-    __slots__ = ("_moment", "_outputs_shape", "_problem", "_targets", "_vectors", "counts", "inputs", "params")
+    __slots__ = (
+        "_main",
+        "_moment",
+        "_outputs_shape",
+        "_problem",
+        "_targets",
+        "_vectors",
+        "counts",
+        "inputs",
+        "params",
+    )
 
     def __init__(
         self,
@@ -129,6 +76,7 @@ class Objective:
         sampler: Callable[[], Batch] | None = None,
         generator: torch.Generator | None = None,
         autocast: bool = False,
+        observer: Observer | None = None,
     ) -> None:
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         if not named:
@@ -139,7 +87,7 @@ class Objective:
             with torch.random.fork_rng(devices=[]):
                 generator = torch.Generator(device).manual_seed(int(torch.randint(2**62, ())))
         norms = [module for module in model.modules() if isinstance(module, _NormBase)]
-        problem = _Problem(
+        problem = Problem(
             model,
             loss_fn,
             family_of(loss_fn),
@@ -151,11 +99,13 @@ class Objective:
             autocast,
             sampler,
             generator,
+            observer,
         )
-        self._begin(problem, inputs, targets, _Moment(device))
+        self._begin(problem, inputs, targets, Moment(device), main=True)
 
-    def _begin(self, problem: _Problem, inputs: Tensor, targets: Tensor | None, moment: _Moment) -> None:
+    def _begin(self, problem: Problem, inputs: Tensor, targets: Tensor | None, moment: Moment, main: bool) -> None:
         self._problem = problem
+        self._main = main
         self._moment = moment
         self._targets = targets
         self._outputs_shape: torch.Size | None = None
@@ -164,14 +114,21 @@ class Objective:
         self.params = problem.params
         self.counts = problem.counts
 
-    def _derived(self, inputs: Tensor, targets: Tensor | None, moment: _Moment) -> Self:
+    def _derived(self, inputs: Tensor, targets: Tensor | None, moment: Moment, main: bool = False) -> Self:
         other = object.__new__(type(self))
-        other._begin(self._problem, inputs, targets, moment)
+        other._begin(self._problem, inputs, targets, moment, main)
         return other
 
     def on(self, inputs: Tensor, targets: Tensor) -> Self:
         """The same model and loss on the next mini-batch: a new step begins, the counts go on."""
-        return self._derived(inputs, targets, _Moment(self._moment.device))
+        return self._derived(inputs, targets, Moment(self._moment.device), main=True)
+
+    def subset(self, index: Tensor) -> Self:
+        """The same loss on some of the mini-batch's examples, within the same step.
+
+        A loss that is a sum over examples becomes smaller; the quotient of the two `scale`s says by how much.
+        """
+        return self._derived(self.inputs[index], self._known_targets()[index], self._moment)
 
     # -- values and gradients ------------------------------------------------------------------------------------------
 
@@ -185,6 +142,8 @@ class Objective:
         with torch.enable_grad():
             loss = self._evaluate()
             loss.backward()
+        if self._watched:
+            self._observe(loss.detach(), self.gradient())
         return loss.detach()
 
     def value(self, step: Tensor | None = None) -> Tensor:
@@ -194,7 +153,39 @@ class Objective:
         """
         self.counts["value"] += 1
         with torch.no_grad():
-            return self._evaluate(step)
+            return self._evaluate(self._params_at(step))
+
+    def value_and_gradient(self, step: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The loss and its flat gradient, at the parameters or at `parameters + step`; `.grad` is left alone.
+
+        At the parameters nothing is computed, and nothing counted, if `move` has just been told both for the same
+        mini-batch: a line search that ends on a full batch pays for the beginning of the next step.
+        """
+        if step is None and (known := self._recalled()) is not None:
+            self._observe(known.loss, known.gradient)
+            return known.loss, known.gradient
+        self._count_gradient()
+        with torch.enable_grad():
+            params = self._params_at(step)
+            variables = self.params if params is None else [part.requires_grad_() for part in params]
+            loss = self._evaluate(params)
+            parts = torch.autograd.grad(loss, variables, materialize_grads=True)
+        loss, gradient = loss.detach(), flatten(parts)
+        if step is None:
+            self._observe(loss, gradient)
+        return loss, gradient
+
+    def move(self, step: Tensor, loss: Tensor | None = None, gradient: Tensor | None = None) -> None:
+        """Add a flat step to the parameters; `loss` and `gradient`, where both are given, are those at the new point.
+
+        They are kept for `value_and_gradient` unless an evaluation draws random numbers or moves running statistics:
+        then the next step is another function even on the same mini-batch.
+        """
+        with torch.no_grad():
+            add_(self.params, step)
+        self._problem.known = None
+        if loss is not None and gradient is not None and self._targets is not None and self._repeatable():
+            self._problem.known = Known(self.inputs, self._targets, self.params, loss, gradient)
 
     def gradient(self) -> Tensor:
         """The gradient in `.grad` as one flat vector; parameters the loss does not depend on count as zero."""
@@ -209,6 +200,7 @@ class Objective:
             loss = self._evaluate()
             gradient = torch.autograd.grad(loss, self.params, create_graph=True, materialize_grads=True)
         curved = [part for part in gradient if part.requires_grad]
+        self._observe(loss.detach(), flatten(gradient).detach())
 
         def rows(vectors: Tensor, batched: bool = True) -> Tensor:
             if not curved:
@@ -218,35 +210,52 @@ class Objective:
 
         return self._curvature(loss, flatten(gradient), rows, "hvp")
 
-    def ggn(self) -> Curvature:
+    def ggn(self, structural: float = 0.0) -> Curvature:
         """The generalised Gauss-Newton matrix J' H_out J (+ l2 I), H_out the Hessian of the loss by the outputs.
 
         J v comes from differentiating u -> J'u twice (double backward), which works for every layer that has a
         double-differentiable backward pass, LSTMs included. Positive semi-definite if the loss is convex in the
-        outputs.
+        outputs. `structural` adds that multiple of the mean over examples of J_h'J_h, J_h the Jacobian of the hidden
+        states of the recurrent layers (Martens and Sutskever, 2011, section 3.2, with a squared distance).
+
+        Raises:
+            Unsupported: `structural` is not zero and there is no recurrent layer.
         """
         self._count_gradient()
         l2, params = self._problem.l2, self.params
+        watched = self._problem.recurrent if structural else []
+        if structural and not watched:
+            raise Unsupported("structural damping needs a recurrent layer (nn.RNN, nn.GRU or nn.LSTM); set it to 0")
         with torch.enable_grad(), self._differentiable_kernels():
-            outputs = self._outputs()
+            with hidden_states(watched) as hidden:
+                outputs = self._outputs()
             free = outputs.detach().requires_grad_()
             loss = self._data_loss(free)
             (slope,) = torch.autograd.grad(loss, free, create_graph=True)
-            dual = slope.detach().clone().requires_grad_()  # u -> J'u is linear: any u serves, this one gives J'slope
-            pulled = torch.autograd.grad(outputs, params, dual, create_graph=True, materialize_grads=True)
+            heads = [outputs, *hidden]
+            # u -> J'u is linear: any u serves for its derivative; the slope, and zeros for the states, give J'slope
+            duals = [
+                slope.detach().clone().requires_grad_(),
+                *(torch.zeros_like(h, requires_grad=True) for h in hidden),
+            ]
+            pulled = torch.autograd.grad(heads, params, duals, create_graph=True, materialize_grads=True)
         linked = [part for part in pulled if part.requires_grad]
         gradient = flatten(pulled).detach() + l2 * flatten(params).detach()
+        share = structural / len(self.inputs)
 
         def rows(vectors: Tensor, batched: bool = True) -> Tensor:
             chosen = [v for v, g in zip(unflatten(vectors, params), pulled, strict=True) if g.requires_grad]
             options = {"retain_graph": True, "materialize_grads": True, "is_grads_batched": batched}
-            (pushed,) = torch.autograd.grad(linked, dual, chosen, **options)
-            if not slope.requires_grad:
-                return l2 * vectors
-            (curved,) = torch.autograd.grad(slope, free, pushed, **options)
-            return self._rows([outputs], [curved], vectors.shape[:-1], batched) + l2 * vectors
+            pushed, *swung = torch.autograd.grad(linked, duals, chosen, **options)
+            if slope.requires_grad:
+                (curved,) = torch.autograd.grad(slope, free, pushed, **options)
+            else:
+                curved = torch.zeros_like(pushed)
+            return self._rows(heads, [curved, *(share * s for s in swung)], vectors.shape[:-1], batched) + l2 * vectors
 
-        return self._curvature(loss + self._regulariser(params), gradient, rows, "ggnvp")
+        loss = loss + self._regulariser(params)
+        self._observe(loss.detach(), gradient)
+        return self._curvature(loss, gradient, rows, "ggnvp")
 
     def _curvature(self, loss: Tensor, gradient: Tensor, rows: Callable[..., Tensor], name: str) -> Curvature:
         return Curvature(loss.detach(), gradient.detach(), lambda vector: rows(vector, False), rows, self.counts, name)
@@ -260,27 +269,47 @@ class Objective:
             Unsupported: the loss is not a mean or sum of squared errors.
             ValueError: outputs and targets differ in shape.
         """
-        family = self._problem.family
-        if not isinstance(family, Gaussian):
-            raise Unsupported(
-                f"jacobian needs a squared error (nn.MSELoss), got {type(self._problem.loss_fn).__name__}"
-            )
         self.counts["value"] += 1
         self.counts["jac"] += 1
         with torch.enable_grad(), self._differentiable_kernels():
-            outputs = self._outputs()
-            targets = self._resolved_targets(outputs)
-            if targets.shape != outputs.shape:
-                raise ValueError(f"jacobian needs targets of shape {tuple(outputs.shape)}, got {tuple(targets.shape)}")
-            weight = (2 * family.residual_weight(outputs)) ** 0.5
-            flat = (weight * outputs).flatten()
-            residuals = flat.detach() - weight * targets.flatten()
+            flat, residuals = self._weighted_residuals()
             jacobian = self._tall_jacobian(flat) if flat.numel() > self._size() else self._wide_jacobian(flat)
         if self._problem.l2:
             root, theta = self._problem.l2**0.5, flatten(self.params).detach()
             residuals = torch.cat([residuals, root * theta])
             jacobian = torch.cat([jacobian, root * torch.eye(len(theta), dtype=theta.dtype, device=theta.device)])
+        if self._watched:
+            self._observe(residuals.square().sum() / 2, residuals @ jacobian)
         return residuals, jacobian
+
+    def residuals(self, step: Tensor | None = None) -> Tensor:
+        """The residuals r (m,) of `jacobian`, at the parameters or at `parameters + step`; the loss is |r|^2 / 2.
+
+        Raises:
+            Unsupported, ValueError: as `jacobian`.
+        """
+        self.counts["value"] += 1
+        with torch.no_grad():
+            params = self._params_at(step)
+            _, residuals = self._weighted_residuals(params)
+            if not self._problem.l2:
+                return residuals
+            return torch.cat([residuals, self._problem.l2**0.5 * flatten(params or self.params)])
+
+    def _weighted_residuals(self, params: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """The outputs times the loss's weight, with their graph, and their distances from the targets, without."""
+        family = self._problem.family
+        if not isinstance(family, Gaussian):
+            raise Unsupported(
+                f"jacobian needs a squared error (nn.MSELoss), got {type(self._problem.loss_fn).__name__}"
+            )
+        outputs = self._outputs(params)
+        targets = self._resolved_targets(outputs)
+        if targets.shape != outputs.shape:
+            raise ValueError(f"jacobian needs targets of shape {tuple(outputs.shape)}, got {tuple(targets.shape)}")
+        weight = (2 * family.residual_weight(outputs)) ** 0.5
+        flat = (weight * outputs).flatten()
+        return flat, flat.detach() - weight * targets.flatten()
 
     def _wide_jacobian(self, outputs: Tensor, chunk: int = 256) -> Tensor:
         """Row by row: J'e_i for every output."""
@@ -317,9 +346,9 @@ class Objective:
                 the batch's statistics, or by a mean that is weighted by the targets.
         """
         problem = self._problem
-        if any(_couples(norm) for norm in problem.norms):
+        if any(couples(norm) for norm in problem.norms):
             raise Unsupported("per_example_grads needs independent examples; batch normalisation couples them")
-        if _weighted_mean(problem.loss_fn):
+        if weighted_mean(problem.loss_fn):
             raise Unsupported(
                 "per_example_grads needs a plain mean; class weights or ignored targets couple the examples"
             )
@@ -342,7 +371,7 @@ class Objective:
             result: Tensor = problem.loss_fn(output, target[None])
             return result
 
-        with self._differentiable_kernels(), _held_statistics(problem.norms):
+        with self._differentiable_kernels(), held_statistics(problem.norms):
             grads = vmap(grad(loss), in_dims=(None, 0, 0), randomness="error")(frozen, self.inputs, targets)
         return torch.cat([grads[name].flatten(1) for name in problem.names], dim=1)
 
@@ -424,10 +453,42 @@ class Objective:
         family = self._problem.family
         return len(self.inputs) if family is None else family.terms(self._output_like())
 
+    # -- what is remembered and reported -------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts, and what is known at the parameters, for a checkpoint."""
+        known = self._problem.known
+        return {"counts": dict(self.counts), "known": None if known is None else known.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint; the model's parameters have to be restored before."""
+        self.counts.clear()
+        self.counts.update(state["counts"])
+        known = state["known"]
+        self._problem.known = None if known is None else Known.restored(known, self.params)
+
+    def _recalled(self) -> Known | None:
+        known = self._problem.known
+        if known is None or self._targets is None or self._vectors is not None:
+            return None
+        return known if known.holds(self.inputs, self._targets, self.params) else None
+
+    def _repeatable(self) -> bool:
+        """Whether the same mini-batch would be the same function in the next step."""
+        moving = any(norm.training and norm.track_running_stats for norm in self._problem.norms)
+        return not moving and not self._moment.random
+
+    @property
+    def _watched(self) -> bool:
+        return self._main and self._problem.observer is not None
+
+    def _observe(self, loss: Tensor, gradient: Tensor) -> None:
+        if self._main and self._problem.observer is not None:
+            self._problem.observer(loss, gradient)
+
     # -- how an evaluation is made -------------------------------------------------------------------------------------
 
-    def _evaluate(self, step: Tensor | None = None) -> Tensor:
-        params = self._params_at(step)
+    def _evaluate(self, params: list[Tensor] | None = None) -> Tensor:
         loss = self._data_loss(self._outputs(params))
         return loss + self._regulariser(params or self.params) if self._problem.l2 else loss
 
@@ -494,7 +555,7 @@ class Objective:
 
     def _differentiable_kernels(self) -> AbstractContextManager[None]:
         """Attention and recurrent kernels that can be differentiated twice (the fast ones cannot)."""
-        return _twice_differentiable(plain_rnn=bool(self._problem.recurrent) and self._moment.device.type == "cuda")
+        return twice_differentiable(plain_rnn=bool(self._problem.recurrent) and self._moment.device.type == "cuda")
 
     def _count_gradient(self) -> None:
         self.counts["value"] += 1
@@ -507,21 +568,3 @@ class Objective:
         if self._outputs_shape is None:
             raise RuntimeError("scale and terms are known once the objective has been evaluated; call it first")
         return torch.empty(self._outputs_shape, device="meta")
-
-
-@contextmanager
-def _twice_differentiable(plain_rnn: bool) -> Iterator[None]:
-    with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False) if plain_rnn else nullcontext():
-        yield
-
-
-def _couples(norm: _NormBase) -> bool:
-    """Whether a layer mixes the examples of a batch."""
-    return isinstance(norm, _BatchNorm) and (norm.training or norm.running_mean is None)
-
-
-def _weighted_mean(loss_fn: nn.Module) -> bool:
-    """Whether a classification loss divides by a sum of weights that depends on the batch's targets."""
-    if not isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss) or loss_fn.reduction != "mean":
-        return False
-    return loss_fn.weight is not None or loss_fn.ignore_index != -100

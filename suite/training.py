@@ -22,7 +22,7 @@ from suite import costs, device, environment, memory
 from suite.build import construct
 from suite.plan import Plan
 from suite.progress import ProgressLine
-from suite.record import COUNTED, History, Row, RunRecord, digest, write_atomically
+from suite.record import COUNTED, History, PathFile, Row, RunRecord, digest, write_atomically
 from suite.registry import tasks_offering
 from suite.seeds import stream
 from suite.status import Status
@@ -32,7 +32,7 @@ from tasks.task import Batch, Task
 
 EXPLODED = 1e6  # a loss of this many times the first one will not come back
 LOGGED_ROWS = 200
-FIRST_ROWS = 20  # steps that are logged one by one, where second-order methods do most of their work
+FIRST_ROWS = 100  # steps that are logged one by one, where second-order methods do most of their work
 CHECKPOINT_SHARE = 0.005  # of a run's time that may go into checkpoints
 
 
@@ -183,12 +183,15 @@ class Training:
         """The loop. Only `optimizer.step` is on the clock."""
         untrained = self._evaluate("val")
         history = History(record.history, list(untrained))
-        log = _Log(history, tracker)
+        path = self._path(record, resume=resume)
+        log = _Log(history, tracker, path)
         if resume:
             self._restore(torch.load(record.checkpoint, map_location=self.place, weights_only=True))
-            history.rewind(self.step)
+            log.rewind(self.step)
         else:
             self._judge(untrained)
+            if path is not None:
+                path.note(0, self._point())
             log.write(self._row(untrained), flush=True)
         steps, limit = self.plan.steps, self.plan.config["max_seconds"] or math.inf
         given = self.plan.config["log_every"]
@@ -206,6 +209,8 @@ class Training:
                 self.seconds += clock() - start
                 self.step += 1
                 self.loss = float(loss)
+                if path is not None:
+                    path.note(self.step, self._point())
                 if schedule is not None:
                     schedule.step()
                 if not self._sound():
@@ -286,6 +291,17 @@ class Training:
         row.update({f"test/{name}": value for name, value in (test or {}).items()})
         return row
 
+    def _path(self, record: RunRecord, *, resume: bool) -> PathFile | None:
+        """The file of the path, for a model of two parameters; a path whose beginning is lost is not gone on with."""
+        two = sum(parameter.numel() for parameter in self._trained()) == 2
+        return PathFile(record.path) if two and (record.path.exists() or not resume) else None
+
+    def _point(self) -> list[float]:
+        return [float(value) for parameter in self._trained() for value in parameter.detach().flatten().tolist()]
+
+    def _trained(self) -> list[torch.nn.Parameter]:
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
     def _report(self) -> str:
         return f"loss {self.loss:.4g}  {self.task.metric} {self.value:.4g}"
 
@@ -325,7 +341,7 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
             "numbers": {name: getattr(self, name) for name in numbers},
-            "counts": dict(self.objective.counts),
+            "objective": self.objective.state_dict(),
             "generator": self.generator.get_state(),
             "host_generator": torch.get_rng_state(),
             "device_generator": torch.cuda.get_rng_state(self.place) if self.place.type == "cuda" else None,
@@ -338,7 +354,7 @@ class Training:
             self.schedule.load_state_dict(state["schedule"])
         for name, value in state["numbers"].items():
             setattr(self, name, value)
-        self.objective.counts.update(state["counts"])
+        self.objective.load_state_dict(state["objective"])
         self.generator.set_state(state["generator"].cpu())
         torch.set_rng_state(state["host_generator"].cpu())
         if state["device_generator"] is not None:
@@ -374,11 +390,12 @@ def _settled_heap() -> Iterator[None]:
 
 
 class _Log:
-    """Rows go to the local history and to its mirror alike."""
+    """Rows go to the local history and to its mirror alike; the path, where there is one, is flushed with them."""
 
-    def __init__(self, history: History, tracker: Tracker) -> None:
+    def __init__(self, history: History, tracker: Tracker, path: PathFile | None) -> None:
         self.history = history
         self.tracker = tracker
+        self.path = path
 
     def __enter__(self) -> Self:
         return self
@@ -400,3 +417,11 @@ class _Log:
     def flush(self) -> None:
         """Bring the rows so far to the disk."""
         self.history.flush()
+        if self.path is not None:
+            self.path.flush()
+
+    def rewind(self, step: int) -> None:
+        """Drop what was logged after a step."""
+        self.history.rewind(step)
+        if self.path is not None:
+            self.path.rewind(step)
