@@ -47,7 +47,9 @@ class _Elementwise(Family):
         return len(outputs)
 
     def scale(self, outputs: Tensor) -> float:
-        return {"sum": float(len(outputs)), "mean": len(outputs) / outputs.numel(), "example_mean": 1.0}[self.reduction]
+        count = float(len(outputs))
+        scales = {"sum": count, "half_sum": count / 2, "mean": count / outputs.numel(), "example_mean": 1.0}
+        return scales[self.reduction]
 
     def roots(self, outputs: Tensor) -> Iterator[Tensor]:
         deviation = self.hessian_diagonal(outputs).sqrt().reshape(len(outputs), -1)
@@ -116,15 +118,15 @@ class Categorical(Family):
 def family_of(loss_fn: nn.Module) -> Family | None:
     """The family of a standard torch loss, or None for a loss that is not known.
 
-    A loss of one's own is known when it derives from the torch loss it generalises and its `reduction` is `mean`, `sum`
-    or `example_mean` (summed over outputs, averaged over examples). Class weights, label smoothing, `pos_weight` and
-    ignored targets make it another distribution, hence unknown.
+    A loss of one's own is known when it derives from the torch loss it generalises and its `reduction` is `mean`,
+    `sum`, `half_sum` or `example_mean` (summed over outputs, averaged over examples). Class weights, label smoothing,
+    `pos_weight` and ignored targets make it another distribution, hence unknown.
     """
     reduction = getattr(loss_fn, "reduction", "none")
     if isinstance(loss_fn, nn.CrossEntropyLoss) and reduction in ("mean", "sum"):
         plain = loss_fn.weight is None and loss_fn.label_smoothing == 0 and loss_fn.ignore_index == -100
         return Categorical(reduction) if plain else None
-    if reduction not in ("mean", "sum", "example_mean"):
+    if reduction not in ("mean", "sum", "half_sum", "example_mean"):
         return None
     if isinstance(loss_fn, nn.BCEWithLogitsLoss):
         return Bernoulli(reduction) if loss_fn.weight is None and loss_fn.pos_weight is None else None

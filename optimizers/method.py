@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from math import isfinite
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from optimizers.linalg.flat import flatten, unflatten
 from optimizers.objective import Objective
 
 
@@ -16,11 +17,15 @@ class Method(torch.optim.Optimizer):
     """An optimizer whose step takes an objective: `loss = optimizer.step(objective)`.
 
     `needs` names what it asks of the objective beyond loss and gradient; a task that does not offer it is refused
-    before training. The loss that `step` returns is the one at the point where the step began, detached. A loss or
+    before training. The class says it for the defaults, an instance may need something else. The loss that `step` returns is the one at the point where the step began, detached. A loss or
     gradient that is not finite leaves the parameters as they are: the caller sees the value and ends the run.
+
+    Attributes:
+        stuck: why the last step could not move from where it was, in words; empty where it could, or may the next time.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: frozenset[str] = frozenset()
+    stuck: str = ""
 
     @abstractmethod
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
@@ -46,6 +51,18 @@ class Method(torch.optim.Optimizer):
                 "order; pass model.named_parameters()"
             )
         return self.param_groups[0]
+
+    def kept(self, key: str) -> Tensor | None:
+        """The flat vector that `keep` stored under a key in the parameters' state; None if there is none yet."""
+        if key not in self.state[self.parameters()[0]]:
+            return None
+        return flatten(self.state[parameter][key] for parameter in self.parameters())
+
+    def keep(self, key: str, vector: Tensor) -> None:
+        """Store a flat vector (n,) in the parameters' state, where checkpoints find it."""
+        params = self.parameters()
+        for parameter, part in zip(params, unflatten(vector, params), strict=True):
+            self.state[parameter][key] = part.clone()
 
     @staticmethod
     def finite(loss: Tensor, objective: Objective) -> bool:

@@ -128,7 +128,10 @@ class Objective:
 
         A loss that is a sum over examples becomes smaller; the quotient of the two `scale`s says by how much.
         """
-        return self._derived(self.inputs[index], self._known_targets()[index], self._moment)
+        part = self._derived(self.inputs[index], self._known_targets()[index], self._moment)
+        if self._outputs_shape is not None:
+            part._outputs_shape = torch.Size((len(part.inputs), *self._outputs_shape[1:]))
+        return part
 
     # -- values and gradients ------------------------------------------------------------------------------------------
 
@@ -216,7 +219,8 @@ class Objective:
         J v comes from differentiating u -> J'u twice (double backward), which works for every layer that has a
         double-differentiable backward pass, LSTMs included. Positive semi-definite if the loss is convex in the
         outputs. `structural` adds that multiple of the mean over examples of J_h'J_h, J_h the Jacobian of the hidden
-        states of the recurrent layers (Martens and Sutskever, 2011, section 3.2, with a squared distance).
+        states of the recurrent layers (Martens and Sutskever, 2011, section 3.2, with a squared distance); like a
+        damping it is meant for the canonical loss and scaled to this one.
 
         Raises:
             Unsupported: `structural` is not zero and there is no recurrent layer.
@@ -241,7 +245,7 @@ class Objective:
             pulled = torch.autograd.grad(heads, params, duals, create_graph=True, materialize_grads=True)
         linked = [part for part in pulled if part.requires_grad]
         gradient = flatten(pulled).detach() + l2 * flatten(params).detach()
-        share = structural / len(self.inputs)
+        share = structural * self.scale / len(self.inputs)
 
         def rows(vectors: Tensor, batched: bool = True) -> Tensor:
             chosen = [v for v, g in zip(unflatten(vectors, params), pulled, strict=True) if g.requires_grad]
@@ -305,7 +309,7 @@ class Objective:
             )
         outputs = self._outputs(params)
         targets = self._resolved_targets(outputs)
-        if targets.shape != outputs.shape:
+        if targets.shape != outputs.shape and targets.numel() != 1:
             raise ValueError(f"jacobian needs targets of shape {tuple(outputs.shape)}, got {tuple(targets.shape)}")
         weight = (2 * family.residual_weight(outputs)) ** 0.5
         flat = (weight * outputs).flatten()

@@ -13,7 +13,8 @@ from suite.record import digest
 from suite.tracker import MODES
 
 DECISIVE = (
-    "optimizer", "task", "schedule", "seed", "steps", "max_seconds", "target", "stop_at_target", "precision", "compile",
+    "optimizer", "task", "schedule", "seed", "steps", "max_seconds", "max_grad_equivalents", "target",
+    "stop_at_target", "precision", "compile",
 )  # fmt: skip
 Config = Mapping[str, Any]
 
@@ -46,7 +47,8 @@ class Plan:
         require_one_of("wandb.mode", self.config["wandb"]["mode"], MODES)
         self._require("steps", "a whole number above 0", lambda value: _is(value, int) and value > 0)
         self._require("log_every", "a whole number above 0 or null", lambda v: v is None or (_is(v, int) and v > 0))
-        self._require("max_seconds", "a number above 0 or null", lambda v: v is None or (_is(v, int, float) and v > 0))
+        for limit in ("max_seconds", "max_grad_equivalents"):
+            self._require(limit, "a number above 0 or null", lambda v: v is None or (_is(v, int, float) and v > 0))
         self._require("target", "a number or null", lambda value: value is None or _is(value, int, float))
         self._require("seed", "a whole number", lambda value: _is(value, int))
         self._require("allow", "a list of modules, as in allow=[my_package]", lambda value: isinstance(value, list))

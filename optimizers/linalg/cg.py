@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
+from math import ceil, nan
 
 import torch
 from torch import Tensor
@@ -22,6 +23,9 @@ class CGResult:
         iterations: the number of products with A, the one for a non-zero start left out.
         values: the quadratic model x'Ax/2 - b'x at the start and after each iteration.
         reason: `converged`, `progress` (the stopping rule), `curvature` (a direction with d'Ad <= 0) or `iterations`.
+        direction: that direction with d'Ad <= 0, else None.
+        curvature: its d'Ad.
+        path: (number, x) of the iterations that were to be kept, the last one always among them if any is.
     """
 
     x: Tensor
@@ -29,6 +33,9 @@ class CGResult:
     iterations: int
     values: list[float]
     reason: str
+    path: list[tuple[int, Tensor]] = field(default_factory=list)
+    direction: Tensor | None = None
+    curvature: float = nan
 
 
 def conjugate_gradients(
@@ -40,6 +47,7 @@ def conjugate_gradients(
     tolerance: float = 0.0,
     stop: StoppingRule | None = None,
     preconditioner: Map | None = None,
+    keep: Collection[int] = (),
 ) -> CGResult:
     """Minimise x'Ax/2 - b'x, which solves A x = b (Hestenes and Stiefel, 1952; Nocedal and Wright, Algorithm 5.3).
 
@@ -51,13 +59,21 @@ def conjugate_gradients(
         tolerance: stop when |b - Ax| <= tolerance * |b|.
         stop: a rule that looks at the model's values so far, `relative_progress` for one.
         preconditioner: r -> M^-1 r.
+        keep: the numbers of the iterations whose x is kept, `geometric` for one; each costs n floats.
     """
+    path: list[tuple[int, Tensor]] = []
+
+    def result(iterations: int, reason: str) -> CGResult:
+        if keep and iterations and (not path or path[-1][0] != len(values) - 1):
+            path.append((len(values) - 1, x))
+        return CGResult(x, residual, iterations, values, reason, path)
+
     x = torch.zeros_like(b) if x0 is None else x0.clone()
     residual = b.clone() if x0 is None else b - product(x)
     values = [_model_value(x, b, residual)]
     threshold = tolerance * float(b.norm())
     if float(residual.norm()) <= threshold:
-        return CGResult(x, residual, 0, values, "converged")
+        return result(0, "converged")
     conditioned = residual if preconditioner is None else preconditioner(residual)
     direction = conditioned.clone()
     energy = residual @ conditioned
@@ -65,19 +81,30 @@ def conjugate_gradients(
         image = product(direction)
         curvature = direction @ image
         if not float(curvature) > 0:
-            return CGResult(x, residual, iteration, values, "curvature")
+            return replace(result(iteration, "curvature"), direction=direction, curvature=float(curvature))
         alpha = energy / curvature
         x += alpha * direction
         residual -= alpha * image
         values.append(_model_value(x, b, residual))
+        if iteration in keep:
+            path.append((iteration, x.clone()))
         if float(residual.norm()) <= threshold:
-            return CGResult(x, residual, iteration, values, "converged")
+            return result(iteration, "converged")
         if stop is not None and stop(values):
-            return CGResult(x, residual, iteration, values, "progress")
+            return result(iteration, "progress")
         conditioned = residual if preconditioner is None else preconditioner(residual)
         previous, energy = energy, residual @ conditioned
         direction = conditioned + (energy / previous) * direction
-    return CGResult(x, residual, max_iterations, values, "iterations")
+    return result(max_iterations, "iterations")
+
+
+def geometric(last: int, ratio: float = 1.3) -> frozenset[int]:
+    """The iterations ceil(ratio^j) up to `last`: few, and dense where CG moves most (Martens, 2010, section 4.6)."""
+    chosen, power = set(), 1.0
+    while ceil(power) <= last:
+        chosen.add(ceil(power))
+        power *= ratio
+    return frozenset(chosen)
 
 
 def relative_progress(epsilon: float = 5e-4, shortest: int = 10, share: float = 0.1) -> StoppingRule:

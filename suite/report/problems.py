@@ -11,7 +11,7 @@ Settings = dict[str, str]
 
 SPEAKS_FOR_ITSELF = ("scale", "device", "precision")
 FOUND_OUT = ("device", "precision", "metric", "direction")
-PROBLEM_KEYS = ("scale", *FOUND_OUT, "steps", "max_seconds", "target", "stop_at_target")
+PROBLEM_KEYS = ("scale", *FOUND_OUT, "steps", "max_seconds", "max_grad_equivalents", "target", "stop_at_target")
 OPTIMIZER_KEYS = ("schedule", "compile")
 LONGEST_LABEL = 3
 

@@ -1,0 +1,175 @@
+"""Hessian-free optimisation: truncated Gauss-Newton steps with all of Martens' safeguards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optimizers.krylov.parts import rotating_part
+from optimizers.krylov.preconditioners import DIAGONALS
+from optimizers.linalg.cg import CGResult, conjugate_gradients, geometric, relative_progress
+from optimizers.linalg.curvature import Curvature
+from optimizers.linalg.damping import RatioRule, reduction_ratio
+from optimizers.linalg.line_search import armijo
+from optimizers.method import Method, require_range
+from optimizers.objective import Objective
+
+
+class HessianFree(Method):
+    r"""Hessian-free optimisation: minimise q(d) = g'd + d'(G + damping I)d / 2 by truncated CG, theta += alpha d.
+
+    G = J' H_out J is the generalised Gauss-Newton matrix, known by its products. The parts, with the sections of
+    Martens (2010), "Deep learning via Hessian-free optimization":
+
+    - CG is preconditioned by (D + damping)^xi, D a diagonal estimate of G (4.7), starts at `warm_start` times the last
+      step's final iterate (4.5) and stops when the relative progress per iteration is small (4.4);
+    - of the iterates kept at ceil(1.3^j), the loss picks: back from the last one as long as it falls (4.6);
+    - a line search along the chosen one; if no trial lowers the loss, the step is refused;
+    - the damping follows rho = (f(theta + d) - f(theta)) / q(d), with q measured from d = 0, not from the warm start
+      (otherwise rho turns negative on full batches and the damping grows without end): times 3/2 below 1/4, times 2/3
+      above 3/4 (4.1);
+    - `structural` adds damping * structural * J_h'J_h for the hidden states h of recurrent layers, so that a step may
+      not upset them (Martens and Sutskever, 2011, "Learning recurrent neural networks with Hessian-free optimization",
+      section 3.2, with the squared distance between states).
+
+    Cost per step: a gradient, a product with G per CG iteration, one for the warm start, a gradient (`fisher`) or one
+    per example (`empirical`) for the preconditioner, an evaluation per iterate and step length tried. Memory beside the
+    kept graph: 7 n floats for CG and the preconditioner and n per kept iterate, at most 20 for 250 iterations; state n.
+
+    Differences from Martens (2010): the default preconditioner is Chapelle and Erhan's (2011), one gradient instead of
+    one per example; the curvature sees a rotating share of the batch rather than a mini-batch of its own.
+
+    Args:
+        params: the parameters, or pairs of name and parameter; all those of the model, in its order.
+        lr: the first step length tried.
+        damping: the first multiple of the identity, for a loss that is summed over outputs and averaged over examples.
+        adaptive: adapt the damping.
+        max_iterations: the largest number of CG iterations a step.
+        progress: the relative progress per iteration below which CG stops.
+        preconditioner: `none`, `fisher` or `empirical`.
+        exponent: xi, between 0 (no preconditioning) and 1.
+        warm_start: the share of the last final iterate at which CG starts.
+        curvature_share: the share of the batch's examples that the products with G see; the gradient sees all.
+        structural: mu, the weight of structural damping relative to the damping; 0 without recurrent layers.
+        max_trials: the number of step lengths tried, each 0.8 of the one before.
+
+    Raises:
+        ValueError: a hyperparameter out of its range.
+        Unsupported: at the first step, where the loss is no likelihood to draw targets from (`fisher`), examples are
+            coupled (`empirical`), or `structural` is set for a model without recurrent layers.
+    """
+
+    needs = frozenset({"ggn"})
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1.0,
+        damping: float = 1.0,
+        adaptive: bool = True,
+        max_iterations: int = 250,
+        progress: float = 5e-4,
+        preconditioner: str = "fisher",
+        exponent: float = 0.75,
+        warm_start: float = 0.95,
+        curvature_share: float = 1.0,
+        structural: float = 0.0,
+        max_trials: int = 20,
+    ) -> None:
+        require_range("lr", lr, open_low=True)
+        require_range("damping", damping)
+        require_range("max_iterations", max_iterations, low=1, whole=True)
+        require_range("progress", progress, high=1)
+        require_range("exponent", exponent, high=1)
+        require_range("warm_start", warm_start, high=1)
+        require_range("curvature_share", curvature_share, high=1, open_low=True)
+        require_range("structural", structural)
+        require_range("max_trials", max_trials, low=1, whole=True)
+        if preconditioner not in ("none", *DIAGONALS):
+            raise ValueError(f"preconditioner must be none, {', '.join(DIAGONALS)}, got {preconditioner!r}")
+        self.adaptive = adaptive
+        self.max_iterations = max_iterations
+        self.progress = progress
+        self.preconditioner = preconditioner
+        self.exponent = exponent
+        self.warm_start = warm_start
+        self.curvature_share = curvature_share
+        self.structural = structural
+        self.max_trials = max_trials
+        self.rule = RatioRule()
+        super().__init__(params, {"lr": lr, "damping": damping, "seen": 0})
+
+    @torch.no_grad()
+    def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        group = self.whole(objective)
+        curved = rotating_part(objective, self.curvature_share, group["seen"])
+        group["seen"] += 1
+        ggn = curved.ggn(self.structural * group["damping"])
+        loss, gradient = (ggn.loss, ggn.gradient) if curved is objective else objective.value_and_gradient()
+        if not bool(torch.isfinite(loss + gradient.norm())):
+            return loss
+        solution = self._solve(objective, curved, ggn, gradient)
+        if bool(torch.isfinite(solution.x).all()):
+            self.keep("direction", solution.x)
+        self._move(objective, loss, gradient, solution)
+        return loss
+
+    def _solve(self, objective: Objective, curved: Objective, ggn: Curvature, gradient: Tensor) -> CGResult:
+        """CG on the damped system; a curvature from a part of the batch is made as large as the whole's."""
+        ratio, damping = objective.scale / curved.scale, self.param_groups[0]["damping"] * objective.scale
+        previous = self.kept("direction") if self.warm_start else None
+        preconditioner = None
+        if self.preconditioner != "none":
+            diagonal = ratio * DIAGONALS[self.preconditioner](curved) + damping
+            scaling = (diagonal + torch.finfo(diagonal.dtype).tiny).pow_(-self.exponent)
+            preconditioner = scaling.mul
+        return conjugate_gradients(
+            lambda v: ggn(v).mul_(ratio).add_(v, alpha=damping),
+            -gradient,
+            x0=None if previous is None else previous.mul_(self.warm_start),
+            max_iterations=self.max_iterations,
+            stop=relative_progress(self.progress),
+            preconditioner=preconditioner,
+            keep=geometric(self.max_iterations),
+        )
+
+    def _move(self, objective: Objective, loss: Tensor, gradient: Tensor, solution: CGResult) -> None:
+        """Choose an iterate and a step length by the loss; adapt the damping to how well the iterate was predicted."""
+        group, before = self.param_groups[0], float(loss)
+        self.stuck = "" if solution.path else "the gradient is zero, or CG's first direction has no positive curvature"
+        if self.stuck:
+            return
+        iteration, step, after = self._backtracked(objective, solution.path)
+        resolution = torch.finfo(step.dtype).eps
+        if self.adaptive:
+            ratio = reduction_ratio(before, after, -solution.values[iteration], resolution)
+            group["damping"] = self.rule(group["damping"], ratio)
+        found = armijo(
+            lambda alpha: after if alpha == 1 else float(objective.value(alpha * step)),
+            before + 2 * resolution * abs(before),
+            min(float(gradient @ step), 0.0),
+            first=group["lr"],
+            sufficient=1e-2,
+            shrink=0.8,
+            max_trials=self.max_trials,
+        )
+        if found is not None:
+            objective.move(found[0] * step)
+        elif group["damping"] in (0.0, self.rule.largest):
+            self.stuck = "no step length lowers the loss, and the damping cannot grow any more"
+
+    @staticmethod
+    def _backtracked(objective: Objective, path: list[tuple[int, Tensor]]) -> tuple[int, Tensor, float]:
+        """From the last iterate back as long as the loss falls: the iteration, its iterate, the loss there."""
+        chosen: tuple[int, Tensor, float] | None = None
+        for iteration, iterate in reversed(path):
+            value = float(objective.value(iterate))
+            if chosen is not None and isfinite(chosen[2]) and not value < chosen[2]:
+                break
+            chosen = iteration, iterate, value
+        assert chosen is not None
+        return chosen
