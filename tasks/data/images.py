@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tasks.checks import require_positive
+from tasks.data.curves import curves_lookalike
 from tasks.data.folder import read_image_folder
 from tasks.data.full import read_cifar10, read_idx_set
 from tasks.data.splits import Pair, hold_out
@@ -103,6 +104,7 @@ def _digits() -> Images:
 NAMED: dict[str, Callable[[], Images]] = {
     "fashion_mnist_small": _fashion_mnist_small,
     "digits": _digits,
+    "curves_lookalike": lambda: Images(*curves_lookalike()),
     "fashion_mnist": lambda: Images(*read_idx_set("fashion_mnist")),
     "mnist": lambda: Images(*read_idx_set("mnist")),
     "cifar10": lambda: Images(*read_cifar10()),

@@ -29,14 +29,17 @@ class Autoencoder(DataTask):
 
     Hinton and Salakhutdinov, "Reducing the dimensionality of data with neural networks", 2006; with the sparse
     initialisation of Martens, "Deep learning via Hessian-free optimization", 2010: 15 incoming weights of each unit are
-    standard normal, everything else is zero. MNIST with widths 1000-500-250-30 is the problem of Martens and Grosse
-    2015 (arXiv 1503.05671). The default, scikit-learn's 8x8 digits in full batches, orders methods alike in a second.
+    standard normal, everything else is zero. MNIST with widths 1000-500-250-30 and CURVES with 400-200-100-50-25-6 are
+    the problems of these papers and of Martens and Grosse 2015 (arXiv 1503.05671); in the place of CURVES, which is not
+    public, stands `curves_lookalike`. The default, scikit-learn's 8x8 digits in full batches, orders methods alike in a
+    second.
 
     Args:
         data: a data set or an image folder, see `ImageClassification`.
         widths: the encoder's layers, the code's width last.
         init: `sparse`, or `torch` for torch's default.
-        val_size: how many training images to keep for validation.
+        train_size: how many training images to use, the first ones; None is all.
+        val_size: how many of these to keep for validation.
         test_size: how many test images to use, the first ones; None is all.
         image_size: pixels a side that the images are resized to; None leaves them as they are.
         batch_size: None is the full batch.
@@ -55,6 +58,7 @@ class Autoencoder(DataTask):
         data: str = "digits",
         widths: Sequence[int] = (60, 30, 10),
         init: str = "sparse",
+        train_size: int | None = None,
         val_size: int = 200,
         test_size: int | None = None,
         image_size: int | None = None,
@@ -67,7 +71,7 @@ class Autoencoder(DataTask):
         require_choice(INITIALISATIONS, init=init)
         self.init = init
         self.loss_fn = BCEPerExample()
-        self.splits = _pixels(load_images(data, image_size), val_size, test_size)
+        self.splits = _pixels(load_images(data, image_size), train_size, val_size, test_size)
         super().__init__(steps=steps, eval_every=eval_every, batch_size=batch_size, target=target)
 
     def build(self) -> nn.Module:
@@ -97,10 +101,14 @@ def sparse_(layer: nn.Linear) -> None:
         layer.bias.zero_()
 
 
-def _pixels(images: Images, val_size: int, test_size: int | None) -> dict[str, Batch]:
+def _pixels(images: Images, train_size: int | None, val_size: int, test_size: int | None) -> dict[str, Batch]:
     """Brightness between 0 and 1, `(N, pixels)`, as inputs and as targets."""
+    available = len(images.train[0])
+    if train_size is not None and not 0 < train_size <= available:
+        raise ValueError(f"train_size must be between 1 and {available}, got {train_size}")
+    train = images.train[0][:train_size], images.train[1][:train_size]
     splits: dict[str, Batch] = {}
-    for split, (inputs, _) in three_way(images.train, images.test, val_size, test_size).items():
+    for split, (inputs, _) in three_way(train, images.test, val_size, test_size).items():
         brightness = inputs.flatten(1).float().div_(images.peak)
         splits[split] = (brightness, brightness)
     return splits

@@ -1,0 +1,1 @@
+"""Recurrent networks on made-up sequences."""

@@ -1,0 +1,106 @@
+"""The adding and the copy problem: sequences whose answer depends on what came long before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tasks.losses import MSEPerExample
+from tasks.task import Batch
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long the memory must be: `length` steps, and for copying `items` out of an alphabet of `symbols`."""
+
+    length: int
+    items: int
+    symbols: int
+
+
+@dataclass(frozen=True)
+class MemoryProblem:
+    """Data of a problem and what its answers are.
+
+    Args:
+        draw: inputs `(count, T, features)` and targets of that many sequences, no two alike.
+        outputs: how many numbers an answer has.
+        answers: at how many of the last steps an answer is wanted; None is one answer, after the last step.
+        loss_fn: the loss; `loss` gives it for each example, `(N,)`.
+        error: the metric of each example, `(N,)`.
+        chance: the error of the best constant answer.
+    """
+
+    draw: Callable[[int, torch.Generator], Batch]
+    outputs: int
+    answers: int | None
+    loss_fn: nn.Module
+    loss: Callable[[Tensor, Tensor], Tensor]
+    error: Callable[[Tensor, Tensor], Tensor]
+    chance: float
+
+
+def adding(lengths: Lengths) -> MemoryProblem:
+    """Add the two marked numbers: inputs `(N, T, 2)`, a uniform number and a mark a step; targets `(N, 1)`.
+
+    One mark lies in either half. The error is the squared error; always answering 1 makes 1/6, the sum's variance.
+    """
+    if lengths.length < 2:
+        raise ValueError(f"length must be at least 2 for problem=adding, got {lengths.length}")
+
+    def draw(count: int, generator: torch.Generator) -> Batch:
+        numbers = torch.rand(count, lengths.length, generator=generator)
+        half = lengths.length // 2
+        early = torch.randint(half, (count, 1), generator=generator)
+        late = torch.randint(half, lengths.length, (count, 1), generator=generator)
+        marks = torch.zeros_like(numbers).scatter_(1, torch.cat([early, late], dim=1), 1.0)
+        return torch.stack([numbers, marks], dim=2), (numbers * marks).sum(dim=1, keepdim=True)
+
+    def squares(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets).square().sum(dim=1)
+
+    return MemoryProblem(draw, 1, None, MSEPerExample(), squares, squares, chance=1 / 6)
+
+
+def copying(lengths: Lengths) -> MemoryProblem:
+    """Repeat a word after a pause: inputs `(N, length + 2 items, symbols + 2)`, one-hot; targets `(N, items)`.
+
+    The word's `items` symbols come first, then `length - 1` blanks and the signal to begin, then `items` blanks, during
+    which the word is to be said. The error is the share of wrong symbols; guessing makes `1 - 1 / symbols`.
+    """
+    items, symbols = lengths.items, lengths.symbols
+
+    def draw(count: int, generator: torch.Generator) -> Batch:
+        words = distinct_words(count, items, symbols, generator)
+        tokens = torch.full((count, lengths.length + 2 * items), symbols)
+        tokens[:, :items] = words
+        tokens[:, items + lengths.length - 1] = symbols + 1
+        return F.one_hot(tokens, symbols + 2).float(), words
+
+    def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets, reduction="none").mean(dim=1)
+
+    def wrong(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs.argmax(dim=1) != targets).double().mean(dim=1)
+
+    return MemoryProblem(draw, symbols, items, nn.CrossEntropyLoss(), cross_entropy, wrong, chance=1 - 1 / symbols)
+
+
+def distinct_words(count: int, items: int, symbols: int, generator: torch.Generator) -> Tensor:
+    """Random words, `(count, items)`, no two of which are alike.
+
+    Raises:
+        ValueError: there are too few words of that length.
+    """
+    words: Tensor = torch.randint(symbols, (2 * count, items), generator=generator).unique(dim=0)
+    if len(words) < count:
+        raise ValueError(f"items must be so large that symbols^items exceeds twice the {count} sequences, got {items}")
+    chosen = torch.randperm(len(words), generator=generator)[:count]
+    return words.index_select(0, chosen)
+
+
+PROBLEMS: dict[str, Callable[[Lengths], MemoryProblem]] = {"adding": adding, "copy": copying}
