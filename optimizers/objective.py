@@ -23,8 +23,9 @@ from optimizers.evaluation import (
     twice_differentiable,
     weighted_mean,
 )
+from optimizers.jacobian import jacobian_by_examples, jacobian_by_graph, pullback
 from optimizers.known import Known
-from optimizers.linalg.curvature import Curvature, batched
+from optimizers.linalg.curvature import Curvature
 from optimizers.linalg.flat import add_, flatten, unflatten
 from optimizers.losses import Gaussian, family_of, require_family
 
@@ -209,7 +210,7 @@ class Objective:
             if not curved:
                 return torch.zeros_like(vectors)
             chosen = [v for v, g in zip(unflatten(vectors, self.params), gradient, strict=True) if g.requires_grad]
-            return self._rows(curved, chosen, vectors.shape[:-1], batched)
+            return pullback(curved, self.params, chosen, vectors.shape[:-1], batched)
 
         return self._curvature(loss, flatten(gradient), rows, "hvp")
 
@@ -255,7 +256,8 @@ class Objective:
                 (curved,) = torch.autograd.grad(slope, free, pushed, **options)
             else:
                 curved = torch.zeros_like(pushed)
-            return self._rows(heads, [curved, *(share * s for s in swung)], vectors.shape[:-1], batched) + l2 * vectors
+            upper = [curved, *(share * s for s in swung)]
+            return pullback(heads, params, upper, vectors.shape[:-1], batched) + l2 * vectors
 
         loss = loss + self._regulariser(params)
         self._observe(loss.detach(), gradient)
@@ -267,7 +269,8 @@ class Objective:
     def jacobian(self) -> tuple[Tensor, Tensor]:
         """Residuals r (m,) and their Jacobian J (m, n), scaled so that the loss is |r|^2 / 2 and its gradient J'r.
 
-        Built from m backward passes, or from n double ones where that is fewer. The regulariser adds n residuals.
+        Built from one backward pass of the batch per output where examples are independent, else from m backward
+        passes or n double ones, whichever are fewer. The regulariser adds n residuals.
 
         Raises:
             Unsupported: the loss is not a mean or sum of squared errors.
@@ -276,8 +279,8 @@ class Objective:
         self.counts["value"] += 1
         self.counts["jac"] += 1
         with torch.enable_grad(), self._differentiable_kernels():
-            flat, residuals = self._weighted_residuals()
-            jacobian = self._tall_jacobian(flat) if flat.numel() > self._size() else self._wide_jacobian(flat)
+            flat, residuals, weight = self._weighted_residuals()
+            jacobian = self._jacobian(flat, weight)
         if self._problem.l2:
             root, theta = self._problem.l2**0.5, flatten(self.params).detach()
             residuals = torch.cat([residuals, root * theta])
@@ -295,13 +298,13 @@ class Objective:
         self.counts["value"] += 1
         with torch.no_grad():
             params = self._params_at(step)
-            _, residuals = self._weighted_residuals(params)
+            _, residuals, _ = self._weighted_residuals(params)
             if not self._problem.l2:
                 return residuals
             return torch.cat([residuals, self._problem.l2**0.5 * flatten(params or self.params)])
 
-    def _weighted_residuals(self, params: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """The outputs times the loss's weight, with their graph, and their distances from the targets, without."""
+    def _weighted_residuals(self, params: list[Tensor] | None = None) -> tuple[Tensor, Tensor, float]:
+        """The outputs times the loss's weight, with their graph; their distances from the targets; the weight."""
         family = self._problem.family
         if not isinstance(family, Gaussian):
             raise Unsupported(
@@ -313,32 +316,21 @@ class Objective:
             raise ValueError(f"jacobian needs targets of shape {tuple(outputs.shape)}, got {tuple(targets.shape)}")
         weight = (2 * family.residual_weight(outputs)) ** 0.5
         flat = (weight * outputs).flatten()
-        return flat, flat.detach() - weight * targets.flatten()
+        return flat, flat.detach() - weight * targets.flatten(), weight
 
-    def _wide_jacobian(self, outputs: Tensor, chunk: int = 256) -> Tensor:
-        """Row by row: J'e_i for every output."""
-        identity = torch.eye(outputs.numel(), dtype=outputs.dtype, device=outputs.device)
-
-        def rows(vectors: Tensor, batched: bool = True) -> Tensor:
-            return self._rows([outputs], [vectors], vectors.shape[:-1], batched)
-
-        return torch.cat([batched(rows, lambda v: rows(v, False), part) for part in identity.split(chunk)])
-
-    def _tall_jacobian(self, outputs: Tensor, chunk: int = 256) -> Tensor:
-        """Column by column: J e_j for every parameter, by differentiating u -> J'u."""
-        dual = torch.zeros_like(outputs, requires_grad=True)
-        pulled = torch.autograd.grad(outputs, self.params, dual, create_graph=True, materialize_grads=True)
-        linked = [part for part in pulled if part.requires_grad]
-        identity = torch.eye(self._size(), dtype=outputs.dtype, device=outputs.device)
-
-        def rows(vectors: Tensor, batched: bool = True) -> Tensor:
-            chosen = [v for v, g in zip(unflatten(vectors, self.params), pulled, strict=True) if g.requires_grad]
-            (pushed,) = torch.autograd.grad(
-                linked, dual, chosen, retain_graph=True, materialize_grads=True, is_grads_batched=batched
-            )
-            return pushed
-
-        return torch.cat([batched(rows, lambda v: rows(v, False), part) for part in identity.split(chunk)]).T
+    def _jacobian(self, flat: Tensor, weight: float) -> Tensor:
+        """J of the flat weighted outputs, example by example where these are independent and that is less work."""
+        count = len(self.inputs)
+        independent = count > 1 and flat.numel() % count == 0 and not any(couples(n) for n in self._problem.norms)
+        if independent and flat.numel() // count <= self._size():
+            try:
+                with held_statistics(self._problem.norms):
+                    rows = jacobian_by_examples(self.model, self._problem.names, self.params, self.inputs)
+                if rows.shape == (flat.numel(), self._size()):
+                    return weight * rows
+            except RuntimeError:  # random masks, or an operator without a batching rule
+                pass
+        return jacobian_by_graph(flat, self.params)
 
     def per_example_grads(self) -> Tensor:
         """One gradient per example, (N, n), scaled so that the mean over the rows is the gradient of the loss.
@@ -384,7 +376,7 @@ class Objective:
             outputs = self._outputs()
             targets = self._resolved_targets(outputs)
             losses = [self._problem.loss_fn(outputs[i : i + 1], targets[i : i + 1]) for i in range(len(outputs))]
-        return torch.stack([self._rows([loss], [torch.ones_like(loss)], (), False) for loss in losses])
+        return torch.stack([pullback([loss], self.params, [torch.ones_like(loss)], (), False) for loss in losses])
 
     # -- layers and other targets --------------------------------------------------------------------------------------
 
@@ -549,13 +541,6 @@ class Objective:
         if step is None:
             return None
         return [p.detach() + d for p, d in zip(self.params, unflatten(step, self.params), strict=True)]
-
-    def _rows(self, heads: list[Tensor], vectors: list[Tensor], shape: Sequence[int], batched: bool) -> Tensor:
-        """Vector-Jacobian products by the parameters as flat rows of shape (*shape, n)."""
-        parts = torch.autograd.grad(
-            heads, self.params, vectors, retain_graph=True, materialize_grads=True, is_grads_batched=batched
-        )
-        return torch.cat([part.reshape(*shape, -1) for part in parts], dim=-1)
 
     def _differentiable_kernels(self) -> AbstractContextManager[None]:
         """Attention and recurrent kernels that can be differentiated twice (the fast ones cannot)."""

@@ -81,15 +81,25 @@ def test_jacobian_gives_loss_gradient_and_curvature(name: str, l2: float) -> Non
     assert not jacobian.requires_grad
 
 
+@pytest.mark.parametrize("way", ["examples", "graph"])
 @pytest.mark.parametrize(
     ("hidden", "examples", "tall"), [(5, 2, False), (5, 40, True), (60, 80, False), (40, 80, True)]
 )
-def test_jacobian_wide_and_tall(monkeypatch: pytest.MonkeyPatch, hidden: int, examples: int, tall: bool) -> None:
-    """Row by row or column by column, with fewer and with more of them than one vectorised chunk holds."""
-    monkeypatch.setattr(Objective, "_wide_jacobian" if tall else "_tall_jacobian", None)  # the dearer way
+def test_jacobian_wide_and_tall(
+    monkeypatch: pytest.MonkeyPatch, hidden: int, examples: int, tall: bool, way: str
+) -> None:
+    """By examples, by rows or by columns, with fewer and with more of them than one vectorised chunk holds."""
+    if way == "graph":
+        monkeypatch.setattr("optimizers.objective.couples", lambda norm: True)
+        monkeypatch.setattr("optimizers.objective.jacobian_by_examples", None)
+        monkeypatch.setattr(f"optimizers.jacobian.{'_by_rows' if tall else '_by_columns'}", None)  # the dearer way
+    else:
+        monkeypatch.setattr("optimizers.objective.jacobian_by_graph", None)
     torch.manual_seed(1)
     outputs = 4
     model = mlp((2, hidden, outputs)).double()
+    if way == "graph":
+        model.append(nn.BatchNorm1d(outputs, affine=False).double().eval())
     problem = Problem(model, nn.MSELoss(), torch.randn(examples, 2).double(), torch.randn(examples, outputs).double())
     size = sum(p.numel() for p in model.parameters())
     assert (examples * outputs > size) is tall
@@ -101,6 +111,17 @@ def test_jacobian_wide_and_tall(monkeypatch: pytest.MonkeyPatch, hidden: int, ex
     parts = jacrev(lambda p: functional_call(model, p, (problem.inputs,)))(params)
     expected = torch.cat([part.reshape(examples * outputs, -1) for part in parts.values()], dim=1)
     close(jacobian, factor * expected)
+
+
+@pytest.mark.parametrize("name", ["dropout", "lstm", "conv_bn"])
+def test_jacobian_where_examples_cannot_be_taken_apart(name: str) -> None:
+    """Random masks, layers without a batching rule, coupled examples."""
+    problem = CASES[name]()
+    outputs = Reference(problem).outputs(Reference(problem).theta)
+    problem.loss_fn, problem.targets = nn.MSELoss(reduction="sum"), torch.zeros_like(outputs)
+    reference = Reference(problem)
+    _, jacobian = problem.objective().jacobian()
+    close(jacobian, 2**0.5 * reference.jacobian(), 1e-8)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in COUPLED])
