@@ -1,5 +1,7 @@
 """Newton methods."""
 
 from optimizers.newton.newton import Newton
+from optimizers.newton.newton_cg import NewtonCG
+from optimizers.newton.saddle_free_newton import SaddleFreeNewton
 
-__all__ = ["Newton"]
+__all__ = ["Newton", "NewtonCG", "SaddleFreeNewton"]

@@ -1,40 +1,48 @@
-"""Newton's method with the exact Hessian, made safe for saddles."""
+"""Newton's method with a Hessian made positive definite, and a line search."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from optimizers.errors import Unsupported
-from optimizers.linalg.damping import RatioRule, reduction_ratio
-from optimizers.linalg.decompositions import symmetric_eigen
-from optimizers.linalg.flat import add_
+from optimizers.linalg.decompositions import shifted_cholesky, symmetric_eigen
 from optimizers.method import Method, require_range
+from optimizers.newton.descent import SEARCHES, descend, require_choice
 from optimizers.objective import Objective
+
+MODIFICATIONS = ("cholesky", "eigen", "none")
 
 
 class Newton(Method):
-    r"""Newton's method with a damped, saddle-free Hessian: d = -(|H| + damping I)^{-1} g, theta += lr d.
+    r"""Newton's method: d = -(H + E)^{-1} g with E such that d leads downhill, theta += alpha d.
 
-    |H| = V |diag(e)| V' replaces negative eigenvalues by their absolute values, so that a step moves away from saddle
-    points instead of towards them (Dauphin et al., 2014, "Identifying and attacking the saddle point problem",
-    arXiv 1406.2572, eq. 12); `saddle_free=False` keeps H itself. With `adaptive=True` a step that does not lower the
-    loss is refused and tried again with more damping, and the damping follows the ratio of actual to predicted
-    reduction (Nocedal and Wright, 2006, section 4.1); the decomposition is reused, a trial costs one evaluation.
+    Three choices of E (Nocedal and Wright, 2006, section 3.4), all zero where H is safely positive definite:
 
-    Cost per step: n Hessian-vector products, an eigen-decomposition (n^3), one evaluation per trial. Memory: 8 n^2
-    bytes for each of three matrices in float64.
+    - `cholesky`: E = tau I, tau the first of a doubling sequence for which Cholesky succeeds (their Algorithm 3.3);
+    - `eigen`: every eigenvalue e becomes max(|e|, delta * max|e|): negative ones are reversed;
+    - `none`: E = 0, the textbook's method, which converges to any stationary point, saddles and maxima included. Where
+      H is singular the shortest least-squares solution stands in.
+
+    alpha comes from a line search that tries `lr` first; at 1 the order of convergence near a minimum is two, also
+    where the loss no longer resolves the decrease: there the gradient decides. A line search cannot use a direction
+    that leads uphill, which `none` may give: it follows -g then.
+
+    Cost per step: n Hessian-vector products, n^3 / 3 multiplications a shift (`cholesky`) or about 9 n^3 (`eigen`), one
+    evaluation per trial. Memory: 8 n^2 bytes for each of three matrices. The decomposition is in float64; a float32
+    Hessian carries an error of about 1e-7 of its largest entry, which H's condition multiplies in the step.
 
     Args:
         params: the parameters, or pairs of name and parameter; all those of the model, in its order.
-        lr: the length of the step along the Newton direction; 1 is Newton's own.
-        damping: the first multiple of the identity, for a loss that is summed over outputs and averaged over examples.
-        saddle_free: use |H| instead of H.
-        adaptive: refuse steps that raise the loss, and adapt the damping.
-        max_trials: how often a refused step is tried again.
+        lr: the first step length tried, the only one without a line search; 1 is Newton's own.
+        modification: `cholesky`, `eigen` or `none`.
+        line_search: `armijo` (c1 = 1e-4, halving), `strong_wolfe` (c2 = 0.9) or `none`.
+        beta: the first shift of `cholesky`, relative to the largest entry of H.
+        delta: the smallest eigenvalue of `eigen`, relative to the largest, and at least n units of round-off.
+        max_trials: the number of step lengths tried; if none serves, the parameters stay and `stuck` says so.
         max_parameters: the largest n for which the dense matrix is built.
 
     Raises:
@@ -42,64 +50,93 @@ class Newton(Method):
         Unsupported: more than `max_parameters` parameters.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"hessian"})
+    needs = frozenset({"hessian"})
 
     def __init__(
         self,
         params: Iterable[Any],
         lr: float = 1.0,
-        damping: float = 1e-3,
-        saddle_free: bool = True,
-        adaptive: bool = True,
-        max_trials: int = 10,
+        modification: str = "cholesky",
+        line_search: str = "armijo",
+        beta: float = 1e-3,
+        delta: float = 1e-12,
+        max_trials: int = 30,
         max_parameters: int = 5000,
     ) -> None:
         require_range("lr", lr, open_low=True)
-        require_range("damping", damping)
+        require_choice("modification", modification, MODIFICATIONS)
+        require_choice("line_search", line_search, SEARCHES)
+        require_range("beta", beta, open_low=True)
+        require_range("delta", delta, high=1, open_low=True)
         require_range("max_trials", max_trials, low=1, whole=True)
         require_range("max_parameters", max_parameters, low=1, whole=True)
-        self.saddle_free = saddle_free
-        self.adaptive = adaptive
+        self.modification = modification
+        self.line_search = line_search
+        self.beta = beta
+        self.delta = delta
         self.max_trials = max_trials
-        self.rule = RatioRule(increase=4.0, decrease=1 / 3)
-        super().__init__(params, {"lr": lr, "damping": damping})
+        super().__init__(params, {"lr": lr})
         size = sum(p.numel() for p in self.parameters())
         if size > max_parameters:
-            raise Unsupported(
-                f"newton builds the dense Hessian: {size:,} parameters need {8 * size**2 / 2**30:,.1f} GiB a matrix, "
-                f"the limit is max_parameters={max_parameters:,}; ggn_cg and kfac need no matrix of that size"
-            )
+            raise Unsupported(dense_refusal("newton", size, max_parameters, "newton_cg, trust_region and tron"))
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
         group = self.whole(objective)
+        self.stuck = ""
         hessian = objective.hessian()
-        decomposition = symmetric_eigen(hessian.dense())
-        if decomposition is None or not bool(torch.isfinite(hessian.loss + hessian.gradient.norm())):
-            return hessian.loss
+        loss, gradient = hessian.loss, hessian.gradient
+        if not bool(torch.isfinite(loss + gradient.norm())):
+            return loss
+        direction = self._direction(hessian.dense(), -gradient.double())
+        if direction is None:
+            self.stuck = "the Hessian is not finite"
+        elif not bool(gradient.any()):
+            self.stuck = "the gradient is zero"
+        else:
+            direction = self._downhill(direction.to(gradient.dtype), gradient)
+            self.stuck = descend(objective, loss, gradient, direction, self.line_search, group["lr"], self.max_trials)
+        return loss
+
+    def _direction(self, hessian: Tensor, descent: Tensor) -> Tensor | None:
+        """(H + E)^-1 times minus the gradient, in float64; None if H has entries that are not finite."""
+        if self.modification == "none":
+            return pure_solve(hessian, descent)
+        if self.modification == "cholesky":
+            found = shifted_cholesky(hessian, self.beta)
+            return None if found is None else torch.cholesky_solve(descent[:, None], found[0])[:, 0]
+        decomposition = symmetric_eigen(hessian)
+        if decomposition is None:
+            return None
         values, vectors = decomposition
-        slopes = vectors.T @ hessian.gradient.double()
-        for _ in range(self.max_trials if self.adaptive else 1):
-            along = -group["lr"] * slopes / self._curvatures(values, group["damping"] * objective.scale)
-            step = (vectors @ along).to(hessian.gradient.dtype)
-            model_change = float(slopes @ along + values @ along**2 / 2)
-            if not self.adaptive or self._accepts(objective, hessian.loss, step, model_change):
-                add_(objective.params, step)
-                break
-            if group["damping"] == 0:  # every further trial would be the same
-                break
-        return hessian.loss
+        share = max(self.delta, len(values) * torch.finfo(hessian.dtype).eps)
+        smallest = share * (float(values.abs().max()) or 1.0)
+        return vectors @ (vectors.T @ descent / values.abs().clamp(min=smallest))
 
-    def _curvatures(self, values: Tensor, damping: float) -> Tensor:
-        """The damped eigenvalues that divide the gradient, kept away from zero by round-off's size."""
-        curvatures = (values.abs() if self.saddle_free else values) + damping
-        smallest = torch.finfo(values.dtype).eps * float(values.abs().max()) + torch.finfo(values.dtype).tiny
-        return torch.where(curvatures.abs() < smallest, smallest, curvatures)
+    def _downhill(self, direction: Tensor, gradient: Tensor) -> Tensor:
+        """The direction itself, or -g where a line search could not use it."""
+        if self.modification != "none" or self.line_search == "none" or bool(gradient @ direction < 0):
+            return direction
+        return -gradient
 
-    def _accepts(self, objective: Objective, before: Tensor, step: Tensor, model_change: float) -> bool:
-        """Whether the loss fell; the damping follows the ratio of its fall to the quadratic model's."""
-        group = self.param_groups[0]
-        after = float(objective.value(step))
-        ratio = reduction_ratio(float(before), after, -model_change, torch.finfo(step.dtype).eps)
-        group["damping"] = self.rule(group["damping"], ratio)
-        return ratio > 0
+
+def pure_solve(matrix: Tensor, right: Tensor) -> Tensor | None:
+    """matrix^-1 right in float64; the shortest least-squares solution if singular, None if it is not finite."""
+    if not bool(torch.isfinite(matrix).all()):
+        return None
+    double = matrix.double()
+    solution: Tensor
+    solution, failed = torch.linalg.solve_ex(double, right)
+    if int(failed) == 0 and bool(torch.isfinite(solution).all()):
+        return solution
+    smallest = len(matrix) * torch.finfo(matrix.dtype).eps
+    solution = torch.linalg.pinv(double, rtol=smallest, hermitian=True) @ right
+    return solution
+
+
+def dense_refusal(name: str, size: int, limit: int, instead: str) -> str:
+    """What a method says that would have to build too large a matrix."""
+    return (
+        f"{name} builds the dense Hessian: {size:,} parameters need {8 * size**2 / 2**30:,.1f} GiB a matrix, "
+        f"the limit is max_parameters={limit:,}; {instead} need no matrix of that size"
+    )
