@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import isfinite
+from dataclasses import dataclass
+from math import inf, isfinite
+
+import torch
+from torch import Tensor
+
+from optimizers.linalg.interpolation import Trial, proposal
+
+Ray = Callable[[float], tuple[float, float, Tensor]]
 
 
 def armijo(
@@ -30,3 +38,142 @@ def armijo(
             return alpha, trial
         alpha *= shrink
     return None
+
+
+@dataclass(frozen=True)
+class WolfePoint:
+    """A point on a ray, and whether it satisfies the strong Wolfe conditions.
+
+    Attributes:
+        alpha: the step length.
+        value: the function there.
+        slope: its derivative along the ray there.
+        gradient: its gradient there, as `evaluate` gave it.
+        wolfe: both conditions hold; otherwise only the value is known to have decreased enough.
+    """
+
+    alpha: float
+    value: float
+    slope: float
+    gradient: Tensor
+    wolfe: bool
+
+
+def strong_wolfe(
+    evaluate: Ray,
+    start: float,
+    slope: float,
+    *,
+    first: float = 1.0,
+    sufficient: float = 1e-4,
+    curvature: float = 0.9,
+    max_trials: int = 25,
+    largest: float = 1e10,
+) -> WolfePoint | None:
+    """A step length at which a function has decreased enough and its slope has flattened enough.
+
+        f(alpha) <= f(0) + sufficient * alpha * f'(0),   |f'(alpha)| <= curvature * |f'(0)|
+
+    Bracketing and safeguarded cubic interpolation after Moré and Thuente, "Line search algorithms with guaranteed
+    sufficient decrease", 1994: an interval that holds a minimiser of psi(alpha) = f(alpha) - f(0) - sufficient * alpha
+    * f'(0) shrinks, or, before there is one, the trials grow by 1.1 to 4 times the last stride. A trial that is not
+    finite is a limit that no later trial passes.
+
+    Where the predicted change `alpha * f'(0)` is too small for the values to show (1e2 units of round-off of f(0) in
+    the gradient's precision), their difference is replaced by the trapezoid of the slopes, which makes the first
+    condition f'(alpha) <= (2 * sufficient - 1) * f'(0): the approximate Wolfe conditions of Hager and Zhang (2005,
+    eq. 4.1), with which a search goes on where the values are only noise. `wolfe=True` means either.
+
+    Differences from Moré and Thuente: psi serves throughout, not only in a first stage, so `sufficient` has to be less
+    than `curvature`; a trial outside the interval becomes a bisection.
+
+    Args:
+        evaluate: alpha -> (value, slope, gradient).
+        start, slope: f(0) and f'(0).
+        first: the first trial.
+        sufficient, curvature: the constants of the conditions, 0 < sufficient < curvature < 1.
+        max_trials: the largest number of evaluations.
+        largest: the largest trial.
+
+    Returns:
+        The point; the best one with sufficient decrease, `wolfe=False`, when the trials have run out; None when there
+        is none, or when the slope is not negative.
+    """
+    if not (slope < 0 and isfinite(start) and first > 0):
+        return None
+    interval = _Interval(slope * (1 - sufficient), min(first, largest), largest)
+    best: WolfePoint | None = None
+    for _ in range(max_trials):
+        alpha = interval.next
+        value, derivative, gradient = evaluate(alpha)
+        rise = visible_change(alpha, value - start, slope, derivative, abs(start) * torch.finfo(gradient.dtype).eps)
+        trial = Trial(alpha, rise - sufficient * alpha * slope, derivative - sufficient * slope)
+        if trial.value <= 0 and abs(derivative) <= curvature * -slope:
+            return WolfePoint(alpha, value, derivative, gradient, True)
+        if interval.shrink(trial):
+            best = WolfePoint(alpha, value, derivative, gradient, False)
+        if not interval.open:
+            break
+    return best
+
+
+def visible_change(alpha: float, change: float, slope: float, derivative: float, unit: float) -> float:
+    """f(alpha) - f(0), from the slopes at both ends where 100 units of round-off hide it in the values."""
+    hidden = max(abs(change), -alpha * slope) <= 100 * unit
+    return alpha * (slope + derivative) / 2 if hidden else change
+
+
+class _Interval:
+    """Where the next trial is taken: between the lowest point so far and one on the other side of a minimiser."""
+
+    def __init__(self, slope: float, first: float, largest: float) -> None:
+        self.low = Trial(0.0, 0.0, slope)
+        self.high: Trial | None = None
+        self.limit = inf
+        self.largest = largest
+        self.next = first
+        self.widths = (inf, inf)
+        self.broken = 0
+
+    @property
+    def open(self) -> bool:
+        """Whether another trial can be told from those before."""
+        end = self.low.alpha if self.high is None else self.high.alpha
+        resolved = abs(self.next - self.low.alpha) > 1e-15 * self.next and self.next != end
+        return resolved and self.next > 0 and self.low.alpha < self.largest
+
+    def shrink(self, trial: Trial) -> bool:
+        """Take in a trial and choose the next one; whether it is the lowest so far."""
+        if not (isfinite(trial.value) and isfinite(trial.slope)):
+            self._back_off(trial.alpha)
+            return False
+        proposed = proposal(self.low, trial, self.high)
+        last, lower = self.low, trial.value <= self.low.value
+        if not lower:
+            self.high = trial
+        else:
+            if trial.slope * (trial.alpha - last.alpha) >= 0:
+                self.high = last
+            self.low = trial
+        self.next = self._forward(proposed, last) if self.high is None else self._inside(proposed, self.high)
+        return lower
+
+    def _back_off(self, alpha: float) -> None:
+        """Beyond the limit the function is not finite: go back by halves, quarters, eighths."""
+        self.limit = alpha
+        self.broken += 1
+        self.next = self.low.alpha + (alpha - self.low.alpha) * 0.5**self.broken
+
+    def _forward(self, proposed: float, last: Trial) -> float:
+        """Nothing is bracketed: a trial beyond the last, not by much more than the last stride."""
+        alpha, stride = self.low.alpha, self.low.alpha - last.alpha
+        ahead = min(max(proposed, alpha + 1.1 * stride), alpha + 4 * stride)
+        return min(ahead, (alpha + self.limit) / 2, self.largest)
+
+    def _inside(self, proposed: float, high: Trial) -> float:
+        """The proposal, or the middle where it is outside or two steps have not shrunk the interval by a third."""
+        ends = sorted((self.low.alpha, high.alpha))
+        width = ends[1] - ends[0]
+        slow = width > 0.66 * self.widths[0]
+        self.widths = (self.widths[1], width)
+        return proposed if ends[0] < proposed < ends[1] and not slow else sum(ends) / 2

@@ -1,0 +1,130 @@
+"""Limited-memory BFGS, also for mini-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optimizers.linalg.line_search import armijo
+from optimizers.method import require_range
+from optimizers.objective import Objective
+from optimizers.quasi_newton.line_searched import Arrival, LineSearched
+
+
+class LBFGS(LineSearched):
+    r"""Limited-memory BFGS: theta += alpha d, d = -H g, H the BFGS matrix of the last `history` pairs from gamma I.
+
+    H is applied by the two-loop recursion (Nocedal and Wright, 2006, algorithm 7.4) with gamma = s.y / y.y of the
+    newest pair. Search, choice of pairs, Powell's damping and restart are those of `LineSearched`; a step is one
+    search, and the gradient at its end serves the next step where that sees the same batch.
+
+    On mini-batches both gradients of a pair belong to the batch of their step, never to two different ones. With a full
+    overlap (`overlap=1`) y is the change over the whole batch: free with a line search, which ends with a gradient,
+    twice the cost of gradient descent with `line_search="none"`. With `overlap` < 1 it is the change over that share of
+    the batch, its last examples, as in Berahas, Nocedal and Takac, "A multi-batch L-BFGS method for machine learning",
+    2016, eq. 2.3, and searches look at values alone.
+
+    Cost per step with a line search: one value and gradient per trial, mostly one, and 4 `history` n multiplications;
+    with `overlap` < 1 one gradient, 2 `overlap` more for the pair, one value per trial. Memory: (2 `history` + 4) n
+    floats, of which 2 `history` n are state, on the first parameter.
+
+    Differences from Berahas et al.: the batches come from the loop, so the examples on which y is measured are not put
+    into the next batch. y is the same, but the gradient at its end is paid for instead of shared with the next step.
+
+    Args:
+        params: the parameters, or pairs of name and parameter; all those of the model, in its order.
+        lr: the first step length tried along a quasi-Newton direction, and the only one without a line search.
+        history: how many pairs are kept.
+        line_search: `strong_wolfe`, `armijo` (halving) or `none` (fixed steps).
+        curvature: the constant of the second Wolfe condition.
+        damping: Powell's share, 0.2 in the literature; 0 leaves pairs as they are.
+        skip: pairs with s.y at most this share of s.Bs are left out.
+        overlap: the share of the batch on which y is measured.
+        max_trials: the largest number of trials of a search.
+
+    Raises:
+        ValueError: a hyperparameter out of its range; `overlap` < 1 with `strong_wolfe`, which has whole gradients.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1.0,
+        history: int = 10,
+        line_search: str = "strong_wolfe",
+        curvature: float = 0.9,
+        damping: float = 0.0,
+        skip: float = 1e-8,
+        overlap: float = 1.0,
+        max_trials: int = 25,
+    ) -> None:
+        require_range("history", history, low=1, whole=True)
+        require_range("overlap", overlap, high=1, open_low=True)
+        if overlap < 1 and line_search == "strong_wolfe":
+            raise ValueError(
+                f"overlap must be 1 with line_search='strong_wolfe', which has the whole batch's gradients, "
+                f"got {overlap!r}; choose 'armijo' or 'none'"
+            )
+        self.history = history
+        self.overlap = overlap
+        super().__init__(params, lr, line_search, curvature, damping, skip, max_trials)
+
+    def apply(self, vector: Tensor) -> Tensor:
+        state, pairs = self.state[self.parameters()[0]], self.param_groups[0]["pairs"]
+        order = [i % self.history for i in range(max(0, pairs - self.history), pairs)]
+        steps, changes = ([state[key][i] for i in order] for key in ("steps", "changes"))
+        return two_loop(vector, steps, changes)
+
+    def learn(self, s: Tensor, y: Tensor) -> None:
+        state, place = self.state[self.parameters()[0]], self.param_groups[0]["pairs"] % self.history
+        for key, vector in (("steps", s), ("changes", y)):
+            if key not in state:
+                state[key] = vector.new_zeros(self.history, len(vector))
+            state[key][place] = vector
+
+    def search(
+        self, objective: Objective, loss: Tensor, gradient: Tensor, direction: Tensor, first: float
+    ) -> Arrival | None:
+        if self.overlap == 1:
+            return super().search(objective, loss, gradient, direction, first)
+        start, slope = float(loss), float(gradient @ direction)
+        if self.line_search == "none" or not slope < 0:
+            return Arrival(first, first * direction) if slope < 0 else None
+
+        def value(alpha: float) -> float:
+            return float(objective.value(alpha * direction))
+
+        found = armijo(value, start, slope, first=first, max_trials=self.max_trials)
+        return None if found is None else Arrival(found[0], found[0] * direction)
+
+    def _gradient_change(self, objective: Objective, gradient: Tensor, arrival: Arrival) -> Tensor:
+        if arrival.gradient is not None:
+            return arrival.gradient - gradient
+        size = len(objective.inputs)
+        count = max(1, round(self.overlap * size))
+        shared = objective.subset(torch.arange(size - count, size, device=objective.inputs.device))
+        before, after = (shared.value_and_gradient(step)[1] for step in (None, arrival.step))
+        # a loss that is summed over examples is smaller on fewer, its regulariser is not
+        ratio = objective.scale / shared.scale
+        return ratio * (after - before) + (1 - ratio) * objective.l2 * arrival.step
+
+
+def two_loop(vector: Tensor, steps: Sequence[Tensor], changes: Sequence[Tensor]) -> Tensor:
+    """H v for the BFGS matrix H of pairs (s, y), the oldest first, from H0 = (s.y / y.y) I of the newest.
+
+    Nocedal and Wright, 2006, algorithm 7.4: 4 m n multiplications for m pairs, no number leaves the device.
+    """
+    result = vector.clone()
+    weights: list[tuple[Tensor, Tensor]] = []
+    for s, y in zip(reversed(steps), reversed(changes), strict=True):
+        inverse = 1 / (s @ y)
+        alpha = inverse * (s @ result)
+        result.addcmul_(y, alpha, value=-1)
+        weights.append((inverse, alpha))
+    result *= (steps[-1] @ changes[-1]) / (changes[-1] @ changes[-1])
+    for s, y, (inverse, alpha) in zip(steps, changes, reversed(weights), strict=True):
+        result.addcmul_(s, alpha - inverse * (y @ result))
+    return result

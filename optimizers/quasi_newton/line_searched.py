@@ -1,0 +1,185 @@
+"""What the quasi-Newton methods with a line search share: the step, the search, the choice of curvature pairs."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optimizers.linalg.line_search import armijo, strong_wolfe, visible_change
+from optimizers.method import Method, require_range
+from optimizers.objective import Objective
+
+SUFFICIENT = 1e-4
+SEARCHES = ("strong_wolfe", "armijo", "none")
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """Where a search along a direction ended: theta + step, with loss and gradient there unless it went without."""
+
+    alpha: float
+    step: Tensor
+    loss: Tensor | None = None
+    gradient: Tensor | None = None
+
+
+class LineSearched(Method):
+    r"""theta += alpha d, d = -H g, with an approximation H of the inverse Hessian learnt from pairs (s, y).
+
+    s is the step and y the change of the gradient over it, both gradients on the same mini-batch. A pair enters if
+    s.y > `skip` * s.Bs, where Bs = -alpha g costs nothing (B = H^-1); with `damping` > 0 Powell's damped
+    y <- t y + (1 - t) Bs brings s.y up to `damping` * s.Bs first (Nocedal and Wright, 2006, procedure 18.2). Before the
+    first pair H is the identity and the first trial min(1, 1 / |g|_1). When no step is found along d, H is forgotten
+    and steepest descent tried once; `stuck` says when that fails too.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        line_search: str,
+        curvature: float,
+        damping: float,
+        skip: float,
+        max_trials: int,
+    ) -> None:
+        require_range("lr", lr, open_low=True)
+        require_range("damping", damping, high=0.99)
+        require_range("curvature", curvature, low=SUFFICIENT, high=0.999, open_low=True)
+        require_range("skip", skip, high=0.99)
+        require_range("max_trials", max_trials, low=1, whole=True)
+        if line_search not in SEARCHES:
+            raise ValueError(f"line_search must be one of {', '.join(SEARCHES)}, got {line_search!r}")
+        self.line_search = line_search
+        self.damping = damping
+        self.curvature = curvature
+        self.skip = skip
+        self.max_trials = max_trials
+        super().__init__(params, {"lr": lr, "pairs": 0})
+
+    @abstractmethod
+    def apply(self, vector: Tensor) -> Tensor:
+        """H v, for a method that has at least one pair."""
+
+    @abstractmethod
+    def learn(self, s: Tensor, y: Tensor) -> None:
+        """Take in a pair with s.y > 0; `pairs` of the group counts those before it."""
+
+    def forget(self) -> None:
+        """Go back to H = I."""
+        self.param_groups[0]["pairs"] = 0
+
+    @torch.no_grad()
+    def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        group = self.whole(objective)
+        self.stuck = ""
+        loss, gradient = objective.value_and_gradient()
+        if not bool(torch.isfinite(loss) & torch.isfinite(gradient).all()) or group["lr"] == 0:
+            return loss
+        if not bool(gradient.any()):
+            self.stuck = "the gradient is zero"
+            return loss
+        arrival = self._arrival(objective, loss, gradient)
+        if arrival is None:
+            self.stuck = f"no step along the steepest descent lowers the loss in {self.max_trials} trials"
+            return loss
+        y = self._gradient_change(objective, gradient, arrival)
+        self._consider(arrival.step, y, -arrival.alpha * gradient)
+        objective.move(arrival.step, arrival.loss, arrival.gradient)
+        return loss
+
+    def _arrival(self, objective: Objective, loss: Tensor, gradient: Tensor) -> Arrival | None:
+        """The next point along -H g, or else along -g."""
+        group = self.param_groups[0]
+        if group["pairs"]:
+            found = self.search(objective, loss, gradient, -self.apply(gradient), group["lr"])
+            if found is not None:
+                return found
+            self.forget()
+        first = group["lr"] * min(1.0, 1 / float(gradient.abs().sum()))
+        return self.search(objective, loss, gradient, -gradient, first)
+
+    def search(
+        self, objective: Objective, loss: Tensor, gradient: Tensor, direction: Tensor, first: float
+    ) -> Arrival | None:
+        """A point along the direction that the line search accepts, or None."""
+        start, slope = float(loss), float(gradient @ direction)
+        if not slope < 0:
+            return None
+        if self.line_search == "none":
+            return self._fixed(objective, first, direction)
+
+        def evaluate(alpha: float) -> tuple[float, float, Tensor]:
+            value, there = objective.value_and_gradient(alpha * direction)
+            return float(value), float(there @ direction), there
+
+        if self.line_search == "armijo":
+            return self._backtracked(objective, start, slope, direction, first)
+        point = strong_wolfe(
+            evaluate,
+            start,
+            slope,
+            first=first,
+            sufficient=SUFFICIENT,
+            curvature=self.curvature,
+            max_trials=self.max_trials,
+        )
+        if point is None:
+            return None
+        return Arrival(point.alpha, point.alpha * direction, loss.new_tensor(point.value), point.gradient)
+
+    def _backtracked(
+        self, objective: Objective, start: float, slope: float, direction: Tensor, first: float
+    ) -> Arrival | None:
+        """The first of halving steps that lowers the loss enough; the gradient comes with every trial."""
+        last: list[Arrival] = []
+        unit = abs(start) * torch.finfo(direction.dtype).eps
+
+        def change(alpha: float) -> float:
+            step = alpha * direction
+            value, there = objective.value_and_gradient(step)
+            last[:] = [Arrival(alpha, step, value, there)]
+            return visible_change(alpha, float(value) - start, slope, float(there @ direction), unit)
+
+        found = armijo(change, 0.0, slope, first=first, max_trials=self.max_trials)
+        return None if found is None else last[0]
+
+    def _fixed(self, objective: Objective, alpha: float, direction: Tensor) -> Arrival | None:
+        """The fixed step, where the loss is finite at its end."""
+        step = alpha * direction
+        value, there = objective.value_and_gradient(step)
+        finite = bool(torch.isfinite(value) & torch.isfinite(there).all())
+        return Arrival(alpha, step, value, there) if finite else None
+
+    def _gradient_change(self, objective: Objective, gradient: Tensor, arrival: Arrival) -> Tensor:
+        assert arrival.gradient is not None
+        return arrival.gradient - gradient
+
+    def _consider(self, s: Tensor, y: Tensor, bs: Tensor) -> None:
+        """Learn from a pair if it has enough curvature, after damping."""
+        group = self.param_groups[0]
+        along, modelled = float(s @ y), float(s @ bs)
+        if group["pairs"]:
+            if self.damping and along < self.damping * modelled:
+                y = powell_damped(y, bs, along, modelled, self.damping)
+                along = float(s @ y)
+            least = self.skip * modelled
+        else:  # B = I says nothing of the scale yet
+            least = torch.finfo(s.dtype).eps * float(s.norm() * y.norm())
+        if least < along < float("inf"):
+            self.learn(s, y)
+            group["pairs"] += 1
+
+
+def powell_damped(y: Tensor, bs: Tensor, along: float, modelled: float, share: float) -> Tensor:
+    """t y + (1 - t) Bs with s.y = share * s.Bs, for a pair with along = s.y < share * s.Bs, modelled = s.Bs.
+
+    Nocedal and Wright, 2006, eq. 18.15, with `share` in place of 0.2.
+    """
+    t = (1 - share) * modelled / (modelled - along)
+    return t * y + (1 - t) * bs

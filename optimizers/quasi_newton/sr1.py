@@ -1,0 +1,153 @@
+"""The symmetric rank-one method in a trust region."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optimizers.linalg.decompositions import symmetric_eigen
+from optimizers.linalg.line_search import visible_change
+from optimizers.linalg.trust_region import RadiusRule, exact_subproblem
+from optimizers.method import Method, require_range
+from optimizers.objective import Objective
+from optimizers.quasi_newton.dense import refuse_above
+
+ACCEPT = 1e-4
+MISLED = -100.0
+
+
+class SR1(Method):
+    r"""Quasi-Newton in a trust region: B <- B + r r' / r.s with r = y - B s, s the minimiser of g.s + s'Bs/2, |s| <= D.
+
+    B approximates the Hessian and may be indefinite: on a quadratic, n independent steps make it exact. So the step
+    is the exact minimiser in the ball of radius D (`exact_subproblem`), from an eigen-decomposition of B. Refused
+    trials teach as well; an update with |r.s| <= `skip` |r||s| is left out. A trial is accepted if it gives 1e-4 of
+    the predicted reduction; D is halved below a tenth and doubled above three quarters, if the step was longer than
+    0.8 D (Nocedal and Wright, 2006, eq. 6.24 and 6.26, algorithm 6.2). Both gradients of a pair belong to the
+    mini-batch of their step. When no trial is accepted, B is forgotten once; `stuck` says when that does not help
+    either.
+
+    Cost per step: one value and gradient and one eigen-decomposition (n^3) per trial. Memory: B in the state of the
+    first parameter, key `hessian`, in the parameters' precision; three float64 matrices beside it during a step.
+
+    Differences from the algorithm: B is the identity until a step is accepted and begins as |y|^2 / |s.y| times it
+    there; a trial whose loss rises by more than a hundred times the predicted reduction teaches nothing (it comes from
+    so far away that its curvature, 1e15 times too large on Osborne's first problem, would never be unlearnt); D is
+    halved from the length of the step; changes hidden by round-off are taken from the slopes (`visible_change`).
+
+    Args:
+        params: the parameters, or pairs of name and parameter; all those of the model, in its order.
+        lr: multiplies the model's step; 1 is the method's own.
+        radius: the first D, in units of the parameters.
+        skip: the smallest |r.s| / |r||s| of an update.
+        max_trials: how many steps are tried before this point is given up.
+        max_parameters: the largest n for which the dense matrix is kept.
+
+    Raises:
+        ValueError: a hyperparameter out of its range.
+        Unsupported: more than `max_parameters` parameters.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1.0,
+        radius: float = 1.0,
+        skip: float = 1e-8,
+        max_trials: int = 25,
+        max_parameters: int = 2000,
+    ) -> None:
+        require_range("lr", lr, open_low=True)
+        require_range("radius", radius, open_low=True)
+        require_range("skip", skip, high=1)
+        require_range("max_trials", max_trials, low=1, whole=True)
+        require_range("max_parameters", max_parameters, low=1, whole=True)
+        self.radius = radius
+        self.skip = skip
+        self.max_trials = max_trials
+        self.rule = RadiusRule(shrink=0.5, grow=2.0, low=0.1, high=0.75, largest=1e10)
+        super().__init__(params, {"lr": lr, "radius": radius})
+        refuse_above(max_parameters, self)
+
+    @torch.no_grad()
+    def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        group = self.whole(objective)
+        self.stuck = ""
+        loss, gradient = objective.value_and_gradient()
+        if not bool(torch.isfinite(loss) & torch.isfinite(gradient).all()) or group["lr"] == 0:
+            return loss
+        if not bool(gradient.any()):
+            self.stuck = "the gradient is zero"
+            return loss
+        if any(self._tried(objective, loss, gradient) for _ in range(self.max_trials)):
+            return loss
+        if self._forget() and any(self._tried(objective, loss, gradient) for _ in range(self.max_trials)):
+            return loss
+        self.stuck = f"no step in the trust region lowers the loss in {self.max_trials} trials"
+        return loss
+
+    def _tried(self, objective: Objective, loss: Tensor, gradient: Tensor) -> bool:
+        """One trial: minimise the model, learn from the gradient there, move if the loss fell as it should."""
+        group = self.param_groups[0]
+        model = exact_subproblem(*self._decomposition(gradient), gradient, group["radius"])
+        step, (slope, predicted) = group["lr"] * model.step, model.scaled(group["lr"])
+        value, there = objective.value_and_gradient(step)
+        if not bool(torch.isfinite(value) & torch.isfinite(there).all()):
+            group["radius"] = self.rule.shrink**2 * model.norm
+            return False
+        start = float(loss)
+        unit = abs(start) * torch.finfo(gradient.dtype).eps
+        change = visible_change(1.0, float(value) - start, slope, float(there @ step), unit)
+        ratio = change / predicted if predicted < 0 else 0.0
+        self._follow(ratio, model.norm)
+        if ratio > MISLED:
+            self._learn(step, there - gradient, new=ratio > ACCEPT)
+        if ratio > ACCEPT:
+            objective.move(step, value, there)
+        return ratio > ACCEPT
+
+    def _follow(self, ratio: float, length: float) -> None:
+        """The radius shrinks from the step's own length, and grows if the step came near the boundary."""
+        group = self.param_groups[0]
+        near = length > 0.8 * group["radius"]
+        group["radius"] = self.rule(group["radius"] if ratio >= self.rule.low else length, ratio, near)
+
+    def _decomposition(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """B's eigenvalues and eigenvectors; those of the identity, and a new start, where B cannot be decomposed."""
+        state, size = self.state[self.parameters()[0]], len(gradient)
+        found = symmetric_eigen(state["hessian"]) if "hessian" in state else None
+        if found is not None:
+            return found
+        state.pop("hessian", None)
+        identity = torch.eye(size, dtype=torch.float64, device=gradient.device)
+        return identity.diagonal().clone(), identity
+
+    def _forget(self) -> bool:
+        """Begin anew with B = I and the first radius; whether there was anything to forget."""
+        self.param_groups[0]["radius"] = self.radius
+        return self.state[self.parameters()[0]].pop("hessian", None) is not None
+
+    def _learn(self, s: Tensor, y: Tensor, new: bool) -> None:
+        """Update B; where there is none yet, begin one if `new`."""
+        state = self.state[self.parameters()[0]]
+        if "hessian" not in state:
+            along = float((s @ y).abs())
+            blind = along <= torch.finfo(s.dtype).eps * float(s.norm() * y.norm())
+            if blind or not new:
+                return
+            state["hessian"] = torch.diag((y @ y / along).expand(len(s)))
+        sr1_update_(state["hessian"], s, y, self.skip)
+
+
+def sr1_update_(hessian: Tensor, s: Tensor, y: Tensor, skip: float = 1e-8) -> bool:
+    """B <- B + r r' / r.s, r = y - B s, in place (Nocedal and Wright, 2006, eq. 6.24); whether it was not skipped."""
+    residual = y - hessian @ s
+    along = residual @ s
+    bound = skip * residual.norm() * s.norm()
+    if not bool(along.abs() > bound):  # also where B s = y already
+        return False
+    hessian.addr_(residual, residual / along)
+    return True
