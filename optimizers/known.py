@@ -49,5 +49,5 @@ class Known:
 
 def _fingerprint(tensor: Tensor) -> int:
     """A number that depends on every bit of the content."""
-    content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
     return int.from_bytes(blake2b(content, digest_size=8).digest(), "big") >> 1

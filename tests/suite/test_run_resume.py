@@ -28,8 +28,10 @@ PAIRS = {
     "muon with batch norm": ("optimizer=muon", "task=resnet", "task.width=2", "task.batch_size=16"),
     "ggn_cg": ("optimizer=ggn_cg", "task=autoencoder", "task.widths=[8,4]", "optimizer.max_iterations=3"),
     "ggn_cg with dropout": ("optimizer=ggn_cg", *TINY_TRANSFORMER, "optimizer.max_iterations=2"),
-    "lbfgs, cosine": ("optimizer=lbfgs", "task=logistic", "optimizer.max_iter=3", "schedule=cosine"),
+    "torch_lbfgs, cosine": ("optimizer=torch_lbfgs", "task=logistic", "optimizer.max_iter=3", "schedule=cosine"),
     "newton": ("optimizer=newton", "task=rosenbrock"),
+    "newton_cg": ("optimizer=newton_cg", "task=mlp"),
+    "saddle_free_newton by Lanczos": ("optimizer=saddle_free_newton", "task=mlp", "optimizer.krylov=3"),
 }
 LENGTH = ("steps=11", "task.eval_every=3", "log_every=2")
 

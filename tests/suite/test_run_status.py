@@ -129,6 +129,13 @@ def test_a_run_out_of_time_stops_with_an_evaluation(train: Train) -> None:
     assert done.outcome.status.final
 
 
+def test_a_run_out_of_oracle_calls_stops_with_an_evaluation(train: Train) -> None:
+    done = train("optimizer=sgd", "task=quadratic", "max_grad_equivalents=3.5", "steps=100")
+
+    assert (done.status, done.summary["steps"]) == ("timeout", 4)
+    assert done.summary["final_gap"] == float(done.rows[-1]["val/gap"])
+
+
 def test_a_run_that_ends_in_time_is_done(train: Train) -> None:
     done = train("optimizer=sgd", "task=quadratic", "max_seconds=1000", "steps=5")
     assert (done.status, done.summary["message"]) == ("done", "")
