@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Collection
 from math import isfinite
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from optimizers.errors import Unsupported
 from optimizers.linalg.flat import flatten, unflatten
 from optimizers.objective import Objective
 
@@ -17,8 +19,9 @@ class Method(torch.optim.Optimizer):
     """An optimizer whose step takes an objective: `loss = optimizer.step(objective)`.
 
     `needs` names what it asks of the objective beyond loss and gradient; a task that does not offer it is refused
-    before training. The class says it for the defaults, an instance may need something else. The loss that `step` returns is the one at the point where the step began, detached. A loss or
-    gradient that is not finite leaves the parameters as they are: the caller sees the value and ends the run.
+    before training. The class says it for the defaults, an instance may need something else. The loss that `step`
+    returns is the one at the point where the step began, detached. A loss or gradient that is not finite leaves the
+    parameters as they are: the caller sees the value and ends the run.
 
     Attributes:
         stuck: why the last step could not move from where it was, in words; empty where it could, or may the next time.
@@ -88,3 +91,22 @@ def require_range(
     if not (number and isfinite(value) and (low < value if open_low else low <= value) and value <= high):
         interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if high == float('inf') else ']'}"
         raise ValueError(f"{name} must be {'an integer' if whole else 'a number'} in {interval}, got {value!r}")
+
+
+def require_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    """Raise ValueError naming the hyperparameter and its value unless it is one of the words."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def require_dense(method: Method, limit: int, instead: str, item: int = 8) -> None:
+    """Raise Unsupported if a matrix of all parameters, `item` bytes a number, is more than the limit allows.
+
+    `instead` says what needs no such matrix.
+    """
+    size = sum(parameter.numel() for parameter in method.parameters())
+    if size > limit:
+        raise Unsupported(
+            f"{type(method).__name__} works with dense matrices: {size:,} parameters need "
+            f"{item * size**2 / 2**30:,.1f} GiB for each, the limit is max_parameters={limit:,}; {instead}"
+        )

@@ -17,6 +17,8 @@ import yaml
 from suite.status import Status
 
 COUNTED = ("value", "grad", "hvp", "ggnvp", "jac")
+EVERY_POINT = 2000  # points of a path that are all kept
+PATH_COLUMNS = ("step", "x", "y")
 COLUMNS = ("step", "epoch", "seconds", "loss", "lr", *COUNTED, "grad_equivalents")
 
 Row = dict[str, Any]
@@ -55,6 +57,7 @@ class RunRecord:
         self.directory = directory
         self.config = directory / "config.yaml"
         self.history = directory / "history.csv"
+        self.path = directory / "path.csv"
         self.summary = directory / "summary.json"
         self.environment = directory / "environment.json"
         self.checkpoint = directory / "checkpoint.pt"
@@ -82,6 +85,7 @@ class RunRecord:
         self.summary.unlink(missing_ok=True)
         if not resume:
             self.history.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
             self.checkpoint.unlink(missing_ok=True)
         write_atomically(self.config, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
         self.describe_environment(environment)
@@ -101,12 +105,12 @@ class RunRecord:
         write_atomically(self.summary, to_json(summary))
 
 
-class History:
-    """The rows of history.csv: kept in memory between two flushes, never rewritten but when a run resumes."""
+class RowFile:
+    """The rows of a CSV file: kept in memory between two flushes, never rewritten but when a run resumes."""
 
-    def __init__(self, path: Path, metrics: Sequence[str]) -> None:
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
         self.path = path
-        self.columns = [*COLUMNS, *(f"{split}/{name}" for split in ("val", "test") for name in metrics)]
+        self.columns = columns
         self._pending: list[Row] = []
 
     def add(self, row: Row) -> None:
@@ -134,6 +138,45 @@ class History:
         if header:
             writer.writeheader()
         writer.writerows(rows)
+
+
+class History(RowFile):
+    """history.csv: a row for each logged step."""
+
+    def __init__(self, path: Path, metrics: Sequence[str]) -> None:
+        super().__init__(path, [*COLUMNS, *(f"{split}/{name}" for split in ("val", "test") for name in metrics)])
+
+
+class PathFile(RowFile):
+    """path.csv: where a model of two parameters stood before the first step and after each step.
+
+    From step EVERY_POINT on only every second point is kept, from twice that on every fourth, and so on, which is
+    still more than a logarithmic axis can show; the point of the latest step is written at every flush.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, PATH_COLUMNS)
+        self._latest: Row | None = None
+
+    def note(self, step: int, point: Sequence[float]) -> None:
+        """The point after a step; it reaches the disk at the next flush."""
+        self._latest = dict(zip(PATH_COLUMNS, (step, *point), strict=True))
+        if step % _stride(step) == 0:
+            self._keep_latest()
+
+    def flush(self) -> None:
+        self._keep_latest()
+        super().flush()
+
+    def _keep_latest(self) -> None:
+        if self._latest is not None:
+            self.add(self._latest)
+            self._latest = None
+
+
+def _stride(step: int) -> int:
+    """1 up to EVERY_POINT, and twice as much each time the step has doubled."""
+    return 1 << (max(0, step - 1) // EVERY_POINT).bit_length()
 
 
 def to_json(value: Mapping[str, Any]) -> str:

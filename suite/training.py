@@ -87,7 +87,7 @@ class Training:
         named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         torch.manual_seed(stream(self.plan.seed, "optimizer"))
         optimizer: ObjectiveOptimizer = construct(self.plan.config["optimizer"], named, allow=allow)
-        needs: frozenset[str] = getattr(type(optimizer), "needs", frozenset())
+        needs: frozenset[str] = getattr(optimizer, "needs", frozenset())
         missing = needs - self.task.offers
         if missing:
             fitting = tasks_offering(needs, allow=allow)
@@ -194,6 +194,7 @@ class Training:
                 path.note(0, self._point())
             log.write(self._row(untrained), flush=True)
         steps, limit = self.plan.steps, self.plan.config["max_seconds"] or math.inf
+        most = self.plan.config["max_grad_equivalents"]
         given = self.plan.config["log_every"]
         log_every, first = given or max(1, steps // LOGGED_ROWS), 0 if given else FIRST_ROWS
         eval_every = self.task.eval_every
@@ -216,7 +217,8 @@ class Training:
                 if not self._sound():
                     log.write(self._row(), flush=True)
                     return Status.DIVERGED
-                last = self.step == steps or self.seconds > limit
+                spent = self.seconds > limit or (most is not None and self._grad_equivalents() > most)
+                last = self.step == steps or spent
                 if last or self.step % eval_every == 0:
                     status = self._checkpointed_evaluation(record, log, last)
                     progress.update(self.step, self._report())

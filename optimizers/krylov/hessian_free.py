@@ -15,7 +15,7 @@ from optimizers.linalg.cg import CGResult, conjugate_gradients, geometric, relat
 from optimizers.linalg.curvature import Curvature
 from optimizers.linalg.damping import RatioRule, reduction_ratio
 from optimizers.linalg.line_search import armijo
-from optimizers.method import Method, require_range
+from optimizers.method import Method, require_choice, require_range
 from optimizers.objective import Objective
 
 
@@ -89,8 +89,7 @@ class HessianFree(Method):
         require_range("curvature_share", curvature_share, high=1, open_low=True)
         require_range("structural", structural)
         require_range("max_trials", max_trials, low=1, whole=True)
-        if preconditioner not in ("none", *DIAGONALS):
-            raise ValueError(f"preconditioner must be none, {', '.join(DIAGONALS)}, got {preconditioner!r}")
+        require_choice("preconditioner", preconditioner, ("none", *DIAGONALS))
         self.adaptive = adaptive
         self.max_iterations = max_iterations
         self.progress = progress

@@ -12,7 +12,7 @@ from optimizers.krylov.parts import rotating_part
 from optimizers.krylov.preconditioners import DIAGONALS
 from optimizers.linalg.curvature import Curvature
 from optimizers.linalg.decompositions import symmetric_eigen
-from optimizers.method import Method, require_range
+from optimizers.method import Method, require_choice, require_range
 from optimizers.minimize import minimize
 from optimizers.objective import Objective
 
@@ -72,10 +72,8 @@ class KSD(Method):
         require_range("search_share", search_share, high=1, open_low=True)
         require_range("search_steps", search_steps, low=1, whole=True)
         require_range("floor", floor, high=1, open_low=True)
-        if curvature not in CURVATURES:
-            raise ValueError(f"curvature must be {' or '.join(CURVATURES)}, got {curvature!r}")
-        if preconditioner not in ("none", *DIAGONALS):
-            raise ValueError(f"preconditioner must be none, {', '.join(DIAGONALS)}, got {preconditioner!r}")
+        require_choice("curvature", curvature, CURVATURES)
+        require_choice("preconditioner", preconditioner, ("none", *DIAGONALS))
         self.needs = frozenset({curvature})
         self.dimension = dimension
         self.curvature = curvature

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ class ByRole(Method):
         Unsupported: the model has no hidden matrix.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"matrices"})
+    needs = frozenset({"matrices"})
 
     def __init__(self, params: Iterable[Any], hidden: Factory, rest: Factory) -> None:
         super().__init__(params, {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from optimizers.linalg.kronecker import (
     supports,
     weight_gradient,
 )
-from optimizers.method import Method, require_range
+from optimizers.method import Method, require_choice, require_range
 from optimizers.objective import Objective
 
 FISHERS = ("sampled", "exact", "empirical")
@@ -65,7 +65,7 @@ class KFAC(Method):
         ValueError: a hyperparameter out of its range.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"layers", "sampled"})
+    needs = frozenset({"layers", "sampled"})
 
     def __init__(
         self,
@@ -92,10 +92,8 @@ class KFAC(Method):
         require_range("inverse_period", inverse_period, low=1, whole=True)
         require_range("weight_decay", weight_decay)
         require_range("fallback_lr", fallback_lr)
-        if fisher not in FISHERS:
-            raise ValueError(f"fisher must be one of {', '.join(FISHERS)}, got {fisher!r}")
-        if fallback not in FALLBACKS:
-            raise ValueError(f"fallback must be one of {', '.join(FALLBACKS)}, got {fallback!r}")
+        require_choice("fisher", fisher, FISHERS)
+        require_choice("fallback", fallback, FALLBACKS)
         self.decay = decay
         self.statistics_period = statistics_period
         self.inverse_period = inverse_period

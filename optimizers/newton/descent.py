@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,12 +25,6 @@ class Accepted:
     alpha: float
     loss: Tensor
     gradient: Tensor | None
-
-
-def require_choice(name: str, value: Any, choices: Collection[str]) -> None:
-    """Raise ValueError naming the hyperparameter and its value unless it is one of the words."""
-    if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def descend(

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.errors import Unsupported
 from optimizers.linalg.decompositions import shifted_cholesky, symmetric_eigen
-from optimizers.method import Method, require_range
-from optimizers.newton.descent import SEARCHES, descend, require_choice
+from optimizers.method import Method, require_choice, require_dense, require_range
+from optimizers.newton.descent import SEARCHES, descend
 from optimizers.objective import Objective
 
 MODIFICATIONS = ("cholesky", "eigen", "none")
@@ -76,9 +75,7 @@ class Newton(Method):
         self.delta = delta
         self.max_trials = max_trials
         super().__init__(params, {"lr": lr})
-        size = sum(p.numel() for p in self.parameters())
-        if size > max_parameters:
-            raise Unsupported(dense_refusal("newton", size, max_parameters, "newton_cg, trust_region and tron"))
+        require_dense(self, max_parameters, "newton_cg, trust_region and tron need no such matrix")
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
@@ -132,11 +129,3 @@ def pure_solve(matrix: Tensor, right: Tensor) -> Tensor | None:
     smallest = len(matrix) * torch.finfo(matrix.dtype).eps
     solution = torch.linalg.pinv(double, rtol=smallest, hermitian=True) @ right
     return solution
-
-
-def dense_refusal(name: str, size: int, limit: int, instead: str) -> str:
-    """What a method says that would have to build too large a matrix."""
-    return (
-        f"{name} builds the dense Hessian: {size:,} parameters need {8 * size**2 / 2**30:,.1f} GiB a matrix, "
-        f"the limit is max_parameters={limit:,}; {instead} need no matrix of that size"
-    )

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from optimizers.linalg.cg import CGResult, conjugate_gradients
-from optimizers.method import Method, require_range
-from optimizers.newton.descent import SEARCHES, descend, require_choice
+from optimizers.method import Method, require_choice, require_range
+from optimizers.newton.descent import SEARCHES, descend
 from optimizers.objective import Objective
 
 CURVATURES = ("hessian", "ggn")

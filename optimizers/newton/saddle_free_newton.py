@@ -8,13 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.errors import Unsupported
 from optimizers.linalg.curvature import Curvature
 from optimizers.linalg.damping import RatioRule, reduction_ratio
 from optimizers.linalg.flat import flatten, unflatten
-from optimizers.method import Method, require_range
-from optimizers.newton.descent import require_choice
-from optimizers.newton.newton import dense_refusal
+from optimizers.method import Method, require_choice, require_dense, require_range
 from optimizers.newton.spectrum import Spectrum, exact_spectrum, krylov_spectrum
 from optimizers.objective import Objective
 
@@ -83,10 +80,9 @@ class SaddleFreeNewton(Method):
         self.rule = RatioRule(increase=4.0, decrease=1 / 3)
         super().__init__(params, {"lr": lr, "damping": damping})
         size = sum(p.numel() for p in self.parameters())
-        if form == "exact" and size > max_parameters:
-            instead = "form='lanczos', newton_cg and trust_region"
-            raise Unsupported(dense_refusal("saddle_free_newton", size, max_parameters, instead))
         self.form = form if form != "auto" else "exact" if size <= max_parameters else "lanczos"
+        if self.form == "exact":
+            require_dense(self, max_parameters, "form=lanczos, newton_cg and trust_region need no such matrix")
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]

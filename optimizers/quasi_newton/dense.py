@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.errors import Unsupported
-from optimizers.method import Method, require_range
+from optimizers.method import require_dense, require_range
 from optimizers.quasi_newton.line_searched import LineSearched
+
+INSTEAD = "lbfgs needs 2 * history vectors"
 
 
 class DenseInverse(LineSearched):
@@ -34,7 +35,7 @@ class DenseInverse(LineSearched):
     ) -> None:
         require_range("max_parameters", max_parameters, low=1, whole=True)
         super().__init__(params, lr, line_search, curvature, damping, skip, max_trials)
-        refuse_above(max_parameters, self)
+        require_dense(self, max_parameters, INSTEAD, self.parameters()[0].element_size())
 
     @staticmethod
     @abstractmethod
@@ -67,14 +68,3 @@ def dfp_update_(inverse: Tensor, s: Tensor, y: Tensor) -> None:
     """H <- H - H y y' H / y.Hy + s s' / s.y (Nocedal and Wright, 2006, eq. 6.15), in place."""
     image = inverse @ y
     inverse.addmm_(torch.stack([s / (s @ y), -image / (y @ image)], 1), torch.stack([s, image]))
-
-
-def refuse_above(limit: int, method: Method) -> None:
-    """Raise Unsupported for more parameters than a dense matrix is wanted for."""
-    params = method.parameters()
-    size, item = sum(p.numel() for p in params), params[0].element_size()
-    if size > limit:
-        raise Unsupported(
-            f"{type(method).__name__.lower()} keeps a dense matrix: {size:,} parameters need "
-            f"{item * size**2 / 2**30:,.1f} GiB, the limit is max_parameters={limit:,}; lbfgs needs 2 * history vectors"
-        )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from optimizers.linalg.line_search import armijo, strong_wolfe, visible_change
-from optimizers.method import Method, require_range
+from optimizers.method import Method, require_choice, require_range
 from optimizers.objective import Objective
 
 SUFFICIENT = 1e-4
@@ -53,8 +53,7 @@ class LineSearched(Method):
         require_range("curvature", curvature, low=SUFFICIENT, high=0.999, open_low=True)
         require_range("skip", skip, high=0.99)
         require_range("max_trials", max_trials, low=1, whole=True)
-        if line_search not in SEARCHES:
-            raise ValueError(f"line_search must be one of {', '.join(SEARCHES)}, got {line_search!r}")
+        require_choice("line_search", line_search, SEARCHES)
         self.line_search = line_search
         self.damping = damping
         self.curvature = curvature

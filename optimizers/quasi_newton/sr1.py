@@ -11,9 +11,9 @@ from torch import Tensor
 from optimizers.linalg.decompositions import symmetric_eigen
 from optimizers.linalg.line_search import visible_change
 from optimizers.linalg.trust_region import RadiusRule, exact_subproblem
-from optimizers.method import Method, require_range
+from optimizers.method import Method, require_dense, require_range
 from optimizers.objective import Objective
-from optimizers.quasi_newton.dense import refuse_above
+from optimizers.quasi_newton.dense import INSTEAD
 
 ACCEPT = 1e-4
 MISLED = -100.0
@@ -70,7 +70,7 @@ class SR1(Method):
         self.max_trials = max_trials
         self.rule = RadiusRule(shrink=0.5, grow=2.0, low=0.1, high=0.75, largest=1e10)
         super().__init__(params, {"lr": lr, "radius": radius})
-        refuse_above(max_parameters, self)
+        require_dense(self, max_parameters, INSTEAD, self.parameters()[0].element_size())
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]

@@ -13,14 +13,12 @@ from optimizers.linalg.cubic import cubic_change, cubic_process, cubic_subproble
 from optimizers.linalg.curvature import Product
 from optimizers.linalg.decompositions import symmetric_eigen
 from optimizers.linalg.secular import ModelStep
-from optimizers.method import Method, require_range
+from optimizers.method import Method, require_choice, require_dense, require_range
 from optimizers.objective import Objective
 from optimizers.trust_region.trials import (
     CURVATURES,
     agreement,
     expansion,
-    require_choice,
-    require_dense,
     vanishes,
 )
 
@@ -136,7 +134,7 @@ class ARC(Method):
         size = sum(p.numel() for p in self.parameters())
         self.exact = subproblem == "exact" or (subproblem == "auto" and size <= dense_limit)
         if self.exact:
-            require_dense("arc", size, max_parameters, "subproblem=lanczos needs no such matrix")
+            require_dense(self, max_parameters, "subproblem=lanczos needs no such matrix")
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from optimizers.linalg.flat import flatten
-from optimizers.method import require_range
+from optimizers.method import require_choice, require_range
 from optimizers.objective import Objective
 from optimizers.trust_region.arc import ARC, Solver, View
-from optimizers.trust_region.trials import expansion, require_choice
+from optimizers.trust_region.trials import expansion
 
 SAMPLINGS = ("adaptive", "fixed")
 

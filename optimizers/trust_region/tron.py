@@ -13,9 +13,9 @@ from torch import Tensor
 from optimizers.linalg.curvature import Curvature
 from optimizers.linalg.secular import ModelStep
 from optimizers.linalg.steihaug import Path, everything, steihaug
-from optimizers.method import Method, require_range
+from optimizers.method import Method, require_choice, require_range
 from optimizers.objective import Objective
-from optimizers.trust_region.trials import CURVATURES, agreement, expansion, finite, require_choice, vanishes
+from optimizers.trust_region.trials import CURVATURES, agreement, expansion, finite, vanishes
 
 PRECONDITIONERS = ("none", "diagonal")
 

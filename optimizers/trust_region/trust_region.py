@@ -13,15 +13,13 @@ from optimizers.linalg.decompositions import symmetric_eigen
 from optimizers.linalg.secular import ModelStep
 from optimizers.linalg.steihaug import crossings, steihaug
 from optimizers.linalg.trust_region import RadiusRule, exact_subproblem
-from optimizers.method import Method, require_range
+from optimizers.method import Method, require_choice, require_dense, require_range
 from optimizers.objective import Objective
 from optimizers.trust_region.trials import (
     CURVATURES,
     agreement,
     expansion,
     finite,
-    require_choice,
-    require_dense,
     vanishes,
 )
 
@@ -109,7 +107,7 @@ class TrustRegion(Method):
         size = sum(p.numel() for p in self.parameters())
         self.exact = subproblem == "exact" or (subproblem == "auto" and size <= dense_limit)
         if self.exact:
-            require_dense("trust_region", size, max_parameters, "subproblem=steihaug and tron need no such matrix")
+            require_dense(self, max_parameters, "subproblem=steihaug and tron need no such matrix")
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]

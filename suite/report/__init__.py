@@ -1,1 +1,1 @@
-"""The report: run directories in, tables, figures and one self-contained page out. Nothing here imports torch."""
+"""The report: run directories in, tables, figures and one page out. Only drawing a function's landscape takes torch."""

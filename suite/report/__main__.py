@@ -46,12 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"warning: left out as repeats of a (configuration, seed): {', '.join(records.repeats)}", file=sys.stderr)
     title = f"Optimizer comparison: {options.experiment}" if options.experiment else "Optimizer comparison"
     try:
-        table = write_report(records, options.out, title, shlex.join(["python", "-m", "suite.report", *typed]))
+        command = shlex.join(["python", "-m", "suite.report", *typed])
+        tables = write_report(records, options.out, title, command, options.allow)
     except OSError as error:
         print(f"error: the report cannot be written: {error}", file=sys.stderr)
         return 2
     console = Console()
-    print_table(table, console)
+    for table in tables:
+        print_table(table, console)
     console.print(f"report: {options.out / 'index.html'}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
@@ -64,6 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--experiment", metavar="NAME", help="only the runs of this experiment")
     parser.add_argument("--task", nargs="+", metavar="NAME", help="only these tasks")
     parser.add_argument("--optimizer", nargs="+", metavar="NAME", help="only these optimizers")
+    parser.add_argument(
+        "--allow", nargs="+", default=[], metavar="MODULE", help="draw the landscapes of this module's tasks too"
+    )
     return parser
 
 

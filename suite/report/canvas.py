@@ -38,7 +38,7 @@ class Picture:
     title: str
     caption: str
     alt: str
-    png: Path
+    file: Path
 
 
 def save(canvas: Canvas, folder: Path, name: str) -> Path:

@@ -44,4 +44,5 @@ def render_page(title: str, command: str, records: Records, sections: list[Secti
 
 
 def _data_uri(picture: Path) -> Markup:
-    return Markup("data:image/png;base64,") + base64.b64encode(picture.read_bytes()).decode("ascii")
+    kind = Markup(picture.suffix.removeprefix("."))
+    return Markup("data:image/") + kind + Markup(";base64,") + base64.b64encode(picture.read_bytes()).decode("ascii")

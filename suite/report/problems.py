@@ -145,7 +145,7 @@ def _said(settings: Settings, key: str, name: str) -> str:
 
 
 def _problem(run: Run) -> Settings:
-    chosen = {key: run.config[key] for key in PROBLEM_KEYS if key in run.config}
+    chosen = {key: run.config[key] for key in PROBLEM_KEYS if run.config.get(key) is not None}
     return flatten(run.config["task"]) | flatten(chosen)
 
 

@@ -26,6 +26,7 @@ class Records:
 
     Attributes:
         frame: a row per unique run, in the order of problem, family, optimizer, seed; its index is a running number.
+        runs: the runs as they were read, under the frame's index.
         histories: the curve of each run, under the frame's index.
         environments: the environment of each run, under the frame's index.
         problem_settings: the full settings behind each problem's label.
@@ -35,6 +36,7 @@ class Records:
     """
 
     frame: pd.DataFrame
+    runs: dict[int, Run]
     histories: dict[int, pd.DataFrame]
     environments: dict[int, dict[str, Any]]
     problem_settings: dict[str, Settings]
@@ -78,6 +80,7 @@ def build_records(runs: Sequence[Run], damaged: Sequence[Damage]) -> Records:
     order = list(frame.index)
     return Records(
         frame=frame,
+        runs={index: unique[index] for index in order},
         histories={index: unique[index].history for index in order},
         environments={index: unique[index].environment for index in order},
         problem_settings={problems[index]: settings[index] for index in order},
@@ -85,6 +88,20 @@ def build_records(runs: Sequence[Run], damaged: Sequence[Damage]) -> Records:
         damaged=list(damaged),
         repeats=[_place(run) for run in repeats],
     )
+
+
+def one_seed(runs: pd.DataFrame) -> pd.DataFrame:
+    """One run of each optimizer: of the first seed that most of them have, or of its own first one."""
+    counts = runs.groupby("seed")["optimizer"].nunique()
+    common = counts.idxmax()
+    ordered = runs.assign(other=runs["seed"] != common).sort_values(["other", "seed"], kind="stable")
+    return runs.loc[sorted(ordered.drop_duplicates("optimizer").index, key=list(runs.index).index)]
+
+
+def seed_text(runs: pd.DataFrame) -> str:
+    """`seed 0`, or `seeds 0, 1` where the optimizers have no seed in common."""
+    seeds = sorted(set(runs["seed"]))
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
 def metric_columns(metric: str) -> dict[str, str]:

@@ -110,7 +110,7 @@ def test_a_colour_belongs_to_a_name_whoever_else_takes_part() -> None:
 
 
 def test_the_optimizers_of_the_quick_experiment_have_colours_of_their_own() -> None:
-    names = ("sgd", "momentum", "adamw", "lbfgs", "muon", "kfac", "ggn_cg", "newton")
+    names = ("sgd", "momentum", "adamw", "torch_lbfgs", "muon", "kfac", "ggn_cg", "newton")
     assert len({colour_of(name) for name in names}) == len(names)
 
 

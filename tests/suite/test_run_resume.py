@@ -170,7 +170,7 @@ def test_a_checkpoint_loads_as_weights_and_holds_all_that_has_state(train: Train
     found = train("optimizer=momentum", "task=quadratic", "schedule=cosine", "steps=4").checkpoint
 
     assert set(found) == {
-        *("model", "optimizer", "schedule", "numbers", "counts", "generator", "host_generator", "device_generator")
+        *("model", "optimizer", "schedule", "numbers", "objective", "generator", "host_generator", "device_generator")
     }
     assert found["optimizer"]["state"][0]["momentum_buffer"].shape == (100,)
     assert found["schedule"]["last_epoch"] == found["numbers"]["step"] == 4
