@@ -1,0 +1,125 @@
+"""The page of scripts/hessian_free.sh: training loss and validation metric against passes over the training set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import yaml
+
+from suite.paths import ROOT, results
+from suite.report.style import colour_of
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+TASKS = ("long_memory", "curves_autoencoder", "mnist_autoencoder")
+METHODS = ("momentum", "adam", "hessian_free")
+PICTURE = ROOT / "docs" / "pictures" / "hessian_free.png"
+PAGE = ROOT / "docs" / "hessian_free.md"
+
+
+def read(task: str, method: str) -> tuple[dict[str, Any], list[pd.DataFrame]]:
+    """The settings of a pair and its histories, with a column of passes: a batch of N examples costs N / all of one."""
+    found, config = [], {}
+    for folder in sorted((results() / "runs" / task / method).glob("*")):
+        if not (folder / "summary.json").exists():
+            continue
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        history = pd.read_csv(folder / "history.csv")
+        size = config["task"]["train_size"]
+        history["passes"] = history["grad_equivalents"] * (config["task"]["batch_size"] or size) / size
+        found.append(history)
+    return config, found
+
+
+def value_at(history: pd.DataFrame, column: str, passes: float) -> float:
+    """The last value of a column that had been seen after so many passes."""
+    seen = history.loc[history["passes"] <= passes, column].dropna()
+    return float(seen.iloc[-1]) if len(seen) else float("nan")
+
+
+def median_curve(histories: list[pd.DataFrame], column: str, grid: np.ndarray) -> np.ndarray:
+    """The median over the runs of the value last seen, on a grid of passes."""
+    return np.median([[value_at(history, column, passes) for passes in grid] for history in histories], axis=0)
+
+
+def draw() -> None:
+    """A row of panels a quantity, a column a task."""
+    figure, axes = plt.subplots(2, len(TASKS), figsize=(4.2 * len(TASKS), 6.4), layout="constrained")
+    for column, task in enumerate(TASKS):
+        for method in METHODS:
+            config, histories = read(task, method)
+            if not histories:
+                continue
+            metric = f"val/{config['metric']}"
+            grid = np.geomspace(1, max(history["passes"].max() for history in histories), 200)
+            for row, quantity in enumerate(("loss", metric)):
+                axis = axes[row][column]
+                for history in histories:
+                    rows = history.dropna(subset=[quantity])
+                    axis.plot(rows["passes"], rows[quantity], color=colour_of(method), alpha=0.25, linewidth=0.6)
+                curve = median_curve(histories, quantity, grid)
+                axis.plot(grid, curve, color=colour_of(method), linewidth=2, label=method)
+                axis.set(xscale="log", yscale="log", xlabel="passes over the training set", ylabel=quantity)
+                axis.set_xlim(1, None)
+        axes[0][column].set_title(task)
+    axes[0][0].legend()
+    figure.savefig(PICTURE, dpi=110)
+
+
+def table(task: str) -> list[str]:
+    """The values at the smallest budget that all runs of a task have used up."""
+    pairs = {method: read(task, method) for method in METHODS}
+    pairs = {method: pair for method, pair in pairs.items() if pair[1]}
+    if not pairs:
+        return []
+    most = min(history["passes"].max() for _, histories in pairs.values() for history in histories)
+    metric = f"val/{next(iter(pairs.values()))[0]['metric']}"
+    lines = [
+        f"## {task}",
+        "",
+        f"After {most:.0f} passes:",
+        "",
+        f"| optimizer | setting | training loss | {metric} | seconds to there |",
+        "|---|---|---|---|---|",
+    ]
+    for method, (_, histories) in pairs.items():
+        cells = []
+        for column in ("loss", metric, "seconds"):
+            values = [value_at(history, column, most) for history in histories]
+            cells.append(f"{np.mean(values):.4g} ± {np.std(values, ddof=1):.2g} ({len(values)})")
+        lines.append(f"| {method} | {tuned(task, method)} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def tuned(task: str, method: str) -> str:
+    """What the study found."""
+    path: Path = results() / "tuned" / f"{task}_{method}.yaml"
+    chosen = yaml.safe_load(path.read_text())["optimizer"] if path.exists() else {}
+    return ", ".join(f"{key} {value:g}" for key, value in chosen.items()) or "defaults"
+
+
+def main() -> None:
+    """Write the picture and the page."""
+    draw()
+    script = " ".join(line.lstrip("# ") for line in (ROOT / "scripts/hessian_free.sh").read_text().splitlines()[1:5])
+    lines = [
+        "# Hessian-free against tuned momentum and Adam",
+        "",
+        f"{script} Made by `scripts/hessian_free.sh`.",
+        "",
+        "![Training loss and validation metric against passes over the training set](pictures/hessian_free.png)",
+        "",
+        "Thin lines are the runs, thick lines their median.",
+        "",
+        *(line for task in TASKS for line in table(task)),
+    ]
+    PAGE.write_text("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
