@@ -43,7 +43,7 @@ def jacobian_by_examples(model: nn.Module, names: Sequence[str], params: Sequenc
         return result.flatten()
 
     parts = vmap(jacrev(outputs), in_dims=(None, 0), randomness="error")(frozen, inputs)
-    return torch.cat([parts[name].flatten(2) for name in names], dim=-1).flatten(0, 1)
+    return torch.cat([parts[name].reshape(*parts[name].shape[:2], -1) for name in names], dim=-1).flatten(0, 1)
 
 
 def _by_rows(outputs: Tensor, params: Sequence[Tensor]) -> Tensor:

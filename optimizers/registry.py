@@ -14,7 +14,7 @@ from typing import Any
 from optimizers.errors import Unsupported
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs" / "optimizer"
-WORDS = {"true": True, "false": False, "null": None}
+WORDS = {"true": "True", "false": "False", "null": "None"}
 
 Builder = Callable[..., Any]
 
@@ -57,9 +57,8 @@ def _flat(text: str, name: str) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
-    if text in WORDS:
-        return WORDS[text]
+    python = re.sub(r"\b(true|false|null)\b", lambda found: WORDS[found[0]], text)
     try:
-        return ast.literal_eval(text)
+        return ast.literal_eval(python)
     except (ValueError, SyntaxError):  # a bare word
         return text

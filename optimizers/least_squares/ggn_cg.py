@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from optimizers.linalg.cg import conjugate_gradients, relative_progress
 from optimizers.linalg.damping import RatioRule, reduction_ratio
-from optimizers.linalg.flat import add_, flatten, unflatten
+from optimizers.linalg.flat import add_
 from optimizers.linalg.line_search import armijo
 from optimizers.method import Method, require_range
 from optimizers.objective import Objective
@@ -45,7 +45,7 @@ class GGNCG(Method):
         ValueError: a hyperparameter out of its range.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"ggn"})
+    needs = frozenset({"ggn"})
 
     def __init__(
         self,
@@ -78,17 +78,17 @@ class GGNCG(Method):
         ggn = objective.ggn()
         if not bool(torch.isfinite(ggn.loss + ggn.gradient.norm())):
             return ggn.loss
-        damping = group["damping"] * objective.scale
+        damping, previous = group["damping"] * objective.scale, self.kept("direction")
         solution = conjugate_gradients(
             lambda v: ggn(v) + damping * v,
             -ggn.gradient,
-            x0=self._previous(),
+            x0=None if previous is None or not self.warm_start else self.warm_start * previous,
             max_iterations=self.max_iterations,
             tolerance=self.tolerance,
             stop=relative_progress(),
         )
         if bool(torch.isfinite(solution.x).all()):
-            self._remember(solution.x)
+            self.keep("direction", solution.x)
         self._move(objective, ggn.loss, ggn.gradient, solution.x, solution.values[-1])
         return ggn.loss
 
@@ -109,13 +109,3 @@ class GGNCG(Method):
             group["damping"] = self.rule(group["damping"], ratio)
         if found is not None:
             add_(objective.params, step, alpha=found[0])
-
-    def _previous(self) -> Tensor | None:
-        if not self.warm_start or "direction" not in self.state[self.parameters()[0]]:
-            return None
-        return self.warm_start * flatten(self.state[p]["direction"] for p in self.parameters())
-
-    def _remember(self, solution: Tensor) -> None:
-        params = self.parameters()
-        for parameter, part in zip(params, unflatten(solution, params), strict=True):
-            self.state[parameter]["direction"] = part.clone()

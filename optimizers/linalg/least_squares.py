@@ -28,8 +28,8 @@ class DampedLeastSquares:
     (max E + mu) / (min E + mu) is below 1e8, and `svd` steps in beyond. `auto` is `svd` up to a shorter side of 300,
     then the smaller Gram matrix, which is two to five times cheaper.
 
-    Cost: m n min(m, n) flops times a small factor for the decomposition, 4 m n or fewer for a solution. Memory: m n
-    numbers for A, about as many again for U and V (`svd`) or min(m, n)^2 for the Gram matrix and its eigenvectors.
+    Cost: m n min(m, n) flops times a small factor for the decomposition, at most 4 m n for a solution. Memory beside
+    J: three times its 8 m n bytes and five times 8 min(m, n)^2 (`svd`), or once and four times (`primal`, `dual`).
 
     Args:
         jacobian: J (m, n), finite.

@@ -258,7 +258,7 @@ def test_what_it_cannot_do_is_said() -> None:
         optimizer = ARC(bowl.model.parameters(), subproblem=subproblem)
         optimizer.step(bowl.objective())
         assert "the gradient is zero" in optimizer.stuck
-    with pytest.raises(Unsupported, match=ARC works with dense matrices: 6,000 parameters .* subproblem=lanczos"):
+    with pytest.raises(Unsupported, match=r"ARC works with dense matrices: 6,000 parameters .* subproblem=lanczos"):
         ARC([nn.Parameter(torch.zeros(6000))], subproblem="exact")
 
 

@@ -1,0 +1,127 @@
+"""What Gauss-Newton and Levenberg-Marquardt share: the residuals' linear model, and when it is exhausted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf, nan
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from optimizers.errors import Unsupported
+from optimizers.linalg.flat import flatten
+from optimizers.method import Method
+from optimizers.objective import Objective
+
+GIBIBYTE = 2**30
+ALWAYS_TRIED = 100  # with so few parameters, an evaluation that counts the residuals beforehand is not worth its cost
+
+
+@dataclass(frozen=True)
+class Linearisation:
+    """The loss |r(theta)|^2 / 2 around a point, by r(theta + d) = r + J d.
+
+    Attributes:
+        residuals: r (m,), in float64.
+        jacobian: J (m, n), in the parameters' precision.
+        loss: |r|^2 / 2, in the parameters' precision.
+        resolution: the relative spacing of the numbers in which they were computed.
+        noise: what rounding leaves uncertain of the loss. A residual is computed from quantities of the size of
+            J_ij theta_j, so its error is about e_i = resolution * (r_i^2 + sum_j (J_ij theta_j)^2)^(1/2), and the
+            loss's (sum_i r_i^2 e_i^2)^(1/2). No choice of the parameters' units changes it.
+    """
+
+    residuals: Tensor
+    jacobian: Tensor
+    loss: Tensor
+    resolution: float
+    noise: float
+
+    @classmethod
+    def of(cls, objective: Objective) -> Self:
+        """At the objective's parameters: one evaluation and one Jacobian."""
+        computed, jacobian = objective.jacobian()
+        residuals, resolution = computed.double(), torch.finfo(computed.dtype).eps
+        terms = torch.linalg.vector_norm(jacobian * flatten(objective.params), dim=1, dtype=torch.float64)
+        noise = resolution * float((residuals * torch.hypot(residuals, terms)).norm())
+        loss = (residuals.square().sum() / 2).to(computed.dtype)
+        return cls(residuals, jacobian, loss, resolution, noise)
+
+    @property
+    def finite(self) -> bool:
+        """Whether the loss and all derivatives are finite."""
+        return bool(torch.isfinite(self.loss)) and bool(torch.isfinite(self.jacobian).all())
+
+    def curvature(self, step: Tensor) -> float:
+        """|J d|^2."""
+        return float((self.jacobian.double() @ step).square().sum())
+
+    def reduction(self, trial: Tensor) -> float:
+        """(|r|^2 - |trial|^2) / 2 for the residuals at a trial point, without cancelling two large sums."""
+        trial = trial.double()
+        return float((self.residuals - trial) @ (self.residuals + trial)) / 2
+
+    def hides(self, predicted: float) -> bool:
+        """Whether a reduction of this size is lost in the rounding of the loss."""
+        return predicted <= self.noise
+
+    def gain_ratio(self, actual: float, predicted: float) -> float:
+        """rho = actual / predicted; 1 where the loss could not have shown the predicted reduction."""
+        if self.hides(predicted) and abs(actual) <= 10 * self.noise:
+            return 1.0
+        return actual / predicted if predicted > 0 else nan
+
+
+class ResidualMethod(Method):
+    """A method that takes the residuals and their Jacobian, and solves in float64 whatever the parameters' precision.
+
+    `fits` in the parameter group says that the Jacobian's size has been looked at; `hidden` is the last predicted
+    reduction that the loss could not show, infinite while it can.
+    """
+
+    needs = frozenset({"jacobian"})
+    started: ClassVar[dict[str, Any]] = {"fits": False, "hidden": inf}
+
+    max_gib: float
+
+    def _require_memory(self, group: dict[str, Any], objective: Objective) -> None:
+        """Refuse a Jacobian that is too large before it is built; looked at once, at the first mini-batch."""
+        if group["fits"]:
+            return
+        columns = sum(parameter.numel() for parameter in objective.params)
+        rows = len(objective.residuals()) if columns > ALWAYS_TRIED else 1
+        needed = 8 * rows * columns / GIBIBYTE
+        if needed > self.max_gib:
+            raise Unsupported(
+                f"{type(self).__name__} builds the Jacobian: {rows:,} residuals by {columns:,} parameters are "
+                f"{needed:,.2g} GiB in float64, the limit is max_gib={self.max_gib:g}; ggn_cg and hessian_free need no "
+                "matrix of that size, or take smaller mini-batches"
+            )
+        group["fits"] = True
+
+    def _exhausted(self, group: dict[str, Any], model: Linearisation, predicted: float) -> str:
+        """Why a step with this predicted reduction is not worth taking, in words; empty if it is.
+
+        Below the loss's rounding steps still improve the parameters, as long as each promises less than the last.
+        """
+        if not model.hides(predicted):
+            group["hidden"] = inf
+            return ""
+        shrinks = 0 < predicted < group["hidden"]
+        group["hidden"] = predicted if shrinks else inf
+        if predicted <= 0:
+            return "the gradient is zero"
+        return "" if shrinks else self._unresolved(model)
+
+    @staticmethod
+    def _unresolved(model: Linearisation) -> str:
+        if model.jacobian.dtype == torch.float64:
+            return "float64 cannot resolve the gradient any further"
+        return "float32 cannot resolve the gradient any further; pass the parameters and the data as float64"
+
+    @staticmethod
+    def _negligible(objective: Objective, step: Tensor) -> bool:
+        """Whether a step is lost in the rounding of the parameters."""
+        theta = flatten(objective.params)
+        return torch.equal(theta + step, theta)
