@@ -1,8 +1,8 @@
 """What matrix-free methods cost beyond the oracle calls they make: seconds and floats, on the digits autoencoder.
 
 A step's seconds are held against the same calls made bare (as many gradients, graphs, products and evaluations), the
-two interleaved on one thread. Memory is the exact high-water mark of a step's tensors, less that of a kept graph and one
-product on it, in units of the n parameters.
+two interleaved on one thread. Memory is the exact high-water mark of a step's tensors, less that of a kept graph and
+one product on it, in units of the n parameters.
 """
 
 from __future__ import annotations

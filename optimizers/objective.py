@@ -321,7 +321,8 @@ class Objective:
     def _jacobian(self, flat: Tensor, weight: float) -> Tensor:
         """J of the flat weighted outputs, example by example where these are independent and that is less work."""
         count = len(self.inputs)
-        independent = count > 1 and flat.numel() % count == 0 and not any(couples(n) for n in self._problem.norms)
+        coupled = any(couples(norm) for norm in self._problem.norms)
+        independent = count > 1 and flat.numel() % count == 0 and not coupled and not self._problem.recurrent
         if independent and flat.numel() // count <= self._size():
             try:
                 with held_statistics(self._problem.norms):

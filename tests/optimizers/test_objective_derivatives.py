@@ -115,7 +115,7 @@ def test_jacobian_wide_and_tall(
 
 @pytest.mark.parametrize("name", ["dropout", "lstm", "conv_bn"])
 def test_jacobian_where_examples_cannot_be_taken_apart(name: str) -> None:
-    """Random masks, layers without a batching rule, coupled examples."""
+    """Random masks, recurrent layers (their kernels have no batching rule), coupled examples."""
     problem = CASES[name]()
     outputs = Reference(problem).outputs(Reference(problem).theta)
     problem.loss_fn, problem.targets = nn.MSELoss(reduction="sum"), torch.zeros_like(outputs)
