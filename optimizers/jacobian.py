@@ -30,12 +30,24 @@ def jacobian_by_graph(outputs: Tensor, params: Sequence[Tensor]) -> Tensor:
     return _by_columns(outputs, params, size) if outputs.numel() > size else _by_rows(outputs, params)
 
 
-def jacobian_by_examples(model: nn.Module, names: Sequence[str], params: Sequence[Tensor], inputs: Tensor) -> Tensor:
+def jacobian_by_examples(
+    model: nn.Module, names: Sequence[str], params: Sequence[Tensor], inputs: Tensor, one_by_one: bool
+) -> Tensor:
     """J (N C, n) of a model whose C outputs of an example depend on that example alone: C backward passes of a batch.
 
-    Raises:
-        RuntimeError: an operator has no batching rule, or draws random numbers.
+    `one_by_one` takes N C passes of a single example instead, for operators that cannot be vectorised; so does the
+    failure to vectorise.
     """
+    if not one_by_one:
+        try:
+            return _vectorised(model, names, params, inputs)
+        except RuntimeError:
+            pass
+    with torch.enable_grad():
+        return torch.cat([jacobian_by_graph(model(example).flatten(), params) for example in inputs.split(1)])
+
+
+def _vectorised(model: nn.Module, names: Sequence[str], params: Sequence[Tensor], inputs: Tensor) -> Tensor:
     frozen = {name: parameter.detach() for name, parameter in zip(names, params, strict=True)}
 
     def outputs(variables: dict[str, Tensor], example: Tensor) -> Tensor:

@@ -322,16 +322,13 @@ class Objective:
         """J of the flat weighted outputs, example by example where these are independent and that is less work."""
         count = len(self.inputs)
         coupled = any(couples(norm) for norm in self._problem.norms)
-        independent = count > 1 and flat.numel() % count == 0 and not coupled and not self._problem.recurrent
-        if independent and flat.numel() // count <= self._size():
-            try:
-                with held_statistics(self._problem.norms):
-                    rows = jacobian_by_examples(self.model, self._problem.names, self.params, self.inputs)
-                if rows.shape == (flat.numel(), self._size()):
-                    return weight * rows
-            except RuntimeError:  # random masks, or an operator without a batching rule
-                pass
-        return jacobian_by_graph(flat, self.params)
+        independent = count > 1 and flat.numel() % count == 0 and not coupled and not self._moment.random
+        if not independent or flat.numel() // count > self._size():
+            return jacobian_by_graph(flat, self.params)
+        one_by_one = bool(self._problem.recurrent)  # their kernels have no batching rule
+        with held_statistics(self._problem.norms):
+            rows = jacobian_by_examples(self.model, self._problem.names, self.params, self.inputs, one_by_one)
+        return weight * rows if rows.shape[0] == flat.numel() else jacobian_by_graph(flat, self.params)
 
     def per_example_grads(self) -> Tensor:
         """One gradient per example, (N, n), scaled so that the mean over the rows is the gradient of the loss.
