@@ -173,6 +173,21 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.replace("_", "\\_") for line in lines)
 
 
+DETAILS = ("solver", "status", "f", "verdict", *COUNTS)
+
+
+def details(results: dict[tuple[str, str], Outcome], names: Sequence[str], name: str) -> str:
+    """A folded table of one function: the status, the value and all calls of every solver."""
+    problem, rows = PROBLEMS[name], []
+    for solver in names:
+        outcome = results[name, solver]
+        verdict = is_solved(problem, outcome.fun) or "failed"
+        calls = [str(outcome.counts[key]) for key in COUNTS]
+        rows.append([solver, outcome.status.partition(":")[0], f"{outcome.fun:.6g}", verdict, *calls])
+    title = f"{name}, n = {problem.dimension}, f* = {problem.lowest(problem.dimension):.6g}"
+    return f"<details><summary>{title}</summary>\n\n{markdown(DETAILS, rows)}\n\n</details>\n"
+
+
 def page(results: dict[tuple[str, str], Outcome], names: Sequence[str], problems: Sequence[str], command: str) -> str:
     """The document."""
     matrix = [[p, *(cell(PROBLEMS[p], results[p, name]) for name in names)] for p in problems]
@@ -192,11 +207,15 @@ products are those with the Hessian (a dense Hessian is n of them).
 
 ## Evaluations of f up to the minimum
 
-A number: solved after so many evaluations. Words: how it ended otherwise, and the lowest f. All statuses, values and
-counts of every oracle stand in [functions.csv](functions.csv).
+A number: solved after so many evaluations. Words: how it ended otherwise, and the lowest f.
 
 {markdown(["function", *names], matrix)}
-"""
+
+## In full
+
+All calls until a solver stopped by itself; [functions.csv](functions.csv) also has those up to the minimum.
+
+{"".join(details(results, names, problem) for problem in problems)}"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -347,10 +347,13 @@ class Objective:
                 "per_example_grads needs a plain mean; class weights or ignored targets couple the examples"
             )
         self.counts["examples"] += len(self.inputs)
-        try:
-            rows = self._vectorised_example_grads()
-        except RuntimeError:  # random masks, or an operator without a batching rule
+        if problem.recurrent:  # their kernels have no batching rule
             rows = self._looped_example_grads()
+        else:
+            try:
+                rows = self._vectorised_example_grads()
+            except RuntimeError:  # random masks, or another operator without a batching rule
+                rows = self._looped_example_grads()
         if getattr(problem.loss_fn, "reduction", "mean") == "sum":
             rows = rows * len(self.inputs)
         return rows + problem.l2 * flatten(self.params).detach()
@@ -370,11 +373,15 @@ class Objective:
         return torch.cat([grads[name].flatten(1) for name in problem.names], dim=1)
 
     def _looped_example_grads(self) -> Tensor:
-        with torch.enable_grad():
-            outputs = self._outputs()
-            targets = self._resolved_targets(outputs)
-            losses = [self._problem.loss_fn(outputs[i : i + 1], targets[i : i + 1]) for i in range(len(outputs))]
-        return torch.stack([pullback([loss], self.params, [torch.ones_like(loss)], (), False) for loss in losses])
+        with torch.enable_grad(), self._differentiable_kernels(), held_statistics(self._problem.norms):
+            outputs, targets = self._outputs(), self._known_targets()
+            if self._moment.random:  # one set of masks for the whole batch
+                parts = zip(outputs.split(1), targets.split(1), strict=True)
+            else:  # a backward pass of one example costs less than one of the batch
+                parts = zip(map(self.model, self.inputs.split(1)), targets.split(1), strict=True)
+            losses = (self._problem.loss_fn(output, target) for output, target in parts)
+            rows = [pullback([loss], self.params, [torch.ones_like(loss)], (), False) for loss in losses]
+        return torch.stack(rows)
 
     # -- layers and other targets --------------------------------------------------------------------------------------
 

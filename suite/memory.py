@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.profiler import profile, record_function
 
+LONGEST_STEP = 5.0  # seconds: a longer one leaves gigabytes of the profiler's events
 MARK = "suite: the measured step"
 Step = Callable[[], object]
 

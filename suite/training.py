@@ -147,8 +147,12 @@ class Training:
             lambda: costs.measure(self.task, self._objective(self.task.model(0), compiled=False), self.clock),
         )
 
-    def _warm_up(self) -> int:
-        """Two untimed steps of a copy, the second one's memory measured; a compiled model is compiled here."""
+    def _warm_up(self) -> int | None:
+        """Two untimed steps of a copy, the second one's memory measured; a compiled model is compiled here.
+
+        On the CPU a curvature method's first step shows before whether the profiler can hold a step at all: it keeps
+        every operation of the hundreds of products, and minutes of them would fill the memory. None where it cannot.
+        """
         batch = next(self.task.batches("train", stream(self.plan.seed, "data")))
 
         def first() -> memory.Step:
@@ -158,6 +162,11 @@ class Training:
             optimizer.step(objective)
             return lambda: optimizer.step(objective.on(*batch))
 
+        if self.place.type == "cpu" and bool(getattr(self.optimizer, "needs", None)):
+            began = perf_counter()
+            first()
+            if perf_counter() - began > memory.LONGEST_STEP:
+                return None
         return memory.peak_bytes(first, sum(tensor.nbytes for tensor in batch), self.place)
 
     # -- training ------------------------------------------------------------------------------------------------------
