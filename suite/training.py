@@ -139,6 +139,7 @@ class Training:
             environment.processor(),
             threads,
             torch.__version__,
+            costs.ORACLES,
         ]
         path = self.plan.results / "costs" / f"{self.plan.task}-{digest(facts)}.json"
         return costs.load_or_measure(

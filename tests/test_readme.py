@@ -9,15 +9,18 @@ from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+EXTENDING = (ROOT / "docs" / "extending.md").read_text()
 FILE = re.compile(r"`(mine/[\w./]+)`:\n\n```\w+\n(.*?)```", re.DOTALL)
 COMMAND = re.compile(r"^PYTHONPATH=mine (python .*)$", re.MULTILINE)
+DIRECT = re.compile(r"## On functions and least squares, without Hydra\n\n```python\n(.*?)```", re.DOTALL)
 SCRIPT = re.compile(r"## In your own script\n\n```python\n(.*?)```", re.DOTALL)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    files = FILE.findall(README)
+    files = FILE.findall(EXTENDING)
     assert len(files) == 4
     for name, content in files:
         path = tmp_path / name
@@ -27,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_an_optimizer_and_a_task_of_ones_own_run_as_the_readme_says(folder: Path) -> None:
-    commands = COMMAND.findall(README)
+    commands = COMMAND.findall(EXTENDING)
     assert len(commands) == 2
     environment = {**os.environ, "PYTHONPATH": "mine", "SUITE_RESULTS": str(folder / "results")}
     for command in commands:
@@ -48,6 +51,17 @@ def test_the_script_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     loss = float(done.stdout.split()[0])
     assert loss < 1.0  # log(3) = 1.0986 before the first step
+
+
+def test_the_direct_use_does_what_its_comments_say(tmp_path: Path) -> None:
+    (code,) = DIRECT.findall(README)
+    script = tmp_path / "script.py"
+    script.write_text("import torch\ntorch.set_num_threads(1)\n" + code)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first.startswith("converged tensor([1.0000, 1.0000]")
+    assert second.startswith("converged tensor([ 3.0000, -2.0000]")
 
 
 def test_readme_is_short_enough_to_be_read() -> None:

@@ -19,8 +19,8 @@ KNOWN = {
     "sgd": GREY, "momentum": SKY, "nesterov": GREEN, "adagrad": PURPLE, "rmsprop": VERMILION, "adam": BLACK,
     "adamw": BLUE, "nadam": ORANGE, "radam": GREEN, "adafactor": PURPLE, "torch_lbfgs": ORANGE, "muon": GREEN,
     "kfac": VERMILION, "ggn_cg": PURPLE, "newton": BLACK, "lbfgs": GREEN, "bfgs": ORANGE, "hessian_free": VERMILION,
-    "levenberg_marquardt": PURPLE, "gauss_newton": ORANGE, "trust_region": GREEN, "saddle_free_newton": VERMILION,
-    "newton_cg": BLUE, "tron": GREY, "arc": SKY,
+    "levenberg_marquardt": PURPLE, "gauss_newton": SKY, "trust_region": GREEN, "saddle_free_newton": VERMILION,
+    "newton_cg": BLUE, "tron": GREY, "arc": ORANGE,
 }  # fmt: skip
 
 FIRST_ORDER, QUASI_NEWTON, OTHER = "first order", "quasi_newton", "other"
