@@ -18,7 +18,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from suite.report.canvas import Picture, literal, slugs
+from suite.report.canvas import Picture, folded, literal, slugs
 from suite.report.landscape import (
     BARE,
     CONTOUR,
@@ -119,11 +119,11 @@ def _stage(plane: Plane, ground: Surface, looks: dict[str, Look]) -> tuple[Canva
     canvas.suptitle(literal(f"{plane.problem}, {plane.seed}"), fontsize=12, x=0.02, ha="left")
     runners = [_runner(grid[0 if together else place], trail, looks) for place, trail in enumerate(plane.trails)]
     if together:
-        handles = [handle(looks[trail.optimizer], trail.optimizer) for trail in plane.trails]
+        handles = [handle(looks[trail.optimizer], folded(trail.optimizer, 22)) for trail in plane.trails]
         canvas.legend(handles=handles, loc="outside right center", handlelength=3.2, fontsize=10)
     else:
         for runner in runners:
-            runner.axes.set_title(literal(runner.trail.optimizer), fontsize=9)
+            runner.axes.set_title(literal(folded(runner.trail.optimizer)), fontsize=9)
     return canvas, runners
 
 

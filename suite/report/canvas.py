@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,11 @@ def save(canvas: Canvas, folder: Path, name: str) -> Path:
 def literal(text: str) -> str:
     """Text that matplotlib shows as it is, without taking dollars for mathematics."""
     return text.replace("$", r"\$")
+
+
+def folded(label: str, width: int = 34) -> str:
+    """A label in as many lines as a narrow panel needs."""
+    return textwrap.fill(label, width, break_long_words=False, break_on_hyphens=False)
 
 
 def slugs(labels: Iterable[str]) -> dict[str, str]:

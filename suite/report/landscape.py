@@ -17,7 +17,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, Stroke
 
-from suite.report.canvas import RC, Picture, literal, save, slugs
+from suite.report.canvas import RC, Picture, folded, literal, save, slugs
 from suite.report.formats import number
 from suite.report.style import Look
 from suite.report.surface import Box, Surface, surface
@@ -90,7 +90,7 @@ def _draw(plane: Plane, ground: Surface, looks: dict[str, Look]) -> Canvas:
         axes = grid[0 if together else place]
         draw_path(axes, trail, looks[trail.optimizer], ground.box)
         if not together:
-            axes.set_title(literal(f"{trail.optimizer}\n{fate(plane, ground, trail)}"), fontsize=9)
+            axes.set_title(literal(f"{folded(trail.optimizer)}\n{fate(plane, ground, trail)}"), fontsize=9)
     for axes in grid[1 if together else len(plane.trails) :]:
         axes.set_axis_off()
     bar = canvas.colorbar(
