@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
@@ -49,6 +50,7 @@ class Objective:
         generator: the source of sampled targets; by default one seeded by the state of torch's global generator.
         autocast: run the forward pass in bfloat16 where torch.autocast allows it.
         observer: called with the loss and the flat gradient whenever both are known at the parameters themselves.
+        counts: where oracle calls are counted; a new counter by default.
 
     Raises:
         ValueError: the model has no trainable parameter.
@@ -78,6 +80,7 @@ class Objective:
         generator: torch.Generator | None = None,
         autocast: bool = False,
         observer: Observer | None = None,
+        counts: Counter[str] | None = None,
     ) -> None:
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         if not named:
@@ -101,6 +104,7 @@ class Objective:
             sampler,
             generator,
             observer,
+            counts=Counter() if counts is None else counts,
         )
         self._begin(problem, inputs, targets, Moment(device), main=True)
 

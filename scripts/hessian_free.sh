@@ -32,7 +32,7 @@ for task in ${*:-long_memory curves_autoencoder mnist_autoencoder}; do
     case $task in
         long_memory) compare long_memory 2000 300 ;;
         curves_autoencoder) compare curves_autoencoder 1500 300 ;;
-        mnist_autoencoder) compare mnist_autoencoder 1000 150 task.data=mnist ;;
+        mnist_autoencoder) compare mnist_autoencoder 1000 120 task.data=mnist ;;
     esac
 done
 "$python" scripts/hessian_free_page.py

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from operator import itemgetter
+from time import perf_counter
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.profiler import profile, record_function
 
-LONGEST_STEP = 5.0  # seconds: a longer one leaves gigabytes of the profiler's events
+LONGEST = 5.0  # seconds that are profiled: a minute leaves gigabytes of events
 MARK = "suite: the measured step"
 Step = Callable[[], object]
 
@@ -29,6 +31,23 @@ def state_bytes(optimizer: Stateful) -> int:
     """The bytes of all tensors in the optimizer's state, each storage counted once."""
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(optimizer.state_dict())}
     return sum(storages.values())
+
+
+class TooLongError(Exception):
+    """A step made its next oracle call after its time was over."""
+
+
+class Limited(Counter[str]):
+    """Oracle calls, refused once some seconds have passed since this was made."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._end = perf_counter() + seconds
+
+    def __setitem__(self, key: str, value: int) -> None:
+        if perf_counter() > self._end:
+            raise TooLongError
+        super().__setitem__(key, value)
 
 
 def peak_bytes(prepare: Callable[[], Step], resident: int, device: torch.device) -> int:

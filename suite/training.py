@@ -8,6 +8,7 @@ import math
 import signal
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
@@ -103,14 +104,16 @@ class Training:
         node = self.plan.config["schedule"]
         return construct(node, self.optimizer) if node.get("_target_") else None
 
-    def _objective(self, model: torch.nn.Module, compiled: bool | None = None) -> Objective:
+    def _objective(
+        self, model: torch.nn.Module, compiled: bool | None = None, counts: Counter[str] | None = None
+    ) -> Objective:
         """The first mini-batch's loss; `compiled` is the plan's choice unless it is given."""
         inputs, targets = next(self.task.batches("train", stream(self.plan.seed, "data")))
         compiled = self.plan.config["compile"] if compiled is None else compiled
         forward: Any = torch.compile(model) if compiled else model
         return Objective(
             forward, self.task.loss_fn, inputs, targets, l2=self.task.l2, sampler=self._fresh,
-            generator=self.generator, autocast=self.plan.precision == "bf16",
+            generator=self.generator, autocast=self.plan.precision == "bf16", counts=counts,
         )  # fmt: skip
 
     def _fresh(self) -> Batch:
@@ -151,24 +154,23 @@ class Training:
     def _warm_up(self) -> int | None:
         """Two untimed steps of a copy, the second one's memory measured; a compiled model is compiled here.
 
-        On the CPU a curvature method's first step shows before whether the profiler can hold a step at all: it keeps
-        every operation of the hundreds of products, and minutes of them would fill the memory. None where it cannot.
+        None where that takes too long: the CPU's profiler keeps every operation, and a minute of a second-order
+        method's products would fill the memory.
         """
+        counts = memory.Limited(memory.LONGEST) if self.place.type == "cpu" else None
         batch = next(self.task.batches("train", stream(self.plan.seed, "data")))
 
         def first() -> memory.Step:
             twin = self.task.model(stream(self.plan.seed, "model"))
             optimizer = self._build_optimizer(twin)
-            objective = self._objective(twin)
+            objective = self._objective(twin, counts=counts)
             optimizer.step(objective)
             return lambda: optimizer.step(objective.on(*batch))
 
-        if self.place.type == "cpu" and bool(getattr(self.optimizer, "needs", None)):
-            began = perf_counter()
-            first()
-            if perf_counter() - began > memory.LONGEST_STEP:
-                return None
-        return memory.peak_bytes(first, sum(tensor.nbytes for tensor in batch), self.place)
+        try:
+            return memory.peak_bytes(first, sum(tensor.nbytes for tensor in batch), self.place)
+        except memory.TooLongError:
+            return None
 
     # -- training ------------------------------------------------------------------------------------------------------
 

@@ -241,3 +241,18 @@ def test_bf16_computes_the_forward_pass_in_bfloat16_and_keeps_float32_weights(tr
     assert rounded.column("loss") != exact.column("loss")
     assert rounded.column("loss") == pytest.approx(exact.column("loss"), rel=0.02)
     assert (rounded.config["precision"], exact.config["precision"]) == ("bf16", "float32")
+
+
+def test_a_step_too_long_for_the_profiler_has_no_peak(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "LONGEST", 0.0)
+    done = train("optimizer=ggn_cg", "task=quadratic", "steps=2")
+    assert (done.status, done.summary["peak_memory_bytes"]) == ("done", None)
+
+
+def test_calls_are_refused_after_their_time() -> None:
+    counts = memory.Limited(1e6)
+    counts["value"] += 1
+    late = memory.Limited(-1.0)
+    with pytest.raises(memory.TooLongError):
+        late["value"] += 1
+    assert (dict(counts), dict(late)) == ({"value": 1}, {})
