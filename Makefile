@@ -36,8 +36,10 @@ lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY) ## measure the suite's own overhead: interleaved, one thread, medians and ratios
+bench: $(READY) ## measure the suite's overhead, oracle calls beside other packages, matrix-free methods (10 minutes)
 	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/matrix_free.py
+	$(BIN)/python benchmarks/functions.py
 
 sync: $(READY) ## upload the offline W&B runs (needs an account)
 	find $(RESULTS)/runs -type d -name 'offline-run-*' -exec $(BIN)/wandb sync {} +

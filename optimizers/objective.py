@@ -374,7 +374,7 @@ class Objective:
 
         with self._differentiable_kernels(), held_statistics(problem.norms):
             grads = vmap(grad(loss), in_dims=(None, 0, 0), randomness="error")(frozen, self.inputs, targets)
-        return torch.cat([grads[name].flatten(1) for name in problem.names], dim=1)
+        return torch.cat([grads[name].reshape(len(self.inputs), -1) for name in problem.names], dim=1)
 
     def _looped_example_grads(self) -> Tensor:
         with torch.enable_grad(), self._differentiable_kernels(), held_statistics(self._problem.norms):

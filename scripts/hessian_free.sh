@@ -31,8 +31,8 @@ compare() { # task, training examples, passes, further settings
 for task in ${*:-long_memory curves_autoencoder mnist_autoencoder}; do
     case $task in
         long_memory) compare long_memory 2000 300 ;;
-        curves_autoencoder) compare curves_autoencoder 1500 300 ;;
-        mnist_autoencoder) compare mnist_autoencoder 1000 120 task.data=mnist ;;
+        curves_autoencoder) compare curves_autoencoder 1500 1500 ;;
+        mnist_autoencoder) compare mnist_autoencoder 1000 500 task.data=mnist ;;
     esac
 done
 "$python" scripts/hessian_free_page.py

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from optimizers import Objective
+from optimizers.krylov import KSD, HessianFree
 from optimizers.least_squares import GGNCG, GaussNewton, LevenbergMarquardt
 from optimizers.matrix.by_role import ByRole
 from optimizers.method import Method, require_range
@@ -67,6 +68,10 @@ OURS: dict[str, Builder] = {
     "sr1": SR1,
     "lbfgs": partial(LBFGS, history=4),
     "lbfgs_multi_batch": partial(LBFGS, history=3, line_search="armijo", damping=0.2, overlap=0.5),
+    "hessian_free": partial(HessianFree, max_iterations=20),
+    "hessian_free_parts": partial(HessianFree, curvature_share=0.5, preconditioner="empirical", max_iterations=10),
+    "ksd": partial(KSD, dimension=5),
+    "ksd_hessian": partial(KSD, dimension=4, curvature="hessian", preconditioner="fisher", lr=0.5),
     "lbfgs_fixed": partial(LBFGS, history=3, line_search="none", lr=0.5),
     "kfac": partial(KFAC, statistics_period=2, inverse_period=3),
     "kfac_exact": partial(KFAC, fisher="exact", fallback="sgd"),
@@ -75,7 +80,7 @@ OURS: dict[str, Builder] = {
 }
 ALL = TORCH | OURS
 WHOLE = {"ggn_cg", "torch_lbfgs", "muon"}  # take all parameters in one group
-WHOLE |= {name for name in OURS if "newton" in name}
+WHOLE |= {name for name in OURS if "newton" in name or name.startswith(("hessian_free", "ksd"))}
 WHOLE |= {name for name in OURS if name.startswith(("trust_region", "tron", "arc", "subsampled_arc"))}
 WHOLE |= {name for name in OURS if name.startswith(("bfgs", "dfp", "sr1", "lbfgs"))}
 SQUARES = {name for name in OURS if name.startswith(("gauss_newton", "levenberg_marquardt"))}  # need squared errors
@@ -382,6 +387,16 @@ SEARCHED: dict[str, list[Any]] = {
     "max_trials": [0, True],
 }  # fmt: skip
 RANGES: dict[type[Method], dict[str, list[Any]]] = {
+    HessianFree: {
+        "lr": [0.0, -1.0], "damping": [-1.0], "max_iterations": [0, 1.5], "progress": [-0.1, 1.5],
+        "preconditioner": ["jacobi", None], "exponent": [-0.1, 1.5], "warm_start": [-0.1, 1.5],
+        "curvature_share": [0.0, 1.5], "structural": [-0.1], "max_trials": [0, 1.5],
+    },
+    KSD: {
+        "lr": [0.0, -1.0], "dimension": [0, 1.5], "curvature": ["fisher", None], "preconditioner": ["jacobi", None],
+        "exponent": [-0.1, 1.5], "curvature_share": [0.0, 1.5], "search_share": [0.0, 1.5], "search_steps": [0, 1.5],
+        "floor": [0.0, 1.5],
+    },
     TrustRegion: {
         "lr": [0.0, -1.0], "subproblem": ["lanczos", None], "curvature": ["fisher", None], "radius": [0.0, 1e11],
         "max_radius": [0.0, -1.0], "accept": [-0.1, 0.25], "tolerance": [-0.1, 1.5], "max_iterations": [0, 1.5],
