@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 RESULTS ?= $(or $(SUITE_RESULTS),results)
 
 .DEFAULT_GOAL := help
-.PHONY: help install compare report test lint bench sync clean
+.PHONY: help install compare report test lint bench functions nist sync clean
 
 help: ## list these commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -40,6 +40,12 @@ bench: $(READY) ## measure the suite's overhead, oracle calls beside other packa
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/matrix_free.py
 	$(BIN)/python benchmarks/functions.py
+
+functions: $(READY) ## docs/functions.md: every method on the test functions, beside scipy and others (3 minutes)
+	$(BIN)/python benchmarks/functions.py --write docs/functions.md
+
+nist: $(READY) ## docs/nist.md: NIST's nonlinear regressions, beside scipy (1 minute)
+	$(BIN)/python scripts/nist_table.py --write docs/nist.md
 
 sync: $(READY) ## upload the offline W&B runs (needs an account)
 	find $(RESULTS)/runs -type d -name 'offline-run-*' -exec $(BIN)/wandb sync {} +

@@ -11,8 +11,8 @@ tuned="--config-dir $SUITE_RESULTS"
 jobs=${JOBS:-2}
 mkdir -p "$SUITE_RESULTS/tuned"
 
-compare() { # task, training examples, passes, further settings
-    local task=$1 examples=$2 passes=$3 data=("task.train_size=$2" threads=1 "${@:4}")
+compare() { # task, training examples, passes, settings of the data
+    local task=$1 examples=$2 passes=$3 data=(threads=1 "${@:4}")
     for method in momentum adam hessian_free; do
         local batch=("task.batch_size=100") trial=("steps=$((passes * examples / 300))") run=("steps=$((passes * examples / 100))")
         trial+=("task.eval_every=$((passes * examples / 3000))") run+=("task.eval_every=$((passes * examples / 4000))")
@@ -30,9 +30,9 @@ compare() { # task, training examples, passes, further settings
 
 for task in ${*:-long_memory curves_autoencoder mnist_autoencoder}; do
     case $task in
-        long_memory) compare long_memory 2000 300 ;;
-        curves_autoencoder) compare curves_autoencoder 1500 1500 ;;
-        mnist_autoencoder) compare mnist_autoencoder 1000 500 task.data=mnist ;;
+        long_memory) compare long_memory 2000 300 task.train_size=2000 ;;
+        curves_autoencoder) compare curves_autoencoder 1000 1200 task.train_size=1500 ;; # 500 of them for validation
+        mnist_autoencoder) compare mnist_autoencoder 1000 180 task.train_size=1500 task.val_size=500 task.data=mnist ;;
     esac
 done
 "$python" scripts/hessian_free_page.py
