@@ -98,7 +98,8 @@ class KSD(Method):
         self.stuck = "" if len(basis) else "the gradient is zero"
         if len(basis):
             searched = rotating_part(objective, self.search_share, group["seen"])
-            self._descend(objective, searched, self._scaled(basis, projected))
+            basis = self._scaled(basis, projected)  # one basis in memory, not two
+            self._descend(objective, searched, basis)
         group["seen"] += 1
         return loss
 
