@@ -21,7 +21,7 @@ $(READY): requirements.lock pyproject.toml
 
 install: $(READY) ## make .venv from requirements.lock (all others do it when needed)
 
-compare: $(READY) ## the main job: all tasks, first- and second-order optimizers, then the report (10 minutes on two cores)
+compare: $(READY) ## the main job: nine tasks, first- and second-order optimizers, then the report (10 minutes on two cores)
 	$(BIN)/python -m suite -m experiment=quick hydra/launcher=joblib
 	$(BIN)/python -m suite.report --experiment quick
 
