@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from optimizers.exposed import EXPOSED, Key, Record
 
 
 @dataclass
 class LayerRecord:
-    """What one layer saw: an entry per use of the layer in the forward pass, both lists in the order of the uses."""
+    """What one layer saw: an entry per use of the layer in the forward pass, all lists in the order of the uses."""
 
     inputs: list[Tensor] = field(default_factory=list)
     gradients: list[Tensor | None] = field(default_factory=list)
+    edges: list[GradientEdge] = field(default_factory=list)
 
     def uses(self) -> list[tuple[Tensor, Tensor]]:
         """(input, gradient of the loss by the output) of each use that the loss depends on."""
@@ -22,20 +26,60 @@ class LayerRecord:
         return [(value, gradient) for value, gradient in pairs if gradient is not None]
 
 
-Captured = dict[nn.Module, LayerRecord]
+Captured = dict[Key, LayerRecord]
 
 
 @contextmanager
-def capture(model: nn.Module, kinds: Sequence[type[nn.Module]]) -> Iterator[Captured]:
-    """Record every layer of the given kinds that has trainable parameters; the hooks live inside the `with` only."""
+def capture(model: nn.Module, kinds: Sequence[type[nn.Module]], *, watch: bool = True) -> Iterator[Captured]:
+    """Record every layer of the given kinds that has trainable parameters; the hooks live inside the `with` only.
+
+    A layer that is one matrix product is a key itself. One that is made of several (recurrent layers, attention) is
+    computed product by product meanwhile, and each is found under (layer, name of its weight). With `watch` the
+    gradients are filled in by the backward pass; without it they are left to the caller, who has the `edges`.
+    """
     captured: Captured = {}
+    record = _watching(captured) if watch else _noting(captured)
     chosen = [m for m in model.modules() if isinstance(m, tuple(kinds)) and _trainable(m)]
-    handles = [module.register_forward_hook(_recorder(captured)) for module in chosen]
-    try:
+    with ExitStack() as stack:
+        for module in chosen:
+            exposed = next((EXPOSED[kind] for kind in type(module).__mro__ if kind in EXPOSED), None)
+            if exposed is not None:
+                stack.enter_context(exposed(module, record))
+            else:
+                stack.callback(module.register_forward_hook(_hook(record)).remove)
         yield captured
-    finally:
-        for handle in handles:
-            handle.remove()
+
+
+def settled(captured: Captured) -> Captured:
+    """What has been recorded up to now: uses that a checkpointed layer's second computation adds are not in it."""
+    return {key: LayerRecord(list(r.inputs), list(r.gradients), list(r.edges)) for key, r in captured.items()}
+
+
+def passes(captured: Captured, gradients: Sequence[Tensor | None]) -> Captured:
+    """The same inputs with the gradients of one backward pass, given for all edges in the order of `edges_of`."""
+    rest = iter(gradients)
+    return {
+        key: LayerRecord(record.inputs, [_detached(next(rest)) for _ in record.edges], record.edges)
+        for key, record in captured.items()
+    }
+
+
+def merged(parts: Sequence[Captured]) -> Captured:
+    """What layers saw of a mini-batch that was evaluated in parts: the uses of the first part, then of the next."""
+    if len(parts) == 1:
+        return parts[0]
+    whole: Captured = {}
+    for captured in parts:
+        for key, record in captured.items():
+            layer = whole.setdefault(key, LayerRecord())
+            layer.inputs += record.inputs
+            layer.gradients += record.gradients
+    return whole
+
+
+def edges_of(captured: Captured) -> list[GradientEdge]:
+    """Where the outputs stand in the graph, layer by layer, use by use."""
+    return [edge for record in captured.values() for edge in record.edges]
 
 
 @contextmanager
@@ -54,14 +98,38 @@ def _trainable(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters(recurse=False))
 
 
-def _recorder(captured: Captured) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if not inputs or not output.requires_grad:  # called by keyword, or evaluated without a graph
+def _detached(gradient: Tensor | None) -> Tensor | None:
+    return None if gradient is None else gradient.detach()
+
+
+def _hook(record: Record) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if inputs:  # a layer called by keyword is not seen
+            record(module, inputs[0], output)
+
+    return hook
+
+
+def _noting(captured: Captured) -> Record:
+    def record(key: Key, inputs: Tensor, output: Tensor) -> None:
+        if not output.requires_grad:
             return
-        layer = captured.setdefault(module, LayerRecord())
-        use = len(layer.inputs)
-        layer.inputs.append(inputs[0].detach())
+        layer = captured.setdefault(key, LayerRecord())
+        layer.inputs.append(inputs.detach())
         layer.gradients.append(None)
+        layer.edges.append(get_gradient_edge(output))
+
+    return record
+
+
+def _watching(captured: Captured) -> Record:
+    note = _noting(captured)
+
+    def record(key: Key, inputs: Tensor, output: Tensor) -> None:
+        note(key, inputs, output)
+        if not output.requires_grad:
+            return
+        layer, use = captured[key], len(captured[key].gradients) - 1
 
         def keep(gradient: Tensor) -> None:
             layer.gradients[use] = gradient.detach()

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from optimizers.known import Known
 from optimizers.losses import Family
+from optimizers.ranks import ALONE, Alone
 
 Batch = tuple[Tensor, Tensor]
 Counts = Counter[str]
@@ -35,6 +36,9 @@ class Problem:
     autocast: bool
     sampler: Callable[[], Batch] | None
     generator: torch.Generator
+    ranks: Alone = ALONE
+    parts: int = 1
+    clip: float | None = None
     observer: Observer | None = None
     known: Known | None = None
     counts: Counts = field(default_factory=Counter)
@@ -51,9 +55,16 @@ class Moment:
         self.device_state: Tensor | None = None
 
     @contextmanager
-    def replayed(self, norms: Sequence[_NormBase]) -> Iterator[None]:
-        """Evaluate again as if for the first time, and leave generators and running statistics as they are."""
-        assert self.host_state is not None
+    def evaluation(self, norms: Sequence[_NormBase]) -> Iterator[None]:
+        """One evaluation, of all parts of the mini-batch in their order.
+
+        The first one draws its random numbers and moves the running statistics; the others repeat it, and leave
+        generators and statistics as they are.
+        """
+        if self.host_state is None:
+            self.host_state, self.device_state = torch.get_rng_state(), self._device_state()
+            yield
+            return
         host_state, device_state = torch.get_rng_state(), self._device_state()
         self._set(self.host_state, self.device_state)
         try:
@@ -69,10 +80,6 @@ class Moment:
             return True
         state = self._device_state()
         return state is not None and self.device_state is not None and not torch.equal(state, self.device_state)
-
-    def begin(self) -> None:
-        """Remember the random state from which the first evaluation starts."""
-        self.host_state, self.device_state = torch.get_rng_state(), self._device_state()
 
     def _device_state(self) -> Tensor | None:
         return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
@@ -115,3 +122,26 @@ def weighted_mean(loss_fn: nn.Module) -> bool:
     if not isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss) or loss_fn.reduction != "mean":
         return False
     return loss_fn.weight is not None or loss_fn.ignore_index != -100
+
+
+def share_of(loss_fn: nn.Module, targets: Tensor | None, part: slice, count: int) -> float:
+    """The weight of a part's own loss in that of the `count` examples, so that the weighted parts add up to it.
+
+    1 for a sum; for a mean what the part's divides by over what the whole one's does. A loss of one's own is taken to
+    be a mean over examples unless its `reduction` says sum.
+    """
+    if getattr(loss_fn, "reduction", "mean") in ("sum", "half_sum"):
+        return 1.0
+    if targets is None or targets.is_floating_point() or not weighted_mean(loss_fn):
+        return float((part.stop - part.start) / count)
+    weights = _target_weights(loss_fn, targets)
+    return float(weights[part].sum() / weights.sum())
+
+
+def _target_weights(loss_fn: nn.Module, targets: Tensor) -> Tensor:
+    """What each target adds to the divisor of a weighted mean."""
+    assert isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss)
+    counted = targets != loss_fn.ignore_index
+    if loss_fn.weight is None:
+        return counted.double()
+    return loss_fn.weight[targets.where(counted, 0)] * counted

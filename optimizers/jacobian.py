@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,23 @@ from optimizers.linalg.curvature import batched
 from optimizers.linalg.flat import unflatten
 
 CHUNK = 256  # vectors in one vectorised pass
+
+
+def outputs_at(model: nn.Module, values: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+    """The model's outputs with other values for the named parameters, wherever these are used.
+
+    `functional_call` by itself takes the parameters from a module that is registered under two names: here every place
+    is named once.
+    """
+    value_of = {id(parameter): values[name] for name, parameter in model.named_parameters() if name in values}
+    places = {
+        f"{prefix}.{name}".lstrip("."): value_of[id(parameter)]
+        for prefix, module in model.named_modules()
+        for name, parameter in module._parameters.items()
+        if id(parameter) in value_of
+    }
+    result: Tensor = functional_call(model, places, (inputs,), tie_weights=False)
+    return result
 
 
 def pullback(
@@ -51,8 +68,7 @@ def _vectorised(model: nn.Module, names: Sequence[str], params: Sequence[Tensor]
     frozen = {name: parameter.detach() for name, parameter in zip(names, params, strict=True)}
 
     def outputs(variables: dict[str, Tensor], example: Tensor) -> Tensor:
-        result: Tensor = functional_call(model, variables, (example[None],))
-        return result.flatten()
+        return outputs_at(model, variables, example[None]).flatten()
 
     parts = vmap(jacrev(outputs), in_dims=(None, 0), randomness="error")(frozen, inputs)
     return torch.cat([parts[name].reshape(*parts[name].shape[:2], -1) for name in names], dim=-1).flatten(0, 1)

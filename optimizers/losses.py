@@ -31,9 +31,17 @@ class Family(ABC):
     def scale(self, outputs: Tensor) -> float:
         """The factor between the loss as it is computed and the canonical one."""
 
+    def noise(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        """The random numbers that `sample` turns into targets, independent from example to example.
+
+        Of `outputs` only shape, type and device matter: a process that sees some of the examples draws for all of them
+        and takes its rows, and so its targets are those of one process alone.
+        """
+        return torch.rand(outputs.shape, generator=generator, device=outputs.device, dtype=_exact(outputs))
+
     @abstractmethod
-    def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
-        """Targets drawn from the distribution with these parameters, from any where they are not finite."""
+    def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
+        """Targets from the distribution with these parameters, from any where they are not finite."""
 
     @abstractmethod
     def roots(self, outputs: Tensor) -> Iterator[Tensor]:
@@ -66,9 +74,11 @@ class _Elementwise(Family):
 class Gaussian(_Elementwise):
     """Squared error |z - t|^2, the negative log-likelihood of a Gaussian with variance 1/2 (`nn.MSELoss`)."""
 
-    def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
-        noise: Tensor = torch.randn(outputs.shape, generator=generator, device=outputs.device, dtype=outputs.dtype)
-        return outputs + math.sqrt(0.5) * noise
+    def noise(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.randn(outputs.shape, generator=generator, device=outputs.device, dtype=_exact(outputs))
+
+    def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
+        return outputs + math.sqrt(0.5) * noise.to(outputs.dtype)
 
     def hessian_diagonal(self, outputs: Tensor) -> Tensor:
         return torch.full_like(outputs, 2.0)
@@ -81,9 +91,9 @@ class Gaussian(_Elementwise):
 class Bernoulli(_Elementwise):
     """Binary cross-entropy with logits z (`nn.BCEWithLogitsLoss`)."""
 
-    def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
-        probability = outputs.sigmoid().nan_to_num(0.5)
-        return torch.bernoulli(probability, generator=generator)
+    def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
+        probability = outputs.to(noise.dtype).sigmoid().nan_to_num(0.5)
+        return (noise < probability).to(outputs.dtype)
 
     def hessian_diagonal(self, outputs: Tensor) -> Tensor:
         probability = outputs.sigmoid()
@@ -99,11 +109,16 @@ class Categorical(Family):
     def scale(self, outputs: Tensor) -> float:
         return {"sum": float(self.terms(outputs)), "mean": 1.0}[self.reduction]
 
-    def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
-        probability = outputs.movedim(1, -1).softmax(-1).nan_to_num(1.0)
-        flat = probability.reshape(-1, probability.shape[-1])
-        drawn = torch.multinomial(flat, 1, generator=generator)
-        return drawn.view(probability.shape[:-1])
+    def noise(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        return super().noise(outputs.select(1, 0), generator)
+
+    def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
+        """The class c with c_1 + ... + c_{c-1} <= u < c_1 + ... + c_c, u the noise times the sum of all."""
+        cumulative = outputs.movedim(1, -1).to(noise.dtype).softmax(-1).nan_to_num(1.0).cumsum(-1)
+        total = cumulative[..., -1]
+        # the product may be rounded up to the total, above which there is no class
+        level = torch.minimum(noise * total, torch.nextafter(total, torch.zeros_like(total)))
+        return torch.searchsorted(cumulative, level[..., None], right=True)[..., 0]
 
     def roots(self, outputs: Tensor) -> Iterator[Tensor]:
         # diag(p) - p p^T = B B^T with B = diag(sqrt p) - p sqrt(p)^T; the columns of B are the roots.
@@ -113,6 +128,11 @@ class Categorical(Family):
             root = -probability * deviation
             root[:, column : column + 1] += deviation
             yield root
+
+
+def _exact(outputs: Tensor) -> torch.dtype:
+    """The type in which probabilities are compared with noise."""
+    return torch.promote_types(outputs.dtype, torch.float32)
 
 
 def family_of(loss_fn: nn.Module) -> Family | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from math import isfinite
 from typing import Any
 
@@ -25,10 +26,15 @@ class Method(torch.optim.Optimizer):
 
     Attributes:
         stuck: why the last step could not move from where it was, in words; empty where it could, or may the next time.
+        failures: what went wrong so far and was survived, counted by its name: `non_finite` for a refused step.
     """
 
     needs: frozenset[str] = frozenset()
     stuck: str = ""
+
+    def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
+        self.failures: Counter[str] = Counter()
+        super().__init__(params, defaults)
 
     @abstractmethod
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
@@ -67,11 +73,22 @@ class Method(torch.optim.Optimizer):
         for parameter, part in zip(params, unflatten(vector, params), strict=True):
             self.state[parameter][key] = part.clone()
 
-    @staticmethod
-    def finite(loss: Tensor, objective: Objective) -> bool:
-        """Whether the loss and the gradients that came with it are all finite."""
+    def finite(self, loss: Tensor, objective: Objective) -> bool:
+        """Whether the loss and the gradients that came with it are all finite; counted where they are not."""
         gradients = [parameter.grad for parameter in objective.params if parameter.grad is not None]
-        return bool(torch.isfinite(loss + torch.nn.utils.get_total_norm(gradients)))
+        fine = bool(torch.isfinite(loss + torch.nn.utils.get_total_norm(gradients)))
+        if not fine:
+            self.failures["non_finite"] += 1
+        return fine
+
+    def telemetry(self) -> dict[str, float]:
+        """What the method knows of its last step, by name, for a reader who asks why it wins or fails.
+
+        The common names are `damping`, `reduction_ratio` (actual over predicted), `condition` (the largest condition
+        number among the preconditioner's damped factors), `age` (steps since the preconditioner was refreshed),
+        `preconditioned` (the share of parameters that have one), and `failures/...`.
+        """
+        return {f"failures/{name}": float(count) for name, count in self.failures.items()}
 
 
 def require_range(
@@ -97,6 +114,12 @@ def require_choice(name: str, value: Any, choices: Collection[str]) -> None:
     """Raise ValueError naming the hyperparameter and its value unless it is one of the words."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def require_words(name: str, value: Any) -> None:
+    """Raise ValueError naming the hyperparameter and its value unless it is a list of words."""
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(word, str) for word in value):
+        raise ValueError(f"{name} must be a list of words, got {value!r}")
 
 
 def require_dense(method: Method, limit: int, instead: str, item: int = 8) -> None:

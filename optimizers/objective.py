@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.autograd.graph import GradientEdge
+from torch.func import grad, vmap
 from torch.nn.modules.batchnorm import _NormBase
 
-from optimizers.capture import Captured, capture, hidden_states
+from optimizers.capture import Captured, capture, edges_of, hidden_states, merged, passes, settled
 from optimizers.errors import Unsupported
 from optimizers.evaluation import (
     Batch,
@@ -21,14 +23,16 @@ from optimizers.evaluation import (
     Problem,
     couples,
     held_statistics,
+    share_of,
     twice_differentiable,
     weighted_mean,
 )
-from optimizers.jacobian import jacobian_by_examples, jacobian_by_graph, pullback
+from optimizers.jacobian import jacobian_by_examples, jacobian_by_graph, outputs_at, pullback
 from optimizers.known import Known
 from optimizers.linalg.curvature import Curvature
 from optimizers.linalg.flat import add_, flatten, unflatten
 from optimizers.losses import Gaussian, family_of, require_family
+from optimizers.ranks import ALONE, Alone, cut
 
 
 class Objective:
@@ -41,6 +45,15 @@ class Objective:
     running statistics (batch normalisation) move at the first evaluation only. Vectors are flat, of shape (n,), in the
     order of `params`. The loss includes `l2 / 2 * |theta|^2`, and so do its gradient and every curvature.
 
+    With `ranks` every process is given the same whole mini-batch and evaluates its share of it. Loss, gradient and
+    curvature products are then summed over the processes, residuals and rows of examples gathered, so that all answers
+    are those of one process alone to rounding; what `capture` and `scores` record is this rank's share, to be summed by
+    `ranks.sum_`. Dropout draws other masks on every rank, and batch normalisation sees a rank's share only.
+
+    With `parts` the mini-batch is evaluated in that many slices (of at least an example), one after the other, and
+    their gradients are accumulated: memory is that of one slice. Curvature keeps the graphs of all of them. Batch
+    normalisation sees a slice at a time, everything else is as for the whole mini-batch.
+
     Args:
         model: the network; its parameters with `requires_grad` are the variables.
         loss_fn: a torch loss, or a module of that convention, called as `loss_fn(outputs, targets)`.
@@ -49,20 +62,25 @@ class Objective:
         sampler: draws another mini-batch, for `fresh`.
         generator: the source of sampled targets; by default one seeded by the state of torch's global generator.
         autocast: run the forward pass in bfloat16 where torch.autocast allows it.
+        ranks: the processes that share the work; one alone by default.
+        parts: in how many slices a mini-batch is evaluated.
+        clip: the largest norm of the gradient that `()` leaves in `.grad`; a longer one is shortened to it.
         observer: called with the loss and the flat gradient whenever both are known at the parameters themselves.
         counts: where oracle calls are counted; a new counter by default.
 
     Raises:
-        ValueError: the model has no trainable parameter.
+        ValueError: the model has no trainable parameter; `parts` is below one.
     """
 
     __slots__ = (
+        "_drawn",
         "_main",
         "_moment",
+        "_noise",
         "_outputs_shape",
         "_problem",
+        "_share",
         "_targets",
-        "_vectors",
         "counts",
         "inputs",
         "params",
@@ -79,17 +97,22 @@ class Objective:
         sampler: Callable[[], Batch] | None = None,
         generator: torch.Generator | None = None,
         autocast: bool = False,
+        ranks: Alone = ALONE,
+        parts: int = 1,
+        clip: float | None = None,
         observer: Observer | None = None,
         counts: Counter[str] | None = None,
     ) -> None:
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         if not named:
             raise ValueError(f"{type(model).__name__} has no parameter with requires_grad=True")
+        if parts < 1:
+            raise ValueError(f"parts must be at least 1, got {parts}")
         params = [parameter for _, parameter in named]
         device = params[0].device
         if generator is None:
             with torch.random.fork_rng(devices=[]):
-                generator = torch.Generator(device).manual_seed(int(torch.randint(2**62, ())))
+                generator = torch.Generator(device).manual_seed(ranks.told(int(torch.randint(2**62, ()))))
         norms = [module for module in model.modules() if isinstance(module, _NormBase)]
         problem = Problem(
             model,
@@ -103,37 +126,49 @@ class Objective:
             autocast,
             sampler,
             generator,
+            ranks,
+            parts,
+            clip,
             observer,
             counts=Counter() if counts is None else counts,
         )
         self._begin(problem, inputs, targets, Moment(device), main=True)
 
-    def _begin(self, problem: Problem, inputs: Tensor, targets: Tensor | None, moment: Moment, main: bool) -> None:
+    def _begin(
+        self, problem: Problem, inputs: Tensor, targets: Tensor | None, moment: Moment, main: bool, share: float = 1.0
+    ) -> None:
         self._problem = problem
         self._main = main
+        self._share = share
         self._moment = moment
         self._targets = targets
+        self._drawn: Tensor | None = None  # targets of this rank, as far as they have been sampled
+        self._noise: Tensor | None = None
         self._outputs_shape: torch.Size | None = None
-        self._vectors: Tensor | None = None
         self.inputs = inputs
         self.params = problem.params
         self.counts = problem.counts
 
-    def _derived(self, inputs: Tensor, targets: Tensor | None, moment: Moment, main: bool = False) -> Self:
+    def _derived(
+        self, inputs: Tensor, targets: Tensor | None, moment: Moment, main: bool = False, share: float | None = None
+    ) -> Self:
         other = object.__new__(type(self))
-        other._begin(self._problem, inputs, targets, moment, main)
+        other._begin(self._problem, inputs, targets, moment, main, self._share if share is None else share)
         return other
 
     def on(self, inputs: Tensor, targets: Tensor) -> Self:
         """The same model and loss on the next mini-batch: a new step begins, the counts go on."""
-        return self._derived(inputs, targets, Moment(self._moment.device), main=True)
+        return self._derived(inputs, targets, Moment(self._moment.device), main=True, share=1.0)
 
     def subset(self, index: Tensor) -> Self:
         """The same loss on some of the mini-batch's examples, within the same step.
 
-        A loss that is a sum over examples becomes smaller; the quotient of the two `scale`s says by how much.
+        A loss that is a sum over examples becomes smaller; the quotient of the two `scale`s says by how much. An oracle
+        call on the part counts as the part of a call that its share of the examples is.
         """
-        part = self._derived(self.inputs[index], self._known_targets()[index], self._moment)
+        inputs = self.inputs[index]
+        share = self._share * len(inputs) / len(self.inputs)
+        part = self._derived(inputs, self._known_targets()[index], self._moment, share=share)
         if self._outputs_shape is not None:
             part._outputs_shape = torch.Size((len(part.inputs), *self._outputs_shape[1:]))
         return part
@@ -142,26 +177,61 @@ class Objective:
 
     def __call__(self) -> Tensor:
         """Fill `.grad` of every parameter and return the detached loss."""
-        counts = self.counts
-        counts["value"] += 1
-        counts["grad"] += 1
+        self._begin_gradient()
+        losses = []
+        with torch.enable_grad(), self._evaluation():
+            for part in self._parts():
+                loss = self._loss(part, self._forward(part))
+                loss.backward()
+                losses.append(loss.detach())
+        return self._end_gradient(losses)
+
+    def _begin_gradient(self) -> None:
+        self._count_gradient()
         for parameter in self.params:
             parameter.grad = None
-        with torch.enable_grad():
-            loss = self._evaluate()
-            loss.backward()
+
+    def _add_gradient(self, loss: Tensor, edges: Sequence[GradientEdge], keep: bool) -> Sequence[Tensor | None]:
+        """Add to `.grad` of every parameter by one backward pass, and return the gradients at the edges."""
+        if not edges:
+            loss.backward(retain_graph=keep)
+            return ()
+        wanted: Any = [*self.params, *edges]
+        found: Sequence[Tensor | None] = torch.autograd.grad(loss, wanted, retain_graph=keep, allow_unused=True)
+        for parameter, gradient in zip(self.params, found, strict=False):
+            parameter.grad = gradient if parameter.grad is None or gradient is None else parameter.grad + gradient
+        return found[len(self.params) :]
+
+    def _end_gradient(self, losses: Sequence[Tensor]) -> Tensor:
+        """The loss, given those of the parts; `.grad` becomes the gradient of the whole mini-batch's."""
+        loss = torch.stack(list(losses)).sum() if len(losses) > 1 else losses[0]
+        if self._problem.ranks.size > 1:
+            loss = self._sum_gradients(loss.clone())
         if self._watched:
-            self._observe(loss.detach(), self.gradient())
-        return loss.detach()
+            self._observe(loss, self.gradient())
+        if self._problem.clip is not None and self._main:
+            nn.utils.clip_grad_norm_(self.params, self._problem.clip)
+        return loss
+
+    def _sum_gradients(self, loss: Tensor) -> Tensor:
+        """Sum the loss and `.grad` over the ranks; a parameter that no rank's loss depends on still has none."""
+        present = torch.tensor([p.grad is not None for p in self.params], dtype=torch.float32, device=loss.device)
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
+        self._problem.ranks.sum_([loss, present, *gradients])
+        for parameter, gradient, seen in zip(self.params, gradients, present.tolist(), strict=True):
+            parameter.grad = gradient if seen else None
+        return loss
 
     def value(self, step: Tensor | None = None) -> Tensor:
         """The loss, without a graph, at the parameters or at `parameters + step` (flat).
 
         The parameters are not written: a graph that a curvature keeps stays valid while trial points are evaluated.
         """
-        self.counts["value"] += 1
-        with torch.no_grad():
-            return self._evaluate(self._params_at(step))
+        self._count("value")
+        with torch.no_grad(), self._evaluation():
+            params = self._params_at(step)
+            losses = [self._loss(part, self._forward(part, params), params) for part in self._parts()]
+        return self._summed(*losses)
 
     def value_and_gradient(self, step: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The loss and its flat gradient, at the parameters or at `parameters + step`; `.grad` is left alone.
@@ -173,12 +243,15 @@ class Objective:
             self._observe(known.loss, known.gradient)
             return known.loss, known.gradient
         self._count_gradient()
-        with torch.enable_grad():
+        found = []
+        with torch.enable_grad(), self._evaluation():
             params = self._params_at(step)
             variables = self.params if params is None else [part.requires_grad_() for part in params]
-            loss = self._evaluate(params)
-            parts = torch.autograd.grad(loss, variables, materialize_grads=True)
-        loss, gradient = loss.detach(), flatten(parts)
+            for part in self._parts():
+                loss = self._loss(part, self._forward(part, params), params)
+                gradient = flatten(torch.autograd.grad(loss, variables, materialize_grads=True))
+                found.append((loss.detach(), gradient))
+        loss, gradient = self._summed_pair(*found)
         if step is None:
             self._observe(loss, gradient)
         return loss, gradient
@@ -205,10 +278,9 @@ class Objective:
         """The Hessian H of the loss: products by differentiating the gradient's graph, which is built once and kept."""
         self._count_gradient()
         with torch.enable_grad(), self._differentiable_kernels():
-            loss = self._evaluate()
+            loss = self._loss(self._span, self._outputs())
             gradient = torch.autograd.grad(loss, self.params, create_graph=True, materialize_grads=True)
         curved = [part for part in gradient if part.requires_grad]
-        self._observe(loss.detach(), flatten(gradient).detach())
 
         def rows(vectors: Tensor, batched: bool = True) -> Tensor:
             if not curved:
@@ -216,7 +288,7 @@ class Objective:
             chosen = [v for v, g in zip(unflatten(vectors, self.params), gradient, strict=True) if g.requires_grad]
             return pullback(curved, self.params, chosen, vectors.shape[:-1], batched)
 
-        return self._curvature(loss, flatten(gradient), rows, "hvp")
+        return self._curvature(loss.detach(), flatten(gradient).detach(), rows, "hvp")
 
     def ggn(self, structural: float = 0.0) -> Curvature:
         """The generalised Gauss-Newton matrix J' H_out J (+ l2 I), H_out the Hessian of the loss by the outputs.
@@ -231,7 +303,7 @@ class Objective:
             Unsupported: `structural` is not zero and there is no recurrent layer.
         """
         self._count_gradient()
-        l2, params = self._problem.l2, self.params
+        l2, params = self._own_l2, self.params
         watched = self._problem.recurrent if structural else []
         if structural and not watched:
             raise Unsupported("structural damping needs a recurrent layer (nn.RNN, nn.GRU or nn.LSTM); set it to 0")
@@ -239,7 +311,7 @@ class Objective:
             with hidden_states(watched) as hidden:
                 outputs = self._outputs()
             free = outputs.detach().requires_grad_()
-            loss = self._data_loss(free)
+            loss = self._data_loss(free, self._span)
             (slope,) = torch.autograd.grad(loss, free, create_graph=True)
             heads = [outputs, *hidden]
             # u -> J'u is linear: any u serves for its derivative; the slope, and zeros for the states, give J'slope
@@ -263,12 +335,18 @@ class Objective:
             upper = [curved, *(share * s for s in swung)]
             return pullback(heads, params, upper, vectors.shape[:-1], batched) + l2 * vectors
 
-        loss = loss + self._regulariser(params)
-        self._observe(loss.detach(), gradient)
+        loss = loss.detach() + self._regulariser(params).detach()
         return self._curvature(loss, gradient, rows, "ggnvp")
 
     def _curvature(self, loss: Tensor, gradient: Tensor, rows: Callable[..., Tensor], name: str) -> Curvature:
-        return Curvature(loss.detach(), gradient.detach(), lambda vector: rows(vector, False), rows, self.counts, name)
+        """The curvature whose loss, gradient and products are the sums of these over the ranks."""
+
+        def summed(vectors: Tensor, batched: bool = True) -> Tensor:
+            return self._summed(rows(vectors, batched))
+
+        loss, gradient = self._summed_pair((loss, gradient))
+        self._observe(loss, gradient)
+        return Curvature(loss, gradient, lambda vector: summed(vector, False), summed, partial(self._count, name))
 
     def jacobian(self) -> tuple[Tensor, Tensor]:
         """Residuals r (m,) and their Jacobian J (m, n), scaled so that the loss is |r|^2 / 2 and its gradient J'r.
@@ -280,11 +358,12 @@ class Objective:
             Unsupported: the loss is not a mean or sum of squared errors.
             ValueError: outputs and targets differ in shape.
         """
-        self.counts["value"] += 1
-        self.counts["jac"] += 1
+        self._count("value")
+        self._count("jac")
         with torch.enable_grad(), self._differentiable_kernels():
             flat, residuals, weight = self._weighted_residuals()
-            jacobian = self._jacobian(flat, weight)
+            jacobian = self._problem.ranks.gather(self._jacobian(flat, weight))
+        residuals = self._problem.ranks.gather(residuals)
         if self._problem.l2:
             root, theta = self._problem.l2**0.5, flatten(self.params).detach()
             residuals = torch.cat([residuals, root * theta])
@@ -299,10 +378,11 @@ class Objective:
         Raises:
             Unsupported, ValueError: as `jacobian`.
         """
-        self.counts["value"] += 1
+        self._count("value")
         with torch.no_grad():
             params = self._params_at(step)
             _, residuals, _ = self._weighted_residuals(params)
+            residuals = self._problem.ranks.gather(residuals)
             if not self._problem.l2:
                 return residuals
             return torch.cat([residuals, self._problem.l2**0.5 * flatten(params or self.params)])
@@ -315,23 +395,24 @@ class Objective:
                 f"jacobian needs a squared error (nn.MSELoss), got {type(self._problem.loss_fn).__name__}"
             )
         outputs = self._outputs(params)
-        targets = self._resolved_targets(outputs)
+        targets = self._resolved_targets(outputs, self._span)
         if targets.shape != outputs.shape and targets.numel() != 1:
             raise ValueError(f"jacobian needs targets of shape {tuple(outputs.shape)}, got {tuple(targets.shape)}")
-        weight = (2 * family.residual_weight(outputs)) ** 0.5
+        weight = (2 * family.residual_weight(self._output_like())) ** 0.5
         flat = (weight * outputs).flatten()
         return flat, flat.detach() - weight * targets.flatten(), weight
 
     def _jacobian(self, flat: Tensor, weight: float) -> Tensor:
         """J of the flat weighted outputs, example by example where these are independent and that is less work."""
-        count = len(self.inputs)
+        inputs = self._cut(self.inputs, self._span)
+        count = len(inputs)
         coupled = any(couples(norm) for norm in self._problem.norms)
         independent = count > 1 and flat.numel() % count == 0 and not coupled and not self._moment.random
         if not independent or flat.numel() // count > self._size():
             return jacobian_by_graph(flat, self.params)
         one_by_one = bool(self._problem.recurrent)  # their kernels have no batching rule
         with held_statistics(self._problem.norms):
-            rows = jacobian_by_examples(self.model, self._problem.names, self.params, self.inputs, one_by_one)
+            rows = jacobian_by_examples(self.model, self._problem.names, self.params, inputs, one_by_one)
         return weight * rows if rows.shape[0] == flat.numel() else jacobian_by_graph(flat, self.params)
 
     def per_example_grads(self) -> Tensor:
@@ -358,6 +439,7 @@ class Objective:
                 rows = self._vectorised_example_grads()
             except RuntimeError:  # random masks, or another operator without a batching rule
                 rows = self._looped_example_grads()
+        rows = problem.ranks.gather(rows)
         if getattr(problem.loss_fn, "reduction", "mean") == "sum":
             rows = rows * len(self.inputs)
         return rows + problem.l2 * flatten(self.params).detach()
@@ -365,24 +447,25 @@ class Objective:
     def _vectorised_example_grads(self) -> Tensor:
         problem = self._problem
         frozen = {name: parameter.detach() for name, parameter in zip(problem.names, self.params, strict=True)}
-        targets = self._known_targets()
+        inputs, targets = (self._cut(whole, self._span) for whole in (self.inputs, self._known_targets()))
 
         def loss(params: dict[str, Tensor], example: Tensor, target: Tensor) -> Tensor:
-            output = functional_call(problem.model, params, (example[None],))
+            output = outputs_at(problem.model, params, example[None])
             result: Tensor = problem.loss_fn(output, target[None])
             return result
 
         with self._differentiable_kernels(), held_statistics(problem.norms):
-            grads = vmap(grad(loss), in_dims=(None, 0, 0), randomness="error")(frozen, self.inputs, targets)
-        return torch.cat([grads[name].reshape(len(self.inputs), -1) for name in problem.names], dim=1)
+            grads = vmap(grad(loss), in_dims=(None, 0, 0), randomness="error")(frozen, inputs, targets)
+        return torch.cat([grads[name].reshape(len(inputs), -1) for name in problem.names], dim=1)
 
     def _looped_example_grads(self) -> Tensor:
         with torch.enable_grad(), self._differentiable_kernels(), held_statistics(self._problem.norms):
-            outputs, targets = self._outputs(), self._known_targets()
+            outputs, targets = self._outputs(), self._cut(self._known_targets(), self._span)
             if self._moment.random:  # one set of masks for the whole batch
                 parts = zip(outputs.split(1), targets.split(1), strict=True)
             else:  # a backward pass of one example costs less than one of the batch
-                parts = zip(map(self.model, self.inputs.split(1)), targets.split(1), strict=True)
+                inputs = self._cut(self.inputs, self._span)
+                parts = zip(map(self.model, inputs.split(1)), targets.split(1), strict=True)
             losses = (self._problem.loss_fn(output, target) for output, target in parts)
             rows = [pullback([loss], self.params, [torch.ones_like(loss)], (), False) for loss in losses]
         return torch.stack(rows)
@@ -402,26 +485,73 @@ class Objective:
         require_family(self._problem.family, self._problem.loss_fn, "sampled")
         return self._derived(self.inputs, None, self._moment)
 
-    def fisher_roots(self) -> Iterator[Self]:
-        """One objective per output, whose output gradients s_c / M have sum_c s_c s_c' = the Hessian of each loss term.
+    def scores(
+        self,
+        kinds: Sequence[type[nn.Module]] = (nn.Linear, nn.Conv2d),
+        fisher: str = "sampled",
+        gradient: bool = True,
+    ) -> tuple[Tensor, list[Captured]]:
+        """The loss, and what layers see in one forward pass with output gradients for a Fisher matrix's targets.
 
-        Where `sampled` draws the Fisher's targets, these sum over all of them: M terms, C objectives, no noise.
+        The targets share the forward pass, and only the layers' outputs are differentiated: a backward pass for each
+        of them is all that this adds to a gradient.
+
+        Args:
+            kinds: the types of layers.
+            fisher: `sampled` (targets drawn from the model: one pass), `exact` (a pass per output, with output
+                gradients s_c / M that have sum_c s_c s_c' = the Hessian of each of the loss's M terms) or `empirical`
+                (the true targets).
+            gradient: whether `.grad` is filled as by `()`.
 
         Raises:
             Unsupported: the loss is not the negative log-likelihood of a known distribution.
         """
-        family = require_family(self._problem.family, self._problem.loss_fn, "fisher_roots")
-        self.counts["value"] += 1
-        with torch.no_grad():
-            outputs = self._outputs()
-        weight = family.scale(outputs) / family.terms(outputs)
-        return (self._against(weight * root) for root in family.roots(outputs))
+        if fisher != "empirical":
+            require_family(self._problem.family, self._problem.loss_fn, "scores")
+        if gradient:
+            self._begin_gradient()
+        else:
+            self._count("value")
+        seen = self.sampled() if fisher == "sampled" else self
+        losses, found = [], []
+        with torch.enable_grad(), self._evaluation():
+            for part in self._parts():
+                # open for the backward passes too: a checkpointed layer has to be computed again as it was
+                with capture(self._problem.model, kinds, watch=False) as recording:
+                    outputs = self._forward(part)
+                    captured = settled(recording)
+                    loss = self._loss(part, outputs)
+                    losses.append(loss.detach())
+                    found.append(self._part_scores(part, outputs, loss if gradient else None, captured, fisher, seen))
+        self._count("grad", len(found[0]) - (gradient and fisher == "empirical"))
+        whole = self._end_gradient(losses) if gradient else self._summed(*losses)
+        return whole, [merged(records) for records in zip(*found, strict=True)]
 
-    def _against(self, vectors: Tensor) -> Self:
-        """The objective whose gradient by the outputs is `vectors`."""
-        other = self._derived(self.inputs, None, self._moment)
-        other._vectors = vectors
-        return other
+    def _part_scores(
+        self, part: slice, outputs: Tensor, loss: Tensor | None, captured: Captured, fisher: str, seen: Objective
+    ) -> list[Captured]:
+        """What layers see of a part with each root of the Fisher matrix; the gradient of a loss is added to `.grad`."""
+        edges = edges_of(captured)
+        if loss is not None and fisher == "empirical":
+            return [passes(captured, self._add_gradient(loss, edges, keep=False))]
+        if loss is not None:
+            self._add_gradient(loss, (), keep=True)
+        roots = list(self._roots(part, outputs, fisher, seen))
+        found = []
+        for left, root in enumerate(roots, start=1 - len(roots)):
+            options = {"retain_graph": left < 0, "allow_unused": True}
+            slopes = torch.autograd.grad(outputs, edges, root, **options) if edges else ()
+            found.append(passes(captured, slopes))
+        return found
+
+    def _roots(self, part: slice, outputs: Tensor, fisher: str, seen: Objective) -> Iterator[Tensor]:
+        """The gradients by a part's outputs that stand for a Fisher matrix."""
+        if fisher == "exact":
+            family = require_family(self._problem.family, self._problem.loss_fn, "scores")
+            weight = self.scale / self.terms
+            return (weight * root for root in family.roots(outputs.detach()))
+        free = outputs.detach().requires_grad_()
+        return iter(torch.autograd.grad(seen._data_loss(free, part), free))
 
     def fresh(self) -> Self:
         """Another mini-batch of the same task, within the same step.
@@ -433,10 +563,26 @@ class Objective:
             raise Unsupported("fresh needs an objective with a sampler; pass Objective(..., sampler=...)")
         return self._derived(*self._problem.sampler(), self._moment)
 
+    def joined(self, count: int) -> Self:
+        """This mini-batch and `count - 1` fresh ones as one; an oracle call on it counts as `count` calls.
+
+        Raises:
+            Unsupported: the objective was made without a `sampler`.
+        """
+        others = [self.fresh() for _ in range(count - 1)]
+        inputs = torch.cat([self.inputs, *(other.inputs for other in others)])
+        targets = torch.cat([self._known_targets(), *(other._known_targets() for other in others)])
+        return self._derived(inputs, targets, self._moment, main=self._main, share=count * self._share)
+
     @property
     def model(self) -> nn.Module:
         """The network whose parameters are the variables."""
         return self._problem.model
+
+    @property
+    def ranks(self) -> Alone:
+        """The processes that share the work; what layers record is summed over them by `ranks.sum_`."""
+        return self._problem.ranks
 
     @property
     def l2(self) -> float:
@@ -474,7 +620,7 @@ class Objective:
 
     def _recalled(self) -> Known | None:
         known = self._problem.known
-        if known is None or self._targets is None or self._vectors is not None:
+        if known is None or self._targets is None:
             return None
         return known if known.holds(self.inputs, self._targets, self.params) else None
 
@@ -493,58 +639,122 @@ class Objective:
 
     # -- how an evaluation is made -------------------------------------------------------------------------------------
 
-    def _evaluate(self, params: list[Tensor] | None = None) -> Tensor:
-        loss = self._data_loss(self._outputs(params))
-        return loss + self._regulariser(params or self.params) if self._problem.l2 else loss
+    # The loss of the mini-batch is the sum of what the ranks, and on each of them the parts, give for their slices.
+
+    @property
+    def _span(self) -> slice:
+        """This rank's share of the mini-batch."""
+        return self._problem.ranks.share(len(self.inputs))
+
+    def _parts(self) -> list[slice]:
+        """The slices of this rank's share, in the order in which they are evaluated."""
+        span, parts = self._span, self._problem.parts
+        return [span] if parts == 1 else cut(span, min(parts, span.stop - span.start))
+
+    def _cut(self, whole: Tensor, part: slice) -> Tensor:
+        return whole if self._all(part) else whole[part]
+
+    def _all(self, part: slice) -> bool:
+        return bool(part.stop - part.start == len(self.inputs))
+
+    def _evaluation(self) -> AbstractContextManager[None]:
+        return self._moment.evaluation(self._problem.norms)
+
+    def _loss(self, part: slice, outputs: Tensor, params: list[Tensor] | None = None) -> Tensor:
+        """What a part adds to the loss; the last one of the share adds this rank's part of the regulariser."""
+        loss = self._data_loss(outputs, part)
+        if not self._problem.l2 or part.stop != self._span.stop:
+            return loss
+        return loss + self._regulariser(params or self.params)
 
     def _outputs(self, params: list[Tensor] | None = None) -> Tensor:
-        if self._moment.host_state is None:
-            self._moment.begin()
-            outputs = self._forward(params)
-        else:
-            with self._moment.replayed(self._problem.norms):
-                outputs = self._forward(params)
-        self._outputs_shape = outputs.shape
-        return outputs
+        """The outputs of this rank's share."""
+        with self._evaluation():
+            found = [self._forward(part, params) for part in self._parts()]
+        return found[0] if len(found) == 1 else torch.cat(found)
 
-    def _forward(self, params: list[Tensor] | None) -> Tensor:
-        problem = self._problem
+    def _forward(self, part: slice, params: list[Tensor] | None = None) -> Tensor:
+        problem, inputs = self._problem, self._cut(self.inputs, part)
         precision = torch.autocast(self._moment.device.type, torch.bfloat16) if problem.autocast else nullcontext()
         with precision:
-            outputs: Tensor = problem.model(self.inputs) if params is None else self._forward_at(params)
+            outputs: Tensor = problem.model(inputs) if params is None else self._forward_at(inputs, params)
+        self._outputs_shape = outputs.shape if self._all(part) else self._shape_of_all(outputs)
         return outputs.to(self.params[0].dtype) if problem.autocast else outputs
 
-    def _forward_at(self, params: list[Tensor]) -> Tensor:
+    def _forward_at(self, inputs: Tensor, params: list[Tensor]) -> Tensor:
         problem = self._problem
-        outputs: Tensor = functional_call(problem.model, dict(zip(problem.names, params, strict=True)), (self.inputs,))
+        outputs = outputs_at(problem.model, dict(zip(problem.names, params, strict=True)), inputs)
         for layer in problem.recurrent:  # they hold on to the parameters of their last call
             layer._update_flat_weights()
         return outputs
 
-    def _data_loss(self, outputs: Tensor) -> Tensor:
-        if self._vectors is not None:
-            return (outputs * self._vectors).sum()
-        loss: Tensor = self._problem.loss_fn(outputs, self._resolved_targets(outputs))
-        return loss
+    def _data_loss(self, outputs: Tensor, part: slice) -> Tensor:
+        loss_fn, targets = self._problem.loss_fn, self._resolved_targets(outputs, part)
+        loss: Tensor = loss_fn(outputs, targets)
+        if self._all(part):
+            return loss
+        weight = share_of(loss_fn, self._targets, part, len(self.inputs))
+        return weight * loss if weight else (0 * outputs).sum()  # the mean over no term at all is not a number
 
     def _regulariser(self, params: Sequence[Tensor]) -> Tensor:
         squares = torch.stack([parameter.square().sum() for parameter in params])
-        return self._problem.l2 / 2 * squares.sum()
+        return self._own_l2 / 2 * squares.sum()
 
-    def _resolved_targets(self, outputs: Tensor) -> Tensor:
-        if self._vectors is not None:
-            raise Unsupported("an objective from fisher_roots has an output gradient and no targets")
-        if self._targets is None:
-            family = require_family(self._problem.family, self._problem.loss_fn, "sampled")
-            self._targets = family.sample(outputs.detach(), self._problem.generator)
-        return self._targets
+    @property
+    def _own_l2(self) -> float:
+        return self._problem.l2 / self._problem.ranks.size
+
+    def _summed(self, *values: Tensor) -> Tensor:
+        """The sum of the parts' values, over the ranks."""
+        total = values[0] if len(values) == 1 else torch.stack(values).sum(0)
+        if self._problem.ranks.size > 1:
+            total = total.detach().clone()
+            self._problem.ranks.sum_([total])
+        return total
+
+    def _summed_pair(self, *pairs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """The sums of the parts' losses and gradients, over the ranks, in one message."""
+        if len(pairs) == 1 and self._problem.ranks.size == 1:
+            return pairs[0]
+        loss, gradient = (torch.stack(values).sum(0) for values in zip(*pairs, strict=True))
+        self._problem.ranks.sum_([loss, gradient])
+        return loss, gradient
+
+    def _resolved_targets(self, outputs: Tensor, part: slice) -> Tensor:
+        """The targets of a part; those that are to be sampled are so when the part is first evaluated."""
+        if self._targets is not None:
+            return self._cut(self._targets, part)
+        first, end = part.start - self._span.start, part.stop - self._span.start
+        if self._drawn is None or len(self._drawn) < end:
+            drawn = self._sample(outputs.detach(), first, end)
+            self._drawn = drawn if self._drawn is None else torch.cat([self._drawn, drawn])
+        if len(self._drawn) == len(self.inputs):
+            self._targets = self._drawn
+        return self._drawn[first:end]
+
+    def _sample(self, outputs: Tensor, first: int, end: int) -> Tensor:
+        """Draw targets for a part; the noise is drawn for the whole mini-batch at once, on every rank the same."""
+        problem = self._problem
+        family = require_family(problem.family, problem.loss_fn, "sampled")
+        if self._noise is None:
+            whole = outputs[:1].expand(self._shape_of_all(outputs))
+            self._noise = family.noise(whole, problem.generator)[self._span]
+        return family.sample(outputs, self._noise[first:end])
+
+    def _shape_of_all(self, outputs: Tensor) -> torch.Size:
+        """The shape of the whole mini-batch's outputs, given some of them."""
+        return torch.Size((len(self.inputs), *outputs.shape[1:]))
 
     def _known_targets(self) -> Tensor:
-        if self._targets is not None:
-            return self._targets
-        with torch.no_grad():
-            self.counts["value"] += 1
-            return self._resolved_targets(self._outputs())
+        """The targets of the whole mini-batch."""
+        if self._targets is None:
+            if self._drawn is None:
+                with torch.no_grad():
+                    self._count("value")
+                    self._resolved_targets(self._outputs(), self._span)
+            assert self._drawn is not None
+            self._targets = self._problem.ranks.gather(self._drawn)
+        return self._targets
 
     def _params_at(self, step: Tensor | None) -> list[Tensor] | None:
         if step is None:
@@ -555,9 +765,13 @@ class Objective:
         """Attention and recurrent kernels that can be differentiated twice (the fast ones cannot)."""
         return twice_differentiable(plain_rnn=bool(self._problem.recurrent) and self._moment.device.type == "cuda")
 
+    def _count(self, name: str, calls: int = 1) -> None:
+        """Count oracle calls; one on a part of the mini-batch counts as that part."""
+        self.counts[name] += calls if self._share == 1 else calls * self._share  # type: ignore[assignment]
+
     def _count_gradient(self) -> None:
-        self.counts["value"] += 1
-        self.counts["grad"] += 1
+        self._count("value")
+        self._count("grad")
 
     def _size(self) -> int:
         return sum(parameter.numel() for parameter in self.params)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -22,24 +21,23 @@ class Curvature:
     """
 
     def __init__(
-        self, loss: Tensor, gradient: Tensor, product: Product, rows: Product, counts: Counter[str], name: str
+        self, loss: Tensor, gradient: Tensor, product: Product, rows: Product, count: Callable[[int], None]
     ) -> None:
         self.loss = loss
         self.gradient = gradient
         self._product = product
         self._rows = rows
-        self._counts = counts
-        self._name = name
+        self._count = count
 
     def __call__(self, vector: Tensor) -> Tensor:
-        self._counts[self._name] += 1
+        self._count(1)
         return self._product(vector)
 
     def dense(self, chunk: int = 256) -> Tensor:
         """The whole matrix (n, n), symmetrised: n products, `chunk` of them at a time where autograd can batch them."""
         size = self.gradient.numel()
         identity = torch.eye(size, dtype=self.gradient.dtype, device=self.gradient.device)
-        self._counts[self._name] += size
+        self._count(size)
         matrix = torch.cat([batched(self._rows, self._product, rows) for rows in identity.split(chunk)])
         return (matrix + matrix.T) / 2
 

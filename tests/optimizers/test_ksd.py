@@ -105,7 +105,7 @@ def test_products_and_searches_see_their_shares() -> None:
     KSD(problem.model.parameters(), **options).step(objective)
     assert seen[:2] == [3, 6]
     assert set(seen[2:]) == {2}
-    assert objective.counts["ggnvp"] == 2
+    assert objective.counts["ggnvp"] == 1  # two products on half of the examples
 
 
 def test_a_stationary_point_is_named() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from optimizers import Objective
-from optimizers.linalg.kronecker import gradient_rows, input_rows
+from optimizers.natural_gradient.sites import sites_of
 from tests.optimizers.cases import CASES, MODELS, Problem, close, mlp
 
 
@@ -41,13 +41,13 @@ def test_rows_multiply_to_the_weight_gradient(name: str) -> None:
         objective()
     assert captured
     for module, record in captured.items():
-        product = sum(
-            gradient_rows(module, gradient).T @ input_rows(module, inputs) for inputs, gradient in record.uses()
-        )
+        (site,) = sites_of(module)
+        pairs = [(site.inputs(inputs), site.gradients(gradient)) for inputs, gradient in record.uses()]
+        product = sum(g.flatten(0, 1).T @ a.flatten(0, 1) for a, g in pairs)
         assert isinstance(product, Tensor)
-        weight = module.weight.grad.flatten(1)
-        expected = weight if module.bias is None else torch.cat([weight, module.bias.grad[:, None]], dim=1)
-        close(product, expected)
+        close(product, site.weight_matrix(module.weight.grad))
+        if module.bias is not None:
+            close(sum(g.sum((0, 1)) for _, g in pairs), module.bias.grad)
 
 
 def test_a_layer_used_twice_has_two_records_in_order() -> None:

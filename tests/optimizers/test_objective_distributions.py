@@ -80,8 +80,26 @@ def test_sampled_targets_of_sequences_follow_their_positions() -> None:
     """Logits (B, V, T) that make one class certain at each position."""
     classes = torch.tensor([[0, 2, 1], [1, 1, 0]])
     logits = 100.0 * nn.functional.one_hot(classes, 4).double().movedim(-1, 1)
-    drawn = Categorical("mean").sample(logits, torch.Generator().manual_seed(0))
+    family = Categorical("mean")
+    drawn = family.sample(logits, family.noise(logits, torch.Generator().manual_seed(0)))
     assert torch.equal(drawn, classes)
+
+
+def test_the_class_is_the_one_whose_interval_holds_the_noise() -> None:
+    probability = torch.tensor([[0.0, 0.25, 0.0, 0.5, 0.25, 0.0]], dtype=torch.float64)
+    noise = torch.tensor([0.0, 0.24, 0.26, 0.74, 0.76, 1 - 2**-53, 1.0], dtype=torch.float64)
+    drawn = Categorical("mean").sample(probability.log().expand(len(noise), -1), noise)
+    assert drawn.tolist() == [1, 1, 3, 3, 4, 4, 4]  # the last two are rounded up to the sum of all, and held below it
+
+
+@pytest.mark.parametrize("classes", [3, 70, 1000])
+def test_no_class_is_drawn_that_has_no_probability(classes: int) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(500, classes)
+    logits[:, -1] = logits[:, 0] = -torch.inf
+    for level in (0.0, 1 - 2**-24):
+        drawn = Categorical("mean").sample(logits, torch.full((500,), level))
+        assert 0 < int(drawn.min()) <= int(drawn.max()) < classes - 1
 
 
 @pytest.mark.parametrize("name", KNOWN)
@@ -135,7 +153,7 @@ def test_mean_of_sampled_gradients_outer_products_is_the_fisher() -> None:
     assert float((total / draws - ggn).norm() / ggn.norm()) < 0.05
 
 
-# -- fisher_roots ------------------------------------------------------------------------------------------------------
+# -- scores ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -145,10 +163,11 @@ def test_roots_sum_to_the_gauss_newton_matrix(name: str) -> None:
     objective = problem.objective()
     expected = Reference(problem).ggn()
     total = torch.zeros_like(expected)
-    for root in objective.fisher_roots():
+    objective.value()
+    scale, terms = objective.scale, objective.terms
+    for root in objective._roots(objective._span, problem.model(problem.inputs), "exact", objective):
         outputs = problem.model(problem.inputs)
-        scale, terms = objective.scale, objective.terms
-        by_outputs = root._vectors * terms / scale
+        by_outputs = root * terms / scale
         for output, vector in zip(outputs, by_outputs, strict=True):
             parts = torch.autograd.grad(output, problem.params, vector, retain_graph=True)
             flat = torch.cat([part.flatten() for part in parts])
@@ -156,15 +175,40 @@ def test_roots_sum_to_the_gauss_newton_matrix(name: str) -> None:
     close(total, expected)
 
 
-def test_a_root_is_an_objective_with_a_constant_output_gradient() -> None:
+def test_exact_scores_have_a_pass_for_each_output() -> None:
     problem = CASES["mlp_mse"]()
-    for column, root in enumerate(problem.objective().fisher_roots()):
-        with root.capture() as captured:
-            root()
+    _, found = problem.objective().scores(fisher="exact")
+    assert len(found) == 3
+    for column, captured in enumerate(found):
         ((_, gradient),) = captured[problem.model[2]].uses()
         expected = torch.zeros(6, 3, dtype=torch.float64)
         expected[:, column] = 2**0.5 / 6 / 3  # sqrt(2) per term, a mean over 6 examples and 3 outputs
         close(gradient, expected)
+
+
+def test_scores_fill_the_gradient_and_see_what_a_capture_sees() -> None:
+    problem = CASES["mlp_ce"]()
+    objective = problem.objective(l2=0.1)
+    with objective.capture() as captured:
+        expected = objective()
+    gradient = objective.gradient()
+    for fisher in ("empirical", "sampled"):
+        loss, (seen,) = objective.scores(fisher=fisher)
+        close(loss, expected)
+        close(objective.gradient(), gradient)
+        for layer, record in captured.items():
+            ((inputs, slope),) = record.uses()
+            ((other_inputs, other_slope),) = seen[layer].uses()
+            assert torch.equal(inputs, other_inputs)
+            assert torch.allclose(slope, other_slope) == (fisher == "empirical")
+
+
+def test_scores_without_the_gradient_leave_it_alone() -> None:
+    problem = CASES["mlp_ce"]()
+    for fisher in ("empirical", "sampled", "exact"):
+        objective = problem.objective()
+        objective.scores(fisher=fisher, gradient=False)
+        assert all(parameter.grad is None for parameter in problem.params)
 
 
 # -- fresh -------------------------------------------------------------------------------------------------------------
@@ -266,5 +310,5 @@ def test_known_losses_and_their_subclasses() -> None:
 @pytest.mark.parametrize("family", [Categorical("mean"), Bernoulli("mean"), Gaussian("mean")])
 def test_outputs_that_are_not_finite_can_be_sampled(family: Categorical | Bernoulli | Gaussian) -> None:
     outputs = torch.tensor([[float("nan"), 1.0], [float("inf"), 0.0], [1.0, 2.0]])
-    drawn = family.sample(outputs, torch.Generator().manual_seed(0))
+    drawn = family.sample(outputs, family.noise(outputs, torch.Generator().manual_seed(0)))
     assert len(drawn) == 3

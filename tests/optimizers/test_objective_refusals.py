@@ -18,7 +18,7 @@ def problem_with(loss_fn: nn.Module, classes: bool = False) -> Problem:
     return Problem(mlp().double(), loss_fn, torch.randn(6, 4).double(), targets)
 
 
-@pytest.mark.parametrize("oracle", ["sampled", "fisher_roots"])
+@pytest.mark.parametrize("oracle", ["sampled", "scores"])
 @pytest.mark.parametrize(
     ("loss_fn", "classes"),
     [
@@ -104,11 +104,3 @@ def test_a_model_needs_a_trainable_parameter() -> None:
 
 def test_unsupported_is_a_value_error() -> None:
     assert issubclass(Unsupported, ValueError)
-
-
-def test_a_root_of_the_fisher_has_no_targets() -> None:
-    objective = problem_with(nn.MSELoss()).objective()
-    root = next(iter(objective.fisher_roots()))
-    for oracle in (root.per_example_grads, root.jacobian):
-        with pytest.raises(Unsupported, match="no targets"):
-            oracle()
