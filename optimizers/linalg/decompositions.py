@@ -2,8 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+NULL = 1e-8  # eigenvalues below this share of the largest one are zero as far as their eigenvectors go
+
+
+def settled(values: Tensor, vectors: Tensor) -> Tensor:
+    """Eigenvectors (..., n, n) with another basis of the null space, given eigenvalues (..., n), ascending.
+
+    A second moment of fewer gradients than dimensions says nothing of the rest, and what `eigh` returns there is made
+    by rounding: other vectors on another number of processes, between which methods that work in this basis drift
+    apart. Here the vectors of the null space are those that diagonalise diag(1, ..., n) within it.
+    """
+    settled = vectors.clone()
+    size = values.shape[-1]
+    ramp = torch.arange(1, size + 1, dtype=vectors.dtype, device=vectors.device)
+    flat = settled.view(-1, size, size)
+    for number, lost in enumerate((values <= NULL * values[..., -1:]).sum(-1).flatten().tolist()):
+        if lost > 1:
+            null = flat[number, :, :lost]
+            found = symmetric_eigen(null.mT @ (ramp[:, None] * null))
+            if found is not None:
+                flat[number, :, :lost] = null @ found[1].to(null)
+    return settled
 
 
 def symmetric_eigen(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -33,6 +57,70 @@ def inverse_positive(matrix: Tensor, attempts: int = 5) -> Tensor | None:
         if int(failed) == 0:
             return torch.cholesky_inverse(factor)
     return None
+
+
+def inverses_positive(matrices: Sequence[Tensor]) -> list[Tensor | None]:
+    """`inverse_positive` of many matrices (..., d, d), those of equal size in one call; None where it is None."""
+    results: list[Tensor | None] = [None] * len(matrices)
+    for indices in _equal(matrices):
+        stack = torch.cat([matrices[i].reshape(-1, *matrices[i].shape[-2:]) for i in indices])
+        factors, failed = torch.linalg.cholesky_ex(stack)
+        inverted = torch.cholesky_inverse(factors)
+        bad = (failed != 0) | ~torch.isfinite(inverted.sum((-2, -1)))
+        for position in bad.nonzero().flatten().tolist():
+            single = inverse_positive(stack[position])
+            inverted[position] = torch.nan if single is None else single
+        parts = inverted.split([matrices[i].shape[:-2].numel() for i in indices])
+        for i, part in zip(indices, parts, strict=True):
+            results[i] = _own(part.view_as(matrices[i])) if bool(torch.isfinite(part.sum())) else None
+    return results
+
+
+def symmetric_eigens(matrices: Sequence[Tensor]) -> list[tuple[Tensor, Tensor] | None]:
+    """Eigenvalues (..., d), ascending, and eigenvectors (..., d, d) of many matrices, those of equal size in one call.
+
+    Computed in float64 and returned in each matrix's own precision; None where a matrix is not finite or has none.
+    """
+    results: list[tuple[Tensor, Tensor] | None] = [None] * len(matrices)
+    finite = [bool(torch.isfinite(matrix).all()) for matrix in matrices]
+    for indices in _equal(matrices):
+        chosen = [i for i in indices if finite[i]]
+        if not chosen:
+            continue
+        stack = torch.cat([matrices[i].reshape(-1, *matrices[i].shape[-2:]) for i in chosen]).double()
+        try:
+            values, vectors = torch.linalg.eigh(stack)
+        except RuntimeError:  # one of them has no decomposition: find out which
+            for i in chosen:
+                results[i] = _one_by_one(matrices[i])
+            continue
+        counts = [matrices[i].shape[:-2].numel() for i in chosen]
+        for i, w, v in zip(chosen, values.split(counts), vectors.split(counts), strict=True):
+            single = w.reshape(matrices[i].shape[:-1]), v.view_as(matrices[i])
+            results[i] = (_own(single[0].to(matrices[i])), _own(single[1].to(matrices[i])))
+    return results
+
+
+def _one_by_one(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
+    pairs = [symmetric_eigen(single) for single in matrix.reshape(-1, *matrix.shape[-2:])]
+    found = [pair for pair in pairs if pair is not None]
+    if len(found) < len(pairs):
+        return None
+    values, vectors = (torch.stack(parts) for parts in zip(*found, strict=True))
+    return values.reshape(matrix.shape[:-1]).to(matrix), vectors.view_as(matrix).to(matrix)
+
+
+def _own(part: Tensor) -> Tensor:
+    """A part of a stack as a tensor of its own, row by row: products with a copy then have the same bits."""
+    return part.clone(memory_format=torch.contiguous_format)
+
+
+def _equal(matrices: Sequence[Tensor]) -> list[list[int]]:
+    """The indices of the matrices, those of equal size and precision together."""
+    groups: dict[tuple[int, torch.dtype], list[int]] = {}
+    for i, matrix in enumerate(matrices):
+        groups.setdefault((matrix.shape[-1], matrix.dtype), []).append(i)
+    return list(groups.values())
 
 
 def shifted_cholesky(matrix: Tensor, beta: float = 1e-3, attempts: int = 100) -> tuple[Tensor, float] | None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from optimizers.linalg.kronecker import has_trained_bias, supports
+from optimizers.natural_gradient.blocks import Block
+from optimizers.natural_gradient.find import blocks_of
 from optimizers.natural_gradient.kfac import KFAC
 from tests.optimizers.cases import CASES, ExampleBCE, ExampleMSE, Problem, Reference, close, mlp
 
@@ -32,7 +33,8 @@ def scale_of(problem: Problem) -> float:
 
 
 def layers_of(problem: Problem) -> dict[str, nn.Linear | nn.Conv2d]:
-    return {name: m for name, m in problem.model.named_modules() if supports(m)}  # type: ignore[misc]
+    named = problem.model.named_modules()
+    return {name: m for name, m in named if isinstance(m, nn.Linear | nn.Conv2d) and m.weight.requires_grad}
 
 
 def block(problem: Problem, layer: nn.Linear | nn.Conv2d, dense: Tensor) -> Tensor:
@@ -42,7 +44,7 @@ def block(problem: Problem, layer: nn.Linear | nn.Conv2d, dense: Tensor) -> Tens
         parts[id(parameter)] = torch.arange(offset, offset + parameter.numel()).view(len(parameter), -1)
         offset += parameter.numel()
     index = parts[id(layer.weight)]
-    if has_trained_bias(layer):
+    if layer.bias is not None and layer.bias.requires_grad:
         index = torch.cat([index, parts[id(layer.bias)]], dim=1)
     return dense[index.flatten()][:, index.flatten()]
 
@@ -185,6 +187,11 @@ def test_empirical_factors_are_those_of_the_true_targets(loss: str) -> None:
     close(optimizer.state[layer.weight]["g"], sum(torch.outer(g, g) for g in rows) / 6)
 
 
+def block_of_two() -> Block:
+    model = mlp((2, 2))
+    return blocks_of(model, {id(p): 0 for p in model.parameters()})[0]
+
+
 def test_exponential_average_starts_plain() -> None:
     optimizer = KFAC(mlp((2, 2)).parameters(), decay=0.75)
     state: dict[str, object] = {}
@@ -192,7 +199,8 @@ def test_exponential_average_starts_plain() -> None:
     average = 0.0
     for k, value in enumerate(values, start=1):
         matrix = value * torch.eye(2)
-        optimizer._fold(state, matrix.clone(), 2 * matrix)
+        sums = {"a": matrix.clone(), "g": 2 * 3 * matrix, "rows": torch.tensor(3.0)}
+        optimizer._fold(block_of_two(), state, sums, 1.0)
         keep = min(1 - 1 / k, 0.75)
         average = keep * average + (1 - keep) * value
         close(state["a"], average * torch.eye(2), 1e-6)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from optimizers.linalg.kronecker import supports, weight_gradient
+from optimizers import Objective
 from optimizers.natural_gradient.kfac import KFAC
 from tests.optimizers.cases import CASES, Problem, close, mlp
 
@@ -30,7 +31,13 @@ def matrix(layer: nn.Linear | nn.Conv2d) -> Tensor:
 
 
 def layers_of(problem: Problem) -> list[nn.Linear | nn.Conv2d]:
-    return [m for m in problem.model.modules() if supports(m)]  # type: ignore[misc]
+    return [m for m in problem.model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+
+
+def weight_gradient(layer: nn.Linear | nn.Conv2d) -> Tensor:
+    """The gradient of weight and bias as one matrix."""
+    gradient = layer.weight.grad.flatten(1)
+    return gradient.clone() if layer.bias is None else torch.cat([gradient, layer.bias.grad[:, None]], dim=1)
 
 
 @pytest.mark.parametrize(
@@ -133,16 +140,17 @@ def test_periods() -> None:
         updates.append(optimizer.state[weight]["updates"])
         inverses.append(optimizer.state[weight]["a_inverse"])
     assert passes == [2, 1, 2, 1, 2, 1, 2]
+    assert objective.counts["value"] == 7  # the targets of the statistics share the forward pass
     assert updates == [1, 1, 2, 2, 3, 3, 4]
     assert [inverses[i] is inverses[i + 1] for i in range(6)] == [True, True, False, True, True, False]
 
 
-@pytest.mark.parametrize(("fisher", "gradients", "values"), [("sampled", 2, 2), ("exact", 4, 5), ("empirical", 1, 1)])
-def test_cost_of_a_step_with_statistics(fisher: str, gradients: int, values: int) -> None:
+@pytest.mark.parametrize(("fisher", "gradients"), [("sampled", 2), ("exact", 4), ("empirical", 1)])
+def test_cost_of_a_step_with_statistics(fisher: str, gradients: int) -> None:
     problem = CASES["mlp_ce"]()
     objective = problem.objective()
     KFAC(problem.model.named_parameters(), fisher=fisher).step(objective)
-    assert objective.counts == {"grad": gradients, "value": values}
+    assert objective.counts == {"grad": gradients, "value": 1}
     assert KFAC.needs == {"layers", "sampled"}
 
 
@@ -161,6 +169,7 @@ class Everything(nn.Module):
         self.lstm = nn.LSTM(4, 4, batch_first=True)
         self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
         self.scale = nn.Parameter(torch.ones(()))
+        self.mix = nn.Parameter(torch.eye(4) + 0.1)
         self.hidden = nn.Linear(4, 4, bias=False)
         self.tied = nn.Linear(4, 6, bias=False)
         self.tied.weight = self.embedding.weight
@@ -172,10 +181,10 @@ class Everything(nn.Module):
         tokens = self.embedding((inputs[:, 0] > 0).long())
         mixed, _ = self.lstm(pixels + tokens[:, :1] * self.scale)
         mixed, _ = self.attention(mixed, mixed, mixed, need_weights=False)
-        return self.out(self.frozen(self.tied(torch.tanh(self.hidden(mixed[:, -1])))))
+        return self.out(self.frozen(self.tied(torch.tanh(self.hidden(mixed[:, -1] @ self.mix)))))
 
 
-KFAC_PART = {"conv.weight", "conv.bias", "hidden.weight", "out.weight", "out.bias"}
+REST = {"scale", "mix"}  # parameters of no layer
 
 
 def everything() -> Problem:
@@ -192,8 +201,8 @@ def test_layer_coverage(fallback: str) -> None:
     optimizer.step(problem.objective())
     coverage = optimizer.layer_coverage()
     assert list(coverage) == [name for name, _ in trainable]
-    assert {name for name, rule in coverage.items() if rule == "kfac"} == KFAC_PART
-    assert {rule for name, rule in coverage.items() if name not in KFAC_PART} == {fallback}
+    assert {name for name, rule in coverage.items() if rule == "kfac"} == set(coverage) - REST
+    assert {coverage[name] for name in REST} == {fallback}
 
 
 @pytest.mark.parametrize("fallback", ["adamw", "sgd"])
@@ -201,7 +210,7 @@ def test_fallback_equals_torch(fallback: str) -> None:
     problem = everything()
     trainable = [(name, p) for name, p in problem.model.named_parameters() if p.requires_grad]
     optimizer = KFAC(trainable, fallback=fallback, fallback_lr=0.01, weight_decay=0.1, lr=0.2)
-    twins = {name: p.detach().clone().requires_grad_() for name, p in trainable if name not in KFAC_PART}
+    twins = {name: p.detach().clone().requires_grad_() for name, p in trainable if name in REST}
     if fallback == "adamw":
         other: torch.optim.Optimizer = torch.optim.AdamW(twins.values(), lr=0.01, weight_decay=0.1, foreach=False)
     else:
@@ -240,23 +249,27 @@ def test_two_groups_have_their_own_settings() -> None:
 
 
 @pytest.mark.parametrize("missing", [False, True])
-def test_a_layer_that_is_split_between_groups_or_half_managed_falls_back(missing: bool) -> None:
+def test_a_layer_that_is_split_between_groups_or_half_managed_has_two_blocks_or_half_of_one(missing: bool) -> None:
     problem = CASES["mlp_mse"]()
     first, _, second = problem.model
     biases = [] if missing else [{"params": [("0.bias", first.bias)]}]
     groups = [{"params": [("0.weight", first.weight), *((f"2.{n}", p) for n, p in second.named_parameters())]}, *biases]
-    optimizer = KFAC(groups)
+    optimizer = KFAC(groups, fisher="exact", **PLAIN)
     start = first.bias.detach().clone()
     optimizer.step(problem.objective())
-    expected = {"0.weight": "adamw", "2.weight": "kfac", "2.bias": "kfac"}
-    assert optimizer.layer_coverage() == (expected if missing else {**expected, "0.bias": "adamw"})
+    expected = {"0.weight": "kfac", "2.weight": "kfac", "2.bias": "kfac"}
+    assert optimizer.layer_coverage() == (expected if missing else {**expected, "0.bias": "kfac"})
     assert torch.equal(first.bias, start) is missing
+    assert optimizer.state[first.weight]["a"].shape == (4, 4)  # without the bias's column
+    if not missing:
+        assert optimizer.state[first.bias]["a"].shape == (1, 1)
+        close(optimizer.state[first.bias]["g"], optimizer.state[first.weight]["g"])
 
 
 # -- failures ----------------------------------------------------------------------------------------------------------
 
 
-def test_statistics_that_are_not_finite_are_dropped_and_counted() -> None:
+def test_inputs_that_are_not_finite_change_nothing_and_are_counted() -> None:
     problem = CASES["mlp_ce"]()
     optimizer = KFAC(problem.model.named_parameters(), statistics_period=1, inverse_period=1)
     optimizer.step(problem.objective())
@@ -268,12 +281,35 @@ def test_statistics_that_are_not_finite_are_dropped_and_counted() -> None:
     loss = optimizer.step(broken.objective())
     assert not bool(loss.isfinite())
     assert torch.equal(flat(problem), before)
-    assert optimizer.failures == {"statistics": 2}
+    assert optimizer.failures == {"non_finite": 1}
     for key, value in kept.items():
         assert torch.equal(state[key], value)
     optimizer.step(problem.objective())
     assert bool(flat(problem).isfinite().all())
     assert not torch.equal(flat(problem), before)
+
+
+def test_statistics_that_are_not_finite_are_dropped_and_counted() -> None:
+    """The gradient is fine, but an output gradient for the drawn targets is too large to be squared."""
+    problem = CASES["mlp_ce"]()
+    optimizer = KFAC(problem.model.named_parameters(), statistics_period=1, inverse_period=1)
+    optimizer.step(problem.objective())
+    state = optimizer.state[problem.model[2].weight]
+    kept = {key: state[key].clone() for key in ("a", "g")}
+    objective = problem.objective()
+    original = Objective.scores
+
+    def broken(self: Objective, *args: Any, **options: Any) -> Any:
+        loss, passes = original(self, *args, **options)
+        passes[0][problem.model[2]].gradients[0] *= 1e200
+        return loss, passes
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Objective, "scores", broken)
+        optimizer.step(objective)
+    assert optimizer.failures == {"statistics": 1}
+    for key, value in kept.items():
+        assert torch.equal(state[key], value)
 
 
 def test_a_factor_without_an_inverse_keeps_the_last_one() -> None:

@@ -1,0 +1,385 @@
+"""What the layer-wise natural-gradient methods share: blocks, statistics and their period, the fallback, the step."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from optimizers.capture import Captured
+from optimizers.errors import Unsupported
+from optimizers.fallback import LIST_FALLBACKS, scheduled_rate
+from optimizers.linalg.curvature import Curvature
+from optimizers.linalg.flat import unflatten
+from optimizers.method import Method, require_choice, require_range, require_words
+from optimizers.natural_gradient.blocks import Block, Measure, Tensors
+from optimizers.natural_gradient.find import blocks_of
+from optimizers.objective import Objective
+
+FISHERS = ("sampled", "exact", "empirical")
+SHARING = ("expand", "reduce")
+
+
+class Factored(Method):
+    """A preconditioner for each layer's block of the Fisher matrix; a subclass says how it is kept and applied.
+
+    A step: the gradient; every `statistics_period` steps what the layers see under the Fisher matrix's targets, folded
+    into the state of each block; every `inverse_period` steps the blocks' inverses; then the move. Parameters without
+    a block are updated by the named fallback. With `staggered` each step takes its share of both: statistics of
+    1 / statistics_period of the mini-batch, and the inverses of 1 / inverse_period of the blocks.
+
+    A subclass defines `rule` (its word in `layer_coverage`), `_fold`, `_refresh` and `_direction`.
+    """
+
+    rule: str
+    needs = frozenset({"layers", "sampled"})
+    parallel = True  # what layers record is summed over the ranks
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        defaults: dict[str, Any],
+        *,
+        statistics_period: int,
+        inverse_period: int,
+        fisher: str,
+        statistics_share: float,
+        shared_weights: str,
+        staggered: bool,
+        averaging: float,
+        batch_growth: float,
+        max_batches: int,
+        max_dim: int | None,
+        max_gib: float,
+        skip: Sequence[str],
+        fallback: str,
+    ) -> None:
+        require_range("lr", defaults["lr"])
+        require_range("momentum", defaults["momentum"], high=1)
+        require_range("damping", defaults["damping"], open_low=True)
+        require_range("weight_decay", defaults["weight_decay"])
+        require_range("fallback_lr", defaults["fallback_lr"])
+        require_range("statistics_period", statistics_period, low=1, whole=True)
+        require_range("inverse_period", inverse_period, low=1, whole=True)
+        require_range("statistics_share", statistics_share, high=1, open_low=True)
+        require_range("averaging", averaging, high=1)
+        require_range("batch_growth", batch_growth, low=1)
+        require_range("max_batches", max_batches, low=1, whole=True)
+        if max_dim is not None:
+            require_range("max_dim", max_dim, low=1, whole=True)
+        require_range("max_gib", max_gib, open_low=True)
+        require_words("skip", skip)
+        require_choice("fisher", fisher, FISHERS)
+        require_choice("shared_weights", shared_weights, SHARING)
+        require_choice("fallback", fallback, LIST_FALLBACKS)
+        self.statistics_period = statistics_period
+        self.inverse_period = inverse_period
+        self.fisher = fisher
+        self.statistics_share = statistics_share
+        self.shared_weights = shared_weights
+        self.staggered = staggered
+        self.averaging = averaging
+        self.batch_growth = batch_growth
+        self.max_batches = max_batches
+        self.max_dim = max_dim
+        self.max_gib = max_gib
+        self.skip = tuple(skip)
+        self.fallback = fallback
+        self._blocks: list[Block] | None = None
+        super().__init__(params, {**defaults, "step": 0, "refreshed": 0, "swapped": False})
+        for group in self.param_groups:
+            group["initial_lr"] = group["lr"]
+
+    @torch.no_grad()
+    def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        self.train()
+        if self._blocks is None:
+            self._blocks = self._find_blocks(objective)
+        step = self.param_groups[0]["step"]
+        joined = self._joined(step)
+        if joined > 1:
+            objective = objective.joined(joined)
+        curvature = self._curvature(objective)
+        loss, seen = self._evaluate(objective, step, curvature)
+        if not self.finite(loss, objective):
+            return loss
+        for part, passes, share in seen:
+            self._observe(part, passes, share)
+        due = self._due(step)
+        if due:
+            self._refresh(due, objective)
+            for part, passes, share in seen:
+                self._measure_anew(due, part, passes, share)
+            self.param_groups[0]["refreshed"] = step
+        self._move(objective, curvature)
+        for group in self.param_groups:
+            group["step"] += 1
+        return loss
+
+    def _joined(self, step: int) -> int:
+        """The number of mini-batches that make up a step's."""
+        try:
+            return int(min(self.batch_growth**step, self.max_batches))
+        except OverflowError:
+            return self.max_batches
+
+    def layer_coverage(self) -> dict[str, str]:
+        """The rule that updates each named parameter: the method's or the fallback's; known after the first step."""
+        covered = {id(p) for block in self._blocks or [] if self._ready(block) for p in block.parameters}
+        return {
+            name: self.rule if id(parameter) in covered else self.fallback
+            for name, parameter in zip(self.names(), self.parameters(), strict=True)
+        }
+
+    def telemetry(self) -> dict[str, float]:
+        group, params = self.param_groups[0], self.parameters()
+        covered = [p.numel() for block in self._blocks or [] if self._ready(block) for p in block.parameters]
+        return {
+            **super().telemetry(),
+            "damping": group["damping"],
+            "age": float(group["step"] - 1 - group["refreshed"]),
+            "preconditioned": sum(covered) / sum(parameter.numel() for parameter in params),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a state; its tensors keep their own precision, which may not be the parameters'."""
+        super().load_state_dict(state_dict)
+        numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
+        for number, parameter in zip(numbers, self.parameters(), strict=True):
+            for key, value in state_dict["state"].get(number, {}).items():
+                if isinstance(value, Tensor) and key != "step":
+                    self.state[parameter][key] = value.to(parameter.device, copy=True)
+
+    # -- iterate averaging ---------------------------------------------------------------------------------------------
+
+    def eval(self) -> None:
+        """Put the average of the iterates in place of the parameters, if one is kept, until `train` or `step`."""
+        self._swap(True)
+
+    def train(self) -> None:
+        """Put the parameters back."""
+        self._swap(False)
+
+    @torch.no_grad()
+    def _swap(self, averaged: bool) -> None:
+        if self.param_groups[0]["swapped"] == averaged:
+            return
+        for parameter in self.parameters():
+            if "average" in self.state[parameter]:
+                average = self.state[parameter]["average"]
+                kept = parameter.clone()
+                parameter.copy_(average)
+                average.copy_(kept)
+        for group in self.param_groups:
+            group["swapped"] = averaged
+
+    def _average_iterates(self) -> None:
+        """average = xi average + (1 - xi) theta, xi = min(1 - 1 / k, averaging) (the paper's section 8)."""
+        weight = max(1 / (self.param_groups[0]["step"] + 1), 1 - self.averaging)
+        for parameter in self.parameters():
+            average = self.state[parameter].setdefault("average", parameter.detach().clone())
+            average.lerp_(parameter, weight)
+
+    # -- what a subclass defines ---------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _fold(self, block: Block, state: dict[str, Any], sums: Tensors, share: float) -> None:
+        """Take the sums over a mini-batch into a block's state; `share` of a whole update."""
+
+    @abstractmethod
+    def _refresh(self, blocks: Sequence[Block], objective: Objective) -> None:
+        """Renew what is inverted or decomposed."""
+
+    @abstractmethod
+    def _direction(self, block: Block, state: dict[str, Any], gradient: Tensor, damping: float) -> Tensor:
+        """The preconditioned gradient of a block, both as its matrix, for the canonical loss."""
+
+    @abstractmethod
+    def _ready(self, block: Block) -> bool:
+        """Whether the block has what `_direction` needs."""
+
+    def _curvature(self, objective: Objective) -> Curvature | None:
+        """The curvature that the step's length is taken from, if it is; it brings loss and gradient with it."""
+        return None
+
+    def _sums(self, block: Block, passes: list[Captured], measure: Measure) -> Tensors | None:
+        """What a mini-batch adds to a block's state."""
+        return block.sums(passes, measure)
+
+    def _measure_anew(self, blocks: Sequence[Block], seen: Objective, passes: list[Captured], share: float) -> None:
+        """Take from a mini-batch what has to be measured again after a renewal, if anything."""
+
+    # -- statistics ----------------------------------------------------------------------------------------------------
+
+    def _find_blocks(self, objective: Objective) -> list[Block]:
+        skipped = {id(p) for name, p in objective.model.named_parameters() if any(word in name for word in self.skip)}
+        group_of = {id(p): number for number, group in enumerate(self.param_groups) for p in group["params"]}
+        return blocks_of(objective.model, {key: group for key, group in group_of.items() if key not in skipped})
+
+    def _evaluate(
+        self, objective: Objective, step: int, curvature: Curvature | None
+    ) -> tuple[Tensor, list[tuple[Objective, list[Captured], float]]]:
+        """Fill `.grad`; the loss, and what layers saw: of which objective, in which passes, for how much it counts."""
+        assert self._blocks is not None
+        kinds = tuple({type(module) for block in self._blocks for module in block.modules})
+        started = any(self._seen(block) for block in self._blocks)
+        part: Objective | None = objective
+        share = 1.0
+        if self.staggered and started:
+            part = _slice(objective, step, self.statistics_period)
+            share = len(part.inputs) / len(objective.inputs) if part is not None else 0.0
+        elif step % self.statistics_period:
+            part = None
+        elif self.statistics_share < 1:
+            part = first_of(objective, self.statistics_share)
+        if part is objective and curvature is None:
+            loss, passes = objective.scores(kinds, self.fisher)
+            return loss, [(objective, passes, share)]
+        if curvature is None:
+            loss = objective()
+        else:
+            loss = curvature.loss
+            for parameter, gradient in zip(
+                objective.params, unflatten(curvature.gradient, objective.params), strict=True
+            ):
+                parameter.grad = gradient
+        if part is None or not bool(torch.isfinite(loss)):
+            return loss, []
+        return loss, [(part, part.scores(kinds, self.fisher, gradient=False)[1], share)]
+
+    def _observe(self, seen: Objective, passes: list[Captured], share: float) -> None:
+        assert self._blocks is not None
+        measure = self._measure(seen)
+        found = [(block, self._sums(block, passes, measure)) for block in self._blocks]
+        used = [(block, sums) for block, sums in found if sums is not None]
+        seen.ranks.sum_([tensor for _, sums in used for tensor in sums.values()])
+        for block, sums in used:
+            if all(bool(torch.isfinite(tensor.sum())) for tensor in sums.values()):
+                self._fold(block, self.state[block.parameters[0]], sums, share)
+            else:
+                self.failures["statistics"] += 1
+
+    def _measure(self, seen: Objective) -> Measure:
+        return Measure(seen.terms, seen.scale, self.shared_weights == "reduce", self.max_dim or float("inf"))
+
+    def _seen(self, block: Block) -> bool:
+        """Whether there are statistics of the block."""
+        return "updates" in self.state.get(block.parameters[0], {})
+
+    def _due(self, step: int) -> list[Block]:
+        """The blocks whose inverses are to be renewed in this step."""
+        blocks = [block for block in self._blocks or [] if self._seen(block)]
+        if not self.staggered:
+            return blocks if step % self.inverse_period == 0 else []
+        slots = {id(block): i * self.inverse_period // len(blocks) for i, block in enumerate(blocks)}
+        return [b for b in blocks if not self._ready(b) or slots[id(b)] == step % self.inverse_period]
+
+    # -- the move ------------------------------------------------------------------------------------------------------
+
+    def _move(self, objective: Objective, curvature: Curvature | None) -> None:
+        """Step along the preconditioned gradients; the fallback for all parameters without one."""
+        found = self._directions(objective)
+        deltas = None if found is None else self._deltas(objective, *found, curvature)
+        if deltas is None:
+            self.failures["step"] += 1
+            return
+        for group in self.param_groups:
+            moved = [parameter for parameter in group["params"] if parameter in deltas]
+            for parameter in moved:
+                parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(deltas[parameter])
+            rest = [p for p in group["params"] if p not in deltas and p.grad is not None]
+            if rest:
+                options = {**group, "lr": scheduled_rate(group)}
+                states = [self.state[parameter] for parameter in rest]
+                LIST_FALLBACKS[self.fallback](rest, [_gradient(parameter) for parameter in rest], states, options)
+        if self.averaging:
+            self._average_iterates()
+
+    def _deltas(
+        self, objective: Objective, directions: dict[Tensor, Tensor], predicted: float, curvature: Curvature | None
+    ) -> dict[Tensor, Tensor] | None:
+        """The changes of the parameters that have a direction: heavy-ball momentum of the clipped direction.
+
+        `predicted` is sum lr^2 U.W' over them. None refuses the step.
+        """
+        deltas = {}
+        for group in self.param_groups:
+            shrink = _clip(group["kl_clip"], predicted)
+            for parameter in group["params"]:
+                if parameter in directions:
+                    buffer = self._heavy_ball(parameter, directions[parameter], group, shrink)
+                    deltas[parameter] = -group["lr"] * buffer
+        return deltas
+
+    def _directions(self, objective: Objective) -> tuple[dict[Tensor, Tensor], float] | None:
+        """The preconditioned gradients, and sum lr^2 U.W', their predicted change; None if that is not a number."""
+        group_of = {id(p): group for group in self.param_groups for p in group["params"]}
+        directions: dict[Tensor, Tensor] = {}
+        predicted = torch.zeros((), device=objective.params[0].device)
+        ready = [b for b in self._blocks or [] if self._ready(b) and all(p.grad is not None for p in b.parameters)]
+        gradients = [block.matrix([_gradient(p) for p in block.parameters]) / objective.scale for block in ready]
+        dampings = [group_of[id(block.parameters[0])]["damping"] + objective.l2 / objective.scale for block in ready]
+        solved = self._solved(ready, gradients, dampings, objective)
+        for block, gradient, direction in zip(ready, gradients, solved, strict=True):
+            predicted = predicted + group_of[id(block.parameters[0])]["lr"] ** 2 * (direction * gradient).sum()
+            directions.update(zip(block.parameters, block.tensors(direction), strict=True))
+        return (directions, float(predicted)) if bool(torch.isfinite(predicted)) else None
+
+    def _solved(
+        self, blocks: Sequence[Block], gradients: Sequence[Tensor], dampings: Sequence[float], objective: Objective
+    ) -> list[Tensor]:
+        """The directions of the blocks, each as its matrix."""
+        states = [self.state[block.parameters[0]] for block in blocks]
+        return [self._direction(*each) for each in zip(blocks, states, gradients, dampings, strict=True)]
+
+    def _heavy_ball(self, parameter: Tensor, direction: Tensor, group: dict[str, Any], shrink: float) -> Tensor:
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        buffer: Tensor = state["momentum_buffer"].mul_(group["momentum"]).add_(direction, alpha=shrink)
+        return buffer
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+def first_of(objective: Objective, share: float) -> Objective:
+    """A share of the mini-batch: its first examples, one for every rank at least."""
+    size = len(objective.inputs)
+    count = min(size, max(objective.ranks.size, round(share * size)))
+    return objective.subset(torch.arange(count, device=objective.inputs.device))
+
+
+def _slice(objective: Objective, step: int, count: int) -> Objective | None:
+    """The part of a mini-batch whose turn it is, of `count` about equal ones; None where it is empty.
+
+    Each has an example for every rank at least, so that there are fewer of them in a small batch.
+    """
+    size, turn = len(objective.inputs), step % count
+    parts = max(1, min(count, size // objective.ranks.size))
+    first, last = (k * parts // count * size // parts for k in (turn, turn + 1))
+    if first == last:
+        return None
+    return objective.subset(torch.arange(first, last, device=objective.inputs.device))
+
+
+def _clip(kl_clip: float | None, predicted: float) -> float:
+    return 1.0 if kl_clip is None or predicted <= kl_clip else (kl_clip / predicted) ** 0.5
+
+
+def require_fitting(method: Method, blocks: Sequence[Block], largest: float, limit: float) -> None:
+    """Raise Unsupported, with the size and what avoids it, if the state of the blocks is more than `limit` GiB."""
+    sizes = {block.name: block.state_bytes(largest) for block in blocks}
+    total = sum(sizes.values()) / 2**30
+    if total > limit:
+        worst = max(sizes, key=lambda name: sizes[name])
+        raise Unsupported(
+            f"{type(method).__name__} would keep {total:,.2f} GiB of factors, {sizes[worst] / 2**30:,.2f} GiB of them "
+            f"for {worst}; the limit is max_gib={limit:g}. Keep large factors as diagonals with max_dim=1024, or leave "
+            f"layers to the fallback with skip=[{worst.split('.')[0]}]"
+        )

@@ -1,0 +1,144 @@
+"""How the damped inverse of a block is kept: as inverse factors, or as eigenvectors and eigenvalues."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optimizers.linalg.decompositions import inverses_positive, settled, symmetric_eigens
+from optimizers.natural_gradient.blocks import Block, KroneckerBlock
+
+State = dict[str, Any]
+Work = Sequence[tuple[Block, State, float]]
+
+
+class Inverses(ABC):
+    """A way to keep the damped inverses; the tensors are in the blocks' states under names ending in `suffixes`."""
+
+    suffixes: tuple[str, ...]
+
+    @abstractmethod
+    def refresh(self, work: Work, failures: Counter[str]) -> None:
+        """Renew them from the factors in the states, each block with its damping.
+
+        A factor that cannot be inverted leaves its block as it was, and is counted.
+        """
+
+    @abstractmethod
+    def solve(self, block: Block, state: State, damping: float, gradient: Tensor) -> Tensor:
+        """The damped inverse times the gradient."""
+
+    @abstractmethod
+    def blank(self, block: Block, state: State) -> dict[str, Tensor]:
+        """Zeros in the shapes of what is kept of a block whose factors are known."""
+
+    def kept(self, state: State) -> list[str]:
+        """The names under which a state holds the inverse."""
+        return [name for name in state if name.endswith(self.suffixes)]
+
+
+class Cholesky(Inverses):
+    """(A + pi sqrt(damping) I)^{-1} and (G + sqrt(damping) / pi I)^{-1}, those of equal size in one call."""
+
+    suffixes = ("_inverse",)
+
+    def refresh(self, work: Work, failures: Counter[str]) -> None:
+        damped = [block.damped(factors_of(state), damping) for block, state, damping in work]
+        dense = [
+            (number, name)
+            for number, (block, _, _) in enumerate(work)
+            for name in damped[number]
+            if block.is_dense(damped[number][name])
+        ]
+        inverted = inverses_positive([damped[number][name] for number, name in dense])
+        found = dict(zip(dense, inverted, strict=True))
+        for number, (_, state, _) in enumerate(work):
+            new = {
+                name: found[number, name] if (number, name) in found else 1 / tensor
+                for name, tensor in damped[number].items()
+            }
+            if any(inverse is None for inverse in new.values()):
+                failures["inverse"] += 1
+            else:
+                state.update({f"{name}_inverse": inverse for name, inverse in new.items()})
+
+    def blank(self, block: Block, state: State) -> dict[str, Tensor]:
+        return {f"{name}_inverse": torch.zeros_like(factor) for name, factor in factors_of(state).items()}
+
+    def solve(self, block: Block, state: State, damping: float, gradient: Tensor) -> Tensor:
+        inverses = {name.removesuffix("_inverse"): state[name] for name in self.kept(state)}
+        return block.solve(inverses, gradient)
+
+
+class Eigen(Inverses):
+    """Q_G [(Q_G' W Q_A) / (s + damping)] Q_A' with the eigenvectors of the factors; other blocks by Cholesky.
+
+    s are the products of the factors' eigenvalues until something better is put in their place (EKFAC): the inverse is
+    then that of A (x) G + damping I, without the factored damping's cross terms.
+    """
+
+    suffixes = ("_inverse", "_basis", "scales")
+
+    def __init__(self) -> None:
+        self._plain = Cholesky()
+
+    def refresh(self, work: Work, failures: Counter[str]) -> None:
+        self._plain.refresh([part for part in work if not isinstance(part[0], KroneckerBlock)], failures)
+        chosen = [(block, state) for block, state, _ in work if isinstance(block, KroneckerBlock)]
+        dense = [
+            (number, name)
+            for number, (block, state) in enumerate(chosen)
+            for name in ("a", "g")
+            if block.is_dense(state[name])
+        ]
+        found = dict(zip(dense, symmetric_eigens([chosen[i][1][name] for i, name in dense]), strict=True))
+        for number, (_, state) in enumerate(chosen):
+            pairs = {name: found[number, name] for name in ("a", "g") if (number, name) in found}
+            if any(pair is None for pair in pairs.values()):
+                failures["eigen"] += 1
+                continue
+            values = {name: state[name] for name in ("a", "g")}
+            for name, pair in pairs.items():
+                assert pair is not None
+                values[name], state[f"{name}_basis"] = pair[0], settled(*pair)
+            state["scales"] = values["g"].clamp(min=0).unsqueeze(-1) * values["a"].clamp(min=0).unsqueeze(-2)
+
+    def blank(self, block: Block, state: State) -> dict[str, Tensor]:
+        if not isinstance(block, KroneckerBlock):
+            return self._plain.blank(block, state)
+        dense = {name: factor for name, factor in factors_of(state).items() if block.is_dense(factor)}
+        scales = torch.zeros_like(block.matrix(block.parameters))
+        return {**{f"{name}_basis": torch.zeros_like(factor) for name, factor in dense.items()}, "scales": scales}
+
+    def solve(self, block: Block, state: State, damping: float, gradient: Tensor) -> Tensor:
+        if not isinstance(block, KroneckerBlock):
+            return self._plain.solve(block, state, damping, gradient)
+        rotated = rotate(gradient, state) / (state["scales"] + damping)
+        return rotate_back(rotated, state)
+
+
+def factors_of(state: State) -> dict[str, Tensor]:
+    """The factors that a block's state holds."""
+    return {name: state[name] for name in ("a", "g", "b") if name in state}
+
+
+def rotate(matrix: Tensor, state: State) -> Tensor:
+    """Q_G' M Q_A; a factor kept as its diagonal has the axes as eigenvectors."""
+    if "g_basis" in state:
+        matrix = state["g_basis"].mT @ matrix
+    return matrix @ state["a_basis"] if "a_basis" in state else matrix
+
+
+def rotate_back(matrix: Tensor, state: State) -> Tensor:
+    """Q_G M Q_A'."""
+    if "g_basis" in state:
+        matrix = state["g_basis"] @ matrix
+    return matrix @ state["a_basis"].mT if "a_basis" in state else matrix
+
+
+KEEPING: dict[str, type[Inverses]] = {"cholesky": Cholesky, "eigen": Eigen}

@@ -1,0 +1,119 @@
+"""The page of scripts/autoencoder.sh: steps, gradient-equivalents and seconds to three levels of the training loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import yaml
+
+from suite.paths import ROOT, results
+from suite.report.style import colour_of
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+METHODS = ("momentum", "adam", "kfac", "kfac_adaptive")
+SHARES = (0.9, 0.99, 1.0)
+COSTS = {"step": "steps", "grad_equivalents": "gradient-equivalents", "seconds": "seconds"}
+PICTURE = ROOT / "docs" / "pictures" / "autoencoder.png"
+PAGE = ROOT / "docs" / "autoencoder.md"
+
+TEXT = """The task is `autoencoder` at `scale=small`: 64-60-30-10-30-60-64 with sigmoid units on 1,300 digits of 8 x 8
+pixels, full batches. `momentum`, `adam` and `kfac` were tuned over 20 trials each (the trial's runs as long as the runs
+below, selected on validation); `kfac_adaptive`, the algorithm of 2015 that takes damping, step length and momentum from
+the exact Fisher matrix, runs with its defaults. Then five seeds that the tuning did not see, one after the other on one
+thread. Made by `scripts/autoencoder.sh`.
+
+The levels are {shares} of the way from Adam's first training loss to its last (medians over its five seeds). Cells are
+the median over the seeds [smallest, largest]; a run that does not get there counts as infinite."""
+
+
+def read(method: str) -> tuple[dict[str, Any], list[pd.DataFrame]]:
+    """The configuration and the histories of a method, seed by seed."""
+    found, config = {}, {}
+    for folder in sorted((results() / "runs" / "autoencoder" / method).iterdir()):
+        if (folder / "summary.json").exists():
+            config = yaml.safe_load((folder / "config.yaml").read_text())
+            found[config["seed"]] = pd.read_csv(folder / "history.csv").iloc[1:]  # the first row is before training
+    return config, [found[seed] for seed in sorted(found)]
+
+
+def levels(adam: list[pd.DataFrame]) -> list[float]:
+    """The training losses that count as targets."""
+    first = float(np.median([history["loss"].iloc[0] for history in adam]))
+    last = float(np.median([history["loss"].iloc[-1] for history in adam]))
+    return [first - share * (first - last) for share in SHARES]
+
+
+def reached(history: pd.DataFrame, level: float, column: str) -> float:
+    """The cost at which the loss was first at the level or below it, infinite if never."""
+    there = history.loc[history["loss"] <= level, column]
+    return float(there.iloc[0]) if len(there) else np.inf
+
+
+def cell(values: list[float]) -> str:
+    """Median [smallest, largest], and in how many runs where not in all."""
+    words = [f"{value:.3g}" if np.isfinite(value) else "—" for value in (np.median(values), min(values), max(values))]
+    if float(np.median(values)) >= 1000:
+        words = [
+            f"{value:.0f}" if np.isfinite(value) else "—" for value in (np.median(values), min(values), max(values))
+        ]
+    count = sum(np.isfinite(value) for value in values)
+    return f"{words[0]} [{words[1]}, {words[2]}]" + ("" if count == len(values) else f" ({count} of {len(values)})")
+
+
+def setting(method: str, config: dict[str, Any]) -> str:
+    """What tuning chose, or that nothing was."""
+    path = results() / "tuned" / f"autoencoder_{method}.yaml"
+    if not path.exists():
+        return "defaults"
+    chosen = yaml.safe_load(path.read_text())["optimizer"]
+    return ", ".join(f"{name} {value}" for name, value in chosen.items())
+
+
+def draw(runs: dict[str, list[pd.DataFrame]], targets: list[float]) -> None:
+    """The training loss against each cost, a line a seed."""
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharey=True, layout="constrained")
+    for axis, (column, label) in zip(axes, COSTS.items(), strict=True):
+        for method, histories in runs.items():
+            for number, history in enumerate(histories):
+                name = method if number == 0 else None
+                axis.plot(history[column], history["loss"], color=colour_of(method), lw=0.9, alpha=0.8, label=name)
+        for level in targets:
+            axis.axhline(level, color="0.6", lw=0.7, ls=":")
+        axis.set(xlabel=label, xscale="log", yscale="log")
+    axes[0].set(ylabel="training loss")
+    axes[0].legend(frameon=False)
+    PICTURE.parent.mkdir(exist_ok=True)
+    figure.savefig(PICTURE, dpi=130)
+
+
+def main() -> None:
+    """Write page and picture."""
+    loaded = {method: read(method) for method in METHODS}
+    runs = {method: histories for method, (_, histories) in loaded.items()}
+    targets = levels(runs["adam"])
+    draw(runs, targets)
+    shares = ", ".join(f"{100 * share:g} %" for share in SHARES)
+    lines = ["# K-FAC against momentum and Adam on the deep autoencoder", "", TEXT.format(shares=shares), ""]
+    lines += ["![Training loss against steps, gradient-equivalents and seconds](pictures/autoencoder.png)", ""]
+    lines += ["One line a run; dotted: the three levels.", "", "| optimizer | setting | steps a run | last loss |"]
+    lines += ["|---|---|---|---|"]
+    for method, (config, histories) in loaded.items():
+        last = cell([float(history["loss"].iloc[-1]) for history in histories])
+        lines.append(f"| {method} | {setting(method, config)} | {config['steps']} | {last} |")
+    for column, label in COSTS.items():
+        head = " | ".join(f"{100 * share:g} % ({level:.2f})" for share, level in zip(SHARES, targets, strict=True))
+        lines += ["", f"## {label[0].upper()}{label[1:]} to a training loss", "", f"| optimizer | {head} |"]
+        lines += ["|---|" + "---|" * len(targets)]
+        for method, histories in runs.items():
+            cells = [cell([reached(history, level, column) for history in histories]) for level in targets]
+            lines.append(f"| {method} | {' | '.join(cells)} |")
+    PAGE.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

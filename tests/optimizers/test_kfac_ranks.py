@@ -1,0 +1,97 @@
+"""K-FAC in two processes is K-FAC in one: factors summed, inverses shared out, checkpoints complete."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from optimizers.ranks import ALONE
+from tests.optimizers import kfac_two_ranks
+from tests.optimizers.cases import close
+from tests.optimizers.kfac_two_ranks import STEPS, TINY, WAYS
+
+MEMORY = [name for name in WAYS if name.startswith("memory")]
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What the two processes found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    context = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=kfac_two_ranks.work, args=(rank, str(folder))) for rank in range(kfac_two_ranks.SIZE)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        if process.is_alive():
+            process.kill()
+    assert [process.exitcode for process in processes] == [0, 0]
+    return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(kfac_two_ranks.SIZE)]
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Any]:
+    return {name: kfac_two_ranks.trained(name, ALONE) for name in WAYS}
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_ten_steps_are_those_of_one_process(both: list[dict[str, Any]], alone: dict[str, Any], name: str) -> None:
+    first, second = (found[name] for found in both)
+    expected = alone[name]
+    assert torch.equal(first["end"], second["end"])
+    close(first["end"], expected["end"])
+    close(first["losses"], expected["losses"])
+    assert len(expected["losses"]) == STEPS
+    assert float((expected["end"] - expected["start"]).norm()) > 1e-2
+    assert first["counts"] == second["counts"] == pytest.approx(expected["counts"])
+    assert first["failures"] == second["failures"] == expected["failures"] == {}
+    for key, value in expected["telemetry"].items():
+        assert first["telemetry"][key] == pytest.approx(value, rel=1e-6, nan_ok=True)
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_a_checkpoint_holds_everything(both: list[dict[str, Any]], alone: dict[str, Any], name: str) -> None:
+    states = [found["saved"]["optimizer"]["state"] for found in (both[0][name], both[1][name], alone[name])]
+    for one, other, expected in zip(*(state.values() for state in states), strict=True):
+        assert set(one) == set(other) == set(expected)
+        for key, value in expected.items():
+            if isinstance(value, torch.Tensor) and not key.endswith("_basis"):  # eigenvectors have no sign
+                assert torch.equal(one[key], other[key])
+                close(one[key], value, 1e-8)
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_a_run_goes_on_from_a_checkpoint(both: list[dict[str, Any]], alone: dict[str, Any], name: str) -> None:
+    for found in (*(each[name] for each in both), alone[name]):
+        assert torch.equal(found["gone on"], found["end"])
+        assert torch.equal(found["resumed"], found["end"])
+    close(kfac_two_ranks.resumed_alone(name, both[1][name]["saved"]), alone[name]["end"])
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_who_keeps_the_inverses(both: list[dict[str, Any]], name: str) -> None:
+    """In memory mode each block's inverse is in one process, and both have some; else they are in both."""
+    first, second = (found[name]["held"] for found in both)
+    assert [found[name]["held after resuming"] for found in both] == [first, second]
+    everything = list(range(both[0][name]["blocks"]))
+    if name in MEMORY:
+        assert sorted(first + second) == everything
+        assert first
+        assert second
+    else:
+        assert first == second == everything
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_parts_with_less_than_an_example_for_every_rank_are_rounded_up(both: list[dict[str, Any]], name: str) -> None:
+    first, second = (found["tiny"][name] for found in both)
+    assert torch.equal(first, second)
+    start = torch.cat([p.detach().flatten() for p in kfac_two_ranks.problem_of(TINY[name][2]).params])
+    assert bool(first.isfinite().all())
+    assert float((first - start).norm()) > 1e-2
