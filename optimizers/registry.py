@@ -60,5 +60,5 @@ def _value(text: str) -> Any:
     python = re.sub(r"\b(true|false|null)\b", lambda found: WORDS[found[0]], text)
     try:
         return ast.literal_eval(python)
-    except (ValueError, SyntaxError):  # a bare word
-        return text
+    except (ValueError, SyntaxError):  # a bare word, or a list of them
+        return [_value(part.strip()) for part in text[1:-1].split(",")] if text[0] + text[-1] == "[]" else text

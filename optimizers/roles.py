@@ -31,6 +31,20 @@ def roles(named: Sequence[tuple[str, nn.Parameter]]) -> dict[str, Role]:
     return {name: _role(name, parameter, head=matrices[-1:] == [name]) for name, parameter in named}
 
 
+def model_roles(model: nn.Module) -> dict[nn.Parameter, Role]:
+    """The role of every parameter of a model, in its order.
+
+    One that has two names, as an embedding that is the output layer too, has the role of the first; but the last name
+    is still the head's, so that no hidden matrix is taken for it.
+    """
+    named = list(model.named_parameters(remove_duplicate=False))
+    by_name = roles(named)
+    found: dict[nn.Parameter, Role] = {}
+    for name, parameter in named:
+        found.setdefault(parameter, by_name[name])
+    return found
+
+
 def _role(name: str, parameter: nn.Parameter, head: bool) -> Role:
     if head:
         return Role.HEAD

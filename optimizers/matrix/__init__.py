@@ -1,5 +1,8 @@
 """Methods that treat weights as matrices."""
 
-from optimizers.matrix.by_role import ByRole
+from optimizers.matrix.kl_shampoo import KLShampoo
+from optimizers.matrix.muon import Muon
+from optimizers.matrix.shampoo import Shampoo
+from optimizers.matrix.soap import SOAP
 
-__all__ = ["ByRole"]
+__all__ = ["SOAP", "KLShampoo", "Muon", "Shampoo"]

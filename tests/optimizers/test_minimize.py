@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,8 +103,10 @@ def test_every_plain_optimizer_of_the_registry_can_be_named() -> None:
             refused.add(name)
         else:
             assert math.isfinite(result.fun)
-    assert refused == {"kfac", "muon", "subsampled_arc", *RESIDUALS} & refused
-    assert {"kfac", "muon", "levenberg_marquardt"} <= refused
+    matrices = {"muon", "shampoo", "soap", "kl_shampoo", "tnt"}
+    layers = {"kfac", "kfac_adaptive", "ekfac", "kbfgs", "singd"}
+    assert refused == {"subsampled_arc", *matrices, *layers, *RESIDUALS} & refused
+    assert {"kfac", *matrices, "levenberg_marquardt"} <= refused
 
 
 # -- failures ----------------------------------------------------------------------------------------------------------
@@ -200,9 +203,15 @@ def test_names_values_and_shapes_are_checked() -> None:
         minimize(rosenbrock, torch.tensor([1, 2]))
     with pytest.raises(TypeError, match="radiuss"):
         minimize(rosenbrock, vector(-1.2, 1), "trust_region", radiuss=1)
-    with pytest.raises(Unsupported, match="put together from other"):
-        builder("muon")
     assert isinstance(builder("adamw"), partial)
+    assert builder("soap").keywords["roles"] == ["hidden", "embedding", "head"]
+
+
+def test_an_optimizer_put_together_from_others_cannot_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pair.yaml").write_text("_target_: my.Pair\nhidden:\n  _target_: torch.optim.Muon\n")
+    monkeypatch.setattr("optimizers.registry.FOLDER", tmp_path)
+    with pytest.raises(Unsupported, match="put together from other"):
+        builder("pair")
 
 
 # -- callbacks ---------------------------------------------------------------------------------------------------------

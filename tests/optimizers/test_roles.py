@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from optimizers.roles import Role, roles
+from optimizers.roles import Role, model_roles, roles
 from tests.optimizers.cases import CASES, TiedEmbedding, conv_bn, mlp
 
 
@@ -57,3 +57,18 @@ def test_thin_matrices_are_vectors_and_order_is_kept() -> None:
 
 def test_a_model_of_one_vector() -> None:
     assert found(CASES["rosenbrock"]().model) == {"x": Role.VECTOR}
+
+
+def test_a_tied_head_is_an_embedding_and_leaves_the_hidden_matrix_alone() -> None:
+    model = TiedEmbedding()
+    assert found(model)["hidden.weight"] is Role.HEAD  # its own names cannot tell
+    kinds = model_roles(model)
+    assert kinds[model.embedding.weight] is Role.EMBEDDING
+    assert kinds[model.hidden.weight] is Role.HIDDEN
+    assert kinds[model.hidden.bias] is Role.VECTOR
+    assert list(kinds) == list(model.parameters())
+
+
+def test_by_model_and_by_name_agree_where_nothing_is_tied() -> None:
+    for model in (mlp((4, 5, 6, 3)), conv_bn()):
+        assert list(model_roles(model).values()) == list(found(model).values())

@@ -1,0 +1,234 @@
+"""What the matrix methods share: parameters by role, stacks of equal shape, the fallback, refusals, telemetry."""
+
+from __future__ import annotations
+
+import itertools
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from optimizers.errors import Unsupported
+from optimizers.fallback import LIST_FALLBACKS, scheduled_rate
+from optimizers.matrix.layout import Layout, Piece
+from optimizers.matrix.stacks import Stack
+from optimizers.method import Method, require_choice, require_range
+from optimizers.objective import Objective
+from optimizers.roles import Role, model_roles, roles
+
+Part = slice | list[int]
+
+
+class Preconditioned(Method):
+    """Matrices go to the method's rule, all other parameters to a plain one, whatever group they are in.
+
+    Which parameters the rule takes stands in the layout: by role (hidden matrix, embedding, head, vector) and size. The
+    names and the order that tell the roles are those of the objective's model; until the first step, those given.
+    Equal shapes are stacked and updated together. A gradient that is not finite leaves parameters and state as they
+    are; an update that is not leaves the parameters. Both are counted.
+
+    A subclass gives `update`, the direction for a stack's gradients, and `floats`, the size of its state.
+    """
+
+    needs = frozenset({"matrices"})
+    rule: ClassVar[str]
+    staggered: bool = False
+    period: int = 1
+
+    def __init__(
+        self, params: Iterable[Any], options: Mapping[str, Any], layout: Layout, fallback: str, max_gib: float | None
+    ) -> None:
+        require_range("lr", options["lr"])
+        require_range("weight_decay", options["weight_decay"])
+        require_range("fallback_lr", options["fallback_lr"])
+        require_choice("fallback", fallback, LIST_FALLBACKS)
+        if max_gib is not None:
+            require_range("max_gib", max_gib, open_low=True)
+        self.layout = layout
+        self.fallback = fallback
+        self.max_gib = max_gib
+        self._pieces: dict[nn.Parameter, list[Piece]] = {}
+        self._places: dict[Piece, int] = {}
+        self._stacks: list[Stack] = []
+        self._plain: list[tuple[dict[str, Any], list[nn.Parameter]]] = []
+        self._arranged: list[bool] | None = None
+        super().__init__(params, dict(options))
+        if layout.vectors:
+            self.needs = frozenset()
+        by_name = roles(list(zip(self.names(), self.parameters(), strict=True)))
+        self._assign(dict(zip(self.parameters(), by_name.values(), strict=True)))
+
+    # -- what a method gives -------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def update(self, stack: Stack, gradient: Tensor) -> Tensor | None:
+        """The direction to subtract for gradients (k, *shape); None for no update yet. State moves here."""
+
+    @abstractmethod
+    def floats(self, shape: tuple[int, ...]) -> int:
+        """The numbers of state that a tensor of this shape has."""
+
+    def scale(self, shape: tuple[int, ...]) -> float:
+        """What multiplies the learning rate."""
+        return 1.0
+
+    def age(self, stack: Stack) -> int:
+        """Steps since the stack's matrices were refreshed."""
+        return 0
+
+    # -- the step ------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        loss = objective()
+        if not self.finite(loss, objective):
+            return loss
+        self._arrange(objective)
+        updates = [(stack, self.update(stack, stack.gradient())) for stack in self._stacks]
+        self._move([(stack, update) for stack, update in updates if update is not None])
+        for stack in self._stacks:
+            stack.count()
+        for group, parameters in self._plain:
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            options = {**group, "lr": scheduled_rate(group)}
+            LIST_FALLBACKS[self.fallback](parameters, gradients, [self.state[p] for p in parameters], options)
+        return loss
+
+    def _move(self, updates: list[tuple[Stack, Tensor]]) -> None:
+        sums = [update.sum().to(updates[0][1]) for _, update in updates]
+        if sums and not bool(torch.isfinite(torch.stack(sums).sum())):
+            self.failures["step"] += 1
+            return
+        together: dict[tuple[float, float], tuple[list[Tensor], list[Tensor]]] = {}
+        for stack, update in updates:
+            rate, decay = stack.group["lr"] * self.scale(stack.shape), stack.group["lr"] * stack.group["weight_decay"]
+            targets, directions = together.setdefault((rate, decay), ([], []))
+            found = stack.targets()
+            targets += found
+            directions += stack.shaped(update, found)
+        for (rate, decay), (targets, directions) in together.items():
+            if decay:
+                torch._foreach_mul_(targets, 1 - decay)
+            torch._foreach_add_(targets, directions, alpha=-rate)
+
+    def due(self, stack: Stack, since: int) -> Part | None:
+        """Which pieces are refreshed `since` steps after the first time: all on the period, or some on every step.
+
+        Staggered, each step has the pieces whose turn it is, in the model's order; the first time has all.
+        """
+        if since % self.period == 0 and (since == 0 or not self.staggered):
+            return slice(0, len(stack))
+        if not self.staggered:
+            return None
+        total, turn = len(self._places), since % self.period
+        mine = [self._places[piece] * self.period // total == turn for piece in stack.pieces]
+        chosen = [index for index, due in enumerate(mine) if due]
+        if chosen and chosen[-1] - chosen[0] == len(chosen) - 1:
+            return slice(chosen[0], chosen[-1] + 1)  # a view instead of a copy
+        return chosen or None
+
+    # -- which parameter goes where ------------------------------------------------------------------------------------
+
+    def _assign(self, role_of: Mapping[nn.Parameter, Role]) -> None:
+        """Find every parameter's shape from its role.
+
+        Raises:
+            Unsupported: nothing for the rule, or more state than `max_gib`.
+        """
+        mine = set(self.parameters())
+        pieces = {p: self.layout.pieces(p, role) for p, role in role_of.items() if p in mine}
+        self._pieces = {parameter: found for parameter, found in pieces.items() if found}
+        self._places = {piece: place for place, piece in enumerate(itertools.chain(*self._pieces.values()))}
+        self._arranged = None
+        if not self._pieces:
+            wanted = [str(role) for role in (*self.layout.roles, *([Role.VECTOR] if self.layout.vectors else []))]
+            raise Unsupported(
+                f"{type(self).__name__} is for matrices (of the roles {', '.join(wanted)}, a side of at most "
+                f"{self.layout.max_dimension}); the model has none"
+            )
+        self._require_memory()
+
+    def _require_memory(self) -> None:
+        width = {parameter: max(4, parameter.element_size()) for parameter in self._pieces}
+        needed = {
+            parameter: width[parameter] * sum(self.floats(piece.shape) for piece in pieces)
+            for parameter, pieces in self._pieces.items()
+        }
+        total = sum(needed.values()) / 2**30
+        if self.max_gib is not None and total > self.max_gib:
+            largest = max(needed, key=lambda parameter: needed[parameter])
+            raise Unsupported(
+                f"{type(self).__name__} would keep {total:,.2g} GiB of state, the limit is max_gib={self.max_gib:g}; "
+                f"{needed[largest] / 2**30:,.2g} GiB of it are for a parameter of shape {tuple(largest.shape)}. Pass "
+                "a block_size (1024, say) to cut long sides into blocks, or a smaller max_dimension to leave them out"
+            )
+
+    def _arrange(self, objective: Objective) -> None:
+        """Stack the pieces that have gradients; what is stacked stays so until other parameters have them."""
+        present = [parameter.grad is not None for parameter in self.parameters()]
+        if present == self._arranged:
+            return
+        if self._arranged is None:
+            self._assign_by_model(objective)
+        stacks: dict[Any, tuple[dict[str, Any], list[Piece]]] = {}
+        self._plain = []
+        for index, group in enumerate(self.param_groups):
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            plain = [parameter for parameter in parameters if parameter not in self._pieces]
+            self._plain += [(group, plain)] if plain else []
+            for piece in (piece for parameter in parameters for piece in self._pieces.get(parameter, [])):
+                age = self.state[piece.parameter].get("step", 0)
+                key = (index, piece.shape, piece.parameter.dtype, piece.parameter.device, age)
+                stacks.setdefault(key, (group, []))[1].append(piece)
+        self._stacks = [
+            Stack(pieces, self.layout.sides(pieces[0].shape), group, self.state) for group, pieces in stacks.values()
+        ]
+        self._arranged = present
+
+    def _assign_by_model(self, objective: Objective) -> None:
+        strangers = roles(list(zip(self.names(), self.parameters(), strict=True)))
+        by_name = dict(zip(self.parameters(), strangers.values(), strict=True))
+        known = model_roles(objective.model)
+        self._assign(known | {parameter: role for parameter, role in by_name.items() if parameter not in known})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        self.param_groups[-1].setdefault("initial_lr", self.param_groups[-1]["lr"])
+        self._arranged = None
+
+    def layer_coverage(self) -> dict[str, str]:
+        """The rule that updates each named parameter: the method's, `identity` where it has no matrix, the fallback."""
+        return {name: self._rule_of(parameter) for name, parameter in zip(self.names(), self.parameters(), strict=True)}
+
+    def _rule_of(self, parameter: nn.Parameter) -> str:
+        pieces = self._pieces.get(parameter, [])
+        if not pieces:
+            return self.fallback
+        return self.rule if any(self.layout.sides(piece.shape) for piece in pieces) else "identity"
+
+    # -- state ---------------------------------------------------------------------------------------------------------
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a state; its tensors keep their own precision, which may be more than the parameters'."""
+        super().load_state_dict(state_dict)
+        numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
+        for number, parameter in zip(numbers, self.parameters(), strict=True):
+            for key, value in state_dict["state"].get(number, {}).items():
+                if isinstance(value, Tensor) and key != "step":
+                    self.state[parameter][key] = value.to(parameter.device, copy=True)
+        self._stacks, self._arranged = [], None
+
+    def telemetry(self) -> dict[str, float]:
+        parameters = self.parameters()
+        share = sum(p.numel() for p in parameters if self._rule_of(p) == self.rule) / sum(p.numel() for p in parameters)
+        conditions = [float(value.max()) for stack in self._stacks for value in stack.condition.values()]
+        found = super().telemetry() | {"preconditioned": share}
+        found["age"] = float(max((self.age(stack) for stack in self._stacks), default=0))
+        return found | ({"condition": max(conditions)} if conditions else {})
+
+    def _count_failures(self, name: str, good: Tensor) -> None:
+        failed = int((~good).sum())
+        if failed:
+            self.failures[name] += failed
