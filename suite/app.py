@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from suite import complaints, paths, resolvers
+from suite import complaints, launcher, paths, resolvers
 from suite.errors import ConfigError, require_one_of
 from suite.status import Status
 from suite.sweep import note_outcome
@@ -35,7 +36,7 @@ def compose_and_run(config: DictConfig) -> None:
     try:
         plan = plan_of(config)
     except ConfigError as error:  # wrong for every run of a sweep, so none is started
-        print(error, file=sys.stderr)
+        launcher.complain(error)
         sys.exit(2)
     try:
         outcome = run(plan)
@@ -43,13 +44,16 @@ def compose_and_run(config: DictConfig) -> None:
         if sweeping:
             outcome = refuse(plan, error)
         elif isinstance(error, REFUSALS):
-            print(error, file=sys.stderr)
-            sys.exit(2)
+            launcher.complain(error)
+            launcher.leave(2)
+        elif launcher.world_size() > 1:
+            traceback.print_exc()
+            launcher.leave(1)
         else:
             raise
     note_outcome(plan, outcome)
     if not sweeping:
-        sys.exit(outcome.status.exit_code)
+        launcher.leave(outcome.status.exit_code)
     if outcome.status is Status.INTERRUPTED:  # Ctrl-C is meant for the sweep, not only for the run it met
         raise KeyboardInterrupt
 
@@ -70,6 +74,7 @@ def plan_of(config: DictConfig) -> Plan:
         results=paths.results(),
         command=repeating_command(),
         workers=_workers(hydra_config.launcher),
+        world_size=launcher.world_size(),
         number=_job_number() + 1,
         total=int(os.environ.get("SUITE_SWEEP_TOTAL", "1")),
     )
@@ -79,12 +84,14 @@ def repeating_command() -> str:
     """What to type to run this one run again: its own choices, without those of the sweep around it."""
     hydra_config = HydraConfig.get()
     own = [s.path for s in hydra_config.runtime.config_sources if s.provider == "command-line"]
-    return as_command([*(word for path in own for word in ("--config-dir", path)), *hydra_config.overrides.task])
+    arguments = [*(word for path in own for word in ("--config-dir", path)), *hydra_config.overrides.task]
+    return as_command(arguments, launcher.world_size())
 
 
-def as_command(arguments: Iterable[str]) -> str:
+def as_command(arguments: Iterable[str], world_size: int = 1) -> str:
     """The shell command with these arguments."""
-    return shlex.join(["python", "-m", "suite", *arguments])
+    start = ["python"] if world_size == 1 else ["torchrun", "--nproc-per-node", str(world_size)]
+    return shlex.join([*start, "-m", "suite", *arguments])
 
 
 def _job_number() -> int:
@@ -106,5 +113,6 @@ def main() -> None:
     """Run the command and turn what is wrong with a request into a message and exit code 2."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own notes would land between ours
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the explanation is ours
-    with complaints.answered(sys.argv[1:]):
+    with complaints.answered(sys.argv[1:]), launcher.one_voice():
+        launcher.refuse_sweep(sys.argv[1:])
         compose_and_run()

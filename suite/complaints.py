@@ -14,7 +14,7 @@ from typing import Any
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
-from suite import registry
+from suite import launcher, registry
 from suite.errors import ConfigError, did_you_mean
 
 EXPLAINED = (ConfigError, ConfigCompositionException, HydraException, OmegaConfBaseException)
@@ -27,7 +27,7 @@ def answered(arguments: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except EXPLAINED as error:
-        print(explain(error, arguments), file=sys.stderr)
+        launcher.complain(explain(error, arguments))
         sys.exit(2)
     except KeyboardInterrupt:
         print("Interrupted. The same command goes on where this one stopped.", file=sys.stderr)

@@ -27,8 +27,8 @@ PACKAGES = (
 )
 
 
-def describe(device: torch.device, threads: int) -> dict[str, Any]:
-    """Versions, processor, graphics processor, threads, and the commit of the code."""
+def describe(device: torch.device, threads: int, world_size: int = 1) -> dict[str, Any]:
+    """Versions, processor, graphics processor, threads of a process, processes, and the commit of the code."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -36,6 +36,7 @@ def describe(device: torch.device, threads: int) -> dict[str, Any]:
         "cpu": processor(),
         "cores": cores(),
         "threads": threads,
+        "world_size": world_size,
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "cuda": torch.version.cuda,
         "git_commit": commit(),

@@ -16,6 +16,9 @@ DECISIVE = (
     "optimizer", "task", "schedule", "seed", "steps", "max_seconds", "max_grad_equivalents", "target",
     "stop_at_target", "precision", "compile",
 )  # fmt: skip
+UNLESS = {"accumulate": 1, "clip_grad_norm": None}  # decisive where they differ from this
+TELEMETRY = ("telemetry", "telemetry_products")  # decisive too where telemetry is on
+FEWEST_PRODUCTS = 10
 Config = Mapping[str, Any]
 
 
@@ -29,6 +32,7 @@ class Plan:
         results: the folder of all results.
         command: what repeats this run.
         workers: how many runs share the machine.
+        world_size: how many processes carry it out together.
         number, total: the run's place in a sweep, from 1.
     """
 
@@ -39,6 +43,7 @@ class Plan:
     results: Path
     command: str
     workers: int = 1
+    world_size: int = 1
     number: int = 1
     total: int = 1
 
@@ -47,12 +52,15 @@ class Plan:
         require_one_of("wandb.mode", self.config["wandb"]["mode"], MODES)
         self._require("steps", "a whole number above 0", lambda value: _is(value, int) and value > 0)
         self._require("log_every", "a whole number above 0 or null", lambda v: v is None or (_is(v, int) and v > 0))
-        for limit in ("max_seconds", "max_grad_equivalents"):
+        for limit in ("max_seconds", "max_grad_equivalents", "clip_grad_norm"):
             self._require(limit, "a number above 0 or null", lambda v: v is None or (_is(v, int, float) and v > 0))
+        self._require("accumulate", "a whole number above 0", lambda value: _is(value, int) and value > 0)
+        self._require("timeout", "a number above 0", lambda value: _is(value, int, float) and value > 0)
         self._require("target", "a number or null", lambda value: value is None or _is(value, int, float))
         self._require("seed", "a whole number", lambda value: _is(value, int))
         self._require("allow", "a list of modules, as in allow=[my_package]", lambda value: isinstance(value, list))
-        for name in ("stop_at_target", "compile", "force"):
+        self._require("telemetry_products", f"a whole number, at least {FEWEST_PRODUCTS}", _enough_products)
+        for name in ("stop_at_target", "compile", "force", "telemetry"):
             self._require(name, "true or false", lambda value: isinstance(value, bool))
 
     def _require(self, name: str, what: str, holds: Callable[[Any], bool]) -> None:
@@ -77,8 +85,15 @@ class Plan:
 
     @property
     def run_id(self) -> str:
-        """8 hex digits over all that determines the result: the same run has the same id."""
-        identity = {name: _without_search(self.config[name]) for name in DECISIVE}
+        """8 hex digits over all that determines the record: the same run has the same id.
+
+        Telemetry changes no step, but a record without it is not what a run with it is asked for.
+        """
+        decisive = (*DECISIVE, *TELEMETRY) if self.config["telemetry"] else DECISIVE
+        identity = {name: _without_search(self.config[name]) for name in decisive}
+        identity |= {name: self.config[name] for name, usual in UNLESS.items() if self.config[name] != usual}
+        if self.world_size > 1:
+            identity["world_size"] = self.world_size
         kind = device.choose(self.config["device"]).type
         return digest({**identity, "kind": kind})
 
@@ -90,12 +105,17 @@ class Plan:
     @property
     def title(self) -> str:
         """The run in a few words."""
-        return f"{self.optimizer} on {self.task}, seed {self.seed}"
+        together = f", {self.world_size} ranks" if self.world_size > 1 else ""
+        return f"{self.optimizer} on {self.task}, seed {self.seed}{together}"
 
 
 def _is(value: Any, *kinds: type) -> bool:
     """Whether a value is a number of one of these kinds; true and false are none."""
     return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def _enough_products(value: Any) -> bool:
+    return _is(value, int) and bool(value >= FEWEST_PRODUCTS)
 
 
 def _without_search(value: Any) -> Any:

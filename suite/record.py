@@ -58,6 +58,7 @@ class RunRecord:
         self.config = directory / "config.yaml"
         self.history = directory / "history.csv"
         self.path = directory / "path.csv"
+        self.telemetry = directory / "telemetry.csv"
         self.summary = directory / "summary.json"
         self.environment = directory / "environment.json"
         self.checkpoint = directory / "checkpoint.pt"
@@ -86,6 +87,7 @@ class RunRecord:
         if not resume:
             self.history.unlink(missing_ok=True)
             self.path.unlink(missing_ok=True)
+            self.telemetry.unlink(missing_ok=True)
             self.checkpoint.unlink(missing_ok=True)
         write_atomically(self.config, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
         self.describe_environment(environment)
@@ -124,7 +126,7 @@ class RowFile:
             self._write(file, self._pending, header=new)
         self._pending.clear()
 
-    def rewind(self, step: int) -> None:
+    def rewind(self, step: float) -> None:
         """Drop the rows after a step, those a checkpoint does not know of; a kill may have left the last one half."""
         with self.path.open(newline="") as file:
             kept = [row for row in csv.DictReader(file) if None not in row.values() and int(row["step"]) <= step]
@@ -141,10 +143,34 @@ class RowFile:
 
 
 class History(RowFile):
-    """history.csv: a row for each logged step."""
+    """history.csv: a row for each logged step. Columns of telemetry are added when they are first met."""
 
     def __init__(self, path: Path, metrics: Sequence[str]) -> None:
         super().__init__(path, [*COLUMNS, *(f"{split}/{name}" for split in ("val", "test") for name in metrics)])
+        self._widened = False
+
+    def add(self, row: Row) -> None:
+        self._widen(row)
+        super().add(row)
+
+    def flush(self) -> None:
+        if self._widened and self.path.exists():
+            super().rewind(math.inf)  # the rows so far, under the new header
+        self._widened = False
+        super().flush()
+
+    def rewind(self, step: float) -> None:
+        with self.path.open(newline="") as file:
+            self._widen(next(csv.reader(file), []))
+        self._widened = False
+        super().rewind(step)
+
+    def _widen(self, names: Iterable[str]) -> None:
+        known = set(self.columns)
+        new = [name for name in names if name.startswith("telemetry/") and name not in known]
+        if new:
+            self.columns = [*self.columns, *new]
+            self._widened = True
 
 
 class PathFile(RowFile):

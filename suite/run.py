@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from optimizers import Unsupported
-from suite import device, environment
+from suite import device, environment, launcher
 from suite.build import construct
 from suite.plan import Plan
 from suite.record import RunRecord
@@ -16,6 +16,7 @@ from suite.status import Status
 from suite.summary import Summary, metric_of, summarise
 from suite.tracker import Tracker
 from suite.training import Training
+from suite.world import World, joined, place_of
 from tasks.task import Task
 
 
@@ -36,36 +37,52 @@ class Outcome:
 def run(plan: Plan) -> Outcome:
     """Carry out a plan, or look it up if it has been done; training failures become a status.
 
+    Of several processes that carry it out together, one keeps the record.
+
     Raises:
         ConfigError, ValueError, FileNotFoundError: the optimizer or the task cannot be built as asked for.
     """
-    record = RunRecord(plan.directory)
+    place = place_of(device.choose(plan.config["device"]))
+    with joined(plan.world_size, place, plan.config["timeout"]) as world:
+        record = RunRecord(plan.directory)
+        done = world.ranks.told(_looked_up(plan, record) if world.leads else None)
+        return done or _carried_out(plan, record, place, world)
+
+
+def _looked_up(plan: Plan, record: RunRecord) -> Outcome | None:
     status = record.status()
-    if status is not None and status.final and not plan.config["force"]:
-        record.join_experiment(plan.experiment)
-        summary = record.read_summary()
-        return Outcome(summary, metric_of(summary), skipped=True)
-    threads = device.set_threads(plan.config["threads"], plan.workers)
-    place = device.choose(plan.config["device"])
+    if status is None or not status.final or plan.config["force"]:
+        return None
+    record.join_experiment(plan.experiment)
+    summary = record.read_summary()
+    return Outcome(summary, metric_of(summary), skipped=True)
+
+
+def _carried_out(plan: Plan, record: RunRecord, place: torch.device, world: World) -> Outcome:
+    threads = device.set_threads(plan.config["threads"], plan.workers * launcher.local_size())
     task = build_task(plan, place)
     described = _describe(plan, task, place)
-    facts = environment.describe(place, threads)
+    facts = environment.describe(place, threads, plan.world_size)
     try:
-        training = Training(plan, task, place)
+        training = Training(plan, task, place, world)
     except Unsupported as error:
-        record.begin(described, facts, resume=False)
-        return _finish(record, task, summarise(plan, task, Status.UNSUPPORTED, str(error)))
-    resume = record.resumable and not plan.config["force"]
-    record.begin(described, facts, resume=resume)
+        if world.leads:
+            record.begin(described, facts, resume=False)
+        return _finish(record, task, summarise(plan, task, Status.UNSUPPORTED, str(error)), world)
+    resume = world.ranks.told(record.resumable and not plan.config["force"])
+    if world.leads:
+        record.begin(described, facts, resume=resume)
     tracker = Tracker(
-        plan.config["wandb"]["mode"], record.directory, plan.run_id, described,
+        plan.config["wandb"]["mode"] if world.leads else "disabled", record.directory, plan.run_id, described,
         project=plan.config["wandb"]["project"], group=f"{plan.experiment or 'single'}/{plan.task}",
         job_type=plan.config["wandb"]["job_type"], name=plan.title, tags=[plan.optimizer, plan.task],
     )  # fmt: skip
     summary = training.carry_out(record, tracker, resume=resume)
-    record.describe_environment({**facts, "oracle_costs": training.costs})
+    if world.leads:
+        rules = {"layer_coverage": rule_of} if (rule_of := training.rules()) else {}
+        record.describe_environment({**facts, "oracle_costs": training.costs, **rules})
     tracker.finish(summary, Status(summary["status"]).exit_code)
-    return _finish(record, task, summary)
+    return _finish(record, task, summary, world)
 
 
 def refuse(plan: Plan, error: Exception) -> Outcome:
@@ -85,8 +102,9 @@ def build_task(plan: Plan, place: torch.device) -> Task:
     return task.to(place, precision)
 
 
-def _finish(record: RunRecord, task: Task, summary: Summary) -> Outcome:
-    record.finish(summary)
+def _finish(record: RunRecord, task: Task, summary: Summary, world: World) -> Outcome:
+    if world.leads:
+        record.finish(summary)
     return Outcome(summary, task.metric)
 
 
@@ -99,5 +117,6 @@ def _describe(plan: Plan, task: Task, place: torch.device) -> dict[str, Any]:
         "experiment": plan.experiment,
         "metric": task.metric,
         "direction": task.direction,
+        "world_size": plan.world_size,
         "command": plan.command,
     }

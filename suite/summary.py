@@ -28,6 +28,7 @@ def summarise(plan: Plan, task: Task | None, status: Status, message: str, found
         **empty,
         **(found or {}),
         "parallel": plan.workers > 1,
+        "world_size": plan.world_size,
         "message": message,
     }
 

@@ -16,6 +16,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from suite import coverage
+
 if TYPE_CHECKING:
     from suite.plan import Plan
     from suite.run import Outcome
@@ -37,6 +39,8 @@ def note_outcome(plan: Plan, outcome: Outcome) -> None:
     place = f"[{plan.number}/{plan.total}] " if plan.total > 1 else ""
     print(f"{place}{plan.title}: {_in_words(entry)}", flush=True)
     if plan.total == 1:
+        if summary.get("coverage"):
+            print(f"  {coverage.in_words(summary['coverage'])}", flush=True)
         print(f"  {plan.directory}", flush=True)
     if path := os.environ.get(FILE):
         with open(path, "a") as file:

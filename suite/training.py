@@ -9,7 +9,7 @@ import signal
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from time import perf_counter
 from types import FrameType
@@ -17,9 +17,12 @@ from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _NormBase
 
 from optimizers import Objective, Unsupported
-from suite import costs, device, environment, memory
+from optimizers.evaluation import couples
+from optimizers.ranks import ALONE, Alone, RankLostError
+from suite import costs, coverage, device, environment, memory
 from suite.build import construct
 from suite.plan import Plan
 from suite.progress import ProgressLine
@@ -28,12 +31,15 @@ from suite.registry import tasks_offering
 from suite.seeds import stream
 from suite.status import Status
 from suite.summary import Summary, summarise
+from suite.telemetry import LayerFile, Telemetry
 from suite.tracker import Tracker
+from suite.world import World
 from tasks.task import Batch, Task
 
 EXPLODED = 1e6  # a loss of this many times the first one will not come back
 LOGGED_ROWS = 200
 FIRST_ROWS = 100  # steps that are logged one by one, where second-order methods do most of their work
+FAILED = frozenset({Status.OOM, Status.UNSUPPORTED, Status.ERROR})
 CHECKPOINT_SHARE = 0.005  # of a run's time that may go into checkpoints
 
 
@@ -56,13 +62,20 @@ class ObjectiveOptimizer(Protocol):
 
 
 class Training:
-    """Everything of one run that has state."""
+    """Everything of one run that has state.
 
-    def __init__(self, plan: Plan, task: Task, place: torch.device) -> None:
+    Of several processes each has a training of its own; all take the same steps on the same parameters, and one of
+    them evaluates, decides and records.
+    """
+
+    def __init__(self, plan: Plan, task: Task, place: torch.device, world: World | None = None) -> None:
         self.plan = plan
         self.task = task
         self.place = place
+        self.world = world or World()
+        self.ranks = self.world.ranks
         self.model = task.model(stream(plan.seed, "model"))
+        self.ranks.broadcast_(list(self.model.state_dict().values()))
         self.optimizer = self._build_optimizer(self.model)
         self.schedule = self._build_schedule()
         self.clock = device.clock(place)
@@ -79,7 +92,9 @@ class Training:
         self.saved_at = self.save_seconds = 0.0
         self.costs: costs.Costs = {}
         self.peak_bytes: int | None = None
-        self.objective = self._objective(self.model)
+        self.objective = self._objective(self.model, ranks=self.ranks, parts=plan.config["accumulate"])
+        self.ranks.share(len(self.objective.inputs))
+        self.telemetry = self._build_telemetry()
 
     # -- building ------------------------------------------------------------------------------------------------------
 
@@ -98,23 +113,49 @@ class Training:
             )
         if needs and self.plan.config["compile"]:
             raise Unsupported(f"compile=true is for first-order optimizers; {self.plan.optimizer} differentiates twice")
+        if self.ranks.size > 1 and not getattr(optimizer, "parallel", "layers" not in needs):
+            raise Unsupported(
+                f"{self.plan.optimizer} records layers, of which each of the {self.ranks.size} ranks sees its share "
+                "only, and does not sum over them (`parallel` is not set); run it in one process"
+            )
+        if _averages(optimizer):
+            optimizer.train()  # type: ignore[attr-defined]
         return optimizer
 
     def _build_schedule(self) -> torch.optim.lr_scheduler.LRScheduler | None:
         node = self.plan.config["schedule"]
         return construct(node, self.optimizer) if node.get("_target_") else None
 
+    def _build_telemetry(self) -> Telemetry | None:
+        config = self.plan.config
+        if not config["telemetry"] or not self.world.leads:
+            return None
+        return Telemetry(
+            self.model, self.task, self.optimizer, self.plan.seed,
+            products=config["telemetry_products"], autocast=self.plan.precision == "bf16", parts=config["accumulate"],
+        )  # fmt: skip
+
     def _objective(
-        self, model: torch.nn.Module, compiled: bool | None = None, counts: Counter[str] | None = None
+        self,
+        model: torch.nn.Module,
+        compiled: bool | None = None,
+        counts: Counter[str] | None = None,
+        ranks: Alone = ALONE,
+        parts: int = 1,
+        batch: Batch | None = None,
     ) -> Objective:
         """The first mini-batch's loss; `compiled` is the plan's choice unless it is given."""
-        inputs, targets = next(self.task.batches("train", stream(self.plan.seed, "data")))
+        inputs, targets = batch or self._first_batch()
         compiled = self.plan.config["compile"] if compiled is None else compiled
         forward: Any = torch.compile(model) if compiled else model
         return Objective(
             forward, self.task.loss_fn, inputs, targets, l2=self.task.l2, sampler=self._fresh,
             generator=self.generator, autocast=self.plan.precision == "bf16", counts=counts,
+            ranks=ranks, parts=parts, clip=self.plan.config["clip_grad_norm"],
         )  # fmt: skip
+
+    def _first_batch(self) -> Batch:
+        return next(self.task.batches("train", stream(self.plan.seed, "data")))
 
     def _fresh(self) -> Batch:
         batches = self.task.batches("train", stream(self.plan.seed, "fresh"), start=self.fresh_drawn)
@@ -127,11 +168,12 @@ class Training:
         """Measure what is measured off the clock, on models of its own, then set every random stream to its start."""
         devices = [self.place] if self.place.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            self.costs = self._oracle_costs()
-            self.peak_bytes = self._warm_up()
+            self.costs = self.ranks.told(self._oracle_costs() if self.world.leads else {})
+            self.peak_bytes = self.ranks.told(self._warm_up())
         self.fresh_drawn = 0
         self.generator.manual_seed(stream(self.plan.seed, "optimizer"))
-        torch.manual_seed(stream(self.plan.seed, "dropout"))
+        rank = self.ranks.rank
+        torch.manual_seed(stream(self.plan.seed, f"dropout/{rank}" if rank else "dropout"))
 
     def _oracle_costs(self) -> costs.Costs:
         threads, config = torch.get_num_threads(), self.plan.config
@@ -155,15 +197,17 @@ class Training:
         """Two untimed steps of a copy, the second one's memory measured; a compiled model is compiled here.
 
         None where that takes too long: the CPU's profiler keeps every operation, and a minute of a second-order
-        method's products would fill the memory.
+        method's products would fill the memory. Of several processes each takes these steps by itself, on its share.
         """
         counts = memory.Limited(memory.LONGEST) if self.place.type == "cpu" else None
-        batch = next(self.task.batches("train", stream(self.plan.seed, "data")))
+        inputs, targets = self._first_batch()
+        share = self.ranks.share(len(inputs))
+        batch = (inputs[share], targets[share]) if self.ranks.size > 1 else (inputs, targets)
 
         def first() -> memory.Step:
             twin = self.task.model(stream(self.plan.seed, "model"))
             optimizer = self._build_optimizer(twin)
-            objective = self._objective(twin, counts=counts)
+            objective = self._objective(twin, counts=counts, parts=self.plan.config["accumulate"], batch=batch)
             optimizer.step(objective)
             return lambda: optimizer.step(objective.on(*batch))
 
@@ -181,22 +225,34 @@ class Training:
             self.prepare()
             with self._interruptible():
                 status = self.train(record, tracker, resume=resume)
+            message = self._remark()
         except (torch.OutOfMemoryError, MemoryError) as error:
             status, message = Status.OOM, str(error).partition("\n")[0]
         except Unsupported as error:
             status, message = Status.UNSUPPORTED, str(error)
         except Exception as error:
             out_of_memory = "can't allocate memory" in str(error)
-            status, message = (Status.OOM if out_of_memory else Status.ERROR), f"{type(error).__name__}: {error}"
-            traceback.print_exc()
+            status, message = (Status.OOM if out_of_memory else Status.ERROR), self.world.explain(error)
+            if not isinstance(error, RankLostError):
+                traceback.print_exc()
+        if status in FAILED:
+            self.world.tell_failure(f"{status}: {message}")
         return self._summarise(status, message)
+
+    def _remark(self) -> str:
+        """What a reader of a run by several processes has to know."""
+        coupled = any(isinstance(module, _NormBase) and couples(module) for module in self.model.modules())
+        if self.ranks.size == 1 or not coupled:
+            return ""
+        return f"batch normalisation saw the share of each of the {self.ranks.size} ranks, not the whole batch"
 
     def train(self, record: RunRecord, tracker: Tracker, *, resume: bool) -> Status:
         """The loop. Only `optimizer.step` is on the clock."""
         untrained = self._evaluate("val")
         history = History(record.history, list(untrained))
         path = self._path(record, resume=resume)
-        log = _Log(history, tracker, path)
+        layers = None if self.telemetry is None else LayerFile(record.telemetry)
+        log = _Log(history, tracker, path, layers, kept=self.world.leads)
         if resume:
             self._restore(torch.load(record.checkpoint, map_location=self.place, weights_only=True))
             log.rewind(self.step)
@@ -212,16 +268,29 @@ class Training:
         eval_every = self.task.eval_every
         batches = self.task.batches("train", stream(self.plan.seed, "data"), start=self.step)
         objective, optimizer, schedule, clock = self.objective, self.optimizer, self.schedule, self.clock
-        line = ProgressLine(self.plan.title, steps, enabled=self.plan.workers == 1)
+        telemetry = self.telemetry
+
+        def logged(step: int) -> bool:
+            return step == steps or step % eval_every == 0 or step % log_every == 0 or step <= first
+
+        line = ProgressLine(self.plan.title, steps, enabled=self.plan.workers == 1 and self.world.leads)
         with _settled_heap(), log, line as progress:
             while self.step < steps:
                 inputs, targets = next(batches)
                 current = objective.on(inputs, targets)
+                watched = telemetry is not None and logged(self.step + 1)
+                if telemetry is not None and watched:
+                    telemetry.begin(inputs, targets)
                 start = clock()
                 loss = optimizer.step(current)
-                self.seconds += clock() - start
+                took = clock() - start
+                # the slowest rank's time, and whether any of them is asked to end
+                took, asked = self.ranks.greatest((took, self._asked))
+                self.seconds += took
                 self.step += 1
                 self.loss = float(loss)
+                if telemetry is not None and watched:
+                    telemetry.end()
                 if path is not None:
                     path.note(self.step, self._point())
                 if schedule is not None:
@@ -239,7 +308,7 @@ class Training:
                 elif self.step % log_every == 0 or self.step <= first:
                     log.write(self._row())
                     progress.update(self.step, self._report())
-                if self.interrupted:
+                if asked or (self.ranks.size == 1 and self._asked):
                     log.flush()
                     self._save(record)
                     return Status.INTERRUPTED
@@ -254,8 +323,11 @@ class Training:
         self._judge(metrics)
         status = self._ending(last)
         tested = self._evaluate("test") if status is not None else {}
-        log.write(self._row(metrics, tested), flush=True)
-        if status is not None or perf_counter() - self.saved_at > self.save_seconds / CHECKPOINT_SHARE:
+        log.write(self._row(metrics, tested), flush=True, layers=self._layers())
+        if status is not None:
+            with self._judged_weights():
+                self._save(record)
+        elif self.ranks.told(perf_counter() - self.saved_at > self.save_seconds / CHECKPOINT_SHARE):
             self._save(record)
         return status
 
@@ -272,10 +344,49 @@ class Training:
             self.first_loss = self.loss
         return math.isfinite(self.loss) and self.loss <= EXPLODED * max(1.0, abs(self.first_loss))
 
+    @property
+    def failures(self) -> dict[str, int]:
+        """What the optimizer survived so far, by name; a continuation counts on."""
+        return dict(getattr(self.optimizer, "failures", {}))
+
+    @failures.setter
+    def failures(self, counts: dict[str, int]) -> None:
+        if counts:
+            self.optimizer.failures = Counter(counts)  # type: ignore[attr-defined]
+
     # -- what is known at a step ---------------------------------------------------------------------------------------
 
     def _evaluate(self, split: str) -> dict[str, float]:
-        return self.task.evaluate(self.model, split)
+        """The metrics, which one process computes and tells the others."""
+        with self._judged_weights():
+            metrics = self.task.evaluate(self.model, split) if self.world.leads else {}
+        self._require_unison()
+        return self.ranks.told(metrics)
+
+    @contextmanager
+    def _judged_weights(self) -> Iterator[None]:
+        """The weights that an optimizer wants to be judged by, where it trains at others (schedule-free, averages)."""
+        optimizer: Any = self.optimizer
+        if not _averages(optimizer):
+            yield
+            return
+        optimizer.eval()
+        try:
+            yield
+        finally:
+            optimizer.train()
+
+    def _require_unison(self) -> None:
+        """Every process computes the same steps, so a difference of one bit is a fault that would only grow."""
+        if self.ranks.size == 1:
+            return
+        sums = torch.stack([p.detach().double().sum().cpu() for p in self.model.parameters()]).nan_to_num()
+        most, least = self.ranks.greatest((float(sums.sum()), -float(sums.sum())))
+        if most != -least:
+            raise RuntimeError(
+                f"the ranks' parameters have come apart by step {self.step}: {self.plan.optimizer} does something that "
+                "differs between processes; run it in one process"
+            )
 
     def _judge(self, metrics: dict[str, float]) -> None:
         """Note the last and the best value of the metric, and the first time it reached the target."""
@@ -303,11 +414,16 @@ class Training:
         }
         row.update({f"val/{name}": value for name, value in (validation or {}).items()})
         row.update({f"test/{name}": value for name, value in (test or {}).items()})
+        if self.telemetry is not None:
+            row.update(self.telemetry.row(evaluated=validation is not None))
         return row
+
+    def _layers(self) -> Mapping[tuple[str, str], float]:
+        return {} if self.telemetry is None else self.telemetry.layers
 
     def _path(self, record: RunRecord, *, resume: bool) -> PathFile | None:
         """The file of the path, for a model of two parameters; a path whose beginning is lost is not gone on with."""
-        two = sum(parameter.numel() for parameter in self._trained()) == 2
+        two = self.world.leads and sum(parameter.numel() for parameter in self._trained()) == 2
         return PathFile(record.path) if two and (record.path.exists() or not resume) else None
 
     def _point(self) -> list[float]:
@@ -321,10 +437,18 @@ class Training:
 
     # -- interruption and resumption -----------------------------------------------------------------------------------
 
+    @property
+    def _asked(self) -> bool:
+        """Whether this process has been asked to end."""
+        return self.interrupted or self.world.asked
+
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """Let a step finish when Ctrl-C or a termination is asked for; the second Ctrl-C does not wait."""
-        if threading.current_thread() is not threading.main_thread():
+        """Let a step finish when Ctrl-C or a termination is asked for; the second Ctrl-C does not wait.
+
+        Where there are several processes, their world listens for both.
+        """
+        if threading.current_thread() is not threading.main_thread() or self.ranks.size > 1:
             yield
             return
 
@@ -342,14 +466,16 @@ class Training:
 
     def _save(self, record: RunRecord) -> None:
         began = perf_counter()
-        buffer = io.BytesIO()
-        torch.save(self._state(), buffer)
-        write_atomically(record.checkpoint, buffer.getvalue())
+        state = self._state()  # by every process: a method may share its state out
+        if self.world.leads:
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
+            write_atomically(record.checkpoint, buffer.getvalue())
         self.saved_at = perf_counter()
         self.save_seconds = self.saved_at - began
 
     def _state(self) -> dict[str, Any]:
-        numbers = ("step", "seconds", "loss", "first_loss", "value", "best", "target", "fresh_drawn")
+        numbers = ("step", "seconds", "loss", "first_loss", "value", "best", "target", "fresh_drawn", "failures")
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -357,8 +483,10 @@ class Training:
             "numbers": {name: getattr(self, name) for name in numbers},
             "objective": self.objective.state_dict(),
             "generator": self.generator.get_state(),
-            "host_generator": torch.get_rng_state(),
-            "device_generator": torch.cuda.get_rng_state(self.place) if self.place.type == "cuda" else None,
+            "host_generator": self.ranks.gather(torch.get_rng_state()[None]),
+            "device_generator": self.ranks.gather(torch.cuda.get_rng_state(self.place)[None])
+            if self.place.type == "cuda"
+            else None,
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -370,13 +498,17 @@ class Training:
             setattr(self, name, value)
         self.objective.load_state_dict(state["objective"])
         self.generator.set_state(state["generator"].cpu())
-        torch.set_rng_state(state["host_generator"].cpu())
+        torch.set_rng_state(self._own(state["host_generator"]))
         if state["device_generator"] is not None:
-            torch.cuda.set_rng_state(state["device_generator"].cpu(), self.place)
+            torch.cuda.set_rng_state(self._own(state["device_generator"]), self.place)
+
+    def _own(self, states: Tensor) -> Tensor:
+        """This process's row of the random states of all."""
+        return states.cpu().view(self.ranks.size, -1)[self.ranks.rank].clone()  # torch does not look at a view's offset
 
     def _summarise(self, status: Status, message: str) -> Summary:
         ended_well = status in (Status.DONE, Status.TARGET, Status.TIMEOUT, Status.INTERRUPTED)
-        found = {
+        found: Summary = {
             "steps": self.step,
             "seconds": round(self.seconds, 6),
             "seconds_per_step": round(self.seconds / self.step, 9) if self.step else None,
@@ -387,10 +519,27 @@ class Training:
             "target_seconds": self.target.get("seconds"),
             "target_grad_equivalents": self.target.get("grad_equivalents"),
             "counts": dict(self.objective.counts),
-            "state_bytes": memory.state_bytes(self.optimizer),
+            "state_bytes": self._state_bytes(status),
             "peak_memory_bytes": self.peak_bytes,
         }
+        if self.telemetry is not None:
+            found |= self.telemetry.summary()
+        if self.step and (rule_of := self.rules()):
+            found["coverage"] = coverage.shares(rule_of, self.model.named_parameters())
         return summarise(self.plan, self.task, status, message, found)
+
+    def rules(self) -> dict[str, str]:
+        """The rule that updates each parameter, where the optimizer has several."""
+        return coverage.rules(self.optimizer)
+
+    def _state_bytes(self, status: Status) -> int | None:
+        """Of this process; unknown after a failure among several, when the others do not answer any more."""
+        return None if self.ranks.size > 1 and status in FAILED else memory.state_bytes(self.optimizer)
+
+
+def _averages(optimizer: ObjectiveOptimizer) -> bool:
+    """Whether an optimizer trains at other weights than those it is judged by, and is told which of them to set."""
+    return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
 
 
 @contextmanager
@@ -406,10 +555,20 @@ def _settled_heap() -> Iterator[None]:
 class _Log:
     """Rows go to the local history and to its mirror alike; the path, where there is one, is flushed with them."""
 
-    def __init__(self, history: History, tracker: Tracker, path: PathFile | None) -> None:
+    def __init__(
+        self,
+        history: History,
+        tracker: Tracker,
+        path: PathFile | None,
+        layers: LayerFile | None = None,
+        *,
+        kept: bool = True,
+    ) -> None:
+        self.kept = kept
         self.history = history
         self.tracker = tracker
         self.path = path
+        self.layers = layers
 
     def __enter__(self) -> Self:
         return self
@@ -418,24 +577,32 @@ class _Log:
         """However training ends, what was logged is on disk."""
         self.flush()
 
-    def write(self, row: Row, *, flush: bool = False) -> None:
+    def write(self, row: Row, *, flush: bool = False, layers: Mapping[tuple[str, str], float] | None = None) -> None:
         """Append a row; with `flush` all rows so far are on disk afterwards, and the mirror shows this one.
 
         The mirror gets no other rows: a call to it costs as much as a small optimizer step.
         """
+        if not self.kept:
+            return
         self.history.add(row)
+        if self.layers is not None and layers:
+            self.layers.note(row["step"], layers)
         if flush:
             self.flush()
             self.tracker.log(row)
 
     def flush(self) -> None:
         """Bring the rows so far to the disk."""
-        self.history.flush()
-        if self.path is not None:
-            self.path.flush()
+        if not self.kept:
+            return
+        for file in (self.history, self.path, self.layers):
+            if file is not None:
+                file.flush()
 
     def rewind(self, step: int) -> None:
         """Drop what was logged after a step."""
-        self.history.rewind(step)
-        if self.path is not None:
-            self.path.rewind(step)
+        if not self.kept:
+            return
+        for file in (self.history, self.path, self.layers):
+            if file is not None and file.path.exists():
+                file.rewind(step)

@@ -100,18 +100,26 @@ class HessianFree(Method):
         self.structural = structural
         self.max_trials = max_trials
         self.rule = RatioRule()
+        self.told: dict[str, float] = {}
         super().__init__(params, {"lr": lr, "damping": damping, "seen": 0})
+
+    def telemetry(self) -> dict[str, float]:
+        """Beside the common names: `cg_iterations`, and the accepted `step_length`; a refused step is a failure."""
+        return {**super().telemetry(), "damping": float(self.param_groups[0]["damping"]), **self.told}
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
         group = self.whole(objective)
         curved = rotating_part(objective, self.curvature_share, group["seen"])
         group["seen"] += 1
+        self.told = {}
         ggn = curved.ggn(self.structural * group["damping"])
         loss, gradient = (ggn.loss, ggn.gradient) if curved is objective else objective.value_and_gradient()
         if not bool(torch.isfinite(loss + gradient.norm())):
+            self.failures["non_finite"] += 1
             return loss
         solution = self._solve(objective, curved, ggn, gradient)
+        self.told["cg_iterations"] = float(solution.iterations)
         if bool(torch.isfinite(solution.x).all()):
             self.keep("direction", solution.x)
         self._move(objective, loss, gradient, solution)
@@ -147,6 +155,8 @@ class HessianFree(Method):
         if self.adaptive:
             ratio = reduction_ratio(before, after, -solution.values[iteration], resolution)
             group["damping"] = self.rule(group["damping"], ratio)
+            if isfinite(ratio):
+                self.told["reduction_ratio"] = ratio
         found = armijo(
             lambda alpha: after if alpha == 1 else float(objective.value(alpha * step)),
             before + 2 * resolution * abs(before),
@@ -156,6 +166,8 @@ class HessianFree(Method):
             shrink=0.8,
             max_trials=self.max_trials,
         )
+        self.told["step_length"] = 0.0 if found is None else found[0]
+        self.failures["refused"] += found is None
         if found is not None:
             objective.move(found[0] * step)
         elif group["damping"] in (0.0, self.rule.largest):

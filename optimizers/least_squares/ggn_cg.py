@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import isfinite
 from typing import Any
 
 import torch
@@ -70,13 +71,20 @@ class GGNCG(Method):
         self.warm_start = warm_start
         self.max_trials = max_trials
         self.rule = RatioRule()
+        self.told: dict[str, float] = {}
         super().__init__(params, {"lr": lr, "damping": damping})
+
+    def telemetry(self) -> dict[str, float]:
+        """Beside the common names: `cg_iterations`, and the accepted `step_length`; a refused step is a failure."""
+        return {**super().telemetry(), "damping": float(self.param_groups[0]["damping"]), **self.told}
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
         group = self.whole(objective)
+        self.told = {}
         ggn = objective.ggn()
         if not bool(torch.isfinite(ggn.loss + ggn.gradient.norm())):
+            self.failures["non_finite"] += 1
             return ggn.loss
         damping, previous = group["damping"] * objective.scale, self.kept("direction")
         solution = conjugate_gradients(
@@ -87,6 +95,7 @@ class GGNCG(Method):
             tolerance=self.tolerance,
             stop=relative_progress(),
         )
+        self.told["cg_iterations"] = float(solution.iterations)
         if bool(torch.isfinite(solution.x).all()):
             self.keep("direction", solution.x)
         self._move(objective, ggn.loss, ggn.gradient, solution.x, solution.values[-1])
@@ -107,5 +116,9 @@ class GGNCG(Method):
             predicted = -first * slope - first**2 * (model_change - slope)
             ratio = reduction_ratio(before, trials[first], predicted, torch.finfo(step.dtype).eps)
             group["damping"] = self.rule(group["damping"], ratio)
+            if isfinite(ratio):
+                self.told["reduction_ratio"] = ratio
+        self.told["step_length"] = 0.0 if found is None else found[0]
+        self.failures["refused"] += found is None
         if found is not None:
             add_(objective.params, step, alpha=found[0])

@@ -115,20 +115,33 @@ class LevenbergMarquardt(ResidualMethod):
         self.form = form
         self.max_trials = max_trials
         self.max_gib = max_gib
+        self.told: dict[str, float] = {}
         super().__init__(params, {"lr": lr, "damping": None, "growth": 2.0, **self.started})
+
+    def telemetry(self) -> dict[str, float]:
+        """Beside the common names: `trials`, the dampings tried in the last step; a step that stays is a failure."""
+        damping = self.param_groups[0]["damping"]
+        known = {} if damping is None else {"damping": float(damping)}
+        return {**super().telemetry(), **known, **self.told}
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
         group = self.whole(objective)
         self._require_memory(group, objective)
+        self.told = {}
         model = Linearisation.of(objective)
         if not model.finite:
+            self.failures["non_finite"] += 1
             return model.loss
         system = self._system(objective, model)
         group["damping"] = group["damping"] or self._first_damping(objective, model, system)
-        for _ in range(self.max_trials):
-            if self._try(objective, model, system) or self.stuck:
+        for trial in range(self.max_trials):
+            self.told["trials"] = trial + 1.0
+            if self._try(objective, model, system):
+                return model.loss
+            if self.stuck:
                 break
+        self.failures["refused"] += 1
         return model.loss
 
     def _system(self, objective: Objective, model: Linearisation) -> DampedLeastSquares:
@@ -165,6 +178,8 @@ class LevenbergMarquardt(ResidualMethod):
         lr = group["lr"]
         step = self._accelerated(objective, model, system, lr * velocity)
         ratio = self._gain(objective, model, step, lr * (1 - lr / 2) * curvature + lr * penalty)
+        if isfinite(ratio):
+            self.told["reduction_ratio"] = ratio
         if step is None or not ratio > 0:
             self._refuse(objective, model, system, lr * velocity)
             return False

@@ -74,25 +74,33 @@ class Newton(Method):
         self.beta = beta
         self.delta = delta
         self.max_trials = max_trials
+        self.told: dict[str, float] = {}
         super().__init__(params, {"lr": lr})
         require_dense(self, max_parameters, "newton_cg, trust_region and tron need no such matrix")
+
+    def telemetry(self) -> dict[str, float]:
+        """`damping`: the shift tau of `cholesky`; `negative_directions`: the eigenvalues that `eigen` turned round."""
+        return {**super().telemetry(), **self.told}
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
         group = self.whole(objective)
-        self.stuck = ""
+        self.stuck, self.told = "", {}
         hessian = objective.hessian()
         loss, gradient = hessian.loss, hessian.gradient
         if not bool(torch.isfinite(loss + gradient.norm())):
+            self.failures["non_finite"] += 1
             return loss
         direction = self._direction(hessian.dense(), -gradient.double())
         if direction is None:
             self.stuck = "the Hessian is not finite"
+            self.failures["inverse"] += 1
         elif not bool(gradient.any()):
             self.stuck = "the gradient is zero"
         else:
             direction = self._downhill(direction.to(gradient.dtype), gradient)
             self.stuck = descend(objective, loss, gradient, direction, self.line_search, group["lr"], self.max_trials)
+            self.failures["refused"] += bool(self.stuck)
         return loss
 
     def _direction(self, hessian: Tensor, descent: Tensor) -> Tensor | None:
@@ -101,11 +109,15 @@ class Newton(Method):
             return pure_solve(hessian, descent)
         if self.modification == "cholesky":
             found = shifted_cholesky(hessian, self.beta)
-            return None if found is None else torch.cholesky_solve(descent[:, None], found[0])[:, 0]
+            if found is None:
+                return None
+            self.told["damping"] = found[1]
+            return torch.cholesky_solve(descent[:, None], found[0])[:, 0]
         decomposition = symmetric_eigen(hessian)
         if decomposition is None:
             return None
         values, vectors = decomposition
+        self.told["negative_directions"] = float((values < 0).sum())
         share = max(self.delta, len(values) * torch.finfo(hessian.dtype).eps)
         smallest = share * (float(values.abs().max()) or 1.0)
         return vectors @ (vectors.T @ descent / values.abs().clamp(min=smallest))
@@ -114,6 +126,7 @@ class Newton(Method):
         """The direction itself, or -g where a line search could not use it."""
         if self.modification != "none" or self.line_search == "none" or bool(gradient @ direction < 0):
             return direction
+        self.failures["uphill"] += 1
         return -gradient
 
 

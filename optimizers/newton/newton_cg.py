@@ -70,15 +70,21 @@ class NewtonCG(Method):
         self.line_search = line_search
         self.max_iterations = max_iterations
         self.max_trials = max_trials
+        self.told: dict[str, float] = {}
         super().__init__(params, {"lr": lr, "first_norm": 0.0})
+
+    def telemetry(self) -> dict[str, float]:
+        """`cg_iterations`; `negative_directions`: 1 where CG met negative curvature; a refused step is a failure."""
+        return {**super().telemetry(), **self.told}
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
         group = self.whole(objective)
-        self.stuck = ""
+        self.stuck, self.told = "", {}
         matrix = objective.hessian() if self.curvature == "hessian" else objective.ggn()
         loss, gradient, norm = matrix.loss, matrix.gradient, float(matrix.gradient.norm())
         if not (isfinite(float(loss)) and isfinite(norm)):
+            self.failures["non_finite"] += 1
             return loss
         if norm == 0:
             self.stuck = "the gradient is zero"
@@ -86,8 +92,11 @@ class NewtonCG(Method):
         group["first_norm"] = group["first_norm"] or norm
         forcing = min(0.5, sqrt(norm / group["first_norm"]))
         solution = conjugate_gradients(matrix, -gradient, max_iterations=self.max_iterations, tolerance=forcing)
+        self.told["cg_iterations"] = float(solution.iterations)
+        self.told["negative_directions"] = float(solution.direction is not None)
         direction = self._direction(solution, gradient)
         self.stuck = descend(objective, loss, gradient, direction, self.line_search, group["lr"], self.max_trials)
+        self.failures["refused"] += bool(self.stuck)
         return loss
 
     def _direction(self, solution: CGResult, gradient: Tensor) -> Tensor:

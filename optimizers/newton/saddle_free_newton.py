@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import isfinite
 from typing import Any
 
 import torch
@@ -78,18 +79,24 @@ class SaddleFreeNewton(Method):
         self.adaptive = adaptive
         self.max_trials = max_trials
         self.rule = RatioRule(increase=4.0, decrease=1 / 3)
+        self.told: dict[str, float] = {}
         super().__init__(params, {"lr": lr, "damping": damping})
         size = sum(p.numel() for p in self.parameters())
         self.form = form if form != "auto" else "exact" if size <= max_parameters else "lanczos"
         if self.form == "exact":
             require_dense(self, max_parameters, "form=lanczos, newton_cg and trust_region need no such matrix")
 
+    def telemetry(self) -> dict[str, float]:
+        """Beside the common names: the `smallest_eigenvalue` known to the step; one that stays is a failure."""
+        return {**super().telemetry(), "damping": float(self.param_groups[0]["damping"]), **self.told}
+
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
         self.whole(objective)
-        self.stuck = ""
+        self.stuck, self.told = "", {}
         hessian = objective.hessian()
         if not bool(torch.isfinite(hessian.loss + hessian.gradient.norm())):
+            self.failures["non_finite"] += 1
             return hessian.loss
         if not bool(hessian.gradient.any()):
             self.stuck = "the gradient is zero"
@@ -97,7 +104,9 @@ class SaddleFreeNewton(Method):
         spectrum = exact_spectrum(hessian) if self.form == "exact" else self._krylov_spectrum(hessian)
         if spectrum is None:
             self.stuck = "the Hessian is not finite"
+            self.failures["eigen"] += 1
         else:
+            self.told["smallest_eigenvalue"] = float(spectrum.values.min())
             self._move(objective, hessian.loss, spectrum)
         return hessian.loss
 
@@ -118,7 +127,8 @@ class SaddleFreeNewton(Method):
                 return
             if group["damping"] in (0, self.rule.largest):  # every further trial would be the same
                 self.stuck = f"no step lowers the loss, damping={group['damping']:g} is as it stays"
-                return
+                break
+        self.failures["refused"] += 1
 
     def _accepts(self, objective: Objective, before: Tensor, step: Tensor, model_change: float) -> bool:
         """Whether the loss fell; the damping follows the ratio of its fall to the quadratic model's."""
@@ -126,6 +136,8 @@ class SaddleFreeNewton(Method):
         after = float(objective.value(step))
         ratio = reduction_ratio(float(before), after, -model_change, torch.finfo(step.dtype).eps)
         group["damping"] = self.rule(group["damping"], ratio)
+        if isfinite(ratio):
+            self.told["reduction_ratio"] = ratio
         return ratio > 0
 
     def _remember(self, step: Tensor) -> None:

@@ -19,6 +19,7 @@ from optimizers.trust_region.trials import (
     CURVATURES,
     agreement,
     expansion,
+    tried,
     vanishes,
 )
 
@@ -130,18 +131,24 @@ class ARC(Method):
         self.tolerance = tolerance
         self.max_iterations = max_iterations
         self.max_trials = max_trials
+        self.told: dict[str, float] = {}
         super().__init__(params, {"lr": lr, "sigma": sigma})
         size = sum(p.numel() for p in self.parameters())
         self.exact = subproblem == "exact" or (subproblem == "auto" and size <= dense_limit)
         if self.exact:
             require_dense(self, max_parameters, "subproblem=lanczos needs no such matrix")
 
+    def telemetry(self) -> dict[str, float]:
+        """`sigma` (the cube's weight), `reduction_ratio`, `trials` of the last step; a step that stays is a failure."""
+        return {**super().telemetry(), "sigma": float(self.param_groups[0]["sigma"]), **self.told}
+
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
         group = self.whole(objective)
         view = self._view(objective)
-        self.stuck = ""
+        self.stuck, self.told = "", {}
         if group["lr"] == 0 or not view.finite:
+            self.failures["non_finite"] += not view.finite
             return view.loss
         solver = self._decomposed(view) if self.exact else self._krylov(view, group["sigma"] * view.scale)
         if solver is not None:
@@ -164,14 +171,17 @@ class ARC(Method):
             if vanishes(found.step, objective.params):
                 self.stuck = "no step that changes a parameter lowers the loss as its model predicts"
                 group["sigma"] = self.first_sigma
+                self.failures["refused"] += 1
                 return refused
             step = found.step if group["lr"] == 1 else group["lr"] * found.step
             change = cubic_change(found, sigma, group["lr"])
             ratio = agreement(before, float(view.value(step)), change, step)
+            self.told |= tried(refused, ratio)
             group["sigma"] = self._adapted(group["sigma"], ratio)
             if ratio >= self.accept:
                 self._accepted(objective, step)
                 return refused
+        self.failures["refused"] += 1
         return self.max_trials
 
     def _adapted(self, sigma: float, ratio: float) -> float:
@@ -186,6 +196,7 @@ class ARC(Method):
         decomposition = symmetric_eigen(view.dense())
         if decomposition is None:
             self.stuck = "the curvature matrix is not finite"
+            self.failures["eigen"] += 1
             return None
         values, vectors = decomposition
         return lambda sigma: cubic_subproblem(values, vectors, view.gradient, sigma)

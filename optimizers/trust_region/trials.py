@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -28,6 +29,11 @@ def finite(curvature: Curvature) -> bool:
 def agreement(before: float, after: float, change: float, step: Tensor) -> float:
     """rho = (before - after) / -change: 1 where round-off hides the reduction, NaN where a loss is not finite."""
     return reduction_ratio(before, after, -change, torch.finfo(step.dtype).eps)
+
+
+def tried(trial: int, ratio: float) -> dict[str, float]:
+    """What telemetry tells of a step's latest trial, the first of number 0: how many there were, and its ratio."""
+    return {"trials": trial + 1.0, **({"reduction_ratio": ratio} if isfinite(ratio) else {})}
 
 
 def vanishes(step: Tensor, params: Sequence[Tensor]) -> bool:

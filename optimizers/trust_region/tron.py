@@ -15,7 +15,7 @@ from optimizers.linalg.secular import ModelStep
 from optimizers.linalg.steihaug import Path, everything, steihaug
 from optimizers.method import Method, require_choice, require_range
 from optimizers.objective import Objective
-from optimizers.trust_region.trials import CURVATURES, agreement, expansion, finite, vanishes
+from optimizers.trust_region.trials import CURVATURES, agreement, expansion, finite, tried, vanishes
 
 PRECONDITIONERS = ("none", "diagonal")
 
@@ -132,14 +132,22 @@ class TRON(Method):
         self.probes = probes
         self.seed = seed
         self.rule = TronRule()
+        self.told: dict[str, float] = {}
         super().__init__(params, {"lr": lr, "radius": radius, "steps": 0})
+
+    def telemetry(self) -> dict[str, float]:
+        """`radius`, `reduction_ratio`, `trials`, `cg_iterations` of the last path; a step that stays is a failure."""
+        radius = self.param_groups[0]["radius"]
+        known = {} if radius is None else {"radius": float(radius)}
+        return {**super().telemetry(), **known, **self.told}
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
         group = self.whole(objective)
         model = expansion(objective, self.curvature)
-        self.stuck = ""
+        self.stuck, self.told = "", {}
         if group["lr"] == 0 or not finite(model):
+            self.failures["non_finite"] += not finite(model)
             return model.loss
         if not bool(model.gradient.any()):
             self.stuck = "the gradient is zero"
@@ -159,23 +167,26 @@ class TRON(Method):
         for trial in range(self.max_trials):
             if path is None or not self.keep_path:
                 path = self._path(model, metric, group["radius"])
+                self.told["cg_iterations"] = float(path.products)
             found = path.at(group["radius"])
             if vanishes(found.step, objective.params):
                 self.stuck = "no step that changes a parameter lowers the loss as its model predicts"
                 group["radius"] = self.first_radius
-                return
+                break
             if group["steps"] == trial == 0:
                 group["radius"] = min(group["radius"], found.norm)
-            if self._tried(objective, before, found):
+            if self._tried(objective, before, found, trial):
                 return
+        self.failures["refused"] += 1
 
-    def _tried(self, objective: Objective, before: float, found: ModelStep) -> bool:
+    def _tried(self, objective: Objective, before: float, found: ModelStep, trial: int) -> bool:
         """Evaluate a step, move the radius, and take the step if the loss falls enough."""
         group = self.param_groups[0]
         step = found.step if group["lr"] == 1 else group["lr"] * found.step
         slope, change = found.scaled(group["lr"])
         after = float(objective.value(step))
         ratio = agreement(before, after, change, step)
+        self.told |= tried(trial, ratio)
         alpha = self.rule.alpha(slope, after - before)
         group["radius"] = self.rule(group["radius"], found.norm, ratio, alpha, found.boundary)
         if not ratio > self.rule.accept:

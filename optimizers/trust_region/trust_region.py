@@ -20,6 +20,7 @@ from optimizers.trust_region.trials import (
     agreement,
     expansion,
     finite,
+    tried,
     vanishes,
 )
 
@@ -103,18 +104,24 @@ class TrustRegion(Method):
         self.max_iterations = max_iterations
         self.max_trials = max_trials
         self.rule = RadiusRule(largest=max_radius)
+        self.told: dict[str, float] = {}
         super().__init__(params, {"lr": lr, "radius": radius})
         size = sum(p.numel() for p in self.parameters())
         self.exact = subproblem == "exact" or (subproblem == "auto" and size <= dense_limit)
         if self.exact:
             require_dense(self, max_parameters, "subproblem=steihaug and tron need no such matrix")
 
+    def telemetry(self) -> dict[str, float]:
+        """`radius`, `reduction_ratio`, and the `trials` of the last step; a step that stays is a failure."""
+        return {**super().telemetry(), "radius": float(self.param_groups[0]["radius"]), **self.told}
+
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
         group = self.whole(objective)
         model = expansion(objective, self.curvature)
-        self.stuck = ""
+        self.stuck, self.told = "", {}
         if group["lr"] == 0 or not finite(model):
+            self.failures["non_finite"] += not finite(model)
             return model.loss
         solver = self._decomposed(model) if self.exact else self._path(model, group["radius"])
         if solver is not None:
@@ -124,7 +131,7 @@ class TrustRegion(Method):
     def _search(self, objective: Objective, before: float, solver: Solver) -> None:
         """Shrink the radius until the loss agrees with the model, and go there."""
         group = self.param_groups[0]
-        for _ in range(self.max_trials):
+        for trial in range(self.max_trials):
             found = solver(group["radius"])
             if found.norm == 0:
                 self.stuck = "the gradient is zero and no direction of negative curvature is known"
@@ -132,21 +139,25 @@ class TrustRegion(Method):
             if vanishes(found.step, objective.params):
                 self.stuck = "no step that changes a parameter lowers the loss as its model predicts"
                 group["radius"] = self.first_radius
+                self.failures["refused"] += 1
                 return
             step = found.step if group["lr"] == 1 else group["lr"] * found.step
             change = found.scaled(group["lr"])[1]
             ratio = agreement(before, float(objective.value(step)), change, step)
+            self.told |= tried(trial, ratio)
             group["radius"] = self.rule(group["radius"], ratio, found.boundary)
             if ratio > self.accept:
                 objective.move(step)
                 return
             while group["radius"] >= found.norm:  # the same step would be tried again
                 group["radius"] *= self.rule.shrink
+        self.failures["refused"] += 1
 
     def _decomposed(self, model: Curvature) -> Solver | None:
         decomposition = symmetric_eigen(model.dense())
         if decomposition is None:
             self.stuck = "the curvature matrix is not finite"
+            self.failures["eigen"] += 1
             return None
         values, vectors = decomposition
         return lambda radius: exact_subproblem(values, vectors, model.gradient, radius)

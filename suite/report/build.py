@@ -24,6 +24,8 @@ from suite.report.results import main_table, results_table
 from suite.report.style import Look, looks
 from suite.report.table import Table
 from suite.report.targets import target_tables
+from suite.report.telemetry import HOW_TO_READ as TELEMETRY_READ
+from suite.report.telemetry import telemetry_pictures
 from suite.report.trails import Planes, planes
 
 LIST = "files.txt"
@@ -65,6 +67,7 @@ def _sections(records: Records, figures: Path, allow: Sequence[str]) -> list[Sec
     return [
         Section("main", "Final validation metric", [main_table(records)], [heat_map(records, figures)]),
         Section("curves", "Curves", [], curve_pictures(records, styles, figures), HOW_TO_READ),
+        _telemetry(records, styles, figures),
         _landscapes(planes(records, allow), styles, figures),
         _orders(records, styles, figures),
         Section("targets", "Target reached", target_tables(records), []),
@@ -75,6 +78,11 @@ def _sections(records: Records, figures: Path, allow: Sequence[str]) -> list[Sec
         Section("configurations", "Configurations", [configuration_table(records)], []),
         Section("environment", "Environment", [table for table in [environment_table(records)] if table.rows], []),
     ]
+
+
+def _telemetry(records: Records, styles: dict[str, Look], figures: Path) -> Section:
+    pictures = telemetry_pictures(records, styles, figures)
+    return Section("telemetry", "Telemetry", [], pictures, TELEMETRY_READ if pictures else "")
 
 
 def _landscapes(found: Planes, styles: dict[str, Look], figures: Path) -> Section:

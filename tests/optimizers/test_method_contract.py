@@ -7,6 +7,7 @@ import inspect
 import io
 from collections.abc import Callable, Iterable
 from functools import partial
+from math import isinf, isnan
 from typing import Any
 
 import pytest
@@ -16,9 +17,9 @@ from torch import Tensor, nn
 from optimizers import Objective
 from optimizers.krylov import KSD, HessianFree
 from optimizers.least_squares import GGNCG, GaussNewton, LevenbergMarquardt
-from optimizers.matrix.by_role import ByRole
+from optimizers.matrix import SOAP, KLShampoo, Muon, Shampoo
 from optimizers.method import Method, require_range
-from optimizers.natural_gradient.kfac import KFAC
+from optimizers.natural_gradient import EKFAC, KBFGS, KFAC, SINGD, TNT
 from optimizers.newton import Newton, NewtonCG, SaddleFreeNewton
 from optimizers.quasi_newton import BFGS, DFP, LBFGS, SR1
 from optimizers.trust_region import ARC, TRON, SubsampledARC, TrustRegion
@@ -76,10 +77,76 @@ OURS: dict[str, Builder] = {
     "kfac": partial(KFAC, statistics_period=2, inverse_period=3),
     "kfac_exact": partial(KFAC, fisher="exact", fallback="sgd"),
     "kfac_empirical": partial(KFAC, fisher="empirical", weight_decay=0.01, kl_clip=None),
-    "muon": partial(ByRole, hidden=partial(torch.optim.Muon, lr=0.02), rest=partial(torch.optim.AdamW, lr=0.01)),
+    "kfac_staggered": partial(KFAC, statistics_period=2, inverse_period=3, staggered=True, averaging=0.9),
+    "kfac_quadratic": partial(KFAC, step_rule="exact", damping_rule="adaptive", damping_period=2),
+    "kfac_decay": partial(KFAC, damping_rule="decay", inverse="eigen", shared_weights="reduce", max_dim=5),
+    "ekfac": partial(EKFAC, statistics_period=2, inverse_period=3),
+    "kbfgs": KBFGS,
+    "kbfgs_spaced": partial(KBFGS, statistics_period=2, pair_decay=0.0, shared_weights="reduce", fallback="sgd"),
+    "singd": SINGD,
+    "singd_structured": partial(
+        SINGD,
+        input_structure="hierarchical",
+        output_structure="diagonal",
+        block_size=3,
+        statistics_period=2,
+        fisher="sampled",
+        precision="float32",
+        kl_clip=0.01,
+    ),
+    "singd_kfac_like": partial(
+        SINGD,
+        kfac_like=True,
+        normalize=False,
+        input_structure="block",
+        output_structure="lower_toeplitz",
+        block_size=2,
+        statistics_period=3,
+        max_dim=8,
+    ),
+    "tnt": TNT,
+    "tnt_blocks": partial(
+        TNT, statistics_period=2, period=4, block_size=3, staggered=True, kernels="tensor", fallback="sgd"
+    ),
+    "tnt_empirical": partial(TNT, fisher="empirical", statistics_period=1, period=2, vectors=False, kernels="matrix"),
+    "muon": partial(Muon, fallback_lr=0.01),
+    "shampoo": partial(Shampoo, lr=0.01, period=3, start=2, fallback_lr=0.01),
+    "shampoo_sum": partial(Shampoo, lr=0.05, beta1=0.0, beta2=1.0, period=2, start=0, grafting="none", eps=1e-4),
+    "shampoo_blocks": partial(
+        Shampoo,
+        period=4,
+        start=1,
+        grafting="adagrad",
+        block_size=3,
+        staggered=True,
+        flatten=True,
+        nesterov=True,
+        precondition_1d=True,
+        fallback="sgd",
+    ),
+    "soap": partial(SOAP, lr=0.01, period=3, fallback_lr=0.01),
+    "soap_blocks": partial(
+        SOAP,
+        period=4,
+        block_size=3,
+        staggered=True,
+        flatten=True,
+        precondition_1d=True,
+        skip_first=False,
+    ),
+    "kl_shampoo": partial(KLShampoo, period=3, fallback_lr=0.01),
+    "kl_soap": partial(
+        KLShampoo,
+        period=4,
+        basis="eigh",
+        adam_in_basis=True,
+        block_size=3,
+        staggered=True,
+        precondition_1d=True,
+    ),
 }
 ALL = TORCH | OURS
-WHOLE = {"ggn_cg", "torch_lbfgs", "muon"}  # take all parameters in one group
+WHOLE = {"ggn_cg", "torch_lbfgs"}  # take all parameters in one group
 WHOLE |= {name for name in OURS if "newton" in name or name.startswith(("hessian_free", "ksd"))}
 WHOLE |= {name for name in OURS if name.startswith(("trust_region", "tron", "arc", "subsampled_arc"))}
 WHOLE |= {name for name in OURS if name.startswith(("bfgs", "dfp", "sr1", "lbfgs"))}
@@ -315,7 +382,7 @@ def test_two_groups(name: str) -> None:
         with pytest.raises(ValueError, match=r"group|options"):
             ALL[name](groups).step(problem.objective())  # type: ignore[arg-type]
         return
-    if name.startswith("kfac"):
+    if "fallback_lr" in ALL[name](problem.model.named_parameters()).param_groups[0]:
         groups[1]["fallback_lr"] = 0.0
     before = values(problem)
     train(problem, ALL[name](groups), batches(problem, 3))
@@ -377,6 +444,43 @@ def test_needs_are_declared(name: str) -> None:
     assert Method.needs == frozenset()
 
 
+TELLING = {
+    "hessian_free": {"damping", "reduction_ratio", "cg_iterations", "step_length"},
+    "ggn_cg": {"damping", "reduction_ratio", "cg_iterations", "step_length"},
+    "levenberg_marquardt": {"damping", "reduction_ratio", "trials"},
+    "saddle_free_newton": {"damping", "reduction_ratio", "smallest_eigenvalue"},
+    "newton": {"damping"},
+    "newton_eigen": {"negative_directions"},
+    "newton_cg": {"cg_iterations", "negative_directions"},
+    "trust_region": {"radius", "reduction_ratio", "trials"},
+    "tron": {"radius", "reduction_ratio", "trials", "cg_iterations"},
+    "arc": {"sigma", "reduction_ratio", "trials"},
+}
+
+
+@own
+def test_telemetry_is_numbers_by_name(name: str) -> None:
+    """Before the first step, after some, and after a refused mini-batch, which is counted. NaN: not known yet."""
+    problem = small(name=name)
+    optimizer = OURS[name](problem.model.named_parameters())
+    assert isinstance(optimizer, Method)
+
+    def told() -> dict[str, float]:
+        found = optimizer.telemetry()
+        assert all(isinstance(key, str) and type(value) is float for key, value in found.items()), found
+        assert not any(isinf(value) for value in found.values()), found
+        return {key: value for key, value in found.items() if not isnan(value)}
+
+    told()
+    train(problem, optimizer, batches(problem, 3))
+    assert told().keys() >= TELLING.get(name, set())
+    broken = torch.full_like(problem.inputs, float("nan"))
+    train(problem, optimizer, [(broken, problem.targets)])
+    last = told()
+    if name in TELLING:
+        assert last["failures/non_finite"] == 1
+
+
 CUBIC: dict[str, list[Any]] = {
     "lr": [0.0, -1.0], "subproblem": ["steihaug", None], "curvature": ["fisher", None], "sigma": [0.0, 1e30],
     "accept": [-0.1, 1.5], "good": [0.05, -1.0], "increase": [1.0], "decrease": [0.5], "tolerance": [-0.1, 1.5],
@@ -386,7 +490,30 @@ SEARCHED: dict[str, list[Any]] = {
     "lr": [0.0, -1.0], "line_search": ["wolfe", None], "damping": [-0.1, 1.0], "skip": [-1e-3, 1.0],
     "max_trials": [0, True],
 }  # fmt: skip
+PRECONDITIONED: dict[str, list[Any]] = {
+    "lr": [-0.1], "weight_decay": [-0.1], "fallback_lr": [-1.0], "fallback": ["lion", None], "period": [0, 1.5],
+    "eps": [0.0, -1.0], "beta1": [-0.1, 1.1], "beta2": [-0.1, 1.1], "roles": [["vector"], [], None],
+    "block_size": [0, 1.5], "max_dimension": [0, 1.5], "max_gib": [0.0, -1.0],
+}  # fmt: skip
+FACTORED: dict[str, list[Any]] = {
+    "lr": [-0.1], "momentum": [-0.1, 1.1], "damping": [0.0, -1.0], "kl_clip": [0.0, -1.0], "decay": [-0.1, 1.1],
+    "statistics_period": [0, 1.5], "inverse_period": [0, 1.5], "weight_decay": [-0.1], "fallback_lr": [-1.0],
+    "fisher": ["true", None], "fallback": ["lion", None], "step_rule": ["best", None], "damping_rule": ["lm", None],
+    "damping_decay": [0.0, 1.1], "damping_period": [0, 1.5], "min_damping": [-1.0], "curvature_share": [0.0, 1.1],
+    "statistics_share": [0.0, 1.1], "shared_weights": ["sum", None], "averaging": [-0.1, 1.1],
+    "batch_growth": [0.9], "max_batches": [0, 1.5], "max_dim": [0, 1.5], "max_gib": [0.0, -1.0], "skip": [[1], 3],
+}  # fmt: skip
 RANGES: dict[type[Method], dict[str, list[Any]]] = {
+    Muon: {
+        "lr": [-0.1], "momentum": [-0.1, 1.1], "ns_steps": [0, 1.5], "coefficients": [[1.0], None],
+        "adjust": ["spectral", None], "precision": ["float16", None], "weight_decay": [-0.1], "fallback_lr": [-1.0],
+        "fallback": ["lion", None],
+    },
+    Shampoo: PRECONDITIONED | {
+        "start": [-1, 1.5], "grafting": ["lamb", None], "exponents": [[], [-1.0]],
+    },
+    SOAP: PRECONDITIONED | {"shampoo_beta": [-0.1, 1.0]},
+    KLShampoo: PRECONDITIONED | {"basis": ["svd", None]},
     HessianFree: {
         "lr": [0.0, -1.0], "damping": [-1.0], "max_iterations": [0, 1.5], "progress": [-0.1, 1.5],
         "preconditioner": ["jacobi", None], "exponent": [-0.1, 1.5], "warm_start": [-0.1, 1.5],
@@ -444,11 +571,23 @@ RANGES: dict[type[Method], dict[str, list[Any]]] = {
         "lr": [0.0, -1.0], "radius": [0.0, -1.0], "skip": [-1e-3, 1.1], "max_trials": [0, 1.5],
         "max_parameters": [0, 1.5],
     },
-    KFAC: {
-        "lr": [-0.1], "momentum": [-0.1, 1.1], "damping": [0.0, -1.0], "kl_clip": [0.0, -1.0], "decay": [-0.1, 1.1],
-        "statistics_period": [0, 1.5], "inverse_period": [0, 1.5], "weight_decay": [-0.1], "fallback_lr": [-1.0],
-        "fisher": ["true", None], "fallback": ["lion", None],
+    KBFGS: {name: bad for name, bad in FACTORED.items() if name in (
+        "lr", "momentum", "damping", "decay", "statistics_period", "shared_weights", "max_dim", "max_gib", "skip",
+        "weight_decay", "fallback", "fallback_lr",
+    )} | {"pair_decay": [-0.1, 1.1], "powell": [-0.1, 1.1]},
+    SINGD: {name: bad for name, bad in FACTORED.items() if name in (
+        "lr", "momentum", "damping", "statistics_period", "fisher", "statistics_share", "shared_weights", "kl_clip",
+        "max_dim", "max_gib", "skip", "weight_decay", "fallback", "fallback_lr",
+    )} | {
+        "alpha1": [-0.1, 1.1], "lr_cov": [-0.1], "input_structure": ["sparse", None],
+        "output_structure": ["sparse", None], "block_size": [0, 1.5], "precision": ["float16", None],
     },
+    TNT: {name: bad for name, bad in PRECONDITIONED.items() if name not in ("eps", "beta1", "beta2")} | {
+        "momentum": [-0.1, 1.1], "damping": [0.0, -1.0], "decay": [-0.1, 1.1], "statistics_period": [0, 1.5],
+        "fisher": ["exact", None], "kernels": ["flat", None],
+    },
+    KFAC: FACTORED | {"inverse": ["qr", 3], "distribution": ["all", None]},
+    EKFAC: FACTORED | {"inverse": ["qr", "cholesky"], "distribution": ["memory", None]},
 }  # fmt: skip
 REJECTED = [
     (kind, name, value)

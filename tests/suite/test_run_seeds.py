@@ -20,7 +20,7 @@ STANDING = {  # optimizers that do not move, so that the losses they see tell th
     "sgd": ("optimizer=sgd", "optimizer.lr=0"),
     "adam": ("optimizer=adam", "optimizer.lr=0"),
     "kfac": ("optimizer=kfac", "optimizer.lr=0", "optimizer.fallback_lr=0"),
-    "muon": ("optimizer=muon", "optimizer.hidden.lr=0", "optimizer.rest.lr=0"),
+    "muon": ("optimizer=muon", "optimizer.lr=0", "optimizer.fallback_lr=0"),
 }
 
 

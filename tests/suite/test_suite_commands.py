@@ -54,8 +54,7 @@ def test_a_name_of_a_sweeps_list_is_refused_before_any_run(command: Command, res
     [
         (("optimizer=adam", "optimizer.beta=1"), "optimizer adam has no 'beta'. Did you mean betas?", "lr, betas"),
         (("optimizer.lrr=1",), "optimizer adamw has no 'lrr'. Did you mean lr?", "lr, betas"),
-        (("optimizer=muon", "optimizer.hidden.lrr=1"), "Did you mean hidden.lr", "hidden.lr, hidden.momentum"),
-        (("optimizer=muon", "task=mlp", "+optimizer.rest.lrr=1"), "AdamW has no hyperparameter 'lrr'", "lr,"),
+        (("optimizer=muon", "optimizer.hidden.lr=1"), "optimizer muon has no 'hidden.lr'.", "lr, momentum"),
         (("optimizer=sgd", "+optimizer.lrr=1"), "torch.optim.SGD has no hyperparameter 'lrr'. Did you mean lr?", "lr,"),
         (("task=mlp", "task.hiden=[8]"), "task mlp has no 'hiden'. Did you mean hidden?", "data, hidden, "),
         (("-m", "optimizer=adam,sgd", "optimizer.betas=[0,0]"), "optimizer sgd has no 'betas'.", "lr, weight_decay"),

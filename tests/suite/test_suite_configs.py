@@ -10,6 +10,7 @@ import torch
 import yaml
 from hydra import compose, initialize_config_dir
 
+from optimizers.schedules import warmup
 from suite import paths, registry
 from suite.build import check_names, locate
 from suite.run import build_task
@@ -111,12 +112,25 @@ def lr_after(name: str, steps: int) -> float:
     cosine = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * steps / 8, dtype=torch.float64)).item())
     return {
         **{"constant": 1.0, "cosine": cosine, "exponential": 0.9**steps, "linear": 1 - 0.99 * steps / 8},
+        **{f"warmup_{after}": warmed_up(after, steps) for after in ("constant", "cosine", "linear")},
     }[name]
+
+
+def warmed_up(after: str, steps: int) -> float:
+    """Two steps up, one third of the rate and two thirds, then six steps of what comes after."""
+    cosine = torch.linspace(0, torch.pi, 7, dtype=torch.float64).cos()
+    rest = {
+        "constant": [1.0] * 7,
+        "cosine": ((1 + cosine) / 2).tolist(),
+        "linear": torch.linspace(1, 0.01, 7, dtype=torch.float64).tolist(),
+    }
+    return [1 / 3, 2 / 3, *rest[after]][steps]
 
 
 @pytest.mark.parametrize("name", registry.names("schedule"))
 def test_every_schedule_runs_as_its_name_says(train: Train, name: str) -> None:
     gamma = ["schedule.gamma=0.9"] if name == "exponential" else []
+    gamma = ["schedule.warmup=0.25"] if name.startswith("warmup") else gamma
     run = ("optimizer=sgd", "task=quadratic", "optimizer.lr=0.5", "steps=8", "log_every=1")
     done = train(*run, f"schedule={name}", *gamma)
 
@@ -124,11 +138,37 @@ def test_every_schedule_runs_as_its_name_says(train: Train, name: str) -> None:
     assert done.column("lr") == pytest.approx([0.5 * lr_after(name, step) for step in range(9)], abs=1e-9)
 
 
-def test_a_schedule_reaches_both_parts_of_an_optimizer_with_two(train: Train) -> None:
-    done = train("optimizer=muon", "task=mlp", *SIZES["mlp"], "schedule=linear", "steps=4")
-    rates = [group["lr"] for part in done.checkpoint["optimizer"].values() for group in part["param_groups"]]
-    node = done.config["optimizer"]
-    assert rates == pytest.approx([0.01 * node["hidden"]["lr"], 0.01 * node["rest"]["lr"]])
+def test_a_warm_up_counts_steps_too(train: Train) -> None:
+    run = ("optimizer=sgd", "task=quadratic", "optimizer.lr=0.5", "steps=8", "log_every=1")
+    done = train(*run, "schedule=warmup_cosine", "schedule.warmup=2")
+    assert done.column("lr") == pytest.approx([0.5 * warmed_up("cosine", step) for step in range(9)], abs=1e-9)
+
+
+def test_a_warm_up_continues_where_it_was() -> None:
+    def rates(steps: int, state: dict[str, Any] | None = None) -> tuple[list[float], dict[str, Any]]:
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        schedule = warmup(optimizer, 10, 4, "cosine")
+        if state is not None:
+            schedule.load_state_dict(state)
+        seen = []
+        for _ in range(steps):
+            optimizer.step()
+            schedule.step()
+            seen.append(optimizer.param_groups[0]["lr"])
+        return seen, schedule.state_dict()
+
+    whole, _ = rates(10)
+    first, state = rates(3)
+    assert first + rates(7, state)[0] == whole
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("warmup", -0.1), ("warmup", 11), ("total_iters", 0), ("after", "step")]
+)
+def test_a_warm_up_out_of_range_is_named(setting: str, value: object) -> None:
+    settings: dict[str, Any] = {"total_iters": 10, setting: value}
+    with pytest.raises(ValueError, match=setting):
+        warmup(torch.optim.SGD([torch.zeros(1)], lr=1.0), **settings)
 
 
 # -- tuned values ------------------------------------------------------------------------------------------------------

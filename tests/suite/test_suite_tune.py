@@ -152,8 +152,9 @@ def test_the_file_says_so_when_a_value_lies_at_the_edge(study: Study) -> None:
     assert "# lr lies at the edge of its search space." in written(study)[0].splitlines()
 
 
-def test_settings_of_inner_optimizers_are_nested(study: Study) -> None:
+def test_settings_of_inner_optimizers_are_nested(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"hidden.lr": 0.05, "rest.lr": 1e-05}
+    monkeypatch.setattr(tune, "search_space", lambda name: {key: {"low": 1e-06, "high": 1.0} for key in settings})
     tune.conclude(study, [finished(0, 0.1, {}, optimizer="muon"), finished(1, 0.5, settings, optimizer="muon")])
     assert written(study, "mlp_muon")[1] == {"optimizer": {"hidden": {"lr": 0.05}, "rest": {"lr": 1e-05}}}
 

@@ -1,0 +1,30 @@
+"""Which rule of an optimizer updates which parameter, for optimizers that have several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def rules(optimizer: object) -> dict[str, str]:
+    """The rule for each named parameter, as the optimizer's `layer_coverage()` has it; empty if it has none."""
+    told = getattr(optimizer, "layer_coverage", None)
+    return dict(told()) if callable(told) else {}
+
+
+def shares(rule_of: dict[str, str], named: Iterable[tuple[str, Tensor]]) -> dict[str, float]:
+    """The share of the parameters' numbers that each rule updates, the largest first."""
+    sizes = {name: parameter.numel() for name, parameter in named if name in rule_of}
+    found: dict[str, float] = {}
+    for name, size in sizes.items():
+        found[rule_of[name]] = found.get(rule_of[name], 0.0) + size / sum(sizes.values())
+    return {rule: round(share, 6) for rule, share in sorted(found.items(), key=lambda item: -item[1])}
+
+
+def in_words(found: dict[str, float]) -> str:
+    """A line for the terminal."""
+    parts = [f"{100 * share:.4g} % of the parameters by {rule}" for rule, share in found.items()]
+    return f"updated: {', '.join(parts)}"

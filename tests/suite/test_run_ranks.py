@@ -1,0 +1,413 @@
+"""One run by two processes: the record of one process, and an end with a message whatever happens to either of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from suite import launcher
+from suite.plan import Plan
+
+Train = Callable[..., Any]
+Command = Callable[..., Any]
+
+COMMON = ("scale=quick", "threads=1", "device=cpu", "wandb.mode=disabled", "~tuned")
+CNN = ("task=cnn", "precision=float64", "steps=20", "task.eval_every=5", "log_every=1")
+MLP = ("task=mlp", "task.hidden=[8]", "task.eval_every=5", "log_every=1")
+PARALLEL = ("adamw", "kfac", "shampoo", "soap")
+
+FAULTY = """
+import os, signal, time
+import torch
+import suite.world
+suite.world.GRACE = 1.0
+
+class Faulty(torch.optim.SGD):
+    def __init__(self, params, lr=0.1, weight_decay=0.0, how=""):
+        super().__init__(params, lr=lr)
+        self.how = how
+        self.taken = 0
+
+    def step(self, closure):
+        self.taken += 1
+        second = os.environ.get("RANK") == "1"
+        if self.how == "raise" and second and self.taken == 4:
+            raise ValueError("a fault of this rank")
+        if self.how == "kill" and second and self.taken == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.how == "hang" and second and self.taken == 4:
+            print("hanging", flush=True)
+            time.sleep(100)
+        if self.how == "apart" and second:
+            self.param_groups[0]["lr"] *= 1.0001
+        if self.how == "slow":
+            time.sleep(0.05)
+        return super().step(closure)
+
+class Layered(torch.optim.SGD):
+    needs = frozenset({"layers"})
+"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """One process that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@contextmanager
+def started(root: Path, folder: Path, words: Sequence[str], size: int = 2) -> Iterator[list[subprocess.Popen[str]]]:
+    """The processes of one run, started as torchrun starts them; none of them outlives the test."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = []
+    try:
+        for rank in range(size):
+            own = {name: str(value) for name, value in {**common, "RANK": rank, "LOCAL_RANK": rank}.items()}
+            paths = os.pathsep.join([str(folder / "modules"), str(root)])
+            process = subprocess.Popen(
+                [sys.executable, "-m", "suite", *words, *COMMON],
+                cwd=folder, env={**os.environ, **own, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            processes.append(process)
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def ended(processes: Sequence[subprocess.Popen[str]]) -> list[Ended]:
+    found = [process.communicate(timeout=90) for process in processes]
+    return [Ended(process.returncode, *said) for process, said in zip(processes, found, strict=True)]
+
+
+@pytest.fixture
+def together(root: Path, tmp_path: Path) -> Callable[..., list[Ended]]:
+    """Carry out a run by two processes."""
+
+    def carry_out(*words: str) -> list[Ended]:
+        with started(root, tmp_path, words) as processes:
+            return ended(processes)
+
+    return carry_out
+
+
+@pytest.fixture
+def faulty(module: Callable[[str, str], str]) -> Callable[[str], tuple[str, ...]]:
+    """What asks for an optimizer that does something unforeseen on the second rank."""
+    name = module("faulty", FAULTY)
+    return lambda how: (
+        "optimizer=sgd", f"optimizer._target_={name}.Faulty", f"+optimizer.how={how}", f"allow=[{name}]", *MLP,
+    )  # fmt: skip
+
+
+def record(results: Path, size: int = 2) -> Path:
+    """The one run's directory with this number of processes."""
+    found = [path.parent for path in results.glob("runs/*/*/*/config.yaml")]
+    (one,) = [path for path in found if yaml.safe_load((path / "config.yaml").read_text())["world_size"] == size]
+    return one
+
+
+def read(directory: Path) -> dict[str, Any]:
+    return dict(json.loads((directory / "summary.json").read_text()))
+
+
+def rows(directory: Path) -> list[dict[str, str]]:
+    with (directory / "history.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def agree(some: list[dict[str, str]], others: list[dict[str, str]], tolerance: float) -> None:
+    """Every number of two histories but the seconds."""
+    assert [row["step"] for row in some] == [row["step"] for row in others]
+    for one, other in zip(some, others, strict=True):
+        assert one.keys() == other.keys()
+        for name in one.keys() - {"seconds"}:
+            assert (one[name] == "") == (other[name] == "")
+            if one[name]:
+                assert float(one[name]) == pytest.approx(float(other[name]), rel=tolerance, abs=tolerance), name
+
+
+# -- in this process ---------------------------------------------------------------------------------------------------
+
+
+def test_a_run_by_several_processes_has_an_id_of_its_own(planned: Train) -> None:
+    base: Plan = planned("optimizer=sgd", "task=quadratic")
+    assert replace(base, world_size=1).run_id == base.run_id
+    assert len({base.run_id, replace(base, world_size=2).run_id, replace(base, world_size=3).run_id}) == 3
+    assert replace(base, world_size=2).title.endswith("2 ranks")
+
+
+@pytest.mark.parametrize(("key", "usual", "other"), [("accumulate", 1, 2), ("clip_grad_norm", None, 1.0)])
+def test_what_a_gradient_is_made_of_is_part_of_the_id_where_it_is_unusual(
+    planned: Train, key: str, usual: Any, other: Any
+) -> None:
+    base: Plan = planned("optimizer=sgd", "task=quadratic")
+    assert base.config[key] == usual
+    assert planned("optimizer=sgd", "task=quadratic", f"{key}={other}").run_id != base.run_id
+    assert planned("optimizer=sgd", "task=quadratic", "timeout=7").run_id == base.run_id
+
+
+@pytest.mark.parametrize("wrong", ["accumulate=0", "accumulate=1.5", "clip_grad_norm=0", "timeout=soon", "timeout=-1"])
+def test_settings_that_make_no_sense_are_refused(command: Command, wrong: str) -> None:
+    said = command("optimizer=sgd", "task=quadratic", wrong)
+    assert said.code == 2
+    assert wrong.partition("=")[0] in said.err
+
+
+def test_a_batch_in_parts_is_the_batch_and_needs_less_memory(train: Train) -> None:
+    whole = train("optimizer=adamw", *CNN)
+    parts = train("optimizer=adamw", *CNN, "accumulate=8")
+    agree(whole.rows, parts.rows, 1e-9)
+    assert parts.summary["peak_memory_bytes"] < 0.7 * whole.summary["peak_memory_bytes"]
+    assert whole.config["accumulate"] == 1
+    assert parts.config["accumulate"] == 8
+
+
+def test_a_clipped_gradient_makes_no_longer_step(train: Train) -> None:
+    words = ("optimizer=sgd", "optimizer.lr=1", *MLP, "steps=1", "task.eval_every=1")
+    free, short, long = train(*words), train(*words, "clip_grad_norm=0.01"), train(*words, "clip_grad_norm=1000")
+    start = train(*words, "optimizer.lr=0").checkpoint["model"]
+
+    def length(done: Any) -> float:
+        return float(torch.cat([(done.checkpoint["model"][k] - start[k]).flatten() for k in start]).norm())
+
+    assert length(short) == pytest.approx(0.01, rel=1e-3)
+    assert length(free) == pytest.approx(length(long))
+    assert length(free) > 0.1
+
+
+AVERAGED = """
+import torch
+
+class Averaged(torch.optim.SGD):
+    # trains at one point and is judged at the mean of all points so far
+    modes = []
+
+    def __init__(self, params, lr=0.1, weight_decay=0.0):
+        super().__init__(params, lr=lr)
+        self.training, self.count, self.seen = False, 0, []
+
+    def train(self):
+        assert not self.training
+        self.training = True
+        self.modes.append("train")
+        for p in self._all():
+            if "point" in self.state[p]:
+                p.data.copy_(self.state[p].pop("point"))
+
+    def eval(self):
+        assert self.training
+        self.training = False
+        self.modes.append("eval")
+        for p in self._all():
+            self.state[p]["point"] = p.detach().clone()
+            p.data.copy_(self.state[p].get("mean", p.detach()))
+
+    def _all(self):
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def step(self, closure):
+        assert self.training
+        loss = super().step(closure)
+        self.count += 1
+        for p in self._all():
+            mean = self.state[p].setdefault("mean", torch.zeros_like(p))
+            mean.add_(p.detach() - mean, alpha=1 / self.count)
+        return loss
+"""
+
+
+def test_an_optimizer_that_averages_is_judged_and_saved_at_its_average(
+    train: Train, module: Callable[[str, str], str]
+) -> None:
+    name = module("averaged", AVERAGED)
+    words = ("task=quadratic", "task.dimension=2", "task.condition=2", "steps=6", "task.eval_every=3", "seed=1")
+    plain = train("optimizer=sgd", "optimizer.lr=0.1", *words)
+    done = train(
+        "optimizer=sgd", "optimizer.lr=0.1", f"optimizer._target_={name}.Averaged", f"allow=[{name}]", *words,
+    )  # fmt: skip
+
+    assert done.column("loss") == plain.column("loss")  # the steps themselves are those of SGD
+    path = [(float(row["x"]), float(row["y"])) for row in csv.DictReader((plain.directory / "path.csv").open())]
+    mean = [sum(values) / 6 for values in zip(*path[1:], strict=True)]
+    (saved,) = done.checkpoint["model"].values()
+    assert saved.tolist() == pytest.approx(mean, rel=1e-12)
+    assert done.summary["final_gap"] != plain.summary["final_gap"]
+    modes = sys.modules[name].Averaged.modes
+    assert modes.count("train") == modes.count("eval") + 2  # once more for each of the two that were built
+
+
+def test_a_sweep_by_several_processes_is_refused(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in {"RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(key, value)
+    said = command("-m", "optimizer=sgd", "task=quadratic", "seed=0,1")
+    assert said.code == 2
+    assert "-m asks for a sweep" in said.err
+
+
+def test_the_launchers_words_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(key, raising=False)
+    assert (launcher.world_size(), launcher.rank(), launcher.local_size(), launcher.local_rank()) == (1, 0, 1, 0)
+    for key, value in {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(key, value)
+    assert (launcher.world_size(), launcher.rank(), launcher.local_size(), launcher.local_rank()) == (8, 5, 4, 1)
+
+
+# -- in two processes --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PARALLEL)
+def test_two_processes_make_the_steps_of_one(
+    name: str, train: Train, together: Callable[..., list[Ended]], results: Path
+) -> None:
+    one = train(f"optimizer={name}", *CNN, "~tuned")
+    first, second = together(f"optimizer={name}", *CNN)
+
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    assert second.out == ""
+    assert f"{name} on cnn, seed 0, 2 ranks: done" in first.out
+    agree(rows(record(results)), one.rows, 1e-5)
+    summary = read(record(results))
+    assert summary["final_loss"] == pytest.approx(one.summary["final_loss"], rel=1e-5)
+    assert (summary["world_size"], one.summary["world_size"]) == (2, 1)
+    assert json.loads((record(results) / "environment.json").read_text())["world_size"] == 2
+    assert {path.name for path in record(results).iterdir()} == {path.name for path in one.directory.iterdir()}
+
+
+@pytest.mark.slow
+def test_torchrun_starts_it(root: Path, tmp_path: Path, results: Path) -> None:
+    words = ("optimizer=adamw", "task=cnn", "steps=4", "task.batch_norm=true", "task.eval_every=2", *COMMON)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "suite", *words],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("adamw on cnn") == 1
+    assert "batch normalisation saw the share of each of the 2 ranks" in read(record(results))["message"]
+    config = yaml.safe_load((record(results) / "config.yaml").read_text())
+    assert config["command"].startswith("torchrun --nproc-per-node 2 -m suite optimizer=adamw")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "codes", "message"),
+    [
+        ("raise", (1, 1), r"one of the 2 ranks has ended .*; rank 1: error: ValueError: a fault of this rank"),
+        ("kill", (1, -signal.SIGKILL), r"one of the 2 ranks has ended or does not answer \(.*Connection .*\)"),
+        ("apart", (1, 1), r"RuntimeError: the ranks' parameters have come apart by step 5.*"),
+    ],
+)
+def test_a_fault_of_one_rank_ends_all(
+    how: str,
+    codes: tuple[int, int],
+    message: str,
+    together: Callable[..., list[Ended]],
+    faulty: Callable[[str], tuple[str, ...]],
+    results: Path,
+) -> None:
+    began = time.monotonic()
+    first, second = together(*faulty(how), "steps=20")
+
+    assert (first.code, second.code) == codes, first.err + second.err
+    assert time.monotonic() - began < 60
+    summary = read(record(results))
+    assert summary["status"] == "error"
+    assert re.fullmatch(message, summary["message"])
+    assert ("a fault of this rank" in second.err) == (how == "raise")
+    assert ": error, " in first.out
+
+
+@pytest.mark.slow
+def test_a_rank_that_waits_for_one_that_hangs_can_be_ended(
+    root: Path, tmp_path: Path, faulty: Callable[[str], tuple[str, ...]], results: Path
+) -> None:
+    with started(root, tmp_path, (*faulty("hang"), "steps=20")) as (first, second):
+        assert second.stdout is not None
+        time.sleep(0.5)
+        while not list(results.glob("runs/*/*/*/history.csv")):
+            assert first.poll() is None
+            time.sleep(0.05)
+        time.sleep(1)
+        first.send_signal(signal.SIGTERM)
+        said = first.communicate(timeout=30)
+        assert second.poll() is None  # it hangs still
+    assert first.returncode == 1, said
+    summary = read(record(results))
+    assert (summary["status"], summary["steps"]) == ("error", 3)
+    assert summary["message"] == "asked to end, and another rank has not answered for 1 s"
+
+
+@pytest.mark.slow
+def test_an_interruption_of_one_rank_stops_all_after_the_same_step_and_a_resumed_run_is_the_unbroken_one(
+    root: Path,
+    tmp_path: Path,
+    together: Callable[..., list[Ended]],
+    faulty: Callable[[str], tuple[str, ...]],
+    results: Path,
+) -> None:
+    words = (*faulty("slow"), "steps=40")
+    with started(root, tmp_path, words) as processes:
+        while not list(results.glob("runs/*/*/*/checkpoint.pt")):
+            assert processes[0].poll() is None, processes[0].communicate()
+            time.sleep(0.02)
+        processes[1].send_signal(signal.SIGINT)
+        processes[1].send_signal(signal.SIGINT)  # torchrun repeats it
+        assert [end.code for end in ended(processes)] == [130, 130]
+    broken = read(record(results))
+    assert broken["status"] == "interrupted"
+    assert 0 < broken["steps"] < 40
+    before = rows(record(results))
+
+    assert [end.code for end in together(*words)] == [0, 0]
+    resumed = rows(record(results))
+    assert resumed[: len(before)] == before
+    first, second = together(*words)  # done before, and looked up by both
+    assert (first.code, second.code, second.out) == (0, 0, "")
+    assert "done before, skipped" in first.out
+    assert [end.code for end in together(*words, "force=true")] == [0, 0]
+    agree(resumed, rows(record(results)), 0.0)
+
+
+@pytest.mark.slow
+def test_what_cannot_be_shared_is_refused_before_training(
+    together: Callable[..., list[Ended]], module: Callable[[str, str], str], results: Path
+) -> None:
+    name = module("faulty", FAULTY)
+    target = ("optimizer=sgd", f"optimizer._target_={name}.Layered", f"allow=[{name}]")
+    for words, message in (
+        ((*target, *MLP), r"sgd records layers, .* run it in one process"),
+        (("optimizer=newton", "task=quadratic"), r"1 example cannot be shared out over 2 ranks; .*"),
+    ):
+        assert [end.code for end in together(*words, "steps=3")] == [2, 2]
+        (directory,) = [path.parent for path in results.glob("runs/*/*/*/summary.json")]
+        summary = read(directory)
+        assert (summary["status"], summary["steps"]) == ("unsupported", 0)
+        assert re.fullmatch(message, summary["message"])
+        (directory / "summary.json").unlink()
