@@ -36,9 +36,11 @@ lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY) ## measure the suite's overhead, oracle calls beside other packages, matrix-free methods (10 minutes)
+bench: $(READY) ## measure the suite's overhead, oracle calls and methods beside other packages (20 minutes)
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/matrix_free.py
+	$(BIN)/python benchmarks/matrix.py
+	$(BIN)/python benchmarks/natural_gradient.py
 	$(BIN)/python benchmarks/functions.py
 
 functions: $(READY) ## docs/functions.md: every method on the test functions, beside scipy and others (3 minutes)

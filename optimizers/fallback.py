@@ -12,8 +12,7 @@ from torch.optim.sgd import sgd
 
 State = dict[str, Any]
 Options = Mapping[str, Any]
-Update = Callable[[Tensor, Tensor, State, dict[str, Any]], None]
-ListUpdate = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[State], Options], None]
+Update = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[State], Options], None]
 
 
 def sgd_updates(
@@ -50,18 +49,7 @@ def adamw_updates(
     )  # fmt: skip
 
 
-def sgd_update(parameter: Tensor, gradient: Tensor, state: State, options: dict[str, Any]) -> None:
-    """`sgd_updates` of one parameter."""
-    sgd_updates([parameter], [gradient], [state], options)
-
-
-def adamw_update(parameter: Tensor, gradient: Tensor, state: State, options: dict[str, Any]) -> None:
-    """`adamw_updates` of one parameter."""
-    adamw_updates([parameter], [gradient], [state], options)
-
-
-FALLBACKS: dict[str, Update] = {"adamw": adamw_update, "sgd": sgd_update}
-LIST_FALLBACKS: dict[str, ListUpdate] = {"adamw": adamw_updates, "sgd": sgd_updates}
+FALLBACKS: dict[str, Update] = {"adamw": adamw_updates, "sgd": sgd_updates}
 
 
 def scheduled_rate(group: Options) -> float:

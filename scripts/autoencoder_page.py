@@ -18,6 +18,7 @@ from matplotlib import pyplot as plt
 METHODS = ("momentum", "adam", "kfac", "kfac_adaptive")
 SHARES = (0.9, 0.99, 1.0)
 COSTS = {"step": "steps", "grad_equivalents": "gradient-equivalents", "seconds": "seconds"}
+LAST = "| optimizer | setting | steps a run | last training loss | last squared error, validation |"
 PICTURE = ROOT / "docs" / "pictures" / "autoencoder.png"
 PAGE = ROOT / "docs" / "autoencoder.md"
 
@@ -27,8 +28,8 @@ below, selected on validation); `kfac_adaptive`, the algorithm of 2015 that take
 the exact Fisher matrix, runs with its defaults. Then five seeds that the tuning did not see, one after the other on one
 thread. Made by `scripts/autoencoder.sh`.
 
-The levels are {shares} of the way from Adam's first training loss to its last (medians over its five seeds). Cells are
-the median over the seeds [smallest, largest]; a run that does not get there counts as infinite."""
+The levels are {shares} of the way from Adam's first training loss to its last (medians over its
+five seeds). Cells are the median over the seeds [smallest, largest]; a run that does not get there is infinite."""
 
 
 def read(method: str) -> tuple[dict[str, Any], list[pd.DataFrame]]:
@@ -56,16 +57,15 @@ def reached(history: pd.DataFrame, level: float, column: str) -> float:
 
 def cell(values: list[float]) -> str:
     """Median [smallest, largest], and in how many runs where not in all."""
-    words = [f"{value:.3g}" if np.isfinite(value) else "—" for value in (np.median(values), min(values), max(values))]
-    if float(np.median(values)) >= 1000:
-        words = [
-            f"{value:.0f}" if np.isfinite(value) else "—" for value in (np.median(values), min(values), max(values))
-        ]
     count = sum(np.isfinite(value) for value in values)
+    if count == 0:
+        return f"— (0 of {len(values)})"
+    style = ".0f" if min(values) >= 100 else ".3g"
+    words = [f"{v:{style}}" if np.isfinite(v) else "—" for v in (np.median(values), min(values), max(values))]
     return f"{words[0]} [{words[1]}, {words[2]}]" + ("" if count == len(values) else f" ({count} of {len(values)})")
 
 
-def setting(method: str, config: dict[str, Any]) -> str:
+def setting(method: str) -> str:
     """What tuning chose, or that nothing was."""
     path = results() / "tuned" / f"autoencoder_{method}.yaml"
     if not path.exists():
@@ -100,11 +100,15 @@ def main() -> None:
     shares = ", ".join(f"{100 * share:g} %" for share in SHARES)
     lines = ["# K-FAC against momentum and Adam on the deep autoencoder", "", TEXT.format(shares=shares), ""]
     lines += ["![Training loss against steps, gradient-equivalents and seconds](pictures/autoencoder.png)", ""]
-    lines += ["One line a run; dotted: the three levels.", "", "| optimizer | setting | steps a run | last loss |"]
-    lines += ["|---|---|---|---|"]
+    lines += ["One line a run; dotted: the three levels.", "", LAST, "|---|---|---|---|---|"]
     for method, (config, histories) in loaded.items():
         last = cell([float(history["loss"].iloc[-1]) for history in histories])
-        lines.append(f"| {method} | {setting(method, config)} | {config['steps']} | {last} |")
+        error = cell([float(history["val/squared_error"].dropna().iloc[-1]) for history in histories])
+        lines.append(f"| {method} | {setting(method)} | {config['steps']} | {last} | {error} |")
+    lines += [
+        "",
+        "All of this is about the training loss: the lowest training losses have the highest validation errors here.",
+    ]
     for column, label in COSTS.items():
         head = " | ".join(f"{100 * share:g} % ({level:.2f})" for share, level in zip(SHARES, targets, strict=True))
         lines += ["", f"## {label[0].upper()}{label[1:]} to a training loss", "", f"| optimizer | {head} |"]

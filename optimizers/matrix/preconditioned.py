@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from optimizers.errors import Unsupported
-from optimizers.fallback import LIST_FALLBACKS, scheduled_rate
+from optimizers.fallback import FALLBACKS, scheduled_rate
 from optimizers.matrix.layout import Layout, Piece
 from optimizers.matrix.stacks import Stack
 from optimizers.method import Method, require_choice, require_range
@@ -43,7 +43,7 @@ class Preconditioned(Method):
         require_range("lr", options["lr"])
         require_range("weight_decay", options["weight_decay"])
         require_range("fallback_lr", options["fallback_lr"])
-        require_choice("fallback", fallback, LIST_FALLBACKS)
+        require_choice("fallback", fallback, FALLBACKS)
         if max_gib is not None:
             require_range("max_gib", max_gib, open_low=True)
         self.layout = layout
@@ -93,7 +93,7 @@ class Preconditioned(Method):
         for group, parameters in self._plain:
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             options = {**group, "lr": scheduled_rate(group)}
-            LIST_FALLBACKS[self.fallback](parameters, gradients, [self.state[p] for p in parameters], options)
+            FALLBACKS[self.fallback](parameters, gradients, [self.state[p] for p in parameters], options)
         return loss
 
     def _move(self, updates: list[tuple[Stack, Tensor]]) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from optimizers.averaging import Averaging
 from optimizers.capture import Captured
 from optimizers.errors import Unsupported
-from optimizers.fallback import LIST_FALLBACKS, scheduled_rate
+from optimizers.fallback import FALLBACKS, scheduled_rate
 from optimizers.linalg.curvature import Curvature
 from optimizers.linalg.flat import unflatten
 from optimizers.method import Method, require_choice, require_range, require_words
@@ -23,7 +24,7 @@ FISHERS = ("sampled", "exact", "empirical")
 SHARING = ("expand", "reduce")
 
 
-class Factored(Method):
+class Factored(Averaging):
     """A preconditioner for each layer's block of the Fisher matrix; a subclass says how it is kept and applied.
 
     A step: the gradient; every `statistics_period` steps what the layers see under the Fisher matrix's targets, folded
@@ -74,7 +75,7 @@ class Factored(Method):
         require_words("skip", skip)
         require_choice("fisher", fisher, FISHERS)
         require_choice("shared_weights", shared_weights, SHARING)
-        require_choice("fallback", fallback, LIST_FALLBACKS)
+        require_choice("fallback", fallback, FALLBACKS)
         self.statistics_period = statistics_period
         self.inverse_period = inverse_period
         self.fisher = fisher
@@ -89,7 +90,7 @@ class Factored(Method):
         self.skip = tuple(skip)
         self.fallback = fallback
         self._blocks: list[Block] | None = None
-        super().__init__(params, {**defaults, "step": 0, "refreshed": 0, "swapped": False})
+        super().__init__(params, {**defaults, "step": 0, "refreshed": 0})
         for group in self.param_groups:
             group["initial_lr"] = group["lr"]
 
@@ -152,36 +153,6 @@ class Factored(Method):
             for key, value in state_dict["state"].get(number, {}).items():
                 if isinstance(value, Tensor) and key != "step":
                     self.state[parameter][key] = value.to(parameter.device, copy=True)
-
-    # -- iterate averaging ---------------------------------------------------------------------------------------------
-
-    def eval(self) -> None:
-        """Put the average of the iterates in place of the parameters, if one is kept, until `train` or `step`."""
-        self._swap(True)
-
-    def train(self) -> None:
-        """Put the parameters back."""
-        self._swap(False)
-
-    @torch.no_grad()
-    def _swap(self, averaged: bool) -> None:
-        if self.param_groups[0]["swapped"] == averaged:
-            return
-        for parameter in self.parameters():
-            if "average" in self.state[parameter]:
-                average = self.state[parameter]["average"]
-                kept = parameter.clone()
-                parameter.copy_(average)
-                average.copy_(kept)
-        for group in self.param_groups:
-            group["swapped"] = averaged
-
-    def _average_iterates(self) -> None:
-        """average = xi average + (1 - xi) theta, xi = min(1 - 1 / k, averaging) (the paper's section 8)."""
-        weight = max(1 / (self.param_groups[0]["step"] + 1), 1 - self.averaging)
-        for parameter in self.parameters():
-            average = self.state[parameter].setdefault("average", parameter.detach().clone())
-            average.lerp_(parameter, weight)
 
     # -- what a subclass defines ---------------------------------------------------------------------------------------
 
@@ -294,9 +265,9 @@ class Factored(Method):
             if rest:
                 options = {**group, "lr": scheduled_rate(group)}
                 states = [self.state[parameter] for parameter in rest]
-                LIST_FALLBACKS[self.fallback](rest, [_gradient(parameter) for parameter in rest], states, options)
+                FALLBACKS[self.fallback](rest, [_gradient(parameter) for parameter in rest], states, options)
         if self.averaging:
-            self._average_iterates()
+            self.average_iterates(self.param_groups[0]["step"] + 1)
 
     def _deltas(
         self, objective: Objective, directions: dict[Tensor, Tensor], predicted: float, curvature: Curvature | None
