@@ -349,8 +349,9 @@ def require_fitting(method: Method, blocks: Sequence[Block], largest: float, lim
     total = sum(sizes.values()) / 2**30
     if total > limit:
         worst = max(sizes, key=lambda name: sizes[name])
+        smaller = min(1024, max(max(b.matrix(b.parameters).shape[-2:]) for b in blocks if b.name == worst) - 1)
         raise Unsupported(
-            f"{type(method).__name__} would keep {total:,.2f} GiB of factors, {sizes[worst] / 2**30:,.2f} GiB of them "
-            f"for {worst}; the limit is max_gib={limit:g}. Keep large factors as diagonals with max_dim=1024, or leave "
-            f"layers to the fallback with skip=[{worst.split('.')[0]}]"
+            f"{type(method).__name__} would keep {total:,.3g} GiB of factors, {sizes[worst] / 2**30:,.3g} GiB of them "
+            f"for {worst}; the limit is max_gib={limit:g}. Keep large factors as diagonals with max_dim={smaller}, or "
+            f"leave layers to the fallback with skip=[{worst}]"
         )

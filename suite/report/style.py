@@ -21,7 +21,7 @@ KNOWN = {
     "kfac": VERMILION, "ggn_cg": PURPLE, "newton": BLACK, "lbfgs": GREEN, "bfgs": ORANGE, "hessian_free": VERMILION,
     "levenberg_marquardt": PURPLE, "gauss_newton": SKY, "trust_region": GREEN, "saddle_free_newton": VERMILION,
     "newton_cg": BLUE, "tron": GREY, "arc": ORANGE,
-    "shampoo": ORANGE, "soap": BLACK, "kl_shampoo": SKY, "kfac_adaptive": GREEN, "ekfac": PURPLE, "kbfgs": BLUE,
+    "shampoo": SKY, "soap": BLACK, "kl_shampoo": ORANGE, "kfac_adaptive": GREEN, "ekfac": PURPLE, "kbfgs": BLUE,
     "singd": GREY, "tnt": ORANGE,
 }  # fmt: skip
 

@@ -27,7 +27,7 @@ def test_factors_that_do_not_fit_are_refused_before_the_first_step() -> None:
     objective = problem.objective()
     with pytest.raises(Unsupported) as refusal:
         optimizer.step(objective)
-    for word in ("KFAC", "GiB", "0.weight", "max_gib=1e-06", "max_dim=1024", "skip=[0]"):
+    for word in ("KFAC", "GiB", "0.weight", "max_gib=1e-06", "max_dim=29", "skip=[0.weight]"):
         assert word in str(refusal.value)
     assert torch.equal(flat(problem), before)
     assert not objective.counts
@@ -42,7 +42,7 @@ def test_the_refusal_says_how_many_gib() -> None:
     model = nn.Sequential(nn.Linear(511, 4, device="meta"), nn.Linear(40_000, 50_000, bias=False, device="meta"))
     blocks = blocks_of(model, {id(p): 0 for p in model.parameters()})
     sizes = [2 * (fan_in**2 + out**2) * 4 / 2**30 for fan_in, out in ((512, 4), (40_000, 50_000))]
-    expected = rf"would keep {sum(sizes):,.2f} GiB of factors, {sizes[1]:,.2f} GiB of them for 1.weight"
+    expected = rf"would keep {sum(sizes):,.3g} GiB of factors, {sizes[1]:,.3g} GiB of them for 1.weight"
     optimizer = KFAC(model.named_parameters())
     with pytest.raises(Unsupported, match=expected):
         require_fitting(optimizer, blocks, float("inf"), 8.0)
