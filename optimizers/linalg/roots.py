@@ -58,8 +58,8 @@ def conditions(largest: Tensor, smallest: Tensor) -> Tensor:
 def power_step(matrices: Tensor, bases: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """One power iteration from approximate eigenbases (k, n, n) of A (k, n, n), orthogonalised by QR.
 
-    A is shifted by 1e-8 of its largest eigenvalue, which is below the rounding of float32. In float64 it decides where
-    the columns go that the image of a singular A leaves to rounding: to what is left of where they were.
+    A is shifted by 1e-8 of its largest eigenvalue. In float64 this decides where the columns go that the image of a
+    singular A leaves to rounding: to what is left of where they were. In float32 it is itself below the rounding.
 
     Columns come by falling Rayleigh quotient diag(Q' A Q); also returned are those (k, n), sorted, and the order (k, n)
     that sorts them: column j of the answer continues column order[j] of what was given. Cost: 2 n^3 for the product,
