@@ -30,8 +30,8 @@ class Plan:
     Attributes:
         config: the resolved configuration, plain containers only.
         optimizer, task, experiment: the names of the YAML files that were chosen, an optimizer's with the `name` that
-            is one of its settings; a task that a file of the user's
-            makes has that file's name, and the digest of its content among its settings.
+            is one of its settings. A task that a file of the user's makes has that file's name, and the digest of its
+            content among its settings.
         results: the folder of all results.
         command: what repeats this run.
         workers: how many runs share the machine.

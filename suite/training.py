@@ -390,9 +390,13 @@ class Training:
             yield
             return
         held = [(t, t.detach().clone()) for t in (*self._trained(), *self._statistics())]
-        batches = self._statistics_batches()
         began = self.clock()
         optimizer.eval()
+        there = self.clock()
+        # a method that averages only where it is asked to has gone nowhere, and the statistics are those of its weights
+        moved = any(not torch.equal(tensor, value) for tensor, value in held)
+        batches = self._statistics_batches() if moved else []
+        renewing = self.clock()
         self._renew_statistics(batches)
         ready = self.clock()
         try:
@@ -405,7 +409,7 @@ class Training:
                 for tensor, value in held:
                     tensor.copy_(value)
         if timed:
-            (took,) = self.ranks.greatest((ready - began + left - leaving,))
+            (took,) = self.ranks.greatest((there - began + ready - renewing + left - leaving,))
             self.seconds += took
             self.objective.counts["value"] += len(batches)
 

@@ -91,9 +91,10 @@ def test_how_often_it_is_judged_changes_nothing(train: Train, pair: tuple[str, .
     ("optimizer", "pair", "seconds", "values"),
     [
         (("optimizer=adam",), MLP, 8, 8),
-        (AVERAGED, MLP, 8 + 2 * 2, 8),  # two evaluations, each a way there and a way back
-        (AVERAGED, NORMED, 8 + 2 * 2, 8 + 2 * STATISTICS_BATCHES),
-        (("optimizer=pytorch_optimizer", "optimizer.name=ScheduleFreeSGD"), MLP, 8 + 2 * 2, 8),
+        (AVERAGED, MLP, 8 + 2 * 3, 8),  # two evaluations, each a way there, new statistics, and a way back
+        (AVERAGED, NORMED, 8 + 2 * 3, 8 + 2 * STATISTICS_BATCHES),
+        (("optimizer=kfac",), NORMED, 8 + 2 * 3, 8),  # it averages only if asked to
+        (("optimizer=pytorch_optimizer", "optimizer.name=ScheduleFreeSGD"), MLP, 8 + 2 * 3, 8),
     ],
 )
 def test_the_way_to_the_judged_weights_is_on_the_clock(
