@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from suite import paths
+from suite import paths, timing
 
 if TYPE_CHECKING:
     from suite.report.load import Run
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not chosen:
         print(_nothing(runs, options), file=sys.stderr)
         return 2
-    records = build_records(chosen, damaged)
+    records = build_records(chosen, damaged, timing.load(paths.results() / "timing"))
     if records.repeats:
         print(f"warning: left out as repeats of a (configuration, seed): {', '.join(records.repeats)}", file=sys.stderr)
     title = f"Optimizer comparison: {options.experiment}" if options.experiment else "Optimizer comparison"

@@ -16,9 +16,9 @@ from suite.report.canvas import RC, Picture, inches, literal, plain_ticks, save
 from suite.report.costs import SHARED, step_times, timed_runs
 from suite.report.load import TRAINED
 from suite.report.records import Records
-from suite.report.stats import mean_std
 from suite.report.style import Look
 from suite.report.table import runs_note
+from suite.stats import mean_std
 
 ACROSS = 3
 WIDTH = 11.0

@@ -11,8 +11,8 @@ from suite.report.load import TRAINED
 from suite.report.outcomes import failure_words
 from suite.report.records import Records
 from suite.report.results import ALL_WELL
-from suite.report.stats import mean_std, told_from_best
 from suite.report.table import Cell, Table, make_table, runs_note
+from suite.stats import mean_std, told_from_best
 
 SHARED = "~ marks seconds from runs that shared cores with others: read them as rough."
 

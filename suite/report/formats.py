@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from suite.report.stats import mean_std
+from suite.stats import mean_std
 
 NOT_RUN = "—"
 NEVER = "∞"

@@ -17,8 +17,8 @@ from suite.report.canvas import RC, Picture, inches, literal, save
 from suite.report.formats import NOT_RUN
 from suite.report.outcomes import end_values, failure_words
 from suite.report.records import Records
-from suite.report.stats import mean_std
 from suite.report.table import runs_note
+from suite.stats import mean_std
 
 
 def heat_map(records: Records, folder: Path) -> Picture:

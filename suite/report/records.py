@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from suite import registry
+from suite import registry, timing
 from suite.report.load import Damage, Run, plain
 from suite.report.problems import (
     Settings,
@@ -70,13 +70,15 @@ class Records:
         return [(problem, name, runs) for problem, name, runs in cells if len(runs)]
 
 
-def build_records(runs: Sequence[Run], damaged: Sequence[Damage]) -> Records:
-    """Label the runs, drop repeats, and lay them out as one frame."""
+def build_records(
+    runs: Sequence[Run], damaged: Sequence[Damage], timings: Mapping[str, timing.Timing] | None = None
+) -> Records:
+    """Label the runs, drop repeats, and lay them out as one frame; `timings` are those of `suite.time`."""
     unique, repeats = unique_runs(runs)
     settings = problem_settings(unique)
     problems = problem_labels(unique, settings)
     optimizers = optimizer_labels(unique, problems)
-    rows = [_row(*each) for each in zip(unique, settings, problems, optimizers, strict=True)]
+    rows = [_row(*each, timings or {}) for each in zip(unique, settings, problems, optimizers, strict=True)]
     frame = pd.DataFrame(rows).sort_values(["problem", "family_rank", "optimizer", "seed"], kind="stable")
     order = list(frame.index)
     return Records(
@@ -120,7 +122,9 @@ def hardware(device: str, environment: Mapping[str, Any]) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _row(run: Run, settings: Settings, problem: str, optimizer: str) -> dict[str, Any]:
+def _row(
+    run: Run, settings: Settings, problem: str, optimizer: str, timings: Mapping[str, timing.Timing]
+) -> dict[str, Any]:
     metric = settings.get("metric", "metric")
     device = settings.get("device", "cpu")
     family = registry.family(run.config["optimizer"])
@@ -147,11 +151,19 @@ def _row(run: Run, settings: Settings, problem: str, optimizer: str) -> dict[str
         "parallel": bool(run.summary.get("parallel", False)),
         "device": device,
         "hardware": hardware(device, run.environment),
+        "exclusive_seconds_per_step": _exclusive(run, device, timings),
         "scale": plain(run.config.get("scale") or ""),
         "experiment": plain(run.config.get("experiment") or ""),
         "command": plain(run.config.get("command") or ""),
         "path": _place(run),
     }
+
+
+def _exclusive(run: Run, device: str, timings: Mapping[str, timing.Timing]) -> float:
+    """Seconds of a step with the same hardware to itself; NaN where nobody has measured them."""
+    found = timings.get(timing.speed_key(run.config, device)) if timings else None
+    there = found is not None and found.hardware == hardware(device, run.environment)
+    return found.seconds_per_step if found is not None and there else float("nan")
 
 
 def _last(history: pd.DataFrame, column: str) -> float:

@@ -9,8 +9,8 @@ import pandas as pd
 from suite.report.formats import NOT_RUN, mean_text, number, ratio_text
 from suite.report.outcomes import complete, end_values, failure_words
 from suite.report.records import Records
-from suite.report.stats import best_index, bootstrap_interval, mean_std, told_from_best
 from suite.report.table import Cell, Table, make_table, runs_note
+from suite.stats import best_index, bootstrap_interval, mean_std, told_from_best
 
 ARROWS = {"max": "↑", "min": "↓"}
 BOLD = (

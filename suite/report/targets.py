@@ -12,8 +12,8 @@ from suite.report.formats import NOT_RUN, count_text, number
 from suite.report.outcomes import failure_words
 from suite.report.records import Records
 from suite.report.results import ALL_WELL
-from suite.report.stats import median_with_failures
 from suite.report.table import Cell, Table, make_table, runs_note
+from suite.stats import median_with_failures
 
 
 def target_tables(records: Records) -> list[Table]:

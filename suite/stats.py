@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 DRAWS = 2000
 LEVEL = 0.95
@@ -50,3 +51,27 @@ def median_with_failures(reached: Sequence[float], total: int) -> float:
 
 def _interval_or_point(values: Sequence[float]) -> tuple[float, float]:
     return bootstrap_interval(values) or (float(values[0]), float(values[0]))
+
+
+def time_to_target(
+    history: pd.DataFrame, target: float, mode: str, *, metric: str | None = None, unit: str = "seconds"
+) -> float:
+    """What a run had spent when its metric was first at the target or better; `inf` where it never was.
+
+    Args:
+        history: a row per logged step, with `unit` and the metric among its columns.
+        target: the value that counts.
+        mode: `min` where smaller is better, else `max`.
+        metric: its column; the only one under `val/` where it is not named.
+        unit: the column of what was spent: `step`, `seconds` or `grad_equivalents`.
+    """
+    if mode not in ("min", "max"):
+        raise ValueError(f"mode must be 'min' or 'max', got {mode!r}")
+    if metric is None:
+        found = [str(name) for name in history if str(name).startswith("val/")]
+        if len(found) != 1:
+            raise ValueError(f"name the metric's column; there are {', '.join(found) or 'none under val/'}")
+        metric = found[0]
+    values = history[metric]
+    there = history.loc[values >= target if mode == "max" else values <= target, unit]
+    return float(there.iloc[0]) if len(there) else math.inf

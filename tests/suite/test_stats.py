@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from suite.report import formats, stats
+from suite import stats
+from suite.report import formats
 
 
 def test_mean_and_sample_deviation() -> None:
