@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 RESULTS ?= $(or $(SUITE_RESULTS),results)
 
 .DEFAULT_GOAL := help
-.PHONY: help install compare report test lint bench functions nist sync clean
+.PHONY: help install compare report reference screenshots test lint bench functions nist sync clean
 
 help: ## list these commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -21,12 +21,19 @@ $(READY): requirements.lock pyproject.toml
 
 install: $(READY) ## make .venv from requirements.lock (all others do it when needed)
 
-compare: $(READY) ## the main job: nine tasks, first- and second-order optimizers, then the report (10 minutes on two cores)
+compare: $(READY) ## the main job: nine tasks, first- and second-order optimizers, report and verdicts (10 minutes on two cores)
 	$(BIN)/python -m suite -m experiment=quick hydra/launcher=joblib
 	$(BIN)/python -m suite.report --experiment quick
+	$(BIN)/python -m suite.compare --all --experiment quick
 
 report: $(READY) ## tables, figures and index.html from the runs there are
 	$(BIN)/python -m suite.report
+
+reference: $(READY) ## README's and docs' tables and figures, anew from results/reference
+	$(BIN)/python -m suite.reference
+
+screenshots: $(READY) ## docs/pictures/report_*.png: the report in a headless Chromium
+	$(BIN)/python scripts/screenshots.py
 
 test: lint ## lint, type-check, test
 	$(BIN)/python -m pytest -n 2
@@ -42,6 +49,8 @@ bench: $(READY) ## measure the suite's overhead, oracle calls and methods beside
 	$(BIN)/python benchmarks/matrix.py
 	$(BIN)/python benchmarks/natural_gradient.py
 	$(BIN)/python benchmarks/diagonal.py
+	$(BIN)/python benchmarks/batched.py
+	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/functions.py
 
 functions: $(READY) ## docs/functions.md: every method on the test functions, beside scipy and others (3 minutes)

@@ -13,6 +13,7 @@ from optimizers.evaluation import Moment, Problem, share_of, twice_differentiabl
 from optimizers.jacobian import outputs_at
 from optimizers.linalg.flat import unflatten
 from optimizers.losses import require_family
+from optimizers.phases import phased
 from optimizers.ranks import Alone, cut
 
 
@@ -113,6 +114,7 @@ class Evaluating:
     def _evaluation(self) -> AbstractContextManager[None]:
         return self._moment.evaluation(self._problem.norms)
 
+    @phased("forward")
     def _loss(self, part: slice, outputs: Tensor, params: list[Tensor] | None = None) -> Tensor:
         """What a part adds to the loss; the last one of the share adds this rank's part of the regulariser."""
         loss = self._data_loss(outputs, part)
@@ -126,6 +128,7 @@ class Evaluating:
             found = [self._forward(part, params) for part in self._parts()]
         return found[0] if len(found) == 1 else torch.cat(found)
 
+    @phased("forward")
     def _forward(self, part: slice, params: list[Tensor] | None = None) -> Tensor:
         problem, inputs = self._problem, self._cut(self.inputs, part)
         precision = torch.autocast(self._moment.device.type, torch.bfloat16) if problem.autocast else nullcontext()
@@ -141,6 +144,7 @@ class Evaluating:
             layer._update_flat_weights()
         return outputs
 
+    @phased("forward")
     def _data_loss(self, outputs: Tensor, part: slice) -> Tensor:
         loss_fn, targets = self._problem.loss_fn, self._resolved_targets(outputs, part)
         loss: Tensor = loss_fn(outputs, targets)

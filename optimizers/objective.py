@@ -31,6 +31,7 @@ from optimizers.known import Known
 from optimizers.linalg.curvature import Curvature
 from optimizers.linalg.flat import add_, flatten, unflatten
 from optimizers.losses import Gaussian, family_of, require_family
+from optimizers.phases import phase, phased
 from optimizers.ranks import ALONE, Alone
 
 
@@ -147,7 +148,8 @@ class Objective(Evaluating):
         with torch.enable_grad(), self._evaluation():
             for part in self._parts():
                 loss = self._loss(part, self._forward(part))
-                loss.backward()
+                with phase("backward"):
+                    loss.backward()
                 losses.append(loss.detach())
         return self._end_gradient(losses)
 
@@ -156,6 +158,7 @@ class Objective(Evaluating):
         for parameter in self.params:
             parameter.grad = None
 
+    @phased("backward")
     def _add_gradient(self, loss: Tensor, edges: Sequence[GradientEdge], keep: bool) -> Sequence[Tensor | None]:
         """Add to `.grad` of every parameter by one backward pass, and return the gradients at the edges."""
         if not edges:
@@ -214,7 +217,8 @@ class Objective(Evaluating):
             variables = self.params if params is None else [part.requires_grad_() for part in params]
             for part in self._parts():
                 loss = self._loss(part, self._forward(part, params), params)
-                gradient = flatten(torch.autograd.grad(loss, variables, materialize_grads=True))
+                with phase("backward"):
+                    gradient = flatten(torch.autograd.grad(loss, variables, materialize_grads=True))
                 found.append((loss.detach(), gradient))
         loss, gradient = self._summed_pair(*found)
         if step is None:
@@ -272,7 +276,8 @@ class Objective(Evaluating):
         self._count_gradient()
         with torch.enable_grad(), self._differentiable_kernels():
             loss = self._loss(self._span, self._outputs())
-            found = torch.autograd.grad(loss, self.params, create_graph=True, allow_unused=True)
+            with phase("backward"):
+                found = torch.autograd.grad(loss, self.params, create_graph=True, allow_unused=True)
             for parameter, slope in zip(self.params, found, strict=True):
                 if slope is not None and not slope.requires_grad:
                     slope = slope + 0 * parameter  # a constant has a derivative too
@@ -298,7 +303,8 @@ class Objective(Evaluating):
         self._count_gradient()
         with torch.enable_grad(), self._differentiable_kernels():
             loss = self._loss(self._span, self._outputs())
-            gradient = torch.autograd.grad(loss, self.params, create_graph=True, materialize_grads=True)
+            with phase("backward"):
+                gradient = torch.autograd.grad(loss, self.params, create_graph=True, materialize_grads=True)
         curved = [part for part in gradient if part.requires_grad]
 
         def rows(vectors: Tensor, batched: bool = True) -> Tensor:
@@ -331,14 +337,16 @@ class Objective(Evaluating):
                 outputs = self._outputs()
             free = outputs.detach().requires_grad_()
             loss = self._data_loss(free, self._span)
-            (slope,) = torch.autograd.grad(loss, free, create_graph=True)
+            with phase("backward"):
+                (slope,) = torch.autograd.grad(loss, free, create_graph=True)
             heads = [outputs, *hidden]
             # u -> J'u is linear: any u serves for its derivative; the slope, and zeros for the states, give J'slope
             duals = [
                 slope.detach().clone().requires_grad_(),
                 *(torch.zeros_like(h, requires_grad=True) for h in hidden),
             ]
-            pulled = torch.autograd.grad(heads, params, duals, create_graph=True, materialize_grads=True)
+            with phase("backward"):
+                pulled = torch.autograd.grad(heads, params, duals, create_graph=True, materialize_grads=True)
         linked = [part for part in pulled if part.requires_grad]
         gradient = flatten(pulled).detach() + l2 * flatten(params).detach()
         share = structural * self.scale / len(self.inputs)
@@ -367,6 +375,7 @@ class Objective(Evaluating):
         self._observe(loss, gradient)
         return Curvature(loss, gradient, lambda vector: summed(vector, False), summed, partial(self._count, name))
 
+    @phased("curvature")
     def jacobian(self) -> tuple[Tensor, Tensor]:
         """Residuals r (m,) and their Jacobian J (m, n), scaled so that the loss is |r|^2 / 2 and its gradient J'r.
 
@@ -434,6 +443,7 @@ class Objective(Evaluating):
             rows = jacobian_by_examples(self.model, self._problem.names, self.params, inputs, one_by_one)
         return weight * rows if rows.shape[0] == flat.numel() else jacobian_by_graph(flat, self.params)
 
+    @phased("curvature")
     def per_example_grads(self) -> Tensor:
         """One gradient per example, (N, n), scaled so that the mean over the rows is the gradient of the loss.
 
@@ -559,7 +569,8 @@ class Objective(Evaluating):
         found = []
         for left, root in enumerate(roots, start=1 - len(roots)):
             options = {"retain_graph": left < 0, "allow_unused": True}
-            slopes = torch.autograd.grad(outputs, edges, root, **options) if edges else ()
+            with phase("curvature"):
+                slopes = torch.autograd.grad(outputs, edges, root, **options) if edges else ()
             found.append(passes(captured, slopes))
         return found
 

@@ -9,6 +9,8 @@ export SUITE_RESULTS=${SUITE_RESULTS:-$PWD/results/autoencoder}
 trials=${TRIALS:-20}
 mkdir -p "$SUITE_RESULTS/tuned"
 
+source scripts/own.sh
+
 length() { case $1 in momentum | adam) echo 2000 ;; kfac) echo 1000 ;; *) echo 500 ;; esac; }
 
 for method in momentum adam kfac; do
@@ -16,7 +18,10 @@ for method in momentum adam kfac; do
         "out=$SUITE_RESULTS/tuned"
 done
 for method in momentum adam kfac kfac_adaptive; do # one after the other, so that the seconds can be compared
-    "$python" -m suite --config-dir "$SUITE_RESULTS" -m "optimizer=$method" task=autoencoder \
+    choice=tuned=null
+    [ -e "$SUITE_RESULTS/tuned/autoencoder_$method.yaml" ] && choice=$(own "autoencoder_$method")
+    # shellcheck disable=SC2086
+    "$python" -m suite -m $choice "optimizer=$method" task=autoencoder \
         "steps=$(length "$method")" seed=0,1,2,3,4 threads=1 log_every=1 wandb.mode=disabled
 done
 "$python" scripts/autoencoder_page.py

@@ -11,6 +11,8 @@ tasks=${TASKS:-resnet char_transformer structured_sparsity structured_sparsity_m
 jobs=${JOBS:-2}
 mkdir -p "$SUITE_RESULTS/tuned"
 
+source scripts/own.sh
+
 size() { # of a task, and a method
     echo scale=quick steps=600 task.eval_every=50 threads=1
     case $1 in
@@ -27,7 +29,8 @@ for task in $tasks; do
         [ -e "$SUITE_RESULTS/tuned/${task}_$method.yaml" ] ||
             "$python" -m suite.tune "optimizer=$method" "task=$task" trials=12 "${options[@]}" "jobs=$jobs" \
                 "out=$SUITE_RESULTS/tuned"
-        "$python" -m suite --config-dir "$SUITE_RESULTS" -m "optimizer=$method" "task=$task" "${options[@]}" \
+        # shellcheck disable=SC2046
+        "$python" -m suite -m $(own "${task}_$method") "optimizer=$method" "task=$task" "${options[@]}" \
             seed=0,1,2,3,4 wandb.mode=disabled
     done
 done

@@ -7,9 +7,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
 export SUITE_RESULTS=${SUITE_RESULTS:-$PWD/results/hessian_free}
-tuned="--config-dir $SUITE_RESULTS"
 jobs=${JOBS:-2}
 mkdir -p "$SUITE_RESULTS/tuned"
+
+source scripts/own.sh
 
 compare() { # task, training examples, passes, settings of the data
     local task=$1 examples=$2 passes=$3 data=(threads=1 "${@:4}")
@@ -22,8 +23,8 @@ compare() { # task, training examples, passes, settings of the data
         fi
         "$python" -m suite.tune "optimizer=$method" "task=$task" trials=6 "jobs=$jobs" "out=$SUITE_RESULTS/tuned" \
             "${data[@]}" "${batch[@]}" "${trial[@]}"
-        # shellcheck disable=SC2086
-        "$python" -m suite $tuned -m "optimizer=$method" "task=$task" seed=0,1,2 \
+        # shellcheck disable=SC2046
+        "$python" -m suite -m $(own "${task}_$method") "optimizer=$method" "task=$task" seed=0,1,2 \
             hydra/launcher=joblib "hydra.launcher.n_jobs=$jobs" wandb.mode=disabled "${data[@]}" "${batch[@]}" "${run[@]}"
     done
 }

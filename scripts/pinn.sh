@@ -8,10 +8,13 @@ export SUITE_RESULTS=${SUITE_RESULTS:-$PWD/results/pinn}
 mkdir -p "$SUITE_RESULTS/tuned"
 seeds="seed=0,1,2,3,4"
 
-run() { "$python" -m suite --config-dir "$SUITE_RESULTS" -m task=pinn_poisson $seeds threads=1 wandb.mode=disabled "$@"; }
+source scripts/own.sh
+
+run() { "$python" -m suite -m task=pinn_poisson $seeds threads=1 wandb.mode=disabled "$@"; }
 
 "$python" -m suite.tune optimizer=adam task=pinn_poisson trials=8 steps=3000 schedule=cosine "out=$SUITE_RESULTS/tuned"
-run optimizer=adam schedule=cosine steps=20000 task.eval_every=500
+# shellcheck disable=SC2046
+run $(own pinn_poisson_adam) optimizer=adam schedule=cosine steps=20000 task.eval_every=500
 run optimizer=levenberg_marquardt steps=1000 task.eval_every=20
 run optimizer=gauss_newton steps=200 task.eval_every=20
 run optimizer=bfgs steps=5000 task.eval_every=100

@@ -118,5 +118,6 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the explanation is ours
     with complaints.answered(sys.argv[1:]), launcher.one_voice():
         launcher.refuse_sweep(sys.argv[1:])
+        complaints.refuse_shadowed(sys.argv[1:])
         sys.argv[1:] = open_settings.opened(sys.argv[1:])
         compose_and_run()

@@ -41,6 +41,22 @@ def answered(arguments: Sequence[str]) -> Iterator[None]:
         sys.exit(1)
 
 
+def refuse_shadowed(arguments: Sequence[str]) -> None:
+    """Refuse a YAML of the user's that has the name of one of ours: Hydra would take ours, and say nothing.
+
+    Raises:
+        ConfigError: which file it is, and what to do.
+    """
+    for folder in _folders(arguments):
+        for group in registry.GROUPS:
+            ours = set(registry.names(group))
+            if both := sorted(path.stem for path in (folder / group).glob("*.yaml") if path.stem in ours):
+                raise ConfigError(
+                    f"{folder / group / both[0]}.yaml would not be used: the suite has a {group} {both[0]!r} of its "
+                    f"own, which goes first. Give it another name and choose it with {group}=NAME"
+                )
+
+
 def explain(error: Exception, arguments: Sequence[str]) -> str:
     """The message for the user; what Hydra says is kept where nothing better is known."""
     if isinstance(error, ConfigError):

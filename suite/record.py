@@ -20,6 +20,7 @@ COUNTED = ("value", "grad", "hvp", "ggnvp", "jac")
 EVERY_POINT = 2000  # points of a path that are all kept
 PATH_COLUMNS = ("step", "x", "y")
 COLUMNS = ("step", "epoch", "seconds", "loss", "lr", *COUNTED, "grad_equivalents")
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the same text in a fifth of the time
 
 Row = dict[str, Any]
 
@@ -89,7 +90,7 @@ class RunRecord:
             self.path.unlink(missing_ok=True)
             self.telemetry.unlink(missing_ok=True)
             self.checkpoint.unlink(missing_ok=True)
-        write_atomically(self.config, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+        write_atomically(self.config, yaml.dump(dict(config), Dumper=DUMPER, sort_keys=False, allow_unicode=True))
         self.describe_environment(environment)
 
     def join_experiment(self, name: str | None) -> None:

@@ -15,7 +15,7 @@ from suite.errors import ConfigError
 from suite.paths import CONFIGS
 
 FIRST_ORDER, OTHER = "first order", "other"
-GROUPS = ("optimizer", "task", "schedule", "tuned", "experiment")
+GROUPS = ("optimizer", "task", "schedule", "tuned", "published", "experiment")
 Folders = tuple[Path, ...]
 
 
@@ -33,7 +33,7 @@ def names(group: str, folders: Iterable[Path] = ()) -> list[str]:
 
 
 def read(group: str, name: str, folders: Iterable[Path] = ()) -> dict[str, Any]:
-    """One YAML as it is written, interpolations unresolved; the user's folders come first, as they do for Hydra."""
+    """One YAML as it is written, interpolations unresolved; no name is in two folders (see `complaints`)."""
     for folder in (*folders, CONFIGS):
         path = folder / group / f"{name}.yaml"
         if path.exists():

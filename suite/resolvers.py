@@ -2,20 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from suite import paths
+from suite import levels, paths
 
 SCALES = ("quick", "small", "full")
 
 
 def register() -> None:
-    """Make `${size:QUICK,SMALL,FULL}` (by the configuration's scale) and `${results:}` known to OmegaConf."""
+    """Make our interpolations known to OmegaConf.
+
+    `${size:QUICK,SMALL,FULL}` is the one for the configuration's scale, `${results:}` the folder of all results,
+    `${levels:}` what `suite.target` stored for the task as it is set up, and `${target:}` the task's own target or,
+    where that is null, the stored one.
+    """
     OmegaConf.register_new_resolver("size", _size, replace=True)
     OmegaConf.register_new_resolver("results", lambda: str(paths.results()), replace=True)
+    OmegaConf.register_new_resolver("levels", _levels, replace=True)
+    OmegaConf.register_new_resolver("target", _target, replace=True)
 
 
 def _size(quick: Any, small: Any, full: Any, *, _root_: DictConfig) -> Any:
-    return (quick, small, full)[SCALES.index(_root_._get_node("scale")._value())]  # type: ignore[union-attr]
+    return (quick, small, full)[SCALES.index(_scale(_root_))]
+
+
+def _levels(*, _root_: DictConfig) -> levels.Levels | None:
+    found = levels.find(_task(_root_), _scale(_root_))
+    return None if found is None else dict(found["levels"])
+
+
+def _target(*, _root_: DictConfig) -> Any:
+    task = _task(_root_)
+    if (own := task.get("target")) is not None:
+        return own
+    found = levels.find(task, _scale(_root_))
+    return None if found is None else found["target"]
+
+
+def _task(root: DictConfig) -> dict[str, Any]:
+    return dict(cast(Mapping[str, Any], OmegaConf.to_container(root.task, resolve=True)))
+
+
+def _scale(root: DictConfig) -> str:
+    return str(root._get_node("scale")._value())  # type: ignore[union-attr]

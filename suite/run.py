@@ -16,7 +16,7 @@ from suite.record import RunRecord
 from suite.status import Status
 from suite.summary import Summary, metric_of, summarise
 from suite.tracker import Tracker
-from suite.training import Training
+from suite.training import Training, Watch
 from suite.world import World, joined, place_of
 from tasks.custom.source import BrokenFile
 from tasks.task import Task
@@ -36,10 +36,11 @@ class Outcome:
         return Status(self.summary["status"])
 
 
-def run(plan: Plan) -> Outcome:
+def run(plan: Plan, watch: Watch | None = None) -> Outcome:
     """Carry out a plan, or look it up if it has been done; training failures become a status.
 
-    Of several processes that carry it out together, one keeps the record.
+    Of several processes that carry it out together, one keeps the record. `watch` is told the step and the metric at
+    each evaluation before the last, and may give a reason to stop there: the run is then `interrupted`.
 
     Raises:
         ConfigError, ValueError, FileNotFoundError: the optimizer or the task cannot be built as asked for.
@@ -47,11 +48,12 @@ def run(plan: Plan) -> Outcome:
     place = place_of(device.choose(plan.config["device"]))
     with joined(plan.world_size, place, plan.config["timeout"]) as world:
         record = RunRecord(plan.directory)
-        done = world.ranks.told(_looked_up(plan, record) if world.leads else None)
-        return done or _carried_out(plan, record, place, world)
+        done = world.ranks.told(looked_up(plan, record) if world.leads else None)
+        return done or _carried_out(plan, record, place, world, watch)
 
 
-def _looked_up(plan: Plan, record: RunRecord) -> Outcome | None:
+def looked_up(plan: Plan, record: RunRecord) -> Outcome | None:
+    """The outcome of a run that is done and is not to be repeated."""
     status = record.status()
     if status is None or not status.final or plan.config["force"]:
         return None
@@ -60,13 +62,13 @@ def _looked_up(plan: Plan, record: RunRecord) -> Outcome | None:
     return Outcome(summary, metric_of(summary), skipped=True)
 
 
-def _carried_out(plan: Plan, record: RunRecord, place: torch.device, world: World) -> Outcome:
+def _carried_out(plan: Plan, record: RunRecord, place: torch.device, world: World, watch: Watch | None) -> Outcome:
     threads = device.set_threads(plan.config["threads"], plan.workers * launcher.local_size())
     task = build_task(plan, place)
-    described = _describe(plan, task, place)
+    described = describe(plan, task, place)
     facts = environment.describe(place, threads, plan.world_size)
     try:
-        training = Training(plan, task, place, world)
+        training = Training(plan, task, place, world, watch)
     except Unsupported as error:
         if world.leads:
             record.begin(described, facts, resume=False)
@@ -117,7 +119,7 @@ def _finish(record: RunRecord, task: Task, summary: Summary, world: World) -> Ou
     return Outcome(summary, task.metric)
 
 
-def _describe(plan: Plan, task: Task, place: torch.device) -> dict[str, Any]:
+def describe(plan: Plan, task: Task, place: torch.device) -> dict[str, Any]:
     """The resolved configuration as config.yaml keeps it, with what `auto` came to and how to repeat the run."""
     return {
         **plan.config,

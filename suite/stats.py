@@ -1,77 +1,109 @@
-"""The few statistics of the report: pure functions of the values of one cell."""
+"""The statistics of the suite: pure functions of arrays and frames. docs/statistics.md says how to read each of them.
 
-from __future__ import annotations
+`times` is a frame with a row a problem and a column a solver; `inf` = target not reached, NaN = not run. `scores` is
+the same with values that are better when larger, unless `mode="min"`. One value has no interval: None or NaN, no guess.
+"""
 
-import math
-from collections.abc import Sequence
+from suite.statistics.algoperf import study_time, with_held_out
+from suite.statistics.bootstrap import (
+    best_index,
+    bootstrap_interval,
+    curve_band,
+    interquartile_mean,
+    mean_std,
+    told_from_best,
+)
+from suite.statistics.budgets import budget_curve, expected_best
+from suite.statistics.improvement import (
+    Improvement,
+    improvement_interval,
+    mean_improvement,
+    probability_of_improvement,
+)
+from suite.statistics.profile_bands import profile_band, score_interval
+from suite.statistics.profiles import (
+    at,
+    data_profile,
+    ecdf,
+    leave_one_out_profiles,
+    leave_one_out_scores,
+    pairwise_profiles,
+    pairwise_scores,
+    performance_profile,
+    performance_ratios,
+    profile_score,
+)
+from suite.statistics.ranks import (
+    Friedman,
+    Nemenyi,
+    critical_difference,
+    friedman,
+    indistinct,
+    mean_ranks,
+    nemenyi,
+    wilcoxon_holm,
+)
+from suite.statistics.ratios import Ratio, ratio_interval
+from suite.statistics.sensitivity import (
+    GoodShare,
+    RateSensitivity,
+    SeedSensitivity,
+    good_share,
+    rate_sensitivity,
+    seed_sensitivity,
+)
+from suite.statistics.targets import (
+    expected_running_time,
+    median_with_failures,
+    simulated_restarts,
+    time_to_target,
+)
 
-import numpy as np
-import pandas as pd
-
-DRAWS = 2000
-LEVEL = 0.95
-
-
-def mean_std(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation; the latter is NaN for a single value."""
-    array = np.asarray(values, dtype=float)
-    return float(array.mean()), float(array.std(ddof=1)) if array.size > 1 else math.nan
-
-
-def bootstrap_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Percentile bootstrap interval (95 %) of the mean; None for a single value, which says nothing about spread."""
-    array = np.asarray(values, dtype=float)
-    if array.size < 2:
-        return None
-    drawn = np.random.default_rng(0).integers(array.size, size=(DRAWS, array.size))
-    low, high = np.quantile(array[drawn].mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
-
-
-def best_index(groups: Sequence[Sequence[float]], direction: str) -> int:
-    """The group with the best mean: the largest for `max`, else the smallest."""
-    means = [float(np.mean(group)) for group in groups]
-    return int(np.argmax(means)) if direction == "max" else int(np.argmin(means))
-
-
-def told_from_best(groups: Sequence[Sequence[float]], direction: str) -> list[bool]:
-    """For each group: does its interval of the mean lie apart from that of the best group?"""
-    if not groups:
-        return []
-    intervals = [_interval_or_point(group) for group in groups]
-    low, high = intervals[best_index(groups, direction)]
-    return [other_low > high or other_high < low for other_low, other_high in intervals]
-
-
-def median_with_failures(reached: Sequence[float], total: int) -> float:
-    """Median over all `total` runs, where those that never got there count as infinite."""
-    ordered = sorted(reached) + [math.inf] * (total - len(reached))
-    return (ordered[(total - 1) // 2] + ordered[total // 2]) / 2
-
-
-def _interval_or_point(values: Sequence[float]) -> tuple[float, float]:
-    return bootstrap_interval(values) or (float(values[0]), float(values[0]))
-
-
-def time_to_target(
-    history: pd.DataFrame, target: float, mode: str, *, metric: str | None = None, unit: str = "seconds"
-) -> float:
-    """What a run had spent when its metric was first at the target or better; `inf` where it never was.
-
-    Args:
-        history: a row per logged step, with `unit` and the metric among its columns.
-        target: the value that counts.
-        mode: `min` where smaller is better, else `max`.
-        metric: its column; the only one under `val/` where it is not named.
-        unit: the column of what was spent: `step`, `seconds` or `grad_equivalents`.
-    """
-    if mode not in ("min", "max"):
-        raise ValueError(f"mode must be 'min' or 'max', got {mode!r}")
-    if metric is None:
-        found = [str(name) for name in history if str(name).startswith("val/")]
-        if len(found) != 1:
-            raise ValueError(f"name the metric's column; there are {', '.join(found) or 'none under val/'}")
-        metric = found[0]
-    values = history[metric]
-    there = history.loc[values >= target if mode == "max" else values <= target, unit]
-    return float(there.iloc[0]) if len(there) else math.inf
+__all__ = [
+    "Friedman",
+    "GoodShare",
+    "Improvement",
+    "Nemenyi",
+    "RateSensitivity",
+    "Ratio",
+    "SeedSensitivity",
+    "at",
+    "best_index",
+    "bootstrap_interval",
+    "budget_curve",
+    "critical_difference",
+    "curve_band",
+    "data_profile",
+    "ecdf",
+    "expected_best",
+    "expected_running_time",
+    "friedman",
+    "good_share",
+    "improvement_interval",
+    "indistinct",
+    "interquartile_mean",
+    "leave_one_out_profiles",
+    "leave_one_out_scores",
+    "mean_improvement",
+    "mean_ranks",
+    "mean_std",
+    "median_with_failures",
+    "nemenyi",
+    "pairwise_profiles",
+    "pairwise_scores",
+    "performance_profile",
+    "performance_ratios",
+    "probability_of_improvement",
+    "profile_band",
+    "profile_score",
+    "rate_sensitivity",
+    "ratio_interval",
+    "score_interval",
+    "seed_sensitivity",
+    "simulated_restarts",
+    "study_time",
+    "time_to_target",
+    "told_from_best",
+    "wilcoxon_holm",
+    "with_held_out",
+]

@@ -25,8 +25,13 @@ class Timing:
         hardware: what it was measured on, as in the report's tables.
         seconds_per_step: the median over windows of their mean step, refreshes included.
         windows: the mean step of each window.
-        phases: seconds per step by phase; what no phase claims is `other`.
+        phases: seconds per step by phase, from a pass of its own; what no phase claims is `other`.
         command: what repeats it.
+        steps: the number of steps that a window's mean is over.
+        first: how many steps were taken before those; 0 where a window begins where a run does.
+        period: the number of steps after which refreshes repeat; a window that is shorter than a run has whole ones.
+        others: how many cores other processes kept busy meanwhile; None where nobody can tell.
+        shared: whether that was enough to doubt the figures.
     """
 
     key: str
@@ -37,6 +42,16 @@ class Timing:
     windows: tuple[float, ...]
     phases: Mapping[str, float] = field(default_factory=dict)
     command: str = ""
+    steps: int = 0
+    first: int = 0
+    period: int = 1
+    others: float | None = None
+    shared: bool = False
+
+    @property
+    def spread(self) -> float:
+        """The largest window's mean step over the smallest one's."""
+        return max(self.windows) / min(self.windows) if self.windows and min(self.windows) > 0 else float("inf")
 
 
 def speed_key(config: Mapping[str, Any], kind: str) -> str:

@@ -9,11 +9,11 @@ import signal
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from time import perf_counter
 from types import FrameType
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -45,6 +45,11 @@ FAILED = frozenset({Status.OOM, Status.UNSUPPORTED, Status.ERROR})
 CHECKPOINT_SHARE = 0.005  # of a run's time that may go into checkpoints
 STATISTICS_BATCHES = 10  # of training data, that batch normalisation sees anew at weights it has not been trained at
 
+Taken = tuple[Tensor | float, float]  # a step's loss at its start, and its seconds
+Loop = Generator[Objective, Taken | None, Status]
+
+Watch = Callable[[int, float], str | None]  # told the step and the metric at each evaluation; a reason to stop, or None
+
 
 class ObjectiveOptimizer(Protocol):
     """What the loop asks of an optimizer; every torch.optim.Optimizer has it."""
@@ -71,8 +76,14 @@ class Training:
     them evaluates, decides and records.
     """
 
-    def __init__(self, plan: Plan, task: Task, place: torch.device, world: World | None = None) -> None:
+    kind: ClassVar[type[Objective]] = Objective
+
+    def __init__(
+        self, plan: Plan, task: Task, place: torch.device, world: World | None = None, watch: Watch | None = None
+    ) -> None:
         self.plan = plan
+        self.watch = watch
+        self.stopped = ""
         self.task = task
         self.place = place
         self.world = world or World()
@@ -120,7 +131,7 @@ class Training:
                 f"{self.plan.optimizer} records layers, of which each of the {self.ranks.size} ranks sees its share "
                 "only, and does not sum over them (`parallel` is not set); run it in one process"
             )
-        if _averages(optimizer):
+        if averages(optimizer):
             optimizer.train()  # type: ignore[attr-defined]
         if isinstance(optimizer, Method):
             optimizer.expect(self.plan.steps, self.task.steps_per_epoch)
@@ -160,7 +171,7 @@ class Training:
         inputs, targets = batch or self._first_batch()
         compiled = self.plan.config["compile"] if compiled is None else compiled
         forward: Any = torch.compile(model) if compiled else model
-        return Objective(
+        return self.kind(
             forward, self.task.loss_fn, inputs, targets, l2=self.task.l2, sampler=self._fresh,
             generator=self.generator, autocast=self.plan.precision == "bf16", counts=counts,
             ranks=ranks, parts=parts, clip=self.plan.config["clip_grad_norm"],
@@ -168,6 +179,10 @@ class Training:
 
     def _first_batch(self) -> Batch:
         return next(self.task.batches("train", stream(self.plan.seed, "data")))
+
+    def _batches(self) -> Iterator[Batch]:
+        """The training data from the present step on."""
+        return self.task.batches("train", stream(self.plan.seed, "data"), start=self.step)
 
     def _fresh(self) -> Batch:
         batches = self.task.batches("train", stream(self.plan.seed, "fresh"), start=self.fresh_drawn)
@@ -237,19 +252,23 @@ class Training:
             self.prepare()
             with self._interruptible():
                 status = self.train(record, tracker, resume=resume)
-            message = self._remark()
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            status, message = Status.OOM, str(error).partition("\n")[0]
-        except Unsupported as error:
-            status, message = Status.UNSUPPORTED, str(error)
+            message = self.stopped or self._remark()
         except Exception as error:
-            out_of_memory = "can't allocate memory" in str(error)
-            status, message = (Status.OOM if out_of_memory else Status.ERROR), self.world.explain(error)
-            if not isinstance(error, RankLostError):
-                traceback.print_exc()
+            status, message = self.failure(error)
         if status in FAILED:
             self.world.tell_failure(f"{status}: {message}")
         return self._summarise(status, message)
+
+    def failure(self, error: Exception) -> tuple[Status, str]:
+        """The word and the message that an exception in a training becomes; an unforeseen one is printed."""
+        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            return Status.OOM, str(error).partition("\n")[0]
+        if isinstance(error, Unsupported):
+            return Status.UNSUPPORTED, str(error)
+        if not isinstance(error, RankLostError):
+            traceback.print_exception(error)
+        out_of_memory = "can't allocate memory" in str(error)
+        return (Status.OOM if out_of_memory else Status.ERROR), self.world.explain(error)
 
     def _remark(self) -> str:
         """What a reader of a run by several processes has to know."""
@@ -259,7 +278,19 @@ class Training:
         return f"batch normalisation saw the share of each of the {self.ranks.size} ranks, not the whole batch"
 
     def train(self, record: RunRecord, tracker: Tracker, *, resume: bool) -> Status:
-        """The loop. Only `optimizer.step` is on the clock."""
+        """The loop, on this run's own optimizer. Only `optimizer.step` is on the clock."""
+        clock, optimizer = self.clock, self.optimizer
+        with closing(self.loop(record, tracker, resume=resume)) as loop:
+            current = advanced(loop)
+            while not isinstance(current, Status):
+                start = clock()
+                loss = optimizer.step(current)
+                took = clock() - start
+                current = advanced(loop, (loss, took))
+        return current
+
+    def loop(self, record: RunRecord, tracker: Tracker, *, resume: bool) -> Loop:
+        """All of a training but its steps: gives the loss to be stepped on, takes its value and the step's seconds."""
         untrained = self._evaluate("val")
         history = History(record.history, list(untrained))
         path = self._path(record, resume=resume)
@@ -278,14 +309,13 @@ class Training:
         given = self.plan.config["log_every"]
         log_every, first = given or max(1, steps // LOGGED_ROWS), 0 if given else FIRST_ROWS
         eval_every = self.task.eval_every
-        batches = self.task.batches("train", stream(self.plan.seed, "data"), start=self.step)
-        objective, optimizer, schedule, clock = self.objective, self.optimizer, self.schedule, self.clock
-        telemetry = self.telemetry
+        batches = self._batches()
+        objective, schedule, telemetry = self.objective, self.schedule, self.telemetry
 
         def logged(step: int) -> bool:
             return step == steps or step % eval_every == 0 or step % log_every == 0 or step <= first
 
-        line = ProgressLine(self.plan.title, steps, enabled=self.plan.workers == 1 and self.world.leads)
+        line = ProgressLine(self.plan.title, steps, enabled=self._shown)
         with _settled_heap(), log, line as progress:
             while self.step < steps:
                 inputs, targets = next(batches)
@@ -293,9 +323,9 @@ class Training:
                 watched = telemetry is not None and logged(self.step + 1)
                 if telemetry is not None and watched:
                     telemetry.begin(inputs, targets)
-                start = clock()
-                loss = optimizer.step(current)
-                took = clock() - start
+                taken = yield current
+                assert taken is not None
+                loss, took = taken
                 # the slowest rank's time, and whether any of them is asked to end
                 took, asked = self.ranks.greatest((took, self._asked))
                 self.seconds += took
@@ -339,9 +369,21 @@ class Training:
         if status is not None:
             with self._judged_weights():
                 self._save(record)
-        elif self.ranks.told(perf_counter() - self.saved_at > self.save_seconds / CHECKPOINT_SHARE):
+        elif self._watched_out():
+            self._save(record)
+            return Status.INTERRUPTED
+        elif self.ranks.told(self._checkpoint_is_due()):
             self._save(record)
         return status
+
+    def _checkpoint_is_due(self) -> bool:
+        return perf_counter() - self.saved_at > self.save_seconds / CHECKPOINT_SHARE
+
+    def _watched_out(self) -> bool:
+        """Whether whoever watches the run has seen enough; it can be gone on with like one that was interrupted."""
+        if self.watch is not None:
+            self.stopped = self.ranks.told((self.watch(self.step, self.value) or "") if self.world.leads else "")
+        return bool(self.stopped)
 
     def _ending(self, last: bool) -> Status | None:
         if self.plan.config["stop_at_target"] and self.target:
@@ -371,9 +413,13 @@ class Training:
     def _evaluate(self, split: str) -> dict[str, float]:
         """The metrics, which one process computes and tells the others."""
         with self._judged_weights(timed=split == "val"):
-            metrics = self.task.evaluate(self.model, split) if self.world.leads else {}
+            metrics = self._measured(split) if self.world.leads else {}
         self._require_unison()
         return self.ranks.told(metrics)
+
+    def _measured(self, split: str) -> dict[str, float]:
+        """The metrics of the model as it is."""
+        return self.task.evaluate(self.model, split)
 
     @contextmanager
     def _judged_weights(self, timed: bool = False) -> Iterator[None]:
@@ -386,7 +432,7 @@ class Training:
         evaluations leave no trace in a run.
         """
         optimizer: Any = self.optimizer
-        if not _averages(optimizer) or not self.step:  # before the first step there is one place only
+        if not averages(optimizer) or not self.step:  # before the first step there is one place only
             yield
             return
         held = [(t, t.detach().clone()) for t in (*self._trained(), *self._statistics())]
@@ -487,6 +533,11 @@ class Training:
     def _trained(self) -> list[torch.nn.Parameter]:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
+    @property
+    def _shown(self) -> bool:
+        """Whether a line on the terminal shows where the run is."""
+        return self.plan.workers == 1 and self.world.leads
+
     def _report(self) -> str:
         return f"loss {self.loss:.4g}  {self.task.metric} {self.value:.4g}"
 
@@ -547,7 +598,7 @@ class Training:
     def _restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if _averages(self.optimizer):  # the last checkpoint of a run holds the weights that it was judged by
+        if averages(self.optimizer):  # the last checkpoint of a run holds the weights that it was judged by
             self.optimizer.train()  # type: ignore[attr-defined]
         if self.schedule is not None:
             self.schedule.load_state_dict(state["schedule"])
@@ -594,7 +645,16 @@ class Training:
         return None if self.ranks.size > 1 and status in FAILED else memory.state_bytes(self.optimizer)
 
 
-def _averages(optimizer: ObjectiveOptimizer) -> bool:
+def advanced(loop: Loop, taken: Taken | None = None) -> Objective | Status:
+    """Tell a loop how the step went, None to begin; the loss of the next step, or how the training ended."""
+    try:
+        return loop.send(taken)
+    except StopIteration as ended:
+        status: Status = ended.value
+        return status
+
+
+def averages(optimizer: ObjectiveOptimizer) -> bool:
     """Whether an optimizer trains at other weights than those it is judged by, and is told which of them to set."""
     return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
 

@@ -13,6 +13,7 @@ from optimizers.diagonal.probes import DISTRIBUTIONS, hutchinson
 from optimizers.linalg.flat import flatten, unflatten
 from optimizers.method import Method, require_choice, require_range
 from optimizers.objective import Objective
+from optimizers.phases import phase
 
 Group = dict[str, Any]
 MOMENTUM, DIAGONAL = "momentum", "diagonal"  # the states
@@ -84,7 +85,8 @@ class LazyDiagonal(Method):
             self.learn(group, running, [parts[p] for p in params], scale)
         if group["weight_decay"]:
             torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-        self.move(group, params, momenta, running)
+        with phase("precondition"):
+            self.move(group, params, momenta, running)
 
     def _states(self, params: list[Tensor], key: str) -> list[Tensor]:
         for parameter in params:

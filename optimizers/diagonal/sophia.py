@@ -12,6 +12,7 @@ from optimizers.diagonal.lazy import DIAGONAL, Group, LazyDiagonal, LazyHessian,
 from optimizers.linalg.flat import flatten
 from optimizers.method import require_range
 from optimizers.objective import Objective
+from optimizers.phases import phase
 
 
 class _Clipped(LazyDiagonal):
@@ -149,7 +150,8 @@ class SophiaG(_Clipped):
         sampled = objective.sampled()
         loss = objective()
         gradients = [parameter.grad for parameter in objective.params]
-        sampled()
+        with phase("curvature"):
+            sampled()
         slope = sampled.gradient()
         for parameter, gradient in zip(objective.params, gradients, strict=True):
             parameter.grad = gradient

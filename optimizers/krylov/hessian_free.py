@@ -17,6 +17,7 @@ from optimizers.linalg.damping import RatioRule, reduction_ratio
 from optimizers.linalg.line_search import armijo
 from optimizers.method import Method, require_choice, require_range
 from optimizers.objective import Objective
+from optimizers.phases import phased
 
 
 class HessianFree(Method):
@@ -174,6 +175,7 @@ class HessianFree(Method):
             self.stuck = "no step length lowers the loss, and the damping cannot grow any more"
 
     @staticmethod
+    @phased("line search")
     def _backtracked(objective: Objective, path: list[tuple[int, Tensor]]) -> tuple[int, Tensor, float]:
         """From the last iterate back as long as the loss falls: the iteration, its iterate, the loss there."""
         chosen: tuple[int, Tensor, float] | None = None

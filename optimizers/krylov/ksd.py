@@ -15,6 +15,7 @@ from optimizers.linalg.decompositions import symmetric_eigen
 from optimizers.method import Method, require_choice, require_range
 from optimizers.minimize import minimize
 from optimizers.objective import Objective
+from optimizers.phases import phased
 
 CURVATURES = ("ggn", "hessian")
 
@@ -103,6 +104,7 @@ class KSD(Method):
         group["seen"] += 1
         return loss
 
+    @phased("inverse")
     def _subspace(self, curved: Objective, matrix: Curvature, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """V (k, n), the Krylov vectors as far as they are independent, then the previous step; and V B V' (k, k)."""
         scaling: Tensor | None = None
@@ -126,6 +128,7 @@ class KSD(Method):
         projected = basis[:count] @ images[:count].T
         return basis[:count], (projected + projected.T) / 2
 
+    @phased("inverse")
     def _scaled(self, basis: Tensor, projected: Tensor) -> Tensor:
         """The basis in whose coordinates the curvature is the identity; as it is where that cannot be computed."""
         decomposition = symmetric_eigen(projected)
@@ -138,6 +141,7 @@ class KSD(Method):
         curvatures = values.abs().clamp_min(self.floor * largest)
         return (vectors / curvatures.sqrt()).T.to(basis.dtype) @ basis
 
+    @phased("line search")
     def _descend(self, objective: Objective, searched: Objective, basis: Tensor) -> None:
         """Minimise the loss over the subspace and go there."""
 

@@ -15,6 +15,7 @@ from optimizers.linalg.flat import flatten
 from optimizers.linalg.least_squares import FORMS, DampedLeastSquares
 from optimizers.method import require_choice, require_range
 from optimizers.objective import Objective
+from optimizers.phases import phased
 
 RULES = ("nielsen", "marquardt")
 PROBE = 0.1  # the share of the step at which the residuals' curvature along it is measured
@@ -188,6 +189,7 @@ class LevenbergMarquardt(ResidualMethod):
         objective.move(step)
         return True
 
+    @phased("line search")
     def _accelerated(
         self, objective: Objective, model: Linearisation, system: DampedLeastSquares, velocity: Tensor
     ) -> Tensor | None:
@@ -203,6 +205,7 @@ class LevenbergMarquardt(ResidualMethod):
         return (velocity + added / 2).to(precision)
 
     @staticmethod
+    @phased("line search")
     def _gain(objective: Objective, model: Linearisation, step: Tensor | None, predicted: float) -> float:
         if step is None:
             return nan

@@ -9,6 +9,8 @@ from math import ceil, nan
 import torch
 from torch import Tensor
 
+from optimizers.phases import phased
+
 Map = Callable[[Tensor], Tensor]
 StoppingRule = Callable[[list[float]], bool]
 
@@ -38,6 +40,7 @@ class CGResult:
     curvature: float = nan
 
 
+@phased("inverse")
 def conjugate_gradients(
     product: Map,
     b: Tensor,

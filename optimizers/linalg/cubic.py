@@ -11,10 +11,12 @@ from torch import Tensor
 from optimizers.linalg.curvature import Product
 from optimizers.linalg.lanczos import Lanczos, lanczos
 from optimizers.linalg.secular import ModelStep, Spectrum
+from optimizers.phases import phased
 
 Enough = Callable[[float, float], bool]
 
 
+@phased("inverse")
 def cubic_subproblem(values: Tensor, vectors: Tensor, gradient: Tensor, sigma: float) -> ModelStep:
     """The global minimiser of g.s + s'Bs/2 + sigma/3 |s|^3, from B's eigen-decomposition.
 
@@ -60,6 +62,7 @@ def cubic_change(found: ModelStep, sigma: float, factor: float = 1.0) -> float:
     return found.scaled(factor)[1] + sigma / 3 * (factor * found.norm) ** 3
 
 
+@phased("inverse")
 def krylov_cubic(process: Lanczos, length: float, sigma: float) -> tuple[Tensor, ModelStep, float]:
     """The minimiser of the cubic model in a Krylov space that starts at g; |g| = `length`.
 
@@ -74,6 +77,7 @@ def krylov_cubic(process: Lanczos, length: float, sigma: float) -> tuple[Tensor,
     return found.step, found, process.residual * abs(float(found.step[-1]))
 
 
+@phased("inverse")
 def cubic_process(product: Product, gradient: Tensor, sigma: float, iterations: int, enough: Enough) -> Lanczos:
     """The Lanczos process on (B, g), until the model's gradient is small enough at the minimiser in the space.
 

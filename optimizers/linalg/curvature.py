@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from optimizers.phases import phased
+
 Product = Callable[[Tensor], Tensor]
 
 
@@ -29,6 +31,7 @@ class Curvature:
         self._rows = rows
         self._count = count
 
+    @phased("curvature")
     def __call__(self, vector: Tensor) -> Tensor:
         self._count(1)
         return self._product(vector)
@@ -39,6 +42,7 @@ class Curvature:
         matrix = self.rows(torch.eye(size, dtype=self.gradient.dtype, device=self.gradient.device), chunk)
         return (matrix + matrix.T) / 2
 
+    @phased("curvature")
     def rows(self, vectors: Tensor, chunk: int = 256) -> Tensor:
         """The products with every row of (k, n), shaped alike; `chunk` at a time where autograd can batch them."""
         self._count(len(vectors))

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from optimizers.phases import phased
+
 NULL = 1e-8  # eigenvalues below this share of the largest one are zero as far as their eigenvectors go
 
 
@@ -30,6 +32,7 @@ def settled(values: Tensor, vectors: Tensor) -> Tensor:
     return settled
 
 
+@phased("inverse")
 def symmetric_eigen(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
     """Eigenvalues (n,), ascending, and eigenvectors (n, n) in float64; None if matrix or result is not finite."""
     if not bool(torch.isfinite(matrix).all()):
@@ -41,6 +44,7 @@ def symmetric_eigen(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
     return (values, vectors) if bool(torch.isfinite(values).all()) else None
 
 
+@phased("inverse")
 def inverse_positive(matrix: Tensor, attempts: int = 5) -> Tensor | None:
     """The inverse of a positive definite matrix by Cholesky, with a growing multiple of the identity if it is not.
 
@@ -59,6 +63,7 @@ def inverse_positive(matrix: Tensor, attempts: int = 5) -> Tensor | None:
     return None
 
 
+@phased("inverse")
 def inverses_positive(matrices: Sequence[Tensor]) -> list[Tensor | None]:
     """`inverse_positive` of many matrices (..., d, d), those of equal size in one call; None where it is None."""
     results: list[Tensor | None] = [None] * len(matrices)
@@ -76,6 +81,7 @@ def inverses_positive(matrices: Sequence[Tensor]) -> list[Tensor | None]:
     return results
 
 
+@phased("inverse")
 def symmetric_eigens(matrices: Sequence[Tensor]) -> list[tuple[Tensor, Tensor] | None]:
     """Eigenvalues (..., d), ascending, and eigenvectors (..., d, d) of many matrices, those of equal size in one call.
 
@@ -123,6 +129,7 @@ def _equal(matrices: Sequence[Tensor]) -> list[list[int]]:
     return list(groups.values())
 
 
+@phased("inverse")
 def shifted_cholesky(matrix: Tensor, beta: float = 1e-3, attempts: int = 100) -> tuple[Tensor, float] | None:
     r"""The Cholesky factor L of `matrix + tau I` in float64, and tau: zero if the matrix is positive definite itself.
 

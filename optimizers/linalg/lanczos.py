@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from optimizers.linalg.curvature import Product
+from optimizers.phases import phased
 
 Stop = Callable[["Lanczos"], bool]
 
@@ -48,6 +49,7 @@ class Lanczos:
         return coefficients.to(self.basis.dtype) @ self.basis
 
 
+@phased("inverse")
 def lanczos(
     product: Product, start: Tensor, iterations: int, tolerance: float | None = None, stop: Stop | None = None
 ) -> Lanczos:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from optimizers.linalg.decompositions import symmetric_eigen
+from optimizers.phases import phased
 
 FORMS = ("auto", "svd", "primal", "dual")
 SMALL = 300  # the shorter side up to which the singular value decomposition costs next to nothing
@@ -44,6 +45,7 @@ class DampedLeastSquares:
         self.form = _chosen(form, *jacobian.shape)
         self.cut = cut
 
+    @phased("inverse")
     def solve(self, damping: float, residuals: Tensor) -> Tensor | None:
         """The step d (n,) in float64; None when the decomposition fails."""
         scaled = self._by_gram(damping, residuals.double())

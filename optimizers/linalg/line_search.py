@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from optimizers.linalg.interpolation import Trial, proposal
+from optimizers.phases import phased
 
 Ray = Callable[[float], tuple[float, float, Tensor]]
 
 
+@phased("line search")
 def armijo(
     value: Callable[[float], float],
     start: float,
@@ -59,6 +61,7 @@ class WolfePoint:
     wolfe: bool
 
 
+@phased("line search")
 def strong_wolfe(
     evaluate: Ray,
     start: float,

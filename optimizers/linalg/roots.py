@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from optimizers.linalg.decompositions import NULL, symmetric_eigen
+from optimizers.phases import phased
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
+@phased("inverse")
 def stacked_eigen(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Eigenvalues (k, n), ascending, and eigenvectors (k, n, n) of symmetric matrices, and which of them are good (k,).
 
@@ -35,6 +37,7 @@ def _one_by_one(matrices: Tensor, good: Tensor) -> tuple[Tensor, Tensor, Tensor]
     return values, vectors, good & torch.tensor([each is not None for each in found], device=good.device)
 
 
+@phased("inverse")
 def inverse_roots(matrices: Tensor, exponent: float, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     r"""(A + eps I)^{-exponent} of positive semi-definite matrices A (k, n, n), with their condition numbers.
 
@@ -55,6 +58,7 @@ def conditions(largest: Tensor, smallest: Tensor) -> Tensor:
     return (largest / torch.maximum(smallest, limits.eps * largest).clamp(min=limits.tiny)).clamp(min=1)
 
 
+@phased("inverse")
 def power_step(matrices: Tensor, bases: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """One power iteration from approximate eigenbases (k, n, n) of A (k, n, n), orthogonalised by QR.
 

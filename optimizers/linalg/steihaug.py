@@ -12,6 +12,7 @@ from torch import Tensor
 from optimizers.linalg.curvature import Product
 from optimizers.linalg.secular import ModelStep
 from optimizers.linalg.trust_region import boundary_crossings
+from optimizers.phases import phased
 
 Keep = Callable[[float, float], bool]
 
@@ -103,6 +104,7 @@ def on_boundary(gradient: Tensor, segment: Segment, radius: float) -> ModelStep:
     return ModelStep(step, float(gradient @ step), segment.value(t), radius, boundary=True)
 
 
+@phased("inverse")
 def steihaug(
     product: Product,
     gradient: Tensor,

@@ -8,8 +8,10 @@ from math import isfinite
 from torch import Tensor
 
 from optimizers.linalg.secular import ModelStep, Spectrum
+from optimizers.phases import phased
 
 
+@phased("inverse")
 def exact_subproblem(values: Tensor, vectors: Tensor, gradient: Tensor, radius: float) -> ModelStep:
     """The global minimiser of g.s + s'Bs/2 in |s| <= radius, from B's eigen-decomposition.
 

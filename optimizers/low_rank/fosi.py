@@ -16,6 +16,7 @@ from optimizers.linalg.lanczos import lanczos
 from optimizers.low_rank.rows import Rows
 from optimizers.method import Method, require_choice, require_range
 from optimizers.objective import Objective
+from optimizers.phases import phase, phased
 
 
 class FOSI(Method):
@@ -134,7 +135,8 @@ class FOSI(Method):
         self._prepare()
         group["age"] += group["age"] >= 0
         if group["step"] >= self.warmup and (group["step"] - self.warmup) % self.period == 0:
-            self._estimate(objective.hessian())
+            with phase("curvature"):
+                self._estimate(objective.hessian())
         gradient = objective.gradient()
         delta = self._based(gradient) if group["age"] < 0 else self._integrated(gradient)
         if group["weight_decay"]:
@@ -190,6 +192,7 @@ class FOSI(Method):
         vectors[slots] = weights[:, chosen].T.to(like.dtype) @ found.basis
         return values, vectors
 
+    @phased("precondition")
     def _integrated(self, gradient: Tensor) -> Tensor:
         """(I - V'V) scale d(g2) - alpha V' diag(1/|e|) c."""
         along = self.basis.times(gradient)

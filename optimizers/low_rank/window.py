@@ -14,6 +14,7 @@ from optimizers.linalg.flat import flatten, unflatten
 from optimizers.low_rank.rows import PRECISIONS, Rows
 from optimizers.method import Method, require_choice, require_range
 from optimizers.objective import Objective
+from optimizers.phases import phase, phased
 
 
 class Windowed(Method):
@@ -78,12 +79,15 @@ class Windowed(Method):
         entry = self._entry(gradient)
         vector = self.rows.rounded(entry)
         gram = self._with(vector)
-        weights = None if gram is None else self._solve(gram)
+        with phase("inverse"):
+            weights = None if gram is None else self._solve(gram)
         if gram is None or weights is None:
             self.failures["window"] += 1
             return loss
         self._push(entry, vector, gram)
-        self._move(self._direction(self.rows.combined(weights).to(gradient.dtype)))
+        with phase("precondition"):
+            direction = self._direction(self.rows.combined(weights).to(gradient.dtype))
+        self._move(direction)
         return loss
 
     # -- the window ----------------------------------------------------------------------------------------------------
@@ -98,6 +102,7 @@ class Windowed(Method):
         """How many rows there are once the vector of this step is among them."""
         return min(int(self.param_groups[0]["step"]) + 1, self.window)
 
+    @phased("curvature")
     def _with(self, vector: Tensor) -> Tensor | None:
         """The Gram matrix (window, window), float64, with the vector in its slot; None if that is not finite."""
         state = self.state[self.parameters()[0]]
@@ -111,6 +116,7 @@ class Windowed(Method):
         gram[self._slot] = gram[:, self._slot] = products
         return gram
 
+    @phased("curvature")
     def _push(self, entry: Tensor, vector: Tensor, gram: Tensor) -> None:
         """Put the newest vector into the window."""
         self.rows.matrix()[self._slot] = vector

@@ -15,6 +15,7 @@ from optimizers.matrix.modes import along, times, times_all, unfold
 from optimizers.matrix.preconditioned import Part, Preconditioned
 from optimizers.matrix.stacks import Stack
 from optimizers.method import require_choice, require_range
+from optimizers.phases import phased
 
 BASES = ("qr", "eigh")
 
@@ -125,6 +126,7 @@ class KLShampoo(Preconditioned):
     def age(self, stack: Stack) -> int:
         return stack.step % self.period
 
+    @phased("inverse")
     def _begin(self, stack: Stack, gradient: Tensor) -> None:
         """Factors that are multiples of the identity, their product the mean square; bases of the first gradient.
 
@@ -181,6 +183,7 @@ class KLShampoo(Preconditioned):
         square.mul_(beta2).addcmul_(rotated, rotated, value=1 - beta2)
         return direction.div_(square.div(1 - beta2**count).sqrt_().add_(1e-8))
 
+    @phased("curvature")
     def _observe(self, stack: Stack, rotated: Tensor, scales: dict[int, Tensor]) -> None:
         beta2 = stack.group["beta2"]
         for mode in scales:
@@ -191,6 +194,7 @@ class KLShampoo(Preconditioned):
             factor = stack.tensors[f"factor_{mode}"]
             factor.baddbmm_(unfolded, unfolded.mT, beta=beta2, alpha=(1 - beta2) / unfolded.shape[-1])
 
+    @phased("inverse")
     def _turn(self, stack: Stack, part: Part) -> None:
         """Turn bases, and all that is kept in them, towards the eigenvectors; those that fail stay."""
         for mode, bases in self._bases(stack).items():

@@ -16,6 +16,7 @@ from optimizers.matrix.layout import Layout, Piece
 from optimizers.matrix.stacks import Stack
 from optimizers.method import Method, require_choice, require_range
 from optimizers.objective import Objective
+from optimizers.phases import phase
 from optimizers.roles import Role, model_roles, roles
 
 Part = slice | list[int]
@@ -86,7 +87,8 @@ class Preconditioned(Method):
         if not self.finite(loss, objective):
             return loss
         self._arrange(objective)
-        updates = [(stack, self.update(stack, stack.gradient())) for stack in self._stacks]
+        with phase("precondition"):
+            updates = [(stack, self.update(stack, stack.gradient())) for stack in self._stacks]
         self._move([(stack, update) for stack, update in updates if update is not None])
         for stack in self._stacks:
             stack.count()

@@ -16,6 +16,7 @@ from optimizers.matrix.modes import add_gram, times_all
 from optimizers.matrix.preconditioned import Part, Preconditioned
 from optimizers.matrix.stacks import Stack
 from optimizers.method import require_choice, require_range
+from optimizers.phases import phased
 
 
 class Shampoo(Preconditioned):
@@ -130,6 +131,7 @@ class Shampoo(Preconditioned):
     def age(self, stack: Stack) -> int:
         return max(stack.step - 1 - self.start, 0) % self.period
 
+    @phased("curvature")
     def _observe(self, stack: Stack, gradient: Tensor) -> None:
         beta2 = stack.group["beta2"]
         for mode in stack.sides:
@@ -138,6 +140,7 @@ class Shampoo(Preconditioned):
     def _roots(self, stack: Stack, like: Tensor) -> dict[int, Tensor]:
         return {mode: stack.matrices("root", mode, like, identity=True) for mode in stack.sides}
 
+    @phased("inverse")
     def _refresh(self, stack: Stack, like: Tensor, part: Part) -> None:
         """New roots for some of the pieces; one that fails keeps its last good one."""
         beta2, eps = stack.group["beta2"], stack.group["eps"]

@@ -16,6 +16,7 @@ from optimizers.matrix.modes import add_gram, times, times_all
 from optimizers.matrix.preconditioned import Part, Preconditioned
 from optimizers.matrix.stacks import Stack
 from optimizers.method import require_range
+from optimizers.phases import phased
 
 
 class SOAP(Preconditioned):
@@ -137,6 +138,7 @@ class SOAP(Preconditioned):
             direction.mul_(sqrt(1 - beta2**count) / (1 - beta1**count))
         return times_all(direction, bases)
 
+    @phased("curvature")
     def _observe(self, stack: Stack, gradient: Tensor) -> None:
         beta = stack.group["shampoo_beta"]
         beta = stack.group["beta2"] if beta is None else beta
@@ -146,6 +148,7 @@ class SOAP(Preconditioned):
     def _bases(self, stack: Stack, like: Tensor) -> dict[int, Tensor]:
         return {mode: stack.matrices("basis", mode, like, identity=True) for mode in stack.sides}
 
+    @phased("inverse")
     def _begin(self, stack: Stack, like: Tensor) -> None:
         """The first bases, their columns by falling eigenvalue."""
         for name in ("exp_avg", "exp_avg_sq"):
@@ -156,6 +159,7 @@ class SOAP(Preconditioned):
             stack.condition[mode] = conditions(values[:, -1], values[:, 0])
             self._count_failures("basis", good)
 
+    @phased("inverse")
     def _turn(self, stack: Stack, like: Tensor, part: Part) -> None:
         """New bases for some of the pieces, and their moments with them; those that fail keep their old ones."""
         moment, square = stack.tensors["exp_avg"], stack.tensors["exp_avg_sq"]

@@ -19,6 +19,7 @@ from optimizers.method import Method, require_choice, require_range, require_wor
 from optimizers.natural_gradient.blocks import Block, Measure, Tensors
 from optimizers.natural_gradient.find import blocks_of
 from optimizers.objective import Objective
+from optimizers.phases import phase, phased
 
 FISHERS = ("sampled", "exact", "empirical")
 SHARING = ("expand", "reduce")
@@ -111,9 +112,11 @@ class Factored(Averaging):
             self._observe(part, passes, share)
         due = self._due(step)
         if due:
-            self._refresh(due, objective)
-            for part, passes, share in seen:
-                self._measure_anew(due, part, passes, share)
+            with phase("inverse"):
+                self._refresh(due, objective)
+            with phase("curvature"):
+                for part, passes, share in seen:
+                    self._measure_anew(due, part, passes, share)
             self.param_groups[0]["refreshed"] = step
         self._move(objective, curvature)
         for group in self.param_groups:
@@ -219,8 +222,11 @@ class Factored(Averaging):
                 parameter.grad = gradient
         if part is None or not bool(torch.isfinite(loss)):
             return loss, []
-        return loss, [(part, part.scores(kinds, self.fisher, gradient=False)[1], share)]
+        with phase("curvature"):
+            passes = part.scores(kinds, self.fisher, gradient=False)[1]
+        return loss, [(part, passes, share)]
 
+    @phased("curvature")
     def _observe(self, seen: Objective, passes: list[Captured], share: float) -> None:
         assert self._blocks is not None
         measure = self._measure(seen)
@@ -285,6 +291,7 @@ class Factored(Averaging):
                     deltas[parameter] = -group["lr"] * buffer
         return deltas
 
+    @phased("precondition")
     def _directions(self, objective: Objective) -> tuple[dict[Tensor, Tensor], float] | None:
         """The preconditioned gradients, and sum lr^2 U.W', their predicted change; None if that is not a number."""
         group_of = {id(p): group for group in self.param_groups for p in group["params"]}

@@ -17,6 +17,7 @@ from optimizers.natural_gradient.factored import Factored, require_fitting
 from optimizers.natural_gradient.secants import bfgs, double_damped, times
 from optimizers.natural_gradient.site import Site
 from optimizers.objective import Objective
+from optimizers.phases import phased
 
 
 class KBFGS(Factored):
@@ -204,6 +205,7 @@ class KBFGS(Factored):
             self._learn(objective)
         self._before.clear()
 
+    @phased("curvature")
     def _learn(self, objective: Objective) -> None:
         """Update both factors of all blocks with what the step did to the same mini-batch."""
         kinds = tuple({type(module) for block in self._before for module in block.modules})

@@ -19,6 +19,7 @@ from optimizers.natural_gradient.inverses import KEEPING, factors_of
 from optimizers.natural_gradient.quadratic import best_combination
 from optimizers.natural_gradient.workshare import gathered_flags, hand_out, owners_of
 from optimizers.objective import Objective
+from optimizers.phases import phased
 from optimizers.ranks import ALONE, Alone
 
 DAMPING_RULES = ("fixed", "decay", "adaptive")
@@ -345,6 +346,7 @@ class KFAC(Factored):
             self.state[parameter]["last_step"] = delta
         return deltas
 
+    @phased("line search")
     def _judge(self, objective: Objective, before: Tensor | None, step: Tensor, change: float) -> bool:
         """Adapt the damping to what the step does to the loss; False if that is not a number."""
         assert self.rule_of_damping is not None

@@ -19,6 +19,7 @@ from optimizers.matrix.preconditioned import Part, Preconditioned
 from optimizers.matrix.stacks import Stack
 from optimizers.method import require_choice, require_range
 from optimizers.objective import Objective
+from optimizers.phases import phased
 
 FISHERS = ("sampled", "empirical")
 KERNELS = ("filter", "matrix", "tensor")
@@ -175,6 +176,7 @@ class TNT(Preconditioned):
 
     # -- the factors ---------------------------------------------------------------------------------------------------
 
+    @phased("curvature")
     def _observe(self, stack: Stack, gradient: Tensor) -> None:
         """Average the Gram matrices of the Fisher matrix's gradient; counted where that is not finite."""
         seen = self._fisher_gradient(stack, gradient)
@@ -197,6 +199,7 @@ class TNT(Preconditioned):
             self._sampled = {p: part - weight * p for p, part in zip(objective.params, parts, strict=True)}
         return torch.stack([_cut(piece, self._sampled[piece.parameter]) for piece in stack.pieces]).to(like.dtype)
 
+    @phased("inverse")
     def _refresh(self, stack: Stack, like: Tensor, part: Part, damping: float) -> None:
         """New inverses for some of the pieces; one that fails keeps its last good one, and is counted."""
         sides = self.layout.sides(stack.shape)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from optimizers.linalg.line_search import strong_wolfe
 from optimizers.objective import Objective
+from optimizers.phases import phased
 
 SEARCHES = ("armijo", "strong_wolfe", "none")
 SUFFICIENT = 1e-4  # c1 of Nocedal and Wright, section 3.1
@@ -27,6 +28,7 @@ class Accepted:
     gradient: Tensor | None
 
 
+@phased("line search")
 def descend(
     objective: Objective, loss: Tensor, gradient: Tensor, direction: Tensor, search: str, first: float, max_trials: int
 ) -> str:

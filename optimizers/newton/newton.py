@@ -12,6 +12,7 @@ from optimizers.linalg.decompositions import shifted_cholesky, symmetric_eigen
 from optimizers.method import Method, require_choice, require_dense, require_range
 from optimizers.newton.descent import SEARCHES, descend
 from optimizers.objective import Objective
+from optimizers.phases import phased
 
 MODIFICATIONS = ("cholesky", "eigen", "none")
 
@@ -103,6 +104,7 @@ class Newton(Method):
             self.failures["refused"] += bool(self.stuck)
         return loss
 
+    @phased("inverse")
     def _direction(self, hessian: Tensor, descent: Tensor) -> Tensor | None:
         """(H + E)^-1 times minus the gradient, in float64; None if H has entries that are not finite."""
         if self.modification == "none":

@@ -15,6 +15,7 @@ from optimizers.linalg.flat import flatten, unflatten
 from optimizers.method import Method, require_choice, require_dense, require_range
 from optimizers.newton.spectrum import Spectrum, exact_spectrum, krylov_spectrum
 from optimizers.objective import Objective
+from optimizers.phases import phased
 
 FORMS = ("auto", "exact", "lanczos")
 
@@ -130,6 +131,7 @@ class SaddleFreeNewton(Method):
                 break
         self.failures["refused"] += 1
 
+    @phased("line search")
     def _accepts(self, objective: Objective, before: Tensor, step: Tensor, model_change: float) -> bool:
         """Whether the loss fell; the damping follows the ratio of its fall to the quadratic model's."""
         group = self.param_groups[0]

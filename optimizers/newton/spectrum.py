@@ -12,6 +12,7 @@ from torch import Tensor
 from optimizers.linalg.curvature import Curvature
 from optimizers.linalg.decompositions import symmetric_eigen
 from optimizers.linalg.lanczos import lanczos
+from optimizers.phases import phased
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Spectrum:
         return float(self.slopes @ along + self.values @ along**2 / 2)
 
 
+@phased("inverse")
 def exact_spectrum(hessian: Curvature) -> Spectrum | None:
     """All eigenvalues: n products; None if one is not finite."""
     decomposition = symmetric_eigen(hessian.dense())
@@ -46,6 +48,7 @@ def exact_spectrum(hessian: Curvature) -> Spectrum | None:
     return Spectrum(values, vectors.T @ hessian.gradient.double(), lambda along: (vectors @ along).to(dtype))
 
 
+@phased("inverse")
 def krylov_spectrum(hessian: Curvature, dimensions: int, previous: Tensor | None) -> Spectrum | None:
     """The Ritz values in the Krylov space of the gradient and the previous step; None if one is not finite."""
     found = lanczos(hessian, hessian.gradient, dimensions)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from optimizers.method import require_dense, require_range
+from optimizers.phases import phased
 from optimizers.quasi_newton.line_searched import LineSearched
 
 INSTEAD = "lbfgs needs 2 * history vectors"
@@ -42,6 +43,7 @@ class DenseInverse(LineSearched):
     def update_(inverse: Tensor, s: Tensor, y: Tensor) -> None:
         """Change H in place so that H y = s."""
 
+    @phased("precondition")
     def apply(self, vector: Tensor) -> Tensor:
         product: Tensor = self.state[self.parameters()[0]]["inverse"] @ vector
         return product

@@ -11,6 +11,7 @@ from torch import Tensor
 from optimizers.linalg.line_search import armijo
 from optimizers.method import require_range
 from optimizers.objective import Objective
+from optimizers.phases import phased
 from optimizers.quasi_newton.line_searched import Arrival, LineSearched
 
 
@@ -72,6 +73,7 @@ class LBFGS(LineSearched):
         self.overlap = overlap
         super().__init__(params, lr, line_search, curvature, damping, skip, max_trials)
 
+    @phased("precondition")
     def apply(self, vector: Tensor) -> Tensor:
         state, pairs = self.state[self.parameters()[0]], self.param_groups[0]["pairs"]
         order = [i % self.history for i in range(max(0, pairs - self.history), pairs)]
@@ -85,6 +87,7 @@ class LBFGS(LineSearched):
                 state[key] = vector.new_zeros(self.history, len(vector))
             state[key][place] = vector
 
+    @phased("line search")
     def search(
         self, objective: Objective, loss: Tensor, gradient: Tensor, direction: Tensor, first: float
     ) -> Arrival | None:
@@ -100,6 +103,7 @@ class LBFGS(LineSearched):
         found = armijo(value, start, slope, first=first, max_trials=self.max_trials)
         return None if found is None else Arrival(found[0], found[0] * direction)
 
+    @phased("curvature")
     def _gradient_change(self, objective: Objective, gradient: Tensor, arrival: Arrival) -> Tensor:
         if arrival.gradient is not None:
             return arrival.gradient - gradient

@@ -13,6 +13,7 @@ from torch import Tensor
 from optimizers.linalg.line_search import armijo, strong_wolfe, visible_change
 from optimizers.method import Method, require_choice, require_range
 from optimizers.objective import Objective
+from optimizers.phases import phased
 
 SUFFICIENT = 1e-4
 SEARCHES = ("strong_wolfe", "armijo", "none")
@@ -103,6 +104,7 @@ class LineSearched(Method):
         first = group["lr"] * min(1.0, 1 / float(gradient.abs().sum()))
         return self.search(objective, loss, gradient, -gradient, first)
 
+    @phased("line search")
     def search(
         self, objective: Objective, loss: Tensor, gradient: Tensor, direction: Tensor, first: float
     ) -> Arrival | None:
@@ -159,6 +161,7 @@ class LineSearched(Method):
         assert arrival.gradient is not None
         return arrival.gradient - gradient
 
+    @phased("curvature")
     def _consider(self, s: Tensor, y: Tensor, bs: Tensor) -> None:
         """Learn from a pair if it has enough curvature, after damping."""
         group = self.param_groups[0]

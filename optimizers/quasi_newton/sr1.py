@@ -13,6 +13,7 @@ from optimizers.linalg.line_search import visible_change
 from optimizers.linalg.trust_region import RadiusRule, exact_subproblem
 from optimizers.method import Method, require_dense, require_range
 from optimizers.objective import Objective
+from optimizers.phases import phase, phased
 from optimizers.quasi_newton.dense import INSTEAD
 
 ACCEPT = 1e-4
@@ -94,7 +95,8 @@ class SR1(Method):
         group = self.param_groups[0]
         model = exact_subproblem(*self._decomposition(gradient), gradient, group["radius"])
         step, (slope, predicted) = group["lr"] * model.step, model.scaled(group["lr"])
-        value, there = objective.value_and_gradient(step)
+        with phase("line search"):
+            value, there = objective.value_and_gradient(step)
         if not bool(torch.isfinite(value) & torch.isfinite(there).all()):
             group["radius"] = self.rule.shrink**2 * model.norm
             return False
@@ -130,6 +132,7 @@ class SR1(Method):
         self.param_groups[0]["radius"] = self.radius
         return self.state[self.parameters()[0]].pop("hessian", None) is not None
 
+    @phased("curvature")
     def _learn(self, s: Tensor, y: Tensor, new: bool) -> None:
         """Update B; where there is none yet, begin one if `new`."""
         state = self.state[self.parameters()[0]]

@@ -12,6 +12,7 @@ from torch import Tensor
 from optimizers.linalg.line_search import visible_change
 from optimizers.method import Method, require_choice, require_range
 from optimizers.objective import Objective
+from optimizers.phases import phased
 from optimizers.step_size.epochs import Epochs
 
 FORMS = ("auto", "deterministic", "per_epoch")
@@ -132,6 +133,7 @@ class BB(Method):
 
     # -- the deterministic form ----------------------------------------------------------------------------------------
 
+    @phased("line search")
     def _search(
         self, objective: Objective, group: dict[str, Any], start: float, gradient: Tensor, squares: float
     ) -> None:

@@ -13,6 +13,7 @@ from optimizers.errors import Unsupported
 from optimizers.linalg.flat import flatten
 from optimizers.method import Method, require_choice, require_range
 from optimizers.objective import Objective
+from optimizers.phases import phased
 
 Inner = Callable[..., torch.optim.Optimizer]
 BATCHES = ("auto", "own", "fresh")
@@ -168,6 +169,7 @@ class GeN(Method):
                 raise
             return objective
 
+    @phased("line search")
     def _ratio(self, objective: Objective, here: float, back: Tensor) -> float:
         """By which factor the step just made should have been longer; `back` (n,) leads to where it began."""
         memory = self.param_groups[0]

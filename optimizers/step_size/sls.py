@@ -13,6 +13,7 @@ from torch import Tensor
 from optimizers.linalg.flat import unflatten
 from optimizers.method import require_choice, require_range
 from optimizers.objective import Objective
+from optimizers.phases import phased
 from optimizers.step_size.sized import Sized
 
 CONDITIONS = ("armijo", "goldstein")
@@ -134,6 +135,7 @@ class SLS(Sized):
         growth = self.per_epoch(self.gamma, self.steps_per_epoch) if self.reset == "grow" else 1.0
         return float(min(growth * eta, max(group["lr"] for group in self.param_groups)))
 
+    @phased("line search")
     def search(self, objective: Objective, start: float, gradient: Tensor, first: float) -> Found:
         """The trials from `first` on; `start` is the loss and `gradient` (n,) its gradient at the parameters."""
         eta, backtracks, cap = first, 0, max(group["lr"] for group in self.param_groups)

@@ -15,6 +15,7 @@ from optimizers.linalg.decompositions import symmetric_eigen
 from optimizers.linalg.secular import ModelStep
 from optimizers.method import Method, require_choice, require_dense, require_range
 from optimizers.objective import Objective
+from optimizers.phases import phase
 from optimizers.trust_region.trials import (
     CURVATURES,
     agreement,
@@ -175,7 +176,8 @@ class ARC(Method):
                 return refused
             step = found.step if group["lr"] == 1 else group["lr"] * found.step
             change = cubic_change(found, sigma, group["lr"])
-            ratio = agreement(before, float(view.value(step)), change, step)
+            with phase("line search"):
+                ratio = agreement(before, float(view.value(step)), change, step)
             self.told |= tried(refused, ratio)
             group["sigma"] = self._adapted(group["sigma"], ratio)
             if ratio >= self.accept:

@@ -15,6 +15,7 @@ from optimizers.linalg.secular import ModelStep
 from optimizers.linalg.steihaug import Path, everything, steihaug
 from optimizers.method import Method, require_choice, require_range
 from optimizers.objective import Objective
+from optimizers.phases import phased
 from optimizers.trust_region.trials import CURVATURES, agreement, expansion, finite, tried, vanishes
 
 PRECONDITIONERS = ("none", "diagonal")
@@ -179,6 +180,7 @@ class TRON(Method):
                 return
         self.failures["refused"] += 1
 
+    @phased("line search")
     def _tried(self, objective: Objective, before: float, found: ModelStep, trial: int) -> bool:
         """Evaluate a step, move the radius, and take the step if the loss falls enough."""
         group = self.param_groups[0]
@@ -207,6 +209,7 @@ class TRON(Method):
             keep=everything if self.keep_path else None,
         )
 
+    @phased("curvature")
     def _metric(self, model: Curvature) -> Tensor:
         """The diagonal of M = 0.99 I + 0.01 |diag(B)|."""
         if model.gradient.numel() <= self.exact_diagonal:

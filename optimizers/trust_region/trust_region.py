@@ -15,6 +15,7 @@ from optimizers.linalg.steihaug import crossings, steihaug
 from optimizers.linalg.trust_region import RadiusRule, exact_subproblem
 from optimizers.method import Method, require_choice, require_dense, require_range
 from optimizers.objective import Objective
+from optimizers.phases import phase
 from optimizers.trust_region.trials import (
     CURVATURES,
     agreement,
@@ -143,7 +144,8 @@ class TrustRegion(Method):
                 return
             step = found.step if group["lr"] == 1 else group["lr"] * found.step
             change = found.scaled(group["lr"])[1]
-            ratio = agreement(before, float(objective.value(step)), change, step)
+            with phase("line search"):
+                ratio = agreement(before, float(objective.value(step)), change, step)
             self.told |= tried(trial, ratio)
             group["radius"] = self.rule(group["radius"], ratio, found.boundary)
             if ratio > self.accept:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from suite import paths, timing
+from suite import paths
 
 if TYPE_CHECKING:
     from suite.report.load import Run
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     from suite.report.build import write_report
-    from suite.report.load import load_runs
+    from suite.report.load import load_runs, load_timings
     from suite.report.records import build_records
     from suite.report.terminal import print_table
 
@@ -41,13 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not chosen:
         print(_nothing(runs, options), file=sys.stderr)
         return 2
-    records = build_records(chosen, damaged, timing.load(paths.results() / "timing"))
+    records = build_records(chosen, damaged, load_timings(options.runs))
     if records.repeats:
         print(f"warning: left out as repeats of a (configuration, seed): {', '.join(records.repeats)}", file=sys.stderr)
     title = f"Optimizer comparison: {options.experiment}" if options.experiment else "Optimizer comparison"
     try:
         command = shlex.join(["python", "-m", "suite.report", *typed])
-        tables = write_report(records, options.out, title, command, options.allow)
+        paper = options.out / "paper" if options.paper is True else options.paper
+        tables = write_report(records, options.out, title, command, options.allow, paper)
     except OSError as error:
         print(f"error: the report cannot be written: {error}", file=sys.stderr)
         return 2
@@ -55,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for table in tables:
         print_table(table, console)
     console.print(f"report: {options.out / 'index.html'}", markup=False, highlight=False, soft_wrap=True)
+    if paper is not None:
+        console.print(f"paper:  {paper / 'main.tex'}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
@@ -66,6 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--experiment", metavar="NAME", help="only the runs of this experiment")
     parser.add_argument("--task", nargs="+", metavar="NAME", help="only these tasks")
     parser.add_argument("--optimizer", nargs="+", metavar="NAME", help="only these optimizers")
+    parser.add_argument(
+        "--paper", nargs="?", type=Path, const=True, metavar="DIR",
+        help="also figures, tables and a main.tex ready for LaTeX (in the report's paper/ unless DIR is given)",
+    )  # fmt: skip
     parser.add_argument(
         "--allow", nargs="+", default=[], metavar="MODULE", help="draw the landscapes of this module's tasks too"
     )

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure as Canvas
+from matplotlib.legend import Legend
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 DPI = 110
+SHEET = 8.4  # inches: at most so wide are figures for a paper, whose text a column of 6.5 inches makes 7 points high
 FEW_DECADES = 100.0
 RC: dict[Any, Any] = {
     "font.size": 9,
@@ -42,13 +46,57 @@ class Picture:
     file: Path
 
 
+_paper: ContextVar[tuple[Path, Path] | None] = ContextVar("paper", default=None)
+
+
+@contextmanager
+def also_for_paper(figures: Path, paper: Path | None) -> Iterator[None]:
+    """Within, every picture saved beneath `figures` goes as a PDF for a paper to the same place beneath `paper` too.
+
+    None asks for no such.
+    """
+    token = _paper.set(None if paper is None else (figures, paper))
+    try:
+        yield
+    finally:
+        _paper.reset(token)
+
+
 def save(canvas: Canvas, folder: Path, name: str) -> Path:
     """Write PNG and PDF, and give back the former's path."""
     folder.mkdir(parents=True, exist_ok=True)
     canvas.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
     canvas.set_layout_engine("none")  # the places that were found for the PDF serve the PNG too
     canvas.savefig(folder / f"{name}.png", dpi=DPI)
+    if (places := _paper.get()) is not None:
+        figures, paper = places
+        _save_for_paper(canvas, paper / folder.relative_to(figures) / f"{name}.pdf")
     return folder / f"{name}.png"
+
+
+def _save_for_paper(canvas: Canvas, file: Path) -> None:
+    """The same picture laid out anew, narrow enough that its text can still be read in a column."""
+    width, height = canvas.get_size_inches()
+    if width > SHEET:
+        canvas.set_size_inches(SHEET, height)
+        canvas.set_layout_engine("constrained")
+        for legend in list(canvas.legends):
+            _folded_legend(canvas, legend)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    canvas.savefig(file, metadata={"CreationDate": None})
+
+
+def _folded_legend(canvas: Canvas, legend: Legend) -> None:
+    """Put a legend that has become wider than its picture into fewer columns; more rows make the picture taller."""
+    handles = [handle for handle in legend.legend_handles if handle is not None]
+    labels = [text.get_text() for text in legend.get_texts()]
+    legend.remove()
+    for columns in range(len(labels), 0, -1):
+        legend = canvas.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=3.2)
+        canvas.draw_without_rendering()
+        if columns == 1 or legend.get_window_extent().width <= canvas.bbox.width:
+            break
+        legend.remove()
 
 
 def literal(text: str) -> str:

@@ -12,6 +12,7 @@ from suite.report.records import Records
 from suite.report.table import Cell, Table, make_table, runs_note
 
 LONGEST_MESSAGE = 300
+OF_THE_PAIR = ("oracle_costs", "layer_coverage")  # what the file tells beside the machine
 ASK_BY_FORCE = ("diverged", "timeout", "unsupported")  # the suite skips these: they would end the same way
 
 
@@ -75,7 +76,7 @@ def environment_table(records: Records) -> Table:
     """Versions and machines; where the runs disagree, every value with its number of runs."""
     values: dict[str, Counter[str]] = {}
     for environment in records.environments.values():
-        machine = {key: value for key, value in environment.items() if key != "oracle_costs"}
+        machine = {key: value for key, value in environment.items() if key not in OF_THE_PAIR}
         for key, value in flatten(machine).items():
             values.setdefault(key, Counter())[value] += 1
     rows: list[dict[str, Cell | str]] = [
@@ -96,12 +97,13 @@ def _outcome_row(records: Records, group: pd.DataFrame) -> dict[str, Cell | str]
         "runs": Cell(f"{len(group)}/{total}", order=len(group) / total),
         "seeds": _seeds(group),
         "reason": messages if len(messages) <= LONGEST_MESSAGE else f"{messages[:LONGEST_MESSAGE]}…",
-        "command": _repeat(str(first["command"]), str(first["status"])),
+        "command": repeating(str(first["command"]), str(first["status"])),
         "directory": str(first["path"]),
     }
 
 
-def _repeat(command: str, status: str) -> str:
+def repeating(command: str, status: str) -> str:
+    """The command that runs something again; what the suite would skip has to be asked for."""
     return f"{command} force=true" if command and status in ASK_BY_FORCE else command
 
 

@@ -102,12 +102,22 @@ def _points(history: pd.DataFrame, column: str, steps: int) -> pd.DataFrame:
     """
     if column not in history:
         return pd.DataFrame(columns=["bin", *AXES, "value"], dtype=float)
-    points: pd.DataFrame = history[list(AXES)].assign(value=history[column])
-    points = points[np.isfinite(points["value"])]
-    late = (points["step"] - DETAIL).clip(lower=0)
-    bins = (points["step"] - late + np.ceil(late / steps)).rename("bin")
-    thinned: pd.DataFrame = points.groupby(bins).median().reset_index()
-    return thinned
+    value = history[column].to_numpy(dtype=float)
+    finite = np.isfinite(value)
+    parts = {name: history[name].to_numpy(dtype=float)[finite] for name in AXES} | {"value": value[finite]}
+    late = np.maximum(parts["step"] - DETAIL, 0)
+    bins, members = np.unique(parts["step"] - late + np.ceil(late / steps), return_inverse=True)
+    return pd.DataFrame({"bin": bins, **{name: _medians(part, members, len(bins)) for name, part in parts.items()}})
+
+
+def _medians(values: Array, members: npt.NDArray[np.intp], count: int) -> Array:
+    """The median of each group without its NaN; in place of pandas' own, which takes ten times as long for a run."""
+    order = np.lexsort((values, members))  # NaN come last in their group
+    known = np.bincount(members[~np.isnan(values)], minlength=count)
+    start = np.concatenate([[0], np.cumsum(np.bincount(members, minlength=count))[:-1]]).astype(int)
+    ranked = np.append(values[order], np.nan)
+    low, high = (ranked[start + np.maximum(known - 1, 0) // 2], ranked[start + known // 2])
+    return np.where(known > 0, (low + high) / 2, np.nan)
 
 
 def _middle(points: Sequence[pd.DataFrame]) -> pd.DataFrame:

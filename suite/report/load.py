@@ -2,161 +2,120 @@
 
 from __future__ import annotations
 
-import io
-import json
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
-import yaml
+from suite import archive, paths, timing
+from suite.report import cache
+from suite.report.files import Memory, read_config, read_history, read_summary
+from suite.report.runs import (
+    FINISHED,
+    TRAINED,
+    UNFINISHED,
+    VALUED,
+    Damage,
+    DamagedRunError,
+    Run,
+    as_number,
+    assemble,
+    plain,
+    status_of,
+)
 
-FINISHED = ("done", "target")
-VALUED = (*FINISHED, "timeout")  # a run stopped by its limit of seconds has used up its budget: its last value counts
-TRAINED = (*VALUED, "diverged")
-UNFINISHED = "unfinished: no summary.json, so the run is still going or was killed"
-HISTORY_COLUMNS = ("step", "seconds", "loss", "grad_equivalents")
-
-
-class DamagedRunError(Exception):
-    """A run directory whose files are missing or broken; the message says which and how."""
-
-
-@dataclass(frozen=True)
-class Damage:
-    """A directory that was skipped, and why."""
-
-    path: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training as its directory tells it. `summary` is empty while the run has not ended."""
-
-    path: Path
-    task: str
-    optimizer: str
-    seed: int
-    status: str
-    message: str
-    config: dict[str, Any]
-    summary: dict[str, Any]
-    environment: dict[str, Any]
-    history: pd.DataFrame
-
-    def number(self, key: str) -> float:
-        """A number of the summary; NaN where it is absent, null or not a number."""
-        return as_number(self.summary.get(key))
+__all__ = [
+    "FINISHED", "TRAINED", "UNFINISHED", "VALUED",
+    "Damage", "DamagedRunError", "Run", "as_number", "load_runs", "load_timings", "plain", "read_run",
+]  # fmt: skip
 
 
-def load_runs(root: Path) -> tuple[list[Run], list[Damage]]:
-    """Read every `<task>/<optimizer>/<run_id>` under `root`, in the order of their names."""
+CACHED_FROM = 200  # runs; fewer are read at once
+WORKERS = 2  # threads: the parser of tables works without Python's lock
+
+
+def load_runs(root: Path, *, cached: bool = True) -> tuple[list[Run], list[Damage]]:
+    """Read every `<task>/<optimizer>/<run_id>` under `root`, in the order of their names.
+
+    A folder that is an archive (`suite.archive`) is read as one, and so are the archives in the folder. What many
+    directories say is kept for the next time (`suite.report.cache`), unless `cached` is false.
+    """
     runs: list[Run] = []
     damaged: list[Damage] = []
-    for directory in sorted(root.glob("*/*/*")):
-        if not directory.is_dir() or directory.name.startswith("."):
-            continue
+    for folder in _archives(root):
         try:
-            runs.append(read_run(directory))
-        except DamagedRunError as error:
-            damaged.append(Damage(directory.relative_to(root).as_posix(), str(error)))
+            runs += archive.read_archive(folder)
+        except archive.ArchiveError as error:
+            damaged.append(Damage(folder.name, str(error)))
+    directories = [] if archive.is_archive(root) else _directories(root)
+    parts = cache.shards(root, directories)
+    read = _Reader(root)
+    keep = cached and len(directories) >= CACHED_FROM
+    with ThreadPoolExecutor(WORKERS if keep else 1) as workers:
+        found = workers.map(lambda part: cache.kept(part, read) if keep else read(part.directories), parts)
+        for some, others in found:
+            runs += some
+            damaged += others
     return runs, damaged
 
 
-def read_run(directory: Path) -> Run:
-    """Read one directory.
+class _Reader:
+    """Reads directories one after the other, and remembers what they have in common."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._memory = Memory()
+
+    def __call__(self, directories: Sequence[Path]) -> tuple[list[Run], list[Damage]]:
+        runs: list[Run] = []
+        damaged: list[Damage] = []
+        for directory in directories:
+            try:
+                runs.append(read_run(directory, self._memory))
+            except DamagedRunError as error:
+                damaged.append(Damage(directory.relative_to(self._root).as_posix(), str(error)))
+        return runs, damaged
+
+
+def load_timings(root: Path) -> dict[str, timing.Timing]:
+    """The exclusive timings that belong to the runs under `root`: an archive's own, else those of this machine."""
+    folders = _archives(root)
+    known = {} if archive.is_archive(root) else timing.load(paths.results() / "timing")
+    for folder in folders:
+        known |= archive.read_timings(folder)
+    return known
+
+
+def read_run(directory: Path, memory: Memory | None = None) -> Run:
+    """Read one directory; `memory` saves parsing what other runs have said already.
 
     Raises:
         DamagedRunError: a file is missing, cannot be parsed, or lacks what the record's format asks for.
     """
-    config = _read_config(directory / "config.yaml")
-    summary = _read_json(directory / "summary.json")
-    status = summary.get("status", "") if summary else "interrupted"
-    if not isinstance(status, str) or not status:
-        raise DamagedRunError("summary.json has no status")
-    return Run(
-        path=directory,
-        task=plain(summary.get("task") or directory.parent.parent.name),
-        optimizer=plain(summary.get("optimizer") or directory.parent.name),
-        seed=config["seed"],
-        status=plain(status),
-        message=plain(summary.get("message") or "") if summary else UNFINISHED,
-        config=config,
-        summary=summary,
-        environment=_read_json(directory / "environment.json"),
-        history=_read_history(directory / "history.csv", needed=status in TRAINED, ended=bool(summary)),
-    )
+    memory = memory or Memory()
+    config = read_config(directory / "config.yaml", memory)
+    summary = read_summary(directory / "summary.json")
+    history = read_history(directory / "history.csv", needed=status_of(summary) in TRAINED, ended=bool(summary))
+    written = (directory / ("summary.json" if summary else "config.yaml")).stat().st_mtime
+    return assemble(directory, config, summary, memory.environment(directory / "environment.json"), history, written)
 
 
-def as_number(value: object) -> float:
-    """A float, or NaN for anything that is not a plain number."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+def _archives(root: Path) -> list[Path]:
+    """The folder itself or, where it is none, the archives in it."""
+    if archive.is_archive(root):
+        return [root]
+    return sorted(folder for folder in root.glob("*") if archive.is_archive(folder))
 
 
-def plain(value: object) -> str:
-    """Text on one line, without control characters that a terminal would obey."""
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in str(value)).split())
+def _directories(root: Path) -> list[Path]:
+    """The run directories, those of a pair together; what begins with a dot is somebody else's."""
+    return [run for task in _folders(root) for optimizer in _folders(task) for run in _folders(optimizer)]
 
 
-def _read_text(path: Path) -> str | None:
+def _folders(folder: Path) -> list[Path]:
     try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DamagedRunError(f"{path.name} cannot be read ({error})") from error
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    text = _read_text(path)
-    if text is None:
-        raise DamagedRunError("config.yaml is missing")
-    try:
-        config = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as error:
-        raise DamagedRunError(f"config.yaml is not YAML ({_first_line(error)})") from error
-    if not isinstance(config, dict):
-        raise DamagedRunError("config.yaml is not a mapping")
-    for key, kind in (("optimizer", Mapping), ("task", Mapping), ("seed", int)):
-        if not isinstance(config.get(key), kind):
-            raise DamagedRunError(f"config.yaml has no usable {key!r}")
-    return config
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file; empty when there is no such file."""
-    text = _read_text(path)
-    if text is None:
-        return {}
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DamagedRunError(f"{path.name} is not JSON ({_first_line(error)})") from error
-    if not isinstance(content, dict):
-        raise DamagedRunError(f"{path.name} is not a mapping")
-    return content
-
-
-def _read_history(path: Path, *, needed: bool, ended: bool) -> pd.DataFrame:
-    text = _read_text(path)
-    if not text:
-        if needed:
-            raise DamagedRunError("history.csv is missing or empty")
-        return pd.DataFrame(columns=list(HISTORY_COLUMNS), dtype=float)
-    if not ended:  # a killed run may have been cut off in the middle of its last line
-        text = text[: text.rfind("\n") + 1] or text
-    try:
-        history = pd.read_csv(io.StringIO(text), dtype=float, index_col=False)
-    except (ValueError, pd.errors.ParserError) as error:
-        raise DamagedRunError(f"history.csv is not a table of numbers ({_first_line(error)})") from error
-    absent = [column for column in HISTORY_COLUMNS if column not in history]
-    if absent:
-        raise DamagedRunError(f"history.csv lacks the column {absent[0]!r}")
-    return history
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+    except OSError:
+        return []
+    return [folder / name for name in names]

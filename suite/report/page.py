@@ -1,46 +1,151 @@
-"""One self-contained HTML page: tables that sort, figures as data URIs, nothing fetched from anywhere."""
+"""Self-contained HTML pages: tables that sort, figures as data URIs, nothing fetched from anywhere."""
 
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup, escape
 
-from suite.report.canvas import Picture
-from suite.report.context import status_counts
-from suite.report.records import Records
-from suite.report.table import Table
+from suite.report.canvas import Picture, slugs
+from suite.report.links import Links
+from suite.report.load import Damage
+from suite.report.table import Cell, Table
 
-TEMPLATE = Path(__file__).with_name("page.html.jinja")
+TEMPLATE = "page.html.jinja"
+MOST_ROWS = 12  # of a table that repeats what the problems' pages show and is open at once
+LONG = 48  # characters of a cell that may be broken into lines
+PROBLEM = "problem"
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with a note on how to read what follows, then tables and pictures, in this order."""
+    """A heading with a note on how to read what follows, findings a line each, then tables and pictures."""
 
     anchor: str
     title: str
     tables: list[Table]
     pictures: list[Picture]
     note: str = ""
+    lines: Sequence[str] = ()
 
 
-def render_page(title: str, command: str, records: Records, sections: list[Section]) -> str:
+@dataclass(frozen=True)
+class Fact:
+    """A line at the head of a page: what it tells, a word or a command or several of either, an address for each."""
+
+    name: str
+    values: Sequence[str]
+    code: bool = False
+    addresses: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Page:
+    """One file of the report.
+
+    Attributes:
+        title: its heading.
+        facts: what stands above its sections.
+        sections: what it shows; those without any content are left out.
+        crumbs: (name, address) of the pages above it; the address of the overview is relative to this page.
+        beside: (word, name, address) of the pages before and after it.
+        damaged: directories that could not be read.
+        repeats: directories left out as repeats.
+        moved: anchors of earlier reports whose content is on the problems' pages now.
+    """
+
+    title: str
+    facts: Sequence[Fact]
+    sections: Sequence[Section]
+    crumbs: Sequence[tuple[str, str]] = ()
+    beside: Sequence[tuple[str, str, str]] = ()
+    damaged: Sequence[Damage] = ()
+    repeats: Sequence[str] = ()
+    moved: Sequence[str] = field(default=())
+
+
+@dataclass(frozen=True)
+class Datum:
+    """A cell as the page shows it."""
+
+    cell: Cell
+    address: str
+    column: str
+
+    @property
+    def long(self) -> bool:
+        """Whether its text may take several lines."""
+        return len(self.cell.text) > LONG
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row as the page shows it: its cells, the group that it belongs to, whether it is the group's first."""
+
+    data: Sequence[Datum]
+    group: str = ""
+    first: bool = False
+
+
+def render_page(page: Page, links: Links) -> str:
     """The page as text; everything that comes from a record is escaped by the template's autoescaping."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(
-        title=title,
-        command=command,
-        records=records,
-        sections=[section for section in sections if section.tables or section.pictures or section.note],
-        statuses=status_counts(records.frame),
-        seeds=sorted(set(records.frame["seed"])),
+    return _template().render(
+        page=page,
+        sections=[section for section in page.sections if section.tables or section.pictures or section.note],
+        columns=lambda table: _columns(table, links),
+        rows=lambda table: _rows(table, links),
+        folded=lambda table: _folded(table, links),
         data_uri=_data_uri,
+        prose=_prose,
     )
+
+
+def _folded(table: Table, links: Links) -> bool:
+    """Whether the overall page shows a table only when asked to: a long one with a row for every pair."""
+    pairs = {"problem", "optimizer"} <= set(table.columns)
+    return pairs and not links.inside and len(table.frame) > MOST_ROWS
+
+
+def _columns(table: Table, links: Links) -> list[str]:
+    """The heads of the columns; a problem's own page does not repeat its name in every row."""
+    return [column for column in table.columns if not (links.inside and column == PROBLEM)]
+
+
+def _rows(table: Table, links: Links) -> list[Row]:
+    columns = table.columns
+    kept = [columns.index(column) for column in _columns(table, links)]
+    groups = [cell.text for cell in table.frame[table.groups]] if table.groups else []
+    anchors = {**slugs(dict.fromkeys(groups)), **links.optimizers}
+    firsts = {name: place for place, name in reversed(list(enumerate(groups)))}
+    rows = []
+    for place, (cells, addresses) in enumerate(zip(table.rows, links.addresses(table), strict=True)):
+        data = [Datum(cells[index], addresses[index], columns[index]) for index in kept]
+        group = f"{table.name}-{anchors[groups[place]]}" if groups else ""
+        rows.append(Row(data, group, bool(groups) and firsts[groups[place]] == place))
+    return rows
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(TEMPLATE)
+
+
+def _prose(text: str) -> Markup:
+    """Text whose `names` stand between backquotes."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _data_uri(picture: Path) -> Markup:

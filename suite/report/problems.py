@@ -161,5 +161,4 @@ def _identity(run: Run) -> tuple[object, ...]:
 
 
 def _precedence(run: Run) -> tuple[bool, float, str]:
-    written = run.path / ("summary.json" if run.summary else "config.yaml")
-    return bool(run.summary), written.stat().st_mtime, run.path.as_posix()
+    return bool(run.summary), run.written, run.path.as_posix()

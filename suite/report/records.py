@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -34,6 +35,7 @@ class Records:
         optimizer_settings: the full settings behind each (problem, optimizer) label.
         damaged: the directories that were skipped.
         repeats: the directories of runs that repeat a configuration and seed, left out.
+        timings: what `suite.time` measured, by the key of the settings.
     """
 
     frame: pd.DataFrame
@@ -44,13 +46,14 @@ class Records:
     optimizer_settings: dict[tuple[str, str], Settings]
     damaged: list[Damage]
     repeats: list[str]
+    timings: Mapping[str, timing.Timing] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def problems(self) -> list[str]:
         """The problems' labels, in the order of the tables."""
         return list(dict.fromkeys(self.frame["problem"]))
 
-    @property
+    @cached_property
     def optimizers(self) -> list[str]:
         """The optimizers' labels, family by family."""
         ordered = self.frame.sort_values(["family_rank", "optimizer"], kind="stable")
@@ -58,11 +61,21 @@ class Records:
 
     def of(self, problem: str) -> pd.DataFrame:
         """The runs on one problem."""
-        return self.frame[self.frame["problem"] == problem]
+        return self._by_problem.get(problem, self.frame.iloc[:0])
 
     def pair(self, problem: str, optimizer: str) -> pd.DataFrame:
         """The runs of one cell."""
-        return self.frame[(self.frame["problem"] == problem) & (self.frame["optimizer"] == optimizer)]
+        return self._by_pair.get((problem, optimizer), self.frame.iloc[:0])
+
+    @cached_property
+    def _by_problem(self) -> dict[str, pd.DataFrame]:
+        """The frame cut up once: tables and figures ask for its parts thousands of times."""
+        return {str(problem): runs for problem, runs in self.frame.groupby("problem", sort=False)}
+
+    @cached_property
+    def _by_pair(self) -> dict[tuple[str, str], pd.DataFrame]:
+        groups = self.frame.groupby(["problem", "optimizer"], sort=False)
+        return {(str(problem), str(optimizer)): runs for (problem, optimizer), runs in groups}
 
     def pairs(self) -> list[tuple[str, str, pd.DataFrame]]:
         """Every cell that has runs, problem by problem."""
@@ -90,6 +103,7 @@ def build_records(
         optimizer_settings={(problems[index], optimizers[index]): optimizer_settings(unique[index]) for index in order},
         damaged=list(damaged),
         repeats=[_place(run) for run in repeats],
+        timings=timings or {},
     )
 
 
@@ -160,9 +174,9 @@ def _row(
 
 
 def _exclusive(run: Run, device: str, timings: Mapping[str, timing.Timing]) -> float:
-    """Seconds of a step with the same hardware to itself; NaN where nobody has measured them."""
+    """Seconds of a step with its hardware to itself; NaN where nobody has measured them undisturbed."""
     found = timings.get(timing.speed_key(run.config, device)) if timings else None
-    there = found is not None and found.hardware == hardware(device, run.environment)
+    there = found is not None and not found.shared and found.hardware == hardware(device, run.environment)
     return found.seconds_per_step if found is not None and there else float("nan")
 
 

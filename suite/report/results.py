@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 
@@ -22,10 +23,10 @@ ALL_WELL = "all finished"
 
 def main_table(records: Records) -> Table:
     """Final validation metric, a row per optimizer and a column per problem."""
-    columns = {problem: _column(records, problem) for problem in records.problems}
+    columns = {problem: final_cells(records, problem) for problem in records.problems}
     rows: list[dict[str, Cell | str]] = []
     for name in records.optimizers:
-        cells = {f"{problem}: {_metric(records.of(problem))}": column[name] for problem, column in columns.items()}
+        cells = {f"{problem}: {metric_text(records.of(problem))}": column[name] for problem, column in columns.items()}
         rows.append({"optimizer": name, **cells})
     caption = (
         "Final value of each problem's metric on the validation split, mean ± standard deviation (number of runs); "
@@ -40,7 +41,7 @@ def results_table(records: Records) -> Table:
     """The same results with best and test values, intervals and the ratio to the best mean: a row per pair."""
     rows: list[dict[str, Cell | str]] = []
     for problem in records.problems:
-        cells = _column(records, problem)
+        cells = final_cells(records, problem)
         best = _best_mean(records, problem)
         pairs = {name: records.pair(problem, name) for name in records.optimizers}
         rows += [_result_row(problem, name, runs, cells[name], best) for name, runs in pairs.items() if len(runs)]
@@ -52,14 +53,15 @@ def results_table(records: Records) -> Table:
     return make_table("results", "Results in full", caption + runs_note(len(records.frame)), rows)
 
 
-def _column(records: Records, problem: str) -> dict[str, Cell]:
+def final_cells(records: Records, problem: str) -> dict[str, Cell]:
     """One problem's cells: the means, the best of them bold, and the outcomes that have no number as words."""
     groups = {name: records.pair(problem, name) for name in records.optimizers}
     contenders = [name for name, runs in groups.items() if complete(runs, "final")]
     values = [end_values(groups[name], "final") for name in contenders]
     apart = told_from_best(values, _direction(records.of(problem)))
     bold = {name for name, far in zip(contenders, apart, strict=True) if not far}
-    return {name: _final_cell(runs, name in bold) for name, runs in groups.items()}
+    cells = {name: _final_cell(runs, name in bold) for name, runs in groups.items()}
+    return {name: replace(cell, source=(problem, name) if len(groups[name]) else None) for name, cell in cells.items()}
 
 
 def _final_cell(runs: pd.DataFrame, bold: bool) -> Cell:
@@ -76,8 +78,8 @@ def _result_row(problem: str, name: str, runs: pd.DataFrame, cell: Cell, best: f
     return {
         "problem": problem,
         "optimizer": name,
-        "metric": _metric(runs),
-        "final": Cell(mean_text(values) if values else NOT_RUN, cell.bold, cell.order),
+        "metric": metric_text(runs),
+        "final": Cell(mean_text(values) if values else NOT_RUN, cell.bold, cell.order, (problem, name)),
         "95 % interval": f"{number(interval[0])} to {number(interval[1])}" if interval else NOT_RUN,
         "relative": NOT_RUN if math.isnan(ratio) else Cell(ratio_text(ratio), order=ratio),
         "best": _mean_cell(runs, "best"),
@@ -102,5 +104,6 @@ def _direction(runs: pd.DataFrame) -> str:
     return str(runs["direction"].iloc[0])
 
 
-def _metric(runs: pd.DataFrame) -> str:
+def metric_text(runs: pd.DataFrame) -> str:
+    """The metric's name and which way is better."""
     return f"{runs['metric'].iloc[0]} {ARROWS[_direction(runs)]}"

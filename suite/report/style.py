@@ -1,10 +1,10 @@
-"""One look for an optimizer in every figure: colour by name, line by family, and a marker where colours meet."""
+"""One look for an optimizer in every figure: colour by name, line by family, shade and marker where colours meet."""
 
 from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from suite.registry import FIRST_ORDER, OTHER
@@ -13,7 +13,13 @@ from suite.registry import FIRST_ORDER, OTHER
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE, GREY = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#8C8C8C",
 )  # fmt: skip
+YELLOW = "#F0E442"  # for areas
 PALETTE = (BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE, GREY)
+SHADES = {  # of a hue whose name is taken already in a report: darker, then lighter
+    BLACK: ("#4A4E69", "#7D6B5D"), ORANGE: ("#946600", "#F2C14E"), SKY: ("#3D6C8A", "#A9DCF5"),
+    GREEN: ("#005C43", "#5CC7A4"), BLUE: ("#00385A", "#5A9FD0"), VERMILION: ("#873B00", "#F19457"),
+    PURPLE: ("#86456A", "#E5B4D0"), GREY: ("#595959", "#B9B9B9"),
+}  # fmt: skip
 MARKERS = ("o", "s", "^", "D", "v", "P", "*", "<", ">", "p", "h")
 
 # Names that often meet in one figure get different colours; every other name gets one by its checksum.
@@ -67,15 +73,35 @@ def colour_of(name: str) -> str:
 
 
 def looks(labelled: Sequence[tuple[str, str, str]]) -> dict[str, Look]:
-    """A look for each (label, name, family); labels that share a colour get different markers."""
-    taken: Counter[tuple[str, str]] = Counter()
+    """A look for each (label, name, family): no two of up to 33 labels of one hue share both shade and marker.
+
+    The first name of a hue has its full colour, the next ones a darker and a lighter shade of it; the configurations of
+    one name share theirs. A marker comes back only when all are taken, so up to eleven labels differ in it whatever
+    their colours.
+    """
+    names: dict[str, list[str]] = {}
+    within: Counter[tuple[str, str]] = Counter()
+    taken: Counter[str] = Counter()
+    used: set[tuple[str, str]] = set()
     chosen: dict[str, Look] = {}
     for label, name, family in labelled:
-        colour, wanted = colour_of(name), _checksum(name) % len(MARKERS)
-        marker = min(MARKERS[wanted:] + MARKERS[:wanted], key=lambda one: taken[colour, one])
-        taken[colour, marker] += 1
-        chosen[label] = Look(colour, DASHES.get(family, DASHES[OTHER]), marker)
+        hue, wanted = colour_of(name), _checksum(name) % len(MARKERS)
+        alike = names.setdefault(hue, [])
+        alike += [name] if name not in alike else []
+        marker = min(MARKERS[wanted:] + MARKERS[:wanted], key=lambda one: (within[hue, one], taken[one]))
+        shade = _shade(hue, alike.index(name), marker, used)
+        chosen[label] = Look(shade, DASHES.get(family, DASHES[OTHER]), marker)
+        within[hue, marker] += 1
+        taken[marker] += 1
+        used.add((shade, marker))
     return chosen
+
+
+def _shade(hue: str, place: int, marker: str, used: Collection[tuple[str, str]]) -> str:
+    """The shade of a hue's name at a place; another one where its marker is taken in that shade."""
+    shades = (hue, *SHADES[hue])
+    ordered = [shades[(place + step) % len(shades)] for step in range(len(shades))]
+    return next((shade for shade in ordered if (shade, marker) not in used), ordered[0])
 
 
 def _checksum(name: str) -> int:

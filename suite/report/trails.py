@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -112,13 +111,15 @@ def _task(node: dict[str, Any], allow: Sequence[str]) -> Any:
 
 def _trail(records: Records, index: int) -> Trail | None:
     """The path of one run, without a last row that a kill has cut; None where there is none that can be read."""
-    file: Path = records.runs[index].path / "path.csv"
-    try:
-        table = pd.read_csv(file, dtype=float, index_col=False)[COLUMNS]
-    except (OSError, ValueError, KeyError, pd.errors.ParserError):
-        return None
-    ended = bool(records.runs[index].summary)
-    table = (table if ended else table.iloc[:-1]).dropna(subset=["step"])
+    run = records.runs[index]
+    table = run.walk
+    if table is None:
+        try:
+            table = pd.read_csv(run.path / "path.csv", dtype=float, index_col=False)[COLUMNS]
+        except (OSError, ValueError, KeyError, pd.errors.ParserError):
+            return None
+        table = table if run.summary else table.iloc[:-1]
+    table = table.dropna(subset=["step"])
     if not len(table):
         return None
     row = records.frame.loc[index]

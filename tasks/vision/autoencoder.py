@@ -16,13 +16,15 @@ from tasks.losses import BCEPerExample
 from tasks.task import Batch, DataTask
 
 INITIALISATIONS = ("sparse", "torch")
+ACTIVATIONS: dict[str, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU}
 CONNECTIONS = 15
 
 
 class Autoencoder(DataTask):
     """Squeeze an image through a narrow linear code layer and rebuild it: deep, ill-conditioned, no label noise.
 
-    Encoder and mirrored decoder are fully connected with sigmoid units; the code layer is linear. The outputs are
+    Encoder and mirrored decoder are fully connected with sigmoid units (rectified linear ones in Goldfarb, Ren and
+    Bahamou 2020, arXiv 2006.08877, who start them as torch does); the code layer is linear. The outputs are
     logits `z` of pixels `t` in [0, 1], shape `(N, pixels)`, and the loss is the cross-entropy summed over the pixels
     and averaged over the images. The metric is the literature's `squared_error`, `sum_j (sigmoid(z_j) - t_j)^2` per
     image.
@@ -38,6 +40,7 @@ class Autoencoder(DataTask):
         data: a data set or an image folder, see `ImageClassification`.
         widths: the encoder's layers, the code's width last.
         init: `sparse`, or `torch` for torch's default.
+        activation: of the hidden units, `sigmoid` or `relu`.
         train_size: how many training images to use, the first ones; None is all.
         val_size: how many of these to keep for validation.
         test_size: how many test images to use, the first ones; None is all.
@@ -58,6 +61,7 @@ class Autoencoder(DataTask):
         data: str = "digits",
         widths: Sequence[int] = (60, 30, 10),
         init: str = "sparse",
+        activation: str = "sigmoid",
         train_size: int | None = None,
         val_size: int = 200,
         test_size: int | None = None,
@@ -69,7 +73,9 @@ class Autoencoder(DataTask):
     ) -> None:
         self.widths = positive_widths("widths", widths)
         require_choice(INITIALISATIONS, init=init)
+        require_choice(tuple(ACTIVATIONS), activation=activation)
         self.init = init
+        self.activation = ACTIVATIONS[activation]
         self.loss_fn = BCEPerExample()
         self.splits = _pixels(load_images(data, image_size), train_size, val_size, test_size)
         super().__init__(steps=steps, eval_every=eval_every, batch_size=batch_size, target=target)
@@ -85,7 +91,7 @@ class Autoencoder(DataTask):
                 sparse_(layer)
             layers.append(layer)
             if depth not in (code, 2 * code):
-                layers.append(nn.Sigmoid())
+                layers.append(self.activation())
         return nn.Sequential(*layers)
 
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:

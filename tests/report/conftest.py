@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,11 @@ from zlib import crc32
 import numpy as np
 import pytest
 import yaml
+
+from suite.report.load import load_runs
+from suite.report.records import Records, build_records
+from suite.report.style import Look, looks
+from suite.timing import Timing
 
 TARGETS = {
     "sgd": "torch.optim.SGD",
@@ -154,3 +159,35 @@ def _summary(task: str, optimizer: str, seed: int, training: Training, metric: s
 
 def _environment() -> dict[str, Any]:
     return {"python": "3.11.7", "torch": "2.13.0", "cpu": "Some CPU", "gpu": None, "threads": 1, "commit": "abc1234"}
+
+
+STEPS = 100  # of a planted run; its metric is looked at every fifth step
+Planted = Mapping[tuple[str, str], Sequence[float]]
+
+
+@pytest.fixture
+def plant(runs: Path) -> Callable[..., Records]:
+    """Records of runs that reach level 0.5 at the steps asked for.
+
+    `plant({("mlp", "sgd"): [10, 20, inf]}, ...)` has three seeds of sgd, the last of which never gets there. Every
+    keyword goes to `write_run`, or is a function of (task, optimizer) that gives it.
+    """
+
+    def planted(cells: Planted, timings: Mapping[str, Timing] | None = None, **options: Any) -> Records:
+        for (task, optimizer), steps in cells.items():
+            given = {name: one(task, optimizer) if callable(one) else one for name, one in options.items()}
+            config = {"target": 0.5, **given.pop("config", {})}
+            seconds = given.pop("seconds_per_step", 0.01)
+            for seed, step in enumerate(steps):
+                final = 0.25 if np.isinf(step) else 0.5 * STEPS / step * (1 + 1e-5)
+                one_run = Training(final=final, steps=STEPS, seconds_per_step=seconds)
+                write_run(runs, task, optimizer, seed, one_run, config=config, **given)
+        return build_records(*load_runs(runs), timings)
+
+    return planted
+
+
+@pytest.fixture(scope="session")
+def styled() -> Callable[[Records], dict[str, Look]]:
+    """The look of every optimizer of some records."""
+    return lambda records: looks([(name, name, "") for name in records.optimizers])

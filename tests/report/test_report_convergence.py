@@ -270,10 +270,10 @@ def test_the_report_says_and_draws_the_orders(
     assert list(table["agree"]) == ["3/3", "1/2", "0/1"]
     assert set(table["problem"]) == {"bowl"}  # not the one that is judged by accuracy
     assert (runs.parent / "report" / "figures" / "order-bowl.png").exists()
-    page = (runs.parent / "report" / "index.html").read_text()
-    assert 'id="orders"' in page
+    page = (runs.parent / "report" / "tasks" / "bowl.html").read_text()
+    assert '<section id="orders"' in page
     assert "newton: not converging; kfac: diverged 1/1." in page  # what the picture shows, in words
-    assert "not converging 1/2" in page
+    assert "not converging 1/2" in (runs.parent / "report" / "index.html").read_text()
     assert "linear (rate 0.89)" in capsys.readouterr().out
 
 
@@ -281,5 +281,7 @@ def test_without_gaps_there_is_no_such_section(record: Record, runs: Path, train
     record("mlp", "sgd", 0)
     sequence(record, "kfac", [1.0, 9.0], training=training(status="diverged", cut=2))
     assert main(["--runs", str(runs), "--out", str(runs.parent / "report")]) == 0
-    assert 'id="orders"' not in (runs.parent / "report" / "index.html").read_text()
+    pages = [page.read_text() for page in (runs.parent / "report").rglob("*.html")]
+    assert len(pages) == 3
+    assert not any('<section id="orders"' in page for page in pages)
     assert not list((runs.parent / "report").rglob("order*"))

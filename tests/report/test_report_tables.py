@@ -13,6 +13,7 @@ import pytest
 from suite.report import render
 from suite.report.context import configuration_table, environment_table, outcome_tables, problem_table
 from suite.report.costs import cost_tables
+from suite.report.latex import escape_latex
 from suite.report.load import load_runs
 from suite.report.records import Records, build_records
 from suite.report.results import main_table, results_table
@@ -125,6 +126,14 @@ def test_targets_count_failures_as_infinite(mixed: Records) -> None:
     }
 
 
+def test_a_cost_that_is_not_known_is_not_infinite(record: Record, runs: Path, training: Any) -> None:
+    for seed in (0, 1):
+        record("mlp", "sgd", seed, training(target_step=10), summary={"target_grad_equivalents": None})
+    table = target_tables(read(runs))[0]
+    assert by_optimizer(table, "steps")["sgd"].text == "10"
+    assert by_optimizer(table, "grad-equivalents")["sgd"].text == "—"
+
+
 def test_no_table_where_no_task_has_a_target(record: Record, runs: Path) -> None:
     record(summary={"target": None})
     assert target_tables(read(runs)) == []
@@ -220,7 +229,7 @@ def test_markdown_latex_and_csv_say_the_same() -> None:
         r"| a\_b &amp; 50% &lt;i> \~x\~ #1 {y} \$z^2\$ \\w \|p\| \[q\] \*s\* \`t\` | **0.91 ± 0.01 (3)** |"
     )  # fmt: skip
     body = render.latex(table)
-    assert r"a\_b \& 50\% \textless{}i\textgreater{} \textasciitilde{}x\textasciitilde{} \#1 \{y\}" in body
+    assert r"a\_b \& 50\% \textless{}i\textgreater{} $\sim$x$\sim$ \#1 \{y\}" in body
     assert r"\$z\textasciicircum{}2\$ \textbackslash{}w \textbar{}p\textbar{} {[}q{]}" in body
     assert r"\textbf{0.91 $\pm$ 0.01 (3)} \\" in body
     assert all(rule in body for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\begin{tabular}{ll}"))
@@ -233,7 +242,7 @@ def test_the_formats_of_a_real_table_agree(mixed: Records) -> None:
     lines = [line for line in render.markdown(table).splitlines() if line.startswith("|")][2:]
     assert [[text.strip().strip("*") for text in line.strip("|").split("|")] for line in lines] == cells
     body = render.latex(table).split("\\midrule\n")[1].split("\\bottomrule")[0]
-    assert all(render.escape_latex(text) in body for row in cells for text in row)
+    assert all(escape_latex(text) in body for row in cells for text in row)
 
 
 def test_the_terminal_gets_as_many_blocks_as_its_width_needs(mixed: Records) -> None:

@@ -245,8 +245,8 @@ def test_caption_and_alternative_text(pair: Records, tmp_path: Path) -> None:
 
 def test_the_report_has_the_section_where_there_is_telemetry(pair: Records, tmp_path: Path) -> None:
     write_report(pair, tmp_path / "out", "title", "command")
-    page = (tmp_path / "out" / "index.html").read_text()
-    assert '<section id="telemetry">' in page
+    page = (tmp_path / "out" / "tasks" / "mlp.html").read_text()
+    assert '<section id="telemetry"' in page
     assert "telemetry-mlp.png" in (tmp_path / "out" / "files.txt").read_text()
 
 
@@ -255,7 +255,7 @@ def test_and_not_elsewhere(record: Record, runs: Path, training: Any, tmp_path: 
     add(record("mlp", "adamw", 0, training()), cosine=lambda step: math.nan)
     records = records_of(runs)
     write_report(records, tmp_path / "out", "title", "command")
-    assert 'id="telemetry"' not in (tmp_path / "out" / "index.html").read_text()
+    assert '<section id="telemetry"' not in (tmp_path / "out" / "tasks" / "mlp.html").read_text()
 
 
 def test_generic_panels_are_few_and_ordered() -> None:

@@ -132,3 +132,12 @@ def test_a_folder_that_is_not_there_is_named(command: Command, tmp_path: Path) -
     said = command(f"--config-dir={tmp_path / 'absent'}", "optimizer=sgd")
     assert said.code == 2
     assert str(tmp_path / "absent") in said.err
+
+
+def test_a_file_with_the_name_of_one_of_ours_is_refused_since_ours_would_be_taken(tmp_path: Path, command: Any) -> None:
+    (tmp_path / "own/tuned").mkdir(parents=True)
+    (tmp_path / "own/tuned/mlp_sgd.yaml").write_text("# @package _global_\noptimizer:\n  lr: 0.5\n")
+    said = command(f"--config-dir={tmp_path / 'own'}", "optimizer=sgd", "task=mlp", "steps=1")
+    assert said.code == 2
+    assert "mlp_sgd.yaml would not be used" in said.err
+    assert "tuned=NAME" in said.err

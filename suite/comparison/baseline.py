@@ -1,0 +1,64 @@
+"""The method that all others are measured against, problem by problem, and the verdicts on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from suite import registry
+from suite.comparison.sides import Ledger, Side, sides
+from suite.comparison.verdict import Verdict, judge
+from suite.errors import ConfigError, did_you_mean
+from suite.report import reached
+from suite.report.problems import flatten
+from suite.report.records import Records
+
+
+def against_baseline(ledger: Ledger, wanted: str | None = None, *, mixed: bool = False) -> list[Verdict]:
+    """The verdict on every method against the baseline, on every problem that the baseline ran.
+
+    Raises:
+        ConfigError: `wanted` has no run.
+    """
+    records = ledger.records
+    if wanted is not None and wanted not in set(records.frame["name"]) | set(records.frame["optimizer"]):
+        known = sorted(set(records.frame["name"]))
+        raise ConfigError(
+            f"baseline {wanted} has no run.{did_you_mean(wanted, known)} There are runs of: {', '.join(known)}"
+        )
+    found: list[Verdict] = []
+    for problem in records.problems:
+        there = sides(records, problem)
+        base = baseline_side(records, problem, wanted, there)
+        if base is not None:
+            others = [there[name] for name in records.optimizers if name in there and name != base.label]
+            found += [judge(ledger, side, base, mixed=mixed) for side in others]
+    return found
+
+
+def baseline_side(
+    records: Records, problem: str, wanted: str | None = None, there: Mapping[str, Side] | None = None
+) -> Side | None:
+    """The baseline's runs on a problem; None where it has none.
+
+    It is the one asked for, else the one whose runs set the problem's levels, else the optimizer that a run gets which
+    names none. Of several configurations it is the one that set the levels, else the one with most runs.
+    """
+    there = sides(records, problem) if there is None else there
+    for wish in (wanted,) if wanted else (reached.baseline(records, problem), default_optimizer()):
+        own = [side for side in there.values() if wish in (side.name, side.label)]
+        if own:
+            return max(own, key=lambda side: (_set_levels(records, problem, side.label), len(side.runs)))
+    return None
+
+
+def default_optimizer() -> str:
+    """The optimizer of configs/config.yaml."""
+    chosen = [entry["optimizer"] for entry in registry.main()["defaults"] if "optimizer" in entry]
+    return str(chosen[0])
+
+
+def _set_levels(records: Records, problem: str, label: str) -> bool:
+    """Whether a configuration's settings are those of the runs that set the problem's levels."""
+    origin = flatten(reached.origin(records, problem).get("optimizer") or {"": None})
+    own = records.optimizer_settings[problem, label]
+    return bool(origin) and all(own.get(key) == value for key, value in origin.items() if key)

@@ -1,0 +1,135 @@
+"""Two sets of runs side by side: the ratio of their costs and the difference of their values, each with an interval.
+
+A run that did not arrive enters with what it could have spent, its budget: with a bound on its cost, as in a restricted
+mean. The ratio is then a bound as well, and its interval is open on the other side. Where runs of both sides failed,
+all costs are cut off at the smallest budget of these, so that nobody is charged for having been given more. A cost is
+known only to the distance of two evaluations, and the interval is widened by that: its low end sets A's costs to the
+evaluation before against B's, its high end A's against B's evaluation before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import t as student
+
+from suite import stats
+from suite.report.load import VALUED
+
+LEVEL = 0.95
+FAILED_SEEDS = 3  # runs a side from which a failure can be told from an accident
+EXACT, AT_MOST, AT_LEAST, BOUNDED = "", "at most ", "at least ", "about "
+
+BOUNDS = {(True, True): EXACT, (True, False): AT_MOST, (False, True): AT_LEAST, (False, False): BOUNDED}
+ROUND_OFF = 1e-12  # of the values: a spread below it is none
+TINY = 1e-300  # stands for 0 where its reciprocal is taken
+
+Array = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+
+class Interval(NamedTuple):
+    """A value with its interval (NaN where there is none) and what failures make of it: exact, or a bound."""
+
+    value: float
+    low: float
+    high: float
+    bound: str = EXACT
+
+    @property
+    def known(self) -> bool:
+        """Whether there is an interval."""
+        return not math.isnan(self.low)
+
+    def side_of(self, centre: float) -> int:
+        """-1 where all of the interval lies below the centre, 1 where above, 0 where that cannot be told."""
+        return -1 if self.high < centre else int(self.low > centre)
+
+
+class Costs(NamedTuple):
+    """What one side's runs spent (failures their budget), had spent at the evaluation before, and who arrived."""
+
+    spent: Array
+    before: Array
+    arrived: Flags
+
+
+def restricted(
+    costs: Sequence[Mapping[str, Any]], unit: str, statuses: Sequence[str], planned: Sequence[float]
+) -> Costs:
+    """One side's costs in a unit; a run that broke off is given the rest of its planned steps at its own speed."""
+    names = (unit, f"{unit}_spent", f"{unit}_before", "steps_spent")
+    cost, spent, before, steps = (np.array([float(one[name]) for one in costs]) for name in names)
+    arrived = np.isfinite(cost)
+    broken = np.array([status not in VALUED for status in statuses])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rest = np.maximum(1.0, np.asarray(planned, dtype=float) / steps)
+        budget = np.where(broken, np.where(steps > 0, spent * rest, math.nan), spent)
+    spent = np.where(arrived, cost, budget)
+    return Costs(spent, np.where(arrived, before, spent), arrived)
+
+
+def cost_ratio(a: Costs, b: Costs, *, paired: bool) -> Interval | None:
+    """The ratio of A's typical cost to B's; None where nobody arrived or the level holds at the start."""
+    if not (a.arrived.any() or b.arrived.any()):
+        return None
+    bound = BOUNDS[bool(a.arrived.all()), bool(b.arrived.all())]
+    a, b = cut(filled(a, b), filled(b, a))
+    if not (a.arrived.any() or b.arrived.any()) or not (a.spent > 0).all() or not (b.spent > 0).all():
+        return None
+    found = stats.ratio_interval(a.spent, b.spent, paired=paired, level=LEVEL)
+    if math.isnan(found.low) or (bound != EXACT and min(a.spent.size, b.spent.size) < FAILED_SEEDS):
+        return Interval(found.ratio, math.nan, math.nan, bound)
+    low, high = min(_low(a, b, paired), found.low), max(1 / _low(b, a, paired), found.high)
+    return Interval(found.ratio, 0.0 if bound == AT_MOST else low, math.inf if bound == AT_LEAST else high, bound)
+
+
+def cut(a: Costs, b: Costs) -> tuple[Costs, Costs]:
+    """Both sides' costs up to the smallest budget at which a run failed, where both sides have such runs."""
+    if a.arrived.all() or b.arrived.all():
+        return a, b
+    most = min(float(side.spent[~side.arrived].min()) for side in (a, b))
+    first, second = (
+        Costs(np.minimum(side.spent, most), np.minimum(side.before, most), side.arrived & (side.spent <= most))
+        for side in (a, b)
+    )
+    return first, second
+
+
+def filled(side: Costs, other: Costs) -> Costs:
+    """Runs that broke off before a first step get the largest cost of all: nothing is known of their own."""
+    if not np.isnan(side.spent).any():
+        return side
+    largest = float(np.nanmax(np.concatenate([side.spent, other.spent])))
+    spent, before = (np.nan_to_num(values, nan=largest) for values in (side.spent, side.before))
+    return Costs(spent, before, side.arrived)
+
+
+def _low(a: Costs, b: Costs, paired: bool) -> float:
+    """The low end of the ratio's interval with A's costs at the evaluation before; 0 where that is the start."""
+    if not (a.before > 0).all():
+        return TINY
+    return max(stats.ratio_interval(a.before, b.spent, paired=paired, level=LEVEL).low, TINY)
+
+
+def difference(a: Array, b: Array, *, paired: bool) -> Interval:
+    """The mean of A minus B with Student's interval: of the differences of pairs, else Welch's.
+
+    A difference that is the same for every seed, as accuracies in steps of 1/500 may have it by chance, says nothing
+    about its spread and has no interval; no difference at all is one of exactly 0.
+    """
+    first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    centre = float((first - second).mean() if paired else first.mean() - second.mean())
+    if min(first.size, second.size) < 2:
+        return Interval(centre, math.nan, math.nan)
+    groups = [first - second] if paired else [first, second]
+    parts = np.array([group.var(ddof=1) / group.size for group in groups])
+    freedom = np.array([group.size - 1 for group in groups])
+    if parts.sum() <= (ROUND_OFF * max(1e-300, float(np.abs([first.mean(), second.mean()]).max()))) ** 2:
+        return Interval(0.0, 0.0, 0.0) if np.array_equal(first, second) else Interval(centre, math.nan, math.nan)
+    reach = float(student.ppf((1 + LEVEL) / 2, parts.sum() ** 2 / (parts**2 / freedom).sum()) * math.sqrt(parts.sum()))
+    return Interval(centre, centre - reach, centre + reach)

@@ -1,0 +1,122 @@
+"""Verdicts on paper: plain lines where they are piped, with rich in a terminal, as JSON or Markdown where asked."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from suite.comparison.reasons import reasons, shared_reasons
+from suite.comparison.sides import Ledger
+from suite.comparison.summary import summary_lines
+from suite.comparison.verdict import FINAL, Verdict
+from suite.comparison.words import final_result, final_text, sentence
+from suite.report.render import markdown
+from suite.report.table import Table
+from suite.report.terminal import print_table
+
+WIDE = 180  # columns of a table that goes to a file or a pipe
+
+
+def show(ledger: Ledger, verdicts: Sequence[Verdict], shape: str | None, console: Console | None = None) -> None:
+    """Print the verdicts."""
+    console = console or Console(highlight=False)
+    shared = shared_reasons(ledger.records, verdicts)
+    if shape == "json":
+        content = {"verdicts": [as_dict(ledger, verdict) for verdict in verdicts], "reasons": shared}
+        console.out(json.dumps(content, indent=2, ensure_ascii=False), highlight=False)
+        return
+    blocks = [(sentence(verdict), [*_final_line(verdict), *reasons(ledger, verdict)]) for verdict in verdicts]
+    if len(blocks) == 1:
+        blocks[0][1].extend(shared)
+    else:
+        blocks += [(line, shared) for line in summary_lines(ledger, verdicts)]
+    for headline, lines in blocks:
+        _print(console, headline, lines, markdown=shape == "markdown")
+
+
+def show_all(tables: Sequence[Table], lines: Sequence[str], shape: str | None) -> None:
+    """Print the tables of `--all`, then what they come to."""
+    if shape == "json":
+        print(
+            json.dumps(
+                {"tables": [_table(table) for table in tables], "lines": list(lines)}, indent=2, ensure_ascii=False
+            )
+        )
+        return
+    if shape == "markdown":
+        print("\n\n".join([*(markdown(table) for table in tables), *(f"- {line}" for line in lines)]))
+        return
+    console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(highlight=False, width=WIDE)
+    for table in tables:
+        print_table(table, console)
+        console.print()
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=not console.is_terminal)
+
+
+def as_dict(ledger: Ledger, verdict: Verdict) -> dict[str, Any]:
+    """All numbers of a verdict, what is not finite as null, and its words."""
+    return {
+        "problem": verdict.problem,
+        "a": verdict.a.label,
+        "b": verdict.b.label,
+        "level": verdict.level,
+        "value": _number(verdict.value),
+        "runs": [len(verdict.a.runs), len(verdict.b.runs)],
+        "reached": list(verdict.reached),
+        "paired": verdict.paired,
+        "ratios": {unit: _interval(ratio) for unit, ratio in verdict.ratios.items()},
+        "seconds_trusted": verdict.trusted,
+        "memory": _number(verdict.memory),
+        "finals": [_number(value) for value in verdict.finals],
+        "final_difference": _interval(verdict.final) if verdict.final and not verdict.by_ratio else None,
+        "final_ratio": _interval(verdict.final) if verdict.final and verdict.by_ratio else None,
+        "decided_by": verdict.decided_by,
+        "outcome": None if verdict.outcome is None else {-1: "a", 1: "b", 0: "undecided"}[verdict.outcome],
+        "sentence": sentence(verdict),
+        "reasons": reasons(ledger, verdict),
+    }
+
+
+def _final_line(verdict: Verdict) -> list[str]:
+    if verdict.decided_by == FINAL or verdict.refused:
+        return []
+    return ["; ".join(part for part in (final_text(verdict), final_result(verdict)) if part)]
+
+
+def _print(console: Console, headline: str, lines: Sequence[str], *, markdown: bool) -> None:
+    if markdown:
+        console.out("\n".join([f"- {headline}", *(f"  - {line}" for line in lines)]), highlight=False)
+    elif not console.is_terminal:  # a line a verdict, however long: that is what can be searched
+        console.out("\n".join([headline, *(f"  {line}" for line in lines)]), highlight=False)
+    else:
+        console.print(Text(headline, style="bold"))
+        for line in lines:
+            console.print(Padding(Text(line, style="dim"), (0, 0, 0, 2)))
+
+
+def _table(table: Table) -> dict[str, Any]:
+    rows = [dict(zip(table.columns, (cell.text for cell in row), strict=True)) for row in table.rows]
+    return {"name": table.name, "title": table.title, "caption": table.caption, "rows": rows}
+
+
+def _interval(found: Any) -> dict[str, Any]:
+    return {
+        "value": _number(found.value),
+        "low": _number(found.low),
+        "high": _number(found.high),
+        "bound": found.bound.strip(),
+    }
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

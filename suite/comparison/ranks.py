@@ -1,0 +1,236 @@
+"""Every method against every other: ranks on each problem and overall, and how stable they are under resampling.
+
+On a problem a method is worth its median over seeds: of the cost to reach the level, failures infinite, or where no
+level is set of the final value. Seeds are redrawn together for all methods of a problem, and for the overall ranks the
+problems too. With few seeds or problems a bootstrap is too sure of itself, so that `stable` here says what would change
+with other seeds of these, and the sentences on pairs come from `suite.verdict`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.stats import rankdata
+
+from suite import stats
+from suite.comparison.costs import LEVEL
+from suite.comparison.final import finals
+from suite.comparison.sides import UNFINISHED, UNFIT, Ledger, Side, sides
+from suite.comparison.verdict import FINAL, SECONDS, WORK, Verdict, judge
+from suite.report import reached
+from suite.report.records import Records
+
+DRAWS = 2000
+TAU_MAX = 4.0
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The methods on one problem, best first.
+
+    Attributes:
+        by: the unit that they are ranked by, or `final`.
+        scores: a row a seed, a column a method; smaller is better, `inf` is a failure, NaN a seed that was not run.
+        medians: of the scores.
+        ranks: 1 is the best; ties share the mean of their ranks.
+        held: the share of the resamples in which a method keeps its place.
+        drawn: the medians in every resample, (draws, methods).
+        behind: the verdict on each other method against the first.
+    """
+
+    problem: str
+    by: str
+    scores: pd.DataFrame
+    medians: pd.Series
+    ranks: pd.Series
+    held: pd.Series
+    drawn: Array
+    behind: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True)
+class Overall:
+    """The methods over problems, best first; `left_out` says which methods and problems take no part, and why.
+
+    `table` has a row a method: rank, low, high (of the mean rank), held, score, score_low, score_high, first (problems
+    on which it is at the top, alone or not), next (P that it beats the next). `groups` are methods next to each other
+    whose mean ranks keep their order in too few resamples to be told apart.
+    """
+
+    problems: tuple[str, ...]
+    table: pd.DataFrame
+    groups: tuple[tuple[str, ...], ...]
+    left_out: tuple[str, ...]
+
+
+def standings(ledger: Ledger, unit: str | None = None, *, mixed: bool = False) -> list[Standing]:
+    """The standing on every problem that two methods ran."""
+    there = {problem: _fit(sides(ledger.records, problem)) for problem in ledger.records.problems}
+    unit = unit or best_unit(ledger, there, mixed=mixed)
+    found = [_standing(ledger, own, unit, mixed=mixed) for own in there.values() if len(own) > 1]
+    return [one for one in found if one is not None]
+
+
+def best_unit(ledger: Ledger, there: Mapping[str, Sequence[Side]], *, mixed: bool = False) -> str:
+    """Seconds where all of them were measured alone, and on one machine for each problem; else gradient-equivalents."""
+    for problem, own in there.items():
+        if math.isnan(level := ledger.main_value(problem)):
+            continue
+        shared = any(one["source"] == reached.SHARED for side in own for one in ledger.costs(side, level))
+        machines = {run.hardware for side in own for run in side.runs}
+        if shared or (len(machines) > 1 and not mixed):
+            return WORK
+    return SECONDS
+
+
+def _fit(there: Mapping[str, Side]) -> list[Side]:
+    """The methods that fit the problem, with the runs that have ended."""
+    ended = [
+        replace(side, runs=tuple(run for run in side.runs if run.status not in (UNFIT, UNFINISHED)))
+        for side in there.values()
+    ]
+    return [side for side in ended if side.runs]
+
+
+def _standing(ledger: Ledger, own: Sequence[Side], unit: str, *, mixed: bool) -> Standing:
+    """The standing on one problem."""
+    problem = own[0].problem
+    table, by = scores(ledger, own, unit)
+    medians = table.median()
+    order = list(medians.sort_values(kind="stable").index)
+    table, ranks = table[order], medians[order].rank(method="average")
+    drawn = _redrawn(table.to_numpy(dtype=float), np.random.default_rng(0))
+    places = medians[order].rank(method="min").to_numpy()
+    held = pd.Series((rankdata(drawn, method="min", axis=1) == places).mean(axis=0), order)
+    named = {side.label: side for side in own}
+    behind = tuple(judge(ledger, named[name], named[order[0]], mixed=mixed) for name in order[1:])
+    return Standing(problem, by, table, medians[order], ranks, held, drawn, behind)
+
+
+def scores(ledger: Ledger, own: Sequence[Side], unit: str) -> tuple[pd.DataFrame, str]:
+    """What methods are ranked by on a problem, a row a seed, and which quantity it is."""
+    level = ledger.main_value(own[0].problem)
+    by = FINAL if math.isnan(level) else unit
+    table = {}
+    for side in own:
+        if by == FINAL:
+            values = finals(side) * (-1.0 if side.direction == "max" else 1.0)
+            values = np.where(np.isnan(values), math.inf, values)
+        else:
+            values = np.array([float(one[unit]) for one in ledger.costs(side, level)])
+        table[side.label] = pd.Series(values, index=[run.seed for run in side.runs])
+    return pd.DataFrame(table), by
+
+
+def overall(records: Records, found: Sequence[Standing]) -> Overall | None:
+    """Ranks over the problems that count, by the mean rank; None where fewer than two methods share a problem."""
+    counted = [one for one in found if not reached.is_illustration(records, one.problem)]
+    apart = [f"{one.problem}: a test function" for one in found if one not in counted]
+    counted, methods, dropped = _complete(counted)
+    if not counted or len(methods) < 2:
+        return None
+    points = np.array([_ranks(one.medians[methods].to_numpy()[None]) for one in counted])[:, 0]
+    order = np.argsort(points.mean(axis=0), kind="stable")
+    methods, points = [methods[index] for index in order], points[:, order]
+    drawn = _resampled(counted, methods)
+    means = drawn.mean(axis=1)
+    places = (rankdata(means, method="min", axis=1) == rankdata(points.mean(axis=0), method="min")).mean(axis=0)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    table = pd.DataFrame({"rank": points.mean(axis=0), "low": low, "high": high, "held": places}, index=methods)
+    table["first"] = (points == points.min(axis=1, keepdims=True)).sum(axis=0)
+    table = table.join(_profile_scores(counted, methods))
+    beats = [_chance(counted, a, b) for a, b in pairwise(methods)]
+    table["next"] = [*beats, math.nan]
+    return Overall(tuple(one.problem for one in counted), table, _groups(means, methods), (*apart, *dropped))
+
+
+def _groups(means: Array, methods: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """The longest rows of methods of which the first is not ahead of the last in 97.5 % of the resamples."""
+    found: list[tuple[int, int]] = []
+    for first in range(len(methods)):
+        ahead = (means[:, first:] > means[:, first : first + 1]).mean(axis=0) >= (1 + LEVEL) / 2
+        last = first + int(np.flatnonzero(~ahead).max(initial=0))
+        if last > first and all(last > other for _, other in found):
+            found.append((first, last))
+    return tuple(tuple(methods[first : last + 1]) for first, last in found)
+
+
+def _complete(found: list[Standing]) -> tuple[list[Standing], list[str], list[str]]:
+    """Problems and methods with no gap between them: again and again, whatever lacks most is left out."""
+    names = list(dict.fromkeys(str(name) for one in found for name in one.scores))
+    ran = pd.DataFrame([[name in one.scores for name in names] for one in found], [one.problem for one in found], names)
+    dropped: list[str] = []
+    while ran.size and not ran.to_numpy().all():
+        by_method, by_problem = ran.mean(axis=0), ran.mean(axis=1)
+        if by_method.min() <= by_problem.min():
+            worst = str(by_method.idxmin())
+            dropped.append(f"{worst}: has runs on {int(ran[worst].sum())} of {len(ran)} problems")
+            ran = ran.drop(columns=worst)
+        else:
+            worst = str(by_problem.idxmin())
+            dropped.append(f"{worst}: {int(ran.loc[worst].to_numpy().sum())} of {ran.shape[1]} methods ran it")
+            ran = ran.drop(index=worst)
+    return [one for one in found if one.problem in ran.index], list(map(str, ran.columns)), dropped
+
+
+def _columns(found: Standing, methods: Sequence[str]) -> Array:
+    """The resampled medians of the methods, in their order."""
+    places = found.scores.columns.get_indexer(pd.Index(methods))
+    return np.asarray(found.drawn[:, places])
+
+
+def _resampled(found: Sequence[Standing], methods: Sequence[str]) -> Array:
+    """Ranks of the methods with seeds and problems redrawn, (draws, problems, methods)."""
+    ranks = np.array([_ranks(_columns(one, methods)) for one in found])
+    chosen = np.random.default_rng(1).integers(len(found), size=(DRAWS, len(found)))
+    return np.asarray(ranks[chosen, np.arange(DRAWS)[:, None]])
+
+
+def _profile_scores(found: Sequence[Standing], methods: Sequence[str]) -> pd.DataFrame:
+    """The performance profiles' score up to `TAU_MAX` on the problems with a level, and its interval."""
+    timed = [one for one in found if one.by != FINAL]
+    if not timed:
+        return pd.DataFrame(math.nan, index=list(methods), columns=["score", "score_low", "score_high"])
+    times = pd.DataFrame([one.medians[list(methods)] for one in timed])
+    drawn = np.array([_columns(one, methods) for one in timed])
+    chosen = np.random.default_rng(1).integers(len(timed), size=(DRAWS, len(timed)))
+    shares = _within(drawn)[chosen, np.arange(DRAWS)[:, None]].mean(axis=1)
+    low, high = np.quantile(shares, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    score = stats.profile_score(times.reset_index(drop=True), TAU_MAX)
+    return pd.DataFrame({"score": score, "score_low": low, "score_high": high}, index=list(methods))
+
+
+def _within(times: Array) -> Array:
+    """What a problem adds to the score of each method: 1 for the fastest, 0 from `TAU_MAX` times its cost on."""
+    with np.errstate(invalid="ignore"):
+        ratios = times / times.min(axis=-1, keepdims=True)
+    ratios = np.where(np.isinf(times), math.inf, np.nan_to_num(ratios, nan=1.0))
+    return np.asarray((TAU_MAX - np.minimum(ratios, TAU_MAX)) / (TAU_MAX - 1))
+
+
+def _chance(found: Sequence[Standing], a: str, b: str) -> float:
+    """P(A beats B), the mean over problems."""
+    pairs = [(one.scores[a].dropna(), one.scores[b].dropna()) for one in found]
+    return float(np.mean([stats.probability_of_improvement(list(x), list(y), "min") for x, y in pairs]))
+
+
+def _redrawn(table: Array, generator: np.random.Generator) -> Array:
+    """Medians over redrawn seeds, (draws, methods); a seed that a method lacks counts for the others only."""
+    drawn = table[generator.integers(len(table), size=(DRAWS, len(table)))]
+    if not np.isnan(table).any():
+        return np.asarray(np.median(drawn, axis=1))
+    columns = [column[~np.isnan(column)] for column in table.T]
+    picks = [column[generator.integers(column.size, size=(DRAWS, column.size))] for column in columns]
+    return np.array([np.median(pick, axis=1) for pick in picks]).T
+
+
+def _ranks(values: Array) -> Array:
+    return np.asarray(rankdata(values, method="average", axis=1))

@@ -1,0 +1,184 @@
+"""What stands behind a verdict, a line a reason: what a step costs, what failed, who tuned how much, which clock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from suite import stats
+from suite.comparison.costs import AT_LEAST, AT_MOST
+from suite.comparison.final import finals
+from suite.comparison.pairs import differing
+from suite.comparison.sides import Ledger, Side
+from suite.comparison.tuning import FOLDER, tuning, tuning_text
+from suite.comparison.verdict import FINAL, SECONDS, Verdict
+from suite.comparison.words import UNITS, factor, level_text
+from suite.report import reached
+from suite.report.costs import step_times
+from suite.report.outcomes import failure_words
+from suite.report.problems import Settings
+from suite.report.records import Records
+
+OTHER_SIDE = {AT_MOST: AT_LEAST, AT_LEAST: AT_MOST}
+
+
+def reasons(ledger: Ledger, verdict: Verdict) -> list[str]:
+    """What is said under one verdict alone."""
+    records = ledger.records
+    lines = [
+        step_line(records, verdict),
+        *failure_lines(records, verdict),
+        resolution_line(ledger, verdict),
+        chance_line(ledger, verdict),
+        _seeds_line(verdict),
+        *(f"left out: {said}" for said in verdict.left_out),
+        _across_line(records.problem_settings[verdict.a.problem], records.problem_settings[verdict.b.problem]),
+    ]
+    return [] if verdict.refused else [line for line in lines if line]
+
+
+def shared_reasons(records: Records, verdicts: Sequence[Verdict], folders: Sequence[Path] = (FOLDER,)) -> list[str]:
+    """What is true of several verdicts, said once: whose clock the seconds come from, and how much was tuned."""
+    judged = [verdict for verdict in verdicts if not verdict.refused]
+    lines: dict[str, list[Verdict]] = {}
+    for verdict in judged:
+        names = (verdict.a.label, verdict.b.label)
+        budgets = tuning(records, verdict.a, folders), tuning(records, verdict.b, folders)
+        for line in (seconds_line(verdict), tuning_text(*budgets, names)):
+            lines.setdefault(line, []).append(verdict)
+    ordered = sorted((line for line in lines if line), key=lambda line: line.partition(":")[0] != "seconds")
+    return [_told(line, lines[line], alone=len(lines[line]) == len(judged)) for line in ordered]
+
+
+def step_line(records: Records, verdict: Verdict) -> str:
+    """What a step costs on both sides, and where they break even."""
+    (first, shared), (second, also) = (_step(side.frame(records)) for side in _sides(verdict))
+    if not (first > 0 and second > 0) or _machines(verdict) > 1:
+        return ""
+    mark = "~" if shared or also else ""
+    ratio = first / second
+    even = f"{factor(ratio)} times fewer" if ratio >= 1 else f"{factor(1 / ratio)} times as many"
+    said = (
+        f"a step of {verdict.a.label} takes {mark}{factor(ratio)}x the seconds of one of {verdict.b.label} "
+        f"({mark}{1e3 * first:.3g} ms against {mark}{1e3 * second:.3g} ms): it breaks even at {even} steps"
+    )
+    steps = verdict.ratios.get("steps")
+    if steps is None:
+        return said
+    needs = f"{factor(1 / steps.value)} times fewer" if steps.value <= 1 else f"{factor(steps.value)} times as many"
+    bound = OTHER_SIDE.get(steps.bound, steps.bound) if steps.value <= 1 else steps.bound
+    return f"{said}, and needs {bound}{needs}"
+
+
+def seconds_line(verdict: Verdict) -> str:
+    """Which clock the seconds come from, and what to type where they may not decide; {} stands for the tasks."""
+    if not verdict.ratios:
+        return ""
+    if _machines(verdict) > 1:
+        machines = " and ".join(sorted({run.hardware for side in _sides(verdict) for run in side.runs}))
+        if SECONDS in verdict.ratios:
+            return f"seconds: measured on {machines}"
+        return f"seconds: not compared, as they come from {machines} (--mixed-devices compares them all the same)"
+    if reached.SHARED in verdict.sources:
+        names = ",".join(dict.fromkeys(side.name for side in _sides(verdict)))
+        command = f"python -m suite.time optimizer={names} task={{}}{_scale(verdict)}"
+        return f"seconds: marked ~, as their runs shared the machine; they do not decide. To measure: {command}"
+    words = {
+        reached.OWN: "by the runs' own clock, one run at a time",
+        reached.EXCLUSIVE: "steps times those of a step measured alone (suite.time)",
+    }
+    return f"seconds: {', and '.join(words[source] for source in verdict.sources)}"
+
+
+def failure_lines(records: Records, verdict: Verdict) -> list[str]:
+    """How runs ended that did not simply finish, and what a missed level does to the figures."""
+    told = [(side.label, failure_words(side.frame(records), "status")) for side in _sides(verdict)]
+    said = [f"{label} {words}" for label, words in told if words]
+    lines = [f"outcomes: {', '.join(said)}"] if said else []
+    missed = [
+        f"{len(side.runs) - many} run{'s' if len(side.runs) - many > 1 else ''} of {side.label}"
+        for many, side in zip(verdict.reached, _sides(verdict), strict=True)
+        if many < len(side.runs)
+    ]
+    if verdict.ratios and missed:
+        counts = (
+            "it counts with all that it"
+            if missed[0].startswith("1 ") and len(missed) == 1
+            else "they count with all they"
+        )
+        lines.append(f"{' and '.join(missed)} never reached the level: {counts} could have spent")
+    return lines
+
+
+def resolution_line(ledger: Ledger, verdict: Verdict) -> str:
+    """What the level is, and to how many steps the costs are known."""
+    if not verdict.ratios:
+        return ""
+    costs = [one for side in _sides(verdict) for one in ledger.costs(side, verdict.value)]
+    widest = max(one["steps"] - one["steps_before"] for one in costs if math.isfinite(one["steps"]))
+    known = f"; costs are known to {widest:g} steps, and the intervals allow for it" if widest > 1 else ""
+    return f"{level_text(verdict)}{known}"
+
+
+def chance_line(ledger: Ledger, verdict: Verdict) -> str:
+    """P(A beats B): of a run of A and a run of B, how often A's is the better."""
+    if verdict.seeds < 2 or verdict.same:
+        return ""
+    first, second = chances(ledger, verdict)
+    chance = stats.probability_of_improvement(first, second, "min")
+    by = f"final {verdict.metric}" if verdict.decided_by == FINAL else UNITS[verdict.decided_by]
+    return f"P({verdict.a.label} beats {verdict.b.label}) by {by}, over pairs of runs: {chance:.2f}"
+
+
+def chances(ledger: Ledger, verdict: Verdict) -> tuple[list[float], list[float]]:
+    """What is compared, run by run, smaller being better and failures infinite."""
+    return _compared(ledger, verdict, verdict.a), _compared(ledger, verdict, verdict.b)
+
+
+def _compared(ledger: Ledger, verdict: Verdict, side: Side) -> list[float]:
+    if verdict.decided_by != FINAL:
+        return [float(one[verdict.decided_by]) for one in ledger.costs(side, verdict.value)]
+    sign = -1.0 if verdict.direction == "max" else 1.0
+    return [math.inf if math.isnan(value) else sign * float(value) for value in finals(side)]
+
+
+def _told(line: str, verdicts: Sequence[Verdict], *, alone: bool) -> str:
+    """The line with its tasks, and where it is not true of all, with the problems it is true of."""
+    tasks = ",".join(dict.fromkeys(verdict.a.task for verdict in verdicts))
+    said = line.format(tasks) if "task={}" in line else line
+    return said if alone else f"{said} ({', '.join(verdict.problem for verdict in verdicts)})"
+
+
+def _step(runs: pd.DataFrame) -> tuple[float, bool]:
+    """Seconds of a step, and whether the machine was shared while they were measured."""
+    alone = runs["exclusive_seconds_per_step"].dropna()
+    values, shared = step_times(runs)
+    if shared and len(alone):
+        return float(alone.median()), False
+    return (stats.mean_std(values)[0], shared) if values else (math.nan, shared)
+
+
+def _machines(verdict: Verdict) -> int:
+    return len({run.hardware for side in _sides(verdict) for run in side.runs})
+
+
+def _sides(verdict: Verdict) -> tuple[Side, Side]:
+    return verdict.a, verdict.b
+
+
+def _scale(verdict: Verdict) -> str:
+    return f" scale={verdict.a.scale}" if verdict.a.scale else ""
+
+
+def _seeds_line(verdict: Verdict) -> str:
+    if verdict.paired:
+        return ""
+    return f"the seeds differ ({len(verdict.a.runs)} and {len(verdict.b.runs)} runs), so nothing is paired"
+
+
+def _across_line(one: Settings, other: Settings) -> str:
+    told = [f"{key}={one.get(key, 'unset')} against {other.get(key, 'unset')}" for key in differing(one, other)]
+    return f"not the same problem: {', '.join(told)}" if told else ""

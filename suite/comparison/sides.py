@@ -1,0 +1,146 @@
+"""The two sides of a comparison: their runs as plain values, the runs to be compared, and what each of them spent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from suite.report import reached
+from suite.report.load import as_number
+from suite.report.records import Records
+
+UNFINISHED = "interrupted"
+UNFIT = "unsupported"
+TAKEN = (
+    "seed", "status", "message", "final", "hardware", "parallel", "exclusive_seconds_per_step", "peak_memory_bytes",
+    "command",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """One run of a side; `index` is its row in the records' frame, `planned` the steps it was to take."""
+
+    index: int
+    planned: float
+    seed: int
+    status: str
+    message: str
+    final: float
+    hardware: str
+    parallel: bool
+    exclusive: float
+    peak: float
+    command: str
+
+
+@dataclass(frozen=True)
+class Side:
+    """One method on a problem: its label, the name that results call it by, and its runs."""
+
+    label: str
+    name: str
+    problem: str
+    task: str
+    scale: str
+    metric: str
+    direction: str
+    runs: tuple[Trained, ...]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of its runs."""
+        return sorted({run.seed for run in self.runs})
+
+    def frame(self, records: Records) -> pd.DataFrame:
+        """Its rows of the records' frame."""
+        return records.frame.loc[[run.index for run in self.runs]]
+
+    def of_seeds(self, seeds: Sequence[int]) -> Side:
+        """The same side with the runs of these seeds, in their order."""
+        kept = sorted((run for run in self.runs if run.seed in seeds), key=lambda run: run.seed)
+        return replace(self, runs=tuple(kept))
+
+
+def sides(records: Records, problem: str, frame: pd.DataFrame | None = None) -> dict[str, Side]:
+    """Every method on a problem by its label; of the rows of `frame` only, where it is given."""
+    rows = records.of(problem) if frame is None else frame
+    found: dict[str, list[Trained]] = {}
+    for index, label, *values in zip(rows.index, rows["optimizer"], *(rows[name] for name in TAKEN), strict=True):
+        planned = as_number(records.runs[index].config.get("steps"))
+        found.setdefault(str(label), []).append(Trained(int(index), planned, *values))
+    heads = rows.drop_duplicates("optimizer").set_index("optimizer")
+    told = heads[["name", "task", "scale", "metric", "direction"]].astype(str).to_dict("index")
+    return {
+        label: Side(label, told[label]["name"], problem, **_head(told[label]), runs=tuple(runs))
+        for label, runs in found.items()
+    }
+
+
+def match_seeds(a: Side, b: Side) -> tuple[Side, Side, bool, tuple[str, ...]]:
+    """The runs to compare: without unfinished ones, and pairs of the same seed where there are two of these."""
+    said: list[str] = []
+    finished = []
+    for side in (a, b):
+        stopped = [run for run in side.runs if run.status == UNFINISHED]
+        if stopped:
+            said.append(f"{side.label}, {_seeds(stopped)}: unfinished; {_again(stopped[0])}")
+        finished.append(replace(side, runs=tuple(run for run in side.runs if run.status != UNFINISHED)))
+    a, b = finished
+    common = sorted(set(a.seeds) & set(b.seeds))
+    if len(common) < 2 and len(a.seeds) + len(b.seeds) > 2 * len(common):
+        return a, b, False, tuple(said)
+    for side, other in ((a, b), (b, a)):
+        alone = [run for run in side.runs if run.seed not in common]
+        if alone:
+            said.append(f"{side.label}, {_seeds(alone)}: {other.label} has no run of it")
+    return a.of_seeds(common), b.of_seeds(common), True, tuple(said)
+
+
+class Ledger:
+    """What the runs of some records spent until they reached a level: each is worked out once."""
+
+    def __init__(self, records: Records) -> None:
+        self.records = records
+        self._levels: dict[str, dict[str, float]] = {}
+        self._costs: dict[tuple[int, float], dict[str, Any]] = {}
+
+    def levels(self, problem: str) -> dict[str, float]:
+        """The levels set for a problem, by name."""
+        if problem not in self._levels:
+            self._levels[problem] = reached.levels(self.records, problem)
+        return self._levels[problem]
+
+    def main_value(self, problem: str) -> float:
+        """The value of the level that verdicts are about; NaN where none is set."""
+        known = self.levels(problem)
+        return known.get(reached.main_level(known) or "", math.nan)
+
+    def costs(self, side: Side, level: float) -> list[dict[str, Any]]:
+        """The costs of a side's runs to a level, as in `reached.costs`."""
+        return [self._cost(side, run, level) for run in side.runs]
+
+    def _cost(self, side: Side, run: Trained, level: float) -> dict[str, Any]:
+        key = (run.index, level)
+        if key not in self._costs:
+            history = self.records.histories[run.index]
+            clock = reached.Clock(run.parallel, run.exclusive)
+            self._costs[key] = reached.cost_of(history, side.metric, side.direction, level, clock)
+        return self._costs[key]
+
+
+def _head(told: dict[Any, str]) -> dict[str, str]:
+    return {key: told[key] for key in ("task", "scale", "metric", "direction")}
+
+
+def _seeds(runs: Sequence[Trained]) -> str:
+    seeds = sorted({run.seed for run in runs})
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
+def _again(run: Trained) -> str:
+    return f"finish it with: {run.command}" if run.command else "the same command finishes it"

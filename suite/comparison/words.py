@@ -1,0 +1,138 @@
+"""A verdict in words: one sentence with the costs and their intervals, one with the final values."""
+
+from __future__ import annotations
+
+import math
+
+from suite.comparison.costs import AT_LEAST, BOUNDED, LEVEL, Interval
+from suite.comparison.verdict import BETTER, FINAL, SECONDS, WORK, WORSE, Verdict
+from suite.report.formats import number
+from suite.report.reached import TARGET
+
+UNITS = {"steps": "steps", SECONDS: "seconds", WORK: "gradient-equivalents"}
+AT = f"at {100 * LEVEL:g} %"
+RESULT = {
+    SECONDS: {BETTER: f"faster {AT}", WORSE: f"slower {AT}", 0: f"which is faster cannot be told {AT}"},
+    WORK: {
+        BETTER: f"cheaper in gradient-equivalents {AT}",
+        WORSE: f"dearer in gradient-equivalents {AT}",
+        0: f"which is cheaper in gradient-equivalents cannot be told {AT}",
+    },
+    FINAL: {BETTER: f"better {AT}", WORSE: f"worse {AT}", 0: f"which is better cannot be told {AT}"},
+}
+SIGNS = {"max": "≥", "min": "≤"}
+
+
+def sentence(verdict: Verdict) -> str:
+    """The verdict on one problem, in one line."""
+    if verdict.refused:
+        return f"{verdict.problem}: no verdict: {verdict.refused}."
+    parts = [costs_text(verdict), f"{final_text(verdict)}{_weight(verdict)}", result(verdict)]
+    if verdict.decided_by != FINAL:
+        parts = [parts[0], parts[2]]
+    return f"{verdict.problem}: {'; '.join(part for part in parts if part)}."
+
+
+def costs_text(verdict: Verdict) -> str:
+    """`kfac needs 0.38x the steps [0.31, 0.45], ...; reaches the target in 5 of 5 seeds against 5 of 5`."""
+    if math.isnan(verdict.value):
+        return f"{verdict.a.label} needs {factor(verdict.memory)}x the memory" if verdict.memory > 0 else ""
+    if not any(verdict.reached):
+        runs = f"{len(verdict.a.runs)} and {len(verdict.b.runs)} runs"
+        return f"neither {verdict.a.label} nor {verdict.b.label} reaches the {level_text(verdict)} in any of {runs}"
+    needs = [ratio_text(verdict, unit) for unit in verdict.ratios]
+    needs += [f"{factor(verdict.memory)}x the memory"] if verdict.memory > 0 else []
+    reached = [
+        f"{many} of {len(side.runs)}" for many, side in zip(verdict.reached, (verdict.a, verdict.b), strict=True)
+    ]
+    seeds = "seed" if len(verdict.a.runs) == 1 else "seeds"
+    says = f"reaches the {_short(verdict)} in {reached[0]} {seeds} against {reached[1]}"
+    return f"{verdict.a.label} needs {', '.join(needs)}; {says}" if needs else f"{verdict.a.label} {says}"
+
+
+def final_text(verdict: Verdict) -> str:
+    """`final accuracy 0.91 against 0.88: higher by 0.03 [0.01, 0.05]`; by their ratio where they span decades."""
+    told = [number(value) if math.isfinite(value) else "none" for value in verdict.finals]
+    said = f"final {verdict.metric} {told[0]} against {told[1]}"
+    found = verdict.final
+    if found is None:
+        return said
+    if found.value == found.low == found.high == 0.0 and not verdict.by_ratio:
+        return f"{said}: no difference"
+    if verdict.by_ratio:
+        return f"{said}: {found.bound}{factor(found.value)}x{interval_text(found)}"
+    sign = -1 if found.value < 0 else 1
+    bound = BOUNDED if found.bound == BOUNDED else AT_LEAST if found.bound else ""
+    ends = sorted((sign * found.low, sign * found.high)) if found.known else []
+    interval = f" [{', '.join(map(_value, ends))}]" if ends else ""
+    return f"{said}: {'lower' if sign < 0 else 'higher'} by {bound}{number(abs(found.value))}{interval}"
+
+
+def result(verdict: Verdict) -> str:
+    """The last words: `faster at 95 %`, or why nothing can be said."""
+    if verdict.outcome is not None:
+        return RESULT[verdict.decided_by][verdict.outcome]
+    return no_interval(verdict)
+
+
+def final_result(verdict: Verdict) -> str:
+    """The same for the final value where something else decides."""
+    outcome = verdict.final_outcome
+    return RESULT[FINAL][outcome] if outcome is not None and not verdict.same else ""
+
+
+def no_interval(verdict: Verdict) -> str:
+    """Why there is no interval and so no verdict."""
+    if verdict.same:
+        return f"all {verdict.seeds} seeds are the same run: no interval"
+    if verdict.seeds < 2:
+        return "1 seed: no interval"
+    if verdict.final is None:
+        return "neither has a final value in any run"
+    failed = bool(verdict.final.bound if verdict.decided_by == FINAL else verdict.ratios[verdict.decided_by].bound)
+    said = "some of which failed" if failed else "with one and the same difference"
+    return f"{verdict.seeds} seeds, {said}: no interval"
+
+
+def ratio_text(verdict: Verdict, unit: str) -> str:
+    """`0.38x the steps [0.31, 0.45]`; a ~ marks seconds that may not decide."""
+    mark = "~" if unit == SECONDS and not verdict.trusted else ""
+    ratio = verdict.ratios[unit]
+    return f"{ratio.bound}{mark}{factor(ratio.value)}x the {UNITS[unit]}{interval_text(ratio)}"
+
+
+def interval_text(found: Interval) -> str:
+    """` [0.31, 0.45]`, or nothing."""
+    return f" [{factor(found.low)}, {factor(found.high)}]" if found.known else ""
+
+
+def factor(value: float) -> str:
+    """A ratio with two decimals, or three digits where these are more; what is not 1 is never shown as 1.00."""
+    if not math.isfinite(value):
+        return "∞" if value > 0 else "?"
+    if value == 0 or value >= 100:
+        return f"{value:.0f}" if value < 1e4 else f"{value:.1e}"
+    if value < 0.01:
+        return f"{value:.1e}" if value < 1e-3 else f"{value:.4f}"
+    decimals = 1 if value >= 10 else 2
+    while decimals < 4 and float(f"{value:.{decimals}f}") in (0.0, 1.0) and value != 1:
+        decimals += 1
+    return f"{value:.{decimals}f}"
+
+
+def level_text(verdict: Verdict) -> str:
+    """`target (squared_error ≤ 1.744)`, or `80 % level (...)`."""
+    return f"{_short(verdict)} ({verdict.metric} {SIGNS[verdict.direction]} {verdict.value:.4g})"
+
+
+def _short(verdict: Verdict) -> str:
+    return TARGET if verdict.level == TARGET else f"{verdict.level} level"
+
+
+def _weight(verdict: Verdict) -> str:
+    """Why the final value decides."""
+    return " (no target is set: this decides)" if math.isnan(verdict.value) else " (this decides)"
+
+
+def _value(value: float) -> str:
+    return number(value) if math.isfinite(value) else "∞" if value > 0 else "-∞"

@@ -1,0 +1,37 @@
+"""Plans made by commands other than `python -m suite`, from the same words that it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf, open_dict
+
+from suite import paths, resolvers
+from suite.app import as_command
+from suite.errors import require_one_of
+from suite.open_settings import opened
+from suite.plan import Plan
+
+
+def planned(words: Sequence[str], results: Path, workers: int = 1) -> Plan:
+    """The plan of one run, as `python -m suite <words>` composes it.
+
+    Raises:
+        ConfigError, HydraException, OmegaConfBaseException: a name or a value that there is not, as for a run.
+    """
+    resolvers.register()
+    given = opened(words)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(paths.CONFIGS), version_base="1.3"):
+        config = compose("config", given, return_hydra_config=True)
+    choices = config.hydra.runtime.choices
+    with open_dict(config):
+        del config["hydra"]
+    require_one_of("scale", config.scale, resolvers.SCALES)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    names = (choices["optimizer"], choices["task"], choices.get("experiment"))
+    return Plan(plain, *names, results, as_command(given), workers)

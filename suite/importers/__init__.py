@@ -1,0 +1,1 @@
+"""Results that others have published or recorded elsewhere, read as runs of this suite."""

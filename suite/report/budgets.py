@@ -1,0 +1,169 @@
+"""Budget curves: the validation value that is to be expected after so many trials of tuning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from suite import paths
+from suite.report.canvas import RC, Picture, folded, literal, plain_ticks, save
+from suite.report.drawing import WIDTH, band, handle, legend, legend_height, listed, named_looks
+from suite.report.formats import number
+from suite.report.page import Section
+from suite.report.records import Records
+from suite.report.style import Look
+from suite.stats import budget_curve
+from suite.tuning import load_trials
+
+ACROSS, HEIGHT = 3, 2.9
+EXCHANGEABLE = ("quasi", "random")  # samplers whose trials may be drawn again in any order
+DECADE = 10.0
+HOW_TO_READ = (
+    "Height above k is what the best of k trials of tuning is expected to reach on the validation split, from the "
+    "trials that were made, failed ones counted as the worst value seen. A method that is easy to tune is flat and "
+    "good from the left on; where two lines cross, the budget decides who wins. The mark above `default` is the "
+    "setting that nobody tuned. Towards the right end the band is too narrow: nothing better than the best trial can "
+    "be drawn."
+)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """One study: its curve (`expected`, `low`, `high` by trials), the untuned value, and how many trials failed."""
+
+    curve: pd.DataFrame
+    default: float
+    trials: int
+    failed: int
+    mode: str
+    metric: str
+
+
+def section(records: Records, styles: Mapping[str, Look], figures: Path, trials: pd.DataFrame | None = None) -> Section:
+    """The curves of the tasks that the records are of; empty where none of them was tuned."""
+    stored = load_trials(paths.results()) if trials is None else trials
+    studies, left_out = tuned(stored[stored["task"].isin(set(records.frame["task"]))])
+    if not studies:
+        return Section("budgets", "Tuning budgets", [], [])
+    looks = named_looks(dict.fromkeys(name for curves in studies.values() for name in curves), styles, records)
+    return Section("budgets", "Tuning budgets", [], [_picture(studies, left_out, looks, figures)], HOW_TO_READ)
+
+
+def tuned(trials: pd.DataFrame) -> tuple[dict[str, dict[str, Tuned]], list[str]]:
+    """The curves of each task and optimizer, and the studies that have none, in words.
+
+    Of several studies of a pair the one with most trials counts. Trials of a search that learns from its trials, or
+    stops some early, cannot be drawn again: such studies have no curve.
+    """
+    studies: dict[str, dict[str, Tuned]] = {}
+    left_out: list[str] = []
+    for (task, name), pair in trials.groupby(["task", "optimizer"], sort=False):
+        free = pair[_exchangeable(pair) & np.isfinite(pair["score"]).groupby(pair["study"]).transform("any")]
+        sizes = free.groupby("study", sort=False).size()
+        chosen = sizes.idxmax() if len(sizes) else None
+        left_out += [str(study) for study in dict.fromkeys(pair["study"]) if study != chosen]
+        if chosen is not None:
+            studies.setdefault(str(task), {})[str(name)] = _tuned(free[free["study"] == chosen])
+    return studies, left_out
+
+
+def _exchangeable(trials: pd.DataFrame) -> pd.Series:
+    quiet = trials["pruner"].fillna("none") == "none" if "pruner" in trials else True
+    return trials["sampler"].isin(EXCHANGEABLE) & quiet
+
+
+def _tuned(trials: pd.DataFrame) -> Tuned:
+    mode = "max" if float(trials["sign"].iloc[0]) > 0 else "min"
+    values = trials["value"].where(np.isfinite(trials["score"])).to_numpy(dtype=float)
+    first = trials.loc[trials["number"] == 0, "value"]
+    default = float(first.iloc[0]) if len(first) else math.nan
+    curve = budget_curve(values, mode)
+    failed = int((~np.isfinite(values)).sum())
+    return Tuned(curve, default, len(values), failed, mode, str(trials["metric"].iloc[0]))
+
+
+def _picture(
+    studies: Mapping[str, Mapping[str, Tuned]], left_out: list[str], looks: Mapping[str, Look], folder: Path
+) -> Picture:
+    across = min(ACROSS, len(studies))
+    down = math.ceil(len(studies) / across)
+    width = max(WIDTH / ACROSS * across, 5.5)
+    handles = [handle(look, name) for name, look in looks.items()]
+    with mpl.rc_context(RC):
+        canvas = Canvas(figsize=(width, down * HEIGHT + legend_height(handles, width)), layout="constrained")
+        grid = canvas.subplots(down, across, squeeze=False).ravel()
+        for place, (axes, (task, curves)) in enumerate(zip(grid, studies.items(), strict=False)):
+            one = next(iter(curves.values()))
+            axes.set_title(literal(folded(task, 40)))
+            axes.set_ylabel(literal(f"{one.metric} {'↑' if one.mode == 'max' else '↓'}"))
+            axes.set_xlabel("trials" if place + across >= len(studies) else "")
+            _panel(axes, curves, looks)
+        for axes in grid[len(studies) :]:
+            axes.set_axis_off()
+        legend(canvas, handles, width)
+        png = save(canvas, folder, "budgets")
+    title = "Expected best value after k trials"
+    return Picture("budgets", title, _caption(studies, left_out), _alt(studies), png)
+
+
+def _panel(axes: Axes, curves: Mapping[str, Tuned], looks: Mapping[str, Look]) -> None:
+    shown = [
+        value for one in curves.values() for value in (*one.curve["expected"], one.default) if math.isfinite(value)
+    ]
+    if min(shown) > 0 and max(shown) / min(shown) > DECADE:
+        axes.set_yscale("log")
+    for place, (name, one) in enumerate(curves.items()):
+        look, points = looks[name], one.curve
+        x = points.index.to_numpy(dtype=float)
+        every = max(1, len(x) // 5)
+        (line,) = axes.plot(
+            x, points["expected"], color=look.colour, lw=1.5, marker=look.marker, markersize=4,
+            markevery=(place % every, every),
+        )  # fmt: skip
+        if look.dashes:
+            line.set_dashes(look.dashes)
+        if points["low"].notna().all():
+            band(axes, x, points["low"].to_numpy(), points["high"].to_numpy(), look, among=len(curves), steps=False)
+        axes.plot([0.25], [one.default], color=look.colour, marker=look.marker, markersize=5.5, clip_on=False)
+    axes.set_xlim(0, max(one.trials for one in curves.values()) + 0.3)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "default" if value == 0 else f"{value:g}"))
+    plain_ticks(axes.yaxis)
+
+
+def _caption(studies: Mapping[str, Mapping[str, Tuned]], left_out: list[str]) -> str:
+    every = [one for curves in studies.values() for one in curves.values()]
+    trials, failed = sum(one.trials for one in every), sum(one.failed for one in every)
+    unequal = [task for task, curves in studies.items() if len({one.trials for one in curves.values()}) > 1]
+    parts = [
+        "Expected best of k trials drawn with replacement; band: its 95 % bootstrap interval over trials.",
+        f"{failed} of {trials} trials failed." if failed else "",
+        f"The methods had different numbers of trials on {listed(unequal)}." if unequal else "",
+        f"Without a curve: {listed(left_out)} (a search that learns, a study without any value, or a smaller study of "
+        "the same pair)." if left_out else "",
+        f"From {trials} trial{'s' if trials != 1 else ''} of {len(every)} stud{'ies' if len(every) != 1 else 'y'}.",
+    ]  # fmt: skip
+    return " ".join(part for part in parts if part)
+
+
+def _alt(studies: Mapping[str, Mapping[str, Tuned]]) -> str:
+    """Who leads with one trial, and who with all of them."""
+    parts = []
+    for task, curves in studies.items():
+        better = max if next(iter(curves.values())).mode == "max" else min
+        heads = {name: float(one.curve["expected"].iloc[0]) for name, one in curves.items()}
+        tails = {name: float(one.curve["expected"].iloc[-1]) for name, one in curves.items()}
+        first, last = better(heads, key=heads.__getitem__), better(tails, key=tails.__getitem__)
+        parts.append(
+            f"{task}: best with one trial {first} ({number(heads[first])}), with all {last} ({number(tails[last])})"
+        )
+    return f"Expected best validation value against the number of trials. {'; '.join(parts)}."

@@ -1,0 +1,177 @@
+"""What the comparing pictures share: lines in an optimizer's look, bands, legends, labels at the ends of lines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from suite import registry
+from suite.registry import OTHER
+from suite.report.canvas import FEW_DECADES, literal, plain_ticks
+from suite.report.records import Records
+from suite.report.style import Look, looks
+
+WIDTH = 11.0  # inches
+MOST_COLUMNS = 8
+MOST_BANDS = 14  # lines that can have bands, and names at their ends
+LEGEND_ROW = 0.24  # inches
+NEVER_HERE = r"$\rightarrow$"  # the marker of what lies beyond the panel
+CHARACTER, LINE = 0.062, 0.125  # inches that a small letter takes, and a line of them
+
+Array = npt.NDArray[np.float64]
+
+
+def handle(look: Look, label: str, **style: Any) -> Line2D:
+    """A line of a legend."""
+    line = Line2D([], [], **{"color": look.colour, "lw": 1.5, "marker": look.marker, "markersize": 4, **style})
+    line.set_label(literal(label))
+    if look.dashes and line.get_linestyle() != "None":
+        line.set_dashes(look.dashes)
+    return line
+
+
+def columns_that_fit(labels: Sequence[str], width: float = WIDTH, mark: float = 0.75) -> int:
+    """The most columns of a legend in which its labels, behind marks of so many inches, fit into the picture."""
+    lengths = np.array([len(label) for label in labels])
+    for columns in range(min(len(labels), MOST_COLUMNS), 1, -1):
+        if sum(mark + 0.075 * int(part.max()) for part in np.array_split(lengths, columns)) <= width:
+            return columns
+    return 1
+
+
+def legend_height(handles: Sequence[Line2D], width: float = WIDTH, mark: float = 0.75) -> float:
+    """The inches that a legend under a picture takes."""
+    labels = [str(one.get_label()) for one in handles]
+    return LEGEND_ROW * math.ceil(len(labels) / columns_that_fit(labels, width, mark)) + 0.15 if labels else 0.0
+
+
+def legend(canvas: Canvas, handles: Sequence[Line2D], width: float = WIDTH) -> None:
+    """A legend under the picture, no wider than the picture."""
+    if handles:
+        columns = columns_that_fit([str(one.get_label()) for one in handles], width)
+        canvas.legend(handles=list(handles), loc="outside lower center", ncols=columns, handlelength=3.2)
+
+
+def stairs(axes: Axes, x: Array, y: Array, look: Look, number: int) -> None:
+    """A right-continuous step function; the markers of different lines are staggered."""
+    every = max(1, len(x) // 6)
+    (line,) = axes.plot(
+        x, y, color=look.colour, lw=1.5, drawstyle="steps-post",
+        marker=look.marker, markersize=4, markevery=(number % every, every),
+    )  # fmt: skip
+    if look.dashes:
+        line.set_dashes(look.dashes)
+
+
+def band(axes: Axes, x: Array, low: Array, high: Array, look: Look, *, among: int = 1, steps: bool = True) -> None:
+    """The interval around a line; the fainter, the more lines there are."""
+    kind: Any = "post" if steps else None
+    axes.fill_between(x, low, high, step=kind, color=look.colour, alpha=max(0.05, 0.16 - 0.012 * among), lw=0)
+
+
+def end_labels(axes: Axes, ends: Mapping[str, float], looks: Mapping[str, Look]) -> None:
+    """Names to the right of a panel at the heights at which their lines end, moved apart where they would touch."""
+    low, high = axes.get_ylim()
+    log = axes.get_yscale() == "log"
+    heights = {
+        name: (math.log(end / low) / math.log(high / low) if log else (end - low) / (high - low))
+        for name, end in ends.items()
+        if math.isfinite(end)
+    }
+    for name, place in moved_apart(heights, LINE / _panel_inches(axes)[1]).items():
+        axes.annotate(
+            literal(name), (1, min(max(heights[name], 0), 1)), (1.045, place), xycoords="axes fraction",
+            textcoords="axes fraction", color=looks[name].colour, fontsize=7.5, va="center", annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": looks[name].colour, "lw": 0.5, "shrinkA": 0, "shrinkB": 0},
+        )  # fmt: skip
+
+
+def moved_apart(heights: Mapping[str, float], least: float) -> dict[str, float]:
+    """Heights in [0, 1] at least so far from each other, in the same order, moved no more than needed.
+
+    Labels that touch join a block around their mean height; blocks that touch join in turn.
+    """
+    ordered = sorted(heights, key=lambda name: heights[name])
+    blocks: list[tuple[float, list[str]]] = []
+    for name in ordered:
+        centre, members = heights[name], [name]
+        while blocks and centre - blocks[-1][0] < least * (len(members) + len(blocks[-1][1])) / 2:
+            other, earlier = blocks.pop()
+            members = earlier + members
+            centre = (other * len(earlier) + centre * (len(members) - len(earlier))) / len(members)
+            half = least * (len(members) - 1) / 2
+            centre = min(max(centre, half), max(1 - half, half))
+        blocks.append((centre, members))
+    return {
+        name: centre + least * (place - (len(members) - 1) / 2)
+        for centre, members in blocks
+        for place, name in enumerate(members)
+    }
+
+
+def name_points(axes: Axes, points: Mapping[str, tuple[float, float]], colour: str = "#333333") -> None:
+    """Names beside points, each moved up until it touches no other one; the panel's limits are set before."""
+    placed: list[tuple[float, float, float]] = []
+    to_panel = axes.transData + axes.transAxes.inverted()
+    wide, high = CHARACTER / _panel_inches(axes)[0], LINE / _panel_inches(axes)[1]
+    for name, point in sorted(points.items(), key=lambda item: item[1][1]):
+        x, y = (float(value) for value in to_panel.transform(point))
+        left = min(x + 0.02, 1.0 - wide * len(name))
+        place = y + 0.6 * high
+        while any(abs(place - other) < high and left < end and left + wide * len(name) > start
+                  for start, end, other in placed):  # fmt: skip
+            place += 0.25 * high
+        placed.append((left, left + wide * len(name), place))
+        axes.text(left, place, literal(name), transform=axes.transAxes, fontsize=7.5, color=colour, va="center")
+
+
+def _panel_inches(axes: Axes) -> tuple[float, float]:
+    """About how large a panel is, from the grid that it stands in."""
+    width, height = axes.get_figure().get_size_inches()  # type: ignore[union-attr]
+    grid = axes.get_subplotspec()
+    rows, columns = grid.get_gridspec().get_geometry() if grid is not None else (1, 1)
+    return 0.8 * width / columns, 0.75 * height / rows
+
+
+def ratio_ticks(ruler: Axis) -> None:
+    """Ticks of a logarithmic axis as plain numbers: 0.1, 1, 10 on a wide one, 0.5, 1, 2 on a narrow one."""
+    plain_ticks(ruler)
+    low, high = ruler.get_view_interval()
+    if high / low >= FEW_DECADES:
+        ruler.set_major_locator(LogLocator(numticks=7))
+        ruler.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ruler.set_minor_formatter(NullFormatter())
+
+
+def said(axes: Axes, text: str) -> None:
+    """Words in the middle of a panel that has nothing to show."""
+    axes.text(0.5, 0.5, literal(text), ha="center", va="center", transform=axes.transAxes, color="#444444")
+
+
+def named_looks(names: Iterable[str], styles: Mapping[str, Look], records: Records) -> dict[str, Look]:
+    """Looks for the names of optimizers: those of their label in the report, and new ones for names without a label."""
+    wanted = list(names)
+    labels = records.frame.drop_duplicates("name").set_index("name")["optimizer"]
+    known = {name: styles[str(labels.get(name, name))] for name in wanted if str(labels.get(name, name)) in styles}
+    strange = [(name, name, _family(name)) for name in wanted if name not in known]
+    fresh = looks([*((f"{label} ", label, OTHER) for label in styles), *strange])
+    return {name: known.get(name) or fresh[name] for name in wanted}
+
+
+def _family(name: str) -> str:
+    return registry.family(registry.read("optimizer", name)) if name in registry.names("optimizer") else OTHER
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """`a, b and c`; the rest as a number where there are many."""
+    shown = list(names) if len(names) <= most else [*names[: most - 1], f"{len(names) - most + 1} more"]
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}" if shown else ""

@@ -1,0 +1,198 @@
+"""How much of everything is reached at which cost: the ECDF over problems, levels and seeds, as COCO draws it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
+from suite.report.aggregate import LABELS, Aggregated, aggregated
+from suite.report.canvas import RC, Picture, save
+from suite.report.crossings import baselines, crossings, ends
+from suite.report.drawing import (
+    MOST_BANDS,
+    WIDTH,
+    band,
+    end_labels,
+    handle,
+    legend,
+    legend_height,
+    listed,
+    ratio_ticks,
+    said,
+    stairs,
+)  # fmt: skip
+from suite.report.page import Section
+from suite.report.records import Records
+from suite.report.style import Look
+from suite.report.table import runs_note
+from suite.stats import at, ecdf
+
+DRAWS = 500
+LEVEL = 0.95
+PLACES = 160  # at which a band is computed
+HOW_TO_READ = (
+    "Every problem has levels of its metric, shares of what the baseline improves, and every seed has to reach each "
+    "of them. A line at height 0.7 above 0.5 says: 70 % of all these (problem, level, seed) were reached with half of "
+    "what the baseline spends on a whole run. Further left and higher is better; where a line ends stands what was "
+    "reached at all, since a run that stops is not taken up again."
+)
+
+Array = npt.NDArray[np.float64]
+KEYS = ["problem", "level", "seed"]
+
+
+@dataclass(frozen=True)
+class Reach:
+    """The curves of all methods in one unit: a right-continuous share, and its band at `grid` where there is one."""
+
+    shares: pd.DataFrame
+    grid: Array
+    bands: dict[str, tuple[Array, Array]]
+    problems: list[str]
+
+
+def section(records: Records, styles: Mapping[str, Look], figures: Path) -> Section:
+    """The ECDF in steps, seconds and gradient-equivalents."""
+    reached = crossings(records)
+    chosen = aggregated(records, reached)
+    relative, left_out = relative_costs(records, reached, chosen)
+    curves = {unit: found for unit, rows in relative.items() if (found := reach(rows, chosen.methods)) is not None}
+    if not curves:
+        return Section("ecdf", "Levels reached", [], [])
+    levels = relative["steps"].groupby("problem")["level"].nunique()
+    count = len(relative["steps"].drop_duplicates(["problem", "optimizer", "seed"]))
+    caption = _caption(curves, levels, f"{chosen.note} {left_out}".strip(), count)
+    return Section("ecdf", "Levels reached", [], [_picture(curves, chosen.ran, caption, styles, figures)], HOW_TO_READ)
+
+
+def relative_costs(records: Records, reached: pd.DataFrame, chosen: Aggregated) -> tuple[dict[str, pd.DataFrame], str]:
+    """For each unit a row per run and level: its cost over what the baseline spends on a whole run.
+
+    Two levels with the same value, such as the target and 100 %, count once.
+    """
+    against = baselines(records, reached)
+    whole = ends(records).groupby(["problem", "optimizer"])[list(LABELS)].median()
+    tables: dict[str, pd.DataFrame] = {}
+    for unit, rows in chosen.by_unit.items():
+        kept = [problem for problem in dict.fromkeys(rows["problem"]) if problem in against]
+        own = reached[reached["problem"].isin(kept)].drop_duplicates(["problem", "optimizer", "seed", "value"])
+        lengths = {problem: float(whole.loc[(problem, against[problem]), unit]) for problem in kept}
+        scale = own["problem"].map(lengths).astype(float)
+        tables[unit] = own[[*KEYS, "optimizer"]].assign(cost=own[unit] / scale)[scale > 0]
+    bare = [name for name in dict.fromkeys(chosen.by_unit["steps"]["problem"]) if name not in against]
+    return tables, f"Left out: {listed(bare)} (no baseline was run)." if bare else ""
+
+
+def reach(rows: pd.DataFrame, methods: list[str]) -> Reach | None:
+    """The curves of one unit; a method that did not run on a problem has reached none of its levels."""
+    if rows.empty:
+        return None
+    table = rows.pivot_table(index=KEYS, columns="optimizer", values="cost", sort=False).reindex(columns=methods)
+    ran = table.notna().groupby(level="problem").transform("any")
+    costs = table.mask(table.isna() & ~ran, math.inf)
+    finite = rows.loc[np.isfinite(rows["cost"]) & (rows["cost"] > 0), "cost"]
+    grid = np.geomspace(finite.min(), finite.max(), PLACES) if len(finite) else np.ones(1)
+    bands = {name: found for name in methods if (found := _band(costs[name].dropna(), grid)) is not None}
+    return Reach(ecdf(costs), grid, bands, list(dict.fromkeys(rows["problem"])))
+
+
+def _band(costs: pd.Series, grid: Array, seed: int = 0) -> tuple[Array, Array] | None:
+    """The middle 95 % of curves with the seeds of every problem drawn anew; None where no problem has two."""
+    problems, seeds = (costs.index.get_level_values(name) for name in ("problem", "seed"))
+    runs = pd.DataFrame({"problem": problems, "seed": seeds})
+    codes = runs.groupby(["problem", "seed"], sort=False).ngroup().to_numpy()
+    counts = np.zeros((codes.max(initial=-1) + 1, len(grid)))  # a row a run: how many levels it has reached by then
+    np.add.at(counts, codes, costs.to_numpy(dtype=float)[:, None] <= grid * (1 + 1e-12))
+    generator = np.random.default_rng(seed)
+    drawn = np.zeros((DRAWS, len(grid)))
+    several = False
+    for members in runs.assign(code=codes).drop_duplicates("code").groupby("problem", sort=False)["code"]:
+        own = counts[members[1].to_numpy()]
+        several |= len(own) > 1 and bool(own.any())
+        drawn += generator.multinomial(len(own), np.full(len(own), 1 / len(own)), size=DRAWS) @ own
+    if not several:
+        return None
+    low, high = np.quantile(drawn / len(costs), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return low, high
+
+
+def _picture(
+    curves: Mapping[str, Reach], ran: Mapping[str, int], caption: str, styles: Mapping[str, Look], folder: Path
+) -> Picture:
+    names = list(next(iter(curves.values())).shares.columns)
+    most = max(ran.values())
+    handles = [handle(styles[name], name if ran[name] == most else f"{name} (ran on {ran[name]})") for name in names]
+    with mpl.rc_context(RC):
+        canvas = Canvas(figsize=(WIDTH, 3.7 + legend_height(handles)), layout="constrained")
+        row = canvas.subplots(1, len(LABELS), sharey=True)
+        for axes, unit in zip(row, LABELS, strict=True):
+            axes.set(title=LABELS[unit], xlabel="of the baseline's whole run")
+            _panel(axes, curves.get(unit), styles)
+        row[0].set_ylabel("share of problems x levels x seeds")
+        legend(canvas, handles)
+        png = save(canvas, folder, "ecdf")
+    return Picture("ecdf", "Levels reached over all problems", caption, _alt(curves), png)
+
+
+def _panel(axes: Axes, one: Reach | None, styles: Mapping[str, Look]) -> None:
+    axes.set_ylim(-0.02, 1.04)
+    places = np.empty(0) if one is None else one.shares.index.to_numpy(dtype=float)
+    places = places[places > 0]
+    if one is None or not len(places):
+        said(axes, "no run reached any level" if one is not None else "no such costs compare")
+        axes.set_xticks([])
+        return
+    axes.set_xscale("log")
+    left, right = places.min() / 1.3, max(places.max() * 1.2, 1.2)
+    axes.set_xlim(left, right)
+    grid = np.concatenate([[left], places, [right]])
+    final: dict[str, float] = {}
+    for number, name in enumerate(one.shares.columns):
+        height = at(one.shares[[name]], grid)[name].to_numpy()
+        stairs(axes, grid, height, styles[name], number)
+        if name in one.bands and len(one.shares.columns) <= MOST_BANDS:
+            low, high = one.bands[name]
+            x, low, high = (
+                np.append(part, last) for part, last in ((one.grid, right), (low, low[-1]), (high, high[-1]))
+            )
+            band(axes, x, low, high, styles[name], among=len(one.bands))
+        final[name] = float(height[-1])
+    axes.axvline(1, color="#9a9a9a", lw=0.8, ls=(0, (1, 2)))
+    ratio_ticks(axes.xaxis)
+    if len(final) <= MOST_BANDS:
+        end_labels(axes, final, styles)
+
+
+def _caption(curves: Mapping[str, Reach], levels: pd.Series, note: str, runs: int) -> str:
+    many_methods = len(next(iter(curves.values())).shares.columns) > MOST_BANDS
+    banded = any(one.bands for one in curves.values())
+    few, many = int(levels.min()), int(levels.max())
+    said_of = f"{few}" if few == many else f"{few} to {many}"
+    parts = [
+        f"{len(levels)} problem{'s' if len(levels) != 1 else ''} with {said_of} level{'s' if many != 1 else ''} each.",
+        "Band: where 95 % of curves lie when the seeds of every problem are drawn anew."
+        if banded and not many_methods
+        else f"No bands, which {MOST_BANDS} methods at most can be shown with." if banded
+        else "One seed each, or nothing reached: no band.",
+        "The dotted line is the length of the baseline's whole run.",
+        note,
+        runs_note(runs),
+    ]  # fmt: skip
+    return " ".join(part for part in parts if part)
+
+
+def _alt(curves: Mapping[str, Reach]) -> str:
+    parts = []
+    for unit, one in curves.items():
+        budget = at(one.shares, [1.0]).iloc[0].sort_values(ascending=False, kind="stable").head(3)
+        parts.append(f"{LABELS[unit]}: {listed([f'{name} {share:.0%}' for name, share in budget.items()])}")
+    return f"Share of levels reached against cost. Most at the baseline's whole cost, in {'; in '.join(parts)}."

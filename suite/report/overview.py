@@ -1,0 +1,34 @@
+"""The problems at a glance: what was asked of each, who answered, who is ahead; each row leads to a page."""
+
+from __future__ import annotations
+
+from suite.report.formats import NOT_RUN
+from suite.report.records import Records
+from suite.report.results import final_cells, metric_text
+from suite.report.table import Cell, Table, make_table, runs_note
+
+
+def overview_table(records: Records) -> Table:
+    """A row per problem: its metric, its runs, and who is best or cannot be told from the best."""
+    rows = [_row(records, problem) for problem in records.problems]
+    caption = (
+        "One row per problem, with a link to its page. Ahead: the best mean final value and every optimizer that "
+        "cannot be told from it (overlapping 95 % bootstrap intervals), as in the table below; Finished: runs that "
+        "came to the end of their budget or to their target. "
+    )
+    return make_table("overview", "Problems at a glance", caption + runs_note(len(records.frame)), rows)
+
+
+def _row(records: Records, problem: str) -> dict[str, Cell | str]:
+    runs = records.of(problem)
+    ahead = [name for name, cell in final_cells(records, problem).items() if cell.bold]
+    done = int(runs["status"].isin(("done", "target")).sum())
+    seeds = runs["seed"].nunique()
+    return {
+        "problem": problem,
+        "metric": metric_text(runs),
+        "optimizers": Cell(str(runs["optimizer"].nunique()), order=runs["optimizer"].nunique()),
+        "seeds": Cell(str(seeds), order=seeds),
+        "finished": Cell(f"{done}/{len(runs)}", order=done / len(runs)),
+        "ahead": ", ".join(ahead) or NOT_RUN,
+    }

@@ -1,0 +1,140 @@
+"""Where a step's seconds go: bars by phase, from the exclusive timings of `suite.time`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.patches import Patch
+
+from suite import timing
+from suite.report.canvas import RC, Picture, folded, inches, literal, save
+from suite.report.drawing import WIDTH
+from suite.report.formats import number
+from suite.report.page import Section
+from suite.report.records import Records
+from suite.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, YELLOW, Look
+
+OTHER = "other"
+COLOURS = {
+    "forward": SKY, "backward": BLUE, "curvature": ORANGE, "inverse": VERMILION, "precondition": GREEN,
+    "line search": PURPLE, OTHER: "#D0D0D0",
+}  # fmt: skip
+SPARE = (YELLOW, GREY, "#000000")
+HATCHES = {
+    "forward": "",
+    "backward": "",
+    "curvature": "//",
+    "inverse": "xx",
+    "precondition": "..",
+    "line search": "\\\\",
+}
+ACROSS, BAR = 3, 2.3  # panels; inches of a panel beside its labels
+HOW_TO_READ = (
+    "Each bar is one optimizer step with the machine to itself, cut into its phases: forward and backward passes of "
+    "the objective, the building of the curvature, its inverse or factorisation, its application to the gradient, "
+    "and the line search or trust region; what no phase claims is `other`. Work that is not done in every step, such "
+    "as the refresh of an inverse, is spread over all steps. Panels have axes of their own."
+)
+
+Bars = dict[str, Mapping[str, float]]
+
+
+def section(
+    records: Records, styles: Mapping[str, Look], figures: Path, timings: Mapping[str, timing.Timing] | None = None
+) -> Section:
+    """The bars of all problems; empty where `suite.time` has measured none of their phases."""
+    stored = records.timings if timings is None else timings
+    panels = phase_panels(records, stored)
+    if not panels:
+        return Section("phases", "Phases of a step", [], [])
+    return Section("phases", "Phases of a step", [], [_picture(panels, figures)], HOW_TO_READ)
+
+
+def phase_panels(records: Records, timings: Mapping[str, timing.Timing]) -> dict[str, Bars]:
+    """Seconds per step by phase: of every optimizer, on every problem, on every hardware.
+
+    Only timings of the records' own settings count; those of other hardware than the runs' have a panel of their own.
+    """
+    panels: dict[str, Bars] = {}
+    for problem, name, runs in records.pairs() if timings else []:
+        keys = {timing.speed_key(records.runs[index].config, str(runs.loc[index, "device"])) for index in runs.index}
+        for found in (timings[key] for key in sorted(keys) if key in timings):
+            if found.phases and sum(found.phases.values()) > 0:
+                panels.setdefault(f"{problem}\n{found.hardware}", {}).setdefault(name, found.phases)
+    places = {label.partition("\n")[2] for label in panels}
+    return panels if len(places) > 1 else {label.partition("\n")[0]: bars for label, bars in panels.items()}
+
+
+def phases_of(panels: Mapping[str, Bars]) -> dict[str, str]:
+    """The phases that take time anywhere, in the order of a step, with their colours; `other` stands last."""
+    there = {
+        phase for bars in panels.values() for bar in bars.values() for phase, seconds in bar.items() if seconds > 0
+    }
+    extra = sorted(there - COLOURS.keys())
+    chosen = {phase: colour for phase, colour in COLOURS.items() if phase in there and phase != OTHER}
+    chosen |= {phase: SPARE[place % len(SPARE)] for place, phase in enumerate(extra)}
+    return chosen | ({OTHER: COLOURS[OTHER]} if OTHER in there else {})
+
+
+def _picture(panels: dict[str, Bars], folder: Path) -> Picture:
+    colours = phases_of(panels)
+    width = max(WIDTH / ACROSS, BAR + inches(name for bars in panels.values() for name in bars))
+    across = max(1, min(ACROSS, len(panels), int(WIDTH / width)))
+    down = math.ceil(len(panels) / across)
+    tallest = max(map(len, panels.values()))
+    with mpl.rc_context({**RC, "axes.grid.axis": "x"}):
+        size = (max(width * across, 6.0), down * (0.85 + 0.22 * tallest) + 0.4)
+        canvas = Canvas(figsize=size, layout="constrained")
+        grid = canvas.subplots(down, across, squeeze=False).ravel()
+        for axes, (label, bars) in zip(grid, panels.items(), strict=False):
+            _panel(axes, bars, colours)
+            axes.set(title=literal(folded(label, 40)), xlabel="ms per step")
+        for axes in grid[len(panels) :]:
+            axes.set_axis_off()
+        handles = [
+            Patch(facecolor=colour, hatch=HATCHES.get(phase), edgecolor="white", lw=0, label=phase)
+            for phase, colour in colours.items()
+        ]
+        columns = max(1, min(len(handles), int(size[0] / 1.25)))
+        canvas.legend(handles=handles, loc="outside lower center", ncols=columns)
+        png = save(canvas, folder, "phases")
+    count = sum(map(len, panels.values()))
+    caption = (
+        "Milliseconds of one step by phase; the number at a bar's end is the whole step. No band: a bar is one "
+        f"measurement, the median of its windows. From {count} timing{'s' if count != 1 else ''} of `suite.time`."
+    )
+    return Picture("phases", "Where a step's time goes", caption, _alt(panels), png)
+
+
+def _panel(axes: Axes, bars: Bars, colours: Mapping[str, str]) -> None:
+    longest = 1e3 * max(sum(bar.values()) for bar in bars.values())
+    for place, bar in enumerate(bars.values()):
+        left = 0.0
+        for phase, colour in colours.items():
+            length = 1e3 * bar.get(phase, 0.0)
+            if length > 0:
+                style: dict[str, Any] = {"color": colour, "hatch": HATCHES.get(phase), "edgecolor": "white", "lw": 0}
+                axes.barh(place, length, left=left, height=0.7, **style)
+                left += length
+        axes.text(left + 0.02 * longest, place, number(left), va="center", fontsize=8)
+    axes.set_yticks(range(len(bars)), [literal(name) for name in bars])
+    axes.set_xlim(0, 1.2 * longest)
+    axes.invert_yaxis()
+
+
+def _alt(panels: Mapping[str, Bars]) -> str:
+    """Each panel's slowest step, and the phase that takes most of it."""
+    parts = []
+    for label, bars in panels.items():
+        name, bar = max(bars.items(), key=lambda item: sum(item[1].values()))
+        phase = max(bar, key=lambda one: bar[one])
+        total = sum(bar.values())
+        share = f"{bar[phase] / total:.0%} of it {phase}"
+        parts.append(f"{label.replace(chr(10), ', ')}: {name} takes longest, {number(1e3 * total)} ms, {share}")
+    return f"Stacked bars of milliseconds per step by phase. {'; '.join(parts)}."

@@ -1,0 +1,160 @@
+"""Mean ranks over problems with Nemenyi's critical difference, as Demsar (2006) draws them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
+from suite.report.aggregate import LABELS, Aggregated, aggregated
+from suite.report.canvas import RC, Picture, inches, literal, save
+from suite.report.crossings import crossings
+from suite.report.drawing import listed
+from suite.report.page import Section
+from suite.report.records import Records
+from suite.report.style import Look
+from suite.report.table import runs_note
+from suite.stats import Nemenyi, friedman, nemenyi
+
+FEWEST_PROBLEMS, FEWEST_METHODS = 2, 3
+ALPHA = 0.05
+LINE, HEAD = 0.21, 1.0  # inches: of a method, and of the axis with what stands above it
+INK = "#333333"
+MOST_TICKS = 14  # ranks that have their number above the axis
+HOW_TO_READ = (
+    "On every problem the methods are ranked by what the median run spends to reach the target, 1 for the least; those "
+    "that never arrive share the last ranks. The axis shows the means of these ranks: the best method stands leftmost. "
+    "Methods under one thick bar cannot be told apart, since their mean ranks differ by less than the critical "
+    "difference CD. Few problems make a long CD: that no difference is seen does not say that there is none."
+)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The ranks of one unit, the test whether there are any differences at all, and on how many problems."""
+
+    test: Nemenyi
+    p_value: float
+    problems: int
+
+
+def section(records: Records, styles: Mapping[str, Look], figures: Path) -> Section:
+    """The diagrams in steps, seconds and gradient-equivalents; words where there is too little to rank."""
+    chosen = aggregated(records, crossings(records))
+    found = {unit: one for unit, rows in chosen.by_unit.items() if (one := ranking(rows, chosen.methods)) is not None}
+    if not found:
+        return Section("ranks", "Mean ranks", [], [], _why_not(chosen))
+    return Section("ranks", "Mean ranks", [], [_picture(found, chosen, styles, figures)], HOW_TO_READ)
+
+
+def ranking(rows: pd.DataFrame, methods: Sequence[str]) -> Ranking | None:
+    """Ranks of the median costs of those that ran on every problem; None for too few of either.
+
+    Args:
+        rows: a row per run: `problem`, `optimizer` and `cost`, `inf` where the target was not reached.
+        methods: the columns, in their order.
+    """
+    costs = rows.pivot_table(index="problem", columns="optimizer", values="cost", aggfunc="median", sort=False)
+    costs = costs.reindex(columns=list(methods)).dropna(axis=1)
+    if len(costs) < FEWEST_PROBLEMS or len(costs.columns) < FEWEST_METHODS:
+        return None
+    return Ranking(nemenyi(costs, ALPHA, mode="min"), friedman(costs, mode="min").p_value, len(costs))
+
+
+def _why_not(chosen: Aggregated) -> str:
+    problems = max(chosen.ran.values(), default=0)
+    complete = [name for name in chosen.methods if chosen.ran[name] == problems]
+    if not problems:
+        return ""
+    return (
+        f"Mean ranks need {FEWEST_PROBLEMS} problems with a target and {FEWEST_METHODS} methods that ran on all of "
+        f"them; here they are {problems} and {len(complete)}. {chosen.note}"
+    ).strip()
+
+
+def _picture(found: Mapping[str, Ranking], chosen: Aggregated, styles: Mapping[str, Look], folder: Path) -> Picture:
+    names = [str(name) for name in next(iter(found.values())).test.ranks.index]
+    side = 0.35 + inches(names)
+    heights = [HEAD + LINE * ((len(one.test.ranks) + 1) // 2) + 0.09 * len(one.test.groups) for one in found.values()]
+    with mpl.rc_context({**RC, "axes.grid": False}):
+        canvas = Canvas(figsize=(max(7.0, 4.6 + 2 * side), sum(heights)), layout="constrained")
+        rows = canvas.subplots(len(found), 1, squeeze=False, height_ratios=heights).ravel()
+        for axes, (unit, one), height in zip(rows, found.items(), heights, strict=True):
+            _diagram(axes, one, LABELS[unit], styles, height, side / (canvas.get_figwidth() - 2 * side))
+        png = save(canvas, folder, "ranks")
+    problems = [f"{one.problems} in {LABELS[unit]} (Friedman p = {one.p_value:.2g})" for unit, one in found.items()]
+    out = [name for name in chosen.methods if name not in names]
+    caption = (
+        f"Mean ranks over problems, {listed(problems)}; CD: Nemenyi's critical difference at {ALPHA:.0%} (no other "
+        f"band). Medians over seeds. {f'Not ranked, since not run on all problems: {listed(out)}. ' if out else ''}"
+        f"{_without_the_unrun(chosen)}{runs_note(len(chosen.indices))}"
+    )
+    return Picture("ranks", "Critical differences of mean ranks", caption, _alt(found), png)
+
+
+def _without_the_unrun(chosen: Aggregated) -> str:
+    note = chosen.note.partition("Not run on every problem")[0].strip()
+    return f"{note} " if note else ""
+
+
+def _diagram(axes: Axes, one: Ranking, title: str, styles: Mapping[str, Look], height: float, side: float) -> None:
+    """Axis, critical difference, names on elbows at both sides, bars: x in ranks, y in inches from the top down."""
+    ranks = one.test.ranks
+    k = len(ranks)
+    axes.set_axis_off()
+    axes.set_ylim(height, 0)
+    axes.set_xlim(1 - side * (k - 1), k + side * (k - 1))
+    axes.text(1, 0.08, f"{title}, {one.problems} problems", ha="left", va="center", fontweight="bold")
+    _measure(axes, one.test.difference, k)
+    base = 0.72
+    axes.plot([1, k], [base, base], color=INK, lw=1)
+    for rank in range(1, k + 1):
+        axes.plot([rank, rank], [base - 0.06, base], color=INK, lw=1)
+        if (rank - 1) % math.ceil(k / MOST_TICKS) == 0:
+            axes.text(rank, base - 0.09, str(rank), ha="center", va="bottom", fontsize=8)
+    first = base + 0.14 + 0.09 * len(one.test.groups)
+    for place, (name, rank) in enumerate(ranks.items()):
+        left = place < (k + 1) // 2
+        line = first + LINE * (place if left else k - 1 - place)
+        _elbow(axes, str(name), float(rank), base, line, styles, edge=1 if left else k, side=-1 if left else 1)
+    for place, group in enumerate(one.test.groups):
+        y = base + 0.1 + 0.09 * place
+        reach = 0.012 * (k - 1)
+        axes.plot([ranks[group[0]] - reach, ranks[group[-1]] + reach], [y, y], color=INK, lw=3.2, solid_capstyle="butt")
+
+
+def _measure(axes: Axes, difference: float, k: int) -> None:
+    """The critical difference as a length, right of the title; as a number alone where it is longer than the axis."""
+    length = min(difference, float(k - 1))
+    start, y = k - length, 0.38
+    axes.plot([start, k], [y, y], color=INK, lw=1)
+    for end in (start, k):
+        axes.plot([end, end], [y - 0.04, y + 0.04], color=INK, lw=1)
+    beyond = " (longer than the axis)" if difference > k - 1 else ""
+    axes.text(k, y - 0.12, f"CD = {difference:.2f}{beyond}", ha="right", va="center", fontsize=8)
+
+
+def _elbow(
+    axes: Axes, name: str, rank: float, base: float, line: float, styles: Mapping[str, Look], *, edge: float, side: int
+) -> None:
+    look, reach = styles[name], side * 0.015 * abs(axes.get_xlim()[1] - axes.get_xlim()[0])
+    axes.plot([rank, rank, edge + reach], [base, line, line], color=look.colour, lw=1.1)
+    axes.plot([rank], [base], marker=look.marker, color=look.colour, markersize=4.5, zorder=3)
+    ha = "right" if side < 0 else "left"
+    axes.text(edge + 1.5 * reach, line, literal(f"{name}  {rank:.2f}"), ha=ha, va="center", fontsize=8.5)
+
+
+def _alt(found: Mapping[str, Ranking]) -> str:
+    parts = []
+    for unit, one in found.items():
+        ranks = [f"{name} {rank:.2f}" for name, rank in one.test.ranks.items()]
+        best = [group for group in one.test.groups if one.test.ranks.index[0] in group]
+        same = f"; the best cannot be told from {listed(best[0][1:], 8)}" if best else ""
+        parts.append(f"{LABELS[unit]}, mean ranks from the best: {listed(ranks, 12)}{same}")
+    return f"Critical-difference diagram. {'. '.join(parts)}.".replace("\n", " ")

@@ -1,0 +1,68 @@
+"""The search spaces that tuning looked through, and where in them the settings lie that the runs were made with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from suite.errors import ConfigError
+from suite.report.formats import NOT_RUN
+from suite.report.problems import show
+from suite.report.records import Records
+from suite.report.table import Cell, Table, make_table, runs_note
+from suite.tuning.space import Space, checked, inside, on_edge
+
+EDGE, OUTSIDE, INSIDE = "at the edge", "outside", "inside"
+
+
+def space_table(records: Records) -> Table | None:
+    """A row for each hyperparameter that a search space names; None where no run's record has any."""
+    rows = [row for problem, name, runs in records.pairs() for row in _rows(records, problem, name, int(runs.index[0]))]
+    caption = (
+        "What a study may look through, as the runs recorded it from the optimizer's YAML, and the value that these "
+        f"runs have. {EDGE.capitalize()}: within two percent of an end of its range, so that a better value may lie "
+        f"beyond it; {OUTSIDE}: no study would try it. A method without a row has no search space. "
+    )
+    table = make_table("spaces", "Search spaces", caption + runs_note(len(records.frame)), rows)
+    return table if rows else None
+
+
+def _rows(records: Records, problem: str, name: str, index: int) -> Iterator[dict[str, Cell | str]]:
+    node = records.runs[index].config["optimizer"]
+    for setting, entry in _space(node).items():
+        value = node.get(setting)
+        yield {
+            "problem": problem,
+            "optimizer": name,
+            "hyperparameter": setting,
+            "searched": _searched(entry),
+            "value": Cell(show(value), order=value if _is_number(value) else None) if setting in node else NOT_RUN,
+            "place": _place(setting, value, entry),
+        }
+
+
+def _space(node: Mapping[str, Any]) -> Space:
+    """The `search` node; empty where there is none or it cannot be read."""
+    found = node.get("search")
+    try:
+        return checked(found, "this record") if isinstance(found, Mapping) else {}
+    except ConfigError:
+        return {}
+
+
+def _searched(entry: Mapping[str, Any]) -> str:
+    if "choices" in entry:
+        return ", ".join(map(show, entry["choices"]))
+    kinds = [word for word, told in (("logarithmic", "log"), ("whole numbers", "integer")) if entry.get(told)]
+    said = f" ({', '.join(kinds)})" if kinds else ""
+    return f"{show(entry['low'])} to {show(entry['high'])}{said}"
+
+
+def _place(setting: str, value: Any, entry: Mapping[str, Any]) -> str:
+    if not inside({setting: value}, {setting: entry}):
+        return OUTSIDE
+    return EDGE if on_edge({setting: value}, {setting: entry}) else INSIDE
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

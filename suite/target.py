@@ -1,0 +1,290 @@
+"""Targets from a tuned baseline: `python -m suite.target task=mlp,cnn [optimizer=adamw] [seeds=0,1,2] [key=value ...]`.
+
+The target of a task is the median, over the seeds, of the baseline's final validation value. Four levels lead to it:
+50, 80, 95 and 100 % of the improvement from the untrained value, on a log scale where the metric falls by more than two
+decades. They are stored with the runs they come from in configs/targets/<task>.yaml, an entry for each scale; from then
+on every run of the task at that scale carries the levels, and the target where the task has none of its own.
+
+The runs are ordinary ones of `python -m suite`: those that are done already are only looked up. `out=FOLDER` stores
+elsewhere; all other words are settings of the runs.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from suite import complaints, levels, paths, registry
+from suite.errors import ConfigError, require_one_of
+from suite.record import write_atomically
+
+if TYPE_CHECKING:
+    from suite.plan import Plan
+    from suite.run import Outcome
+
+BASELINE = "adamw"
+SEEDS = (0, 1, 2)
+OWN = ("target", "levels", "seed", "stop_at_target")  # what the command sets itself, or its runs must not do
+HEADER = (
+    "# Levels of the validation metric that runs are timed to: shares of the improvement of the tuned baseline.",
+    "# Made by `python -m suite.target`; what they mean and where they hold: docs/timing.md.",
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        tasks: the tasks that get a target.
+        optimizer: the baseline.
+        seeds: of its runs.
+        overrides: further settings of every run, as typed.
+        out: the folder of the stored targets.
+    """
+
+    tasks: Sequence[str]
+    optimizer: str = BASELINE
+    seeds: Sequence[int] = SEEDS
+    overrides: Sequence[str] = ()
+    out: Path = levels.FOLDER
+
+    def command(self, task: str) -> str:
+        """What repeats this for one task."""
+        seeds = ",".join(map(str, self.seeds))
+        words = [f"task={task}", f"optimizer={self.optimizer}", f"seeds={seeds}", *self.overrides]
+        return shlex.join(["python", "-m", "suite.target", *words])
+
+
+@dataclass(frozen=True)
+class Ended:
+    """One of the baseline's runs that went to its end."""
+
+    seed: int
+    run: str
+    untrained: float
+    final: float
+
+
+def establish(request: Request) -> list[Path]:
+    """Set the targets of all tasks; one that cannot be set does not keep the others from theirs.
+
+    Raises:
+        ConfigError: for some task no target can be set; the message has the reason of each.
+    """
+    written, refused = [], []
+    for task in request.tasks:
+        try:
+            written.append(set_target(request, task))
+        except ConfigError as error:
+            refused.append(f"{task}: {error}")
+    if refused:
+        raise ConfigError("\n".join(["No target was set for", *refused]))
+    return written
+
+
+def set_target(request: Request, task: str) -> Path:
+    """Run the baseline, or find it done, and store what it reaches.
+
+    Raises:
+        ConfigError: a run failed, or the baseline improves nothing.
+    """
+    plans = [plan_of(request, task, seed) for seed in request.seeds]
+    runs, metric, direction = _carried_out(plans)
+    entry = entry_of(plans[0], runs, metric, direction)
+    entry["origin"]["command"] = request.command(task)
+    entry["origin"]["tuned"] = _tuned(task, request)
+    path = request.out / f"{plans[0].task}.yaml"
+    kept = levels.read(path)
+    scale = str(plans[0].config["scale"])
+    store({**kept, scale: entry}, path)
+    print(_told(plans[0], entry, path), flush=True)
+    return path
+
+
+def plan_of(request: Request, task: str, seed: int) -> Plan:
+    """One of the baseline's runs; its target is the task's own, so that a stored one does not make it another run."""
+    from suite.composing import planned
+
+    words = [f"optimizer={request.optimizer}", f"task={task}", f"seed={seed}", "target=${task.target}"]
+    return planned([*words, *request.overrides], paths.results())
+
+
+def _carried_out(plans: Sequence[Plan]) -> tuple[list[Ended], str, str]:
+    from suite.run import run
+    from suite.status import Status
+    from suite.sweep import note_outcome
+
+    found = []
+    for plan in plans:
+        outcome = run(plan)
+        note_outcome(plan, outcome)
+        if outcome.status is Status.INTERRUPTED:
+            raise KeyboardInterrupt
+        if outcome.status is not Status.DONE:
+            raise ConfigError(_why_not(plan, outcome))
+        found.append(_ended(plan, outcome))
+    described = yaml.safe_load((plans[0].directory / "config.yaml").read_text())
+    return found, str(described["metric"]), str(described["direction"])
+
+
+def _why_not(plan: Plan, outcome: Outcome) -> str:
+    because = f" ({outcome.summary['message']})" if outcome.summary["message"] else ""
+    return (
+        f"the baseline {plan.optimizer} ended as `{outcome.status}` with seed {plan.seed}{because}, and a target is "
+        f"the median of whole runs. Tune it: python -m suite.tune optimizer={plan.optimizer} task={plan.task}; or "
+        f"take another: optimizer=... To repeat the run: {plan.command} force=true"
+    )
+
+
+def _ended(plan: Plan, outcome: Outcome) -> Ended:
+    with (plan.directory / "history.csv").open(newline="") as file:
+        first = next(csv.DictReader(file))
+    place = f"{plan.task}/{plan.optimizer}/{plan.run_id}"
+    metric = outcome.metric
+    return Ended(plan.seed, place, float(first[f"val/{metric}"]), float(outcome.summary[f"final_{metric}"]))
+
+
+def entry_of(plan: Plan, runs: Sequence[Ended], metric: str, direction: str) -> dict[str, Any]:
+    """What is stored for one scale.
+
+    Raises:
+        ConfigError: the median of the runs is no improvement over the untrained model.
+    """
+    untrained, final = (median(getattr(run, name) for run in runs) for name in ("untrained", "final"))
+    try:
+        found = levels.ladder(untrained, final, direction)
+    except ValueError as error:
+        raise ConfigError(f"the baseline {plan.optimizer} sets no target: {error}") from error
+    optimizer = {key: value for key, value in plan.config["optimizer"].items() if key not in ("about", "search")}
+    return {
+        "metric": metric,
+        "direction": direction,
+        "target": found.values[100],
+        "shared_out": found.scale,
+        "levels": dict(found.values),
+        "untrained": untrained,
+        "final": final,
+        "setting": levels.setting(plan.config["task"]),
+        "origin": {
+            "command": "",
+            "baseline": plan.optimizer,
+            "tuned": None,
+            "optimizer": optimizer,
+            "schedule": dict(plan.config["schedule"]),
+            "steps": plan.steps,
+            "batch_size": plan.config["task"].get("batch_size"),
+            "runs": [vars(run) for run in runs],
+            "versions": _versions(plan),
+        },
+    }
+
+
+def _versions(plan: Plan) -> dict[str, Any]:
+    """What the first of the runs was computed with."""
+    facts = json.loads((plan.directory / "environment.json").read_text())
+    packages = facts.get("packages", {})
+    kind = "cuda" if facts.get("gpu") else "cpu"
+    return {
+        "python": facts.get("python"),
+        "torch": packages.get("torch"),
+        "device": kind,
+        "commit": facts["git_commit"],
+    }
+
+
+def _tuned(task: str, request: Request) -> str | None:
+    """The file of tuned values that the runs used, if they did."""
+    name = f"{task}_{request.optimizer}"
+    given = [word.partition("=")[2] for word in request.overrides if word.startswith("tuned=")]
+    if "~tuned" in request.overrides:
+        return None
+    return given[-1] if given else name if name in registry.names("tuned") else None
+
+
+def store(entries: Mapping[str, Any], path: Path) -> None:
+    """Write a file of targets, the scales in the order of their size."""
+    from suite.resolvers import SCALES
+
+    ordered = {scale: dict(entries[scale]) for scale in SCALES if scale in entries}
+    body = yaml.safe_dump(ordered, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
+    write_atomically(path, "\n".join(HEADER) + "\n" + body)
+
+
+def _told(plan: Plan, entry: Mapping[str, Any], path: Path) -> str:
+    """The target in words, and what weakens it."""
+    runs = entry["origin"]["runs"]
+    values = ", ".join(f"{run['final']:.6g}" for run in runs)
+    steps = ", ".join(f"{share} %: {value:g}" for share, value in entry["levels"].items())
+    lines = [
+        f"{plan.task} ({plan.config['scale']}): {entry['metric']} {entry['untrained']:.4g} untrained, {values} at the "
+        f"end of {plan.optimizer}; levels {steps} ({entry['shared_out']})",
+        f"  {path}",
+    ]
+    if len(runs) == 1:
+        lines.append("  From one seed only: a lucky run sets the bar for all. Give several: seeds=0,1,2")
+    if entry["origin"]["tuned"] is None:
+        words = f"optimizer={plan.optimizer} task={plan.task} scale={plan.config['scale']}"
+        lines.append(f"  The baseline is not tuned, which makes targets easy. First: python -m suite.tune {words}")
+    if (own := plan.config["task"].get("target")) is not None:
+        lines.append(f"  The target of runs stays the task's own, {own:g}.")
+    return "\n".join(lines)
+
+
+# -- the command line --------------------------------------------------------------------------------------------------
+
+
+def parse(arguments: Sequence[str]) -> Request:
+    """The request that a command line makes."""
+    if "-h" in arguments or "--help" in arguments:
+        print(__doc__)
+        sys.exit(0)
+    given = [word.partition("=")[::2] for word in arguments if "=" in word]
+    rest = [word for word in arguments if "=" not in word]
+    named = {name: value for name, value in given if name in ("task", "optimizer", "seeds", "out")}
+    if "task" not in named:
+        raise ConfigError(__doc__ or "")
+    for name in (name for name, _ in given if name.lstrip("+") in OWN):
+        raise ConfigError(f"{name}= is not for this command: it runs the baseline to its end. Seeds: seeds=0,1,2")
+    tasks, optimizer = named["task"].split(","), named.get("optimizer", BASELINE)
+    for task in tasks:
+        require_one_of("task", task, registry.names("task"))
+    if "," in optimizer:
+        raise ConfigError(f"optimizer={optimizer}: a target comes from one baseline; name one of them")
+    require_one_of("optimizer", optimizer, registry.names("optimizer"))
+    overrides = [*rest, *(f"{name}={value}" for name, value in given if name not in named)]
+    out = Path(named.get("out", str(levels.FOLDER)))
+    return Request(tasks, optimizer, _seeds(named.get("seeds", ",".join(map(str, SEEDS)))), overrides, out)
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        seeds = [int(word) for word in text.split(",")]
+    except ValueError:
+        raise ConfigError(
+            f"seeds must be whole numbers with commas between them, as in seeds=0,1,2; got {text!r}"
+        ) from None
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"seeds={text} has one twice, and the same run counts once")
+    return seeds
+
+
+def main() -> None:
+    """The command line."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    with complaints.answered(sys.argv[1:]):
+        establish(parse(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Carrying out a trial: its runs, one for each tuning seed, and what they came to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean
+
+import yaml
+
+from suite import paths
+from suite.errors import HopelessError
+from suite.plan import Plan
+from suite.run import Outcome, refuse, run
+from suite.status import Status
+from suite.training import Watch
+from suite.tuning.halving import scores_of
+from suite.tuning.plans import planned
+from suite.tuning.space import Settings
+from suite.tuning.study import Study
+from suite.tuning.trials import PRUNED, Trial, grad_equivalents
+
+
+def plans_of(study: Study, settings: Settings) -> list[Plan]:
+    """The runs of a trial."""
+    return [planned(study.request, study.optimizer, study.task, settings, seed) for seed in study.seeds]
+
+
+def carry_out(plan: Plan, watch: Watch | None = None) -> Outcome:
+    """One run in this process; a run that cannot be built is a failure like any other.
+
+    Raises:
+        HopelessError: what is wrong is wrong for every trial.
+        KeyboardInterrupt: the run was asked to end.
+    """
+    try:
+        outcome = run(plan, watch)
+    except HopelessError:
+        raise
+    except (ValueError, FileNotFoundError) as error:
+        outcome = refuse(plan, error)
+    if outcome.status is Status.INTERRUPTED and not outcome.summary["message"]:  # not by the one who watches
+        raise KeyboardInterrupt
+    return outcome
+
+
+def against_together(plans: Sequence[Plan]) -> str | None:
+    """Why runs cannot be carried out all at once, with stacked parameters; None where they can."""
+    from suite.batched import reason_against, together
+
+    if not together(plans):
+        return "they differ in more than settings and seeds"
+    return next((reason for plan in plans if (reason := reason_against(plan))), None)
+
+
+def carry_out_together(plans: Sequence[Plan]) -> list[Outcome]:
+    """All runs at once.
+
+    Raises:
+        KeyboardInterrupt: they were asked to end.
+    """
+    from suite.batched import run_batched
+
+    outcomes = run_batched(plans)
+    if any(outcome.status is Status.INTERRUPTED for outcome in outcomes):
+        raise KeyboardInterrupt
+    return outcomes
+
+
+def trial_of(number: int, settings: Settings, plans: Sequence[Plan], outcomes: Sequence[Outcome]) -> Trial:
+    """What the runs of a trial came to; one that failed fails the trial."""
+    metric = next((outcome.metric for outcome in outcomes if outcome.metric != "metric"), "")
+    values = [_value(outcome) for outcome in outcomes]
+    known = [value for value in values if value is not None]
+    worst = next((o for o, value in zip(outcomes, values, strict=True) if value is None), outcomes[0])
+    sign = _sign(plans[0])
+    stopped = any(outcome.status is Status.INTERRUPTED for outcome in outcomes)
+    return Trial(
+        number, settings,
+        status=PRUNED if stopped else str(worst.status),
+        value=fmean(known) if len(known) == len(plans) else None,
+        sign=sign,
+        metric=metric,
+        seconds=sum(float(outcome.summary.get("seconds") or 0.0) for outcome in outcomes),
+        grad_equivalents=sum(grad_equivalents(plan.directory) for plan in plans),
+        runs=[plan.directory.relative_to(paths.results()).as_posix() for plan in plans],
+        message=str(worst.summary.get("message") or ""),
+        scores=scores_of(plans[0].directory, plans[0].steps, metric, sign),
+    )  # fmt: skip
+
+
+def _value(outcome: Outcome) -> float | None:
+    """The final validation metric of a run that has one."""
+    value = outcome.summary.get(f"final_{outcome.metric}")
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _sign(plan: Plan) -> float:
+    """1 where larger values of the task's metric are better, -1 where smaller ones are, by a run that has begun."""
+    described = yaml.safe_load((plan.directory / "config.yaml").read_text())
+    return 1.0 if described.get("direction") == "max" else -1.0

@@ -1,0 +1,174 @@
+"""A request for tuning, and the studies that it comes to: one for each optimizer and task."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from suite import paths
+from suite.errors import ConfigError
+from suite.record import digest
+from suite.tuning.sampling import QUASI, SEED
+from suite.tuning.space import Settings, Space, checked
+
+if TYPE_CHECKING:
+    from suite.plan import Plan
+
+TUNING_SEED = 1000  # none of the seeds that comparisons use
+NO_PRUNER, HALVING = PRUNERS = ("none", "halving")
+
+
+def _cores() -> int:
+    from suite.device import cores  # which brings in torch
+
+    return cores()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is tuned, with what budget.
+
+    Attributes:
+        optimizers, tasks: the pairs to tune are their product.
+        trials: the number of settings tried for each pair.
+        jobs: how many run at once.
+        overrides: further settings of every run, as typed.
+        out: where the tuned YAML files go.
+        sampler, pruner: how settings are chosen, and whether runs that do badly are stopped early.
+        seeds: how many seeds a setting is tried with; its value is their mean.
+        storage: the folder of the studies, to be shared by all who work on them.
+        batched: how many trials are trained at once with stacked parameters, where the method allows it.
+    """
+
+    optimizers: Sequence[str]
+    tasks: Sequence[str]
+    trials: int = 12
+    jobs: int = field(default_factory=_cores)
+    overrides: Sequence[str] = ()
+    out: Path = paths.CONFIGS / "tuned"
+    sampler: str = QUASI
+    pruner: str = NO_PRUNER
+    seeds: int = 1
+    storage: Path | None = None
+    batched: int = 1
+
+    @property
+    def command(self) -> str:
+        """What repeats the study."""
+        parts = [f"optimizer={','.join(self.optimizers)}", f"task={','.join(self.tasks)}", f"trials={self.trials}"]
+        usual = {"sampler": QUASI, "pruner": NO_PRUNER, "seeds": 1}
+        parts += [f"{name}={getattr(self, name)}" for name, value in usual.items() if getattr(self, name) != value]
+        return shlex.join(["python", "-m", "suite.tune", *parts, *self.overrides])
+
+    @property
+    def folder(self) -> Path:
+        """Where the studies are."""
+        return self.storage or paths.results() / "tune" / "studies"
+
+
+@dataclass(frozen=True)
+class Study:
+    """The trials of one optimizer on one task.
+
+    Attributes:
+        optimizer, task: the names of the YAML files.
+        plan: the run of trial 0, the default setting.
+        space: where settings are looked for; what the command line sets is not looked for.
+        request: what it is part of.
+    """
+
+    optimizer: str
+    task: str
+    plan: Plan
+    space: Space
+    request: Request
+
+    @property
+    def label(self) -> str:
+        """What results call the optimizer: one of many that a YAML stands for by its own name."""
+        return self.plan.optimizer
+
+    @property
+    def problem(self) -> str:
+        """What results call the task: one that is made by a file by that file's name."""
+        return self.plan.task
+
+    @property
+    def trials(self) -> int:
+        """How many there are to be; where nothing is searched the default is all there is to try."""
+        return self.request.trials if self.space else 1
+
+    @property
+    def seeds(self) -> list[int]:
+        """What each setting is tried with."""
+        return [TUNING_SEED + number for number in range(self.request.seeds)]
+
+    @cached_property
+    def name(self) -> str:
+        """The study's name: another space, budget, data set or sampler is another study."""
+        how = {"sampler": self.request.sampler, "pruner": self.request.pruner, "seeds": self.seeds, "points": SEED}
+        if self.request.pruner == HALVING:  # which sets all trials of a study against each other
+            how["trials"] = self.trials
+        return f"{self.problem}_{self.label}_{digest({'run': self.plan.run_id, 'space': self.space, **how})}"
+
+    @property
+    def journal(self) -> Path:
+        """Its file."""
+        return self.request.folder / f"{self.name}.journal"
+
+    @property
+    def defaults(self) -> Settings:
+        """The default setting, as far as it is searched."""
+        return {name: _at(self.plan.config["optimizer"], name) for name in self.space}
+
+    def describe(self) -> dict[str, Any]:
+        """What the journal says of the study."""
+        return {
+            "task": self.problem,
+            "optimizer": self.label,
+            "sampler": self.request.sampler,
+            "pruner": self.request.pruner,
+            "seeds": self.seeds,
+            "space": {name: dict(entry) for name, entry in self.space.items()},
+            "defaults": self.defaults,
+            "overrides": list(self.request.overrides),
+        }
+
+
+def studies(request: Request) -> list[Study]:
+    """The studies that a request comes to, every one of them composed, so that a wrong name stops it at once."""
+    return [study_of(request, optimizer, task) for task in request.tasks for optimizer in request.optimizers]
+
+
+def study_of(request: Request, optimizer: str, task: str) -> Study:
+    """One of them.
+
+    Raises:
+        ConfigError: a setting that there is not, or a search space that makes no sense.
+    """
+    from suite.tuning.plans import planned
+
+    plan = planned(request, optimizer, task)
+    space = checked(plan.config["optimizer"].get("search"), f"optimizer {optimizer}")
+    for name in space:
+        _at(plan.config["optimizer"], name)
+    return Study(optimizer, task, plan, {name: space[name] for name in space if name not in _set(request)}, request)
+
+
+def _set(request: Request) -> set[str]:
+    """The optimizer's settings that the command line decides."""
+    keys = [word.partition("=")[0].lstrip("+") for word in request.overrides]
+    return {key.removeprefix("optimizer.") for key in keys if key.startswith("optimizer.")}
+
+
+def _at(node: Any, name: str) -> Any:
+    """The value under a dotted name."""
+    for part in name.split("."):
+        if not isinstance(node, dict) or part not in node:
+            raise ConfigError(f"the search space names {name!r}, which is no setting of {node.get('_target_', 'it')}")
+        node = node[part]
+    return node

@@ -1,0 +1,184 @@
+"""Seconds of optimizer steps in windows: what is timed, and for how long."""
+
+from __future__ import annotations
+
+import gc
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from optimizers.phases import OTHER, Stopwatch
+from suite.plan import Plan
+from suite.seeds import stream
+from suite.training import EXPLODED, Training
+from suite.world import World
+from tasks.task import Task
+
+SHORTEST = 0.2  # seconds of a window: shorter ones are noise
+SAFETY = 0.8  # of the time allowed is planned for
+PERIODIC = re.compile(r"(^|_)(period|frequency|freq|every|interval)$")
+BEGINNING = ("start", "warmup", "warmup_steps")  # steps at which a method changes how it works
+
+
+class NotTimed(Exception):
+    """Why a pair has no timing, in words."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much of a run a window is.
+
+    Attributes:
+        first: steps that are taken, and not timed, before the window.
+        steps: steps that are timed.
+        repeats: how often the window does this, each time with a new model.
+    """
+
+    first: int
+    steps: int
+    repeats: int = 1
+
+
+def period_of(node: Mapping[str, Any]) -> int:
+    """The number of steps after which an optimizer's refreshes repeat: the least common multiple of its periods."""
+    own = [value for name, value in node.items() if PERIODIC.search(name) and _count(value)]
+    inner = [period_of(value) for value in node.values() if isinstance(value, Mapping)]
+    return math.lcm(1, *own, *inner)
+
+
+def beginning_of(node: Mapping[str, Any]) -> int:
+    """The number of first steps in which an optimizer does not work yet as it does later."""
+    own: list[int] = [value for name, value in node.items() if name in BEGINNING and _count(value)]
+    inner = [beginning_of(value) for value in node.values() if isinstance(value, Mapping)]
+    return max([0, *own, *inner])
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def extent(step: float, plan: Plan, budget: float) -> Extent:
+    """What a window of `budget` seconds holds, at about `step` seconds a step.
+
+    The whole run where it fits, as often as `SHORTEST` asks for: then the mean is that of the run, with its first
+    steps, its refreshes, and all that changes on its way. Else whole periods after the first ones.
+
+    Raises:
+        NotTimed: not even one period fits.
+    """
+    node = plan.config["optimizer"]
+    period, fitting = period_of(node), int(budget / step) if step > 0 else plan.steps
+    if fitting >= plan.steps:
+        return Extent(0, plan.steps, max(1, math.ceil(SHORTEST / (step * plan.steps))) if step > 0 else 1)
+    first = max(period, beginning_of(node))
+    whole = (fitting - first) // period * period
+    if whole < 1:
+        needed = (first + period) * step
+        raise NotTimed(
+            f"a window has to hold {period} step{'s' if period > 1 else ''}, a whole period, after the first {first}: "
+            f"about {needed:.3g} s, and {budget:.3g} s are there for one. Give it more: max_seconds=..."
+        )
+    return Extent(first, whole)
+
+
+class Ongoing:
+    """A training of which only the optimizer's steps are carried out: no evaluation, no record, no schedule."""
+
+    def __init__(self, plan: Plan, task: Task, place: torch.device) -> None:
+        self.training = Training(plan, task, place, World())
+        training = self.training
+        training.generator.manual_seed(stream(plan.seed, "optimizer"))
+        torch.manual_seed(stream(plan.seed, "dropout"))
+        self._batches = task.batches("train", stream(plan.seed, "data"))
+        self._first = math.nan
+        self._taken = 0
+
+    def step(self, watch: Stopwatch | None = None) -> float:
+        """Take a step, on the clock that runs have; its seconds.
+
+        Raises:
+            NotTimed: its loss is not finite, or too large to come back.
+        """
+        training = self.training
+        inputs, targets = next(self._batches)
+        current = training.objective.on(inputs, targets)
+        with watch or nullcontext():
+            start = training.clock()
+            loss = training.optimizer.step(current)
+            took = training.clock() - start
+        value = float(loss)
+        self._taken += 1
+        self._first = value if math.isnan(self._first) else self._first
+        if not (math.isfinite(value) and value <= EXPLODED * max(1.0, abs(self._first))):
+            raise NotTimed(f"it diverged at step {self._taken} (loss {value:.3g}), and steps of such a run say nothing")
+        return took
+
+
+def warm_up(begin: Callable[[], Ongoing], period: int, budget: float) -> float:
+    """Untimed steps of a training of its own: a period of them, three at least; about how long one takes.
+
+    Raises:
+        NotTimed: they take longer than all that is allowed, or diverge.
+    """
+    ongoing = begin()
+    took: list[float] = []
+    while len(took) < max(3, period) and sum(took) < budget:
+        took.append(ongoing.step())
+    spent = sum(took)
+    if spent >= budget and len(took) < 3:
+        raise NotTimed(f"{len(took)} of its steps took {spent:.3g} s, and {budget:.3g} s are there. max_seconds=...")
+    later = took[1:] or took
+    return sum(later) / len(later)
+
+
+def window(begin: Callable[[], Ongoing], part: Extent, limit: float = math.inf) -> float:
+    """The mean seconds of a window's steps.
+
+    Raises:
+        NotTimed: they take more than `limit` seconds together, or diverge.
+    """
+    total = untimed = 0.0
+    with settled_heap():
+        for _ in range(part.repeats):
+            ongoing = begin()
+            for number in range(part.first + part.steps):
+                took = ongoing.step()
+                if number < part.first:
+                    untimed += took
+                else:
+                    total += took
+                if untimed + total > limit:
+                    raise NotTimed(
+                        f"its steps became slower: {number + 1} of a window's {part.first + part.steps} took more than "
+                        f"the {limit:g} s that are there for all windows. max_seconds=..."
+                    )
+    return total / (part.repeats * part.steps)
+
+
+def phases(begin: Callable[[], Ongoing], part: Extent) -> dict[str, float]:
+    """Seconds per step by phase, the largest first and `other` last; their sum is the step's."""
+    ongoing = begin()
+    watch = Stopwatch(ongoing.training.clock)
+    with settled_heap():
+        for _ in range(part.first):
+            ongoing.step()
+        for _ in range(part.steps):
+            ongoing.step(watch)
+    mean = {name: seconds / part.steps for name, seconds in watch.seconds.items()}
+    return dict(sorted(mean.items(), key=lambda item: (item[0] == OTHER, -item[1])))
+
+
+@contextmanager
+def settled_heap() -> Iterator[None]:
+    """Spare the garbage collector what existed before, as runs do: a collection costs as much as twenty small steps."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

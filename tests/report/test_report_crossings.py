@@ -1,0 +1,145 @@
+"""What runs had spent at each level, who they are measured against, and which problems may be put together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from suite import timing
+from suite.report import crossings as module
+from suite.report.aggregate import aggregated
+from suite.report.crossings import baselines, common_level, crossings, ends, step_seconds
+from suite.report.reached import EXCLUSIVE, OWN, SHARED, UNITS, costs, levels
+
+LEVELS = {50: 0.25, 80: 0.4, 100: 0.5}
+INF = math.inf
+
+
+def test_every_level_costs_what_the_slow_way_says(plant: Callable[..., Any]) -> None:
+    records = plant(
+        {("mlp", "sgd"): [10, 20, INF], ("mlp", "kfac"): [5, 5, 5], ("cnn", "sgd"): [40, INF, 25]},
+        config={"levels": LEVELS},
+        summary=lambda task, optimizer: {"parallel": task == "cnn"},
+    )
+    found = crossings(records)
+    assert len(found) == 9 * 4
+    for problem in records.problems:
+        for name, value in levels(records, problem).items():
+            mine = found[(found["problem"] == problem) & (found["level"] == name)]
+            slow = costs(records, problem, value)
+            for column in ("optimizer", "seed", *UNITS, "source"):
+                assert list(mine[column]) == list(slow[column]), (problem, name, column)
+
+
+def test_what_a_cell_costs_by_hand(plant: Callable[..., Any]) -> None:
+    records = plant({("mlp", "sgd"): [10, 20, INF]}, config={"levels": LEVELS})
+    found = crossings(records).set_index(["level", "seed"])
+    assert [found.loc[("target", seed), "steps"] for seed in range(3)] == [10, 20, INF]
+    assert found.loc[("50 %", 0), "steps"] == 5
+    assert found.loc[("80 %", 1), "steps"] == 20  # 0.4 is reached at 16, and seen at the next evaluation
+    assert found.loc[("50 %", 2), "steps"] == 100
+    assert found.loc[("target", 1), "seconds"] == pytest.approx(0.2)
+    assert found.loc[("target", 1), "grad_equivalents"] == 40
+    assert list(ends(records)["steps"]) == [100, 100, 100]
+
+
+def test_shared_seconds_are_steps_times_an_exclusive_timing_where_there_is_one(
+    plant: Callable[..., Any], runs: Path
+) -> None:
+    shared = {"parallel": True}
+    records = plant({("mlp", "sgd"): [10], ("mlp", "kfac"): [20]}, summary=shared)
+    config = records.runs[int(records.pair("mlp", "kfac").index[0])].config
+    key = timing.speed_key(config, "cpu")
+    measured = {key: timing.Timing(key, "mlp", "kfac", "cpu, Some CPU, 1 thread", 0.003, (0.003,))}
+    records = plant({}, timings=measured)
+    found = crossings(records).set_index("optimizer")
+    assert found.loc["kfac", "seconds"] == pytest.approx(20 * 0.003)
+    assert (found.loc["kfac", "source"], found.loc["sgd", "source"]) == (EXCLUSIVE, SHARED)
+    price = step_seconds(records).set_index("optimizer")
+    assert dict(price["seconds"]) == {"sgd": 0.01, "kfac": 0.003}
+    assert dict(price["source"]) == {"sgd": SHARED, "kfac": EXCLUSIVE}
+
+
+def test_pairs_that_do_not_fit_and_problems_without_levels_have_no_row(
+    record: Callable[..., Path], plant: Callable[..., Any], training: Any
+) -> None:
+    record("mlp", "newton", 0, training(status="unsupported"), config={"target": 0.5, "steps": 100})
+    record("cnn", "sgd")
+    records = plant({("mlp", "sgd"): [10]})
+    found = crossings(records)
+    assert list(found["optimizer"]) == ["sgd"]
+    assert list(found["source"]) == [OWN]
+
+
+def test_the_baseline_is_who_set_the_levels(plant: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = {(task, name): [10.0] for task in ("mlp", "cnn") for name in ("sgd", "adamw", "kfac")}
+    records = plant(cells)
+    monkeypatch.setattr(module, "baseline", lambda records, problem: "kfac" if problem == "cnn" else None)
+    assert baselines(records, crossings(records)) == {"cnn": "kfac", "mlp": "kfac"}
+
+
+def test_else_it_is_the_first_order_method_that_ran_on_most_and_arrived_most_often(plant: Callable[..., Any]) -> None:
+    cells = {("mlp", "sgd"): [INF], ("mlp", "adamw"): [50.0], ("cnn", "sgd"): [INF], ("cnn", "adamw"): [60.0]}
+    records = plant({**cells, ("mlp", "lbfgs"): [5.0], ("mlp", "kfac"): [5.0], ("cnn", "kfac"): [5.0]})
+    assert set(baselines(records, crossings(records)).values()) == {"adamw"}
+
+
+def test_without_any_first_order_method_there_is_no_baseline(plant: Callable[..., Any]) -> None:
+    records = plant({("mlp", "kfac"): [10.0]})
+    assert baselines(records, crossings(records)) == {}
+
+
+def test_the_common_level_is_the_hardest_that_all_of_the_baselines_runs_reached(plant: Callable[..., Any]) -> None:
+    records = plant({("mlp", "sgd"): [10, 20, INF], ("mlp", "kfac"): [10]}, config={"levels": {**LEVELS, 100: 0.5}})
+    found = crossings(records)
+    assert common_level(found, "sgd") == "50 %"  # the run that never reached 0.5 ends at 0.25
+    assert common_level(found, "kfac") == "target"
+    assert common_level(found, "newton") is None
+
+
+@pytest.mark.parametrize(("target", "expected"), [(0.6, "target"), (0.5, "target"), (0.3, "100 %")])
+def test_a_target_stands_where_its_value_does(plant: Callable[..., Any], target: float, expected: str) -> None:
+    records = plant({("mlp", "sgd"): [10]}, config={"levels": LEVELS, "target": target})
+    assert common_level(crossings(records), "sgd") == expected
+
+
+def test_what_must_not_be_averaged_is_left_out_and_named(plant: Callable[..., Any]) -> None:
+    records = plant(
+        {("mlp", "sgd"): [10], ("mlp", "kfac"): [10], ("cnn", "sgd"): [20], ("toy", "sgd"): [5]},
+        summary=lambda task, optimizer: {"parallel": task == "cnn"},
+        settings=lambda task, optimizer: {"_target_": "tasks.functions.toy.Toy"} if task == "toy" else {},
+    )
+    chosen = aggregated(records, crossings(records))
+    assert set(chosen.by_unit["steps"]["problem"]) == {"mlp", "cnn"}
+    assert set(chosen.by_unit["seconds"]["problem"]) == {"mlp"}
+    assert chosen.ran == {"sgd": 2, "kfac": 1}
+    assert "Left out: toy (functions of a few numbers, which only illustrate)." in chosen.note
+    assert "Left out of the seconds: cnn (runs shared the machine" in chosen.note
+    assert "counts as not reached: kfac." in chosen.note
+    assert len(chosen.indices) == 3
+
+
+def test_seconds_of_several_machines_are_not_put_together(plant: Callable[..., Any]) -> None:
+    records = plant(
+        {("mlp", "sgd"): [10], ("mlp", "kfac"): [10]},
+        environment=lambda task, optimizer: {"cpu": f"CPU of {optimizer}"},
+    )
+    chosen = aggregated(records, crossings(records))
+    assert chosen.by_unit["seconds"].empty
+    assert chosen.rough == {"mlp": "several kinds of hardware"}
+    assert len(chosen.by_unit["grad_equivalents"]) == 2
+
+
+def test_no_level_at_all_is_an_empty_frame(record: Callable[..., Path], plant: Callable[..., Any]) -> None:
+    record("mlp", "sgd")
+    records = plant({})
+    found = crossings(records)
+    assert found.empty
+    chosen = aggregated(records, found)
+    assert (chosen.methods, chosen.why_not("Profiles")) == ([], "")
+    assert np.isfinite(ends(records)["steps"]).all()

@@ -1,0 +1,53 @@
+"""Phase bars: only the timings of the records' own settings, cut into the phases in the order of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from suite.report.phases import phase_panels, phases_of, section
+from suite.timing import Timing, speed_key
+
+PHASES = {"forward": 0.001, "backward": 0.002, "inverse": 0.006, "other": 0.001, "melody": 0.0005, "line search": 0.0}
+
+
+def measured(records: Any, name: str, problem: str = "mlp", **changes: Any) -> dict[str, Timing]:
+    config = records.runs[int(records.pair(problem, name).index[0])].config
+    key = speed_key(config, "cpu")
+    one = Timing(key, problem, name, "cpu, Some CPU, 1 thread", 0.0105, (0.0105,), PHASES)
+    return {key: replace(one, **changes)}
+
+
+def test_the_bars_are_those_of_the_runs_own_settings(plant: Callable[..., Any], styled: Any, tmp_path: Path) -> None:
+    records = plant({("mlp", "sgd"): [10, 20], ("mlp", "kfac"): [10]})
+    timings = measured(records, "kfac") | {"0badc0de": Timing("0badc0de", "mlp", "sgd", "cpu", 1.0, (1.0,), PHASES)}
+    panels = phase_panels(records, timings)
+    assert panels == {"mlp": {"kfac": PHASES}}
+    (picture,) = section(records, styled(records), tmp_path, timings).pictures
+    assert picture.file.exists()
+    assert "mlp: kfac takes longest, 10.50 ms, 57% of it inverse" in picture.alt
+    assert "From 1 timing of `suite.time`." in picture.caption
+
+
+def test_phases_stand_in_the_order_of_a_step_and_unknown_ones_before_the_rest() -> None:
+    assert list(phases_of({"mlp": {"kfac": PHASES}})) == ["forward", "backward", "inverse", "melody", "other"]
+
+
+def test_several_machines_have_panels_of_their_own(plant: Callable[..., Any]) -> None:
+    records = plant({("mlp", "sgd"): [10], ("mlp", "kfac"): [10]})
+    timings = measured(records, "kfac") | measured(records, "sgd", hardware="cuda, Some GPU")
+    assert list(phase_panels(records, timings)) == ["mlp\ncuda, Some GPU", "mlp\ncpu, Some CPU, 1 thread"]
+
+
+@pytest.mark.parametrize("phases", [{}, {"forward": 0.0}])
+def test_timings_without_phases_make_no_picture(
+    plant: Callable[..., Any], tmp_path: Path, phases: dict[str, float]
+) -> None:
+    records = plant({("mlp", "sgd"): [10]})
+    made = section(records, {}, tmp_path, measured(records, "sgd", phases=phases))
+    assert (made.pictures, made.note) == ([], "")
+    assert section(records, {}, tmp_path, {}).pictures == []

@@ -1,0 +1,30 @@
+"""docs/statistics.md: its example prints what stands below it, and every public statistic is explained."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from typing import Any
+
+from suite import paths, stats
+
+PAGE = paths.ROOT / "docs" / "statistics.md"
+RESULTS = {"Friedman", "GoodShare", "Improvement", "Nemenyi", "RateSensitivity", "Ratio", "SeedSensitivity"}
+HELPERS = {"best_index", "told_from_best", "mean_ranks", "performance_ratios", "indistinct"}
+
+
+def test_the_example_prints_what_the_page_says() -> None:
+    found = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert found
+    printed, names = io.StringIO(), dict[str, Any]()
+    with contextlib.redirect_stdout(printed):
+        exec(found[1], names)
+    lines = [line.rstrip() for line in printed.getvalue().splitlines()]
+    assert lines == found[2].splitlines()
+
+
+def test_every_public_statistic_is_on_the_page() -> None:
+    text = PAGE.read_text()
+    missing = {name for name in stats.__all__ if f"`{name}" not in text}
+    assert missing <= RESULTS | HELPERS

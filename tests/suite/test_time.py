@@ -1,0 +1,310 @@
+"""The timing command: which pairs, taking turns, what is stored, and what is said of a machine that others use too."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from suite import exclusive, time, timing, windows
+from suite.errors import ConfigError
+from suite.plan import Plan
+from suite.time import Request
+from suite.windows import Extent, NotTimed
+
+QUICK = ("scale=quick", "device=cpu", "wandb.mode=disabled", "steps=6")
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without anybody else."""
+    monkeypatch.setattr(exclusive.Watch, "cores", lambda self: 0.0)
+    monkeypatch.setattr(exclusive, "other_runs", lambda: [])
+
+
+@pytest.fixture
+def by_number(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Windows that take 1, 2, 3 ... seconds a step in the order of their turns, which are noted."""
+    turns: list[str] = []
+
+    def window(begin: Callable[[], Any], part: Extent, limit: float) -> float:
+        turns.append(begin().training.plan.optimizer)
+        return float(len(turns))
+
+    monkeypatch.setattr(windows, "window", window)
+    return turns
+
+
+def asked(*overrides: str, optimizers: tuple[str, ...] = ("sgd", "adam"), **others: Any) -> Request:
+    return Request(optimizers, ["quadratic"], **{"windows": 3, **others}, overrides=[*QUICK, *overrides])
+
+
+def stored(results: Path) -> dict[str, timing.Timing]:
+    return {each.optimizer: each for each in timing.load(results / "timing").values()}
+
+
+# -- what is measured --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("quiet")
+def test_the_optimizers_take_turns_and_the_median_window_counts(by_number: list[str], results: Path) -> None:
+    time.measure(asked())
+    assert by_number == ["sgd", "adam", "adam", "sgd", "sgd", "adam"]
+    found = stored(results)
+    assert found["sgd"].windows == (1.0, 4.0, 5.0)
+    assert (found["sgd"].seconds_per_step, found["adam"].seconds_per_step) == (4.0, 3.0)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_what_is_stored_says_what_it_is_of(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    request = asked(optimizers=("sgd",), windows=2)
+    (found,) = time.measure(request)
+    said = capsys.readouterr().out
+
+    assert stored(results) == {"sgd": found}
+    assert (found.task, found.steps % 6, found.first, found.period) == ("quadratic", 0, 0, 1)
+    assert found.seconds_per_step == sum(found.windows) / 2 > 0
+    assert found.hardware.startswith("cpu, ")
+    assert found.hardware.endswith(", 1 thread")
+    assert {"forward", "backward", "other"} == set(found.phases)
+    given = "optimizer=sgd task=quadratic windows=2 max_seconds=60"
+    assert found.command == f"python -m suite.time {given} {' '.join(QUICK)}"
+    assert time.parse(found.command.split()[3:]) == replace(request, optimizers=["sgd"])
+    assert not found.shared
+    assert f"sgd on quadratic: {time.in_words(found.seconds_per_step)} a step (2 windows of " in said
+    assert "forward " in said
+    assert not (results / "runs").exists()
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_timing_is_found_for_the_runs_it_is_meant_for(
+    by_number: list[str], results: Path, train: Callable[..., Any]
+) -> None:
+    (found,) = time.measure(asked(optimizers=("sgd",)))
+    done = train("optimizer=sgd", "task=quadratic", "steps=3", "seed=5")
+    assert timing.speed_key(done.config, "cpu") == found.key
+    other = train("optimizer=sgd", "task=quadratic", "steps=3", "task.dimension=7")
+    assert timing.speed_key(other.config, "cpu") != found.key
+
+
+@pytest.mark.usefixtures("quiet", "by_number")
+def test_the_pass_for_phases_may_be_left_out(results: Path) -> None:
+    (found,) = time.measure(asked(optimizers=("sgd",), phases=False))
+    assert found.phases == {}
+    assert "phases=false" in found.command
+
+
+@pytest.mark.usefixtures("quiet", "by_number")
+def test_threads_are_one_unless_the_command_says_otherwise() -> None:
+    assert "threads=1" in asked().words("sgd", "quadratic")
+    words = asked("threads=2").words("sgd", "quadratic")
+    assert [word for word in words if word.startswith("threads")] == ["threads=2"]
+
+
+# -- what is not -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("quiet", "by_number")
+def test_a_pair_that_does_not_fit_is_said_and_keeps_no_other_from_its_timing(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    time.measure(asked(optimizers=("kfac", "sgd")))
+    assert set(stored(results)) == {"sgd"}
+    assert "kfac on quadratic: not timed: kfac needs layers" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_pair_that_diverges_is_said(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match="No pair could be timed"):
+        time.measure(asked("optimizer.lr=1e30", optimizers=("sgd",)))
+    said = capsys.readouterr().err
+    assert "sgd on quadratic: not timed: it diverged at step " in said
+    assert not stored(results)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_pair_for_which_the_time_does_not_do_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match="No pair"):
+        time.measure(asked(optimizers=("sgd",), max_seconds=1e-9))
+    assert "sgd on quadratic: not timed: 1 of its steps took " in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("quiet")
+def test_what_fails_in_a_window_concerns_its_pair_only(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def window(begin: Callable[[], Any], part: Extent, limit: float) -> float:
+        if begin().training.plan.optimizer == "sgd":
+            raise MemoryError("no room for it\nmore lines")
+        return 0.5
+
+    monkeypatch.setattr(windows, "window", window)
+    time.measure(asked())
+    assert set(stored(results)) == {"adam"}
+    assert "sgd on quadratic: not timed: MemoryError: no room for it\n" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("quiet")
+def test_an_unknown_setting_ends_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["suite.time", "optimizer=sgd", "task=quadratic", *QUICK, "task.dimensions=3"])
+    with pytest.raises(SystemExit) as ended:
+        time.main()
+    assert ended.value.code == 2
+    assert "task quadratic has no 'dimensions'. Did you mean dimension?" in capsys.readouterr().err
+
+
+def test_data_that_is_absent_ends_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(plan: Plan, place: Any) -> None:
+        raise FileNotFoundError("the data are not here; python -m ... brings them")
+
+    monkeypatch.setattr("suite.run.build_task", absent)
+    with pytest.raises(ConfigError, match="quadratic: the data are not here"):
+        time.measure(asked())
+
+
+# -- the machine -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("by_number")
+@pytest.mark.parametrize(("cores", "others", "shared"), [(0.02, 0.02, False), (0.7, 0.7, True), (None, None, False)])
+def test_what_others_use_is_stored_and_said(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    cores: float | None, others: float | None, shared: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(exclusive.Watch, "cores", lambda self: cores)
+    monkeypatch.setattr(exclusive, "other_runs", lambda: ["python -m suite optimizer=kfac"] if shared else [])
+    time.measure(asked(optimizers=("sgd",)))
+    said = capsys.readouterr()
+    assert (stored(results)["sgd"].others, stored(results)["sgd"].shared) == (others, shared)
+    assert ("Others kept 0.7 cores busy meanwhile: marked as shared" in said.out) is shared
+    assert ("Beside this runs: python -m suite optimizer=kfac" in said.err) is shared
+
+
+def test_two_timing_passes_do_not_overlap(tmp_path: Path) -> None:
+    script = f"import sys; sys.path.insert(0, {str(Path(time.__file__).parent.parent)!r})\n"
+    script += "from pathlib import Path\nfrom suite import exclusive\n"
+    script += f"with exclusive.alone(Path({str(tmp_path)!r})): print('held', flush=True); input()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )  # fmt: skip
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with (
+            pytest.raises(ConfigError, match=rf"another timing pass \(process {other.pid}\)"),
+            exclusive.alone(tmp_path),
+        ):
+            pass
+    finally:
+        other.kill()
+        other.communicate()
+    with exclusive.alone(tmp_path):  # a process that was killed holds nothing
+        assert (tmp_path / ".lock").read_text() == str(os.getpid())
+    with exclusive.alone(tmp_path):
+        pass
+
+
+def test_the_cores_of_others_are_what_is_busy_less_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    accounts = iter([(10.0, 100.0, 5.0), (12.0, 103.0, 6.5)])
+    monkeypatch.setattr(exclusive, "_accounts", lambda: next(accounts))
+    assert exclusive.Watch().cores() == (3 - 1.5) / 2
+
+
+@pytest.mark.parametrize("second", [None, (10.05, 100.0, 5.0)])
+def test_where_the_system_does_not_tell_nothing_is_claimed(
+    monkeypatch: pytest.MonkeyPatch, second: tuple[float, float, float] | None
+) -> None:
+    accounts = iter([(10.0, 100.0, 5.0), second])
+    monkeypatch.setattr(exclusive, "_accounts", lambda: next(accounts))
+    assert exclusive.Watch().cores() is None
+
+
+def test_runs_of_the_suite_are_recognised_by_their_commands(tmp_path: Path) -> None:
+    commands = {
+        "11": "python\0-m\0suite\0optimizer=kfac\0",
+        "12": "/usr/bin/python3\0-m\0suite.tune\0task=mlp\0",
+        "13": "python\0-m\0suiteness\0",
+        "14": "grep\0suite\0",
+        str(os.getpid()): "python\0-m\0suite.time\0",
+        "15": "",
+    }
+    for number, text in commands.items():
+        (tmp_path / number).mkdir()
+        (tmp_path / number / "cmdline").write_text(text)
+    (tmp_path / "16").mkdir()
+    assert exclusive.other_runs(tmp_path) == [
+        "/usr/bin/python3 -m suite.tune task=mlp", "python -m suite optimizer=kfac",
+    ]  # fmt: skip
+
+
+# -- files and words ---------------------------------------------------------------------------------------------------
+
+
+def test_a_timing_survives_its_file_and_older_files_are_read(tmp_path: Path) -> None:
+    made = timing.Timing(
+        "k" * 8, "mlp", "sgd", "cpu", 0.5, (0.25, 0.5, 1.0), {"forward": 0.5}, "x", 20, 5, 10, 0.5, True
+    )
+    path = timing.store(made, tmp_path)
+    assert timing.load(tmp_path) == {made.key: made}
+    assert made.spread == 4.0
+    content = json.loads(path.read_text())
+    for name in ("steps", "first", "period", "others", "shared"):
+        del content[name]
+    path.write_text(json.dumps(content))
+    assert timing.load(tmp_path)[made.key].seconds_per_step == 0.5
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(2.0, "2 s"), (0.01234, "12.3 ms"), (1e-3, "1 ms"), (5.678e-5, "56.8 µs"), (1e-9, "0.001 µs")],
+)
+def test_seconds_in_words(seconds: float, words: str) -> None:
+    assert time.in_words(seconds) == words
+
+
+def test_a_command_line_is_a_request() -> None:
+    words = ["optimizer=sgd,kfac", "task=mlp", "windows=7", "max_seconds=9.5", "scale=quick", "phases=false"]
+    assert time.parse(words) == Request(["sgd", "kfac"], ["mlp"], 7, 9.5, False, ["scale=quick"])
+    assert time.parse(words[:2]) == Request(["sgd", "kfac"], ["mlp"], overrides=[])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["task=mlp"], "Seconds with the machine to oneself: `python -m suite.time"),
+        (["optimizer=sdg", "task=mlp"], "optimizer=sdg is not one of "),
+        (["optimizer=sgd", "task=mlq"], "task=mlq is not one of "),
+        (["optimizer=sgd", "task=mlp", "windows=0"], "windows must be a whole number from 1 on, got '0'"),
+        (["optimizer=sgd", "task=mlp", "windows=x"], "windows must be"),
+        (["optimizer=sgd", "task=mlp", "max_seconds=-1"], "max_seconds must be a number above 0, got '-1'"),
+        (["optimizer=sgd", "task=mlp", "max_seconds=soon"], "max_seconds must be a number above 0"),
+        (["optimizer=sgd", "task=mlp", "max_seconds=nan"], "max_seconds must be a number above 0"),
+        (["optimizer=sgd", "task=mlp", "phases=maybe"], "phases=maybe is not one of true, false"),
+        (["optimizer=sgd", "task=mlp", "schedule=cosine"], "schedule= is not for this command"),
+        (["optimizer=sgd", "task=mlp", "seed=1"], "seed= is not for this command"),
+    ],
+)
+def test_a_command_line_that_makes_no_sense_is_refused(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        time.parse(words)
+    assert message in str(refused.value)
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="without torchrun"):
+        time.parse(["optimizer=sgd", "task=mlp"])
+
+
+def test_what_is_not_timed_is_no_error_of_the_command() -> None:
+    assert not issubclass(NotTimed, ConfigError)  # the next pair is timed all the same
