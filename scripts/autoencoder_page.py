@@ -107,7 +107,7 @@ def main() -> None:
         lines.append(f"| {method} | {setting(method)} | {config['steps']} | {last} | {error} |")
     lines += [
         "",
-        "All of this is about the training loss: the lowest training losses have the highest validation errors here.",
+        "All of this is about the training loss: the validation errors order the methods in another way.",
     ]
     for column, label in COSTS.items():
         head = " | ".join(f"{100 * share:g} % ({level:.2f})" for share, level in zip(SHARES, targets, strict=True))
