@@ -90,6 +90,8 @@ def other_runs(proc: Path = Path("/proc")) -> list[str]:
             words = path.read_bytes().decode(errors="replace").split("\0")
         except OSError:  # it has ended, or belongs to somebody else
             continue
+        if not Path(words[0]).name.startswith("python"):  # what started it, such as `timeout`
+            continue
         modules = [word for flag, word in pairwise(words) if flag == "-m"]
         if any(module == "suite" or module.startswith("suite.") for module in modules):
             found.append(" ".join(words).strip())
