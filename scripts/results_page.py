@@ -180,8 +180,8 @@ context 64, batch 12, 2,000 steps, gradients clipped at 1, 100 steps of warm-up.
 
 Published: nanoGPT's README, for its AdamW, which runs here at nanoGPT's rate 1e-3, beta2 0.99 and weight decay 0.1. The
 others have what twelve trials on the quick `char_transformer` (Moby Dick, a smaller network) found: nobody was tuned on
-this text, and AdamW at a rate found like theirs was not run. Our cosine ends at zero, nanoGPT's at a tenth; weight decay
-here acts on all parameters; the validation loss is that of 1,000 windows of the last tenth of the text. One seed.
+this text, and AdamW at a rate found like theirs was not run. Our cosine ends at zero, nanoGPT's at a tenth; weight
+decay here acts on all parameters; the validation loss is that of 1,000 windows of the last tenth of the text. One seed.
 *Not run*: `muon`, `sophia_g`."""
 
 
