@@ -5,14 +5,11 @@ from __future__ import annotations
 import gc
 import io
 import math
-import signal
-import threading
 import traceback
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from time import perf_counter
-from types import FrameType
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
@@ -26,6 +23,7 @@ from optimizers.method import Method
 from optimizers.ranks import ALONE, Alone, RankLostError
 from suite import costs, coverage, device, environment, memory
 from suite.build import construct
+from suite.interruption import noted
 from suite.plan import Plan
 from suite.progress import ProgressLine
 from suite.record import COUNTED, History, PathFile, Row, RunRecord, digest, write_atomically
@@ -554,21 +552,11 @@ class Training:
 
         Where there are several processes, their world listens for both.
         """
-        if threading.current_thread() is not threading.main_thread() or self.ranks.size > 1:
+        if self.ranks.size > 1:
             yield
             return
-
-        def note(number: int, frame: FrameType | None) -> None:
-            if self.interrupted and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            self.interrupted = True
-
-        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with noted(lambda: self.interrupted, lambda: setattr(self, "interrupted", True)):
             yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
     def _save(self, record: RunRecord) -> None:
         began = perf_counter()

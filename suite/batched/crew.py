@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from types import FrameType
 
 from torch import Tensor
 
@@ -15,6 +12,7 @@ from optimizers import Objective
 from suite.batched.copies import Company, Copy
 from suite.batched.row import Row
 from suite.batched.updates import Update
+from suite.interruption import noted
 from suite.progress import ProgressLine
 from suite.record import RunRecord
 from suite.run import Outcome
@@ -81,7 +79,7 @@ class Crew:
             for member in self.members:
                 assert member.loop is not None
                 stack.enter_context(closing(member.loop))
-            stack.enter_context(_interruptible(self.company))
+            stack.enter_context(noted(lambda: self.company.signalled, lambda: setattr(self.company, "signalled", True)))
             stack.enter_context(line)
             self.company.gather([member.copy for member in self.members])
             self._tell([None] * len(self.members))
@@ -147,23 +145,3 @@ def _giving_up() -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         raise GivenUpError(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
-
-
-@contextmanager
-def _interruptible(company: Company) -> Iterator[None]:
-    """Let a step finish when Ctrl-C or a termination is asked for; the second Ctrl-C does not wait."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if company.signalled and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        company.signalled = True
-
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -1,0 +1,32 @@
+"""Ctrl-C and termination as a note that the work in hand reads, instead of an exception in the middle of it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def noted(asked: Callable[[], bool], note: Callable[[], None]) -> Iterator[None]:
+    """Call `note` when an end is asked for; the second Ctrl-C, once `asked` says so, does not wait.
+
+    Only the main thread hears of signals; in another one nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        if asked() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        note()
+
+    previous = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
