@@ -80,8 +80,8 @@ class Block(ABC):
         """Whether a factor is kept as a matrix, not as its diagonal."""
 
     @abstractmethod
-    def damped(self, factors: Tensors, damping: float) -> Tensors:
-        """The matrices to be inverted."""
+    def damped(self, factors: Tensors, damping: float, split: str = "trace") -> Tensors:
+        """The matrices to be inverted; `split` says how two factors share the damping."""
 
     @abstractmethod
     def solve(self, inverses: Tensors, matrix: Tensor) -> Tensor:
@@ -269,14 +269,15 @@ class KroneckerBlock(Block):
 
     # -- the inverse ---------------------------------------------------------------------------------------------------
 
-    def damped(self, factors: Tensors, damping: float) -> Tensors:
-        """A + pi sqrt(damping) I and G + sqrt(damping) / pi I, pi^2 the ratio of the factors' mean eigenvalues.
+    def damped(self, factors: Tensors, damping: float, split: str = "trace") -> Tensors:
+        """A + pi sqrt(damping) I and G + sqrt(damping) / pi I (Martens and Grosse, 2015, section 6.3).
 
-        Factored Tikhonov damping (Martens and Grosse, 2015, section 6.3, trace norm).
+        Split `trace`: pi^2 is the ratio of the factors' mean eigenvalues; `equal`: pi is 1.
         """
         mean_a, mean_g = (self._diagonal(factors[name]).mean(-1) for name in ("a", "g"))
         ratio = mean_a / mean_g
-        pi = torch.where((ratio > 0) & torch.isfinite(ratio), ratio, torch.ones_like(ratio)).sqrt()
+        usable = (ratio > 0) & torch.isfinite(ratio) & (split == "trace")
+        pi = torch.where(usable, ratio, torch.ones_like(ratio)).sqrt()
         root = damping**0.5
         return {"a": self._shifted(factors["a"], pi * root), "g": self._shifted(factors["g"], root / pi)}
 

@@ -34,6 +34,7 @@ class EKFAC(KFAC):
 
     rule = "ekfac"
     keeping = ("eigen",)
+    splits = ("trace",)
     distributions = ("communication",)  # the second moments need the eigenvectors on every rank
 
     def _refresh(self, blocks: Sequence[Block], objective: Objective) -> None:

@@ -29,9 +29,10 @@ class Factored(Averaging):
     """A preconditioner for each layer's block of the Fisher matrix; a subclass says how it is kept and applied.
 
     A step: the gradient; every `statistics_period` steps what the layers see under the Fisher matrix's targets, folded
-    into the state of each block; every `inverse_period` steps the blocks' inverses; then the move. Parameters without
-    a block are updated by the named fallback. With `staggered` each step takes its share of both: statistics of
-    1 / statistics_period of the mini-batch, and the inverses of 1 / inverse_period of the blocks.
+    into the state of each block; every `inverse_period` steps, and in each of the first `first_inverses`, the blocks'
+    inverses; then the move. Parameters without a block are updated by the named fallback. With `staggered` each step
+    takes its share of both: statistics of 1 / statistics_period of the mini-batch, and the inverses of
+    1 / inverse_period of the blocks.
 
     A subclass defines `rule` (its word in `layer_coverage`), `_fold`, `_refresh` and `_direction`.
     """
@@ -47,6 +48,7 @@ class Factored(Averaging):
         *,
         statistics_period: int,
         inverse_period: int,
+        first_inverses: int = 1,
         fisher: str,
         statistics_share: float,
         shared_weights: str,
@@ -66,6 +68,7 @@ class Factored(Averaging):
         require_range("fallback_lr", defaults["fallback_lr"])
         require_range("statistics_period", statistics_period, low=1, whole=True)
         require_range("inverse_period", inverse_period, low=1, whole=True)
+        require_range("first_inverses", first_inverses, low=1, whole=True)
         require_range("statistics_share", statistics_share, high=1, open_low=True)
         require_range("averaging", averaging, high=1)
         require_range("batch_growth", batch_growth, low=1)
@@ -79,6 +82,7 @@ class Factored(Averaging):
         require_choice("fallback", fallback, FALLBACKS)
         self.statistics_period = statistics_period
         self.inverse_period = inverse_period
+        self.first_inverses = first_inverses
         self.fisher = fisher
         self.statistics_share = statistics_share
         self.shared_weights = shared_weights
@@ -250,9 +254,10 @@ class Factored(Averaging):
         """The blocks whose inverses are to be renewed in this step."""
         blocks = [block for block in self._blocks or [] if self._seen(block)]
         if not self.staggered:
-            return blocks if step % self.inverse_period == 0 else []
+            return blocks if step < self.first_inverses or step % self.inverse_period == 0 else []
+        early = step < self.first_inverses
         slots = {id(block): i * self.inverse_period // len(blocks) for i, block in enumerate(blocks)}
-        return [b for b in blocks if not self._ready(b) or slots[id(b)] == step % self.inverse_period]
+        return [b for b in blocks if early or not self._ready(b) or slots[id(b)] == step % self.inverse_period]
 
     # -- the move ------------------------------------------------------------------------------------------------------
 

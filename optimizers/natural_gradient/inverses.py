@@ -22,6 +22,9 @@ class Inverses(ABC):
 
     suffixes: tuple[str, ...]
 
+    def __init__(self, split: str = "trace") -> None:
+        self.split = split
+
     @abstractmethod
     def refresh(self, work: Work, failures: Counter[str]) -> None:
         """Renew them from the factors in the states, each block with its damping.
@@ -48,7 +51,7 @@ class Cholesky(Inverses):
     suffixes = ("_inverse",)
 
     def refresh(self, work: Work, failures: Counter[str]) -> None:
-        damped = [block.damped(factors_of(state), damping) for block, state, damping in work]
+        damped = [block.damped(factors_of(state), damping, self.split) for block, state, damping in work]
         dense = [
             (number, name)
             for number, (block, _, _) in enumerate(work)
@@ -84,8 +87,9 @@ class Eigen(Inverses):
 
     suffixes = ("_inverse", "_basis", "scales")
 
-    def __init__(self) -> None:
-        self._plain = Cholesky()
+    def __init__(self, split: str = "trace") -> None:
+        super().__init__(split)
+        self._plain = Cholesky(split)
 
     def refresh(self, work: Work, failures: Counter[str]) -> None:
         self._plain.refresh([part for part in work if not isinstance(part[0], KroneckerBlock)], failures)

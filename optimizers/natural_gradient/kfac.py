@@ -24,6 +24,7 @@ from optimizers.ranks import ALONE, Alone
 
 DAMPING_RULES = ("fixed", "decay", "adaptive")
 STEP_RULES = ("lr", "exact")
+SPLITS = ("trace", "equal")
 
 
 class KFAC(Factored):
@@ -61,6 +62,7 @@ class KFAC(Factored):
         kl_clip: the largest predicted change of the loss's quadratic form in a step; None for no clip.
         decay: of the factors' exponential averages, at most (the average is plain in the first steps).
         statistics_period, inverse_period: the number of steps between two updates of factors and of inverses.
+        first_inverses: the number of first steps that each renew the inverses, whose factors still change much then.
         fisher: `sampled` (the true Fisher by one drawn target), `exact` (summed over all outputs) or `empirical`.
         step_rule: `lr` or `exact`.
         damping_rule: `fixed`, `decay` or `adaptive`.
@@ -70,6 +72,8 @@ class KFAC(Factored):
         shared_weights: `expand` (positions count as examples) or `reduce` (they are summed within an example).
         inverse: `cholesky` (None is the same), or `eigen` for (A (x) G + damping I)^{-1} without the factored damping's
             cross terms.
+        damping_split: pi^2 above, `trace`: the ratio of the factors' mean eigenvalues; `equal`: 1, which damps more
+            where one factor is small and the other has large eigenvalues.
         distribution: with several ranks each computes the inverses of its share of the blocks; `communication` gives
             them to all, `memory` lets each rank keep its own and sums the directions in every step.
         staggered: spread statistics and inverses over the steps of their periods.
@@ -89,6 +93,7 @@ class KFAC(Factored):
 
     rule = "kfac"
     keeping: tuple[str, ...] = tuple(KEEPING)
+    splits: tuple[str, ...] = SPLITS
     distributions: tuple[str, ...] = ("communication", "memory")
 
     def __init__(
@@ -101,6 +106,7 @@ class KFAC(Factored):
         decay: float = 0.95,
         statistics_period: int = 5,
         inverse_period: int = 20,
+        first_inverses: int = 1,
         fisher: str = "sampled",
         step_rule: str = "lr",
         damping_rule: str = "fixed",
@@ -111,6 +117,7 @@ class KFAC(Factored):
         statistics_share: float = 1.0,
         shared_weights: str = "expand",
         inverse: str | None = None,
+        damping_split: str = "trace",
         distribution: str = "communication",
         staggered: bool = False,
         averaging: float = 0.0,
@@ -134,6 +141,7 @@ class KFAC(Factored):
         require_range("curvature_share", curvature_share, high=1, open_low=True)
         inverse = self.keeping[0] if inverse is None else inverse
         require_choice("inverse", inverse, self.keeping)
+        require_choice("damping_split", damping_split, self.splits)
         require_choice("distribution", distribution, self.distributions)
         self.decay = decay
         self.step_rule = step_rule
@@ -151,7 +159,7 @@ class KFAC(Factored):
                 )
             self.rule_of_damping = RatioRule(1 / shrink, shrink, smallest=min_damping)
         self.curvature_share = curvature_share
-        self.inverses = KEEPING[inverse]()
+        self.inverses = KEEPING[inverse](damping_split)
         self._ratio = float("nan")
         self.distribution = distribution
         self._ranks: Alone = ALONE
@@ -168,6 +176,7 @@ class KFAC(Factored):
             },
             statistics_period=statistics_period,
             inverse_period=inverse_period,
+            first_inverses=first_inverses,
             fisher=fisher,
             statistics_share=statistics_share,
             shared_weights=shared_weights,
@@ -264,10 +273,13 @@ class KFAC(Factored):
         numbers = [0.0]
         for block in self._blocks or []:
             factors = factors_of(self.state[block.parameters[0]])
-            for damped in (block.damped(factors, self.param_groups[0]["damping"]) if factors else {}).values():
+            for damped in (self._damped(block, factors) if factors else {}).values():
                 values = torch.linalg.eigvalsh(damped) if block.is_dense(damped) else damped
                 numbers.append(float((values.amax(-1) / values.amin(-1)).max()))
         return max(numbers)
+
+    def _damped(self, block: Block, factors: Tensors) -> Tensors:
+        return block.damped(factors, self.param_groups[0]["damping"], self.inverses.split)
 
     # -- the step ------------------------------------------------------------------------------------------------------
 

@@ -79,7 +79,7 @@ class ScaleShiftBlock(Block):
         parts = [gradient * normalised] * self.scale + [gradient] * self.shift
         return torch.stack([over_positions(self.module, part) for part in parts], dim=-1)
 
-    def damped(self, factors: Tensors, damping: float) -> Tensors:
+    def damped(self, factors: Tensors, damping: float, split: str = "trace") -> Tensors:
         block = factors["b"].clone()
         block.diagonal(dim1=-2, dim2=-1).add_(damping)
         return {"b": block}

@@ -73,14 +73,15 @@ def test_factors_have_the_weights_precision() -> None:
     assert {factor.dtype for factor in half.values()} == {torch.float32}
 
 
+@pytest.mark.parametrize("split", ["trace", "equal"])
 @pytest.mark.parametrize("damping", [1e-4, 1.0, 1e3])
-def test_factored_damping_is_a_dense_solve(damping: float) -> None:
+def test_factored_damping_is_a_dense_solve(damping: float, split: str) -> None:
     a, g = spd(4, 0), 0.01 * spd(3, 1)
-    pi = ((a.trace() / 4) / (g.trace() / 3)).sqrt()
+    pi = ((a.trace() / 4) / (g.trace() / 3)).sqrt() if split == "trace" else torch.ones(()).double()
     eye = torch.eye(4).double()
     dense = torch.kron(g + damping**0.5 / pi * eye[:3, :3], a + pi * damping**0.5 * eye)
     block, state = block_of(nn.Linear(3, 3).double()), {"a": a, "g": g}
-    Cholesky().refresh([(block, state, damping)], Counter())
+    Cholesky(split).refresh([(block, state, damping)], Counter())
     gradient = torch.randn(3, 4).double()
     close(Cholesky().solve(block, state, damping, gradient).flatten(), torch.linalg.solve(dense, gradient.flatten()))
     Eigen().refresh([(block, state, damping)], Counter())

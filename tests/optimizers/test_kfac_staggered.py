@@ -37,6 +37,24 @@ def test_every_inverse_is_renewed_once_a_period(layers: int, period: int, invers
     assert sum(len(names) for names in renewed) == layers * 4
 
 
+@pytest.mark.parametrize("staggered", [False, True])
+def test_the_first_steps_each_renew_all_inverses(staggered: bool) -> None:
+    problem = stack(3)
+    optimizer = KFAC(problem.model.named_parameters(), staggered=staggered, inverse_period=5, first_inverses=4)
+    ages, changed = [], []
+    kept: list[object] = [None] * 3
+    for _ in range(11):
+        optimizer.step(problem.objective())
+        now = [optimizer.state[weight]["a_inverse"] for weight in weights(problem)]
+        changed.append(sum(old is not new for old, new in zip(kept, now, strict=True)))
+        ages.append(optimizer.telemetry()["age"])
+        kept = now
+    assert changed[:4] == [3] * 4
+    assert sum(changed[4:9]) == 3
+    if not staggered:
+        assert ages == [0, 0, 0, 0, 1, 0, 1, 2, 3, 4, 0]
+
+
 @pytest.mark.parametrize(("examples", "period"), [(6, 3), (7, 3), (3, 5), (6, 1)])
 def test_every_example_is_used_once_a_period(examples: int, period: int) -> None:
     problem = stack(2, examples)
