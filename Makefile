@@ -31,6 +31,7 @@ report: $(READY) ## tables, figures and index.html from the runs there are
 
 reference: $(READY) ## README's and docs' tables and figures, anew from results/reference
 	$(BIN)/python -m suite.reference
+	for page in results autoencoder claims hessian_free pinn; do $(BIN)/python scripts/$${page}_page.py || exit 1; done
 
 screenshots: $(READY) ## docs/pictures/report_*.png: the report in a headless Chromium
 	$(BIN)/python scripts/screenshots.py

@@ -24,4 +24,5 @@ for method in momentum adam kfac kfac_adaptive; do # one after the other, so tha
     "$python" -m suite -m $choice "optimizer=$method" task=autoencoder \
         "steps=$(length "$method")" seed=0,1,2,3,4 threads=1 log_every=1 wandb.mode=disabled
 done
-"$python" scripts/autoencoder_page.py
+keep autoencoder --rows 2001 --about "K-FAC on the deep autoencoder: scripts/autoencoder.sh" # every step: levels are read off
+"$python" scripts/autoencoder_page.py --from "$archive"

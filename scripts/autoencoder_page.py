@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import yaml
+from pages import Archived, archive_for, write
 
-from suite.paths import ROOT, results
+from suite.paths import ROOT
+from suite.report.runs import Run
 from suite.report.style import colour_of
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
+TASK, BASELINE = "autoencoder", "adam"
 METHODS = ("momentum", "adam", "kfac", "kfac_adaptive")
 SHARES = (0.9, 0.99, 1.0)
 COSTS = {"step": "steps", "grad_equivalents": "gradient-equivalents", "seconds": "seconds"}
@@ -32,14 +34,14 @@ The levels are {shares} of the way from Adam's first training loss to its last (
 five seeds). Cells are the median over the seeds [smallest, largest]; a run that does not get there is infinite."""
 
 
-def read(method: str) -> tuple[dict[str, Any], list[pd.DataFrame]]:
-    """The configuration and the histories of a method, seed by seed."""
-    found, config = {}, {}
-    for folder in sorted((results() / "runs" / "autoencoder" / method).iterdir()):
-        if (folder / "summary.json").exists():
-            config = yaml.safe_load((folder / "config.yaml").read_text())
-            found[config["seed"]] = pd.read_csv(folder / "history.csv").iloc[1:]  # the first row is before training
-    return config, [found[seed] for seed in sorted(found)]
+def read(archived: Archived) -> dict[str, list[Run]]:
+    """The runs of every method, by seed."""
+    return {method: sorted(archived.ended(TASK, method), key=lambda run: run.seed) for method in METHODS}
+
+
+def histories_of(runs: list[Run]) -> list[pd.DataFrame]:
+    """The histories without their first row, which is before training."""
+    return [run.history.iloc[1:] for run in runs]
 
 
 def levels(adam: list[pd.DataFrame]) -> list[float]:
@@ -65,24 +67,16 @@ def cell(values: list[float]) -> str:
     return f"{words[0]} [{words[1]}, {words[2]}]" + ("" if count == len(values) else f" ({count} of {len(values)})")
 
 
-def setting(method: str) -> str:
-    """What tuning chose, or that nothing was."""
-    path = results() / "tuned" / f"autoencoder_{method}.yaml"
-    if not path.exists():
-        return "defaults"
-    chosen = yaml.safe_load(path.read_text())["optimizer"]
-    return ", ".join(f"{name} {value}" for name, value in chosen.items())
-
-
-def draw(runs: dict[str, list[pd.DataFrame]], targets: list[float]) -> None:
+def draw(folder: Path) -> None:
     """The training loss against each cost, a line a seed."""
+    runs = {method: histories_of(found) for method, found in read(Archived.read(folder)).items()}
     figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharey=True, layout="constrained")
     for axis, (column, label) in zip(axes, COSTS.items(), strict=True):
         for method, histories in runs.items():
             for number, history in enumerate(histories):
                 name = method if number == 0 else None
                 axis.plot(history[column], history["loss"], color=colour_of(method), lw=0.9, alpha=0.8, label=name)
-        for level in targets:
+        for level in levels(runs[BASELINE]):
             axis.axhline(level, color="0.6", lw=0.7, ls=":")
         axis.set(xlabel=label, xscale="log", yscale="log")
     axes[0].set(ylabel="training loss")
@@ -91,32 +85,45 @@ def draw(runs: dict[str, list[pd.DataFrame]], targets: list[float]) -> None:
     figure.savefig(PICTURE, dpi=130)
 
 
-def main() -> None:
-    """Write page and picture."""
-    loaded = {method: read(method) for method in METHODS}
-    runs = {method: histories for method, (_, histories) in loaded.items()}
-    targets = levels(runs["adam"])
-    draw(runs, targets)
+def files(folder: Path) -> dict[Path, str]:
+    """The page."""
+    archived = Archived.read(folder)
+    found = read(archived)
+    runs = {method: histories_of(some) for method, some in found.items()}
+    targets = levels(runs[BASELINE])
     shares = ", ".join(f"{100 * share:g} %" for share in SHARES)
     lines = ["# K-FAC against momentum and Adam on the deep autoencoder", "", TEXT.format(shares=shares), ""]
     lines += ["![Training loss against steps, gradient-equivalents and seconds](pictures/autoencoder.png)", ""]
     lines += ["One line a run; dotted: the three levels.", "", LAST, "|---|---|---|---|---|"]
-    for method, (config, histories) in loaded.items():
+    for method, histories in runs.items():
         last = cell([float(history["loss"].iloc[-1]) for history in histories])
         error = cell([float(history["val/squared_error"].dropna().iloc[-1]) for history in histories])
-        lines.append(f"| {method} | {setting(method)} | {config['steps']} | {last} | {error} |")
+        steps = found[method][0].config["steps"]
+        lines.append(f"| {method} | {archived.chosen(TASK, method)} | {steps} | {last} | {error} |")
     lines += [
         "",
         "All of this is about the training loss: the validation errors order the methods in another way.",
     ]
     for column, label in COSTS.items():
-        head = " | ".join(f"{100 * share:g} % ({level:.2f})" for share, level in zip(SHARES, targets, strict=True))
-        lines += ["", f"## {label[0].upper()}{label[1:]} to a training loss", "", f"| optimizer | {head} |"]
-        lines += ["|---|" + "---|" * len(targets)]
-        for method, histories in runs.items():
-            cells = [cell([reached(history, level, column) for history in histories]) for level in targets]
-            lines.append(f"| {method} | {' | '.join(cells)} |")
-    PAGE.write_text("\n".join(lines) + "\n")
+        lines += ["", f"## {label[0].upper()}{label[1:]} to a training loss", "", *costs(runs, targets, column)]
+    return {PAGE: "\n".join(lines) + "\n"}
+
+
+def costs(runs: dict[str, list[pd.DataFrame]], targets: list[float], column: str) -> list[str]:
+    """The table of one cost: to each level, a row a method."""
+    head = " | ".join(f"{100 * share:g} % ({level:.2f})" for share, level in zip(SHARES, targets, strict=True))
+    lines = [f"| optimizer | {head} |", "|---|" + "---|" * len(targets)]
+    for method, histories in runs.items():
+        cells = [cell([reached(history, level, column) for history in histories]) for level in targets]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return lines
+
+
+def main() -> None:
+    """Write page and picture."""
+    folder = archive_for("autoencoder")
+    draw(folder)
+    write(files(folder))
 
 
 if __name__ == "__main__":

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
+from pages import Archived, Cells, archive_for, spread, table, write
 from scipy import stats
 
-from suite.paths import ROOT, results
+from suite.paths import ROOT
 
 PAGE = ROOT / "docs" / "claims.md"
 TABLE = ROOT / "docs" / "claims.csv"
@@ -98,9 +98,17 @@ largest], and in how many seeds it gets there. *Cost* is gradient-equivalents pe
 with so many intervals one in twenty is expected to miss."""
 
 
-def table(header: list[str], rows: Iterable[list[str]]) -> str:
-    """A table of Markdown."""
-    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *rows])
+@dataclass(frozen=True)
+class Source:
+    """The runs of the comparison, with what tuning chose, and those at settings chosen by hand: `control`."""
+
+    compared: Archived
+    control: Cells
+
+    @classmethod
+    def read(cls, folder: Path) -> Source:
+        """From the archive's folder, in which that of the control lies."""
+        return cls(Archived.read(folder), Archived.read(folder / "control").cells)
 
 
 @dataclass(frozen=True)
@@ -132,21 +140,17 @@ class Runs:
         return float(np.mean([h["grad_equivalents"].iloc[-1] / h["step"].iloc[-1] for h in self.histories.values()]))
 
 
-def load(task: str, method: str, control: float | None = None) -> Runs | None:
-    """The runs of a pair, of AdamW's `control` those at this learning rate; None where there is none."""
-    histories, failed, metric, sign = {}, 0, "", 1.0
-    folder = results() / ("runs" if control is None else "control/runs") / task / method
-    for path in sorted(folder.iterdir()) if folder.exists() else []:
-        config = yaml.safe_load((path / "config.yaml").read_text())
-        if control is not None and config["optimizer"]["lr"] != control:
-            continue
-        summary = yaml.safe_load((path / "summary.json").read_text())
-        metric, sign = config["metric"], 1.0 if config["direction"] == "max" else -1.0
-        if summary["status"] == "done":
-            histories[int(config["seed"])] = pd.read_csv(path / "history.csv")
-        else:
-            failed += 1
-    return Runs(histories, metric, sign, failed) if histories or failed else None
+def load(source: Source, task: str, method: str, control: float | None = None) -> Runs | None:
+    """The runs of a pair, of its `control` those at this learning rate; None where there is none."""
+    if control is None:
+        runs = source.compared.cells.where(task=task, optimizer=method).runs
+    else:
+        runs = source.control.where(task=task, optimizer=method, optimizer__lr=control).runs
+    if not runs:
+        return None
+    histories = {run.seed: run.history for run in runs if run.status == "done"}
+    sign = 1.0 if runs[0].config["direction"] == "max" else -1.0
+    return Runs(histories, runs[0].config["metric"], sign, len(runs) - len(histories))
 
 
 def difference(one: Runs, other: Runs, column: str = "", sign: float | None = None) -> tuple[float, float, float]:
@@ -167,15 +171,6 @@ def judged(low: float, high: float) -> str:
     return "better" if low > 0 else "worse" if high < 0 else "cannot be told"
 
 
-def setting(task: str, method: str) -> str:
-    """What tuning chose."""
-    path = results() / "tuned" / f"{task}_{method}.yaml"
-    chosen = yaml.safe_load(path.read_text())["optimizer"] if path.exists() else {}
-    edges = path.read_text().count("lies at the edge") if path.exists() else 0
-    words = ", ".join(f"{name} {value}" for name, value in chosen.items()) or "defaults"
-    return words + (" (at an edge)" if edges else "")
-
-
 def steps_share(one: Runs, other: Runs) -> str:
     """Steps to the other's final value over the other's length."""
     level = float(np.median(list(other.final().values())))
@@ -188,22 +183,22 @@ def steps_share(one: Runs, other: Runs) -> str:
     return f"{middle} [{low}, {high}] ({count} of {len(shares)})"
 
 
-def section(claim: Claim) -> tuple[str, list[list[str]]]:
+def section(source: Source, claim: Claim) -> tuple[str, list[list[str]]]:
     """The heading, the claim and the table of a method; and rows for the summary."""
     rows, summary = [], []
     for task in TASKS:
         for method in claim.methods:
-            runs = load(task, method)
+            runs = load(source, task, method)
             if runs is None:
                 continue
             for place, baseline in enumerate(claim.against):
-                other = load(task, baseline)
+                other = load(source, task, baseline)
                 if other is None:
                     continue
                 mean, low, high = difference(runs, other)
                 finals = list(runs.final().values())
                 verdict = judged(low, high)
-                value = f"{np.mean(finals):.4g} ± {np.std(finals, ddof=1):.2g} ({len(finals)})"
+                value = spread(finals)
                 gap = f"{mean:+.3g} [{low:+.3g}, {high:+.3g}]"
                 share = steps_share(runs, other)
                 rows.append([f"`{method}`", task, value, baseline, gap, share, f"{runs.cost:.2f}", verdict])
@@ -215,9 +210,9 @@ def section(claim: Claim) -> tuple[str, list[list[str]]]:
     return text, summary
 
 
-def best_of_finer(task: str) -> tuple[float, Runs] | None:
+def best_of_finer(source: Source, task: str) -> tuple[float, Runs] | None:
     """The learning rate and the runs of AdamW that are best on the finer grid, chosen on these very seeds."""
-    found = {rate: runs for rate in RATES[task] if (runs := load(task, "adamw", rate)) is not None}
+    found = {rate: runs for rate in RATES[task] if (runs := load(source, task, "adamw", rate)) is not None}
     if not found:
         return None
     best = max(found, key=lambda rate: found[rate].sign * float(np.mean(list(found[rate].final().values()))))
@@ -234,14 +229,17 @@ def concluded(words: list[str]) -> str:
     return "does not hold here" if worse else "not shown here"
 
 
-def in_words(claim: Claim, method: str) -> list[str]:
+def in_words(source: Source, claim: Claim, method: str) -> list[str]:
     """A row: what was claimed, what came out against the paper's baseline and against AdamW on the finer grid."""
     told: dict[str, list[str]] = {claim.against[0]: [], "AdamW, finer grid": []}
     heard: dict[str, list[str]] = {name: [] for name in told}
     for task in TASKS:
-        runs = load(task, method)
-        fine = best_of_finer(task)
-        others = {claim.against[0]: load(task, claim.against[0]), "AdamW, finer grid": fine[1] if fine else None}
+        runs = load(source, task, method)
+        fine = best_of_finer(source, task)
+        others = {
+            claim.against[0]: load(source, task, claim.against[0]),
+            "AdamW, finer grid": fine[1] if fine else None,
+        }
         for name, other in others.items():
             if runs is None or other is None:
                 continue
@@ -250,21 +248,21 @@ def in_words(claim: Claim, method: str) -> list[str]:
             heard[name].append(word)
             told[name].append(f"{task} {word} ({mean:+.3g} [{low:+.3g}, {high:+.3g}])")
     cells = [f"{concluded(heard[name])}: {'; '.join(told[name])}" for name in told]
-    cost = ", ".join(f"{runs.cost:.2f}" for task in TASKS if (runs := load(task, method)) is not None)
+    cost = ", ".join(f"{runs.cost:.2f}" for task in TASKS if (runs := load(source, task, method)) is not None)
     return [claim.title, f"`{method}`", claim.says, f"{claim.against[0]}: {cells[0]}", cells[1], cost]
 
 
-def finer() -> str:
+def finer(source: Source) -> str:
     """Every method against AdamW at the best rate of a finer grid, chosen on these very seeds."""
     rows = []
     for task in TASKS:
-        fine = best_of_finer(task)
+        fine = best_of_finer(source, task)
         if fine is None:
             continue
         rate, other = fine
         names = dict.fromkeys(name for claim in CLAIMS for name in claim.methods)
         for name in ("adamw", *names):
-            runs = load(task, name)
+            runs = load(source, task, name)
             if runs is not None:
                 mean, low, high = difference(runs, other)
                 rows.append(
@@ -282,14 +280,14 @@ def against(title: str, ramda: Runs, task: str, method: str, other: Runs) -> lis
     return ["RAMDA", title, task, method, "; ".join(words)]
 
 
-def sparsity() -> tuple[str, list[list[str]]]:
+def sparsity(source: Source) -> tuple[str, list[list[str]]]:
     """RAMDA beside its rivals: accuracy and zero groups."""
     rows, summary = [], []
     for task in SPARSE:
-        ramda = load(task, "ramda")
-        sparse = load(task, "ramda", MIXED[0])
+        ramda = load(source, task, "ramda")
+        sparse = load(source, task, "ramda", MIXED[0])
         variants = {"`ramda`": ramda, MIXED[1]: sparse}
-        pairs = [(name, load(task, name)) for name in ("adamw", "prox_sgd", "prox_adamw", "ramda")]
+        pairs = [(name, load(source, task, name)) for name in ("adamw", "prox_sgd", "prox_adamw", "ramda")]
         for method, runs in [*pairs, (MIXED[1], sparse)]:
             if runs is None:
                 continue
@@ -300,7 +298,7 @@ def sparsity() -> tuple[str, list[list[str]]]:
                     f"`{method}`" if runs is not sparse else method,
                     task,
                     *cells,
-                    MIXED[2] if runs is sparse else setting(task, method),
+                    MIXED[2] if runs is sparse else source.compared.chosen(task, method),
                 ]
             )
             if method.startswith("prox"):
@@ -322,25 +320,36 @@ def sparsity() -> tuple[str, list[list[str]]]:
     return text, summary
 
 
-def tuned() -> str:
+def tuned(source: Source) -> str:
     """What tuning chose for every pair."""
     names = dict.fromkeys(name for claim in CLAIMS for name in (*claim.against, *claim.methods))
-    rows = [[f"`{name}`", *(setting(task, name) for task in TASKS)] for name in names if load(TASKS[0], name)]
+    rows = [
+        [f"`{name}`", *(source.compared.chosen(task, name) for task in TASKS)]
+        for name in names
+        if load(source, TASKS[0], name)
+    ]
     return f"## What tuning chose\n\n{table(['run', *TASKS], rows)}"
 
 
-def main() -> None:
-    """Write page and table."""
-    sections, summary = zip(*[*(section(claim) for claim in CLAIMS), sparsity()], strict=True)
+def files(folder: Path) -> dict[Path, str]:
+    """Page and table."""
+    source = Source.read(folder)
+    sections, summary = zip(*[*(section(source, claim) for claim in CLAIMS), sparsity(source)], strict=True)
     rows = [row for part in summary for row in part]
-    pd.DataFrame(rows, columns=["claim", "run", "task", "against", "result"]).to_csv(TABLE, index=False)
-    verdicts = [in_words(claim, method) for claim in CLAIMS for method in claim.methods]
+    names = ["claim", "run", "task", "against", "result"]
+    verdicts = [in_words(source, claim, method) for claim in CLAIMS for method in claim.methods]
     words = table(
         ["claim", "run", "claimed", "against the baseline", "against AdamW on a finer grid", "cost"], verdicts
     )
     verdict = f"## Verdicts\n\n{VERDICTS}\n\n{words}"
-    head = f"## Every comparison\n\n{table(['claim', 'run', 'task', 'against', 'result'], rows)}"
-    PAGE.write_text("\n\n".join([INTRODUCTION, verdict, head, finer(), *sections, tuned()]) + "\n")
+    head = f"## Every comparison\n\n{table(names, rows)}"
+    parts = [INTRODUCTION, verdict, head, finer(source), *sections, tuned(source)]
+    return {PAGE: "\n\n".join(parts) + "\n", TABLE: pd.DataFrame(rows, columns=names).to_csv(index=False)}
+
+
+def main() -> None:
+    """Write page and table."""
+    write(files(archive_for("claims")))
 
 
 if __name__ == "__main__":

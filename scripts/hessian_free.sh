@@ -36,4 +36,5 @@ for task in ${*:-long_memory curves_autoencoder mnist_autoencoder}; do
         mnist_autoencoder) compare mnist_autoencoder 1000 180 task.train_size=1500 task.val_size=500 task.data=mnist ;;
     esac
 done
-"$python" scripts/hessian_free_page.py
+keep hessian_free # a text given with --about would stand on the page
+"$python" scripts/hessian_free_page.py --from "$archive"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import yaml
+from pages import Archived, archive_for, spread, write
 
-from suite.paths import ROOT, results
+from suite.paths import ROOT
+from suite.report.runs import Run
 from suite.report.style import colour_of
 
 mpl.use("Agg")
@@ -29,18 +30,19 @@ Hessian-free the whole training set at every step, so that it takes few steps in
 `scripts/hessian_free.sh`; seconds are those of the optimizer's steps on a shared machine."""
 
 
-def read(task: str, method: str) -> tuple[dict[str, Any], list[pd.DataFrame]]:
-    """The settings of a pair and its histories, with a column of passes: gradient-equivalents of all examples."""
-    found, config = [], {}
-    for folder in sorted((results() / "runs" / task / method).glob("*")):
-        if not (folder / "summary.json").exists():
-            continue
-        config = yaml.safe_load((folder / "config.yaml").read_text())
-        history = pd.read_csv(folder / "history.csv")
-        last = history.iloc[-1]
-        history["passes"] = history["grad_equivalents"] * last["epoch"] / last["step"]
-        found.append(history)
-    return config, found
+def read(archived: Archived, task: str) -> dict[str, list[Run]]:
+    """The runs of every method that has any."""
+    found = {method: archived.ended(task, method) for method in METHODS}
+    return {method: runs for method, runs in found.items() if runs}
+
+
+def histories_of(runs: list[Run]) -> list[pd.DataFrame]:
+    """The histories, with a column of passes: gradient-equivalents of all examples."""
+    found = []
+    for run in runs:
+        last = run.history.iloc[-1]
+        found.append(run.history.assign(passes=run.history["grad_equivalents"] * last["epoch"] / last["step"]))
+    return found
 
 
 def value_at(history: pd.DataFrame, column: str, passes: float) -> float:
@@ -54,15 +56,14 @@ def median_curve(histories: list[pd.DataFrame], column: str, grid: np.ndarray) -
     return np.median([[value_at(history, column, passes) for passes in grid] for history in histories], axis=0)
 
 
-def draw() -> None:
+def draw(folder: Path) -> None:
     """A row of panels a quantity, a column a task."""
+    archived = Archived.read(folder)
     figure, axes = plt.subplots(2, len(TASKS), figsize=(4.2 * len(TASKS), 6.4), layout="constrained")
     for column, task in enumerate(TASKS):
-        for method in METHODS:
-            config, histories = read(task, method)
-            if not histories:
-                continue
-            metric = f"val/{config['metric']}"
+        for method, runs in read(archived, task).items():
+            histories = histories_of(runs)
+            metric = f"val/{runs[-1].config['metric']}"
             grid = np.geomspace(1, max(history["passes"].max() for history in histories), 200)
             for row, quantity in enumerate(("loss", metric)):
                 axis = axes[row][column]
@@ -78,14 +79,14 @@ def draw() -> None:
     figure.savefig(PICTURE, dpi=110)
 
 
-def table(task: str) -> list[str]:
+def section(archived: Archived, task: str) -> list[str]:
     """The values at the smallest budget that all runs of a task have used up."""
-    pairs = {method: read(task, method) for method in METHODS}
-    pairs = {method: pair for method, pair in pairs.items() if pair[1]}
-    if not pairs:
+    runs = read(archived, task)
+    if not runs:
         return []
-    most = min(history["passes"].max() for _, histories in pairs.values() for history in histories)
-    metric = f"val/{next(iter(pairs.values()))[0]['metric']}"
+    pairs = {method: histories_of(some) for method, some in runs.items()}
+    most = min(history["passes"].max() for histories in pairs.values() for history in histories)
+    metric = f"val/{next(iter(runs.values()))[-1].config['metric']}"
     lines = [
         f"## {task}",
         "",
@@ -94,26 +95,18 @@ def table(task: str) -> list[str]:
         f"| optimizer | setting | steps | training loss | {metric} | seconds to there |",
         "|---|---|---|---|---|---|",
     ]
-    for method, (_, histories) in pairs.items():
-        cells = []
-        for column in ("loss", metric, "seconds"):
-            values = [value_at(history, column, most) for history in histories]
-            cells.append(f"{np.mean(values):.4g} ± {np.std(values, ddof=1):.2g} ({len(values)})")
+    for method, histories in pairs.items():
+        cells = [
+            spread([value_at(history, column, most) for history in histories]) for column in ("loss", metric, "seconds")
+        ]
         steps = np.median([value_at(history, "step", most) for history in histories])
-        lines.append(f"| {method} | {tuned(task, method)} | {steps:.0f} | {' | '.join(cells)} |")
+        lines.append(f"| {method} | {archived.chosen(task, method)} | {steps:.0f} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 
-def tuned(task: str, method: str) -> str:
-    """What the study found."""
-    path: Path = results() / "tuned" / f"{task}_{method}.yaml"
-    chosen = yaml.safe_load(path.read_text())["optimizer"] if path.exists() else {}
-    return ", ".join(f"{key} {value:g}" for key, value in chosen.items()) or "defaults"
-
-
-def main() -> None:
-    """Write the picture and the page."""
-    draw()
+def files(folder: Path) -> dict[Path, str]:
+    """The page; what the archive says of its runs stands under the picture."""
+    archived = Archived.read(folder)
     lines = [
         "# Hessian-free against tuned momentum and Adam",
         "",
@@ -121,11 +114,19 @@ def main() -> None:
         "",
         "![Training loss and validation metric against passes over the training set](pictures/hessian_free.png)",
         "",
+        *([textwrap.fill(archived.about, 120, break_on_hyphens=False), ""] if archived.about else []),
         "Thin lines are the runs, thick lines their median. Momentum's and Adam's training loss is a mini-batch's.",
         "",
-        *(line for task in TASKS for line in table(task)),
+        *(line for task in TASKS for line in section(archived, task)),
     ]
-    PAGE.write_text("\n".join(lines))
+    return {PAGE: "\n".join(lines)}
+
+
+def main() -> None:
+    """Write the picture and the page."""
+    folder = archive_for("hessian_free")
+    draw(folder)
+    write(files(folder))
 
 
 if __name__ == "__main__":

@@ -19,4 +19,5 @@ run optimizer=levenberg_marquardt steps=1000 task.eval_every=20
 run optimizer=gauss_newton steps=200 task.eval_every=20
 run optimizer=bfgs steps=5000 task.eval_every=100
 run optimizer=hessian_free steps=2000 max_grad_equivalents=20000 task.eval_every=20
-"$python" scripts/pinn_page.py
+keep pinn --about "Poisson's equation by a physics-informed network" # docs/results.md shows it too: make reference
+"$python" scripts/pinn_page.py --from "$archive"

@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import yaml
+from pages import Archived, archive_for, setting, write
 
-from suite.paths import ROOT, results
+from suite.paths import ROOT
+from suite.report.runs import Run
 from suite.report.style import colour_of
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-BASELINE, FACTOR = "adam", 100
+TASK, BASELINE, FACTOR = "pinn_poisson", "adam", 100
 METHODS = (BASELINE, "bfgs", "gauss_newton", "hessian_free", "levenberg_marquardt")
 METRIC = "val/relative_error"
 PICTURE, PAGE = ROOT / "docs" / "pictures" / "pinn.png", ROOT / "docs" / "pinn.md"
 LENGTHS = {"adam": 20000, "levenberg_marquardt": 1000, "gauss_newton": 200, "bfgs": 5000, "hessian_free": 2000}
 
 
-def read(method: str) -> dict[int, pd.DataFrame]:
-    """The histories of the runs of the script's length, by seed."""
+def read(folder: Path) -> dict[str, list[Run]]:
+    """Every method's runs of the script's length."""
+    archived = Archived.read(folder)
     found = {}
-    for folder in sorted((results() / "runs" / "pinn_poisson" / method).glob("*")):
-        config = yaml.safe_load((folder / "config.yaml").read_text())
-        if (folder / "summary.json").exists() and config["steps"] == LENGTHS[method] and not config["max_seconds"]:
-            found[int(config["seed"])] = pd.read_csv(folder / "history.csv").dropna(subset=[METRIC])
-    return found
+    for method in METHODS:
+        runs = [run for run in archived.ended(TASK, method) if run.config["steps"] == LENGTHS[method]]
+        found[method] = [run for run in runs if not run.config["max_seconds"]]
+    return {method: runs for method, runs in found.items() if runs}
 
 
-def draw(runs: dict[str, dict[int, pd.DataFrame]]) -> None:
+def histories_of(runs: list[Run]) -> dict[int, pd.DataFrame]:
+    """The evaluated rows of every run, by seed."""
+    return {run.seed: run.history.dropna(subset=[METRIC]) for run in runs}
+
+
+def draw(folder: Path) -> None:
     """Error against gradient-equivalents and against seconds."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
-    for method, histories in runs.items():
-        for number, history in enumerate(histories.values()):
+    for method, runs in read(folder).items():
+        for number, history in enumerate(histories_of(runs).values()):
             for axis, column in zip(axes, ("grad_equivalents", "seconds"), strict=True):
                 label = method if number == 0 else None
                 shown = history[history[column] > 0]
@@ -64,11 +72,11 @@ def row(method: str, histories: dict[int, pd.DataFrame], baseline: dict[int, pd.
     return "| " + " | ".join(cells) + " |"
 
 
-def main() -> None:
-    """Write the picture and the page."""
-    runs = {method: read(method) for method in METHODS}
-    draw(runs)
-    tuned = yaml.safe_load((results() / "tuned" / "pinn_poisson_adam.yaml").read_text())["optimizer"]
+def files(folder: Path) -> dict[Path, str]:
+    """The page."""
+    runs = read(folder)
+    baseline = histories_of(runs[BASELINE])
+    rate = setting(runs[BASELINE][0], "optimizer.lr")
     head = ["method", "steps", *(f"seed {seed}" for seed in range(5)), "times below Adam (median)"]
     head += [f"at least {FACTOR} times", "gradient-equivalents", "seconds"]
     lines = [
@@ -76,18 +84,25 @@ def main() -> None:
         "",
         "-Lap u = f on the unit square by a 2-32-1 tanh network in float64 (`task=pinn_poisson`, 129 parameters, 1,020",
         "residuals): the relative L2 error against the known solution at the end of each run. Adam has its learning",
-        f"rate tuned over eight trials of 3,000 steps (it took {tuned['lr']:g}) and a cosine schedule; the others have",
+        f"rate tuned over eight trials of 3,000 steps (it took {rate:g}) and a cosine schedule; the others have",
         "their default settings. Made by `scripts/pinn.sh`, one thread; seconds are those of the optimizer's steps on",
         "a shared machine, and say little.",
         "",
         "| " + " | ".join(head) + " |",
         "|" + "---|" * len(head),
-        *(row(method, histories, runs[BASELINE]) for method, histories in runs.items() if histories),
+        *(row(method, histories_of(found), baseline) for method, found in runs.items()),
         "",
         "![Relative error against gradient-equivalents and seconds](pictures/pinn.png)",
         "",
     ]
-    PAGE.write_text("\n".join(lines))
+    return {PAGE: "\n".join(lines)}
+
+
+def main() -> None:
+    """Write the picture and the page."""
+    folder = archive_for("pinn")
+    draw(folder)
+    write(files(folder))
 
 
 if __name__ == "__main__":

@@ -6,21 +6,19 @@ Built from the archives in results/reference, one an experiment; `python scripts
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
+from pages import NOT_RUN, REFERENCE, Cells, setting, spread, table
 
 from suite.paths import ROOT
 from suite.report.load import Run, load_runs
 from suite.stats import time_to_target
 
 PAGE = ROOT / "docs" / "results.md"
-REFERENCE = ROOT / "results" / "reference"
-NOT_RUN, NEVER = "—", "∞"
+NEVER = "∞"
 
 HEAD = """# What the experiments came to
 
@@ -30,56 +28,6 @@ that two processor cores allow; what that leaves out is said beside it. *Time* i
 steps over all runs of the table, one thread each; the machine was busy and runs were held up at times, so a quiet one
 needs less, often half. No GPU was at hand: times on one are not known. Published figures are the papers' or
 repositories' own; set-ups differ as said."""
-
-
-@dataclass(frozen=True)
-class Cells:
-    """Runs by what tells them apart."""
-
-    runs: Sequence[Run]
-
-    def where(self, **wanted: Any) -> Cells:
-        """The runs whose settings (`task`, `optimizer`, or a dotted name such as `task.name`) have these values."""
-        names = {name.replace("__", "."): value for name, value in wanted.items()}
-        return Cells([run for run in self.runs if all(setting(run, name) == value for name, value in names.items())])
-
-    def values(self, name: str) -> list[Any]:
-        """The different values of a setting, in order."""
-        return sorted({setting(run, name) for run in self.runs})
-
-    def last(self, column: str) -> list[float]:
-        """The last value of a history's column, a run each; a run that has none is left out."""
-        found = [run.history[column].dropna() for run in self.runs if column in run.history]
-        return [float(values.iloc[-1]) for values in found if len(values)]
-
-    @property
-    def time(self) -> str:
-        """Minutes of steps over all runs."""
-        return f"{sum(run.number('seconds') for run in self.runs if run.number('seconds') > 0) / 60:.0f} minutes"
-
-
-def setting(run: Run, name: str) -> Any:
-    """A setting of a run by its dotted name."""
-    if name in ("task", "optimizer"):
-        return getattr(run, name)
-    value: Any = run.config
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of Markdown."""
-    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *rows])
-
-
-def spread(values: Sequence[float], digits: int = 4) -> str:
-    """Mean, standard deviation and number."""
-    if not values:
-        return NOT_RUN
-    if len(values) == 1:
-        return f"{values[0]:.{digits}g} (1)"
-    return f"{np.mean(values):.{digits}g} ± {np.std(values, ddof=1):.2g} ({len(values)})"
 
 
 def at_step(run: Run, column: str, step: int) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import importlib
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import yaml
 
 from suite import reference
 from suite.archive import is_archive, read_archive, write_archive
@@ -15,6 +17,7 @@ from suite.reference import REFERENCE, Mark, Pages, main
 from suite.scrub import Scrubber
 
 MOST_BYTES = 20_000_000
+FOLDERS = [path.relative_to(REFERENCE).as_posix() for path in sorted(REFERENCE.rglob("*")) if is_archive(path)]
 
 
 @pytest.mark.parametrize("page", [page.relative_to(reference.ROOT).as_posix() for page in Pages().files()])
@@ -27,7 +30,7 @@ def test_the_readme_has_a_table_of_an_archive() -> None:
     assert "README.md" in [page.name for page in Pages().files()]
 
 
-@pytest.mark.parametrize("folder", [path.name for path in sorted(REFERENCE.glob("*")) if is_archive(path)])
+@pytest.mark.parametrize("folder", FOLDERS)
 def test_a_committed_archive_can_be_read_and_says_nothing_of_a_machine(folder: str) -> None:
     runs = read_archive(REFERENCE / folder)
     assert runs
@@ -169,11 +172,37 @@ def test_a_table_that_only_the_whole_report_has_is_found(pages: Pages) -> None:
     assert rows[2].startswith("| quadratic |")
 
 
-def test_the_page_of_the_experiments_is_what_the_archives_give() -> None:
-    spec = importlib.util.spec_from_file_location("results_page", reference.ROOT / "scripts" / "results_page.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    assert module.page() == (reference.ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+# -- the pages that a script writes ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Imports a script by its name."""
+    monkeypatch.syspath_prepend(reference.ROOT / "scripts")
+    return importlib.import_module
+
+
+def test_the_page_of_the_experiments_is_what_the_archives_give(script: Callable[[str], ModuleType]) -> None:
+    module = script("results_page")
+    assert module.page() == module.PAGE.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "claims", "hessian_free", "pinn"])
+def test_a_page_of_its_own_script_is_what_its_archive_gives(script: Callable[[str], ModuleType], name: str) -> None:
+    files = script(f"{name}_page").files(REFERENCE / name)
+    assert reference.ROOT / "docs" / f"{name}.md" in files
+    for path, text in files.items():
+        assert path.read_text(encoding="utf-8") == text, f"python scripts/{name}_page.py makes it right again"
+
+
+@pytest.mark.parametrize("folder", [name for name in FOLDERS if (REFERENCE / name / "tuned").exists()])
+def test_what_tuning_chose_is_what_the_runs_beside_it_have(folder: str) -> None:
+    runs = read_archive(REFERENCE / folder)
+    for path in (REFERENCE / folder / "tuned").iterdir():
+        text = path.read_text(encoding="utf-8")
+        assert Scrubber().text(text) == text
+        chosen = yaml.safe_load(text)["optimizer"]
+        settings = [run.config["optimizer"] for run in runs if f"{run.task}_{run.optimizer}" == path.stem]
+        assert settings, path.name
+        for found in settings:
+            assert {name: found[name] for name in chosen} == chosen

@@ -1,0 +1,117 @@
+"""What the scripts that write pages of docs/ share: runs out of an archive, what tuning chose for them, table cells."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from suite.archive import is_archive, read_archive, read_contents
+from suite.paths import ROOT
+from suite.report.runs import Run
+
+REFERENCE = ROOT / "results" / "reference"
+NOT_RUN = "—"
+EDGE = "lies at the edge"  # suite.tune's words about a winner
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Runs by what tells them apart."""
+
+    runs: Sequence[Run]
+
+    def where(self, **wanted: Any) -> Cells:
+        """The runs whose settings (`task`, `optimizer`, or a dotted name such as `task.name`) have these values."""
+        names = {name.replace("__", "."): value for name, value in wanted.items()}
+        return Cells([run for run in self.runs if all(setting(run, name) == value for name, value in names.items())])
+
+    def values(self, name: str) -> list[Any]:
+        """The different values of a setting, in order."""
+        return sorted({setting(run, name) for run in self.runs})
+
+    def last(self, column: str) -> list[float]:
+        """The last value of a history's column, a run each; a run that has none is left out."""
+        found = [run.history[column].dropna() for run in self.runs if column in run.history]
+        return [float(values.iloc[-1]) for values in found if len(values)]
+
+    @property
+    def time(self) -> str:
+        """Minutes of steps over all runs."""
+        return f"{sum(run.number('seconds') for run in self.runs if run.number('seconds') > 0) / 60:.0f} minutes"
+
+
+@dataclass(frozen=True)
+class Archived:
+    """The runs of an archive, and the files of suite.tune that lie with them in its folder `tuned`.
+
+    Attributes:
+        about: what the archive says of its runs.
+    """
+
+    folder: Path
+    cells: Cells
+    about: str
+
+    @classmethod
+    def read(cls, folder: Path) -> Archived:
+        """From the archive's folder."""
+        return cls(folder, Cells(read_archive(folder)), str(read_contents(folder).get("about") or ""))
+
+    def ended(self, task: str, optimizer: str) -> list[Run]:
+        """The runs of a pair but those that were killed."""
+        return [run for run in self.cells.where(task=task, optimizer=optimizer).runs if run.summary]
+
+    def chosen(self, task: str, optimizer: str) -> str:
+        """What tuning chose for a pair, and whether that lies at an edge of the search space."""
+        path = self.folder / "tuned" / f"{task}_{optimizer}.yaml"
+        if not path.exists():
+            return "defaults"
+        text = path.read_text(encoding="utf-8")
+        words = ", ".join(f"{name} {value}" for name, value in yaml.safe_load(text)["optimizer"].items())
+        return (words or "defaults") + (" (at an edge)" if EDGE in text else "")
+
+
+def setting(run: Run, name: str) -> Any:
+    """A setting of a run by its dotted name."""
+    if name in ("task", "optimizer"):
+        return getattr(run, name)
+    value: Any = run.config
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of Markdown."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *rows])
+
+
+def spread(values: Sequence[float], digits: int = 4) -> str:
+    """Mean, standard deviation and number."""
+    if not values:
+        return NOT_RUN
+    if len(values) == 1:
+        return f"{values[0]:.{digits}g} (1)"
+    return f"{np.mean(values):.{digits}g} ± {np.std(values, ddof=1):.2g} ({len(values)})"
+
+
+def archive_for(name: str) -> Path:
+    """The archive that the command line names after `--from`, else results/reference/<name>."""
+    parser = argparse.ArgumentParser(description=f"Write docs/{name}.md, with its figures, from an archive of runs.")
+    parser.add_argument("--from", dest="folder", type=Path, default=REFERENCE / name, metavar="ARCHIVE")
+    folder: Path = parser.parse_args().folder
+    if not is_archive(folder):
+        parser.error(f"{folder} is no archive; python -m suite.archive write ARCHIVE --runs DIR makes one of runs")
+    return folder
+
+
+def write(files: Mapping[Path, str]) -> None:
+    """Write every text to its file."""
+    for path, text in files.items():
+        path.write_text(text, encoding="utf-8")
