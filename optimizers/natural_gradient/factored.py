@@ -23,6 +23,7 @@ from optimizers.phases import phase, phased
 
 FISHERS = ("sampled", "exact", "empirical")
 SHARING = ("expand", "reduce")
+MOMENTA = ("direction", "gradient")
 
 
 class Factored(Averaging):
@@ -49,6 +50,7 @@ class Factored(Averaging):
         statistics_period: int,
         inverse_period: int,
         first_inverses: int = 1,
+        momentum_of: str = "direction",
         fisher: str,
         statistics_share: float,
         shared_weights: str,
@@ -80,9 +82,11 @@ class Factored(Averaging):
         require_choice("fisher", fisher, FISHERS)
         require_choice("shared_weights", shared_weights, SHARING)
         require_choice("fallback", fallback, FALLBACKS)
+        require_choice("momentum_of", momentum_of, MOMENTA)
         self.statistics_period = statistics_period
         self.inverse_period = inverse_period
         self.first_inverses = first_inverses
+        self.momentum_of = momentum_of
         self.fisher = fisher
         self.statistics_share = statistics_share
         self.shared_weights = shared_weights
@@ -283,7 +287,7 @@ class Factored(Averaging):
     def _deltas(
         self, objective: Objective, directions: dict[Tensor, Tensor], predicted: float, curvature: Curvature | None
     ) -> dict[Tensor, Tensor] | None:
-        """The changes of the parameters that have a direction: heavy-ball momentum of the clipped direction.
+        """The changes of the parameters that have a direction: the clipped one, or its heavy-ball momentum.
 
         `predicted` is sum lr^2 U.W' over them. None refuses the step.
         """
@@ -292,24 +296,32 @@ class Factored(Averaging):
             shrink = _clip(group["kl_clip"], predicted)
             for parameter in group["params"]:
                 if parameter in directions:
-                    buffer = self._heavy_ball(parameter, directions[parameter], group, shrink)
-                    deltas[parameter] = -group["lr"] * buffer
+                    deltas[parameter] = -group["lr"] * self._step(parameter, directions[parameter], group, shrink)
         return deltas
 
     @phased("precondition")
     def _directions(self, objective: Objective) -> tuple[dict[Tensor, Tensor], float] | None:
-        """The preconditioned gradients, and sum lr^2 U.W', their predicted change; None if that is not a number."""
+        """The preconditioned gradients, and sum lr^2 U.W', their predicted change; None if that is not a number.
+
+        With `momentum_of=gradient` it is the gradients' averages that are preconditioned.
+        """
         group_of = {id(p): group for group in self.param_groups for p in group["params"]}
         directions: dict[Tensor, Tensor] = {}
         predicted = torch.zeros((), device=objective.params[0].device)
         ready = [b for b in self._blocks or [] if self._ready(b) and all(p.grad is not None for p in b.parameters)]
-        gradients = [block.matrix([_gradient(p) for p in block.parameters]) / objective.scale for block in ready]
+        found = {p: self._filtered(p, group_of[id(p)]) for block in ready for p in block.parameters}
+        gradients = [block.matrix([found[p] for p in block.parameters]) / objective.scale for block in ready]
         dampings = [group_of[id(block.parameters[0])]["damping"] + objective.l2 / objective.scale for block in ready]
         solved = self._solved(ready, gradients, dampings, objective)
         for block, gradient, direction in zip(ready, gradients, solved, strict=True):
             predicted = predicted + group_of[id(block.parameters[0])]["lr"] ** 2 * (direction * gradient).sum()
             directions.update(zip(block.parameters, block.tensors(direction), strict=True))
-        return (directions, float(predicted)) if bool(torch.isfinite(predicted)) else None
+        if not bool(torch.isfinite(predicted)):
+            return None
+        if self.momentum_of == "gradient":
+            for parameter, average in found.items():
+                self.state[parameter]["momentum_buffer"] = average
+        return directions, float(predicted)
 
     def _solved(
         self, blocks: Sequence[Block], gradients: Sequence[Tensor], dampings: Sequence[float], objective: Objective
@@ -318,7 +330,17 @@ class Factored(Averaging):
         states = [self.state[block.parameters[0]] for block in blocks]
         return [self._direction(*each) for each in zip(blocks, states, gradients, dampings, strict=True)]
 
-    def _heavy_ball(self, parameter: Tensor, direction: Tensor, group: dict[str, Any], shrink: float) -> Tensor:
+    def _filtered(self, parameter: nn.Parameter, group: dict[str, Any]) -> Tensor:
+        """What is preconditioned: the gradient, or its exponential average."""
+        gradient = _gradient(parameter)
+        if self.momentum_of == "direction":
+            return gradient
+        average: Tensor = self.state[parameter].get("momentum_buffer", torch.zeros_like(gradient))
+        return average.lerp(gradient, 1 - group["momentum"])
+
+    def _step(self, parameter: Tensor, direction: Tensor, group: dict[str, Any], shrink: float) -> Tensor:
+        if self.momentum_of == "gradient":
+            return shrink * direction
         state = self.state[parameter]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter)

@@ -105,12 +105,14 @@ class KBFGS(Factored):
             {
                 "lr": lr,
                 "momentum": momentum,
+                "kl_clip": None,
                 "damping": damping,
                 "weight_decay": weight_decay,
                 "fallback_lr": fallback_lr,
             },
             statistics_period=statistics_period,
             inverse_period=statistics_period,
+            momentum_of="gradient",
             fisher="empirical",
             statistics_share=1.0,
             shared_weights=shared_weights,
@@ -186,16 +188,8 @@ class KBFGS(Factored):
         return self.param_groups[self._number[block]]
 
     def _direction(self, block: Block, state: dict[str, Any], gradient: Tensor, damping: float) -> Tensor:
-        average = state.setdefault("gradient", torch.zeros_like(gradient))
-        average.lerp_(gradient, 1 - self._group(block)["momentum"])
-        direction: Tensor = state["g_inverse"] @ average @ state["a_inverse"]
+        direction: Tensor = state["g_inverse"] @ gradient @ state["a_inverse"]
         return direction
-
-    def _deltas(
-        self, objective: Objective, directions: dict[Tensor, Tensor], predicted: float, curvature: Curvature | None
-    ) -> dict[Tensor, Tensor] | None:
-        lr = {id(p): group["lr"] for group in self.param_groups for p in group["params"]}
-        return {parameter: -lr[id(parameter)] * direction for parameter, direction in directions.items()}
 
     # -- the pairs -----------------------------------------------------------------------------------------------------
 

@@ -57,7 +57,9 @@ class KFAC(Factored):
     Args:
         params: the parameters, or pairs of name and parameter.
         lr: the learning rate.
-        momentum: of the preconditioned gradient.
+        momentum: the share that is kept of the last steps.
+        momentum_of: `direction`: b above; `gradient`: W' is replaced by M = momentum M + (1 - momentum) W', and theta
+            -= lr nu U; rates of that are 1 / (1 - momentum) times as large.
         damping: lambda, for a loss that is summed over outputs and averaged over examples.
         kl_clip: the largest predicted change of the loss's quadratic form in a step; None for no clip.
         decay: of the factors' exponential averages, at most (the average is plain in the first steps).
@@ -101,6 +103,7 @@ class KFAC(Factored):
         params: Iterable[Any],
         lr: float = 0.1,
         momentum: float = 0.9,
+        momentum_of: str = "direction",
         damping: float = 0.03,
         kl_clip: float | None = 1e-3,
         decay: float = 0.95,
@@ -134,6 +137,8 @@ class KFAC(Factored):
             require_range("kl_clip", kl_clip, open_low=True)
         require_range("decay", decay, high=1)
         require_choice("step_rule", step_rule, STEP_RULES)
+        if step_rule == "exact" and momentum_of == "gradient":
+            raise ValueError("step_rule=exact has a momentum of its own; take momentum_of=direction")
         require_choice("damping_rule", damping_rule, DAMPING_RULES)
         require_range("damping_decay", damping_decay, high=1, open_low=True)
         require_range("damping_period", damping_period, low=1, whole=True)
@@ -177,6 +182,7 @@ class KFAC(Factored):
             statistics_period=statistics_period,
             inverse_period=inverse_period,
             first_inverses=first_inverses,
+            momentum_of=momentum_of,
             fisher=fisher,
             statistics_share=statistics_share,
             shared_weights=shared_weights,

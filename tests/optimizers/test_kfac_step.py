@@ -127,6 +127,34 @@ def test_momentum_is_heavy_ball_on_the_preconditioned_gradient() -> None:
         close(matrix(layer), (1 - 0.1 * 0.01) * start - 0.1 * buffer)
 
 
+def test_momentum_of_the_gradient_is_its_average() -> None:
+    problem = CASES["mlp_mse"]()
+    optimizer = KFAC(
+        problem.model.named_parameters(), lr=0.1, momentum=0.9, momentum_of="gradient", kl_clip=1e-4, fisher="exact",
+        statistics_period=1, inverse_period=1,
+    )  # fmt: skip
+    layers = [module for module in problem.model if hasattr(module, "weight")]
+    averages = [torch.zeros_like(matrix(layer)) for layer in layers]
+    for _ in range(4):
+        starts = [matrix(layer) for layer in layers]
+        optimizer.step(problem.objective())
+        steps, predicted = [], 0.0
+        for layer, average in zip(layers, averages, strict=True):
+            state = optimizer.state[layer.weight]
+            average.mul_(0.9).add_(0.1 * weight_gradient(layer))
+            whole = average * 3  # of the mean over three outputs
+            steps.append(state["g_inverse"] @ whole @ state["a_inverse"])  # those of this step's inverses
+            predicted += float(0.1**2 * (steps[-1] * whole).sum())
+        assert predicted > 1e-4
+        for layer, start, step in zip(layers, starts, steps, strict=True):
+            close(matrix(layer), start - 0.1 * (1e-4 / predicted) ** 0.5 * step)
+
+
+def test_an_exact_step_has_no_other_momentum() -> None:
+    with pytest.raises(ValueError, match="momentum_of=direction"):
+        KFAC(CASES["mlp_mse"]().model.named_parameters(), step_rule="exact", momentum_of="gradient")
+
+
 def test_periods() -> None:
     problem = CASES["mlp_ce"]()
     optimizer = KFAC(problem.model.named_parameters(), statistics_period=2, inverse_period=3)

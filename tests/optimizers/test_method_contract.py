@@ -603,7 +603,8 @@ FACTORED: dict[str, list[Any]] = {
     "fisher": ["true", None], "fallback": ["lion", None], "step_rule": ["best", None], "damping_rule": ["lm", None],
     "damping_decay": [0.0, 1.1], "damping_period": [0, 1.5], "min_damping": [-1.0], "curvature_share": [0.0, 1.1],
     "statistics_share": [0.0, 1.1], "shared_weights": ["sum", None], "averaging": [-0.1, 1.1],
-    "first_inverses": [0, 1.5], "damping_split": ["half", None], "batch_growth": [0.9], "max_batches": [0, 1.5], "max_dim": [0, 1.5], "max_gib": [0.0, -1.0], "skip": [[1], 3],
+    "first_inverses": [0, 1.5], "damping_split": ["half", None], "momentum_of": ["step", None],
+    "batch_growth": [0.9], "max_batches": [0, 1.5], "max_dim": [0, 1.5], "max_gib": [0.0, -1.0], "skip": [[1], 3],
 }  # fmt: skip
 LAZY_DIAGONAL: dict[str, list[Any]] = {
     "lr": [-1.0], "beta1": [-0.1, 1.0], "beta2": [-0.1, 1.0], "eps": [0.0, -1.0], "period": [0, 1.5],
