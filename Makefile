@@ -51,7 +51,7 @@ bench: $(READY) ## measure the suite's overhead, oracle calls and methods beside
 	$(BIN)/python benchmarks/natural_gradient.py
 	$(BIN)/python benchmarks/diagonal.py
 	$(BIN)/python benchmarks/batched.py
-	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/scale.py --report
 	$(BIN)/python benchmarks/functions.py
 
 functions: $(READY) ## docs/functions.md: every method on the test functions, beside scipy and others (3 minutes)

@@ -13,7 +13,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from suite import complaints, launcher, open_settings, paths, resolvers
+from suite import choices, complaints, launcher, open_settings, paths, resolvers
 from suite.errors import ConfigError, HopelessError, require_one_of
 from suite.status import Status
 from suite.sweep import as_typed, note_outcome
@@ -119,5 +119,6 @@ def main() -> None:
     with complaints.answered(sys.argv[1:]), launcher.one_voice():
         launcher.refuse_sweep(sys.argv[1:])
         complaints.refuse_shadowed(sys.argv[1:])
-        sys.argv[1:] = open_settings.opened(sys.argv[1:])
+        complaints.refuse_nothing(sys.argv[1:])
+        sys.argv[1:] = open_settings.opened(choices.deferred(sys.argv[1:]))
         compose_and_run()

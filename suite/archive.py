@@ -39,7 +39,7 @@ def write_archive(
     folder: Path,
     *,
     rows: int = ROWS,
-    timings: dict[str, timing.Timing] | None = None,
+    timings: timing.Timings | None = None,
     about: str = "",
 ) -> Path:
     """Write an archive of `runs`, in place of one that was there; `rows` is what a long history keeps, about.
@@ -58,7 +58,7 @@ def write_archive(
         (folder / name).unlink(missing_ok=True)
     packing.write(portable, folder, small=True)
     if timings:
-        known = {key: scrub(asdict(one)) for key, one in sorted(timings.items())}
+        known = {timings[place].name: scrub(asdict(timings[place])) for place in sorted(timings)}
         write_atomically(folder / TIMINGS, to_json(known))
     write_atomically(folder / CONTENTS, to_json(_contents(runs, portable, rows, about)))
     return folder
@@ -100,11 +100,11 @@ def read_contents(folder: Path) -> dict[str, Any]:
     return contents
 
 
-def read_timings(folder: Path) -> dict[str, timing.Timing]:
+def read_timings(folder: Path) -> dict[timing.Place, timing.Timing]:
     """The exclusive timings that came with the runs."""
     try:
         content = json.loads((folder / TIMINGS).read_text(encoding="utf-8"))
-        return {key: timing.Timing(**{**one, "windows": tuple(one["windows"])}) for key, one in content.items()}
+        return timing.placed(map(timing.from_json, content.values()))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -185,7 +185,7 @@ def _write(options: argparse.Namespace) -> int:
     from suite.report.load import load_runs, load_timings
 
     runs: list[Run] = []
-    timings: dict[str, timing.Timing] = {}
+    timings: dict[timing.Place, timing.Timing] = {}
     for root in options.runs:
         found, damaged = load_runs(root)
         for damage in damaged:
@@ -193,7 +193,7 @@ def _write(options: argparse.Namespace) -> int:
         runs += [run for run in found if _wanted(run, options)]
         timings |= load_timings(root)
     used = {timing.speed_key(run.config, str(run.config.get("device", "cpu"))) for run in runs}
-    kept = {key: one for key, one in timings.items() if key in used}
+    kept = {place: one for place, one in timings.items() if one.key in used}
     write_archive(runs, options.folder, rows=options.rows, timings=kept, about=options.about)
     return _read(options)
 

@@ -14,11 +14,12 @@ from typing import Any
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from suite import launcher, registry
+from suite import choices, launcher, registry
 from suite.build import DESCRIPTIVE
 from suite.errors import ConfigError, did_you_mean
 
 EXPLAINED = (ConfigError, ConfigCompositionException, HydraException, OmegaConfBaseException)
+MOST = 8  # names in a hint
 OVERRIDE = re.compile(r"Could not (?:override|append|delete)[^']*'(?P<key>[^'=]+)")
 
 
@@ -47,7 +48,7 @@ def refuse_shadowed(arguments: Sequence[str]) -> None:
     Raises:
         ConfigError: which file it is, and what to do.
     """
-    for folder in _folders(arguments):
+    for folder in choices.folders(arguments):
         for group in registry.GROUPS:
             ours = set(registry.names(group))
             if both := sorted(path.stem for path in (folder / group).glob("*.yaml") if path.stem in ours):
@@ -55,6 +56,18 @@ def refuse_shadowed(arguments: Sequence[str]) -> None:
                     f"{folder / group / both[0]}.yaml would not be used: the suite has a {group} {both[0]!r} of its "
                     f"own, which goes first. Give it another name and choose it with {group}=NAME"
                 )
+
+
+def refuse_nothing(arguments: Sequence[str]) -> None:
+    """Refuse `group=null`, at which Hydra stops with a traceback.
+
+    Raises:
+        ConfigError: what to type for no choice of the group.
+    """
+    for group in registry.GROUPS:
+        if choices.typed(group, arguments) == ["null"]:
+            instead = f"for none type ~{group}" if group in choices.BY_ITSELF else f"leave {group}= out for the default"
+            raise ConfigError(f"{group}=null is no choice: {instead}")
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
@@ -66,7 +79,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         if (first := group.partition("/")[0]) in registry.GROUPS:  # a path where a name belongs
             group, name = first, str(error.missing_cfg_file).removeprefix(f"{first}/")
         if group:
-            return _unknown_name(group, name, _folders(arguments))
+            return _unknown_name(group, name, choices.folders(arguments))
     if isinstance(error, OverrideParseException):
         key, _, value = error.override.partition("=")
         return f"{error}\nIf the value has spaces or brackets, quote it twice: '{key}=\"{value}\"'"
@@ -95,23 +108,33 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
     """A key that the composed configuration does not have: look at what its part does have."""
     group, _, name = key.partition(".")
     settings = registry.main().get(group)
-    if name and group in registry.GROUPS and (chosen := _chosen(group, name, arguments)):
-        what, known = f"{group} {chosen}", _keys(registry.read(group, chosen, _folders(arguments)))
+    if name and group in registry.GROUPS and (lacking := _lacking(group, name, arguments)):
+        known = _keys(registry.read(group, lacking, choices.folders(arguments)))
+        what, more = f"{group} {lacking}", _who_has(group, name, arguments)
+        if choices.is_sweep(arguments) and not choices.typed(group, arguments):
+            what += "".join(f" (of experiment={name})" for name in choices.typed("experiment", arguments)[:1])
     elif name and isinstance(settings, dict):
-        what, known = group, list(settings)
+        what, known, more = group, list(settings), ""
     else:
         known = sorted({*_top_level(), *registry.GROUPS})
         return f"There is no setting {key!r}.{did_you_mean(group, known)}\nKnown: {', '.join(known)}"
-    return f"{what} has no {name!r}.{did_you_mean(name, known)}\nIt has: {', '.join(known)}"
+    return f"{what} has no {name!r}.{did_you_mean(name, known)}\nIt has: {', '.join(known)}{more}"
 
 
-def _chosen(group: str, key: str, arguments: Sequence[str]) -> str | None:
+def _lacking(group: str, key: str, arguments: Sequence[str]) -> str | None:
     """The choice of a group that lacks the key: of a sweep's list the first that does."""
-    folders = _folders(arguments)
-    given = [a.partition("=")[2].split(",") for a in arguments if a.partition("=")[0] == group]
-    names = [name for names in given for name in names if name in registry.names(group, folders)]
-    lacking = [name for name in names if key not in _keys(registry.read(group, name, folders))]
-    return next(iter(lacking or names), _default(group))
+    names = choices.chosen(group, arguments)
+    folders = choices.folders(arguments)
+    lacking = [name for name in names if not choices.has(registry.read(group, name, folders), key)]
+    return next(iter(lacking or names), None)
+
+
+def _who_has(group: str, key: str, arguments: Sequence[str]) -> str:
+    """A line that names others of the group that have the key, or nothing."""
+    folders = choices.folders(arguments)
+    names = [name for name in registry.names(group, folders) if choices.has(registry.read(group, name, folders), key)]
+    more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
+    return f"\nThese have it: {', '.join(names[:MOST])}{more}. Add {group}=NAME" if names else ""
 
 
 def _keys(node: dict[str, Any], prefix: str = "") -> list[str]:
@@ -127,23 +150,5 @@ def _keys(node: dict[str, Any], prefix: str = "") -> list[str]:
     return found
 
 
-def _default(group: str) -> str | None:
-    for entry in registry.main()["defaults"]:
-        if isinstance(entry, dict) and group in entry:
-            return str(entry[group])
-    return None
-
-
 def _top_level() -> list[Any]:
     return [key for key in registry.main() if key not in ("defaults", "hydra")]
-
-
-def _folders(arguments: Sequence[str]) -> list[Path]:
-    """The user's configuration folders: `--config-dir PATH`, `--config-dir=PATH` or `-cd PATH`."""
-    found = []
-    for here, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        if here in ("--config-dir", "-cd"):
-            found.append(Path(following))
-        elif here.startswith("--config-dir="):
-            found.append(Path(here.partition("=")[2]))
-    return found

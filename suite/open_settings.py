@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from suite import registry
+from suite import choices, registry
 from suite.errors import ConfigError
 
 BELOW = re.compile(r"(?P<group>\w+)\.(?P<key>\w+)\.[\w.]+=")
@@ -30,8 +30,8 @@ def _is_open(argument: str, arguments: Sequence[str]) -> bool:
     found = BELOW.match(argument)
     if found is None:
         return False
-    given = [a.partition("=")[2].split(",") for a in arguments if a.partition("=")[0] == found["group"]]
-    return any(_node(found["group"], name).get(found["key"]) == {} for names in given for name in names)
+    names = choices.chosen(found["group"], arguments) if found["group"] in registry.GROUPS else []
+    return any(_node(found["group"], name).get(found["key"]) == {} for name in names)
 
 
 def _node(group: str, name: str) -> dict[str, object]:

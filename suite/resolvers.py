@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from suite import levels, paths
+from suite import choices, levels, paths
 
 SCALES = ("quick", "small", "full")
 
@@ -17,12 +18,13 @@ def register() -> None:
 
     `${size:QUICK,SMALL,FULL}` is the one for the configuration's scale, `${results:}` the folder of all results,
     `${levels:}` what `suite.target` stored for the task as it is set up, and `${target:}` the task's own target or,
-    where that is null, the stored one.
+    where that is null, the stored one. `${offered:}` is what --help says of the groups.
     """
     OmegaConf.register_new_resolver("size", _size, replace=True)
     OmegaConf.register_new_resolver("results", lambda: str(paths.results()), replace=True)
     OmegaConf.register_new_resolver("levels", _levels, replace=True)
     OmegaConf.register_new_resolver("target", _target, replace=True)
+    OmegaConf.register_new_resolver("offered", lambda: choices.offered(sys.argv[1:]), replace=True)
 
 
 def _size(quick: Any, small: Any, full: Any, *, _root_: DictConfig) -> Any:

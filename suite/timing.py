@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,16 @@ SPEED = ("precision", "compile", "accumulate", "clip_grad_norm")  # settings bes
 LENGTH = ("steps", "target", "eval_every")  # settings of a task that say how long it runs, not how long a step takes
 
 
+Place = tuple[str, str]  # the key of the settings, and the hardware
+
+
 @dataclass(frozen=True)
 class Timing:
     """What one step of a pair costs on one machine.
 
     Attributes:
         key: of the settings that a step's seconds depend on (`speed_key`).
-        hardware: what it was measured on, as in the report's tables.
+        hardware: device, model and threads that it was measured on, as in the report's tables.
         seconds_per_step: the median over windows of their mean step, refreshes included.
         windows: the mean step of each window.
         phases: seconds per step by phase, from a pass of its own; what no phase claims is `other`.
@@ -49,35 +52,66 @@ class Timing:
     shared: bool = False
 
     @property
+    def place(self) -> Place:
+        """What it holds for: runs of these settings on this hardware."""
+        return self.key, self.hardware
+
+    @property
+    def name(self) -> str:
+        """`<key>-<digits>`, the digits those of the hardware's name."""
+        return f"{self.key}-{digest(self.hardware)}"
+
+    @property
     def spread(self) -> float:
         """The largest window's mean step over the smallest one's."""
         return max(self.windows) / min(self.windows) if self.windows and min(self.windows) > 0 else float("inf")
 
 
+Timings = Mapping[Place, Timing]
+
+
 def speed_key(config: Mapping[str, Any], kind: str) -> str:
-    """8 hex digits over what a step's seconds depend on, from a composed or a recorded configuration."""
+    """8 hex digits over what a step's seconds depend on beside the hardware, from a composed or recorded configuration.
+
+    `kind` is that of the device; a timing holds on its own hardware alone (`Timing.place`).
+    """
     task = {name: value for name, value in user_file.identifying(config["task"]).items() if name not in LENGTH}
     optimizer = {name: value for name, value in config["optimizer"].items() if name not in DESCRIPTIVE}
     rest = {name: config.get(name) for name in SPEED}
     return digest({"task": task, "optimizer": optimizer, "kind": kind, **rest})
 
 
+def placed(timings: Iterable[Timing]) -> dict[Place, Timing]:
+    """Timings by what they hold for; of two for the same the later one."""
+    return {one.place: one for one in timings}
+
+
 def store(timing: Timing, folder: Path) -> Path:
-    """Write `<folder>/<task>/<optimizer>/<key>.json`, in place of an earlier measurement."""
-    path = folder / timing.task / timing.optimizer / f"{timing.key}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write `<folder>/<task>/<optimizer>/<name>.json`, in place of an earlier measurement on the same hardware.
+
+    What several machines measured lies side by side.
+    """
+    pair = folder / timing.task / timing.optimizer
+    path = pair / f"{timing.name}.json"
     write_atomically(path, to_json(asdict(timing)))
+    before = pair / f"{timing.key}.json"  # as it was called when a folder had one machine's
+    if (found := _read(before)) is not None and found.place == timing.place:
+        before.unlink()
     return path
 
 
-def load(folder: Path) -> dict[str, Timing]:
-    """All stored timings by their key; a file that cannot be read is left out."""
-    found: dict[str, Timing] = {}
-    for path in sorted(folder.glob("*/*/*.json")):
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            timing = Timing(**{**content, "windows": tuple(content["windows"])})
-        except (OSError, ValueError, TypeError, KeyError):
-            continue
-        found[timing.key] = timing
-    return found
+def load(folder: Path) -> dict[Place, Timing]:
+    """All stored timings by what they hold for; a file that cannot be read is left out."""
+    return placed(found for path in sorted(folder.glob("*/*/*.json")) if (found := _read(path)) is not None)
+
+
+def from_json(content: Mapping[str, Any]) -> Timing:
+    """A timing from what `asdict` made of one; TypeError or KeyError where it is something else."""
+    return Timing(**{**content, "windows": tuple(content["windows"])})
+
+
+def _read(path: Path) -> Timing | None:
+    try:
+        return from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None

@@ -26,6 +26,7 @@ EXACT, AT_MOST, AT_LEAST, BOUNDED = "", "at most ", "at least ", "about "
 
 BOUNDS = {(True, True): EXACT, (True, False): AT_MOST, (False, True): AT_LEAST, (False, False): BOUNDED}
 ROUND_OFF = 1e-12  # of the values: a spread below it is none
+POWERS = 1e70  # larger numbers, as of a fall without end, have fourth powers that are none
 TINY = 1e-300  # stands for 0 where its reciprocal is taken
 
 Array = npt.NDArray[np.float64]
@@ -123,6 +124,10 @@ def difference(a: Array, b: Array, *, paired: bool) -> Interval:
     about its spread and has no interval; no difference at all is one of exactly 0.
     """
     first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    largest = float(np.abs(np.concatenate([first, second])).max(initial=0.0))
+    if POWERS < largest < math.inf:  # the fourth powers below would overflow
+        centre, low, high = difference(first / largest, second / largest, paired=paired)[:3]
+        return Interval(centre * largest, low * largest, high * largest)
     centre = float((first - second).mean() if paired else first.mean() - second.mean())
     if min(first.size, second.size) < 2:
         return Interval(centre, math.nan, math.nan)

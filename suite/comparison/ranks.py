@@ -223,13 +223,16 @@ def _chance(found: Sequence[Standing], a: str, b: str) -> float:
 
 
 def _redrawn(table: Array, generator: np.random.Generator) -> Array:
-    """Medians over redrawn seeds, (draws, methods); a seed that a method lacks counts for the others only."""
+    """Medians over redrawn seeds, (draws, methods); a seed that a method lacks counts for the others only.
+
+    A method without any value has NaN.
+    """
     drawn = table[generator.integers(len(table), size=(DRAWS, len(table)))]
     if not np.isnan(table).any():
         return np.asarray(np.median(drawn, axis=1))
     columns = [column[~np.isnan(column)] for column in table.T]
     picks = [column[generator.integers(column.size, size=(DRAWS, column.size))] for column in columns]
-    return np.array([np.median(pick, axis=1) for pick in picks]).T
+    return np.array([np.median(pick, axis=1) if pick.size else np.full(DRAWS, math.nan) for pick in picks]).T
 
 
 def _ranks(values: Array) -> Array:

@@ -36,7 +36,7 @@ from suite.report.overview import overview_table
 from suite.report.page import Fact, Page, Section, render_page
 from suite.report.paper import FIGURES, Chapter, write_paper
 from suite.report.provenance import runs_table
-from suite.report.records import Records
+from suite.report.records import Records, only
 from suite.report.render import write_tables
 from suite.report.results import main_table, results_table
 from suite.report.spaces import space_table
@@ -208,20 +208,6 @@ def _problem_page(
     path = making.out / FOLDER / f"{slug}.html"
     path.write_text(render_page(page, replace(links, inside=True)), encoding="utf-8")
     return path, sections
-
-
-def only(records: Records, problem: str) -> Records:
-    """The records of one problem, for the same section functions that look at all of them."""
-    frame = records.of(problem)
-    return replace(
-        records,
-        frame=frame,
-        environments={index: records.environments[index] for index in frame.index},
-        problem_settings={problem: records.problem_settings[problem]},
-        optimizer_settings={key: value for key, value in records.optimizer_settings.items() if key[0] == problem},
-        damaged=[],
-        repeats=[],
-    )
 
 
 def _facts(records: Records, command: str) -> list[Fact]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from matplotlib.legend import Legend
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -67,11 +68,21 @@ def save(canvas: Canvas, folder: Path, name: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     canvas.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
     canvas.set_layout_engine("none")  # the places that were found for the PDF serve the PNG too
-    canvas.savefig(folder / f"{name}.png", dpi=DPI)
+    _save_png(canvas, folder / f"{name}.png")
     if (places := _paper.get()) is not None:
         figures, paper = places
         _save_for_paper(canvas, paper / folder.relative_to(figures) / f"{name}.pdf")
     return folder / f"{name}.png"
+
+
+def _save_png(canvas: Canvas, file: Path) -> None:
+    """The bytes that `savefig` writes, without its first drawing, which finds places and shows nothing."""
+    dpi = canvas.dpi
+    canvas.dpi = DPI
+    try:
+        FigureCanvasAgg(canvas).print_png(file)  # type: ignore[no-untyped-call]
+    finally:
+        canvas.dpi = dpi
 
 
 def _save_for_paper(canvas: Canvas, file: Path) -> None:

@@ -13,15 +13,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.lines import Line2D
 
 from suite.report.canvas import RC, Picture, literal, plain_ticks, save, slugs
+from suite.report.drawing import handle
 from suite.report.formats import NOT_RUN, number
 from suite.report.gaps import EPS, METRIC, Gaps, consecutive, gap_sequence, worth_drawing
 from suite.report.load import VALUED
 from suite.report.orders import LINEAR, NOT_CONVERGING, SUBLINEAR, TOO_EARLY, TOO_FEW, Order, observed_order, rate_text
 from suite.report.outcomes import failure_words
-from suite.report.records import Records, one_seed, seed_text
+from suite.report.records import Records, once, one_seed, seed_text
 from suite.report.style import Look
 from suite.report.table import Cell, Table, make_table, runs_note
 
@@ -128,6 +128,7 @@ def _picture(one: Found, looks: dict[str, Look], folder: Path, name: str) -> Pic
     return Picture(name, one.problem, caption + runs_note(sum(len(cell.runs) for cell in one.cells)), alt, png)
 
 
+@once
 def _found(records: Records, problem: str) -> Found:
     runs = records.of(problem)
     if runs["metric"].iloc[0] != METRIC:
@@ -196,7 +197,7 @@ def _draw(one: Found, looks: dict[str, Look]) -> Canvas:
     plain_ticks(left.yaxis)
     _guides(right)
     canvas.suptitle(literal(f"{one.problem}, {one.seed}"), fontsize=12)
-    handles = [_handle(looks[cell.optimizer], f"{cell.optimizer}: {cell.word}") for cell in cells]
+    handles = [handle(looks[cell.optimizer], f"{cell.optimizer}: {cell.word}") for cell in cells]
     canvas.legend(handles=handles, loc="outside lower center", ncols=LEGEND_COLUMNS, handlelength=3.2)
     return canvas
 
@@ -233,10 +234,3 @@ def _guides(axes: Axes) -> None:
             end = reach[inside][0]
             axes.annotate(f"slope {slope}", (end, end**slope), (3, 3), textcoords="offset points", fontsize=8)
     axes.set(xlim=(low, high), ylim=(bottom, top))
-
-
-def _handle(look: Look, label: str) -> Line2D:
-    handle = Line2D([], [], color=look.colour, lw=1.5, marker=look.marker, markersize=4, label=literal(label))
-    if look.dashes:
-        handle.set_dashes(look.dashes)
-    return handle

@@ -9,7 +9,7 @@ import pandas as pd
 from suite.report.formats import NOT_RUN, bytes_text, mean_text, number, ratio_text
 from suite.report.load import TRAINED
 from suite.report.outcomes import failure_words
-from suite.report.records import Records
+from suite.report.records import Records, once
 from suite.report.results import ALL_WELL
 from suite.report.table import Cell, Table, make_table, runs_note
 from suite.stats import mean_std, told_from_best
@@ -42,13 +42,7 @@ def step_times(runs: pd.DataFrame) -> tuple[list[float], bool]:
 
 def _cost_table(records: Records, place: str, index: int) -> Table:
     here = records.frame[records.frame["hardware"] == place]
-    rows: list[dict[str, Cell | str]] = []
-    counted = 0
-    for problem in dict.fromkeys(here["problem"]):
-        cells = {name: here[(here["problem"] == problem) & (here["optimizer"] == name)] for name in records.optimizers}
-        cells = {name: runs for name, runs in cells.items() if len(runs)}
-        counted += sum(len(runs) for runs in cells.values())
-        rows += _problem_rows(str(problem), cells)
+    rows = [row for problem in dict.fromkeys(here["problem"]) for row in _problem_rows(records, place, str(problem))]
     caption = (
         f"Measured on {place}. Milliseconds of one optimizer step (evaluation, data and logging excluded), mean ± "
         "standard deviation (runs); Relative: divided by the cheapest optimizer of this problem; grad-equivalents per "
@@ -59,10 +53,14 @@ def _cost_table(records: Records, place: str, index: int) -> Table:
     name, title = ("costs", "Time and memory per step") if not index else (
         f"costs_{index}", f"Time and memory per step ({place})",
     )  # fmt: skip
-    return make_table(name, title, caption + runs_note(counted), rows)
+    return make_table(name, title, caption + runs_note(len(here)), rows)
 
 
-def _problem_rows(problem: str, cells: dict[str, pd.DataFrame]) -> list[dict[str, Cell | str]]:
+@once
+def _problem_rows(records: Records, place: str, problem: str) -> list[dict[str, Cell | str]]:
+    runs = records.of(problem)
+    groups = dict(iter(runs[runs["hardware"] == place].groupby("optimizer", sort=False)))
+    cells = {name: groups[name] for name in records.optimizers if name in groups}
     times = {name: step_times(runs) for name, runs in cells.items()}
     means = {name: mean_std(values)[0] for name, (values, _) in times.items() if values}
     alone = [name for name, (values, shared) in times.items() if values and not shared]

@@ -12,7 +12,7 @@ import pandas as pd
 from suite.registry import FIRST_ORDER
 from suite.report.load import TRAINED
 from suite.report.reached import EXCLUSIVE, OWN, SHARED, TARGET, UNITS, baseline, levels
-from suite.report.records import Records, metric_columns
+from suite.report.records import Records, metric_columns, once
 
 ENDS = ["problem", "optimizer", "seed", "status", "hardware", "source", *UNITS]
 CROSSINGS = [*ENDS[:6], "level", "value", *UNITS]
@@ -28,6 +28,7 @@ def ends(records: Records) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=ENDS).astype(dict.fromkeys(UNITS, float))
 
 
+@once
 def crossings(records: Records) -> pd.DataFrame:
     """A row per run and level: what had been spent when the run first was at the level or better, `inf` where never.
 

@@ -7,31 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 
 from suite.report.aggregate import LABELS, Aggregated, aggregated
-from suite.report.canvas import RC, Picture, save
+from suite.report.canvas import Picture
 from suite.report.crossings import baselines, crossings, ends
-from suite.report.drawing import (
-    MOST_BANDS,
-    WIDTH,
-    band,
-    end_labels,
-    handle,
-    legend,
-    legend_height,
-    listed,
-    ratio_ticks,
-    said,
-    stairs,
-)  # fmt: skip
+from suite.report.drawing import MOST_BANDS, listed, said
 from suite.report.page import Section
 from suite.report.records import Records
+from suite.report.shares import share_lines, unit_panels
 from suite.report.style import Look
 from suite.report.table import runs_note
 from suite.stats import at, ecdf
@@ -71,7 +58,12 @@ def section(records: Records, styles: Mapping[str, Look], figures: Path) -> Sect
     levels = relative["steps"].groupby("problem")["level"].nunique()
     count = len(relative["steps"].drop_duplicates(["problem", "optimizer", "seed"]))
     caption = _caption(curves, levels, f"{chosen.note} {left_out}".strip(), count)
-    return Section("ecdf", "Levels reached", [], [_picture(curves, chosen.ran, caption, styles, figures)], HOW_TO_READ)
+    png = unit_panels(
+        figures, "ecdf", chosen.ran, chosen.methods, styles, lambda axes, unit: _panel(axes, curves.get(unit), styles),
+        x="of the baseline's whole run", y="share of problems x levels x seeds",
+    )  # fmt: skip
+    drawn = Picture("ecdf", "Levels reached over all problems", caption, _alt(curves), png)
+    return Section("ecdf", "Levels reached", [], [drawn], HOW_TO_READ)
 
 
 def relative_costs(records: Records, reached: pd.DataFrame, chosen: Aggregated) -> tuple[dict[str, pd.DataFrame], str]:
@@ -125,26 +117,7 @@ def _band(costs: pd.Series, grid: Array, seed: int = 0) -> tuple[Array, Array] |
     return low, high
 
 
-def _picture(
-    curves: Mapping[str, Reach], ran: Mapping[str, int], caption: str, styles: Mapping[str, Look], folder: Path
-) -> Picture:
-    names = list(next(iter(curves.values())).shares.columns)
-    most = max(ran.values())
-    handles = [handle(styles[name], name if ran[name] == most else f"{name} (ran on {ran[name]})") for name in names]
-    with mpl.rc_context(RC):
-        canvas = Canvas(figsize=(WIDTH, 3.7 + legend_height(handles)), layout="constrained")
-        row = canvas.subplots(1, len(LABELS), sharey=True)
-        for axes, unit in zip(row, LABELS, strict=True):
-            axes.set(title=LABELS[unit], xlabel="of the baseline's whole run")
-            _panel(axes, curves.get(unit), styles)
-        row[0].set_ylabel("share of problems x levels x seeds")
-        legend(canvas, handles)
-        png = save(canvas, folder, "ecdf")
-    return Picture("ecdf", "Levels reached over all problems", caption, _alt(curves), png)
-
-
 def _panel(axes: Axes, one: Reach | None, styles: Mapping[str, Look]) -> None:
-    axes.set_ylim(-0.02, 1.04)
     places = np.empty(0) if one is None else one.shares.index.to_numpy(dtype=float)
     places = places[places > 0]
     if one is None or not len(places):
@@ -155,21 +128,11 @@ def _panel(axes: Axes, one: Reach | None, styles: Mapping[str, Look]) -> None:
     left, right = places.min() / 1.3, max(places.max() * 1.2, 1.2)
     axes.set_xlim(left, right)
     grid = np.concatenate([[left], places, [right]])
-    final: dict[str, float] = {}
-    for number, name in enumerate(one.shares.columns):
-        height = at(one.shares[[name]], grid)[name].to_numpy()
-        stairs(axes, grid, height, styles[name], number)
-        if name in one.bands and len(one.shares.columns) <= MOST_BANDS:
-            low, high = one.bands[name]
-            x, low, high = (
-                np.append(part, last) for part, last in ((one.grid, right), (low, low[-1]), (high, high[-1]))
-            )
-            band(axes, x, low, high, styles[name], among=len(one.bands))
-        final[name] = float(height[-1])
-    axes.axvline(1, color="#9a9a9a", lw=0.8, ls=(0, (1, 2)))
-    ratio_ticks(axes.xaxis)
-    if len(final) <= MOST_BANDS:
-        end_labels(axes, final, styles)
+    bands = {
+        name: (np.append(one.grid, right), np.append(low, low[-1]), np.append(high, high[-1]))
+        for name, (low, high) in one.bands.items()
+    }
+    share_lines(axes, one.shares, grid, bands, 1, styles)
 
 
 def _caption(curves: Mapping[str, Reach], levels: pd.Series, note: str, runs: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.lines import Line2D
 
 from suite.report.canvas import RC, Picture, literal, plain_ticks, save, slugs
 from suite.report.curves import AXES, DETAIL, Curve, Strand, curve, is_logarithmic, limits, spread, window
+from suite.report.drawing import WIDTH, handle, legend, legend_height
 from suite.report.records import Records, metric_columns
 from suite.report.style import Look
 from suite.report.table import runs_note
 
 LOG_X_FROM = 8.0
-WIDTH = 11.0  # inches
 HOW_TO_READ = (
     "Each row of panels shows one quantity against steps, seconds of the optimizer's steps, and gradient-equivalents "
     "(oracle calls weighted by their measured cost relative to one forward and backward): further left is cheaper. "
@@ -62,40 +60,31 @@ def _curves(runs: pd.DataFrame, histories: dict[int, pd.DataFrame], column: str,
     return {name: one for name, one in curves.items() if one.runs or one.strands}
 
 
-def legend_columns(names: Sequence[str]) -> int:
-    """The most columns of a legend, eight at the most, in which its labels fit into the width of the picture."""
-    lengths = np.array([len(name) for name in names])
-    for columns in range(min(len(names), 8), 1, -1):
-        inches = sum(0.75 + 0.075 * int(part.max()) for part in np.array_split(lengths, columns))
-        if inches <= WIDTH:
-            return columns
-    return 1
-
-
 def _draw(problem: str, runs: pd.DataFrame, quantities: dict[str, dict[str, Curve]], looks: dict[str, Look]) -> Canvas:
     names = list(dict.fromkeys(name for curves in quantities.values() for name in curves))
-    columns = legend_columns(names)
-    legend_height = 0.24 * (1 + (len(names) - 1) // columns) + 0.15
-    canvas = Canvas(figsize=(WIDTH, 5.8 + legend_height), layout="constrained")
+    handles = [handle(looks[name], name) for name in names]
+    canvas = Canvas(figsize=(WIDTH, 5.8 + legend_height(handles)), layout="constrained")
     axes = canvas.subplots(len(quantities), len(AXES), squeeze=False)
     for row, (quantity, curves) in enumerate(quantities.items()):
+        shown = list(curves.values())
+        log_y = is_logarithmic(shown)
+        reach = limits(shown, "min" if row == 0 else str(runs["direction"].iloc[0]), log=log_y)
         for column, axis in enumerate(AXES):
-            direction = "min" if row == 0 else str(runs["direction"].iloc[0])
-            _panel(axes[row][column], curves, axis, direction, looks)
+            _panel(axes[row][column], curves, axis, reach, looks, log_y=log_y)
             axes[row][column].set_xlabel(_axis_label(axis, runs))
         axes[row][0].set_ylabel(literal(quantity))
     canvas.suptitle(literal(problem), fontsize=12)
-    handles = [_handle(looks[name], name) for name in names]
-    canvas.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=3.2)
+    legend(canvas, handles)
     return canvas
 
 
-def _panel(axes: Axes, curves: dict[str, Curve], axis: str, direction: str, looks: dict[str, Look]) -> None:
-    log_y = is_logarithmic(list(curves.values()))
+def _panel(
+    axes: Axes, curves: dict[str, Curve], axis: str, shown: tuple[float, float] | None, looks: dict[str, Look],
+    *, log_y: bool,
+) -> None:  # fmt: skip
     log_x = axis != "step" and spread(list(curves.values()), axis) > LOG_X_FROM
     axes.set_yscale("log" if log_y else "linear")
     axes.set_xscale("log" if log_x else "linear")
-    shown = limits(list(curves.values()), direction, log=log_y)
     if shown:
         axes.set_ylim(*_with_margin(*shown, log=log_y))
     for number, (name, one) in enumerate(curves.items()):
@@ -146,13 +135,6 @@ def _plot_strand(axes: Axes, strand: Strand, axis: str, look: Look) -> None:
     marker = "x" if strand.status == "diverged" else "|"
     style: dict[str, Any] = {"color": look.colour, "markersize": 8, "markeredgewidth": 1.8, "clip_on": False}
     axes.plot([points[axis].iloc[-1]], [end], marker=marker, **style)
-
-
-def _handle(look: Look, name: str) -> Line2D:
-    handle = Line2D([], [], color=look.colour, lw=1.5, marker=look.marker, markersize=4, label=literal(name))
-    if look.dashes:
-        handle.set_dashes(look.dashes)
-    return handle
 
 
 def _axis_label(axis: str, runs: pd.DataFrame) -> str:

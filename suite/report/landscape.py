@@ -17,6 +17,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, Stroke
 
+from suite.report import drawing
 from suite.report.canvas import RC, Picture, folded, literal, save, slugs
 from suite.report.formats import number
 from suite.report.style import Look
@@ -190,7 +191,4 @@ def leaves(points: Array, box: Box) -> Array | None:
 
 def handle(look: Look, label: str) -> Line2D:
     """The legend's line of one optimizer."""
-    made = Line2D([], [], color=look.colour, lw=1.7, marker=look.marker, markersize=6, label=literal(label))
-    if look.dashes:
-        made.set_dashes(look.dashes)
-    return made
+    return drawing.handle(look, label, lw=1.7, markersize=6)

@@ -77,7 +77,7 @@ class _Reader:
         return runs, damaged
 
 
-def load_timings(root: Path) -> dict[str, timing.Timing]:
+def load_timings(root: Path) -> dict[timing.Place, timing.Timing]:
     """The exclusive timings that belong to the runs under `root`: an archive's own, else those of this machine."""
     folders = _archives(root)
     known = {} if archive.is_archive(root) else timing.load(paths.results() / "timing")

@@ -46,7 +46,7 @@ Bars = dict[str, Mapping[str, float]]
 
 
 def section(
-    records: Records, styles: Mapping[str, Look], figures: Path, timings: Mapping[str, timing.Timing] | None = None
+    records: Records, styles: Mapping[str, Look], figures: Path, timings: timing.Timings | None = None
 ) -> Section:
     """The bars of all problems; empty where `suite.time` has measured none of their phases."""
     stored = records.timings if timings is None else timings
@@ -56,7 +56,7 @@ def section(
     return Section("phases", "Phases of a step", [], [_picture(panels, figures)], HOW_TO_READ)
 
 
-def phase_panels(records: Records, timings: Mapping[str, timing.Timing]) -> dict[str, Bars]:
+def phase_panels(records: Records, timings: timing.Timings) -> dict[str, Bars]:
     """Seconds per step by phase: of every optimizer, on every problem, on every hardware.
 
     Only timings of the records' own settings count; those of other hardware than the runs' have a panel of their own.
@@ -64,7 +64,7 @@ def phase_panels(records: Records, timings: Mapping[str, timing.Timing]) -> dict
     panels: dict[str, Bars] = {}
     for problem, name, runs in records.pairs() if timings else []:
         keys = {timing.speed_key(records.runs[index].config, str(runs.loc[index, "device"])) for index in runs.index}
-        for found in (timings[key] for key in sorted(keys) if key in timings):
+        for found in (one for place, one in sorted(timings.items()) if place[0] in keys):
             if found.phases and sum(found.phases.values()) > 0:
                 panels.setdefault(f"{problem}\n{found.hardware}", {}).setdefault(name, found.phases)
     places = {label.partition("\n")[2] for label in panels}

@@ -7,31 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 
 from suite.report.aggregate import LABELS, aggregated
-from suite.report.canvas import RC, Picture, save
+from suite.report.canvas import Picture
 from suite.report.crossings import crossings
-from suite.report.drawing import (
-    MOST_BANDS,
-    WIDTH,
-    band,
-    end_labels,
-    handle,
-    legend,
-    legend_height,
-    listed,
-    ratio_ticks,
-    said,
-    stairs,
-)
+from suite.report.drawing import MOST_BANDS, listed, said
 from suite.report.page import Section
 from suite.report.records import Records
+from suite.report.shares import share_lines, unit_panels
 from suite.report.style import Look
 from suite.report.table import Cell, Table, make_table, runs_note
 from suite.stats import at, performance_profile, profile_score
@@ -74,7 +61,13 @@ def section(records: Records, styles: Mapping[str, Look], figures: Path) -> Sect
     profiles = {unit: found for unit, runs in chosen.by_unit.items() if (found := profile(runs, chosen.methods))}
     if not profiles:
         return Section("profiles", "Performance profiles", [], [], chosen.why_not("Performance profiles"))
-    drawn = _picture(profiles, chosen.ran, chosen.note, len(chosen.indices), styles, figures)
+    png = unit_panels(
+        figures, "profiles", chosen.ran, chosen.methods, styles,
+        lambda axes, unit: _panel(axes, profiles.get(unit), styles),
+        x="times the least cost of the problem", y="share of problems",
+    )  # fmt: skip
+    caption = _caption(profiles, chosen.note, len(chosen.indices))
+    drawn = Picture("profiles", "Performance profiles", caption, _alt(profiles), png)
     return Section("profiles", "Performance profiles", [score_table(profiles, chosen.ran)], [drawn], HOW_TO_READ)
 
 
@@ -164,28 +157,7 @@ def _band(drawn: Array, shares: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFram
     return tuple(pd.DataFrame(part, index=shares.index, columns=shares.columns) for part in (low, high))  # type: ignore[return-value]
 
 
-def _picture(
-    profiles: Mapping[str, Profile], ran: Mapping[str, int], note: str, runs: int, styles: Mapping[str, Look],
-    folder: Path,
-) -> Picture:  # fmt: skip
-    names = list(next(iter(profiles.values())).shares.columns)
-    most = max(ran.values())
-    handles = [handle(styles[name], name if ran[name] == most else f"{name} (ran on {ran[name]})") for name in names]
-    with mpl.rc_context(RC):
-        canvas = Canvas(figsize=(WIDTH, 3.7 + legend_height(handles)), layout="constrained")
-        row = canvas.subplots(1, len(LABELS), sharey=True)
-        for axes, unit in zip(row, LABELS, strict=True):
-            axes.set_title(LABELS[unit])
-            _panel(axes, profiles.get(unit), styles)
-            axes.set_xlabel("times the least cost of the problem")
-        row[0].set_ylabel("share of problems")
-        legend(canvas, handles)
-        png = save(canvas, folder, "profiles")
-    return Picture("profiles", "Performance profiles", _caption(profiles, note, runs), _alt(profiles), png)
-
-
 def _panel(axes: Axes, one: Profile | None, styles: Mapping[str, Look]) -> None:
-    axes.set_ylim(-0.02, 1.04)
     axes.set_xscale("log")
     if one is None:
         axes.set_xlim(1, TAU_MAX)
@@ -196,18 +168,11 @@ def _panel(axes: Axes, one: Profile | None, styles: Mapping[str, Look]) -> None:
     right = min(max(TAU_MAX, float(taus.max()) * 1.15), FARTHEST)
     axes.set_xlim(1, right)
     grid = np.append(taus[taus < right], right)
-    ends: dict[str, float] = {}
-    for number, name in enumerate(one.shares.columns):
-        height = at(one.shares[[name]], grid)[name].to_numpy()
-        stairs(axes, grid, height, styles[name], number)
-        if one.low is not None and one.high is not None and len(one.shares.columns) <= MOST_BANDS:
-            low, high = (at(part[[name]], grid)[name].to_numpy() for part in (one.low, one.high))
-            band(axes, grid, low, high, styles[name], among=len(one.shares.columns))
-        ends[name] = float(height[-1])
-    axes.axvline(TAU_MAX, color="#9a9a9a", lw=0.8, ls=(0, (1, 2)))
-    ratio_ticks(axes.xaxis)
-    if len(ends) <= MOST_BANDS:
-        end_labels(axes, ends, styles)
+    bands = {}
+    if one.low is not None and one.high is not None:
+        low, high = (at(part, grid) for part in (one.low, one.high))
+        bands = {name: (grid, low[name].to_numpy(), high[name].to_numpy()) for name in one.shares.columns}
+    share_lines(axes, one.shares, grid, bands, TAU_MAX, styles)
 
 
 def _caption(profiles: Mapping[str, Profile], note: str, runs: int) -> str:

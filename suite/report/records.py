@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pandas as pd
 
@@ -21,6 +21,9 @@ from suite.report.problems import (
 )
 from suite.report.style import family_rank
 
+Asked = ParamSpec("Asked")
+Answer = TypeVar("Answer")
+
 
 @dataclass(frozen=True)
 class Records:
@@ -35,7 +38,8 @@ class Records:
         optimizer_settings: the full settings behind each (problem, optimizer) label.
         damaged: the directories that were skipped.
         repeats: the directories of runs that repeat a configuration and seed, left out.
-        timings: what `suite.time` measured, by the key of the settings.
+        timings: what `suite.time` measured, by the key of the settings and the hardware.
+        kept: what functions marked `once` have found out, by the function and its further arguments.
     """
 
     frame: pd.DataFrame
@@ -46,7 +50,8 @@ class Records:
     optimizer_settings: dict[tuple[str, str], Settings]
     damaged: list[Damage]
     repeats: list[str]
-    timings: Mapping[str, timing.Timing] = field(default_factory=dict)
+    timings: timing.Timings = field(default_factory=dict)
+    kept: dict[tuple[Any, ...], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def problems(self) -> list[str]:
@@ -83,9 +88,41 @@ class Records:
         return [(problem, name, runs) for problem, name, runs in cells if len(runs)]
 
 
-def build_records(
-    runs: Sequence[Run], damaged: Sequence[Damage], timings: Mapping[str, timing.Timing] | None = None
-) -> Records:
+def once(function: Callable[Concatenate[Records, Asked], Answer]) -> Callable[Concatenate[Records, Asked], Answer]:
+    """Compute what several sections ask of the same records a single time; nobody may change the answer.
+
+    The function's last argument, if it has any beside the records, names a problem, and the answer depends on the runs
+    of that problem alone: `only` hands it on.
+    """
+
+    @wraps(function)
+    def kept(records: Records, /, *asked: Asked.args, **named: Asked.kwargs) -> Answer:
+        key = (function, *asked, *named.values())
+        if key not in records.kept:
+            records.kept[key] = function(records, *asked, **named)
+        answer: Answer = records.kept[key]
+        return answer
+
+    return kept
+
+
+def only(records: Records, problem: str) -> Records:
+    """The records of one problem, for the same section functions that look at all of them."""
+    frame = records.of(problem)
+    part = replace(
+        records,
+        frame=frame,
+        environments={index: records.environments[index] for index in frame.index},
+        problem_settings={problem: records.problem_settings[problem]},
+        optimizer_settings={key: value for key, value in records.optimizer_settings.items() if key[0] == problem},
+        damaged=[],
+        repeats=[],
+    )
+    part.kept.update({key: answer for key, answer in records.kept.items() if key[1:] and key[-1] == problem})
+    return part
+
+
+def build_records(runs: Sequence[Run], damaged: Sequence[Damage], timings: timing.Timings | None = None) -> Records:
     """Label the runs, drop repeats, and lay them out as one frame; `timings` are those of `suite.time`."""
     unique, repeats = unique_runs(runs)
     settings = problem_settings(unique)
@@ -136,9 +173,7 @@ def hardware(device: str, environment: Mapping[str, Any]) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _row(
-    run: Run, settings: Settings, problem: str, optimizer: str, timings: Mapping[str, timing.Timing]
-) -> dict[str, Any]:
+def _row(run: Run, settings: Settings, problem: str, optimizer: str, timings: timing.Timings) -> dict[str, Any]:
     metric = settings.get("metric", "metric")
     device = settings.get("device", "cpu")
     family = registry.family(run.config["optimizer"])
@@ -173,11 +208,11 @@ def _row(
     }
 
 
-def _exclusive(run: Run, device: str, timings: Mapping[str, timing.Timing]) -> float:
-    """Seconds of a step with its hardware to itself; NaN where nobody has measured them undisturbed."""
-    found = timings.get(timing.speed_key(run.config, device)) if timings else None
-    there = found is not None and not found.shared and found.hardware == hardware(device, run.environment)
-    return found.seconds_per_step if found is not None and there else float("nan")
+def _exclusive(run: Run, device: str, timings: timing.Timings) -> float:
+    """Seconds of a step with the run's hardware to itself; NaN where nobody has measured them there undisturbed."""
+    place = hardware(device, run.environment)
+    found = timings.get((timing.speed_key(run.config, device), place)) if timings else None
+    return float("nan") if found is None or found.shared else found.seconds_per_step
 
 
 def _last(history: pd.DataFrame, column: str) -> float:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from suite.report.formats import NOT_RUN, mean_text, number, ratio_text
 from suite.report.outcomes import complete, end_values, failure_words
-from suite.report.records import Records
+from suite.report.records import Records, once
 from suite.report.table import Cell, Table, make_table, runs_note
 from suite.stats import best_index, bootstrap_interval, mean_std, told_from_best
 
@@ -41,10 +41,7 @@ def results_table(records: Records) -> Table:
     """The same results with best and test values, intervals and the ratio to the best mean: a row per pair."""
     rows: list[dict[str, Cell | str]] = []
     for problem in records.problems:
-        cells = final_cells(records, problem)
-        best = _best_mean(records, problem)
-        pairs = {name: records.pair(problem, name) for name in records.optimizers}
-        rows += [_result_row(problem, name, runs, cells[name], best) for name, runs in pairs.items() if len(runs)]
+        rows += _problem_rows(records, problem)
     caption = (
         "Final and best value of the metric on the validation split, the final one on the test split, the 95 % "
         "bootstrap interval of the mean final value, and Relative: the mean final value divided by the best one on "
@@ -53,8 +50,20 @@ def results_table(records: Records) -> Table:
     return make_table("results", "Results in full", caption + runs_note(len(records.frame)), rows)
 
 
+@once
+def _problem_rows(records: Records, problem: str) -> list[dict[str, Cell | str]]:
+    cells = final_cells(records, problem)
+    best = _best_mean(records, problem)
+    pairs = {name: records.pair(problem, name) for name in records.optimizers}
+    return [_result_row(problem, name, runs, cells[name], best) for name, runs in pairs.items() if len(runs)]
+
+
+@once
 def final_cells(records: Records, problem: str) -> dict[str, Cell]:
-    """One problem's cells: the means, the best of them bold, and the outcomes that have no number as words."""
+    """One problem's cells: the means, the best of them bold, and the outcomes that have no number as words.
+
+    All optimizers of the report have one, also those without a run on the problem.
+    """
     groups = {name: records.pair(problem, name) for name in records.optimizers}
     contenders = [name for name, runs in groups.items() if complete(runs, "final")]
     values = [end_values(groups[name], "final") for name in contenders]

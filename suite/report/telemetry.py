@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.lines import Line2D
 
 from suite.report.canvas import RC, Picture, literal, plain_ticks, save, slugs
 from suite.report.curves import SMALLEST
+from suite.report.drawing import handle
 from suite.report.panels import FAILURES, LIMITS, LOSS, PREFIX, Panel
 from suite.report.records import Records, seed_text
 from suite.report.style import Look
@@ -82,7 +82,7 @@ def _draw(problem: str, watched: Sequence[Watched], panels: Sequence[Panel]) -> 
         last.set_xlabel("steps")
         _scale_steps(list(axes[:, column]), watched)
     canvas.suptitle(literal(problem), fontsize=12)
-    handles = [_handle(one) for one in watched]
+    handles = [handle(one.look, one.name) for one in watched]
     canvas.legend(handles=handles, loc="outside lower center", ncols=min(len(watched), 6), handlelength=3.2)
     return canvas
 
@@ -188,14 +188,6 @@ def _ticks(axes: Axes, watched: Sequence[Watched]) -> None:
     axes.set_yticks(range(len(failing)), [literal(one.name) for one in failing], fontsize=7)
     axes.set_ylim(len(failing) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
-
-
-def _handle(one: Watched) -> Line2D:
-    style: dict[str, Any] = {"color": one.look.colour, "lw": 1.5, "marker": one.look.marker, "markersize": 4}
-    handle = Line2D([], [], label=literal(one.name), **style)
-    if one.look.dashes:
-        handle.set_dashes(one.look.dashes)
-    return handle
 
 
 # -- words -------------------------------------------------------------------------------------------------------------

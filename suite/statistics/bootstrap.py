@@ -14,13 +14,18 @@ from suite.statistics.checks import Array, Indices, numbers, require_draws, requ
 
 DRAWS = 2000
 LEVEL = 0.95
+SQUARABLE = 1e150  # larger numbers, as of a fall without end, have squares that are none
 Statistic = Callable[[Array], float]
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation; the latter is NaN for a single value."""
+    """Mean and sample standard deviation; the latter is NaN for a single value, both are for none."""
     array = np.asarray(values, dtype=float)
-    return float(array.mean()), float(array.std(ddof=1)) if array.size > 1 else math.nan
+    if not array.size:
+        return math.nan, math.nan
+    largest = float(np.abs(array).max())
+    unit = largest if SQUARABLE < largest < math.inf else 1.0
+    return float(array.mean()), unit * float((array / unit).std(ddof=1)) if array.size > 1 else math.nan
 
 
 def interquartile_mean(values: Iterable[float]) -> float:

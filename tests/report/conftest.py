@@ -17,7 +17,7 @@ import yaml
 from suite.report.load import load_runs
 from suite.report.records import Records, build_records
 from suite.report.style import Look, looks
-from suite.timing import Timing
+from suite.timing import Timings
 
 TARGETS = {
     "sgd": "torch.optim.SGD",
@@ -173,7 +173,7 @@ def plant(runs: Path) -> Callable[..., Records]:
     keyword goes to `write_run`, or is a function of (task, optimizer) that gives it.
     """
 
-    def planted(cells: Planted, timings: Mapping[str, Timing] | None = None, **options: Any) -> Records:
+    def planted(cells: Planted, timings: Timings | None = None, **options: Any) -> Records:
         for (task, optimizer), steps in cells.items():
             given = {name: one(task, optimizer) if callable(one) else one for name, one in options.items()}
             config = {"target": 0.5, **given.pop("config", {})}

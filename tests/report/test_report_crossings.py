@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ import pytest
 from suite import timing
 from suite.report import crossings as module
 from suite.report.aggregate import aggregated
+from suite.report.costs import cost_tables
 from suite.report.crossings import baselines, common_level, crossings, ends, step_seconds
 from suite.report.reached import EXCLUSIVE, OWN, SHARED, UNITS, costs, levels
+from suite.report.records import only
+from suite.report.results import final_cells, results_table
 
 LEVELS = {50: 0.25, 80: 0.4, 100: 0.5}
 INF = math.inf
@@ -55,7 +59,9 @@ def test_shared_seconds_are_steps_times_an_exclusive_timing_where_there_is_one(
     records = plant({("mlp", "sgd"): [10], ("mlp", "kfac"): [20]}, summary=shared)
     config = records.runs[int(records.pair("mlp", "kfac").index[0])].config
     key = timing.speed_key(config, "cpu")
-    measured = {key: timing.Timing(key, "mlp", "kfac", "cpu, Some CPU, 1 thread", 0.003, (0.003,))}
+    here = timing.Timing(key, "mlp", "kfac", "cpu, Some CPU, 1 thread", 0.003, (0.003,))
+    elsewhere = replace(here, hardware="cpu, Other CPU, 1 thread", seconds_per_step=0.7)
+    measured = timing.placed([here, elsewhere])
     records = plant({}, timings=measured)
     found = crossings(records).set_index("optimizer")
     assert found.loc["kfac", "seconds"] == pytest.approx(20 * 0.003)
@@ -143,3 +149,28 @@ def test_no_level_at_all_is_an_empty_frame(record: Callable[..., Path], plant: C
     chosen = aggregated(records, found)
     assert (chosen.methods, chosen.why_not("Profiles")) == ([], "")
     assert np.isfinite(ends(records)["steps"]).all()
+
+
+def test_what_sections_share_is_computed_once_and_a_problems_part_handed_on(plant: Callable[..., Any]) -> None:
+    records = plant({("mlp", "sgd"): [10], ("mlp", "kfac"): [20], ("cnn", "sgd"): [10]})
+    assert crossings(records) is crossings(records)
+    whole = final_cells(records, "mlp")
+    part = only(records, "mlp")
+    assert final_cells(part, "mlp") is whole
+    assert set(crossings(part)["problem"]) == {"mlp"}
+    assert set(crossings(records)["problem"]) == {"mlp", "cnn"}
+    assert replace(records, frame=records.frame.head(1)).kept == {}
+
+
+@pytest.mark.parametrize("problem", ["mlp", "cnn"])
+def test_a_problems_own_tables_are_the_same_whether_the_whole_was_looked_at_before(
+    plant: Callable[..., Any], problem: str
+) -> None:
+    records = plant({(task, name): [10, 20] for task in ("mlp", "cnn") for name in ("sgd", "kfac")})
+    fresh = only(records, problem)
+    results_table(records)
+    cost_tables(records)
+    after = only(records, problem)
+    assert after.kept
+    assert results_table(after).rows == results_table(fresh).rows
+    assert [table.rows for table in cost_tables(after)] == [table.rows for table in cost_tables(fresh)]

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from suite.registry import FIRST_ORDER, OTHER, family
 from suite.report.curves import MOST_POINTS, curve, is_logarithmic, limits, spread, window
-from suite.report.figures import WIDTH, legend_columns
+from suite.report.drawing import WIDTH, columns_that_fit
 from suite.report.style import colour_of, looks
 
 
@@ -132,7 +132,7 @@ def test_configurations_of_one_optimizer_share_the_colour_but_not_the_marker() -
 def test_a_legend_is_no_wider_than_its_picture(longest: int) -> None:
     name = "pytorch_optimizer_lookahead [name=lookahead, lr=0.1, k=5]"
     names = [name[: longest - number % 3] for number in range(22)]
-    columns = legend_columns(names)
+    columns = columns_that_fit(names)
     canvas = Figure(figsize=(WIDTH, 8), layout="constrained")
     canvas.subplots()
     handles = [Line2D([], [], label=name) for name in names]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from suite.report.build import only, write_report
+from suite.report.build import write_report
 from suite.report.curves import curve
 from suite.report.links import links_of
 from suite.report.listed import list_files, remove_previous
@@ -19,7 +19,7 @@ from suite.report.load import load_runs
 from suite.report.overview import overview_table
 from suite.report.page import Page, Section, render_page
 from suite.report.provenance import runs_table
-from suite.report.records import Records, build_records
+from suite.report.records import Records, build_records, only
 from suite.report.results import main_table, results_table
 from suite.report.spaces import space_table
 from suite.report.table import Cell, make_table

@@ -10,21 +10,21 @@ from typing import Any
 import pytest
 
 from suite.report.phases import phase_panels, phases_of, section
-from suite.timing import Timing, speed_key
+from suite.timing import Place, Timing, placed, speed_key
 
 PHASES = {"forward": 0.001, "backward": 0.002, "inverse": 0.006, "other": 0.001, "melody": 0.0005, "line search": 0.0}
 
 
-def measured(records: Any, name: str, problem: str = "mlp", **changes: Any) -> dict[str, Timing]:
+def measured(records: Any, name: str, problem: str = "mlp", **changes: Any) -> dict[Place, Timing]:
     config = records.runs[int(records.pair(problem, name).index[0])].config
     key = speed_key(config, "cpu")
     one = Timing(key, problem, name, "cpu, Some CPU, 1 thread", 0.0105, (0.0105,), PHASES)
-    return {key: replace(one, **changes)}
+    return placed([replace(one, **changes)])
 
 
 def test_the_bars_are_those_of_the_runs_own_settings(plant: Callable[..., Any], styled: Any, tmp_path: Path) -> None:
     records = plant({("mlp", "sgd"): [10, 20], ("mlp", "kfac"): [10]})
-    timings = measured(records, "kfac") | {"0badc0de": Timing("0badc0de", "mlp", "sgd", "cpu", 1.0, (1.0,), PHASES)}
+    timings = measured(records, "kfac") | placed([Timing("0badc0de", "mlp", "sgd", "cpu", 1.0, (1.0,), PHASES)])
     panels = phase_panels(records, timings)
     assert panels == {"mlp": {"kfac": PHASES}}
     (picture,) = section(records, styled(records), tmp_path, timings).pictures

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -131,6 +132,20 @@ def test_differences_are_students_and_welchs() -> None:
     assert difference(np.array(a), np.array(b), paired=True)[1:3] == pytest.approx((paired.low, paired.high))
     assert difference(np.array(a), np.array(b), paired=False)[1:3] == pytest.approx((welch.low, welch.high))
     assert not difference(np.array([1.0]), np.array([2.0]), paired=True).known
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("far", [-1e80, -1e160, -1e300])
+def test_differences_of_values_whose_powers_overflow(far: float, paired: bool) -> None:
+    """A fall without end, as on a cubic saddle: the interval of the same values in another unit."""
+    fallen, arrived = np.array([1.0, 2.0, 3.5]), np.array([1.0, 2.0, 4.0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = difference(far * fallen, arrived, paired=paired)[:3]
+    centre, low, high = difference(fallen, 0 * arrived, paired=paired)[:3]
+    assert found == pytest.approx((far * centre, far * high, far * low))
+    equal = np.full(3, far)
+    assert difference(equal, equal, paired=paired)[:3] == (0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.3, 0.6])

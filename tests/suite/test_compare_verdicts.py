@@ -14,7 +14,7 @@ from suite.comparison.sides import Ledger, sides
 from suite.comparison.verdict import BETTER, FINAL, SECONDS, WORK, WORSE, Verdict, judge
 from suite.comparison.words import factor, final_text, sentence
 from suite.report.records import Records, build_records
-from suite.timing import Timing, speed_key
+from suite.timing import Timing, placed, speed_key
 
 UNKNOWN = "settings of its own, whose tuning is not recorded"
 KFAC, ADAMW = (60, 66, 63, 58, 61), (200, 210, 190, 205, 215)
@@ -113,12 +113,12 @@ def test_seconds_of_a_shared_machine_are_marked_and_do_not_decide(both: Any) -> 
 
 def test_a_step_timed_alone_makes_seconds_of_shared_runs_decide(both: Any) -> None:
     records = both(parallel=True)
-    timings = {}
+    timings = []
     for pace, label in ((0.01, "kfac"), (0.01, "adamw")):
         run = records.runs[int(records.pair("mlp", label).index[0])]
         key = speed_key(run.config, "cpu")
-        timings[key] = Timing(key, "mlp", label, str(records.frame["hardware"].iloc[0]), pace, (pace,))
-    timed = build_records(list(records.runs.values()), [], timings)
+        timings.append(Timing(key, "mlp", label, str(records.frame["hardware"].iloc[0]), pace, (pace,)))
+    timed = build_records(list(records.runs.values()), [], placed(timings))
     found = verdict(timed)
     assert (found.decided_by, found.outcome) == (SECONDS, BETTER)
     assert found.ratios[SECONDS].value == pytest.approx(found.ratios["steps"].value)

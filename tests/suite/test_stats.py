@@ -12,10 +12,12 @@ from suite.report import formats
 
 def test_mean_and_sample_deviation() -> None:
     assert stats.mean_std([1.0, 2.0, 3.0]) == (2.0, 1.0)
+    assert stats.mean_std([1e200, 2e200, 3e200]) == pytest.approx((2e200, 1e200))
 
 
 def test_a_single_value_has_neither_deviation_nor_interval() -> None:
     assert math.isnan(stats.mean_std([5.0])[1])
+    assert all(map(math.isnan, stats.mean_std([])))
     assert stats.bootstrap_interval([5.0]) is None
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from suite import choices, registry
 from suite import list as listing
-from suite import registry
 
 Command = Callable[..., Any]
 Module = Callable[[str, str], str]
@@ -58,6 +58,17 @@ def test_what_stands_elsewhere_is_shown_the_way(command: Command, argument: str,
     assert message in said.err
 
 
+@pytest.mark.parametrize(
+    ("argument", "instead"),
+    [("tuned=null", "for none type ~tuned"), ("experiment=null", "leave experiment= out for the default")],
+)
+def test_no_choice_is_typed_otherwise(command: Command, argument: str, instead: str) -> None:
+    said = command("optimizer=adamw", "task=rosenbrock", argument)
+
+    assert (said.code, said.out) == (2, "")
+    assert said.err == f"{argument} is no choice: {instead}\n"
+
+
 def test_a_name_of_a_sweeps_list_is_refused_before_any_run(command: Command, results: Path) -> None:
     said = command("-m", "optimizer=sgd,sdg", "task=quadratic", "steps=3")
 
@@ -81,6 +92,12 @@ def test_a_name_of_a_sweeps_list_is_refused_before_any_run(command: Command, res
         (("wandb.modee=offline",), "wandb has no 'modee'. Did you mean mode?", "mode, project, job_type"),
         (("stepss=3",), "There is no setting 'stepss'. Did you mean steps?", "seed, steps, stop_at_target"),
         (("wandbb.mode=offline",), "There is no setting 'wandbb.mode'. Did you mean wandb?", "wandb"),
+        (("task.path=x.txt",), "These have it: char_gru, char_rnn, char_transformer. Add task=NAME", "data, hidden, "),
+        (("experiment=quick", "task.path=x"), "task quadratic (of experiment=quick) has no 'path'.", "dimension, "),
+        (("experiment=quick", "optimizer.lrr=1"), "optimizer sgd (of experiment=quick) has no 'lrr'.", "lr, "),
+        (("experiment=nanogpt_char", "task.pth=x"), "task char_transformer (of experiment=nanogpt_char) has", "path, "),
+        (("experiment=nanogpt_char", "task=mlp", "task.path=x"), "task mlp has no 'path'.", "data, hidden, "),
+        (("experiment=nanogpt_char", "schedule.wormup=1"), "schedule warmup_cosine (of experiment", "warmup, "),
         (("~optimizer.rate",), "optimizer adamw has no 'rate'.", "lr, betas"),
     ],
 )  # fmt: skip
@@ -94,6 +111,36 @@ def test_an_unknown_key_is_refused_with_the_closest_and_all_keys(
     assert known in re.split(r"It has: |Known: ", said.err)[1]
     assert "search" not in said.err
     assert "Traceback" not in said.err
+
+
+def test_a_setting_that_only_the_swept_choices_have_reaches_their_runs(command: Command, results: Path) -> None:
+    """The default task has no `problem_seed`, the default optimizer no `momentum`."""
+    swept = ("task=quadratic,noisy_quadratic", "optimizer=momentum,nesterov", "steps=2")
+    said = command("-m", *swept, "task.problem_seed=7", "optimizer.momentum=0.5")
+
+    assert said.code == 0, said.err
+    configs = [yaml.safe_load(path.read_text()) for path in (results / "runs").glob("*/*/*/config.yaml")]
+    assert [(one["task"]["problem_seed"], one["optimizer"]["momentum"]) for one in configs] == [(7, 0.5)] * 4
+    assert all("task.problem_seed=7 optimizer.momentum=0.5" in one["command"] for one in configs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "after"),
+    [
+        (("-m", "task=char_rnn", "task.path=x"), "task.path=x"),  # Hydra knows the one task
+        (("task=mlp", "task.path=x"), "task.path=x"),  # no sweep
+        (("-m", "task=char_rnn,char_gru", "task.path=x"), "task.path=choice(x)"),
+        (("-m", "task=char_rnn,char_gru", "task.path='a b,c'"), "task.path=choice('a b,c')"),
+        (("-m", "task=char_rnn,char_gru", "task.path=x,y"), "task.path=x,y"),
+        (("-m", "task=char_rnn,char_gru", "task.steps=9"), "task.steps=9"),
+        (("experiment=nanogpt_char", "task.path=x"), "task.path=choice(x)"),
+        (("experiment=nanogpt_char", "--cfg", "job", "task.path=x"), "task.path=x"),
+        (("experiment=nanogpt_char", "hydra.mode=RUN", "task.path=x"), "task.path=x"),
+        (("experiment=nanogpt_char", "schedule.warmup=5"), "schedule.warmup=5"),
+    ],
+)
+def test_only_what_hydra_would_refuse_too_early_is_kept_for_the_runs(arguments: tuple[str, ...], after: str) -> None:
+    assert choices.deferred(arguments) == [*arguments[:-1], after]
 
 
 @pytest.mark.parametrize(
@@ -210,6 +257,11 @@ def test_help_names_every_choice_and_setting(command: Command) -> None:
     assert said.code == 0
     for name in (*registry.names("optimizer"), *registry.names("task"), *registry.names("schedule")):
         assert re.search(rf"\b{name}\b", said.out), name
+    groups = said.out.partition("Settings")[0]
+    offered = "optimizer task schedule experiment tuned published"
+    assert re.findall(r"^(\w+): ", groups, re.M) == offered.split()
+    assert not [name for name in registry.names("tuned") if re.search(rf"\b{name}\b", groups)]
+    assert max(map(len, groups.splitlines())) <= 118
     assert all(setting in said.out for setting in ("seed:", "steps:", "stop_at_target:", "precision:", "Examples:"))
 
 

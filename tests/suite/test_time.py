@@ -254,13 +254,37 @@ def test_a_timing_survives_its_file_and_older_files_are_read(tmp_path: Path) -> 
         "k" * 8, "mlp", "sgd", "cpu", 0.5, (0.25, 0.5, 1.0), {"forward": 0.5}, "x", 20, 5, 10, 0.5, True
     )
     path = timing.store(made, tmp_path)
-    assert timing.load(tmp_path) == {made.key: made}
+    assert timing.load(tmp_path) == {made.place: made}
     assert made.spread == 4.0
     content = json.loads(path.read_text())
     for name in ("steps", "first", "period", "others", "shared"):
         del content[name]
     path.write_text(json.dumps(content))
-    assert timing.load(tmp_path)[made.key].seconds_per_step == 0.5
+    assert timing.load(tmp_path)[made.place].seconds_per_step == 0.5
+
+
+def test_what_two_machines_measured_lies_side_by_side(tmp_path: Path) -> None:
+    here = timing.Timing("k" * 8, "mlp", "sgd", "cpu, Some CPU, 1 thread", 0.5, (0.5,))
+    others = [replace(here, hardware=name) for name in ("cpu, Some CPU, 2 threads", "cuda, Some GPU")]
+    paths = {timing.store(one, tmp_path) for one in (here, *others)}
+    assert len(paths) == 3
+    again = replace(here, seconds_per_step=0.25)
+    assert timing.store(again, tmp_path) in paths
+    assert timing.load(tmp_path) == timing.placed([again, *others])
+
+
+def test_the_file_of_a_folder_with_one_machine_is_read_and_replaced_by_that_machine_alone(tmp_path: Path) -> None:
+    old = timing.Timing("k" * 8, "mlp", "sgd", "cpu, Some CPU, 1 thread", 0.5, (0.5,))
+    path = timing.store(old, tmp_path)
+    path = path.rename(path.with_name(f"{old.key}.json"))
+    assert timing.load(tmp_path) == timing.placed([old])
+    elsewhere = replace(old, hardware="cuda, Some GPU")
+    timing.store(elsewhere, tmp_path)
+    assert timing.load(tmp_path) == timing.placed([old, elsewhere])
+    again = replace(old, seconds_per_step=0.25)
+    timing.store(again, tmp_path)
+    assert not path.exists()
+    assert timing.load(tmp_path) == timing.placed([again, elsewhere])
 
 
 @pytest.mark.parametrize(

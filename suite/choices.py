@@ -1,0 +1,133 @@
+"""What a command line chooses of each group: named on it, swept by its experiments, or taken by default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from suite import launcher, registry
+
+OFFERED = ("optimizer", "task", "schedule", "experiment")
+BY_ITSELF = {  # composed by the suite for what is chosen
+    "tuned": "taken by itself where suite.tune has tuned the pair; ~tuned takes none, tuned=NAME another",
+    "published": "a paper's values, taken by itself in the experiments that repeat it; ~published takes none",
+}
+WIDTH = 118  # columns
+COMPOSED_ONCE = {"--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--shell-completion", "-sc"}
+
+
+def offered(arguments: Sequence[str]) -> str:
+    """What --help says of the groups to choose from, ours and those of the user's folders."""
+    lines = [
+        fill(f"{group}: {', '.join(registry.names(group, folders(arguments)))}", WIDTH, subsequent_indent="  ")
+        for group in OFFERED
+    ]
+    return "\n".join([*lines, *(f"{group}: {words}" for group, words in BY_ITSELF.items())])
+
+
+def chosen(group: str, arguments: Sequence[str]) -> list[str]:
+    """The names of a group that the runs will have: one, or those of a sweep."""
+    swept = [word for node in experiments(arguments) for word in _words(_params(node).get(group))]
+    named = typed(group, arguments) or (swept if is_sweep(arguments) else [])
+    known = registry.names(group, folders(arguments))
+    return [name for name in named if name in known] or _preset(group, arguments)
+
+
+def typed(group: str, arguments: Sequence[str]) -> list[str]:
+    """The names of a group that stand on the command line."""
+    given = [word.partition("=")[2] for word in arguments if word.partition("=")[0] == group]
+    return [name for text in given for name in _words(text)]
+
+
+def experiments(arguments: Sequence[str]) -> list[dict[str, Any]]:
+    """The experiments of the command line, as their YAML is written."""
+    known = registry.names("experiment", folders(arguments))
+    names = [name for name in typed("experiment", arguments) if name in known]
+    return [registry.read("experiment", name, folders(arguments)) for name in names]
+
+
+def is_sweep(arguments: Sequence[str]) -> bool:
+    """Whether Hydra will carry out several runs: -m, or the mode that an experiment sets."""
+    if COMPOSED_ONCE & {word.partition("=")[0] for word in arguments}:
+        return False
+    if launcher.SWEEPS & set(arguments):
+        return True
+    modes = typed("hydra.mode", arguments)
+    return "MULTIRUN" in (modes or [str(_hydra(node).get("mode")) for node in experiments(arguments)])
+
+
+def deferred(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with settings that only the swept choices of a sweep have as sweeps of one value.
+
+    Before its runs Hydra composes a sweep itself, with the default optimizer and task, and would refuse
+    `task.path=input.txt` there though every task of the sweep has a path. What is swept it looks at in the runs alone.
+    """
+    return [_for_the_runs(word, arguments) for word in arguments] if is_sweep(arguments) else list(arguments)
+
+
+def has(node: Mapping[str, Any], key: str) -> bool:
+    """Whether a YAML has the value, or the node, of a dotted name; an empty mapping has all of them."""
+    first, _, rest = key.partition(".")
+    if first not in node:
+        return False
+    inner = node[first]
+    return not rest or inner == {} or (isinstance(inner, Mapping) and has(inner, rest))
+
+
+def folders(arguments: Sequence[str]) -> list[Path]:
+    """The user's configuration folders: `--config-dir PATH`, `--config-dir=PATH` or `-cd PATH`."""
+    found = []
+    for here, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if here in ("--config-dir", "-cd"):
+            found.append(Path(following))
+        elif here.startswith("--config-dir="):
+            found.append(Path(here.partition("=")[2]))
+    return found
+
+
+def _for_the_runs(word: str, arguments: Sequence[str]) -> str:
+    name, _, value = word.partition("=")
+    group, _, key = name.partition(".")
+    if not value or not key or group not in registry.GROUPS or _is_swept(word):
+        return word
+    names = typed(group, arguments)
+    before = names if len(names) == 1 else _preset(group, arguments)
+    known = {name for name in before if name in registry.names(group, folders(arguments))}
+    there = [registry.read(group, name, folders(arguments)) for name in known]
+    return word if any(has(node, key) for node in there) else f"{name}=choice({value})"
+
+
+def _is_swept(word: str) -> bool:
+    try:
+        return OverridesParser.create().parse_override(word).is_sweep_override()
+    except HydraException:  # Hydra will say what is wrong with it
+        return True
+
+
+def _preset(group: str, arguments: Sequence[str]) -> list[str]:
+    """The name that the defaults list has, an experiment's before that of the configuration."""
+    entries = [(f"override /{group}", node.get("defaults") or []) for node in experiments(arguments)]
+    for key, defaults in [*entries, (group, registry.main()["defaults"])]:
+        for entry in defaults:
+            if isinstance(entry, dict) and entry.get(key) is not None:
+                return [str(entry[key])]
+    return []
+
+
+def _params(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    return (_hydra(node).get("sweeper") or {}).get("params") or {}
+
+
+def _hydra(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    return node.get("hydra") or {}
+
+
+def _words(value: object) -> list[str]:
+    """The names of a sweep's list, `a,b` or `choice(a,b)`."""
+    text = str(value or "").strip().removeprefix("choice(").removesuffix(")")
+    return [word.strip() for word in text.split(",") if word.strip()]
