@@ -43,7 +43,8 @@ class Cells:
     @property
     def time(self) -> str:
         """Minutes of steps over all runs."""
-        return f"{sum(run.number('seconds') for run in self.runs if run.number('seconds') > 0) / 60:.0f} minutes"
+        minutes = round(sum(run.number("seconds") for run in self.runs if run.number("seconds") > 0) / 60)
+        return f"{minutes} minute{'s' * (minutes != 1)}"
 
 
 @dataclass(frozen=True)

@@ -144,6 +144,9 @@ def test_copies_equal_separate_runs(name: str, both: Pairs) -> None:
         assert_same_record(alone, copy, 1e-4)
         assert copy.summary["parallel"]
         assert copy.summary["batched"] == 4
+        sizes = [(run.plan.directory / "checkpoint.pt").stat().st_size for run in (copy, alone)]
+        assert sizes[0] < 1.5 * sizes[1]  # not the whole stack
+        assert torch.equal(copy.checkpoint["generator"], alone.checkpoint["generator"])
 
 
 TASKS = {
