@@ -78,6 +78,8 @@ def speed_key(config: Mapping[str, Any], kind: str) -> str:
     task = {name: value for name, value in user_file.identifying(config["task"]).items() if name not in LENGTH}
     optimizer = {name: value for name, value in config["optimizer"].items() if name not in DESCRIPTIVE}
     rest = {name: config.get(name) for name in SPEED}
+    if (ranks := config.get("world_size") or 1) > 1:
+        rest["world_size"] = ranks
     return digest({"task": task, "optimizer": optimizer, "kind": kind, **rest})
 
 
