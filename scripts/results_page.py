@@ -79,7 +79,7 @@ Published: the test losses in DeepOBS's baseline files, one seed each (TensorFlo
 there; our test set is DeepOBS's in double precision. VAE on MNIST and 2c2d on Fashion-MNIST: one epoch of DeepOBS's
 50 and 100 (the runs to the end would take two processor cores days; `scale=full` is for a GPU), trained on 59,000 of
 the 60,000 images, the rest being our validation split; networks as there, initialised as torch does where DeepOBS
-uses truncated normals. *Not run*: the remaining epochs; seeds 3 to 9 for the VAE and 2c2d."""
+uses truncated normals. *Not run*: the remaining epochs; seeds 3 to 9 for the VAE."""
 
 
 KBFGS = {"kfac": (182.719, 134.332, 81.846, 73.678, 62.476), "kbfgs": (167.848, 108.669, 73.583, 68.228, 60.976)}
