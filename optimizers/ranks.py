@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # its defaults name the group of all: imported after that is made, they keep it
 from torch import Tensor
 
 from optimizers.errors import Unsupported

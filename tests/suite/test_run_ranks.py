@@ -300,6 +300,33 @@ def test_two_processes_make_the_steps_of_one(
     assert {path.name for path in record(results).iterdir()} == {path.name for path in one.directory.iterdir()}
 
 
+PARTING = """
+import atexit, sys, weakref
+import torch
+import torch.distributed as dist
+
+def tell(group):
+    print("group gone" if group() is None else "group kept", file=sys.stderr)
+
+class Parting(torch.optim.SGD):
+    def __init__(self, params, lr=0.1, weight_decay=0.0):
+        super().__init__(params, lr=lr)
+        atexit.register(tell, weakref.ref(dist.group.WORLD))
+"""
+
+
+@pytest.mark.slow
+def test_nothing_keeps_the_group_of_a_run_that_has_ended(
+    module: Callable[[str, str], str], together: Callable[..., list[Ended]]
+) -> None:
+    """A kept group's threads outlive the interpreter, and now and then abort the process instead of ending it."""
+    name = module("parting", PARTING)
+    done = together("optimizer=sgd", f"optimizer._target_={name}.Parting", f"allow=[{name}]", "steps=2", *MLP)
+
+    assert [one.code for one in done] == [0, 0]
+    assert all("group gone" in one.err and "group kept" not in one.err for one in done), done
+
+
 @pytest.mark.slow
 def test_torchrun_starts_it(root: Path, tmp_path: Path, results: Path) -> None:
     words = ("optimizer=adamw", "task=cnn", "steps=4", "task.batch_norm=true", "task.eval_every=2", *COMMON)
