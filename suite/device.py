@@ -10,6 +10,7 @@ import torch
 
 from suite.errors import ConfigError
 
+Clock = Callable[[], float]
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.float32}
 
 
@@ -28,7 +29,7 @@ def choose(name: str) -> torch.device:
     return device
 
 
-def clock(device: torch.device) -> Callable[[], float]:
+def clock(device: torch.device) -> Clock:
     """A clock that waits for the device before it is read."""
     if device.type != "cuda":
         return perf_counter

@@ -10,24 +10,24 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from time import perf_counter
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
-from torch.optim.swa_utils import update_bn
+from torch.nn.modules.batchnorm import _NormBase
 
 from optimizers import Objective, Unsupported
 from optimizers.evaluation import couples
-from optimizers.method import Method
 from optimizers.ranks import ALONE, Alone, RankLostError
 from suite import costs, coverage, device, environment, memory
 from suite.build import construct
 from suite.interruption import noted
+from suite.judged import judged_weights, trained
+from suite.log import Log
+from suite.optimizer import averages, build_optimizer
 from suite.plan import Plan
 from suite.progress import ProgressLine
 from suite.record import COUNTED, History, PathFile, Row, RunRecord, digest, write_atomically
-from suite.registry import tasks_offering
 from suite.seeds import stream
 from suite.status import Status
 from suite.summary import Summary, summarise
@@ -47,24 +47,6 @@ Taken = tuple[Tensor | float, float]  # a step's loss at its start, and its seco
 Loop = Generator[Objective, Taken | None, Status]
 
 Watch = Callable[[int, float], str | None]  # told the step and the metric at each evaluation; a reason to stop, or None
-
-
-class ObjectiveOptimizer(Protocol):
-    """What the loop asks of an optimizer; every torch.optim.Optimizer has it."""
-
-    param_groups: list[dict[str, Any]]
-
-    def step(self, objective: Objective) -> Tensor:
-        """One step; the loss before it."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that a continuation needs."""
-        ...
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from there."""
-        ...
 
 
 class Training:
@@ -88,7 +70,7 @@ class Training:
         self.ranks = self.world.ranks
         self.model = task.model(stream(plan.seed, "model"))
         self.ranks.broadcast_(list(self.model.state_dict().values()))
-        self.optimizer = self._build_optimizer(self.model)
+        self.optimizer = build_optimizer(plan, task, self.model, self.ranks)
         self.schedule = self._build_schedule()
         self.clock = device.clock(place)
         self.generator = torch.Generator(place)
@@ -109,39 +91,6 @@ class Training:
         self.telemetry = self._build_telemetry()
 
     # -- building ------------------------------------------------------------------------------------------------------
-
-    def _build_optimizer(self, model: torch.nn.Module) -> ObjectiveOptimizer:
-        allow = self.plan.config["allow"]
-        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-        torch.manual_seed(stream(self.plan.seed, "optimizer"))
-        optimizer: ObjectiveOptimizer = construct(self.plan.config["optimizer"], named, allow=allow)
-        needs: frozenset[str] = getattr(optimizer, "needs", frozenset())
-        missing = needs - self.task.offers
-        if missing:
-            raise Unsupported(
-                f"{self.plan.optimizer} needs {', '.join(sorted(missing))}, which {self.plan.task} does not offer"
-                + self._because(missing, needs)
-            )
-        if needs and self.plan.config["compile"]:
-            raise Unsupported(f"compile=true is for first-order optimizers; {self.plan.optimizer} differentiates twice")
-        if self.ranks.size > 1 and not getattr(optimizer, "parallel", "layers" not in needs):
-            raise Unsupported(
-                f"{self.plan.optimizer} records layers, of which each of the {self.ranks.size} ranks sees its share "
-                "only, and does not sum over them (`parallel` is not set); run it in one process"
-            )
-        if averages(optimizer):
-            optimizer.train()  # type: ignore[attr-defined]
-        if isinstance(optimizer, Method):
-            optimizer.expect(self.plan.steps, self.task.steps_per_epoch)
-        return optimizer
-
-    def _because(self, missing: frozenset[str], needs: frozenset[str]) -> str:
-        """Why a task of the user's own lacks what is missing; for another, the tasks that do not."""
-        lacks: Mapping[str, str] = getattr(self.task, "lacks", {})
-        if said := [f"{offer}: {lacks[offer]}" for offer in sorted(missing) if offer in lacks]:
-            return f" ({'; '.join(said)})"
-        fitting = tasks_offering(needs, allow=self.plan.config["allow"])
-        return f"; tasks that fit: {', '.join(fitting) or 'none'}"
 
     def _build_schedule(self) -> torch.optim.lr_scheduler.LRScheduler | None:
         node = self.plan.config["schedule"]
@@ -231,7 +180,7 @@ class Training:
 
         def first() -> memory.Step:
             twin = self.task.model(stream(self.plan.seed, "model"))
-            optimizer = self._build_optimizer(twin)
+            optimizer = build_optimizer(self.plan, self.task, twin, self.ranks)
             objective = self._objective(twin, counts=counts, parts=self.plan.config["accumulate"], batch=batch)
             optimizer.step(objective)
             return lambda: optimizer.step(objective.on(*batch))
@@ -293,7 +242,7 @@ class Training:
         history = History(record.history, list(untrained))
         path = self._path(record, resume=resume)
         layers = None if self.telemetry is None else LayerFile(record.telemetry)
-        log = _Log(history, tracker, path, layers, kept=self.world.leads)
+        log = Log(history, tracker, path, layers, kept=self.world.leads)
         if resume:
             self._restore(torch.load(record.checkpoint, map_location=self.place, weights_only=True))
             log.rewind(self.step)
@@ -354,7 +303,7 @@ class Training:
                     return Status.INTERRUPTED
         return Status.DONE
 
-    def _checkpointed_evaluation(self, record: RunRecord, log: _Log, last: bool) -> Status | None:
+    def _checkpointed_evaluation(self, record: RunRecord, log: Log, last: bool) -> Status | None:
         """Evaluate, log, checkpoint; the status if the run ends here. The test split is looked at once, at the end."""
         metrics = self._evaluate("val")
         if not math.isfinite(metrics[self.task.metric]):
@@ -421,59 +370,23 @@ class Training:
 
     @contextmanager
     def _judged_weights(self, timed: bool = False) -> Iterator[None]:
-        """The weights that an optimizer wants to be judged by, where it trains at others (schedule-free, averages).
+        """The weights that the optimizer wants to be judged by.
 
-        What it takes to get there and back is part of the method: the seconds of its switches and of new running
-        statistics are on the run's clock if `timed`, and the forward passes of these are counted. It is so once for
-        each evaluation; a final test and checkpoint use what is known. Afterwards the weights and statistics of the
-        training are put back bit for bit (switching back by arithmetic would leave a rounding error), so that
-        evaluations leave no trace in a run.
+        What it takes to get there and back is part of the method: its seconds are on the run's clock if `timed`, and
+        the forward passes are counted. It is so once for each evaluation; a final test and checkpoint use what is
+        known.
         """
-        optimizer: Any = self.optimizer
-        if not averages(optimizer) or not self.step:  # before the first step there is one place only
+        if not averages(self.optimizer) or not self.step:  # before the first step there is one place only
             yield
             return
-        held = [(t, t.detach().clone()) for t in (*self._trained(), *self._statistics())]
-        began = self.clock()
-        optimizer.eval()
-        there = self.clock()
-        # a method that averages only where it is asked to has gone nowhere, and the statistics are those of its weights
-        moved = any(not torch.equal(tensor, value) for tensor, value in held)
-        batches = self._statistics_batches() if moved else []
-        renewing = self.clock()
-        self._renew_statistics(batches)
-        ready = self.clock()
-        try:
+        seed = stream(self.plan.seed, "statistics")
+        leads = self.world.leads
+        with judged_weights(self.model, self.optimizer, self.task, seed, self.clock, renews=leads) as trip:
             yield
-        finally:
-            leaving = self.clock()
-            optimizer.train()
-            left = self.clock()
-            with torch.no_grad():
-                for tensor, value in held:
-                    tensor.copy_(value)
         if timed:
-            (took,) = self.ranks.greatest((there - began + ready - renewing + left - leaving,))
+            (took,) = self.ranks.greatest((trip.seconds,))
             self.seconds += took
-            self.objective.counts["value"] += len(batches)
-
-    def _statistics(self) -> list[Tensor]:
-        """What batch normalisation keeps of the batches it has seen."""
-        norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
-        return [buffer for norm in norms for buffer in norm.buffers() if norm.track_running_stats]
-
-    def _statistics_batches(self) -> list[Tensor]:
-        """The same training inputs every time, for running statistics; none where nothing keeps any."""
-        batches = self.task.batches("train", stream(self.plan.seed, "statistics"))
-        return [next(batches)[0] for _ in range(STATISTICS_BATCHES if self._statistics() else 0)]
-
-    def _renew_statistics(self, batches: list[Tensor]) -> None:
-        """Running statistics at the present weights: averages over the batches, each counting the same."""
-        if not batches or not self.world.leads:
-            return
-        with torch.random.fork_rng(devices=[self.place] if self.place.type == "cuda" else []), torch.no_grad():
-            torch.manual_seed(stream(self.plan.seed, "statistics"))
-            update_bn(batches, self.model)
+            self.objective.counts["value"] += trip.passes
 
     def _require_unison(self) -> None:
         """Every process computes the same steps, so a difference of one bit is a fault that would only grow."""
@@ -522,14 +435,11 @@ class Training:
 
     def _path(self, record: RunRecord, *, resume: bool) -> PathFile | None:
         """The file of the path, for a model of two parameters; a path whose beginning is lost is not gone on with."""
-        two = self.world.leads and sum(parameter.numel() for parameter in self._trained()) == 2
+        two = self.world.leads and sum(parameter.numel() for parameter in trained(self.model)) == 2
         return PathFile(record.path) if two and (record.path.exists() or not resume) else None
 
     def _point(self) -> list[float]:
-        return [float(value) for parameter in self._trained() for value in parameter.detach().flatten().tolist()]
-
-    def _trained(self) -> list[torch.nn.Parameter]:
-        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        return [float(value) for parameter in trained(self.model) for value in parameter.detach().flatten().tolist()]
 
     @property
     def _shown(self) -> bool:
@@ -587,7 +497,7 @@ class Training:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if averages(self.optimizer):  # the last checkpoint of a run holds the weights that it was judged by
-            self.optimizer.train()  # type: ignore[attr-defined]
+            self.optimizer.train()
         if self.schedule is not None:
             self.schedule.load_state_dict(state["schedule"])
         for name, value in state["numbers"].items():
@@ -642,11 +552,6 @@ def advanced(loop: Loop, taken: Taken | None = None) -> Objective | Status:
         return status
 
 
-def averages(optimizer: ObjectiveOptimizer) -> bool:
-    """Whether an optimizer trains at other weights than those it is judged by, and is told which of them to set."""
-    return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
-
-
 @contextmanager
 def _settled_heap() -> Iterator[None]:
     """Spare the garbage collector what existed before: walking all of it costs as much as twenty small steps."""
@@ -655,59 +560,3 @@ def _settled_heap() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
-
-
-class _Log:
-    """Rows go to the local history and to its mirror alike; the path, where there is one, is flushed with them."""
-
-    def __init__(
-        self,
-        history: History,
-        tracker: Tracker,
-        path: PathFile | None,
-        layers: LayerFile | None = None,
-        *,
-        kept: bool = True,
-    ) -> None:
-        self.kept = kept
-        self.history = history
-        self.tracker = tracker
-        self.path = path
-        self.layers = layers
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        """However training ends, what was logged is on disk."""
-        self.flush()
-
-    def write(self, row: Row, *, flush: bool = False, layers: Mapping[tuple[str, str], float] | None = None) -> None:
-        """Append a row; with `flush` all rows so far are on disk afterwards, and the mirror shows this one.
-
-        The mirror gets no other rows: a call to it costs as much as a small optimizer step.
-        """
-        if not self.kept:
-            return
-        self.history.add(row)
-        if self.layers is not None and layers:
-            self.layers.note(row["step"], layers)
-        if flush:
-            self.flush()
-            self.tracker.log(row)
-
-    def flush(self) -> None:
-        """Bring the rows so far to the disk."""
-        if not self.kept:
-            return
-        for file in (self.history, self.path, self.layers):
-            if file is not None:
-                file.flush()
-
-    def rewind(self, step: int) -> None:
-        """Drop what was logged after a step."""
-        if not self.kept:
-            return
-        for file in (self.history, self.path, self.layers):
-            if file is not None and file.path.exists():
-                file.rewind(step)

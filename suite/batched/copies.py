@@ -14,11 +14,12 @@ from optimizers import Objective
 from suite import costs
 from suite.batched.row import Row
 from suite.batched.stack import Stack
+from suite.optimizer import averages
 from suite.plan import Plan
 from suite.seeds import stream
 from suite.status import Status
 from suite.summary import Summary
-from suite.training import CHECKPOINT_SHARE, Training, averages
+from suite.training import CHECKPOINT_SHARE, Training
 from tasks.task import Batch, Task
 
 LEAST_SAVE = 0.005  # seconds that a checkpoint is taken to last before one has been written

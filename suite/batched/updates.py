@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from suite.batched.row import Row
-from suite.training import ObjectiveOptimizer
+from suite.optimizer import ObjectiveOptimizer
 
 State = dict[str, Any]
 Kernel = Callable[[dict[str, Any], list[Tensor], list[State]], None]

@@ -15,10 +15,10 @@ from torch.optim.swa_utils import update_bn
 
 from suite import device
 from suite.build import RESERVED
+from suite.judged import STATISTICS_BATCHES
 from suite.open_settings import opened
 from suite.run import build_task
 from suite.seeds import stream
-from suite.training import STATISTICS_BATCHES
 
 schedulefree = pytest.importorskip("schedulefree")
 pytest.importorskip("pytorch_optimizer")
