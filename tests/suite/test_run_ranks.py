@@ -33,7 +33,7 @@ MLP = ("task=mlp", "task.hidden=[8]", "task.eval_every=5", "log_every=1")
 PARALLEL = ("adamw", "kfac", "shampoo", "soap")
 
 FAULTY = """
-import os, signal, time
+import os, pathlib, signal, time
 import torch
 import suite.world
 suite.world.GRACE = 1.0
@@ -52,12 +52,14 @@ class Faulty(torch.optim.SGD):
         if self.how == "kill" and second and self.taken == 4:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.how == "hang" and second and self.taken == 4:
-            print("hanging", flush=True)
+            pathlib.Path("hanging").touch()
             time.sleep(100)
         if self.how == "apart" and second:
             self.param_groups[0]["lr"] *= 1.0001
         if self.how == "slow":
             time.sleep(0.05)
+            while self.taken >= 20 and not pathlib.Path("asked").exists():
+                time.sleep(0.05)
         return super().step(closure)
 
 class Layered(torch.optim.SGD):
@@ -359,11 +361,9 @@ def test_a_fault_of_one_rank_ends_all(
     faulty: Callable[[str], tuple[str, ...]],
     results: Path,
 ) -> None:
-    began = time.monotonic()
-    first, second = together(*faulty(how), "steps=20")
+    first, second = together(*faulty(how), "steps=20")  # which waits for a shorter time than torch's own timeout
 
     assert (first.code, second.code) == codes, first.err + second.err
-    assert time.monotonic() - began < 60
     summary = read(record(results))
     assert summary["status"] == "error"
     assert re.fullmatch(message, summary["message"])
@@ -376,14 +376,11 @@ def test_a_rank_that_waits_for_one_that_hangs_can_be_ended(
     root: Path, tmp_path: Path, faulty: Callable[[str], tuple[str, ...]], results: Path
 ) -> None:
     with started(root, tmp_path, (*faulty("hang"), "steps=20")) as (first, second):
-        assert second.stdout is not None
-        time.sleep(0.5)
-        while not list(results.glob("runs/*/*/*/history.csv")):
+        while not (tmp_path / "hanging").exists():
             assert first.poll() is None
             time.sleep(0.05)
-        time.sleep(1)
         first.send_signal(signal.SIGTERM)
-        said = first.communicate(timeout=30)
+        said = first.communicate(timeout=90)
         assert second.poll() is None  # it hangs still
     assert first.returncode == 1, said
     summary = read(record(results))
@@ -406,6 +403,7 @@ def test_an_interruption_of_one_rank_stops_all_after_the_same_step_and_a_resumed
             time.sleep(0.02)
         processes[1].send_signal(signal.SIGINT)
         processes[1].send_signal(signal.SIGINT)  # torchrun repeats it
+        (tmp_path / "asked").touch()
         assert [end.code for end in ended(processes)] == [130, 130]
     broken = read(record(results))
     assert broken["status"] == "interrupted"

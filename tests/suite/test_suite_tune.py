@@ -11,7 +11,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from threading import BrokenBarrierError
 from typing import Any
 
 import pytest
@@ -404,7 +406,13 @@ def test_two_commands_at_once_share_one_study(
     call: Callable[..., Any], home: Path, at_batch: Callable[..., Any], planned: Callable[..., Any]
 ) -> None:
     words = ["optimizer=sgd", "task=quadratic", "trials=6", "jobs=1", "scale=quick", "task.steps=5"]
-    with at_batch(planned("task=quadratic"), 3, lambda: time.sleep(0.3)):
+    started = FORK.Barrier(2)
+
+    def wait() -> None:
+        with suppress(BrokenBarrierError):  # broken by its timeout, or by nobody else being at a trial any more
+            started.wait(60)
+
+    with at_batch(planned("task=quadratic"), 3, wait):
         children = [FORK.Process(target=call, args=words) for _ in range(2)]
         for child in children:
             child.start()

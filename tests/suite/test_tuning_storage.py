@@ -305,8 +305,10 @@ def test_a_folder_that_may_not_be_written_to_is_named(study: Study, tmp_path: Pa
 # -- real processes ----------------------------------------------------------------------------------------------------
 
 
-def claim_all(study: Study, pause: float) -> None:
+def claim_all(study: Study, pause: float, meeting: Any = None) -> None:
     me = owners.myself()
+    if meeting is not None:
+        meeting.wait()
     journal = Journal(study, me)
     with owners.present(me, journal.workers):
         while claims := journal.claim():
@@ -332,7 +334,8 @@ def started() -> Iterator[Callable[..., Any]]:
 
 def test_processes_that_work_at_the_same_time_share_the_trials(study: Study, started: Callable[..., Any]) -> None:
     study = of(study, trials=40)
-    children = [started(claim_all, study, 0.002) for _ in range(4)]
+    meeting = FORK.Barrier(4)
+    children = [started(claim_all, study, 0.002, meeting) for _ in range(4)]
     for child in children:
         child.join(300)
         assert child.exitcode == 0
