@@ -101,11 +101,11 @@ def _folded_legend(canvas: Canvas, legend: Legend) -> None:
     """Put a legend that has become wider than its picture into fewer columns; more rows make the picture taller."""
     handles = [handle for handle in legend.legend_handles if handle is not None]
     labels = [text.get_text() for text in legend.get_texts()]
+    renderer = FigureCanvasAgg(canvas).get_renderer()  # type: ignore[no-untyped-call]
     legend.remove()
     for columns in range(len(labels), 0, -1):
         legend = canvas.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=3.2)
-        canvas.draw_without_rendering()
-        if columns == 1 or legend.get_window_extent().width <= canvas.bbox.width:
+        if columns == 1 or legend.get_window_extent(renderer).width <= canvas.bbox.width:
             break
         legend.remove()
 

@@ -153,7 +153,9 @@ def ratio_ticks(ruler: Axis) -> None:
 
 
 def said(axes: Axes, text: str) -> None:
-    """Words in the middle of a panel that has nothing to show."""
+    """Words in the middle of a panel that has nothing to show, and so nothing to measure along."""
+    axes.set_xticks([])
+    axes.set_xticks([], minor=True)
     axes.text(0.5, 0.5, literal(text), ha="center", va="center", transform=axes.transAxes, color="#444444")
 
 

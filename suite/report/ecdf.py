@@ -122,7 +122,6 @@ def _panel(axes: Axes, one: Reach | None, styles: Mapping[str, Look]) -> None:
     places = places[places > 0]
     if one is None or not len(places):
         said(axes, "no run reached any level" if one is not None else "no such costs compare")
-        axes.set_xticks([])
         return
     axes.set_xscale("log")
     left, right = places.min() / 1.3, max(places.max() * 1.2, 1.2)

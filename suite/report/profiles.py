@@ -162,7 +162,6 @@ def _panel(axes: Axes, one: Profile | None, styles: Mapping[str, Look]) -> None:
     if one is None:
         axes.set_xlim(1, TAU_MAX)
         said(axes, "fewer than two problems\nhave such costs")
-        axes.set_xticks([])
         return
     taus = one.shares.index.to_numpy(dtype=float)
     right = min(max(TAU_MAX, float(taus.max()) * 1.15), FARTHEST)

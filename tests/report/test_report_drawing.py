@@ -23,6 +23,7 @@ from suite.report.drawing import (
     name_points,
     named_looks,
     ratio_ticks,
+    said,
 )  # fmt: skip
 from suite.report.style import KNOWN, PALETTE, SHADES, looks
 
@@ -115,9 +116,19 @@ def test_ticks_of_ratios_are_plain_numbers() -> None:
     axes.set(xscale="log", yscale="log", xlim=(0.01, 100), ylim=(0.5, 4))
     for ruler in (axes.xaxis, axes.yaxis):
         ratio_ticks(ruler)
-    said = [[tick.get_text() for tick in ruler.get_ticklabels()] for ruler in (axes.xaxis, axes.yaxis)]
-    assert {"0.01", "0.1", "1", "10", "100"} <= set(said[0])
-    assert {"0.5", "1", "2"} <= set(said[1])
+    shown = [[tick.get_text() for tick in ruler.get_ticklabels()] for ruler in (axes.xaxis, axes.yaxis)]
+    assert {"0.01", "0.1", "1", "10", "100"} <= set(shown[0])
+    assert {"0.5", "1", "2"} <= set(shown[1])
+
+
+def test_a_panel_with_nothing_to_show_has_no_ticks_either() -> None:
+    canvas = Figure()
+    axes = canvas.subplots()
+    axes.set(xscale="log", xlim=(1, 4))  # so narrow a range would have its minor ticks labelled
+    said(axes, "costs $5")
+    canvas.draw_without_rendering()
+    assert not [tick.get_text() for which in (False, True) for tick in axes.get_xticklabels(minor=which)]
+    assert [text.get_text() for text in axes.texts] == [r"costs \$5"]
 
 
 def test_lists_in_words() -> None:
