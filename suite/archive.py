@@ -58,7 +58,13 @@ def write_archive(
         (folder / name).unlink(missing_ok=True)
     packing.write(portable, folder, small=True)
     if timings:
-        known = {timings[place].name: scrub(asdict(timings[place])) for place in sorted(timings)}
+        # a setting that was a path is another one now, and the timings of such runs have to find them still
+        keys = {
+            timing.speed_key(run.config): timing.speed_key(kept.config)
+            for run, kept in zip(runs, portable, strict=True)
+        }
+        moved = timing.placed(replace(one, key=keys.get(one.key, one.key)) for one in timings.values())
+        known = {moved[place].name: scrub(asdict(moved[place])) for place in sorted(moved)}
         write_atomically(folder / TIMINGS, to_json(known))
     write_atomically(folder / CONTENTS, to_json(_contents(runs, portable, rows, about)))
     return folder
@@ -192,7 +198,7 @@ def _write(options: argparse.Namespace) -> int:
             print(f"warning: skipped {damage.path}: {damage.reason}", file=sys.stderr)
         runs += [run for run in found if _wanted(run, options)]
         timings |= load_timings(root)
-    used = {timing.speed_key(run.config, str(run.config.get("device", "cpu"))) for run in runs}
+    used = {timing.speed_key(run.config) for run in runs}
     kept = {place: one for place, one in timings.items() if one.key in used}
     write_archive(runs, options.folder, rows=options.rows, timings=kept, about=options.about)
     return _read(options)

@@ -217,7 +217,7 @@ def _timing(each: Contender, request: Request, task: str) -> timing.Timing:
     plan, place = each.plan, device.choose(each.plan.config["device"])
     others = median(each.others) if each.others else None
     return timing.Timing(
-        key=timing.speed_key({**plan.config, "precision": each.precision}, place.type),
+        key=timing.speed_key({**plan.config, "precision": each.precision, "device": place.type}),
         task=plan.task,
         optimizer=plan.optimizer,
         hardware=hardware(place.type, environment.describe(place, torch.get_num_threads())),

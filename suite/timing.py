@@ -70,17 +70,17 @@ class Timing:
 Timings = Mapping[Place, Timing]
 
 
-def speed_key(config: Mapping[str, Any], kind: str) -> str:
-    """8 hex digits over what a step's seconds depend on beside the hardware, from a composed or recorded configuration.
+def speed_key(config: Mapping[str, Any]) -> str:
+    """8 hex digits over what a step's seconds depend on beside the hardware, from a recorded configuration.
 
-    `kind` is that of the device; a timing holds on its own hardware alone (`Timing.place`).
+    Of the device it is the kind that counts; a timing holds on its own hardware alone (`Timing.place`).
     """
     task = {name: value for name, value in user_file.identifying(config["task"]).items() if name not in LENGTH}
     optimizer = {name: value for name, value in config["optimizer"].items() if name not in DESCRIPTIVE}
     rest = {name: config.get(name) for name in SPEED}
     if (ranks := config.get("world_size") or 1) > 1:
         rest["world_size"] = ranks
-    return digest({"task": task, "optimizer": optimizer, "kind": kind, **rest})
+    return digest({"task": task, "optimizer": optimizer, "kind": str(config.get("device", "cpu")), **rest})
 
 
 def placed(timings: Iterable[Timing]) -> dict[Place, Timing]:

@@ -63,7 +63,7 @@ def phase_panels(records: Records, timings: timing.Timings) -> dict[str, Bars]:
     """
     panels: dict[str, Bars] = {}
     for problem, name, runs in records.pairs() if timings else []:
-        keys = {timing.speed_key(records.runs[index].config, str(runs.loc[index, "device"])) for index in runs.index}
+        keys = {timing.speed_key(records.runs[index].config) for index in runs.index}
         for found in (one for place, one in sorted(timings.items()) if place[0] in keys):
             if found.phases and sum(found.phases.values()) > 0:
                 panels.setdefault(f"{problem}\n{found.hardware}", {}).setdefault(name, found.phases)

@@ -211,7 +211,7 @@ def _row(run: Run, settings: Settings, problem: str, optimizer: str, timings: ti
 def _exclusive(run: Run, device: str, timings: timing.Timings) -> float:
     """Seconds of a step with the run's hardware to itself; NaN where nobody has measured them there undisturbed."""
     place = hardware(device, run.environment)
-    found = timings.get((timing.speed_key(run.config, device), place)) if timings else None
+    found = timings.get((timing.speed_key(run.config), place)) if timings else None
     return float("nan") if found is None or found.shared else found.seconds_per_step
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -321,7 +322,7 @@ def test_archives_in_a_folder_of_runs_are_read_with_them(mixed: Path, tmp_path: 
 
 def test_timings_travel_with_the_runs(mixed: Path, tmp_path: Path) -> None:
     runs = load_runs(mixed)[0]
-    key = timing.speed_key(runs[0].config, "cpu")
+    key = timing.speed_key(runs[0].config)
     one = timing.Timing(key, "mlp", "sgd", "cpu, Some CPU, 1 thread", 0.25, (0.2, 0.3), {"forward": 0.1}, "python -m x")
     folder = write_archive(runs, tmp_path / "archive", timings=timing.placed([one]))
     assert read_timings(folder) == timing.placed([one])
@@ -331,6 +332,17 @@ def test_timings_travel_with_the_runs(mixed: Path, tmp_path: Path) -> None:
     records = build_records(*load_runs(folder), load_timings(folder))
     assert 0.25 in set(records.frame["exclusive_seconds_per_step"])
     assert load_timings(tmp_path / "nowhere" / "archive") is not None
+
+
+def test_timings_find_their_runs_where_a_setting_was_a_path(mixed: Path, tmp_path: Path) -> None:
+    run = load_runs(mixed)[0][0]
+    run = replace(run, config={**run.config, "task": {**run.config["task"], "path": str(tmp_path / "book.txt")}})
+    one = timing.Timing(timing.speed_key(run.config), "mlp", "sgd", "cpu, Some CPU, 1 thread", 0.25, (0.2, 0.3))
+    folder = write_archive([run], tmp_path / "archive", timings=timing.placed([one]))
+    (kept,) = read_archive(folder)
+    assert kept.config["task"]["path"] == "book.txt"
+    records = build_records([kept], [], read_timings(folder))
+    assert list(records.frame["exclusive_seconds_per_step"]) == [0.25]
 
 
 def test_the_command_writes_and_reads(mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

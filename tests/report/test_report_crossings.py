@@ -58,7 +58,7 @@ def test_shared_seconds_are_steps_times_an_exclusive_timing_where_there_is_one(
     shared = {"parallel": True}
     records = plant({("mlp", "sgd"): [10], ("mlp", "kfac"): [20]}, summary=shared)
     config = records.runs[int(records.pair("mlp", "kfac").index[0])].config
-    key = timing.speed_key(config, "cpu")
+    key = timing.speed_key(config)
     here = timing.Timing(key, "mlp", "kfac", "cpu, Some CPU, 1 thread", 0.003, (0.003,))
     elsewhere = replace(here, hardware="cpu, Other CPU, 1 thread", seconds_per_step=0.7)
     measured = timing.placed([here, elsewhere])

@@ -17,7 +17,7 @@ PHASES = {"forward": 0.001, "backward": 0.002, "inverse": 0.006, "other": 0.001,
 
 def measured(records: Any, name: str, problem: str = "mlp", **changes: Any) -> dict[Place, Timing]:
     config = records.runs[int(records.pair(problem, name).index[0])].config
-    key = speed_key(config, "cpu")
+    key = speed_key(config)
     one = Timing(key, problem, name, "cpu, Some CPU, 1 thread", 0.0105, (0.0105,), PHASES)
     return placed([replace(one, **changes)])
 

@@ -116,7 +116,7 @@ def test_a_step_timed_alone_makes_seconds_of_shared_runs_decide(both: Any) -> No
     timings = []
     for pace, label in ((0.01, "kfac"), (0.01, "adamw")):
         run = records.runs[int(records.pair("mlp", label).index[0])]
-        key = speed_key(run.config, "cpu")
+        key = speed_key(run.config)
         timings.append(Timing(key, "mlp", label, str(records.frame["hardware"].iloc[0]), pace, (pace,)))
     timed = build_records(list(records.runs.values()), [], placed(timings))
     found = verdict(timed)
