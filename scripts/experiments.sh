@@ -11,6 +11,8 @@ jobs=${JOBS:-2}
 
 sweep() { "$python" -m suite -m "experiment=$1" "${@:2}" threads=1 wandb.mode=disabled hydra/launcher=joblib "hydra.launcher.n_jobs=$jobs"; }
 
+timed() { "$python" -m suite.time "experiment=$1" "task=$2" "${@:3}" threads=1; }
+
 conditioning() {
     sweep conditioning seed=0
     sweep conditioning seed=0 task.eval_every=20 optimizer=sgd optimizer.lr=1.0,1.5,1.9
@@ -25,8 +27,13 @@ batch_size() { # every method at every size with five rates
     sweep batch_size optimizer=kfac optimizer.lr=0.01,0.03,0.1,0.3,1.0
 }
 
-nanogpt_char() { # TEXT names nanoGPT's input.txt
-    sweep nanogpt_char "task.path=${TEXT:?name the text: TEXT=input.txt scripts/experiments.sh nanogpt_char}"
+nanogpt_char() { # TEXT names nanoGPT's input.txt; AdamW as published, then tuned like the others; seconds a step at last
+    local text="task.path=${TEXT:?name the text: TEXT=input.txt scripts/experiments.sh nanogpt_char}"
+    local tuned=(optimizer.lr=0.00185 "optimizer.betas=[0.9,0.999]" optimizer.weight_decay=0.01)
+    sweep nanogpt_char "$text"
+    sweep nanogpt_char "$text" optimizer=adamw "${tuned[@]}"
+    timed nanogpt_char char_transformer "$text" optimizer=adamw,kfac,soap,shampoo,muon,sophia_g
+    timed nanogpt_char char_transformer "$text" optimizer=adamw "${tuned[@]}"
 }
 
 for name in "${@:?name experiments: deepobs_small autoencoder_classics kbfgs_autoencoder nanogpt_char pinn conditioning batch_size sensitivity saddles}"; do

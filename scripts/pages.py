@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ import yaml
 
 from suite.archive import is_archive, read_archive, read_contents
 from suite.paths import ROOT
+from suite.report.records import exclusive_seconds
 from suite.report.runs import Run
+from suite.timing import Timings
 
 REFERENCE = ROOT / "results" / "reference"
 NOT_RUN = "—"
@@ -22,14 +25,16 @@ EDGE = "lies at the edge"  # suite.tune's words about a winner
 
 @dataclass(frozen=True)
 class Cells:
-    """Runs by what tells them apart."""
+    """Runs by what tells them apart, and what `suite.time` measured of them."""
 
     runs: Sequence[Run]
+    timings: Timings = field(default_factory=dict)
 
     def where(self, **wanted: Any) -> Cells:
         """The runs whose settings (`task`, `optimizer`, or a dotted name such as `task.name`) have these values."""
         names = {name.replace("__", "."): value for name, value in wanted.items()}
-        return Cells([run for run in self.runs if all(setting(run, name) == value for name, value in names.items())])
+        chosen = [run for run in self.runs if all(setting(run, name) == value for name, value in names.items())]
+        return Cells(chosen, self.timings)
 
     def values(self, name: str) -> list[Any]:
         """The different values of a setting, in order."""
@@ -39,6 +44,11 @@ class Cells:
         """The last value of a history's column, a run each; a run that has none is left out."""
         found = [run.history[column].dropna() for run in self.runs if column in run.history]
         return [float(values.iloc[-1]) for values in found if len(values)]
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Of a step with the machine to itself, the median over the runs; NaN where that was not measured."""
+        return median(exclusive_seconds(run, self.timings) for run in self.runs)
 
     @property
     def time(self) -> str:

@@ -32,8 +32,7 @@ def offered(arguments: Sequence[str]) -> str:
 
 def chosen(group: str, arguments: Sequence[str]) -> list[str]:
     """The names of a group that the runs will have: one, or those of a sweep."""
-    swept = [word for node in experiments(arguments) for word in _words(_params(node).get(group))]
-    named = typed(group, arguments) or (swept if is_sweep(arguments) else [])
+    named = typed(group, arguments) or (swept(group, arguments) if is_sweep(arguments) else [])
     known = registry.names(group, folders(arguments))
     return [name for name in named if name in known] or _preset(group, arguments)
 
@@ -42,6 +41,11 @@ def typed(group: str, arguments: Sequence[str]) -> list[str]:
     """The names of a group that stand on the command line."""
     given = [word.partition("=")[2] for word in arguments if word.partition("=")[0] == group]
     return [name for text in given for name in _words(text)]
+
+
+def swept(group: str, arguments: Sequence[str]) -> list[str]:
+    """The names of a group over which the experiments of the command line go."""
+    return [word for node in experiments(arguments) for word in _words(_params(node).get(group))]
 
 
 def experiments(arguments: Sequence[str]) -> list[dict[str, Any]]:

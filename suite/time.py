@@ -10,8 +10,9 @@ window, so that what disturbs the machine disturbs them alike. Another pass tell
     threads=1         of torch; the figures are those of runs with as many
     phases=true       whether the second pass is made
 
-All other words are settings of the runs, as `python -m suite` takes them. Nothing else should run on the machine
-meanwhile: what others used of it is measured, stored, and said.
+`experiment=NAME` without `optimizer=` or `task=` times those that the experiment goes over: `experiment=quick` all
+pairs of `make compare`, in a quarter of an hour. All other words are settings of the runs, as `python -m suite` takes
+them. Nothing else should run on the machine meanwhile: what others used of it is measured, stored, and said.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING
 
-from suite import complaints, exclusive, launcher, paths, registry, timing
+from suite import choices, complaints, exclusive, launcher, paths, registry, timing
 from suite.errors import ConfigError, require_one_of
 
 if TYPE_CHECKING:
@@ -265,24 +266,27 @@ def parse(arguments: Sequence[str]) -> Request:
     own = ("optimizer", "task", "windows", "max_seconds", "phases")
     pairs = [word.partition("=")[::2] for word in arguments]
     given = {name: value for name, value in pairs if name in own}
-    if not {"optimizer", "task"} <= given.keys():
-        raise ConfigError(__doc__ or "")
     overrides = [word for word in arguments if word.partition("=")[0] not in own]
     for name in (word.partition("=")[0] for word in overrides):
         if name in OWN:
             raise ConfigError(f"{name}= is not for this command: a step takes as long with any other")
     if launcher.world_size() > 1:
         raise ConfigError("steps are timed in one process; start python -m suite.time without torchrun")
-    optimizers, tasks = given["optimizer"].split(","), given["task"].split(",")
-    for group, chosen in (("optimizer", optimizers), ("task", tasks)):
-        for name in chosen:
+    for name in choices.typed("experiment", arguments):
+        require_one_of("experiment", name, registry.names("experiment"))
+    pair = {}
+    for group in ("optimizer", "task"):
+        pair[group] = given[group].split(",") if group in given else choices.swept(group, arguments)
+        if not pair[group]:
+            raise ConfigError(__doc__ or "")
+        for name in pair[group]:
             require_one_of(group, name, registry.names(group))
     require_one_of("phases", given.get("phases", "true"), ("true", "false"))
     phases = given.get("phases", "true") == "true"
     windows, seconds = given.get("windows", "5"), given.get("max_seconds", "60")
     if not windows.isdigit() or int(windows) < 1:
         raise ConfigError(f"windows must be a whole number from 1 on, got {windows!r}")
-    return Request(optimizers, tasks, int(windows), _seconds(seconds), phases, overrides)
+    return Request(pair["optimizer"], pair["task"], int(windows), _seconds(seconds), phases, overrides)
 
 
 def _seconds(text: str) -> float:

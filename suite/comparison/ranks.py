@@ -80,11 +80,12 @@ def standings(ledger: Ledger, unit: str | None = None, *, mixed: bool = False) -
 
 
 def best_unit(ledger: Ledger, there: Mapping[str, Sequence[Side]], *, mixed: bool = False) -> str:
-    """Seconds where all of them were measured alone, and on one machine for each problem; else gradient-equivalents."""
+    """Seconds where all that count were measured alone, on one machine for each problem; else gradient-equivalents."""
     for problem, own in there.items():
         if math.isnan(level := ledger.main_value(problem)):
             continue
-        shared = any(one["source"] == reached.SHARED for side in own for one in ledger.costs(side, level))
+        costs = pd.DataFrame([one for side in own for one in ledger.costs(side, level)])
+        shared = reached.roughly_timed(costs).any()
         machines = {run.hardware for side in own for run in side.runs}
         if shared or (len(machines) > 1 and not mixed):
             return WORK

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from suite.report.drawing import listed
-from suite.report.reached import SHARED, UNITS, is_illustration, main_level
+from suite.report.reached import UNITS, is_illustration, main_level, roughly_timed
 from suite.report.records import Records
 
 LABELS = {"steps": "steps", "seconds": "seconds", "grad_equivalents": "gradient-equivalents"}
@@ -73,7 +73,7 @@ def aggregated(records: Records, reached: pd.DataFrame, level: str | None = None
     for problem, group in rows.groupby("problem", sort=False):
         if len(set(group["hardware"])) > 1:
             rough[str(problem)] = "several kinds of hardware"
-        elif (group["source"] == SHARED).any():
+        elif roughly_timed(group).any():
             rough[str(problem)] = "runs shared the machine, and `python -m suite.time` has not timed them"
     keys = ["problem", "optimizer", "seed"]
     by_unit = {

@@ -17,6 +17,7 @@ from suite.report.canvas import Picture
 from suite.report.crossings import baselines, crossings, ends
 from suite.report.drawing import MOST_BANDS, listed, said
 from suite.report.page import Section
+from suite.report.reached import roughly_timed
 from suite.report.records import Records
 from suite.report.shares import share_lines, unit_panels
 from suite.report.style import Look
@@ -77,6 +78,8 @@ def relative_costs(records: Records, reached: pd.DataFrame, chosen: Aggregated) 
     for unit, rows in chosen.by_unit.items():
         kept = [problem for problem in dict.fromkeys(rows["problem"]) if problem in against]
         own = reached[reached["problem"].isin(kept)].drop_duplicates(["problem", "optimizer", "seed", "value"])
+        if unit == "seconds":  # a run that is rough at no main level may be at one below it
+            own = own[~own["problem"].isin(own.loc[roughly_timed(own), "problem"])]
         lengths = {problem: float(whole.loc[(problem, against[problem]), unit]) for problem in kept}
         scale = own["problem"].map(lengths).astype(float)
         tables[unit] = own[[*KEYS, "optimizer"]].assign(cost=own[unit] / scale)[scale > 0]

@@ -110,6 +110,12 @@ def cost_of(history: pd.DataFrame, metric: str, direction: str, level: float, cl
     return {**found, "source": clock.source}
 
 
+def roughly_timed(costs: pd.DataFrame) -> pd.Series:
+    """Which of some costs have seconds of a shared machine; a run that never arrived has cost infinity by any clock."""
+    rough: pd.Series = (costs["source"] == SHARED) & np.isfinite(costs["seconds"])
+    return rough
+
+
 def times(records: Records, unit: str, level: str = TARGET) -> pd.DataFrame:
     """A row a problem, a column an optimizer: the median cost over its runs, failures as `inf`; NaN where none ran."""
     table = pd.DataFrame(index=pd.Index([], name="problem"), columns=records.optimizers, dtype=float)

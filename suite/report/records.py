@@ -200,7 +200,7 @@ def _row(run: Run, settings: Settings, problem: str, optimizer: str, timings: ti
         "parallel": bool(run.summary.get("parallel", False)),
         "device": device,
         "hardware": hardware(device, run.environment),
-        "exclusive_seconds_per_step": _exclusive(run, device, timings),
+        "exclusive_seconds_per_step": exclusive_seconds(run, timings),
         "scale": plain(run.config.get("scale") or ""),
         "experiment": plain(run.config.get("experiment") or ""),
         "command": plain(run.config.get("command") or ""),
@@ -208,9 +208,9 @@ def _row(run: Run, settings: Settings, problem: str, optimizer: str, timings: ti
     }
 
 
-def _exclusive(run: Run, device: str, timings: timing.Timings) -> float:
+def exclusive_seconds(run: Run, timings: timing.Timings) -> float:
     """Seconds of a step with the run's hardware to itself; NaN where nobody has measured them there undisturbed."""
-    place = hardware(device, run.environment)
+    place = hardware(str(run.config.get("device", "cpu")), run.environment)
     found = timings.get((timing.speed_key(run.config), place)) if timings else None
     return float("nan") if found is None or found.shared else found.seconds_per_step
 

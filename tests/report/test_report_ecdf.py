@@ -84,6 +84,22 @@ def test_costs_are_in_units_of_the_baselines_whole_run(plant: Callable[..., Any]
     assert left_out == ""
 
 
+def test_seconds_of_a_shared_machine_count_at_the_levels_that_were_reached(plant: Callable[..., Any]) -> None:
+    """kfac shared the machine: it is never at cnn's target, for which no clock is needed, but at the level below."""
+    records = plant(
+        {("mlp", "sgd"): [50, 60], ("mlp", "kfac"): [10, 20], ("cnn", "sgd"): [50, 60], ("cnn", "kfac"): [INF, INF],
+         ("vae", "sgd"): [50, 60]},
+        config={"levels": {50: 0.25, 100: 0.5}}, summary=lambda task, optimizer: {"parallel": optimizer == "kfac"},
+    )  # fmt: skip
+    reached = crossings(records)
+    chosen = aggregated(records, reached)
+    assert list(chosen.rough) == ["mlp"]
+    assert set(chosen.by_unit["seconds"]["problem"]) == {"cnn", "vae"}
+    tables, _ = relative_costs(records, reached, chosen)
+    assert set(tables["seconds"]["problem"]) == {"vae"}
+    assert set(tables["steps"]["problem"]) == {"mlp", "cnn", "vae"}
+
+
 def test_one_problem_is_enough_for_a_picture(plant: Callable[..., Any], styled: Any, tmp_path: Path) -> None:
     records = plant({("mlp", "sgd"): [50, 60], ("mlp", "kfac"): [10, INF]}, config={"levels": {50: 0.25, 80: 0.4}})
     (picture,) = section(records, styled(records), tmp_path).pictures

@@ -101,6 +101,12 @@ def test_seconds_rank_where_all_of_them_are_clean(field: Any) -> None:
     assert unit(mixed, mixed=True) == SECONDS
 
 
+@pytest.mark.parametrize(("cost", "expected"), [(200, WORK), (None, SECONDS)])
+def test_who_never_arrived_needs_no_clock(field: Any, cost: float | None, expected: str) -> None:
+    clean, shared = field({"mlp": {"kfac": 60, "adamw": 150}}), field({"mlp": {"sgd": cost}}, parallel=True)
+    assert unit(build_records([*clean.runs.values(), *shared.runs.values()], [])) == expected
+
+
 def test_overall_ranks_are_means_over_the_problems_that_count(field: Any) -> None:
     table = {"mlp": {"kfac": 60, "adamw": 100, "sgd": 300}, "cnn": {"kfac": 100, "adamw": 60, "sgd": 300}}
     records = field({**table, "rnn": {"kfac": 60, "adamw": 100, "sgd": None}})

@@ -73,7 +73,7 @@ def test_the_script_knows_experiments_that_exist_and_every_sweep_that_needs_more
     offered = re.search(r"name experiments: ([a-z_ ]+)", SCRIPT)
     assert offered is not None
     assert set(offered[1].split()) <= set(registry.names("experiment"))
-    functions = set(re.findall(r"^([a-z_]+)\(\) \{", SCRIPT, re.MULTILINE)) - {"sweep", "study"}
+    functions = set(re.findall(r"^([a-z_]+)\(\) \{", SCRIPT, re.MULTILINE)) - {"sweep", "timed"}
     assert functions == set(named)
 
 

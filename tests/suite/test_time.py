@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from suite import exclusive, time, timing, windows
+from suite import exclusive, registry, time, timing, windows
 from suite.errors import ConfigError
 from suite.plan import Plan
 from suite.time import Request
@@ -302,10 +302,19 @@ def test_a_command_line_is_a_request() -> None:
     assert time.parse(words[:2]) == Request(["sgd", "kfac"], ["mlp"], overrides=[])
 
 
+def test_an_experiment_names_the_pairs_that_the_command_line_does_not() -> None:
+    params = registry.read("experiment", "quick")["hydra"]["sweeper"]["params"]
+    tasks, optimizers = params["task"].split(","), params["optimizer"].split(",")
+    assert time.parse(["experiment=quick"]) == Request(optimizers, tasks, overrides=["experiment=quick"])
+    some = time.parse(["experiment=quick", "optimizer=sgd"])
+    assert (some.optimizers, some.tasks) == (["sgd"], tasks)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["task=mlp"], "Seconds with the machine to oneself: `python -m suite.time"),
+        (["experiment=quik"], "experiment=quik is not one of "),
         (["optimizer=sdg", "task=mlp"], "optimizer=sdg is not one of "),
         (["optimizer=sgd", "task=mlq"], "task=mlq is not one of "),
         (["optimizer=sgd", "task=mlp", "windows=0"], "windows must be a whole number from 1 on, got '0'"),
