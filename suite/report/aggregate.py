@@ -60,7 +60,7 @@ def aggregated(records: Records, reached: pd.DataFrame, level: str | None = None
     """The costs of reaching each problem's main level (or `level`), without what must not be averaged.
 
     Test functions of a few numbers only illustrate, problems without levels have no costs, and seconds compare only
-    where all come from one kind of hardware that no other run shared.
+    where all that arrived come from one kind of hardware that no other run shared, or were timed alone.
     """
     left_out = {
         problem: ILLUSTRATION if is_illustration(records, problem) else NO_LEVEL

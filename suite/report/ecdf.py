@@ -17,7 +17,7 @@ from suite.report.canvas import Picture
 from suite.report.crossings import baselines, crossings, ends
 from suite.report.drawing import MOST_BANDS, listed, said
 from suite.report.page import Section
-from suite.report.reached import roughly_timed
+from suite.report.reached import SHARED
 from suite.report.records import Records
 from suite.report.shares import share_lines, unit_panels
 from suite.report.style import Look
@@ -75,16 +75,20 @@ def relative_costs(records: Records, reached: pd.DataFrame, chosen: Aggregated) 
     against = baselines(records, reached)
     whole = ends(records).groupby(["problem", "optimizer"])[list(LABELS)].median()
     tables: dict[str, pd.DataFrame] = {}
+    unclocked: list[str] = []
     for unit, rows in chosen.by_unit.items():
         kept = [problem for problem in dict.fromkeys(rows["problem"]) if problem in against]
         own = reached[reached["problem"].isin(kept)].drop_duplicates(["problem", "optimizer", "seed", "value"])
-        if unit == "seconds":  # a run that is rough at no main level may be at one below it
-            own = own[~own["problem"].isin(own.loc[roughly_timed(own), "problem"])]
+        if unit == "seconds":  # every level of every run counts here, and so does the baseline's whole run
+            unclocked = list(dict.fromkeys(own.loc[own["source"] == SHARED, "problem"]))
+            own = own[~own["problem"].isin(unclocked)]
         lengths = {problem: float(whole.loc[(problem, against[problem]), unit]) for problem in kept}
         scale = own["problem"].map(lengths).astype(float)
         tables[unit] = own[[*KEYS, "optimizer"]].assign(cost=own[unit] / scale)[scale > 0]
     bare = [name for name in dict.fromkeys(chosen.by_unit["steps"]["problem"]) if name not in against]
-    return tables, f"Left out: {listed(bare)} (no baseline was run)." if bare else ""
+    said_of = [f"Left out: {listed(bare)} (no baseline was run)."] if bare else []
+    said_of += [f"Left out of the seconds, too: {listed(unclocked)} (not every run has a clock)."] if unclocked else []
+    return tables, " ".join(said_of)
 
 
 def reach(rows: pd.DataFrame, methods: list[str]) -> Reach | None:
