@@ -25,11 +25,11 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from suite import resolvers
 from suite.batched import run_batched
+from suite.config import resolvers
+from suite.config.plan import Plan
 from suite.paths import CONFIGS
-from suite.plan import Plan
-from suite.run import Outcome, run
+from suite.training.runner import Outcome, run
 
 ROUNDS = 3
 RATES = {"sgd": (1e-3, 0.1), "momentum": (1e-3, 0.03), "adamw": (1e-4, 1e-2)}  # of the trials, on a logarithmic grid

@@ -22,13 +22,13 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from suite import resolvers
+from suite.config import resolvers
+from suite.config.plan import Plan
 from suite.paths import CONFIGS
-from suite.plan import Plan
-from suite.record import RunRecord
-from suite.run import build_task
-from suite.tracker import Tracker
-from suite.training import Training
+from suite.results.directory import RunRecord
+from suite.training.runner import build_task
+from suite.training.training import Training
+from suite.training.wandb_mirror import Tracker
 from tasks.task import Task
 
 ROUNDS = 11

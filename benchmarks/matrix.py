@@ -21,9 +21,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from optimizers import Objective
+from optimizers.layers.roles import Role, model_roles
 from optimizers.matrix import SOAP, KLShampoo, Muon, Shampoo
-from optimizers.roles import Role, model_roles
-from suite.memory import state_bytes
+from suite.training.memory import state_bytes
 from tasks.language.char_transformer import CharTransformer
 from tasks.task import Batch
 

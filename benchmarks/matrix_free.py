@@ -19,7 +19,7 @@ from rich.table import Table
 
 from optimizers import Objective
 from optimizers.registry import builder
-from suite.memory import peak_bytes
+from suite.training.memory import peak_bytes
 from tasks.task import Task
 from tasks.vision.autoencoder import Autoencoder
 

@@ -140,12 +140,12 @@ def _in_a_process(what: str, folder: Path) -> dict[str, float]:
 
 
 def _measured(what: str, folder: Path) -> dict[str, float]:
-    from suite.report.load import load_runs
+    from suite.results.load import load_runs
 
     began, busy = time.perf_counter(), time.process_time()
     if what == "report":
-        from suite.report.build import write_report
-        from suite.report.records import build_records
+        from suite.report.report import write_report
+        from suite.results.frame import build_records
 
         records = build_records(*load_runs(folder / "runs"))
         loaded = time.perf_counter() - began

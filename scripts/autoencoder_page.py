@@ -10,8 +10,8 @@ import pandas as pd
 from pages import Archived, archive_for, write
 
 from suite.paths import ROOT
-from suite.report.runs import Run
-from suite.report.style import colour_of
+from suite.report.drawing.style import colour_of
+from suite.results.run import Run
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

@@ -21,12 +21,13 @@ from omegaconf import OmegaConf
 
 from optimizers import Objective, Unsupported
 from optimizers.method import Method
-from suite import costs, registry, resolvers
-from suite.build import construct, locate
+from suite.config import registry, resolvers
+from suite.config.instantiate import construct, locate
 from suite.errors import ConfigError
-from suite.memory import state_bytes
 from suite.paths import CONFIGS, ROOT
-from suite.progress import ProgressLine
+from suite.training import oracle_costs
+from suite.training.memory import state_bytes
+from suite.training.progress import ProgressLine
 from tasks.task import Batch, Task
 
 SEEDS = 3  # of scripts/findings.py
@@ -141,7 +142,7 @@ class Side:
             yield time.process_time() - start
 
 
-def measured(name: str, net: str, task: Task, weights: costs.Costs) -> dict[str, Any]:
+def measured(name: str, net: str, task: Task, weights: oracle_costs.Costs) -> dict[str, Any]:
     """A row of the table: an optimizer on a net."""
     row: dict[str, Any] = {"optimizer": name, "net": net, "status": "done"}
     try:
@@ -163,7 +164,7 @@ def measured(name: str, net: str, task: Task, weights: costs.Costs) -> dict[str,
     return row | {
         "status": "done" if math.isfinite(side.loss) else "diverged",
         "steps": taken,
-        "grad_equivalents": costs.grad_equivalents(side.counts, weights) / taken,
+        "grad_equivalents": oracle_costs.grad_equivalents(side.counts, weights) / taken,
         "seconds_ratio": fmean(later) / fmean(reference[1:]),
         "words": state_bytes(side.optimizer) / 4 / sum(p.numel() for p in side.model.parameters()),
         "telemetry": "; ".join(f"{k}={v:.4g}" for k, v in sorted(told.items()) if not k.startswith(COMMON)),
@@ -173,12 +174,12 @@ def measured(name: str, net: str, task: Task, weights: costs.Costs) -> dict[str,
 def measure(names: list[str]) -> None:
     """Measure these optimizers on all nets and put their rows into the table."""
     rows = []
-    weights: dict[str, costs.Costs] = {}
+    weights: dict[str, oracle_costs.Costs] = {}
     with ProgressLine("methods", len(NETS) * len(names), enabled=True) as progress:
         done = count(1)
         for net in NETS:
             task, batch = task_of(net)
-            weights[net] = costs.measure(task, Objective(task.model(0), task.loss_fn, *batch), time.process_time)
+            weights[net] = oracle_costs.measure(task, Objective(task.model(0), task.loss_fn, *batch), time.process_time)
             for name in names:
                 rows.append(measured(name, net, task, weights[net]))
                 progress.update(next(done), f"{name} on {net}: {rows[-1]['status']}")

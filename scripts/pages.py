@@ -14,9 +14,9 @@ import yaml
 
 from suite.archive import is_archive, read_archive, read_contents
 from suite.paths import ROOT
-from suite.report.records import exclusive_seconds
-from suite.report.runs import Run
-from suite.timing import Timings
+from suite.results.frame import exclusive_seconds
+from suite.results.run import Run
+from suite.results.timings import Timings
 
 REFERENCE = ROOT / "results" / "reference"
 NOT_RUN = "—"

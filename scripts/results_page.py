@@ -14,7 +14,7 @@ import numpy as np
 from pages import NOT_RUN, REFERENCE, Cells, setting, spread, table
 
 from suite.paths import ROOT
-from suite.report.load import Run, load_runs, load_timings
+from suite.results.load import Run, load_runs, load_timings
 from suite.stats import time_to_target
 
 PAGE = ROOT / "docs" / "results.md"

@@ -13,13 +13,14 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from suite import choices, complaints, launcher, open_settings, paths, resolvers
+from suite import paths
+from suite.config import messages, open_settings, overrides, resolvers, torchrun
 from suite.errors import ConfigError, HopelessError, require_one_of
-from suite.status import Status
+from suite.results.status import Status
 from suite.sweep import as_typed, note_outcome
 
 if TYPE_CHECKING:
-    from suite.plan import Plan
+    from suite.config.plan import Plan
 
 
 REFUSALS = (ValueError, FileNotFoundError, ImportError)  # ConfigError is a ValueError
@@ -30,40 +31,40 @@ resolvers.register()
 @hydra.main(version_base="1.3", config_path=str(paths.CONFIGS), config_name="config")
 def compose_and_run(config: DictConfig) -> None:
     """Hydra calls this once for each run."""
-    from suite.run import refuse, run  # torch is imported here, so that --help need not wait for it
+    from suite.training.runner import refuse, run  # torch is imported here, so that --help need not wait for it
 
     sweeping = HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN
     try:
         plan = plan_of(config)
     except ConfigError as error:  # wrong for every run of a sweep, so none is started
-        launcher.complain(error)
+        torchrun.complain(error)
         sys.exit(2)
     try:
         outcome = run(plan)
     except HopelessError as error:
-        launcher.complain(error)
-        launcher.leave(2)
+        torchrun.complain(error)
+        torchrun.leave(2)
     except Exception as error:
         if sweeping:
             outcome = refuse(plan, error)
         elif isinstance(error, REFUSALS):
-            launcher.complain(error)
-            launcher.leave(2)
-        elif launcher.world_size() > 1:
+            torchrun.complain(error)
+            torchrun.leave(2)
+        elif torchrun.world_size() > 1:
             traceback.print_exc()
-            launcher.leave(1)
+            torchrun.leave(1)
         else:
             raise
     note_outcome(plan, outcome)
     if not sweeping:
-        launcher.leave(outcome.status.exit_code)
+        torchrun.leave(outcome.status.exit_code)
     if outcome.status is Status.INTERRUPTED:  # Ctrl-C is meant for the sweep, not only for the run it met
         raise KeyboardInterrupt
 
 
 def plan_of(config: DictConfig) -> Plan:
     """The plan that a composed configuration describes, with what Hydra knows of its circumstances."""
-    from suite.plan import Plan
+    from suite.config.plan import Plan
 
     require_one_of("scale", config.scale, resolvers.SCALES)
     hydra_config = HydraConfig.get()
@@ -77,7 +78,7 @@ def plan_of(config: DictConfig) -> Plan:
         results=paths.results(),
         command=repeating_command(),
         workers=_workers(hydra_config.launcher),
-        world_size=launcher.world_size(),
+        world_size=torchrun.world_size(),
         number=_job_number() + 1,
         total=int(os.environ.get("SUITE_SWEEP_TOTAL", "1")),
     )
@@ -88,7 +89,7 @@ def repeating_command() -> str:
     hydra_config = HydraConfig.get()
     own = [s.path for s in hydra_config.runtime.config_sources if s.provider == "command-line"]
     arguments = [*(word for path in own for word in ("--config-dir", path)), *as_typed(hydra_config.overrides.task)]
-    return as_command(arguments, launcher.world_size())
+    return as_command(arguments, torchrun.world_size())
 
 
 def as_command(arguments: Iterable[str], world_size: int = 1) -> str:
@@ -116,9 +117,9 @@ def main() -> None:
     """Run the command and turn what is wrong with a request into a message and exit code 2."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own notes would land between ours
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the explanation is ours
-    with complaints.answered(sys.argv[1:]), launcher.one_voice():
-        launcher.refuse_sweep(sys.argv[1:])
-        complaints.refuse_shadowed(sys.argv[1:])
-        complaints.refuse_nothing(sys.argv[1:])
-        sys.argv[1:] = open_settings.opened(choices.deferred(sys.argv[1:]))
+    with messages.answered(sys.argv[1:]), torchrun.one_voice():
+        torchrun.refuse_sweep(sys.argv[1:])
+        messages.refuse_shadowed(sys.argv[1:])
+        messages.refuse_nothing(sys.argv[1:])
+        sys.argv[1:] = open_settings.opened(overrides.deferred(sys.argv[1:]))
         compose_and_run()

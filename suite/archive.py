@@ -1,7 +1,7 @@
 """`python -m suite.archive`: a set of runs in a few small files that stand for their directories in every report.
 
 An archive is a folder with `archive.json` (what it holds), `runs.parquet` (a row per run), `histories.parquet` (thinned
-as `suite.thinning` says) and, where models have two parameters, `walks.parquet`. It holds no path, user or machine.
+as `suite.results.downsample` says) and, where models have two parameters, `walks.parquet`. It holds no path, user or machine.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from suite import packing, paths, timing
+from suite import paths
 from suite.errors import ConfigError
-from suite.record import to_json, write_atomically
-from suite.report.runs import Run
-from suite.scrub import Scrubber
-from suite.thinning import ROWS, thin
+from suite.results import parquet
+from suite.results.anonymise import Scrubber
+from suite.results.directory import to_json, write_atomically
+from suite.results.downsample import ROWS, thin
+from suite.results.run import Run
+from suite.results.timings import Place, Timing, Timings, from_json, placed, speed_key
 
 CONTENTS = "archive.json"
 TIMINGS = "timings.json"
@@ -39,7 +41,7 @@ def write_archive(
     folder: Path,
     *,
     rows: int = ROWS,
-    timings: timing.Timings | None = None,
+    timings: Timings | None = None,
     about: str = "",
 ) -> Path:
     """Write an archive of `runs`, in place of one that was there; `rows` is what a long history keeps, about.
@@ -54,16 +56,13 @@ def write_archive(
     folder.mkdir(parents=True, exist_ok=True)
     scrub = Scrubber()
     portable = [_portable(run, scrub, rows) for run in runs]
-    for name in (CONTENTS, packing.WALKS, TIMINGS):
+    for name in (CONTENTS, parquet.WALKS, TIMINGS):
         (folder / name).unlink(missing_ok=True)
-    packing.write(portable, folder, small=True)
+    parquet.write(portable, folder, small=True)
     if timings:
         # a setting that was a path is another one now, and the timings of such runs have to find them still
-        keys = {
-            timing.speed_key(run.config): timing.speed_key(kept.config)
-            for run, kept in zip(runs, portable, strict=True)
-        }
-        moved = timing.placed(replace(one, key=keys.get(one.key, one.key)) for one in timings.values())
+        keys = {speed_key(run.config): speed_key(kept.config) for run, kept in zip(runs, portable, strict=True)}
+        moved = placed(replace(one, key=keys.get(one.key, one.key)) for one in timings.values())
         known = {moved[place].name: scrub(asdict(moved[place])) for place in sorted(moved)}
         write_atomically(folder / TIMINGS, to_json(known))
     write_atomically(folder / CONTENTS, to_json(_contents(runs, portable, rows, about)))
@@ -80,8 +79,8 @@ def read_archive(folder: Path) -> list[Run]:
     if contents.get("version") != VERSION:
         raise ArchiveError(f"{folder} is an archive of version {contents.get('version')}; this suite reads {VERSION}")
     try:
-        runs = packing.read(folder, folder)
-    except packing.PackError as error:
+        runs = parquet.read(folder, folder)
+    except parquet.PackError as error:
         raise ArchiveError(f"the archive {folder} is damaged ({error}); write it again") from error
     if len(runs) != contents.get("runs"):
         raise ArchiveError(f"the archive {folder} is damaged ({len(runs)} runs of {contents.get('runs')})")
@@ -106,11 +105,11 @@ def read_contents(folder: Path) -> dict[str, Any]:
     return contents
 
 
-def read_timings(folder: Path) -> dict[timing.Place, timing.Timing]:
+def read_timings(folder: Path) -> dict[Place, Timing]:
     """The exclusive timings that came with the runs."""
     try:
         content = json.loads((folder / TIMINGS).read_text(encoding="utf-8"))
-        return timing.placed(map(timing.from_json, content.values()))
+        return placed(map(from_json, content.values()))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -161,7 +160,7 @@ def _contents(runs: Sequence[Run], kept: Sequence[Run], rows: int, about: str) -
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write an archive of recorded runs, or say what one holds."""
-    from suite.complaints import answered
+    from suite.config.messages import answered
 
     typed = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(typed)
@@ -188,17 +187,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _write(options: argparse.Namespace) -> int:
-    from suite.report.load import load_runs, load_timings
+    from suite.results.load import load_runs, load_timings
 
     runs: list[Run] = []
-    timings: dict[timing.Place, timing.Timing] = {}
+    timings: dict[Place, Timing] = {}
     for root in options.runs:
         found, damaged = load_runs(root)
         for damage in damaged:
             print(f"warning: skipped {damage.path}: {damage.reason}", file=sys.stderr)
         runs += [run for run in found if _wanted(run, options)]
         timings |= load_timings(root)
-    used = {timing.speed_key(run.config) for run in runs}
+    used = {speed_key(run.config) for run in runs}
     kept = {place: one for place, one in timings.items() if one.key in used}
     write_archive(runs, options.folder, rows=options.rows, timings=kept, about=options.about)
     return _read(options)

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from suite import registry
-from suite.build import locate
+from suite.config import registry
+from suite.config.instantiate import locate
 from suite.errors import ConfigError
 
 

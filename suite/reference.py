@@ -27,15 +27,15 @@ from pathlib import Path
 from suite import archive
 from suite.errors import ConfigError, require_one_of
 from suite.paths import ROOT
-from suite.report.context import configuration_table, environment_table, outcome_tables, problem_table
-from suite.report.convergence import convergences, order_tables
-from suite.report.costs import cost_tables
-from suite.report.records import Records, build_records
-from suite.report.render import markdown
-from suite.report.results import main_table, results_table
-from suite.report.runs import Run
-from suite.report.table import Table
-from suite.report.targets import target_tables
+from suite.report.sections.convergence_order import convergences, order_tables
+from suite.report.sections.costs import cost_tables
+from suite.report.sections.final_metrics import main_table, results_table
+from suite.report.sections.settings import configuration_table, environment_table, outcome_tables, problem_table
+from suite.report.sections.targets import target_tables
+from suite.results.frame import Records, build_records
+from suite.results.run import Run
+from suite.tables.markdown import markdown
+from suite.tables.table import Table
 
 REFERENCE = ROOT / "results" / "reference"
 FENCE = r"^```.*?^```[^\n]*$"  # an example of a mark, in a page that explains them, is no mark
@@ -178,7 +178,7 @@ def _records(archives: Path, name: str, chosen: tuple[tuple[str, tuple[str, ...]
 @cache
 def _report(archives: Path, name: str, chosen: tuple[tuple[str, tuple[str, ...]], ...]) -> Path:
     """The whole report of an archive, in a folder that is gone when the process ends."""
-    from suite.report.build import write_report
+    from suite.report.report import write_report
 
     folder = tempfile.TemporaryDirectory(prefix="suite-reference-")
     _KEPT.append(folder)
@@ -207,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0; 1 where --check found a page that is out of date.
     """
-    from suite.complaints import answered
+    from suite.config.messages import answered
 
     typed = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(typed)

@@ -16,11 +16,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from suite import coverage
+from suite.training import layer_coverage
 
 if TYPE_CHECKING:
-    from suite.plan import Plan
-    from suite.run import Outcome
+    from suite.config.plan import Plan
+    from suite.training.runner import Outcome
 
 FILE = "SUITE_SWEEP_FILE"
 TOTAL = "SUITE_SWEEP_TOTAL"
@@ -40,7 +40,7 @@ def note_outcome(plan: Plan, outcome: Outcome) -> None:
     print(f"{place}{plan.title}: {_in_words(entry)}", flush=True)
     if plan.total == 1:
         if summary.get("coverage"):
-            print(f"  {coverage.in_words(summary['coverage'])}", flush=True)
+            print(f"  {layer_coverage.in_words(summary['coverage'])}", flush=True)
         print(f"  {plan.directory}", flush=True)
     if path := os.environ.get(FILE):
         with open(path, "a") as file:

@@ -24,13 +24,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from suite import complaints, levels, paths, registry
+from suite import paths
+from suite.config import messages, registry, targets
 from suite.errors import ConfigError, require_one_of
-from suite.record import write_atomically
+from suite.results.directory import write_atomically
 
 if TYPE_CHECKING:
-    from suite.plan import Plan
-    from suite.run import Outcome
+    from suite.config.plan import Plan
+    from suite.training.runner import Outcome
 
 BASELINE = "adamw"
 SEEDS = (0, 1, 2)
@@ -57,7 +58,7 @@ class Request:
     optimizer: str = BASELINE
     seeds: Sequence[int] = SEEDS
     overrides: Sequence[str] = ()
-    out: Path = levels.FOLDER
+    out: Path = targets.FOLDER
 
     def command(self, task: str) -> str:
         """What repeats this for one task."""
@@ -105,7 +106,7 @@ def set_target(request: Request, task: str) -> Path:
     entry["origin"]["command"] = request.command(task)
     entry["origin"]["tuned"] = _tuned(task, request)
     path = request.out / f"{plans[0].task}.yaml"
-    kept = levels.read(path)
+    kept = targets.read(path)
     scale = str(plans[0].config["scale"])
     store({**kept, scale: entry}, path)
     print(_told(plans[0], entry, path), flush=True)
@@ -114,16 +115,16 @@ def set_target(request: Request, task: str) -> Path:
 
 def plan_of(request: Request, task: str, seed: int) -> Plan:
     """One of the baseline's runs; its target is the task's own, so that a stored one does not make it another run."""
-    from suite.composing import planned
+    from suite.config.compose import planned
 
     words = [f"optimizer={request.optimizer}", f"task={task}", f"seed={seed}", "target=${task.target}"]
     return planned([*words, *request.overrides], paths.results())
 
 
 def _carried_out(plans: Sequence[Plan]) -> tuple[list[Ended], str, str]:
-    from suite.run import run
-    from suite.status import Status
+    from suite.results.status import Status
     from suite.sweep import note_outcome
+    from suite.training.runner import run
 
     found = []
     for plan in plans:
@@ -163,7 +164,7 @@ def entry_of(plan: Plan, runs: Sequence[Ended], metric: str, direction: str) -> 
     """
     untrained, final = (median(getattr(run, name) for run in runs) for name in ("untrained", "final"))
     try:
-        found = levels.ladder(untrained, final, direction)
+        found = targets.ladder(untrained, final, direction)
     except ValueError as error:
         raise ConfigError(f"the baseline {plan.optimizer} sets no target: {error}") from error
     optimizer = {key: value for key, value in plan.config["optimizer"].items() if key not in ("about", "search")}
@@ -175,7 +176,7 @@ def entry_of(plan: Plan, runs: Sequence[Ended], metric: str, direction: str) -> 
         "levels": dict(found.values),
         "untrained": untrained,
         "final": final,
-        "setting": levels.setting(plan.config["task"]),
+        "setting": targets.setting(plan.config["task"]),
         "origin": {
             "command": "",
             "baseline": plan.optimizer,
@@ -214,7 +215,7 @@ def _tuned(task: str, request: Request) -> str | None:
 
 def store(entries: Mapping[str, Any], path: Path) -> None:
     """Write a file of targets, the scales in the order of their size."""
-    from suite.resolvers import SCALES
+    from suite.config.resolvers import SCALES
 
     ordered = {scale: dict(entries[scale]) for scale in SCALES if scale in entries}
     body = yaml.safe_dump(ordered, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
@@ -263,7 +264,7 @@ def parse(arguments: Sequence[str]) -> Request:
         raise ConfigError(f"optimizer={optimizer}: a target comes from one baseline; name one of them")
     require_one_of("optimizer", optimizer, registry.names("optimizer"))
     overrides = [*rest, *(f"{name}={value}" for name, value in given if name not in named)]
-    out = Path(named.get("out", str(levels.FOLDER)))
+    out = Path(named.get("out", str(targets.FOLDER)))
     return Request(tasks, optimizer, _seeds(named.get("seeds", ",".join(map(str, SEEDS)))), overrides, out)
 
 
@@ -282,7 +283,7 @@ def _seeds(text: str) -> list[int]:
 def main() -> None:
     """The command line."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    with complaints.answered(sys.argv[1:]):
+    with messages.answered(sys.argv[1:]):
         establish(parse(sys.argv[1:]))
 
 

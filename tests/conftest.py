@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from suite.report.load import Run
-from suite.report.runs import assemble
+from suite.results.load import Run
+from suite.results.run import assemble
 
 CLASSES = {"adamw": "torch.optim.AdamW", "sgd": "torch.optim.SGD", "kfac": "optimizers.natural_gradient.KFAC"}
 START, TARGET = 2.0, 0.5

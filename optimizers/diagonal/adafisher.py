@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.capture import Captured
 from optimizers.diagonal.factor_diagonals import Averages, entries, observed, spread
+from optimizers.layers.capture import Captured
 from optimizers.linalg.curvature import Curvature
 from optimizers.method import require_choice, require_range
 from optimizers.natural_gradient.blocks import Block, Measure, Tensors

@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from optimizers.capture import Captured
+from optimizers.layers.capture import Captured
 from optimizers.natural_gradient.blocks import Block, Measure, Tensors
 from optimizers.natural_gradient.scale_shift import ScaleShiftBlock, over_positions
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from optimizers.exposing import Record, substituted
+from optimizers.layers.substitute import Record, substituted
 
 PROJECTIONS = ("q", "k", "v")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from optimizers.exposed import EXPOSED, Key, Record
+from optimizers.layers.decomposed import EXPOSED, Key, Record
 
 
 @dataclass

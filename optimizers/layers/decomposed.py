@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from optimizers.exposed_attention import exposed_attention
-from optimizers.exposed_recurrent import exposed_cell, exposed_recurrent
-from optimizers.exposing import Exposed, Key, Record
+from optimizers.layers.attention import exposed_attention
+from optimizers.layers.recurrent import exposed_cell, exposed_recurrent
+from optimizers.layers.substitute import Exposed, Key, Record
 
 __all__ = ["EXPOSED", "Exposed", "Key", "Record"]
 

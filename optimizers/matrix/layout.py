@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from optimizers.layers.roles import Role
 from optimizers.method import require_range
-from optimizers.roles import Role
 
 MATRICES = (Role.HIDDEN, Role.EMBEDDING, Role.HEAD)
 

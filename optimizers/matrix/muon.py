@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optimizers.layers.roles import Role
 from optimizers.linalg.roots import QUINTIC, newton_schulz
 from optimizers.matrix.layout import Layout
 from optimizers.matrix.preconditioned import Preconditioned
 from optimizers.matrix.stacks import Stack
 from optimizers.method import require_choice, require_range
-from optimizers.roles import Role
 
 SCALES = ("original", "match_rms_adamw")
 PRECISIONS = ("auto", "bfloat16", "parameter")

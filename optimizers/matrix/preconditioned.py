@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from optimizers.errors import Unsupported
 from optimizers.fallback import FALLBACKS, scheduled_rate
+from optimizers.layers.roles import Role, model_roles, roles
 from optimizers.matrix.layout import Layout, Piece
 from optimizers.matrix.stacks import Stack
 from optimizers.method import Method, require_choice, require_range
 from optimizers.objective import Objective
 from optimizers.phases import phase
-from optimizers.roles import Role, model_roles, roles
 
 Part = slice | list[int]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from optimizers.capture import Captured
+from optimizers.layers.capture import Captured
 from optimizers.natural_gradient.sites import Site
 
 CHUNK = 2**20  # numbers in the rows of a layer that are held at a time

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.capture import Captured
+from optimizers.layers.capture import Captured
 from optimizers.natural_gradient.blocks import Block, KroneckerBlock, Measure, Tensors
 from optimizers.natural_gradient.kfac import KFAC
 from optimizers.objective import Objective

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from optimizers.averaging import Averaging
-from optimizers.capture import Captured
 from optimizers.errors import Unsupported
 from optimizers.fallback import FALLBACKS, scheduled_rate
+from optimizers.layers.capture import Captured
 from optimizers.linalg.curvature import Curvature
 from optimizers.linalg.flat import unflatten
 from optimizers.method import Method, require_choice, require_range, require_words

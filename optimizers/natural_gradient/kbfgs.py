@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.capture import Captured
+from optimizers.layers.capture import Captured
 from optimizers.linalg.curvature import Curvature
 from optimizers.linalg.decompositions import inverses_positive
 from optimizers.method import require_range

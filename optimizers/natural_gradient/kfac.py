@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optimizers.distributed import ALONE, Alone
 from optimizers.linalg.curvature import Curvature
 from optimizers.linalg.damping import RatioRule, reduction_ratio
 from optimizers.linalg.flat import flatten, unflatten
@@ -20,7 +21,6 @@ from optimizers.natural_gradient.quadratic import best_combination
 from optimizers.natural_gradient.workshare import gathered_flags, hand_out, owners_of
 from optimizers.objective import Objective
 from optimizers.phases import phased
-from optimizers.ranks import ALONE, Alone
 
 DAMPING_RULES = ("fixed", "decay", "adaptive")
 STEP_RULES = ("lr", "exact")

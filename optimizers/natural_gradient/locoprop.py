@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.capture import Captured
+from optimizers.layers.capture import Captured
 from optimizers.linalg.decompositions import inverse_positive
 from optimizers.method import require_choice, require_range
 from optimizers.natural_gradient.blocks import Block, KroneckerBlock, Measure, Tensors

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from optimizers.capture import Captured
+from optimizers.layers.capture import Captured
 from optimizers.natural_gradient.blocks import Block, Measure, Tensors
 
 Normalised = Callable[[nn.Module, Tensor], Tensor]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from optimizers.exposing import Key
+from optimizers.layers.substitute import Key
 
 
 class Site:

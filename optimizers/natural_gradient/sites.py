@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from optimizers.exposed_attention import PROJECTIONS
+from optimizers.layers.attention import PROJECTIONS
 from optimizers.natural_gradient.convolutions import ConvSite, PlacesSite, TransposedConvSite
 from optimizers.natural_gradient.site import Site
 

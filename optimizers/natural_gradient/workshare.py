@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from optimizers.distributed import Alone
 from optimizers.natural_gradient.blocks import Block
 from optimizers.natural_gradient.inverses import Inverses, State
-from optimizers.ranks import Alone
 
 
 def owners_of(blocks: Sequence[Block], size: int) -> dict[int, int]:

@@ -9,12 +9,12 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from optimizers.evaluation import Moment, Problem, share_of, twice_differentiable
-from optimizers.jacobian import outputs_at
+from optimizers.distributed import Alone, cut
 from optimizers.linalg.flat import unflatten
-from optimizers.losses import require_family
+from optimizers.objective.jacobian import outputs_at
+from optimizers.objective.likelihoods import require_family
+from optimizers.objective.step_state import Moment, Problem, share_of, twice_differentiable
 from optimizers.phases import phased
-from optimizers.ranks import Alone, cut
 
 
 class Evaluating:

@@ -14,25 +14,17 @@ from torch.autograd.graph import GradientEdge
 from torch.func import grad, vmap
 from torch.nn.modules.batchnorm import _NormBase
 
-from optimizers.capture import Captured, capture, edges_of, hidden_states, merged, passes, settled
+from optimizers.distributed import ALONE, Alone
 from optimizers.errors import Unsupported
-from optimizers.evaluating import Evaluating
-from optimizers.evaluation import (
-    Batch,
-    Moment,
-    Observer,
-    Problem,
-    couples,
-    held_statistics,
-    weighted_mean,
-)
-from optimizers.jacobian import jacobian_by_examples, jacobian_by_graph, outputs_at, pullback
-from optimizers.known import Known
+from optimizers.layers.capture import Captured, capture, edges_of, hidden_states, merged, passes, settled
 from optimizers.linalg.curvature import Curvature
 from optimizers.linalg.flat import add_, flatten, unflatten
-from optimizers.losses import Gaussian, family_of, require_family
+from optimizers.objective.cache import Known
+from optimizers.objective.jacobian import jacobian_by_examples, jacobian_by_graph, outputs_at, pullback
+from optimizers.objective.likelihoods import Gaussian, family_of, require_family
+from optimizers.objective.minibatch import Evaluating
+from optimizers.objective.step_state import Batch, Moment, Observer, Problem, couples, held_statistics, weighted_mean
 from optimizers.phases import phase, phased
-from optimizers.ranks import ALONE, Alone
 
 
 class Objective(Evaluating):

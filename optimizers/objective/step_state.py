@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from optimizers.known import Known
-from optimizers.losses import Family
-from optimizers.ranks import ALONE, Alone
+from optimizers.distributed import ALONE, Alone
+from optimizers.objective.cache import Known
+from optimizers.objective.likelihoods import Family
 
 Batch = tuple[Tensor, Tensor]
 Counts = Counter[str]

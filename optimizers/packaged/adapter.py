@@ -31,7 +31,7 @@ class PytorchOptimizer(Method):
 
     - a constructor that asks for a `model` gets a module of the named parameters, one that asks for `num_iterations` or
       `num_data` is told by `expect` (or by `settings`), one that has an `adamw_lr` gets hidden matrices and the rest as
-      two groups (as `optimizers.roles` tells them apart), one that wraps an optimizer gets the class that
+      two groups (as `optimizers.layers.roles` tells them apart), one that wraps an optimizer gets the class that
       `settings.optimizer` or `settings.base_optimizer` names, the wrapped one's settings beside its own;
     - a `step` that takes a `hessian` gets gradients with their graph in the steps in which its `update_period` says
       that it uses them: a gradient, and a Hessian product for each pass through the graph;

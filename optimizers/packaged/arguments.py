@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from optimizers.errors import Unsupported
+from optimizers.layers.roles import Role, roles
 from optimizers.method import Horizon
 from optimizers.packaged.catalogue import Kind, find, require_settings, signature
-from optimizers.roles import Role, roles
 
 BASES = ("optimizer", "base_optimizer")  # arguments for the optimizer that another one wraps
 SPLIT = "use_muon"  # the key of a group that says whether it is orthogonalised

@@ -8,18 +8,19 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from optimizers import Unsupported
-from suite import device, environment
-from suite.batched.copies import Company, Copy
-from suite.batched.crew import Crew, GivenUpError, Member
-from suite.batched.reasons import kind_of, reason_for, together
-from suite.batched.updates import Update
+from suite.batched.eligibility import kind_of, reason_for, together
+from suite.batched.fused_updates import Update
+from suite.batched.replicas import Company, Copy
+from suite.batched.trainer import Crew, GivenUpError, Member
+from suite.config import device
+from suite.config.plan import Plan
 from suite.errors import ConfigError
-from suite.plan import Plan
-from suite.record import RunRecord
-from suite.run import Outcome, build_task, describe, looked_up, refuse, run
-from suite.status import Status
-from suite.summary import summarise
-from suite.tracker import Tracker
+from suite.results.directory import RunRecord
+from suite.results.status import Status
+from suite.training import environment
+from suite.training.runner import Outcome, build_task, describe, looked_up, refuse, run
+from suite.training.summary import summarise
+from suite.training.wandb_mirror import Tracker
 from tasks.task import Task
 
 BUDGET = 2**31  # bytes that the copies of one stack may take, each reckoned at the memory of a step by itself

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from optimizers import Unsupported
-from suite import device
-from suite.batched.copies import Company, Copy
-from suite.batched.row import Row
-from suite.batched.stack import Stack
+from suite.batched.replica_objective import Row
+from suite.batched.replicas import Company, Copy
+from suite.batched.stacked_model import Stack
+from suite.config import device
+from suite.config.plan import DECISIVE, UNLESS, Plan
 from suite.errors import ConfigError
-from suite.plan import DECISIVE, UNLESS, Plan
-from suite.record import digest
-from suite.run import build_task
-from suite.seeds import stream
+from suite.results.directory import digest
+from suite.training.runner import build_task
+from suite.training.seeds import stream
 from tasks.task import Task
 
 LARGEST = 2_000_000  # parameters of a model whose copies are worth stacking

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from suite.batched.row import Row
-from suite.optimizer import ObjectiveOptimizer
+from suite.batched.replica_objective import Row
+from suite.training.optimizer import ObjectiveOptimizer
 
 State = dict[str, Any]
 Kernel = Callable[[dict[str, Any], list[Tensor], list[State]], None]

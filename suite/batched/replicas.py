@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from optimizers import Objective
-from suite import costs
-from suite.batched.row import Row
-from suite.batched.stack import Stack
-from suite.optimizer import averages
-from suite.plan import Plan
-from suite.seeds import stream
-from suite.status import Status
-from suite.summary import Summary
-from suite.training import CHECKPOINT_SHARE, Training
+from suite.batched.replica_objective import Row
+from suite.batched.stacked_model import Stack
+from suite.config.plan import Plan
+from suite.results.status import Status
+from suite.training import oracle_costs
+from suite.training.optimizer import averages
+from suite.training.seeds import stream
+from suite.training.summary import Summary
+from suite.training.training import CHECKPOINT_SHARE, Training
 from tasks.task import Batch, Task
 
 LEAST_SAVE = 0.005  # seconds that a checkpoint is taken to last before one has been written
@@ -53,7 +53,7 @@ class Company:
         self.size = 0
         self.copies: list[Copy] = []
         self._stack: Stack | None = None
-        self.costs: costs.Costs | None = None
+        self.costs: oracle_costs.Costs | None = None
         self.signalled = False  # whether somebody wants all of this to end
         self.asked = False  # the same, as it was at the end of the last joint step, so that all end at one step
         self._streams: dict[tuple[int, int], Stream] = {}

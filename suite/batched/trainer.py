@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from optimizers import Objective
-from suite.batched.copies import Company, Copy
-from suite.batched.row import Row
-from suite.batched.updates import Update
-from suite.interruption import noted
-from suite.progress import ProgressLine
-from suite.record import RunRecord
-from suite.run import Outcome
-from suite.status import Status
-from suite.training import Loop, Taken, advanced
+from suite.batched.fused_updates import Update
+from suite.batched.replica_objective import Row
+from suite.batched.replicas import Company, Copy
+from suite.results.directory import RunRecord
+from suite.results.status import Status
+from suite.training.progress import ProgressLine
+from suite.training.runner import Outcome
+from suite.training.signals import noted
+from suite.training.training import Loop, Taken, advanced
 from tasks.task import Batch
 
 

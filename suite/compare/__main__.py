@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from suite import complaints, paths
+from suite import paths
+from suite.config import messages
 from suite.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from suite.comparison.sides import Ledger
-    from suite.report.records import Records
+    from suite.compare.sides import Ledger
+    from suite.results.frame import Records
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,15 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     typed = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(typed)
-    with complaints.answered(typed):
+    with messages.answered(typed):
         return _compare(options)
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from suite.comparison import pairs as paired  # now: --help need not wait for pandas
-    from suite.comparison.output import show
-    from suite.comparison.sides import Ledger
-    from suite.comparison.verdict import judge
+    from suite.compare import selection as paired  # now: --help need not wait for pandas
+    from suite.compare.output import show
+    from suite.compare.sides import Ledger
+    from suite.compare.verdict import judge
 
     names = [word for word in options.words if "=" not in word.partition("[")[0]]
     given = dict(word.partition("=")[::2] for word in options.words if word not in names)
@@ -70,11 +71,11 @@ def _compare_all(options: argparse.Namespace, names: Sequence[str], given: dict[
     Raises:
         ConfigError: there are fewer than two to rank on any problem.
     """
-    from suite.comparison.baseline import against_baseline
-    from suite.comparison.output import show_all
-    from suite.comparison.ranks import overall, standings
-    from suite.comparison.sides import Ledger
-    from suite.report.verdicts import matrix_table, rank_tables, stability_lines
+    from suite.compare.baseline import against_baseline
+    from suite.compare.output import show_all
+    from suite.compare.ranks import overall, standings
+    from suite.compare.sides import Ledger
+    from suite.report.sections.verdicts import matrix_table, rank_tables, stability_lines
 
     if names:
         given = {"optimizer": ",".join(names), **given}
@@ -97,9 +98,9 @@ def _records(options: argparse.Namespace, filters: dict[str, str]) -> Records:
     Raises:
         ConfigError: no run is left.
     """
-    from suite.comparison.pairs import chosen
-    from suite.report.load import load_runs, load_timings
-    from suite.report.records import build_records
+    from suite.compare.selection import chosen
+    from suite.results.frame import build_records
+    from suite.results.load import load_runs, load_timings
 
     runs, damaged = load_runs(options.runs)
     if not runs:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from suite import registry
-from suite.comparison.sides import Ledger, Side, sides
-from suite.comparison.verdict import Verdict, judge
+from suite.compare.sides import Ledger, Side, sides
+from suite.compare.verdict import Verdict, judge
+from suite.config import registry
 from suite.errors import ConfigError, did_you_mean
-from suite.report import reached
-from suite.report.problems import flatten
-from suite.report.records import Records
+from suite.results import time_to_target
+from suite.results.frame import Records
+from suite.results.labels import flatten
 
 
 def against_baseline(ledger: Ledger, wanted: str | None = None, *, mixed: bool = False) -> list[Verdict]:
@@ -44,7 +44,7 @@ def baseline_side(
     names none. Of several configurations it is the one that set the levels, else the one with most runs.
     """
     there = sides(records, problem) if there is None else there
-    for wish in (wanted,) if wanted else (reached.baseline(records, problem), default_optimizer()):
+    for wish in (wanted,) if wanted else (time_to_target.baseline(records, problem), default_optimizer()):
         own = [side for side in there.values() if wish in (side.name, side.label)]
         if own:
             return max(own, key=lambda side: (_set_levels(records, problem, side.label), len(side.runs)))
@@ -59,6 +59,6 @@ def default_optimizer() -> str:
 
 def _set_levels(records: Records, problem: str, label: str) -> bool:
     """Whether a configuration's settings are those of the runs that set the problem's levels."""
-    origin = flatten(reached.origin(records, problem).get("optimizer") or {"": None})
+    origin = flatten(time_to_target.origin(records, problem).get("optimizer") or {"": None})
     own = records.optimizer_settings[problem, label]
     return bool(origin) and all(own.get(key) == value for key, value in origin.items() if key)

@@ -9,18 +9,18 @@ from pathlib import Path
 import pandas as pd
 
 from suite import stats
-from suite.comparison.costs import AT_LEAST, AT_MOST
-from suite.comparison.final import finals
-from suite.comparison.pairs import differing
-from suite.comparison.sides import Ledger, Side
-from suite.comparison.tuning import FOLDER, tuning, tuning_text
-from suite.comparison.verdict import FINAL, SECONDS, Verdict
-from suite.comparison.words import UNITS, factor, level_text
-from suite.report import reached
-from suite.report.costs import step_times
-from suite.report.outcomes import failure_words
-from suite.report.problems import Settings
-from suite.report.records import Records
+from suite.compare.final_values import finals
+from suite.compare.intervals import AT_LEAST, AT_MOST
+from suite.compare.selection import differing
+from suite.compare.sentences import UNITS, factor, level_text
+from suite.compare.sides import Ledger, Side
+from suite.compare.tuning_effort import FOLDER, tuning, tuning_text
+from suite.compare.verdict import FINAL, SECONDS, Verdict
+from suite.report.sections.costs import step_times
+from suite.results import time_to_target
+from suite.results.frame import Records
+from suite.results.labels import Settings
+from suite.results.outcomes import failure_words
 
 OTHER_SIDE = {AT_MOST: AT_LEAST, AT_LEAST: AT_MOST}
 
@@ -82,13 +82,13 @@ def seconds_line(verdict: Verdict) -> str:
         if SECONDS in verdict.ratios:
             return f"seconds: measured on {machines}"
         return f"seconds: not compared, as they come from {machines} (--mixed-devices compares them all the same)"
-    if reached.SHARED in verdict.sources:
+    if time_to_target.SHARED in verdict.sources:
         names = ",".join(dict.fromkeys(side.name for side in _sides(verdict)))
         command = f"python -m suite.time optimizer={names} task={{}}{_scale(verdict)}"
         return f"seconds: marked ~, as their runs shared the machine; they do not decide. To measure: {command}"
     words = {
-        reached.OWN: "by the runs' own clock, one run at a time",
-        reached.EXCLUSIVE: "steps times those of a step measured alone (suite.time)",
+        time_to_target.OWN: "by the runs' own clock, one run at a time",
+        time_to_target.EXCLUSIVE: "steps times those of a step measured alone (suite.time)",
     }
     return f"seconds: {', and '.join(words[source] for source in verdict.sources)}"
 

@@ -7,19 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from suite.comparison.costs import (
-    AT_LEAST,
-    AT_MOST,
-    BOUNDED,
-    EXACT,
-    FAILED_SEEDS,
-    Array,
-    Interval,
-    difference,
-)
-from suite.comparison.sides import Side
-from suite.report.load import VALUED
-from suite.report.records import Records, metric_columns
+from suite.compare.intervals import AT_LEAST, AT_MOST, BOUNDED, EXACT, FAILED_SEEDS, Array, Interval, difference
+from suite.compare.sides import Side
+from suite.results.frame import Records, metric_columns
+from suite.results.load import VALUED
 
 DECADES = 2.0  # a positive metric that falls by more is compared on a log scale
 

@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from suite.comparison.reasons import reasons, shared_reasons
-from suite.comparison.sides import Ledger
-from suite.comparison.summary import summary_lines
-from suite.comparison.verdict import FINAL, Verdict
-from suite.comparison.words import final_result, final_text, sentence
-from suite.report.render import markdown
-from suite.report.table import Table
-from suite.report.terminal import print_table
+from suite.compare.explanations import reasons, shared_reasons
+from suite.compare.sentences import final_result, final_text, sentence
+from suite.compare.sides import Ledger
+from suite.compare.summary import summary_lines
+from suite.compare.verdict import FINAL, Verdict
+from suite.tables.markdown import markdown
+from suite.tables.table import Table
+from suite.tables.terminal import print_table
 
 WIDE = 180  # columns of a table that goes to a file or a pipe
 

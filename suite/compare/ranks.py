@@ -19,12 +19,12 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from suite import stats
-from suite.comparison.costs import LEVEL
-from suite.comparison.final import finals
-from suite.comparison.sides import UNFINISHED, UNFIT, Ledger, Side, sides
-from suite.comparison.verdict import FINAL, SECONDS, WORK, Verdict, judge
-from suite.report import reached
-from suite.report.records import Records
+from suite.compare.final_values import finals
+from suite.compare.intervals import LEVEL
+from suite.compare.sides import UNFINISHED, UNFIT, Ledger, Side, sides
+from suite.compare.verdict import FINAL, SECONDS, WORK, Verdict, judge
+from suite.results import time_to_target
+from suite.results.frame import Records
 
 DRAWS = 2000
 TAU_MAX = 4.0
@@ -85,7 +85,7 @@ def best_unit(ledger: Ledger, there: Mapping[str, Sequence[Side]], *, mixed: boo
         if math.isnan(level := ledger.main_value(problem)):
             continue
         costs = pd.DataFrame([one for side in own for one in ledger.costs(side, level)])
-        shared = reached.roughly_timed(costs).any()
+        shared = time_to_target.roughly_timed(costs).any()
         machines = {run.hardware for side in own for run in side.runs}
         if shared or (len(machines) > 1 and not mixed):
             return WORK
@@ -133,7 +133,7 @@ def scores(ledger: Ledger, own: Sequence[Side], unit: str) -> tuple[pd.DataFrame
 
 def overall(records: Records, found: Sequence[Standing]) -> Overall | None:
     """Ranks over the problems that count, by the mean rank; None where fewer than two methods share a problem."""
-    counted = [one for one in found if not reached.is_illustration(records, one.problem)]
+    counted = [one for one in found if not time_to_target.is_illustration(records, one.problem)]
     apart = [f"{one.problem}: a test function" for one in found if one not in counted]
     counted, methods, dropped = _complete(counted)
     if not counted or len(methods) < 2:

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from suite import registry
-from suite.comparison.sides import Side, sides
+from suite.compare.sides import Side, sides
+from suite.config import registry
 from suite.errors import ConfigError, did_you_mean
-from suite.report.load import Run
-from suite.report.problems import Settings, flatten, show
-from suite.report.records import Records
+from suite.results.frame import Records
+from suite.results.labels import Settings, flatten, show
+from suite.results.load import Run
 
 METHOD = re.compile(r"(?P<name>[^\[\]=]+?)\s*(?:\[(?P<settings>.*)\])?")
 PARTS = ("", "task", "optimizer")  # where a setting is looked for: `depth` is `task.depth`

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from suite.comparison.costs import AT_LEAST, BOUNDED, LEVEL, Interval
-from suite.comparison.verdict import BETTER, FINAL, SECONDS, WORK, WORSE, Verdict
-from suite.report.formats import number
-from suite.report.reached import TARGET
+from suite.compare.intervals import AT_LEAST, BOUNDED, LEVEL, Interval
+from suite.compare.verdict import BETTER, FINAL, SECONDS, WORK, WORSE, Verdict
+from suite.results.time_to_target import TARGET
+from suite.tables.formats import number
 
 UNITS = {"steps": "steps", SECONDS: "seconds", WORK: "gradient-equivalents"}
 AT = f"at {100 * LEVEL:g} %"

@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from suite.report import reached
-from suite.report.load import as_number
-from suite.report.records import Records
+from suite.results import time_to_target
+from suite.results.frame import Records
+from suite.results.load import as_number
 
 UNFINISHED = "interrupted"
 UNFIT = "unsupported"
@@ -112,24 +112,24 @@ class Ledger:
     def levels(self, problem: str) -> dict[str, float]:
         """The levels set for a problem, by name."""
         if problem not in self._levels:
-            self._levels[problem] = reached.levels(self.records, problem)
+            self._levels[problem] = time_to_target.levels(self.records, problem)
         return self._levels[problem]
 
     def main_value(self, problem: str) -> float:
         """The value of the level that verdicts are about; NaN where none is set."""
         known = self.levels(problem)
-        return known.get(reached.main_level(known) or "", math.nan)
+        return known.get(time_to_target.main_level(known) or "", math.nan)
 
     def costs(self, side: Side, level: float) -> list[dict[str, Any]]:
-        """The costs of a side's runs to a level, as in `reached.costs`."""
+        """The costs of a side's runs to a level, as in `time_to_target.costs`."""
         return [self._cost(side, run, level) for run in side.runs]
 
     def _cost(self, side: Side, run: Trained, level: float) -> dict[str, Any]:
         key = (run.index, level)
         if key not in self._costs:
             history = self.records.histories[run.index]
-            clock = reached.Clock(run.parallel, run.exclusive)
-            self._costs[key] = reached.cost_of(history, side.metric, side.direction, level, clock)
+            clock = time_to_target.Clock(run.parallel, run.exclusive)
+            self._costs[key] = time_to_target.cost_of(history, side.metric, side.direction, level, clock)
         return self._costs[key]
 
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from suite import stats
-from suite.comparison.costs import LEVEL
-from suite.comparison.reasons import chances
-from suite.comparison.sides import Ledger
-from suite.comparison.verdict import BETTER, WORSE, Verdict
-from suite.report import reached
+from suite.compare.explanations import chances
+from suite.compare.intervals import LEVEL
+from suite.compare.sides import Ledger
+from suite.compare.verdict import BETTER, WORSE, Verdict
+from suite.results import time_to_target
 
 DRAWS = 2000
 
@@ -22,7 +22,7 @@ def summary_lines(ledger: Ledger, verdicts: Sequence[Verdict]) -> list[str]:
     Test functions are left out; where problems have different labels for a method, they are counted all the same.
     """
     judged = [one for one in verdicts if not one.refused]
-    counted = [one for one in judged if not reached.is_illustration(ledger.records, one.a.problem)]
+    counted = [one for one in judged if not time_to_target.is_illustration(ledger.records, one.a.problem)]
     if not counted:
         return []
     names = counted[0].a.name, counted[0].b.name

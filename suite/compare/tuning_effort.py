@@ -10,11 +10,12 @@ from typing import Any
 
 import yaml
 
-from suite import paths, registry
-from suite.build import DESCRIPTIVE
-from suite.comparison.sides import Side
-from suite.report.problems import flatten
-from suite.report.records import Records
+from suite import paths
+from suite.compare.sides import Side
+from suite.config import registry
+from suite.config.instantiate import DESCRIPTIVE
+from suite.results.frame import Records
+from suite.results.labels import flatten
 
 TRIAL = re.compile(r"^# Trial \d+ of (?P<trials>\d+)", re.MULTILINE)
 FOLDER = paths.CONFIGS / "tuned"

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from suite.comparison.costs import Interval, cost_ratio, restricted
-from suite.comparison.final import compare_finals
-from suite.comparison.sides import UNFIT, Ledger, Side, match_seeds
-from suite.report import reached
-from suite.report.records import Records, metric_columns
+from suite.compare.final_values import compare_finals
+from suite.compare.intervals import Interval, cost_ratio, restricted
+from suite.compare.sides import UNFIT, Ledger, Side, match_seeds
+from suite.results import time_to_target
+from suite.results.frame import Records, metric_columns
 
 FINAL = "final"
 SECONDS, WORK = "seconds", "grad_equivalents"
@@ -86,7 +86,7 @@ class Verdict:
 def judge(ledger: Ledger, a: Side, b: Side, level: str | None = None, *, mixed: bool = False) -> Verdict:
     """The verdict on two sides at a level: the problem's target or highest level; `mixed` lets hardware differ."""
     known = ledger.levels(a.problem)
-    level = level if level is not None else reached.main_level(known)
+    level = level if level is not None else time_to_target.main_level(known)
     empty = Verdict(a.problem, a, b, a.metric, a.direction, level, known.get(level or "", math.nan))
     if refused := _unfit(a) or _unfit(b):
         return replace(empty, refused=refused)
@@ -108,10 +108,10 @@ def _with_costs(ledger: Ledger, verdict: Verdict, mixed: bool) -> Verdict:
     costs = [ledger.costs(side, verdict.value) for side in pair]
     machines = {run.hardware for side in pair for run in side.runs}
     sources = tuple(dict.fromkeys(str(one["source"]) for told in costs for one in told))
-    units = [unit for unit in reached.UNITS if mixed or len(machines) == 1 or unit != SECONDS]
+    units = [unit for unit in time_to_target.UNITS if mixed or len(machines) == 1 or unit != SECONDS]
     found = {unit: _ratio(verdict, costs, unit) for unit in units}
     ratios = {unit: ratio for unit, ratio in found.items() if ratio is not None}
-    trusted = SECONDS in ratios and reached.SHARED not in sources
+    trusted = SECONDS in ratios and time_to_target.SHARED not in sources
     by = SECONDS if trusted else WORK
     arrived = [sum(math.isfinite(one["steps"]) for one in told) for told in costs]
     return replace(

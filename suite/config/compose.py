@@ -10,11 +10,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf, open_dict
 
-from suite import paths, resolvers
+from suite import paths
 from suite.app import as_command
+from suite.config import resolvers
+from suite.config.open_settings import opened
+from suite.config.plan import Plan
 from suite.errors import require_one_of
-from suite.open_settings import opened
-from suite.plan import Plan
 
 
 def planned(words: Sequence[str], results: Path, workers: int = 1) -> Plan:

@@ -14,8 +14,8 @@ from typing import Any
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from suite import choices, launcher, registry
-from suite.build import DESCRIPTIVE
+from suite.config import overrides, registry, torchrun
+from suite.config.instantiate import DESCRIPTIVE
 from suite.errors import ConfigError, did_you_mean
 
 EXPLAINED = (ConfigError, ConfigCompositionException, HydraException, OmegaConfBaseException)
@@ -29,7 +29,7 @@ def answered(arguments: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except EXPLAINED as error:
-        launcher.complain(explain(error, arguments))
+        torchrun.complain(explain(error, arguments))
         sys.exit(2)
     except KeyboardInterrupt:
         print("Interrupted. The same command goes on where this one stopped.", file=sys.stderr)
@@ -48,7 +48,7 @@ def refuse_shadowed(arguments: Sequence[str]) -> None:
     Raises:
         ConfigError: which file it is, and what to do.
     """
-    for folder in choices.folders(arguments):
+    for folder in overrides.folders(arguments):
         for group in registry.GROUPS:
             ours = set(registry.names(group))
             if both := sorted(path.stem for path in (folder / group).glob("*.yaml") if path.stem in ours):
@@ -65,8 +65,10 @@ def refuse_nothing(arguments: Sequence[str]) -> None:
         ConfigError: what to type for no choice of the group.
     """
     for group in registry.GROUPS:
-        if choices.typed(group, arguments) == ["null"]:
-            instead = f"for none type ~{group}" if group in choices.BY_ITSELF else f"leave {group}= out for the default"
+        if overrides.typed(group, arguments) == ["null"]:
+            instead = (
+                f"for none type ~{group}" if group in overrides.BY_ITSELF else f"leave {group}= out for the default"
+            )
             raise ConfigError(f"{group}=null is no choice: {instead}")
 
 
@@ -79,7 +81,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         if (first := group.partition("/")[0]) in registry.GROUPS:  # a path where a name belongs
             group, name = first, str(error.missing_cfg_file).removeprefix(f"{first}/")
         if group:
-            return _unknown_name(group, name, choices.folders(arguments))
+            return _unknown_name(group, name, overrides.folders(arguments))
     if isinstance(error, OverrideParseException):
         key, _, value = error.override.partition("=")
         return f"{error}\nIf the value has spaces or brackets, quote it twice: '{key}=\"{value}\"'"
@@ -109,10 +111,10 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
     group, _, name = key.partition(".")
     settings = registry.main().get(group)
     if name and group in registry.GROUPS and (lacking := _lacking(group, name, arguments)):
-        known = _keys(registry.read(group, lacking, choices.folders(arguments)))
+        known = _keys(registry.read(group, lacking, overrides.folders(arguments)))
         what, more = f"{group} {lacking}", _who_has(group, name, arguments)
-        if choices.is_sweep(arguments) and not choices.typed(group, arguments):
-            what += "".join(f" (of experiment={name})" for name in choices.typed("experiment", arguments)[:1])
+        if overrides.is_sweep(arguments) and not overrides.typed(group, arguments):
+            what += "".join(f" (of experiment={name})" for name in overrides.typed("experiment", arguments)[:1])
     elif name and isinstance(settings, dict):
         what, known, more = group, list(settings), ""
     else:
@@ -123,16 +125,16 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
 
 def _lacking(group: str, key: str, arguments: Sequence[str]) -> str | None:
     """The choice of a group that lacks the key: of a sweep's list the first that does."""
-    names = choices.chosen(group, arguments)
-    folders = choices.folders(arguments)
-    lacking = [name for name in names if not choices.has(registry.read(group, name, folders), key)]
+    names = overrides.chosen(group, arguments)
+    folders = overrides.folders(arguments)
+    lacking = [name for name in names if not overrides.has(registry.read(group, name, folders), key)]
     return next(iter(lacking or names), None)
 
 
 def _who_has(group: str, key: str, arguments: Sequence[str]) -> str:
     """A line that names others of the group that have the key, or nothing."""
-    folders = choices.folders(arguments)
-    names = [name for name in registry.names(group, folders) if choices.has(registry.read(group, name, folders), key)]
+    folders = overrides.folders(arguments)
+    names = [name for name in registry.names(group, folders) if overrides.has(registry.read(group, name, folders), key)]
     more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
     return f"\nThese have it: {', '.join(names[:MOST])}{more}. Add {group}=NAME" if names else ""
 
@@ -143,7 +145,7 @@ def _keys(node: dict[str, Any], prefix: str = "") -> list[str]:
     for key, value in node.items():
         if key.startswith("_") or key in DESCRIPTIVE:
             continue
-        if value == {}:  # an open one: see suite.open_settings
+        if value == {}:  # an open one: see suite.config.open_settings
             found.append(f"{prefix}{key}.NAME")
         else:
             found += _keys(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]

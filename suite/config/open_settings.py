@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from suite import choices, registry
+from suite.config import overrides, registry
 from suite.errors import ConfigError
 
 BELOW = re.compile(r"(?P<group>\w+)\.(?P<key>\w+)\.[\w.]+=")
@@ -30,7 +30,7 @@ def _is_open(argument: str, arguments: Sequence[str]) -> bool:
     found = BELOW.match(argument)
     if found is None:
         return False
-    names = choices.chosen(found["group"], arguments) if found["group"] in registry.GROUPS else []
+    names = overrides.chosen(found["group"], arguments) if found["group"] in registry.GROUPS else []
     return any(_node(found["group"], name).get(found["key"]) == {} for name in names)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from suite import launcher, registry
+from suite.config import registry, torchrun
 
 OFFERED = ("optimizer", "task", "schedule", "experiment")
 BY_ITSELF = {  # composed by the suite for what is chosen
@@ -59,7 +59,7 @@ def is_sweep(arguments: Sequence[str]) -> bool:
     """Whether Hydra will carry out several runs: -m, or the mode that an experiment sets."""
     if COMPOSED_ONCE & {word.partition("=")[0] for word in arguments}:
         return False
-    if launcher.SWEEPS & set(arguments):
+    if torchrun.SWEEPS & set(arguments):
         return True
     modes = typed("hydra.mode", arguments)
     return "MULTIRUN" in (modes or [str(_hydra(node).get("mode")) for node in experiments(arguments)])

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from suite import device, open_settings, user_file
-from suite.build import DESCRIPTIVE
+from suite.config import device, open_settings, task_file
+from suite.config.instantiate import DESCRIPTIVE
 from suite.errors import ConfigError, require_one_of
-from suite.record import digest
-from suite.tracker import MODES
+from suite.results.directory import digest
+from suite.training.wandb_mirror import MODES
 
 DECISIVE = (
     "optimizer", "task", "schedule", "seed", "steps", "max_seconds", "max_grad_equivalents", "target",
@@ -52,9 +52,9 @@ class Plan:
 
     def __post_init__(self) -> None:
         node = self.config["task"]
-        object.__setattr__(self, "task", user_file.name_of(self.task, node))
+        object.__setattr__(self, "task", task_file.name_of(self.task, node))
         object.__setattr__(self, "optimizer", open_settings.label(self.optimizer, self.config["optimizer"]))
-        object.__setattr__(self, "config", {**self.config, "task": user_file.digested(node)})
+        object.__setattr__(self, "config", {**self.config, "task": task_file.digested(node)})
         require_one_of("precision", self.config["precision"], ("auto", *device.PRECISIONS))
         require_one_of("wandb.mode", self.config["wandb"]["mode"], MODES)
         self._require("steps", "a whole number above 0", lambda value: _is(value, int) and value > 0)
@@ -98,7 +98,7 @@ class Plan:
         """
         decisive = (*DECISIVE, *TELEMETRY) if self.config["telemetry"] else DECISIVE
         identity = {name: _without_descriptions(self.config[name]) for name in decisive}
-        identity["task"] = user_file.identifying(identity["task"])
+        identity["task"] = task_file.identifying(identity["task"])
         identity |= {name: self.config[name] for name, usual in UNLESS.items() if self.config[name] != usual}
         if self.world_size > 1:
             identity["world_size"] = self.world_size

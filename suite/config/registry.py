@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from suite.build import PACKAGED
+from suite.config.instantiate import PACKAGED
 from suite.errors import ConfigError
 from suite.paths import CONFIGS
 
@@ -78,7 +78,7 @@ def about(node: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def _offers(task: str, folders: Folders, allow: tuple[str, ...]) -> frozenset[str]:
-    from suite.build import locate
+    from suite.config.instantiate import locate
 
     try:
         kind = locate(str(read("task", task, folders)["_target_"]), allow)

@@ -8,7 +8,8 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from suite import choices, levels, paths
+from suite import paths
+from suite.config import overrides, targets
 
 SCALES = ("quick", "small", "full")
 
@@ -24,15 +25,15 @@ def register() -> None:
     OmegaConf.register_new_resolver("results", lambda: str(paths.results()), replace=True)
     OmegaConf.register_new_resolver("levels", _levels, replace=True)
     OmegaConf.register_new_resolver("target", _target, replace=True)
-    OmegaConf.register_new_resolver("offered", lambda: choices.offered(sys.argv[1:]), replace=True)
+    OmegaConf.register_new_resolver("offered", lambda: overrides.offered(sys.argv[1:]), replace=True)
 
 
 def _size(quick: Any, small: Any, full: Any, *, _root_: DictConfig) -> Any:
     return (quick, small, full)[SCALES.index(_scale(_root_))]
 
 
-def _levels(*, _root_: DictConfig) -> levels.Levels | None:
-    found = levels.find(_task(_root_), _scale(_root_))
+def _levels(*, _root_: DictConfig) -> targets.Levels | None:
+    found = targets.find(_task(_root_), _scale(_root_))
     return None if found is None else dict(found["levels"])
 
 
@@ -40,7 +41,7 @@ def _target(*, _root_: DictConfig) -> Any:
     task = _task(_root_)
     if (own := task.get("target")) is not None:
         return own
-    found = levels.find(task, _scale(_root_))
+    found = targets.find(task, _scale(_root_))
     return None if found is None else found["target"]
 
 

@@ -21,7 +21,8 @@ from typing import Any
 
 import yaml
 
-from suite import paths, user_file
+from suite import paths
+from suite.config import task_file
 from suite.errors import ConfigError
 
 SHARES = (50, 80, 95, 100)
@@ -132,7 +133,7 @@ def of(config: Mapping[str, Any], folder: Path | None = None) -> Levels | None:
 
 def setting(task: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a task that decide what a value of its metric means."""
-    known = user_file.identifying(user_file.digested(task))
+    known = task_file.identifying(task_file.digested(task))
     return {name: value for name, value in known.items() if name not in LENGTH}
 
 

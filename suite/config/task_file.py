@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from suite import registry
+from suite.config import registry
 
 Node = Mapping[str, Any]
 

@@ -16,7 +16,7 @@ FORMATS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read one format and write an archive."""
-    from suite.complaints import answered
+    from suite.config.messages import answered
 
     typed = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(typed)

@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 
 from suite.importers.foreign import Facts, ImportFault, direction_of, metric_name, read_csv, read_json, run_of
-from suite.report.runs import Run
+from suite.results.run import Run
 
 SOURCE = "algoperf"
 EVALUATIONS, MEASUREMENTS, META, TUNED = "eval_measurements.csv", "measurements.csv", "meta_data_0.json", "hparams.json"

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from suite.importers.foreign import EVALUATED_LOSS, Facts, ImportFault, read_json, run_of
-from suite.report.runs import Run
+from suite.results.run import Run
 
 SOURCE = "deepobs"
 NEEDED = ("train_losses", "test_losses", "optimizer", "testproblem", "num_epochs", "batch_size", "random_seed")

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from suite.errors import ConfigError
-from suite.report.runs import HISTORY_COLUMNS, Run, assemble
+from suite.results.run import HISTORY_COLUMNS, Run, assemble
 from suite.stats import time_to_target
 
 SMALLER_IS_BETTER = ("loss", "error", "error_rate", "wer", "ppl", "perplexity", "nll", "mse", "gap")
@@ -42,7 +42,7 @@ class Facts:
         more: further keys of the configuration.
         target: the value of the metric that counts as solved.
         environment: the machine, as far as it is told.
-        status: a word of suite.status; found out from the history where it is empty.
+        status: a word of suite.results.status; found out from the history where it is empty.
         message: what else is to be said.
     """
 
@@ -62,7 +62,7 @@ class Facts:
 
 
 def run_of(facts: Facts, history: pd.DataFrame, place: str) -> Run:
-    """A run as `suite.report.load.read_run` would give it; `place` tells it from others with the same facts."""
+    """A run as `suite.results.load.read_run` would give it; `place` tells it from others with the same facts."""
     table = _complete(history, facts)
     status = facts.status or _status(table, facts)
     task, optimizer = _name(facts.task), _name(facts.optimizer)

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from suite.importers.foreign import Facts, ImportFault, direction_of, metric_name, run_of
-from suite.report.runs import Run
+from suite.results.run import Run
 
 SOURCE = "wandb"
 MAGIC = struct.pack("<4sHB", b":W&B", 0xBEE1, 0)

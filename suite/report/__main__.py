@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from suite import paths
 
 if TYPE_CHECKING:
-    from suite.report.load import Run
+    from suite.results.load import Run
 
 EXAMPLE = "python -m suite optimizer=adam task=mlp"
 
@@ -29,10 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Imported only now: --help and a wrong option answer at once.
     from rich.console import Console
 
-    from suite.report.build import write_report
-    from suite.report.load import load_runs, load_timings
-    from suite.report.records import build_records
-    from suite.report.terminal import print_table
+    from suite.report.report import write_report
+    from suite.results.frame import build_records
+    from suite.results.load import load_runs, load_timings
+    from suite.tables.terminal import print_table
 
     runs, damaged = load_runs(options.runs)
     for damage in damaged:

@@ -12,41 +12,52 @@ from rich.console import Console
 from rich.progress import track
 
 from suite import paths
-from suite.report import arrivals, budgets, ecdf, pareto, phases, plane, profiles, ranking, rates, verdicts
-from suite.report.animation import animations
-from suite.report.bars import cost_pictures
-from suite.report.canvas import also_for_paper, slugs
-from suite.report.context import (
+from suite.report.drawing.canvas import also_for_paper, slugs
+from suite.report.drawing.style import Look, looks
+from suite.report.drawing.trajectories import Planes, planes
+from suite.report.page.links import FOLDER, OVERVIEW, Links, links_of
+from suite.report.page.manifest import list_files, remove_previous
+from suite.report.page.page import Fact, Page, Section, render_page
+from suite.report.page.paper import FIGURES, Chapter, write_paper
+from suite.report.sections import (
+    break_even,
+    critical_difference,
+    ecdf,
+    lr_sensitivity,
+    pareto,
+    phases,
+    profiles,
+    seeds_per_level,
+    tuning_budgets,
+    verdicts,
+)
+from suite.report.sections.animations import animations
+from suite.report.sections.bars import cost_pictures
+from suite.report.sections.convergence_order import HOW_TO_READ as ORDERS_READ
+from suite.report.sections.convergence_order import convergences, order_pictures, order_tables
+from suite.report.sections.costs import cost_tables
+from suite.report.sections.curves import HOW_TO_READ, curve_pictures
+from suite.report.sections.final_metrics import main_table, results_table
+from suite.report.sections.heatmap import heat_map
+from suite.report.sections.landscapes import HOW_TO_READ as LANDSCAPES_READ
+from suite.report.sections.landscapes import landscape_pictures
+from suite.report.sections.overview import overview_table
+from suite.report.sections.run_list import runs_table
+from suite.report.sections.search_spaces import space_table
+from suite.report.sections.settings import (
     configuration_table,
     environment_table,
     outcome_tables,
     problem_table,
     status_counts,
 )
-from suite.report.convergence import HOW_TO_READ as ORDERS_READ
-from suite.report.convergence import convergences, order_pictures, order_tables
-from suite.report.costs import cost_tables
-from suite.report.figures import HOW_TO_READ, curve_pictures
-from suite.report.heatmap import heat_map
-from suite.report.landscape import HOW_TO_READ as LANDSCAPES_READ
-from suite.report.landscape import landscape_pictures
-from suite.report.links import FOLDER, OVERVIEW, Links, links_of
-from suite.report.listed import list_files, remove_previous
-from suite.report.overview import overview_table
-from suite.report.page import Fact, Page, Section, render_page
-from suite.report.paper import FIGURES, Chapter, write_paper
-from suite.report.provenance import runs_table
-from suite.report.records import Records, only
-from suite.report.render import write_tables
-from suite.report.results import main_table, results_table
-from suite.report.spaces import space_table
-from suite.report.style import Look, looks
-from suite.report.table import Table
-from suite.report.targets import target_tables
-from suite.report.telemetry import HOW_TO_READ as TELEMETRY_READ
-from suite.report.telemetry import telemetry_pictures
-from suite.report.trails import Planes, planes
-from suite.tuning import load_trials
+from suite.report.sections.targets import target_tables
+from suite.report.sections.telemetry import HOW_TO_READ as TELEMETRY_READ
+from suite.report.sections.telemetry import telemetry_pictures
+from suite.results.frame import Records, only
+from suite.tables.markdown import write_tables
+from suite.tables.table import Table
+from suite.tune import load_trials
 
 PRINTED = ("main", "orders")  # the sections whose first table is worth the terminal
 MOVED = ("curves", "telemetry", "landscapes", "configurations")  # found on the problems' pages
@@ -127,10 +138,10 @@ def _sections(records: Records, styles: dict[str, Look], figures: Path) -> list[
         Section("overview", "Problems at a glance", [overview_table(records)], []),
         Section("main", "Final validation metric", [main_table(records)], [heat_map(records, figures)]),
         verdicts.section(records, styles, figures),
-        ranking.section(records, styles, figures),
+        critical_difference.section(records, styles, figures),
         profiles.section(records, styles, figures),
         ecdf.section(records, styles, figures),
-        plane.section(records, styles, figures),
+        break_even.section(records, styles, figures),
         pareto.section(records, styles, figures),
         Section("targets", "Target reached", target_tables(records), []),
         _orders_at_a_glance(records),
@@ -156,14 +167,14 @@ def _problem_sections(
         verdicts.section(records, styles, own),
         Section("curves", "Curves", [], curve_pictures(records, styles, figures), HOW_TO_READ),
         Section("targets", "Target reached", target_tables(records), []),
-        arrivals.section(records, styles, own),
+        seeds_per_level.section(records, styles, own),
         _telemetry(records, styles, figures),
         _landscapes(planes(records, making.allow), styles, figures),
         _orders(records, styles, figures),
         Section("costs", "Time and memory", cost_tables(records), []),
         phases.section(records, styles, own),
-        budgets.section(records, styles, own, trials),
-        rates.section(records, styles, own, trials),
+        tuning_budgets.section(records, styles, own, trials),
+        lr_sensitivity.section(records, styles, own, trials),
         Section("outcomes", "Outcomes and their reasons", outcomes, [], "" if outcomes else "Every run finished."),
         Section("configurations", "Configurations and search spaces", _configurations(records), []),
         Section("problems", "The problem's settings", [problem_table(records)], []),

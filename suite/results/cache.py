@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from suite import packing
-from suite.report.runs import Damage, Run
+from suite.results import parquet
+from suite.results.run import Damage, Run
 
 FOLDER = ".cache"
 VERSION = 1
@@ -61,7 +61,7 @@ def kept(shard: Shard, read: Callable[[Sequence[Path]], Found]) -> Found:
     folder = shard.root / FOLDER / key
     try:
         told = json.loads((folder / DAMAGED).read_text(encoding="utf-8"))
-        runs = packing.read(folder, shard.root) if told["runs"] else []
+        runs = parquet.read(folder, shard.root) if told["runs"] else []
         damaged = [Damage(**one) for one in told["damaged"]]
         if len(runs) == told["runs"]:
             return runs, damaged
@@ -82,7 +82,7 @@ def _keep(shard: Shard, folder: Path, found: Found) -> None:
         return
     try:
         if runs:
-            packing.write(runs, temporary, small=False)
+            parquet.write(runs, temporary, small=False)
         told = {"runs": len(runs), "damaged": [asdict(one) for one in damaged]}
         (temporary / DAMAGED).write_text(json.dumps(told), encoding="utf-8")
         _remove(folder.parent, f"{shard.name}.")

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from suite.registry import FIRST_ORDER
-from suite.report.load import TRAINED
-from suite.report.reached import EXCLUSIVE, OWN, SHARED, TARGET, UNITS, baseline, levels
-from suite.report.records import Records, metric_columns, once
+from suite.config.registry import FIRST_ORDER
+from suite.results.frame import Records, metric_columns, once
+from suite.results.load import TRAINED
+from suite.results.time_to_target import EXCLUSIVE, OWN, SHARED, TARGET, UNITS, baseline, levels
 
 ENDS = ["problem", "optimizer", "seed", "status", "hardware", "source", *UNITS]
 CROSSINGS = [*ENDS[:6], "level", "value", *UNITS]

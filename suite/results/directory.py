@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from suite.status import Status
+from suite.results.status import Status
 
 COUNTED = ("value", "grad", "hvp", "ggnvp", "jac")
 EVERY_POINT = 2000  # points of a path that are all kept

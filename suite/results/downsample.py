@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from suite.report.runs import Run, as_number
+from suite.results.run import Run, as_number
 
 FIRST = 40  # as many as the curves show one by one
 ROWS = 300  # that a history keeps, about, beside those of its metrics

@@ -9,9 +9,9 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pandas as pd
 
-from suite import registry, timing
-from suite.report.load import Damage, Run, plain
-from suite.report.problems import (
+from suite.config import registry
+from suite.report.drawing.style import family_rank
+from suite.results.labels import (
     Settings,
     optimizer_labels,
     optimizer_settings,
@@ -19,7 +19,8 @@ from suite.report.problems import (
     problem_settings,
     unique_runs,
 )
-from suite.report.style import family_rank
+from suite.results.load import Damage, Run, plain
+from suite.results.timings import Timings, speed_key
 
 Asked = ParamSpec("Asked")
 Answer = TypeVar("Answer")
@@ -50,7 +51,7 @@ class Records:
     optimizer_settings: dict[tuple[str, str], Settings]
     damaged: list[Damage]
     repeats: list[str]
-    timings: timing.Timings = field(default_factory=dict)
+    timings: Timings = field(default_factory=dict)
     kept: dict[tuple[Any, ...], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
@@ -122,7 +123,7 @@ def only(records: Records, problem: str) -> Records:
     return part
 
 
-def build_records(runs: Sequence[Run], damaged: Sequence[Damage], timings: timing.Timings | None = None) -> Records:
+def build_records(runs: Sequence[Run], damaged: Sequence[Damage], timings: Timings | None = None) -> Records:
     """Label the runs, drop repeats, and lay them out as one frame; `timings` are those of `suite.time`."""
     unique, repeats = unique_runs(runs)
     settings = problem_settings(unique)
@@ -173,7 +174,7 @@ def hardware(device: str, environment: Mapping[str, Any]) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _row(run: Run, settings: Settings, problem: str, optimizer: str, timings: timing.Timings) -> dict[str, Any]:
+def _row(run: Run, settings: Settings, problem: str, optimizer: str, timings: Timings) -> dict[str, Any]:
     metric = settings.get("metric", "metric")
     device = settings.get("device", "cpu")
     family = registry.family(run.config["optimizer"])
@@ -208,10 +209,10 @@ def _row(run: Run, settings: Settings, problem: str, optimizer: str, timings: ti
     }
 
 
-def exclusive_seconds(run: Run, timings: timing.Timings) -> float:
+def exclusive_seconds(run: Run, timings: Timings) -> float:
     """Seconds of a step with the run's hardware to itself; NaN where nobody has measured them there undisturbed."""
     place = hardware(str(run.config.get("device", "cpu")), run.environment)
-    found = timings.get((timing.speed_key(run.config), place)) if timings else None
+    found = timings.get((speed_key(run.config), place)) if timings else None
     return float("nan") if found is None or found.shared else found.seconds_per_step
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from suite import user_file
-from suite.build import DESCRIPTIVE
-from suite.report.load import Run, plain
+from suite.config import task_file
+from suite.config.instantiate import DESCRIPTIVE
+from suite.results.load import Run, plain
 
 Settings = dict[str, str]
 
@@ -148,7 +148,7 @@ def _said(settings: Settings, key: str, name: str) -> str:
 
 def _problem(run: Run) -> Settings:
     chosen = {key: run.config[key] for key in PROBLEM_KEYS if run.config.get(key) is not None}
-    return flatten(user_file.identifying(run.config["task"])) | flatten(chosen)
+    return flatten(task_file.identifying(run.config["task"])) | flatten(chosen)
 
 
 def _agree(refused: Settings, built: Settings) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from suite.report.load import VALUED
+from suite.results.load import VALUED
 
 AXES = {"step": "steps", "seconds": "seconds", "grad_equivalents": "grad-equivalents"}
 MOST_POINTS = 100

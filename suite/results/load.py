@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from suite import archive, paths, timing
-from suite.report import cache
-from suite.report.files import Memory, read_config, read_history, read_summary
-from suite.report.runs import (
+from suite import archive, paths
+from suite.results import cache, timings
+from suite.results.parse import Memory, read_config, read_history, read_summary
+from suite.results.run import (
     FINISHED,
     TRAINED,
     UNFINISHED,
@@ -38,7 +38,7 @@ def load_runs(root: Path, *, cached: bool = True) -> tuple[list[Run], list[Damag
     """Read every `<task>/<optimizer>/<run_id>` under `root`, in the order of their names.
 
     A folder that is an archive (`suite.archive`) is read as one, and so are the archives in the folder. What many
-    directories say is kept for the next time (`suite.report.cache`), unless `cached` is false.
+    directories say is kept for the next time (`suite.results.cache`), unless `cached` is false.
     """
     runs: list[Run] = []
     damaged: list[Damage] = []
@@ -77,10 +77,10 @@ class _Reader:
         return runs, damaged
 
 
-def load_timings(root: Path) -> dict[timing.Place, timing.Timing]:
+def load_timings(root: Path) -> dict[timings.Place, timings.Timing]:
     """The exclusive timings that belong to the runs under `root`: an archive's own, else those of this machine."""
     folders = _archives(root)
-    known = {} if archive.is_archive(root) else timing.load(paths.results() / "timing")
+    known = {} if archive.is_archive(root) else timings.load(paths.results() / "timing")
     for folder in folders:
         known |= archive.read_timings(folder)
     return known

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from suite.report.formats import NOT_RUN
-from suite.report.load import FINISHED, VALUED
+from suite.results.load import FINISHED, VALUED
+from suite.tables.formats import NOT_RUN
 
 NO_VALUE = "no value"
 

@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 
-from suite.report.runs import Run, assemble
+from suite.results.run import Run, assemble
 
 RUNS, HISTORIES, WALKS = "runs.parquet", "histories.parquet", "walks.parquet"
 APART = ("optimizer", "task", "seed", "command", "experiment")  # parts of a configuration with a column of their own

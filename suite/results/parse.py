@@ -14,7 +14,7 @@ import pyarrow as pa
 import yaml
 from pyarrow import csv
 
-from suite.report.runs import HISTORY_COLUMNS, DamagedRunError
+from suite.results.run import HISTORY_COLUMNS, DamagedRunError
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 SECTION = re.compile(r"^(?=[A-Za-z_])", re.MULTILINE)  # where a key of the top level begins

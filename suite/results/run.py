@@ -35,7 +35,7 @@ class Run:
 
     Attributes:
         path: the run's directory; of a run from an archive, where it would stand beneath the archive's folder.
-        status: a word of `suite.status`; `interrupted` while there is no summary.
+        status: a word of `suite.results.status`; `interrupted` while there is no summary.
         summary: empty while the run has not ended.
         history: a row per logged step.
         written: when its record was completed, in seconds since 1970; the later one of two repeats is kept.

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from suite import levels as levels_on_disk
-from suite import user_file
+from suite.config import targets as levels_on_disk
+from suite.config import task_file
 from suite.errors import ConfigError
-from suite.report.load import as_number
-from suite.report.records import Records, metric_columns
+from suite.results.frame import Records, metric_columns
+from suite.results.load import as_number
 
 UNITS = {"steps": "step", "seconds": "seconds", "grad_equivalents": "grad_equivalents"}
 TARGET = "target"  # the level of the metric that counts as solved; the others are shares of a baseline's improvement
@@ -129,7 +129,7 @@ def times(records: Records, unit: str, level: str = TARGET) -> pd.DataFrame:
 def _stored(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """What `suite.target` has stored for a run's task and scale; nothing where its file cannot be read."""
     try:
-        return levels_on_disk.find(user_file.identifying(config["task"]), str(config.get("scale"))) or {}
+        return levels_on_disk.find(task_file.identifying(config["task"]), str(config.get("scale"))) or {}
     except ConfigError:
         return {}
 

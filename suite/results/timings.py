@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from suite import user_file
-from suite.build import DESCRIPTIVE
-from suite.record import digest, to_json, write_atomically
+from suite.config import task_file
+from suite.config.instantiate import DESCRIPTIVE
+from suite.results.directory import digest, to_json, write_atomically
 
 SPEED = ("precision", "compile", "accumulate", "clip_grad_norm")  # settings beside optimizer and task that cost time
 LENGTH = ("steps", "target", "eval_every")  # settings of a task that say how long it runs, not how long a step takes
@@ -75,7 +75,7 @@ def speed_key(config: Mapping[str, Any]) -> str:
 
     Of the device it is the kind that counts; a timing holds on its own hardware alone (`Timing.place`).
     """
-    task = {name: value for name, value in user_file.identifying(config["task"]).items() if name not in LENGTH}
+    task = {name: value for name, value in task_file.identifying(config["task"]).items() if name not in LENGTH}
     optimizer = {name: value for name, value in config["optimizer"].items() if name not in DESCRIPTIVE}
     rest = {name: config.get(name) for name in SPEED}
     if (ranks := config.get("world_size") or 1) > 1:

@@ -4,8 +4,8 @@
 the same with values that are better when larger, unless `mode="min"`. One value has no interval: None or NaN, no guess.
 """
 
-from suite.statistics.algoperf import study_time, with_held_out
-from suite.statistics.bootstrap import (
+from suite.stats.algoperf import study_time, with_held_out
+from suite.stats.bootstrap import (
     best_index,
     bootstrap_interval,
     curve_band,
@@ -13,15 +13,10 @@ from suite.statistics.bootstrap import (
     mean_std,
     told_from_best,
 )
-from suite.statistics.budgets import budget_curve, expected_best
-from suite.statistics.improvement import (
-    Improvement,
-    improvement_interval,
-    mean_improvement,
-    probability_of_improvement,
-)
-from suite.statistics.profile_bands import profile_band, score_interval
-from suite.statistics.profiles import (
+from suite.stats.budgets import budget_curve, expected_best
+from suite.stats.improvement import Improvement, improvement_interval, mean_improvement, probability_of_improvement
+from suite.stats.profile_bands import profile_band, score_interval
+from suite.stats.profiles import (
     at,
     data_profile,
     ecdf,
@@ -33,7 +28,7 @@ from suite.statistics.profiles import (
     performance_ratios,
     profile_score,
 )
-from suite.statistics.ranks import (
+from suite.stats.ranks import (
     Friedman,
     Nemenyi,
     critical_difference,
@@ -43,20 +38,15 @@ from suite.statistics.ranks import (
     nemenyi,
     wilcoxon_holm,
 )
-from suite.statistics.ratios import Ratio, ratio_interval
-from suite.statistics.sensitivity import (
+from suite.stats.ratios import Ratio, ratio_interval
+from suite.stats.running_time import expected_running_time, median_with_failures, simulated_restarts, time_to_target
+from suite.stats.sensitivity import (
     GoodShare,
     RateSensitivity,
     SeedSensitivity,
     good_share,
     rate_sensitivity,
     seed_sensitivity,
-)
-from suite.statistics.targets import (
-    expected_running_time,
-    median_with_failures,
-    simulated_restarts,
-    time_to_target,
 )
 
 __all__ = [

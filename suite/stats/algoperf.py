@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from suite.statistics.checks import sample, times_frame
+from suite.stats.checks import sample, times_frame
 
 WITHIN = 4.0
 

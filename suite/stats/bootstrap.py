@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm, t, trim_mean
 
-from suite.statistics.checks import Array, Indices, numbers, require_draws, require_level, sample
+from suite.stats.checks import Array, Indices, numbers, require_draws, require_level, sample
 
 DRAWS = 2000
 LEVEL = 0.95

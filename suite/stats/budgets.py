@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import gammaln
 
-from suite.statistics.bootstrap import DRAWS, LEVEL, interval_of
-from suite.statistics.checks import Array, numbers, require_draws, require_level, require_mode
+from suite.stats.bootstrap import DRAWS, LEVEL, interval_of
+from suite.stats.checks import Array, numbers, require_draws, require_level, require_mode
 
 
 def expected_best(

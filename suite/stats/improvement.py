@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
-from suite.statistics.bootstrap import DRAWS, LEVEL, interval_of
-from suite.statistics.checks import Array, require_draws, require_level, require_mode, sample
+from suite.stats.bootstrap import DRAWS, LEVEL, interval_of
+from suite.stats.checks import Array, require_draws, require_level, require_mode, sample
 
 
 class Improvement(NamedTuple):

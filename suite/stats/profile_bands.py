@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from suite.statistics.bootstrap import DRAWS, LEVEL, interval_of
-from suite.statistics.checks import Array, require_draws, require_level
-from suite.statistics.profiles import at, performance_profile, profile_score
+from suite.stats.bootstrap import DRAWS, LEVEL, interval_of
+from suite.stats.checks import Array, require_draws, require_level
+from suite.stats.profiles import at, performance_profile, profile_score
 
 COLUMNS = ("problem", "solver", "time")
 Cells = dict[tuple[Any, Any], Array]

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from suite.statistics.algoperf import with_held_out
-from suite.statistics.checks import Array, times_frame
+from suite.stats.algoperf import with_held_out
+from suite.stats.checks import Array, times_frame
 
 NOT_RUN = ("leave_out", "fail", "complete")
 SCALES = ("linear", "log")

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats as distributions
 
-from suite.statistics.checks import Array, require_mode
+from suite.stats.checks import Array, require_mode
 
 EXACT = 100  # up to so many problems the patterns of signs are counted
 

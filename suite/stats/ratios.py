@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import t as student
 
-from suite.statistics.bootstrap import LEVEL
-from suite.statistics.checks import Array, costs, require_level
+from suite.stats.bootstrap import LEVEL
+from suite.stats.checks import Array, costs, require_level
 
 STRICTLY = 1e-9  # a failure is later than the last success, and not at the same time
 SINGLE = "a single run: no interval"

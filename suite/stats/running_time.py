@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from suite.statistics.checks import Array, Flags, require_draws, require_mode, sample
+from suite.stats.checks import Array, Flags, require_draws, require_mode, sample
 
 
 def time_to_target(

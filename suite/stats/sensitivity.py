@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from suite.statistics.bootstrap import LEVEL
-from suite.statistics.checks import Array, Flags, numbers, require_level, require_mode
+from suite.stats.bootstrap import LEVEL
+from suite.stats.checks import Array, Flags, numbers, require_level, require_mode
 
 ROUNDING = 1e-12
 

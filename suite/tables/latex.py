@@ -8,8 +8,8 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from suite.report.formats import NOT_RUN
-from suite.report.table import Cell, Table
+from suite.tables.formats import NOT_RUN
+from suite.tables.table import Cell, Table
 
 ACROSS = 104  # characters that \footnotesize sets into 6.5 inches, the space between columns counted as two
 DOWN = 44  # lines of \footnotesize on a page beside the caption

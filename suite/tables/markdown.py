@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from suite.report.latex import latex
-from suite.report.table import Cell, Table
+from suite.tables.latex import latex
+from suite.tables.table import Cell, Table
 
 
 def write_tables(tables: list[Table], folder: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from suite.report.table import Cell, Table
+from suite.tables.table import Cell, Table
 
 PADDING = 3
 

@@ -27,14 +27,18 @@ from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING
 
-from suite import choices, complaints, exclusive, launcher, paths, registry, timing
+from suite import paths
+from suite.config import messages, registry, torchrun
+from suite.config import overrides as choices
 from suite.errors import ConfigError, require_one_of
+from suite.results import timings
+from suite.time import machine
 
 if TYPE_CHECKING:
     import torch
 
-    from suite.plan import Plan
-    from suite.windows import Extent, Ongoing
+    from suite.config.plan import Plan
+    from suite.time.windows import Extent, Ongoing
     from tasks.task import Task
 
 OWN = ("schedule", "seed")  # settings that a step's seconds do not depend on, and that the timing chooses
@@ -96,7 +100,7 @@ class Contender:
     why_not: str = ""
 
 
-def measure(request: Request) -> list[timing.Timing]:
+def measure(request: Request) -> list[timings.Timing]:
     """Time all pairs, a task at a time, and store what was found.
 
     Raises:
@@ -104,12 +108,12 @@ def measure(request: Request) -> list[timing.Timing]:
     """
     folder = paths.results() / "timing"
     found = []
-    with exclusive.alone(folder):
-        for command in exclusive.other_runs():
+    with machine.alone(folder):
+        for command in machine.other_runs():
             print(f"Beside this runs: {command}", file=sys.stderr)
         for task in request.tasks:
             for each in measure_task(request, task):
-                timing.store(each, folder)
+                timings.store(each, folder)
                 found.append(each)
     if not found:
         raise ConfigError("No pair could be timed; the reasons stand above.")
@@ -117,7 +121,7 @@ def measure(request: Request) -> list[timing.Timing]:
     return found
 
 
-def measure_task(request: Request, task: str) -> list[timing.Timing]:
+def measure_task(request: Request, task: str) -> list[timings.Timing]:
     """Time the optimizers of one task, taking turns."""
     contenders = _contenders(request, task)
     for each in contenders:
@@ -139,9 +143,9 @@ def measure_task(request: Request, task: str) -> list[timing.Timing]:
 
 
 def _contenders(request: Request, task: str) -> list[Contender]:
-    from suite import device
-    from suite.composing import planned
-    from suite.run import build_task
+    from suite.config import device
+    from suite.config.compose import planned
+    from suite.training.runner import build_task
 
     made: dict[str, Task] = {}
     contenders = []
@@ -160,7 +164,7 @@ def _contenders(request: Request, task: str) -> list[Contender]:
 
 
 def _beginner(plan: Plan, data: Task, place: torch.device) -> Callable[[], Ongoing]:
-    from suite.windows import Ongoing
+    from suite.time.windows import Ongoing
 
     return lambda: Ongoing(plan, data, place)
 
@@ -168,7 +172,7 @@ def _beginner(plan: Plan, data: Task, place: torch.device) -> Callable[[], Ongoi
 def _attempt(contender: Contender, action: Callable[[], None]) -> None:
     """Do something for a pair that is still timed; what stops it concerns no other pair."""
     from optimizers import Unsupported
-    from suite.windows import NotTimed
+    from suite.time.windows import NotTimed
 
     if contender.why_not:
         return
@@ -183,7 +187,7 @@ def _attempt(contender: Contender, action: Callable[[], None]) -> None:
 
 
 def _prepare(each: Contender, request: Request) -> None:
-    from suite.windows import SAFETY, extent, period_of, warm_up
+    from suite.time.windows import SAFETY, extent, period_of, warm_up
 
     share = SAFETY * request.max_seconds / (request.windows + 1 + request.phases)  # a window's; the warm-up has one
     step = warm_up(each.begin, period_of(each.plan.config["optimizer"]), share)
@@ -191,34 +195,35 @@ def _prepare(each: Contender, request: Request) -> None:
 
 
 def _take_window(each: Contender, request: Request) -> None:
-    from suite.windows import window
+    from suite.time.windows import window
 
     assert each.part is not None
-    watch = exclusive.Watch()
+    watch = machine.Watch()
     each.means.append(window(each.begin, each.part, request.max_seconds))
     cores = watch.cores()
     each.others += [] if cores is None else [cores]
 
 
 def _find_phases(each: Contender) -> None:
-    from suite.windows import phases
+    from suite.time.windows import phases
 
     assert each.part is not None
     each.phases = phases(each.begin, each.part)
 
 
-def _timing(each: Contender, request: Request, task: str) -> timing.Timing:
+def _timing(each: Contender, request: Request, task: str) -> timings.Timing:
     import torch
 
-    from suite import device, environment
-    from suite.report.records import hardware
-    from suite.windows import period_of
+    from suite.config import device
+    from suite.results.frame import hardware
+    from suite.time.windows import period_of
+    from suite.training import environment
 
     assert each.part is not None
     plan, place = each.plan, device.choose(each.plan.config["device"])
     others = median(each.others) if each.others else None
-    return timing.Timing(
-        key=timing.speed_key({**plan.config, "precision": each.precision, "device": place.type}),
+    return timings.Timing(
+        key=timings.speed_key({**plan.config, "precision": each.precision, "device": place.type}),
         task=plan.task,
         optimizer=plan.optimizer,
         hardware=hardware(place.type, environment.describe(place, torch.get_num_threads())),
@@ -230,11 +235,11 @@ def _timing(each: Contender, request: Request, task: str) -> timing.Timing:
         first=each.part.first,
         period=period_of(plan.config["optimizer"]),
         others=None if others is None else round(others, 3),
-        shared=others is not None and others > exclusive.BUSY,
+        shared=others is not None and others > machine.BUSY,
     )
 
 
-def told(found: timing.Timing) -> str:
+def told(found: timings.Timing) -> str:
     """A timing in words."""
     low, high = (in_words(extreme(found.windows)) for extreme in (min, max))
     after = f" after the first {found.first}" if found.first else ""
@@ -270,7 +275,7 @@ def parse(arguments: Sequence[str]) -> Request:
     for name in (word.partition("=")[0] for word in overrides):
         if name in OWN:
             raise ConfigError(f"{name}= is not for this command: a step takes as long with any other")
-    if launcher.world_size() > 1:
+    if torchrun.world_size() > 1:
         raise ConfigError("steps are timed in one process; start python -m suite.time without torchrun")
     for name in choices.typed("experiment", arguments):
         require_one_of("experiment", name, registry.names("experiment"))
@@ -302,7 +307,7 @@ def _seconds(text: str) -> float:
 def main() -> None:
     """The command line."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    with complaints.answered(sys.argv[1:]):
+    with messages.answered(sys.argv[1:]):
         measure(parse(sys.argv[1:]))
 
 

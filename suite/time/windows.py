@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from optimizers.phases import OTHER, Stopwatch
-from suite.plan import Plan
-from suite.seeds import stream
-from suite.training import EXPLODED, Training
-from suite.world import World
+from suite.config.plan import Plan
+from suite.training.distributed import World
+from suite.training.seeds import stream
+from suite.training.training import EXPLODED, Training
 from tasks.task import Task
 
 SHORTEST = 0.2  # seconds of a window: shorter ones are noise

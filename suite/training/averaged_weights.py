@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
-from suite.device import Clock
-from suite.optimizer import Averaging
+from suite.config.device import Clock
+from suite.training.optimizer import Averaging
 from tasks.task import Task
 
 STATISTICS_BATCHES = 10  # of training data, that batch normalisation sees anew at weights it has not been trained at

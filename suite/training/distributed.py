@@ -16,8 +16,8 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from optimizers.ranks import ALONE, Alone, RankLostError, Ranks
-from suite import launcher
+from optimizers.distributed import ALONE, Alone, RankLostError, Ranks
+from suite.config import torchrun
 
 GRACE = 10.0  # seconds that a rank which is asked to end goes on waiting for the others
 
@@ -82,7 +82,7 @@ def joined(size: int, place: torch.device, timeout: float) -> Iterator[World]:
     store = PrefixStore(f"suite/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     if place.type == "cuda":
         torch.cuda.set_device(place)
-    own_gpus = place.type == "cuda" and launcher.local_size() <= torch.cuda.device_count() and dist.is_nccl_available()
+    own_gpus = place.type == "cuda" and torchrun.local_size() <= torch.cuda.device_count() and dist.is_nccl_available()
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if own_gpus else "gloo",
         store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout),
@@ -98,9 +98,9 @@ def joined(size: int, place: torch.device, timeout: float) -> Iterator[World]:
 
 def place_of(place: torch.device) -> torch.device:
     """The GPU of this process, one of the machine's in turn; the CPU is shared."""
-    if place.type != "cuda" or place.index is not None or launcher.world_size() == 1:
+    if place.type != "cuda" or place.index is not None or torchrun.world_size() == 1:
         return place
-    return torch.device("cuda", launcher.local_rank() % torch.cuda.device_count())
+    return torch.device("cuda", torchrun.local_rank() % torch.cuda.device_count())
 
 
 @contextmanager

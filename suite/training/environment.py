@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from suite.device import cores
+from suite.config.device import cores
 from suite.paths import ROOT
 
 PACKAGES = (

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Self
 
-from suite.record import History, PathFile, Row
-from suite.telemetry import LayerFile
-from suite.tracker import Tracker
+from suite.results.directory import History, PathFile, Row
+from suite.training.telemetry import LayerFile
+from suite.training.wandb_mirror import Tracker
 
 
 class Log:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from optimizers import Objective, Unsupported
+from optimizers.distributed import Alone
 from optimizers.method import Method
-from optimizers.ranks import Alone
-from suite.build import construct
-from suite.plan import Plan
-from suite.registry import tasks_offering
-from suite.seeds import stream
+from suite.config.instantiate import construct
+from suite.config.plan import Plan
+from suite.config.registry import tasks_offering
+from suite.training.seeds import stream
 from tasks.task import Task
 
 

@@ -8,16 +8,17 @@ from typing import Any
 import torch
 
 from optimizers import Unsupported
-from suite import device, environment, launcher
-from suite.build import construct
+from suite.config import device, torchrun
+from suite.config.instantiate import construct
+from suite.config.plan import Plan
 from suite.errors import HopelessError
-from suite.plan import Plan
-from suite.record import RunRecord
-from suite.status import Status
-from suite.summary import Summary, metric_of, summarise
-from suite.tracker import Tracker
-from suite.training import Training, Watch
-from suite.world import World, joined, place_of
+from suite.results.directory import RunRecord
+from suite.results.status import Status
+from suite.training import environment
+from suite.training.distributed import World, joined, place_of
+from suite.training.summary import Summary, metric_of, summarise
+from suite.training.training import Training, Watch
+from suite.training.wandb_mirror import Tracker
 from tasks.custom.source import BrokenFile
 from tasks.task import Task
 
@@ -63,7 +64,7 @@ def looked_up(plan: Plan, record: RunRecord) -> Outcome | None:
 
 
 def _carried_out(plan: Plan, record: RunRecord, place: torch.device, world: World, watch: Watch | None) -> Outcome:
-    threads = device.set_threads(plan.config["threads"], plan.workers * launcher.local_size())
+    threads = device.set_threads(plan.config["threads"], plan.workers * torchrun.local_size())
     task = build_task(plan, place)
     described = describe(plan, task, place)
     facts = environment.describe(place, threads, plan.world_size)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from suite.plan import Plan
-from suite.status import Status
+from suite.config.plan import Plan
+from suite.results.status import Status
 from tasks.task import Task
 
 Summary = dict[str, Any]

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from optimizers import Objective, Unsupported
-from optimizers.evaluation import held_statistics
 from optimizers.linalg.curvature import Curvature
 from optimizers.linalg.flat import flatten, unflatten
 from optimizers.linalg.spectrum import spectral_density
-from suite.record import Row, RowFile
-from suite.seeds import stream
-from suite.steps import Facts, along, cosine, largest_tensors, norm, spread, step_facts
+from optimizers.objective.step_state import held_statistics
+from suite.results.directory import Row, RowFile
+from suite.training.seeds import stream
+from suite.training.step_diagnostics import Facts, along, cosine, largest_tensors, norm, spread, step_facts
 from tasks.task import Batch, Task
 
 PREFIX = "telemetry/"

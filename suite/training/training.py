@@ -17,23 +17,24 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 
 from optimizers import Objective, Unsupported
-from optimizers.evaluation import couples
-from optimizers.ranks import ALONE, Alone, RankLostError
-from suite import costs, coverage, device, environment, memory
-from suite.build import construct
-from suite.interruption import noted
-from suite.judged import judged_weights, trained
-from suite.log import Log
-from suite.optimizer import averages, build_optimizer
-from suite.plan import Plan
-from suite.progress import ProgressLine
-from suite.record import COUNTED, History, PathFile, Row, RunRecord, digest, write_atomically
-from suite.seeds import stream
-from suite.status import Status
-from suite.summary import Summary, summarise
-from suite.telemetry import LayerFile, Telemetry
-from suite.tracker import Tracker
-from suite.world import World
+from optimizers.distributed import ALONE, Alone, RankLostError
+from optimizers.objective.step_state import couples
+from suite.config import device
+from suite.config.instantiate import construct
+from suite.config.plan import Plan
+from suite.results.directory import COUNTED, History, PathFile, Row, RunRecord, digest, write_atomically
+from suite.results.status import Status
+from suite.training import environment, layer_coverage, memory, oracle_costs
+from suite.training.averaged_weights import judged_weights, trained
+from suite.training.distributed import World
+from suite.training.log import Log
+from suite.training.optimizer import averages, build_optimizer
+from suite.training.progress import ProgressLine
+from suite.training.seeds import stream
+from suite.training.signals import noted
+from suite.training.summary import Summary, summarise
+from suite.training.telemetry import LayerFile, Telemetry
+from suite.training.wandb_mirror import Tracker
 from tasks.task import Batch, Task
 
 EXPLODED = 1e6  # a loss of this many times the first one will not come back
@@ -84,7 +85,7 @@ class Training:
         self.target: dict[str, float] = {}
         self.interrupted = False
         self.saved_at = self.save_seconds = 0.0
-        self.costs: costs.Costs = {}
+        self.costs: oracle_costs.Costs = {}
         self.peak_bytes: int | None = None
         self.objective = self._objective(self.model, ranks=self.ranks, parts=plan.config["accumulate"])
         self.ranks.share(len(self.objective.inputs))
@@ -149,7 +150,7 @@ class Training:
         rank = self.ranks.rank
         torch.manual_seed(stream(self.plan.seed, f"dropout/{rank}" if rank else "dropout"))
 
-    def _oracle_costs(self) -> costs.Costs:
+    def _oracle_costs(self) -> oracle_costs.Costs:
         threads, config = torch.get_num_threads(), self.plan.config
         facts = [
             config["task"],
@@ -158,13 +159,13 @@ class Training:
             environment.processor(),
             threads,
             torch.__version__,
-            costs.ORACLES,
+            oracle_costs.ORACLES,
         ]
         path = self.plan.results / "costs" / f"{self.plan.task}-{digest(facts)}.json"
-        return costs.load_or_measure(
+        return oracle_costs.load_or_measure(
             # products need a graph that a compiled model does not keep
             path,
-            lambda: costs.measure(self.task, self._objective(self.task.model(0), compiled=False), self.clock),
+            lambda: oracle_costs.measure(self.task, self._objective(self.task.model(0), compiled=False), self.clock),
         )
 
     def _warm_up(self) -> int | None:
@@ -411,7 +412,7 @@ class Training:
             self.target = {"step": self.step, "seconds": self.seconds, "grad_equivalents": self._grad_equivalents()}
 
     def _grad_equivalents(self) -> float:
-        return costs.grad_equivalents(self.objective.counts, self.costs)
+        return oracle_costs.grad_equivalents(self.objective.counts, self.costs)
 
     def _row(self, validation: dict[str, float] | None = None, test: dict[str, float] | None = None) -> Row:
         counts = self.objective.counts
@@ -531,12 +532,12 @@ class Training:
         if self.telemetry is not None:
             found |= self.telemetry.summary()
         if self.step and (rule_of := self.rules()):
-            found["coverage"] = coverage.shares(rule_of, self.model.named_parameters())
+            found["coverage"] = layer_coverage.shares(rule_of, self.model.named_parameters())
         return summarise(self.plan, self.task, status, message, found)
 
     def rules(self) -> dict[str, str]:
         """The rule that updates each parameter, where the optimizer has several."""
-        return coverage.rules(self.optimizer)
+        return layer_coverage.rules(self.optimizer)
 
     def _state_bytes(self, status: Status) -> int | None:
         """Of this process; unknown after a failure among several, when the others do not answer any more."""

@@ -1,5 +1,5 @@
 """Tuning: studies of equally many trials, kept so that they can be gone on with, shared and resampled."""
 
-from suite.tuning.frame import load_trials, unequal
+from suite.tune.trials_frame import load_trials, unequal
 
 __all__ = ["load_trials", "unequal"]

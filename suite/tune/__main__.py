@@ -20,11 +20,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from suite import complaints, paths, registry
+from suite import paths
+from suite.config import messages, registry
 from suite.errors import ConfigError, require_one_of
 
 if TYPE_CHECKING:
-    from suite.tuning.study import Request
+    from suite.tune.study import Request
 
 AUTO = 32  # trials of a batch, where the number is left open
 REFUSED = {
@@ -36,14 +37,14 @@ REFUSED = {
 
 def tune(request: Request) -> None:
     """Carry out all trials of all pairs, and write what was found."""
-    from suite.tuning import owners
-    from suite.tuning.conclusion import before, compared, conclude
-    from suite.tuning.storage import Journal
-    from suite.tuning.study import studies
-    from suite.tuning.workers import carry_out_all
+    from suite.tune import claims
+    from suite.tune.journal import Journal
+    from suite.tune.pool import carry_out_all
+    from suite.tune.study import studies
+    from suite.tune.winner import before, compared, conclude
 
     of = studies(request)
-    journals = [Journal(study, owners.myself()) for study in of]
+    journals = [Journal(study, claims.myself()) for study in of]
     pairs = f"{len(request.tasks)} tasks x {len(request.optimizers)} optimizers x {request.trials}"
     print(f"{sum(study.trials for study in of)} trials: {pairs}")
     for line in before(request, journals):
@@ -57,9 +58,9 @@ def tune(request: Request) -> None:
 
 def parse(arguments: Sequence[str]) -> Request:
     """The studies that a command line asks for."""
-    from suite.device import cores
-    from suite.tuning.sampling import EXCHANGEABLE, SAMPLERS
-    from suite.tuning.study import HALVING, PRUNERS, Request
+    from suite.config.device import cores
+    from suite.tune.sampling import EXCHANGEABLE, SAMPLERS
+    from suite.tune.study import HALVING, PRUNERS, Request
 
     given = _settings(arguments)
     if not {"optimizer", "task"} <= given.keys():
@@ -116,7 +117,7 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(__doc__)
         return
-    with complaints.answered(sys.argv[1:]):
+    with messages.answered(sys.argv[1:]):
         tune(parse(sys.argv[1:]))
 
 

@@ -9,16 +9,16 @@ from statistics import fmean
 import yaml
 
 from suite import paths
+from suite.config.plan import Plan
 from suite.errors import HopelessError
-from suite.plan import Plan
-from suite.run import Outcome, refuse, run
-from suite.status import Status
-from suite.training import Watch
-from suite.tuning.halving import scores_of
-from suite.tuning.plans import planned
-from suite.tuning.space import Settings
-from suite.tuning.study import Study
-from suite.tuning.trials import PRUNED, Trial, grad_equivalents
+from suite.results.status import Status
+from suite.training.runner import Outcome, refuse, run
+from suite.training.training import Watch
+from suite.tune.halving import scores_of
+from suite.tune.plans import planned
+from suite.tune.space import Settings
+from suite.tune.study import Study
+from suite.tune.trial import PRUNED, Trial, grad_equivalents
 
 
 def plans_of(study: Study, settings: Settings) -> list[Plan]:

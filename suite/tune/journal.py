@@ -15,14 +15,14 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from suite.errors import ConfigError
-from suite.tuning import owners
-from suite.tuning.files import alone, opened, trial_in
-from suite.tuning.halving import RUNGS, survivors
-from suite.tuning.owners import Owner
-from suite.tuning.sampling import parameters, point
-from suite.tuning.space import Settings, distributions
-from suite.tuning.study import HALVING, Study
-from suite.tuning.trials import PRUNED, Trial, killed
+from suite.tune import claims
+from suite.tune.claims import Owner
+from suite.tune.halving import RUNGS, survivors
+from suite.tune.journal_file import alone, opened, trial_in
+from suite.tune.sampling import parameters, point
+from suite.tune.space import Settings, distributions
+from suite.tune.study import HALVING, Study
+from suite.tune.trial import PRUNED, Trial, killed
 
 ATTEMPTS = 3  # processes that may be lost over one trial before it counts as failed
 
@@ -161,7 +161,7 @@ class Journal:
 
     def _left(self, trial: FrozenTrial) -> bool:
         """Whether nobody carries out a trial that has begun."""
-        return owners.gone(trial.user_attrs.get("owner"), self.workers, self.owner)
+        return claims.gone(trial.user_attrs.get("owner"), self.workers, self.owner)
 
     def pause(self, claim: Claim, trial: Trial) -> None:
         """A trial has come to a rung; whether it goes on is decided when all others have come there, too."""

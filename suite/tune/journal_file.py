@@ -13,7 +13,7 @@ from optuna.storages.journal._file import get_lock_file
 from optuna.trial import FrozenTrial
 
 from suite.errors import ConfigError
-from suite.tuning.trials import Trial
+from suite.tune.trial import Trial
 
 LOCK_SECONDS = 20  # after which a lock that nobody gives back is taken
 

@@ -9,12 +9,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from suite import paths, resolvers
+from suite import paths
 from suite.app import as_command
+from suite.config import resolvers
+from suite.config.open_settings import opened
+from suite.config.plan import Plan
 from suite.errors import require_one_of
-from suite.open_settings import opened
-from suite.plan import Plan
-from suite.tuning.study import TUNING_SEED, Request
+from suite.tune.study import TUNING_SEED, Request
 
 GROUP = "tune"  # the experiment, and W&B's job_type, of every trial
 

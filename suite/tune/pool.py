@@ -12,10 +12,10 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from suite.errors import ConfigError, HopelessError
-from suite.tuning import owners
-from suite.tuning.storage import Journal
-from suite.tuning.study import Request, Study, studies
-from suite.tuning.worker import Worker, asked_to_end
+from suite.tune import claims
+from suite.tune.journal import Journal
+from suite.tune.study import Request, Study, studies
+from suite.tune.worker import Worker, asked_to_end
 
 NOTICE = 2.0  # seconds for workers to end by themselves
 LONGEST = 10_000  # characters of a message, which a pipe holds though nobody reads yet
@@ -30,7 +30,7 @@ def carry_out_all(request: Request, of: Sequence[Study]) -> None:
         KeyboardInterrupt: the command was asked to end.
         BrokenProcessPool: workers were killed, and trials are missing.
     """
-    me = owners.myself()
+    me = claims.myself()
     missing = sum(study.trials - len(Journal(study, me).recorded()) for study in of)
     jobs = min(request.jobs, missing)
     if jobs <= 1:
@@ -69,7 +69,7 @@ def _judge(workers: Sequence[BaseProcess], of: Sequence[Study]) -> None:
     lost = [worker for worker in workers if worker.exitcode != 0]
     if not lost:
         return
-    me = owners.myself()
+    me = claims.myself()
     missing = not all(Journal(study, me).complete for study in of)
     print(f"{len(lost)} of {len(workers)} workers ended early (exit codes {[worker.exitcode for worker in lost]})")
     if missing:

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from suite.record import digest
-from suite.seeds import stream
-from suite.tuning.space import Settings, Space, distributions, inside, rounded
+from suite.results.directory import digest
+from suite.training.seeds import stream
+from suite.tune.space import Settings, Space, distributions, inside, rounded
 
 SAMPLERS = ("quasi", "random", "tpe")
 QUASI, RANDOM, TPE = SAMPLERS

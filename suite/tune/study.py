@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from suite import paths
 from suite.errors import ConfigError
-from suite.record import digest
-from suite.tuning.sampling import QUASI, SEED
-from suite.tuning.space import Settings, Space, checked
+from suite.results.directory import digest
+from suite.tune.sampling import QUASI, SEED
+from suite.tune.space import Settings, Space, checked
 
 if TYPE_CHECKING:
-    from suite.plan import Plan
+    from suite.config.plan import Plan
 
 TUNING_SEED = 1000  # none of the seeds that comparisons use
 NO_PRUNER, HALVING = PRUNERS = ("none", "halving")
 
 
 def _cores() -> int:
-    from suite.device import cores  # which brings in torch
+    from suite.config.device import cores  # which brings in torch
 
     return cores()
 
@@ -150,7 +150,7 @@ def study_of(request: Request, optimizer: str, task: str) -> Study:
     Raises:
         ConfigError: a setting that there is not, or a search space that makes no sense.
     """
-    from suite.tuning.plans import planned
+    from suite.tune.plans import planned
 
     plan = planned(request, optimizer, task)
     space = checked(plan.config["optimizer"].get("search"), f"optimizer {optimizer}")

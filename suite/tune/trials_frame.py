@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from suite.tuning import unrecorded
+from suite.tune import unrecorded
 
 COLUMNS = (
     "study", "task", "optimizer", "number", "status", "value", "score", "sign", "metric", "settings", "seconds",
@@ -57,11 +57,11 @@ def _of_journals(results: Path, damaged: list[tuple[str, str]]) -> Iterator[dict
     paths = sorted((results / "tune" / "studies").glob("*.journal"))
     if not paths:
         return
-    from suite.tuning import files  # which brings in Optuna
+    from suite.tune import journal_file  # which brings in Optuna
 
     for path in paths:
         try:
-            about, trials = files.read(path)
+            about, trials = journal_file.read(path)
             rows = [_row(path.stem, about, trial.number, trial.settings, trial.to_dict(), results) for trial in trials]
         except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
             damaged.append((path.relative_to(results).as_posix(), f"{type(error).__name__}: {error}"))

@@ -11,11 +11,11 @@ from typing import Any
 
 import yaml
 
-from suite.record import digest
-from suite.status import Status
-from suite.tuning.sampling import QUASI, sequence
-from suite.tuning.space import Settings, Space, checked
-from suite.tuning.trials import grad_equivalents
+from suite.results.directory import digest
+from suite.results.status import Status
+from suite.tune.sampling import QUASI, sequence
+from suite.tune.space import Settings, Space, checked
+from suite.tune.trial import grad_equivalents
 
 CIRCUMSTANCES = frozenset(
     {"allow", "command", "experiment", "force", "levels", "log_every", "optimizer", "threads", "timeout", "wandb"}

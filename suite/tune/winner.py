@@ -8,13 +8,13 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from suite import registry
-from suite.record import write_atomically
-from suite.tuning.sampling import TPE
-from suite.tuning.space import on_edge
-from suite.tuning.storage import Journal
-from suite.tuning.study import Request, Study
-from suite.tuning.trials import PRUNED, Trial
+from suite.config import registry
+from suite.results.directory import write_atomically
+from suite.tune.journal import Journal
+from suite.tune.sampling import TPE
+from suite.tune.space import on_edge
+from suite.tune.study import Request, Study
+from suite.tune.trial import PRUNED, Trial
 
 
 def conclude(study: Study, trials: Sequence[Trial]) -> Path | None:

@@ -9,15 +9,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from suite.plan import Plan
-from suite.run import Outcome
-from suite.training import Watch
-from suite.tuning import owners
-from suite.tuning.carrying import against_together, carry_out, carry_out_together, plans_of, trial_of
-from suite.tuning.halving import Halt, rungs
-from suite.tuning.storage import Claim, Journal
-from suite.tuning.study import HALVING, Study
-from suite.tuning.trials import PRUNED, Trial
+from suite.config.plan import Plan
+from suite.training.runner import Outcome
+from suite.training.training import Watch
+from suite.tune import claims
+from suite.tune.execution import against_together, carry_out, carry_out_together, plans_of, trial_of
+from suite.tune.halving import Halt, rungs
+from suite.tune.journal import Claim, Journal
+from suite.tune.study import HALVING, Study
+from suite.tune.trial import PRUNED, Trial
 
 PAUSE = 0.5  # seconds between two looks at trials that others carry out
 PATIENCE = 20 * PAUSE  # until it is said that they are waited for
@@ -33,7 +33,7 @@ class Worker:
     """
 
     def __init__(self, of: Sequence[Study], parent: int | None = None) -> None:
-        me = owners.myself()
+        me = claims.myself()
         self.me, self.parent = me, parent
         self.journals = [Journal(study, me) for study in of]
         self.single: set[str] = set()  # studies whose trials do not fit into a batch
@@ -41,7 +41,7 @@ class Worker:
     def work(self) -> None:
         """Carry out what is missing, and wait for what others carry out, until all trials have ended."""
         waited = 0.0
-        with owners.present(self.me, self.journals[0].workers), asked_to_end():
+        with claims.present(self.me, self.journals[0].workers), asked_to_end():
             while self.parent is None or os.getppid() == self.parent:
                 if found := self._next():
                     self._carry_out(*found)

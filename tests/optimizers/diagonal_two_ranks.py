@@ -13,8 +13,8 @@ from torch import nn
 
 from optimizers import Objective
 from optimizers.diagonal import SGDPH, SOAA, AdaFisher
+from optimizers.distributed import Alone, Ranks
 from optimizers.linalg.flat import flatten
-from optimizers.ranks import Alone, Ranks
 from tests.optimizers.cases import MODELS, Problem
 
 SIZE = 2

@@ -13,9 +13,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from optimizers import Objective
+from optimizers.distributed import ALONE, Alone, Ranks
 from optimizers.linalg.flat import flatten
 from optimizers.natural_gradient import EKFAC, KFAC
-from optimizers.ranks import ALONE, Alone, Ranks
 from tests.optimizers.cases import LOSSES, MODELS, Problem, mlp
 
 SIZE = 2

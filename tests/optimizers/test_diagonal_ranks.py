@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from optimizers.ranks import ALONE
+from optimizers.distributed import ALONE
 from tests.optimizers import diagonal_two_ranks
 from tests.optimizers.cases import close
 from tests.optimizers.diagonal_two_ranks import WAYS

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from optimizers.capture import capture, edges_of, passes
+from optimizers.layers.capture import capture, edges_of, passes
 from tests.optimizers.cases import MODELS, Problem, Reference, close
 
 torch.set_num_threads(1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from optimizers.capture import LayerRecord
+from optimizers.layers.capture import LayerRecord
 from optimizers.natural_gradient.blocks import KroneckerBlock, Measure
 from optimizers.natural_gradient.find import blocks_of
 from optimizers.natural_gradient.inverses import Cholesky, Eigen

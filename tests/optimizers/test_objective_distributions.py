@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from optimizers import Objective
-from optimizers.losses import Bernoulli, Categorical, Gaussian, family_of
+from optimizers.objective.likelihoods import Bernoulli, Categorical, Gaussian, family_of
 from tests.optimizers.cases import CASES, COUPLED, LOSSES, ExampleBCE, ExampleMSE, Reference, close
 
 KNOWN = [name for name in CASES if name not in COUPLED]

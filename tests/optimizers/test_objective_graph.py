@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from optimizers import Objective, Unsupported
+from optimizers.distributed import Alone
 from optimizers.linalg.flat import flatten, unflatten
-from optimizers.ranks import Alone
 from tests.optimizers.cases import Problem, mlp
 
 

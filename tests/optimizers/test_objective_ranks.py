@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from optimizers.distributed import ALONE, cut
 from optimizers.linalg.flat import flatten
-from optimizers.ranks import ALONE, cut
 from tests.optimizers import two_ranks
 from tests.optimizers.cases import LOSSES, close
 

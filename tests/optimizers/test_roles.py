@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from optimizers.roles import Role, model_roles, roles
+from optimizers.layers.roles import Role, model_roles, roles
 from tests.optimizers.cases import CASES, TiedEmbedding, conv_bn, mlp
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from optimizers.capture import capture
+from optimizers.layers.capture import capture
 from optimizers.natural_gradient.blocks import KroneckerBlock, Measure
 from optimizers.natural_gradient.find import blocks_of
 from optimizers.natural_gradient.sites import SITES, sites_of

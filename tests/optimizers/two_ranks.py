@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from optimizers import Objective, Unsupported
+from optimizers.distributed import ALONE, Alone, Ranks
 from optimizers.krylov.hessian_free import HessianFree
 from optimizers.least_squares.ggn_cg import GGNCG
 from optimizers.least_squares.levenberg_marquardt import LevenbergMarquardt
@@ -20,7 +21,6 @@ from optimizers.linalg.flat import flatten
 from optimizers.natural_gradient import KBFGS, SINGD, TNT
 from optimizers.newton.newton_cg import NewtonCG
 from optimizers.quasi_newton.lbfgs import LBFGS
-from optimizers.ranks import ALONE, Alone, Ranks
 from optimizers.trust_region.subsampled_arc import SubsampledARC
 from tests.optimizers.cases import LOSSES, MODELS, Builder, Problem, mlp
 

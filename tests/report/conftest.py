@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import yaml
 
-from suite.report.load import load_runs
-from suite.report.records import Records, build_records
-from suite.report.style import Look, looks
-from suite.timing import Timings
+from suite.report.drawing.style import Look, looks
+from suite.results.frame import Records, build_records
+from suite.results.load import load_runs
+from suite.results.timings import Timings
 
 TARGETS = {
     "sgd": "torch.optim.SGD",

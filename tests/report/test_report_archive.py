@@ -13,18 +13,18 @@ import pandas as pd
 import pytest
 import yaml
 
-from suite import timing
 from suite.archive import ArchiveError, is_archive, main, read_archive, read_timings, write_archive
-from suite.packing import decode, encode
 from suite.reference import TABLES
-from suite.report.build import write_report
-from suite.report.load import load_runs, load_timings
-from suite.report.records import build_records
-from suite.report.render import csv_text, markdown
-from suite.report.runs import Run
-from suite.scrub import Scrubber
+from suite.report.report import write_report
+from suite.results import timings
+from suite.results.anonymise import Scrubber
+from suite.results.downsample import FIRST, thin
+from suite.results.frame import build_records
+from suite.results.load import load_runs, load_timings
+from suite.results.parquet import decode, encode
+from suite.results.run import Run
 from suite.stats import time_to_target
-from suite.thinning import FIRST, thin
+from suite.tables.markdown import csv_text, markdown
 
 Record = Callable[..., Path]
 
@@ -322,13 +322,15 @@ def test_archives_in_a_folder_of_runs_are_read_with_them(mixed: Path, tmp_path: 
 
 def test_timings_travel_with_the_runs(mixed: Path, tmp_path: Path) -> None:
     runs = load_runs(mixed)[0]
-    key = timing.speed_key(runs[0].config)
-    one = timing.Timing(key, "mlp", "sgd", "cpu, Some CPU, 1 thread", 0.25, (0.2, 0.3), {"forward": 0.1}, "python -m x")
-    folder = write_archive(runs, tmp_path / "archive", timings=timing.placed([one]))
-    assert read_timings(folder) == timing.placed([one])
+    key = timings.speed_key(runs[0].config)
+    one = timings.Timing(
+        key, "mlp", "sgd", "cpu, Some CPU, 1 thread", 0.25, (0.2, 0.3), {"forward": 0.1}, "python -m x"
+    )
+    folder = write_archive(runs, tmp_path / "archive", timings=timings.placed([one]))
+    assert read_timings(folder) == timings.placed([one])
     (named,) = json.loads((folder / "timings.json").read_text()).values()
     (folder / "timings.json").write_text(json.dumps({key: named}))  # as archives of one machine have it
-    assert read_timings(folder) == timing.placed([one])
+    assert read_timings(folder) == timings.placed([one])
     records = build_records(*load_runs(folder), load_timings(folder))
     assert 0.25 in set(records.frame["exclusive_seconds_per_step"])
     assert load_timings(tmp_path / "nowhere" / "archive") is not None
@@ -337,8 +339,8 @@ def test_timings_travel_with_the_runs(mixed: Path, tmp_path: Path) -> None:
 def test_timings_find_their_runs_where_a_setting_was_a_path(mixed: Path, tmp_path: Path) -> None:
     run = load_runs(mixed)[0][0]
     run = replace(run, config={**run.config, "task": {**run.config["task"], "path": str(tmp_path / "book.txt")}})
-    one = timing.Timing(timing.speed_key(run.config), "mlp", "sgd", "cpu, Some CPU, 1 thread", 0.25, (0.2, 0.3))
-    folder = write_archive([run], tmp_path / "archive", timings=timing.placed([one]))
+    one = timings.Timing(timings.speed_key(run.config), "mlp", "sgd", "cpu, Some CPU, 1 thread", 0.25, (0.2, 0.3))
+    folder = write_archive([run], tmp_path / "archive", timings=timings.placed([one]))
     (kept,) = read_archive(folder)
     assert kept.config["task"]["path"] == "book.txt"
     records = build_records([kept], [], read_timings(folder))

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from suite.report.arrivals import arrivals, section
-from suite.report.crossings import crossings
+from suite.report.sections.seeds_per_level import arrivals, section
+from suite.results.crossings import crossings
 
 INF = math.inf
 

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from suite.report.budgets import section, tuned
-from suite.tuning.frame import COLUMNS
+from suite.report.sections.tuning_budgets import section, tuned
+from suite.tune.trials_frame import COLUMNS
 
 
 def study(

@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from suite.report import cache, load
-from suite.report.load import load_runs
+from suite.results import cache, load
+from suite.results.load import load_runs
 
 Record = Callable[..., Path]
 

@@ -15,8 +15,8 @@ import torch
 from optimizers import Objective
 from optimizers.newton import Newton
 from suite.report.__main__ import main
-from suite.report.gaps import consecutive, gap_sequence, worth_drawing
-from suite.report.orders import NOT_CONVERGING, TOO_EARLY, TOO_FEW, Order, observed_order, rate_text
+from suite.results.suboptimality import consecutive, gap_sequence, worth_drawing
+from suite.stats.convergence_order import NOT_CONVERGING, TOO_EARLY, TOO_FEW, Order, observed_order, rate_text
 from tasks.functions.quadratic import Quadratic
 from tasks.functions.rosenbrock import Rosenbrock
 from tasks.regression.logistic import Logistic

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from suite import timing
-from suite.report import crossings as module
-from suite.report.aggregate import aggregated
-from suite.report.costs import cost_tables
-from suite.report.crossings import baselines, common_level, crossings, ends, step_seconds
-from suite.report.reached import EXCLUSIVE, OWN, SHARED, UNITS, costs, levels
-from suite.report.records import only
-from suite.report.results import final_cells, results_table
+from suite.report.sections.costs import cost_tables
+from suite.report.sections.final_metrics import final_cells, results_table
+from suite.results import crossings as module
+from suite.results import timings
+from suite.results.aggregate import aggregated
+from suite.results.crossings import baselines, common_level, crossings, ends, step_seconds
+from suite.results.frame import only
+from suite.results.time_to_target import EXCLUSIVE, OWN, SHARED, UNITS, costs, levels
 
 LEVELS = {50: 0.25, 80: 0.4, 100: 0.5}
 INF = math.inf
@@ -58,10 +58,10 @@ def test_shared_seconds_are_steps_times_an_exclusive_timing_where_there_is_one(
     shared = {"parallel": True}
     records = plant({("mlp", "sgd"): [10], ("mlp", "kfac"): [20]}, summary=shared)
     config = records.runs[int(records.pair("mlp", "kfac").index[0])].config
-    key = timing.speed_key(config)
-    here = timing.Timing(key, "mlp", "kfac", "cpu, Some CPU, 1 thread", 0.003, (0.003,))
+    key = timings.speed_key(config)
+    here = timings.Timing(key, "mlp", "kfac", "cpu, Some CPU, 1 thread", 0.003, (0.003,))
     elsewhere = replace(here, hardware="cpu, Other CPU, 1 thread", seconds_per_step=0.7)
-    measured = timing.placed([here, elsewhere])
+    measured = timings.placed([here, elsewhere])
     records = plant({}, timings=measured)
     found = crossings(records).set_index("optimizer")
     assert found.loc["kfac", "seconds"] == pytest.approx(20 * 0.003)

@@ -8,10 +8,10 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from suite.registry import FIRST_ORDER, OTHER, family
-from suite.report.curves import MOST_POINTS, curve, is_logarithmic, limits, spread, window
-from suite.report.drawing import WIDTH, columns_that_fit
-from suite.report.style import colour_of, looks
+from suite.config.registry import FIRST_ORDER, OTHER, family
+from suite.report.drawing.lines import WIDTH, columns_that_fit
+from suite.report.drawing.style import colour_of, looks
+from suite.results.learning_curves import MOST_POINTS, curve, is_logarithmic, limits, spread, window
 
 
 def history(values: list[float], seconds: float = 1.0) -> pd.DataFrame:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from suite import registry
-from suite.report.canvas import RC
-from suite.report.drawing import (
+from suite.config import registry
+from suite.report.drawing.canvas import RC
+from suite.report.drawing.lines import (  # fmt: skip
     WIDTH,
     columns_that_fit,
     end_labels,
@@ -24,8 +24,8 @@ from suite.report.drawing import (
     named_looks,
     ratio_ticks,
     said,
-)  # fmt: skip
-from suite.report.style import KNOWN, PALETTE, SHADES, looks
+)
+from suite.report.drawing.style import KNOWN, PALETTE, SHADES, looks
 
 
 def every_look() -> list[tuple[str, str, str]]:

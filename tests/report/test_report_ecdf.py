@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from suite.report.aggregate import aggregated
-from suite.report.crossings import crossings
-from suite.report.ecdf import reach, relative_costs, section
+from suite.report.sections.ecdf import reach, relative_costs, section
+from suite.results.aggregate import aggregated
+from suite.results.crossings import crossings
 from suite.stats import at
 
 INF = math.inf

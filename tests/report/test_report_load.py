@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from suite.report.load import UNFINISHED, load_runs
+from suite.results.load import UNFINISHED, load_runs
 
 Record = Callable[..., Path]
 

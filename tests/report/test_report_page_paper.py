@@ -12,10 +12,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from suite.report.__main__ import main
-from suite.report.canvas import SHEET, also_for_paper, save
-from suite.report.latex import ACROSS, DOWN, escape_latex, latex
-from suite.report.paper import width_of
-from suite.report.table import Cell, make_table
+from suite.report.drawing.canvas import SHEET, also_for_paper, save
+from suite.report.page.paper import width_of
+from suite.tables.latex import ACROSS, DOWN, escape_latex, latex
+from suite.tables.table import Cell, make_table
 
 Record = Callable[..., Path]
 

@@ -11,18 +11,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from suite.report.build import write_report
-from suite.report.curves import curve
-from suite.report.links import links_of
-from suite.report.listed import list_files, remove_previous
-from suite.report.load import load_runs
-from suite.report.overview import overview_table
-from suite.report.page import Page, Section, render_page
-from suite.report.provenance import runs_table
-from suite.report.records import Records, build_records, only
-from suite.report.results import main_table, results_table
-from suite.report.spaces import space_table
-from suite.report.table import Cell, make_table
+from suite.report.page.links import links_of
+from suite.report.page.manifest import list_files, remove_previous
+from suite.report.page.page import Page, Section, render_page
+from suite.report.report import write_report
+from suite.report.sections.final_metrics import main_table, results_table
+from suite.report.sections.overview import overview_table
+from suite.report.sections.run_list import runs_table
+from suite.report.sections.search_spaces import space_table
+from suite.results.frame import Records, build_records, only
+from suite.results.learning_curves import curve
+from suite.results.load import load_runs
+from suite.tables.table import Cell, make_table
 
 Record = Callable[..., Path]
 SEARCH = {

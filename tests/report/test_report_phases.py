@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from suite.report.phases import phase_panels, phases_of, section
-from suite.timing import Place, Timing, placed, speed_key
+from suite.report.sections.phases import phase_panels, phases_of, section
+from suite.results.timings import Place, Timing, placed, speed_key
 
 PHASES = {"forward": 0.001, "backward": 0.002, "inverse": 0.006, "other": 0.001, "melody": 0.0005, "line search": 0.0}
 

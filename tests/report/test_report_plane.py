@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from suite.report.plane import Plane, plane, section
+from suite.report.sections.break_even import Plane, plane, section
 
 INF = math.inf
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from suite.report.load import load_runs
-from suite.report.problems import distinguishing_keys, flatten, show
-from suite.report.records import Records, build_records
+from suite.results.frame import Records, build_records
+from suite.results.labels import distinguishing_keys, flatten, show
+from suite.results.load import load_runs
 
 Record = Callable[..., Path]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from suite.report.ranking import ranking, section
+from suite.report.sections.critical_difference import ranking, section
 
 INF = math.inf
 

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from suite.report.rates import rates, section
-from suite.tuning.frame import COLUMNS
+from suite.report.sections.lr_sensitivity import rates, section
+from suite.tune.trials_frame import COLUMNS
 
 NONE = pd.DataFrame(columns=list(COLUMNS))
 SPACE = {"lr": {"low": 1e-4, "high": 1.0, "log": True}}

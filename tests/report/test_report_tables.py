@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from suite.report import render
-from suite.report.context import configuration_table, environment_table, outcome_tables, problem_table
-from suite.report.costs import cost_tables
-from suite.report.latex import escape_latex
-from suite.report.load import load_runs
-from suite.report.records import Records, build_records
-from suite.report.results import main_table, results_table
-from suite.report.table import Cell, Table, make_table
-from suite.report.targets import target_tables
-from suite.report.terminal import blocks
+from suite.report.sections.costs import cost_tables
+from suite.report.sections.final_metrics import main_table, results_table
+from suite.report.sections.settings import configuration_table, environment_table, outcome_tables, problem_table
+from suite.report.sections.targets import target_tables
+from suite.results.frame import Records, build_records
+from suite.results.load import load_runs
+from suite.tables import markdown
+from suite.tables.latex import escape_latex
+from suite.tables.table import Cell, Table, make_table
+from suite.tables.terminal import blocks
 
 Record = Callable[..., Path]
 
@@ -223,12 +223,12 @@ NASTY = "a_b & 50% <i> ~x~ #1 {y} $z^2$ \\w |p| [q] *s* `t`"
 
 def test_markdown_latex_and_csv_say_the_same() -> None:
     table = make_table("t", "Title", "Caption.", [{"name": NASTY, "value": Cell("0.91 ± 0.01 (3)", bold=True)}])
-    assert list(csv.reader(io.StringIO(render.csv_text(table)))) == [["name", "value"], [NASTY, "0.91 ± 0.01 (3)"]]
-    row = render.markdown(table).splitlines()[4]
+    assert list(csv.reader(io.StringIO(markdown.csv_text(table)))) == [["name", "value"], [NASTY, "0.91 ± 0.01 (3)"]]
+    row = markdown.markdown(table).splitlines()[4]
     assert row == (
         r"| a\_b &amp; 50% &lt;i> \~x\~ #1 {y} \$z^2\$ \\w \|p\| \[q\] \*s\* \`t\` | **0.91 ± 0.01 (3)** |"
     )  # fmt: skip
-    body = render.latex(table)
+    body = markdown.latex(table)
     assert r"a\_b \& 50\% \textless{}i\textgreater{} $\sim$x$\sim$ \#1 \{y\}" in body
     assert r"\$z\textasciicircum{}2\$ \textbackslash{}w \textbar{}p\textbar{} {[}q{]}" in body
     assert r"\textbf{0.91 $\pm$ 0.01 (3)} \\" in body
@@ -238,10 +238,10 @@ def test_markdown_latex_and_csv_say_the_same() -> None:
 def test_the_formats_of_a_real_table_agree(mixed: Records) -> None:
     table = main_table(mixed)
     cells = [[cell.text for cell in row] for row in table.rows]
-    assert list(csv.reader(io.StringIO(render.csv_text(table))))[1:] == cells
-    lines = [line for line in render.markdown(table).splitlines() if line.startswith("|")][2:]
+    assert list(csv.reader(io.StringIO(markdown.csv_text(table))))[1:] == cells
+    lines = [line for line in markdown.markdown(table).splitlines() if line.startswith("|")][2:]
     assert [[text.strip().strip("*") for text in line.strip("|").split("|")] for line in lines] == cells
-    body = render.latex(table).split("\\midrule\n")[1].split("\\bottomrule")[0]
+    body = markdown.latex(table).split("\\midrule\n")[1].split("\\bottomrule")[0]
     assert all(escape_latex(text) in body for row in cells for text in row)
 
 

@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from suite.report.build import write_report
-from suite.report.load import load_runs
-from suite.report.panels import LIMITS, LOSS, PANELS, UNDRAWN, generic
-from suite.report.records import Records, build_records
-from suite.report.style import looks
-from suite.report.telemetry import _draw, telemetry_pictures
-from suite.report.watched import failure_steps, panels_with_data, stability_limit, watched_runs
+from suite.report.drawing.style import looks
+from suite.report.report import write_report
+from suite.report.sections.telemetry import _draw, telemetry_pictures
+from suite.report.sections.telemetry_panels import LIMITS, LOSS, PANELS, UNDRAWN, generic
+from suite.report.sections.telemetry_runs import failure_steps, panels_with_data, stability_limit, watched_runs
+from suite.results.frame import Records, build_records
+from suite.results.load import load_runs
 
 mpl.use("Agg")
 Record = Callable[..., Path]

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from suite.report.reached import costs, levels, main_level
-from suite.report.records import Records, build_records
-from suite.report.table import Table
-from suite.report.targets import level_tables, target_tables
-from suite.report.verdicts import section
+from suite.report.sections.targets import level_tables, target_tables
+from suite.report.sections.verdicts import section
+from suite.results.frame import Records, build_records
+from suite.results.time_to_target import costs, levels, main_level
 from suite.stats import time_to_target
+from suite.tables.table import Table
 
 Sown = Callable[..., Any]
 
@@ -139,7 +139,7 @@ def test_levels_by_name_and_the_one_that_verdicts_are_about(sown: Sown) -> None:
 
 
 def test_older_runs_are_measured_by_levels_that_were_stored_since(sown: Sown, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("suite.report.reached.levels_on_disk.find", lambda task, scale: {"levels": {50: 1.25}})
+    monkeypatch.setattr("suite.results.time_to_target.levels_on_disk.find", lambda task, scale: {"levels": {50: 1.25}})
     records = build_records([sown("adamw", config=(("target", None),)).run], [])
     assert levels(records, "mlp") == {"50 %": 1.25}
 

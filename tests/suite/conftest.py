@@ -25,10 +25,10 @@ from omegaconf import OmegaConf, open_dict
 
 import suite.app
 from suite import paths
-from suite.build import locate
-from suite.plan import Plan
-from suite.run import Outcome, run
-from suite.summary import Summary
+from suite.config.instantiate import locate
+from suite.config.plan import Plan
+from suite.training.runner import Outcome, run
+from suite.training.summary import Summary
 
 QUICK = ("scale=quick", "threads=1", "device=cpu", "wandb.mode=disabled")
 UNREPEATABLE = ("seconds", "seconds_per_step", "target_seconds")

@@ -19,12 +19,12 @@ import pytest
 import torch
 
 from suite.batched import reason_against, run_batched, together
-from suite.batched.copies import Company
-from suite.batched.stack import Stack
+from suite.batched.replicas import Company
+from suite.batched.stacked_model import Stack
+from suite.config.plan import Plan
 from suite.errors import ConfigError
-from suite.plan import Plan
-from suite.run import run
-from suite.status import Status
+from suite.results.status import Status
+from suite.training.runner import run
 
 MLP = ("task=mlp", "steps=100", "task.eval_every=25", "task.hidden=[16]", "task.image_size=7")
 SHORT = (*MLP, "steps=45", "task.eval_every=15", "precision=float64")
@@ -319,7 +319,7 @@ def test_the_failure_of_one_optimizer_is_its_own(elsewhere: Path, planned: Plann
 
 
 def test_copies_that_do_not_fit_together_follow_one_another(both: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("suite.batched.running.BUDGET", 1)
+    monkeypatch.setattr("suite.batched.batch.BUDGET", 1)
     for alone, copy in both([["optimizer=sgd", f"seed={seed}", *SHORT] for seed in (0, 1, 2)]):
         assert copy.summary["batched"] == 1
         assert distance(alone, copy) < 1e-11
@@ -327,7 +327,7 @@ def test_copies_that_do_not_fit_together_follow_one_another(both: Pairs, monkeyp
 
 def test_a_batch_that_cannot_go_on_is_carried_out_one_by_one(both: Pairs, capsys: pytest.CaptureFixture[str]) -> None:
     fails = mock.patch.object(Stack, "losses_and_gradients", side_effect=torch.OutOfMemoryError("too much"))
-    with fails, mock.patch("suite.batched.running.reason_for", return_value=None):
+    with fails, mock.patch("suite.batched.batch.reason_for", return_value=None):
         pairs = both([["optimizer=sgd", f"seed={seed}", *SHORT] for seed in (0, 1)])
     assert "given up (OutOfMemoryError: too much)" in capsys.readouterr().err
     for alone, copy in pairs:

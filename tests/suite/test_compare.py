@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from suite.compare import main
+from suite.compare.__main__ import main
 
 Sown = Callable[..., Any]
 Compare = Callable[..., tuple[int, str, str]]
@@ -239,9 +239,9 @@ def test_a_terminal_gets_bold_and_wrapped_lines(fill: Any, runs: Path, tmp_path:
     fill(kfac=60, adamw=200)
     script = (
         "import sys; from pathlib import Path; from rich.console import Console;"
-        "from suite.comparison import output as o;"
-        "from suite.report.load import load_runs; from suite.report.records import build_records;"
-        "from suite.comparison.verdict import judge; from suite.comparison.sides import Ledger, sides;"
+        "from suite.compare import output as o;"
+        "from suite.results.load import load_runs; from suite.results.frame import build_records;"
+        "from suite.compare.verdict import judge; from suite.compare.sides import Ledger, sides;"
         "r = build_records(*load_runs(Path(sys.argv[1]))); s = sides(r, 'mlp'); l = Ledger(r);"
         "v = judge(l, s['kfac'], s['adamw']);"
         "o.show(l, [v], None, Console(force_terminal=True, width=60, highlight=False))"

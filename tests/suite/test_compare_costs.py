@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from suite.comparison.costs import AT_LEAST, AT_MOST, BOUNDED, EXACT, Costs, cost_ratio, difference, restricted
+from suite.compare.intervals import AT_LEAST, AT_MOST, BOUNDED, EXACT, Costs, cost_ratio, difference, restricted
 
 NAN = math.nan
 

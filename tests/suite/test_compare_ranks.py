@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 
 from suite import stats
-from suite.compare import main
-from suite.comparison.baseline import against_baseline, baseline_side, default_optimizer
-from suite.comparison.ranks import Standing, _within, best_unit, overall, standings
-from suite.comparison.sides import Ledger, sides
-from suite.comparison.verdict import FINAL, SECONDS, WORK
-from suite.report.records import Records, build_records
+from suite.compare.__main__ import main
+from suite.compare.baseline import against_baseline, baseline_side, default_optimizer
+from suite.compare.ranks import Standing, _within, best_unit, overall, standings
+from suite.compare.sides import Ledger, sides
+from suite.compare.verdict import FINAL, SECONDS, WORK
+from suite.results.frame import Records, build_records
 
 Sown = Callable[..., Any]
 NOISE = (1.0, 1.05, 0.96, 1.02)
@@ -189,7 +189,7 @@ def test_the_baseline_is_the_default_where_no_levels_are_stored(field: Any) -> N
 
 def test_the_baseline_is_who_set_the_levels(field: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = {"origin": {"baseline": "sgd", "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.123}}, "levels": {}}
-    monkeypatch.setattr("suite.report.reached.levels_on_disk.find", lambda task, scale: entry)
+    monkeypatch.setattr("suite.results.time_to_target.levels_on_disk.find", lambda task, scale: entry)
     side = baseline_side(field({"mlp": {"kfac": 60, default_optimizer(): 100, "sgd": 300}}), "mlp")
     assert side is not None
     assert side.label == "sgd"
@@ -199,7 +199,7 @@ def test_of_several_configurations_of_the_baseline_it_is_the_one_that_set_the_le
     sown: Sown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = {"origin": {"baseline": "sgd", "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.5}}, "levels": {}}
-    monkeypatch.setattr("suite.report.reached.levels_on_disk.find", lambda task, scale: entry)
+    monkeypatch.setattr("suite.results.time_to_target.levels_on_disk.find", lambda task, scale: entry)
     rates = ((0.1, range(4)), (0.5, range(2)))
     runs = [sown("sgd", seed, 60, hyper=(("lr", rate),)).run for rate, seeds in rates for seed in seeds]
     side = baseline_side(build_records(runs, []), "mlp")

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from suite import registry
-from suite.build import DESCRIPTIVE
-from suite.comparison.sides import sides
-from suite.comparison.tuning import Tuning, tuning, tuning_text
-from suite.report.records import build_records
+from suite.compare.sides import sides
+from suite.compare.tuning_effort import Tuning, tuning, tuning_text
+from suite.config import registry
+from suite.config.instantiate import DESCRIPTIVE
+from suite.results.frame import build_records
 
 Sown = Callable[..., Any]
 

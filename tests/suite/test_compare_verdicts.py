@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from suite.comparison.reasons import reasons, shared_reasons
-from suite.comparison.sides import Ledger, sides
-from suite.comparison.verdict import BETTER, FINAL, SECONDS, WORK, WORSE, Verdict, judge
-from suite.comparison.words import factor, final_text, sentence
-from suite.report.records import Records, build_records
-from suite.timing import Timing, placed, speed_key
+from suite.compare.explanations import reasons, shared_reasons
+from suite.compare.sentences import factor, final_text, sentence
+from suite.compare.sides import Ledger, sides
+from suite.compare.verdict import BETTER, FINAL, SECONDS, WORK, WORSE, Verdict, judge
+from suite.results.frame import Records, build_records
+from suite.results.timings import Timing, placed, speed_key
 
 UNKNOWN = "settings of its own, whose tuning is not recorded"
 KFAC, ADAMW = (60, 66, 63, 58, 61), (200, 210, 190, 205, 215)

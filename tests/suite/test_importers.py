@@ -21,13 +21,13 @@ from suite.archive import read_archive, write_archive
 from suite.importers import algoperf, deepobs, wandb
 from suite.importers.__main__ import main
 from suite.importers.foreign import ImportFault, direction_of
-from suite.report.build import write_report
-from suite.report.load import load_runs
-from suite.report.reached import levels, times
-from suite.report.records import build_records
-from suite.report.render import markdown
-from suite.report.results import main_table
+from suite.report.report import write_report
+from suite.report.sections.final_metrics import main_table
+from suite.results.frame import build_records
+from suite.results.load import load_runs
+from suite.results.time_to_target import levels, times
 from suite.stats import performance_profile, profile_score, time_to_target
+from suite.tables.markdown import markdown
 
 FIXTURES = Path(__file__).parent / "fixtures"
 ALGOPERF, DEEPOBS = FIXTURES / "algoperf", FIXTURES / "deepobs"
@@ -231,7 +231,7 @@ def piece(kind: int, content: bytes) -> bytes:
 @pytest.fixture
 def offline(tmp_path: Path) -> Path:
     """The file of an offline run of this suite's tracker, written by W&B itself."""
-    from suite.tracker import Tracker
+    from suite.training.wandb_mirror import Tracker
 
     config = {
         "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.1, "betas": [0.9, 0.99]},

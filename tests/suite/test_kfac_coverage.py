@@ -12,7 +12,7 @@ import torch
 
 from optimizers import Objective
 from optimizers.natural_gradient import EKFAC, KFAC
-from suite import coverage
+from suite.training import layer_coverage
 from tasks.language.char_rnn import CharRNN
 from tasks.language.char_transformer import CharTransformer
 from tasks.sequence.long_memory import LongMemory
@@ -54,10 +54,10 @@ def test_every_matrix_is_preconditioned(name: str, method: type[KFAC]) -> None:
 
 def test_shares_of_the_parameters() -> None:
     named = [("a", torch.zeros(6)), ("b", torch.zeros(3)), ("c", torch.zeros(1)), ("frozen", torch.zeros(90))]
-    found = coverage.shares({"b": "adamw", "a": "kfac", "c": "adamw"}, named)
+    found = layer_coverage.shares({"b": "adamw", "a": "kfac", "c": "adamw"}, named)
     assert found == {"kfac": 0.6, "adamw": 0.4}
-    assert coverage.in_words(found) == "updated: 60 % of the parameters by kfac, 40 % of the parameters by adamw"
-    assert coverage.rules(torch.optim.SGD([torch.zeros(1, requires_grad=True)])) == {}
+    assert layer_coverage.in_words(found) == "updated: 60 % of the parameters by kfac, 40 % of the parameters by adamw"
+    assert layer_coverage.rules(torch.optim.SGD([torch.zeros(1, requires_grad=True)])) == {}
 
 
 def test_a_run_prints_and_keeps_the_rules(command: Callable[..., Any], results: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_run_prints_and_keeps_the_rules(command: Callable[..., Any], results: 
     assert {rule for name, rule in kept.items() if name.endswith("bias")} == {"adamw"}
     found = json.loads((directory / "summary.json").read_text())["coverage"]
     assert found["kfac"] > 0.9 > found["adamw"] > 0
-    assert f"  {coverage.in_words(found)}" in said.out.splitlines()
+    assert f"  {layer_coverage.in_words(found)}" in said.out.splitlines()
 
 
 def test_an_optimizer_of_one_rule_has_no_coverage(train: Callable[..., Any]) -> None:

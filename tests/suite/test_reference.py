@@ -14,7 +14,7 @@ from suite import reference
 from suite.archive import is_archive, read_archive, write_archive
 from suite.errors import ConfigError
 from suite.reference import REFERENCE, Mark, Pages, main
-from suite.scrub import Scrubber
+from suite.results.anonymise import Scrubber
 
 MOST_BYTES = 20_000_000
 FOLDERS = [path.relative_to(REFERENCE).as_posix() for path in sorted(REFERENCE.rglob("*")) if is_archive(path)]

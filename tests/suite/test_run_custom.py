@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from suite import registry, user_file
+from suite.config import registry, task_file
 from suite.errors import HopelessError
 
 FILE = """import torch
@@ -36,7 +36,7 @@ def test_a_run_goes_by_the_name_of_its_file(command: Any, mine: Path, results: P
     (record,) = (results / "runs" / "mine" / "adamw").iterdir()
     config = yaml.safe_load((record / "config.yaml").read_text())
     assert config["task"]["file"] == "mine.py"
-    assert config["task"]["digest"] == user_file.digested({"file": str(mine), "digest": None})["digest"]
+    assert config["task"]["digest"] == task_file.digested({"file": str(mine), "digest": None})["digest"]
     assert "done before, skipped" in command("task=custom", "task.file=mine.py", "optimizer=adamw", *SHORT).out
 
 
@@ -104,7 +104,7 @@ def test_an_absent_file_is_said(train: Callable[..., Any], mine: Path) -> None:
 
 def test_a_file_called_like_a_task_does_not_take_its_place() -> None:
     taken = registry.names("task")[0]
-    assert user_file.name_of("custom", {"file": f"somewhere/{taken}.py"}) == f"my_{taken}"
-    assert user_file.name_of("custom", {"file": "~/net v2.py"}) == "net v2"
-    assert user_file.name_of("custom", {"file": None}) == "custom"
-    assert user_file.digested({"file": "absent.py", "digest": None}) == {"file": "absent.py", "digest": None}
+    assert task_file.name_of("custom", {"file": f"somewhere/{taken}.py"}) == f"my_{taken}"
+    assert task_file.name_of("custom", {"file": "~/net v2.py"}) == "net v2"
+    assert task_file.name_of("custom", {"file": None}) == "custom"
+    assert task_file.digested({"file": "absent.py", "digest": None}) == {"file": "absent.py", "digest": None}

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from suite import device, memory
+from suite.config import device
+from suite.training import memory
 
 Train = Callable[..., Any]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from suite.config.plan import Plan
 from suite.errors import ConfigError
-from suite.plan import Plan
 
 Planned = Callable[..., Plan]
 

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from suite import costs, device, memory
+from suite.config import device
 from suite.errors import ConfigError
-from suite.run import build_task
-from suite.training import Training
+from suite.training import memory, oracle_costs
+from suite.training.runner import build_task
+from suite.training.training import Training
 
 Train = Callable[..., Any]
 CPU = torch.device("cpu")
@@ -134,33 +135,33 @@ def problem(planned: Train) -> tuple[Any, Any]:
 def test_costs_are_medians_relative_to_a_gradient(problem: tuple[Any, Any]) -> None:
     both, value, hvp, ggnvp, jac, examples = 0.2, 0.05, 0.3, 0.4, 0.5, 0.9
 
-    found = costs.measure(*problem, clock=Ticking(both, value, hvp, ggnvp, jac, examples))
+    found = oracle_costs.measure(*problem, clock=Ticking(both, value, hvp, ggnvp, jac, examples))
 
     assert found == {"value": 0.25, "grad": 0.75, "hvp": 1.5, "ggnvp": 2, "jac": 2.5, "examples": 1.5}
 
 
 def test_a_slow_forward_pass_costs_no_more_than_a_gradient(problem: tuple[Any, Any]) -> None:
-    found = costs.measure(*problem, clock=Ticking(0.1, 0.3, 0.1, 0.1, 0.1, 0.1))
+    found = oracle_costs.measure(*problem, clock=Ticking(0.1, 0.3, 0.1, 0.1, 0.1, 0.1))
     assert (found["value"], found["grad"]) == (1.0, 0.0)
 
 
 def test_measured_costs_are_those_of_a_gradient_in_all(problem: tuple[Any, Any]) -> None:
-    found = costs.measure(*problem)
+    found = oracle_costs.measure(*problem)
     assert found["value"] + found["grad"] == pytest.approx(1)
     assert all(cost >= 0 for cost in found.values())
 
 
 def test_oracle_calls_are_weighted_by_their_costs() -> None:
     weights = {"value": 0.25, "grad": 0.75, "hvp": 2.0}
-    assert costs.grad_equivalents(Counter(value=4, grad=4), weights) == 4
-    assert costs.grad_equivalents(Counter(value=5, grad=4, hvp=3, unheard=7), weights) == 4.25 + 6
-    assert costs.grad_equivalents({}, weights) == 0
+    assert oracle_costs.grad_equivalents(Counter(value=4, grad=4), weights) == 4
+    assert oracle_costs.grad_equivalents(Counter(value=5, grad=4, hvp=3, unheard=7), weights) == 4.25 + 6
+    assert oracle_costs.grad_equivalents({}, weights) == 0
 
 
 def test_the_first_run_measures_the_costs_and_all_others_use_its_figures(tmp_path: Path) -> None:
     path = tmp_path / "new" / "mlp-12345678.json"
-    assert costs.load_or_measure(path, lambda: {"value": 0.25}) == {"value": 0.25}
-    assert costs.load_or_measure(path, lambda: pytest.fail("measured again")) == {"value": 0.25}
+    assert oracle_costs.load_or_measure(path, lambda: {"value": 0.25}) == {"value": 0.25}
+    assert oracle_costs.load_or_measure(path, lambda: pytest.fail("measured again")) == {"value": 0.25}
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
@@ -171,7 +172,7 @@ def test_of_two_runs_that_measure_at_once_the_first_to_write_counts(tmp_path: Pa
         path.write_text(json.dumps({"value": 0.5}))  # another process was faster
         return {"value": 0.25}
 
-    assert costs.load_or_measure(path, overtaken) == {"value": 0.5}
+    assert oracle_costs.load_or_measure(path, overtaken) == {"value": 0.5}
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
-from suite import device
-from suite.build import RESERVED
-from suite.judged import STATISTICS_BATCHES
-from suite.open_settings import opened
-from suite.run import build_task
-from suite.seeds import stream
+from suite.config import device
+from suite.config.instantiate import RESERVED
+from suite.config.open_settings import opened
+from suite.training.averaged_weights import STATISTICS_BATCHES
+from suite.training.runner import build_task
+from suite.training.seeds import stream
 
 schedulefree = pytest.importorskip("schedulefree")
 pytest.importorskip("pytorch_optimizer")

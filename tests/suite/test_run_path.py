@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import suite.report.__main__ as report
-from suite.record import EVERY_POINT, PathFile, RunRecord
+from suite.results.directory import EVERY_POINT, PathFile, RunRecord
 from tasks.functions.rosenbrock import Rosenbrock
 
 Train = Callable[..., Any]
@@ -54,7 +54,7 @@ def test_a_resumed_path_equals_an_unbroken_one(
 ) -> None:
     pair = ("optimizer=newton", *PLANE, "steps=11", "task.eval_every=3")
     plan = planned(*pair)
-    monkeypatch.setattr("suite.training.CHECKPOINT_SHARE", 1e-9)  # only a process's first evaluation is saved
+    monkeypatch.setattr("suite.training.training.CHECKPOINT_SHARE", 1e-9)  # only a process's first evaluation is saved
     with at_batch(plan, 9, kill), pytest.raises(Killed):
         train(*pair)
     assert torch.load(RunRecord(plan.directory).checkpoint, weights_only=True)["numbers"]["step"] == 3

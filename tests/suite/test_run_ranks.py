@@ -21,8 +21,8 @@ import pytest
 import torch
 import yaml
 
-from suite import launcher
-from suite.plan import Plan
+from suite.config import torchrun
+from suite.config.plan import Plan
 
 Train = Callable[..., Any]
 Command = Callable[..., Any]
@@ -35,8 +35,8 @@ PARALLEL = ("adamw", "kfac", "shampoo", "soap")
 FAULTY = """
 import os, pathlib, signal, time
 import torch
-import suite.world
-suite.world.GRACE = 1.0
+import suite.training.distributed
+suite.training.distributed.GRACE = 1.0
 
 class Faulty(torch.optim.SGD):
     def __init__(self, params, lr=0.1, weight_decay=0.0, how=""):
@@ -274,10 +274,10 @@ def test_a_sweep_by_several_processes_is_refused(command: Command, monkeypatch: 
 def test_the_launchers_words_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(key, raising=False)
-    assert (launcher.world_size(), launcher.rank(), launcher.local_size(), launcher.local_rank()) == (1, 0, 1, 0)
+    assert (torchrun.world_size(), torchrun.rank(), torchrun.local_size(), torchrun.local_rank()) == (1, 0, 1, 0)
     for key, value in {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}.items():
         monkeypatch.setenv(key, value)
-    assert (launcher.world_size(), launcher.rank(), launcher.local_size(), launcher.local_rank()) == (8, 5, 4, 1)
+    assert (torchrun.world_size(), torchrun.rank(), torchrun.local_size(), torchrun.local_rank()) == (8, 5, 4, 1)
 
 
 # -- in two processes --------------------------------------------------------------------------------------------------

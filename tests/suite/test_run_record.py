@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from suite import costs
-from suite.record import History, RunRecord, digest, to_json, write_atomically
-from suite.status import Status
+from suite.results.directory import History, RunRecord, digest, to_json, write_atomically
+from suite.results.status import Status
+from suite.training import oracle_costs
 
 Train = Callable[..., Any]
 
@@ -89,7 +89,7 @@ def test_counts_never_fall_and_are_weighted_by_the_measured_costs(train: Train) 
         counts = {name: int(row[name]) for name in ("value", "grad", "hvp", "ggnvp", "jac")}
         expected = sum(number * weights.get(name, 0) for name, number in counts.items())
         assert float(row["grad_equivalents"]) == pytest.approx(expected, abs=1e-3)
-        assert costs.grad_equivalents(counts, weights) == pytest.approx(expected)
+        assert oracle_costs.grad_equivalents(counts, weights) == pytest.approx(expected)
 
 
 def test_a_gradient_step_costs_one_gradient(train: Train) -> None:

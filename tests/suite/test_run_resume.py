@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from suite.record import RunRecord
-from suite.run import refuse
+from suite.results.directory import RunRecord
+from suite.training.runner import refuse
 
 Train = Callable[..., Any]
 
@@ -66,7 +66,7 @@ def test_a_resumed_run_equals_an_unbroken_one(
     """Killed after rows that no checkpoint knows of, then stopped by Ctrl-C between two logged steps."""
     pair = (*PAIRS[name], *LENGTH)
     plan = planned(*pair)
-    monkeypatch.setattr("suite.training.CHECKPOINT_SHARE", 1e-9)  # only a process's first evaluation is saved
+    monkeypatch.setattr("suite.training.training.CHECKPOINT_SHARE", 1e-9)  # only a process's first evaluation is saved
     with at_batch(plan, 8, kill), pytest.raises(Killed):
         train(*pair)
     record = RunRecord(plan.directory)
@@ -209,9 +209,10 @@ def test_what_a_checkpoint_knows_of_is_on_disk_before_it(
     last: list[str] = []
     history = RunRecord(planned(*pair).directory).history
     monkeypatch.setattr(
-        "suite.training.Training._save", lambda *_: last.append(history.read_text().splitlines()[-1].split(",")[0])
+        "suite.training.training.Training._save",
+        lambda *_: last.append(history.read_text().splitlines()[-1].split(",")[0]),
     )
-    monkeypatch.setattr("suite.training.CHECKPOINT_SHARE", 1e9)
+    monkeypatch.setattr("suite.training.training.CHECKPOINT_SHARE", 1e9)
     with at_batch(planned(*pair), 8, interrupt):
         train(*pair)
 
@@ -220,10 +221,10 @@ def test_what_a_checkpoint_knows_of_is_on_disk_before_it(
 
 def test_checkpoints_take_no_more_than_their_share_of_the_time(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[int] = []
-    monkeypatch.setattr("suite.training.Training._save", lambda training, record: saved.append(training.step))
+    monkeypatch.setattr("suite.training.training.Training._save", lambda training, record: saved.append(training.step))
     pair = ("optimizer=sgd", "task=quadratic", *LENGTH, "force=true")
 
-    monkeypatch.setattr("suite.training.CHECKPOINT_SHARE", 1e9)
+    monkeypatch.setattr("suite.training.training.CHECKPOINT_SHARE", 1e9)
     train(*pair)
 
     assert saved == [3, 6, 9, 11]

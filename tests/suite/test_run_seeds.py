@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from optimizers import Objective
-from suite.run import build_task
-from suite.seeds import stream
-from suite.training import Training
+from suite.training.runner import build_task
+from suite.training.seeds import stream
+from suite.training.training import Training
 
 Train = Callable[..., Any]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from suite import registry
-from suite.build import locate
-from suite.status import Status
+from suite.config import registry
+from suite.config.instantiate import locate
+from suite.results.status import Status
 
 Train = Callable[..., Any]
 Module = Callable[[str, str], str]

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, hessian
 
 from optimizers.linalg.flat import flatten
-from suite.record import COLUMNS, History, RunRecord
-from suite.steps import LAYERS, largest_tensors, spread, step_facts
-from suite.telemetry import Telemetry
+from suite.results.directory import COLUMNS, History, RunRecord
+from suite.training.step_diagnostics import LAYERS, largest_tensors, spread, step_facts
+from suite.training.telemetry import Telemetry
 from tasks.task import Task
 
 Train = Callable[..., Any]
@@ -174,7 +174,7 @@ def test_a_curvature_that_fails_is_left_out_and_said(monkeypatch: pytest.MonkeyP
     def refuse(*_: object) -> None:
         raise RuntimeError("no second derivative\nof that kernel")
 
-    monkeypatch.setattr("suite.telemetry.spectral_density", refuse)
+    monkeypatch.setattr("suite.training.telemetry.spectral_density", refuse)
     assert watch.row(evaluated=True) == {}
     assert watch.note == "curvature is left out from here on: RuntimeError: no second derivative"
     assert watch.note in capsys.readouterr().err
@@ -221,7 +221,7 @@ def test_it_survives_an_interruption(
     def kill() -> None:
         raise Killed
 
-    monkeypatch.setattr("suite.training.CHECKPOINT_SHARE", 1e9)
+    monkeypatch.setattr("suite.training.training.CHECKPOINT_SHARE", 1e9)
     pair = ("optimizer=ggn_cg", *TINY_TRANSFORMER, "optimizer.max_iterations=2", "steps=8", "task.eval_every=3", *ON)
     with at_batch(planned(*pair), 6, kill), pytest.raises(Killed):
         train(*pair)
@@ -292,7 +292,7 @@ def test_odd_settings_are_refused(planned: Train, setting: str) -> None:
 
 def test_wandb_gets_the_columns(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[dict[str, Any]] = []
-    monkeypatch.setattr("suite.tracker.Tracker.log", lambda tracker, row: logged.append(dict(row)))
+    monkeypatch.setattr("suite.training.wandb_mirror.Tracker.log", lambda tracker, row: logged.append(dict(row)))
     train("optimizer=sgd", "task=quadratic", *LENGTH, *ON)
     assert any(row.get("telemetry/eigenvalue_1") for row in logged)
 

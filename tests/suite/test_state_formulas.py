@@ -10,9 +10,9 @@ from torch import nn
 
 from optimizers import Objective
 from optimizers.method import Method
-from suite import registry
-from suite.build import construct, locate
-from suite.memory import state_bytes
+from suite.config import registry
+from suite.config.instantiate import construct, locate
+from suite.training.memory import state_bytes
 
 STEPS = 45  # as many as fill a history, or bring a lazy preconditioner into being
 NAMES = {"min": min, "max": max, "sum": sum, "len": len}

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from suite import stats
-from suite.report import formats
+from suite.tables import formats
 
 
 def test_mean_and_sample_deviation() -> None:

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from suite import stats
-from suite.statistics.bootstrap import interval_of
+from suite.stats.bootstrap import interval_of
 
 
 @pytest.mark.parametrize("n", [1, 3, 4, 7, 8, 20, 41])

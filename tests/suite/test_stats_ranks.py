@@ -12,7 +12,7 @@ import scikit_posthocs
 from scipy import stats as scipy_stats
 
 from suite import stats
-from suite.statistics.ranks import holm
+from suite.stats.ranks import holm
 
 INF = math.inf
 # Demsar (2006), Table 6: AUC of four variants of C4.5 on 14 data sets. On `voting` the paper ranks 0.975 before 0.975

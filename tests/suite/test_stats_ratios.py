@@ -10,7 +10,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from suite import stats
-from suite.statistics.ratios import rank_sum_skip
+from suite.stats.ratios import rank_sum_skip
 
 INF = math.inf
 

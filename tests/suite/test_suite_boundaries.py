@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from suite import paths, registry
+from suite import paths
+from suite.config import registry
 
 HEAVY = ("hydra", "omegaconf", "wandb", "pandas", "optuna", "matplotlib", "seaborn", "rich", "jinja2", "joblib")
 PLOTTING = ("matplotlib", "seaborn")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from suite.build import construct, locate
+from suite.config.instantiate import construct, locate
 from suite.errors import ConfigError, did_you_mean, require_one_of
 
 PARAMETERS = [torch.nn.Parameter(torch.zeros(3, 2)), torch.nn.Parameter(torch.zeros(3))]

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from suite import choices, registry
 from suite import list as listing
+from suite.config import overrides, registry
 
 Command = Callable[..., Any]
 Module = Callable[[str, str], str]
@@ -140,7 +140,7 @@ def test_a_setting_that_only_the_swept_choices_have_reaches_their_runs(command: 
     ],
 )
 def test_only_what_hydra_would_refuse_too_early_is_kept_for_the_runs(arguments: tuple[str, ...], after: str) -> None:
-    assert choices.deferred(arguments) == [*arguments[:-1], after]
+    assert overrides.deferred(arguments) == [*arguments[:-1], after]
 
 
 @pytest.mark.parametrize(

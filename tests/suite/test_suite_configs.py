@@ -11,9 +11,10 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from optimizers.schedules import warmup
-from suite import paths, registry
-from suite.build import RESERVED, check_names, locate
-from suite.run import build_task
+from suite import paths
+from suite.config import registry
+from suite.config.instantiate import RESERVED, check_names, locate
+from suite.training.runner import build_task
 
 Train = Callable[..., Any]
 

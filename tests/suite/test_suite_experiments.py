@@ -11,7 +11,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from suite import paths, registry, resolvers
+from suite import paths
+from suite.config import registry, resolvers
 
 SCRIPT = (paths.ROOT / "scripts" / "experiments.sh").read_text(encoding="utf-8")
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from suite import registry
+from suite.config import registry
 
 Command = Callable[..., Any]
 Module = Callable[[str, str], str]
@@ -80,7 +80,7 @@ def test_they_run_in_a_sweep_beside_those_of_the_suite_and_appear_in_the_report(
     assert summary["state_bytes"] > 0
     assert f"--config-dir {folder}" in config["command"]
 
-    from suite.report.load import load_runs
+    from suite.results.load import load_runs
 
     found = load_runs(results / "runs")[0]
     assert {("line", "wombat"), ("mlp", "wombat"), ("line", "kfac")} <= {(run.task, run.optimizer) for run in found}

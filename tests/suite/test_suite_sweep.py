@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from suite import device, sweep
+from suite import sweep
+from suite.config import device
 
 Command = Callable[..., Any]
 Module = Callable[[str, str], str]

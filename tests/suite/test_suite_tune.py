@@ -19,12 +19,14 @@ from typing import Any
 import pytest
 import yaml
 
-from suite import levels, paths, registry, tune
+from suite import paths
+from suite.config import registry, targets
 from suite.errors import ConfigError
-from suite.run import Outcome, run
-from suite.tuning import load_trials, sampling
-from suite.tuning.carrying import trial_of
-from suite.tuning.study import TUNING_SEED, Request, studies
+from suite.training.runner import Outcome, run
+from suite.tune import __main__ as tune
+from suite.tune import load_trials, sampling
+from suite.tune.execution import trial_of
+from suite.tune.study import TUNING_SEED, Request, studies
 
 SMALL = ["task=quadratic", "scale=quick", "task.steps=5"]
 FORK = multiprocessing.get_context("fork")
@@ -85,7 +87,7 @@ def test_help_is_printed_and_no_error(call: Callable[..., Any]) -> None:
 
 
 def test_help_need_not_wait_for_torch_or_optuna() -> None:
-    script = "import sys, suite.tune; sys.argv = ['x', '-h']; suite.tune.main(); print(sorted(sys.modules))"
+    script = "import sys, suite.tune; sys.argv = ['x', '-h']; suite.tune.__main__.main(); print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], cwd=paths.ROOT, capture_output=True, text=True, check=True)
     loaded = set(yaml.safe_load(done.stdout.splitlines()[-1]))
     assert not loaded & {"torch", "optuna", "pandas"}
@@ -193,7 +195,7 @@ def test_the_tuning_seeds_are_none_of_those_that_comparisons_use() -> None:
 
 def test_a_stored_target_does_not_make_trials_other_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     (before,) = studies(request("optimizer=sgd", *SMALL, "task.target=null"))
-    monkeypatch.setattr(levels, "find", lambda *given: {"target": 0.125, "levels": {50: 0.25, 100: 0.125}})
+    monkeypatch.setattr(targets, "find", lambda *given: {"target": 0.125, "levels": {50: 0.25, 100: 0.125}})
     (after,) = studies(request("optimizer=sgd", *SMALL, "task.target=null"))
     assert after.plan.config["levels"] == {50: 0.25, 100: 0.125}
     assert after.plan.config["target"] is None

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from suite import levels, paths, target
+from suite import paths, target
+from suite.config import targets
 from suite.errors import ConfigError
 from suite.target import Request
 
@@ -19,7 +20,7 @@ QUICK = ("scale=quick", "threads=1", "device=cpu", "wandb.mode=disabled", "task.
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(levels, "FOLDER", tmp_path / "targets")
+    monkeypatch.setattr(targets, "FOLDER", tmp_path / "targets")
     return tmp_path / "targets"
 
 
@@ -48,7 +49,7 @@ def test_the_target_is_the_median_of_the_baselines_runs(
     assert sorted(run["final"] for run in runs) == sorted(finals(results, "quadratic/adamw"))
     assert entry["final"] == sorted(run["final"] for run in runs)[1]
     assert entry["untrained"] == sorted(run["untrained"] for run in runs)[1]
-    assert entry["levels"] == levels.ladder(entry["untrained"], entry["final"], "min").values
+    assert entry["levels"] == targets.ladder(entry["untrained"], entry["final"], "min").values
     assert entry["target"] == entry["levels"][100] >= entry["final"]
     assert (entry["metric"], entry["direction"]) == ("gap", "min")
     assert all((results / "runs" / run["run"] / "summary.json").exists() for run in runs)

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from suite import levels, paths
+from suite import paths
+from suite.config import targets
+from suite.config.plan import Plan
 from suite.errors import ConfigError
-from suite.plan import Plan
 
 Planned = Callable[..., Plan]
 COMMITTED = sorted((paths.CONFIGS / "targets").glob("*.yaml"))
@@ -21,14 +22,14 @@ COMMITTED = sorted((paths.CONFIGS / "targets").glob("*.yaml"))
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where targets are stored in this test, and where runs look for them."""
-    monkeypatch.setattr(levels, "FOLDER", tmp_path / "targets")
+    monkeypatch.setattr(targets, "FOLDER", tmp_path / "targets")
     (tmp_path / "targets").mkdir()
     return tmp_path / "targets"
 
 
 def entry_for(plan: Plan, **others: Any) -> dict[str, Any]:
     values = {50: 0.5, 80: 0.25, 95: 0.125, 100: 0.0625}
-    return {"target": 0.0625, "levels": values, "setting": levels.setting(plan.config["task"]), **others}
+    return {"target": 0.0625, "levels": values, "setting": targets.setting(plan.config["task"]), **others}
 
 
 # -- shares ------------------------------------------------------------------------------------------------------------
@@ -47,21 +48,21 @@ def entry_for(plan: Plan, **others: Any) -> dict[str, Any]:
 def test_levels_are_shares_of_the_difference(
     untrained: float, final: float, direction: str, expected: dict[int, float]
 ) -> None:
-    found = levels.ladder(untrained, final, direction)
+    found = targets.ladder(untrained, final, direction)
     assert found.scale == "linear"
     assert found.values == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_fall_by_decades_is_shared_out_on_a_log_scale() -> None:
-    found = levels.ladder(100.0, 1e-8, "min")  # ten decades
+    found = targets.ladder(100.0, 1e-8, "min")  # ten decades
     assert found.scale == "log"
     assert found.values == pytest.approx({50: 1e-3, 80: 1e-6, 95: 10**-7.5, 100: 1e-8}, rel=1e-3)
-    assert levels.ladder(1e-8, 100.0, "max").scale == "linear"
+    assert targets.ladder(1e-8, 100.0, "max").scale == "linear"
 
 
 @pytest.mark.parametrize("final", [0.0, -1e-17, 1e-20])
 def test_a_gap_below_round_off_counts_as_round_off(final: float) -> None:
-    found = levels.ladder(4.0, final, "min")
+    found = targets.ladder(4.0, final, "min")
     assert found.scale == "log"
     assert found.values[100] == pytest.approx(4 * 2.0**-52, rel=1e-3)
     assert found.values[50] == pytest.approx(4 * 2.0**-26, rel=1e-3)
@@ -72,14 +73,14 @@ def test_a_gap_below_round_off_counts_as_round_off(final: float) -> None:
 def test_rounding_never_asks_for_more_than_was_reached(direction: str, scale: float) -> None:
     untrained, final = (0.1 * scale, 0.7123456 * scale)[:: 1 if direction == "max" else -1]
     sign = 1 if direction == "max" else -1
-    for share, value in levels.ladder(untrained, final, direction).values.items():
+    for share, value in targets.ladder(untrained, final, direction).values.items():
         exact = untrained + share / 100 * (final - untrained)
         assert 0 <= sign * (exact - value) <= 1e-3 * abs(final - untrained), share
 
 
 def test_what_has_four_digits_already_keeps_them() -> None:
-    assert levels.ladder(0.1, 0.3, "max").values == {50: 0.2, 80: 0.26, 95: 0.29, 100: 0.3}  # 0.1 + 0.2 is above 0.3
-    assert levels.ladder(17.4, 1.7434985, "min").values[100] == 1.744  # digits of its own, not of the improvement
+    assert targets.ladder(0.1, 0.3, "max").values == {50: 0.2, 80: 0.26, 95: 0.29, 100: 0.3}  # 0.1 + 0.2 is above 0.3
+    assert targets.ladder(17.4, 1.7434985, "min").values[100] == 1.744  # digits of its own, not of the improvement
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_where_nothing_improves_there_are_no_levels(
     untrained: float, final: float, direction: str, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        levels.ladder(untrained, final, direction)
+        targets.ladder(untrained, final, direction)
 
 
 # -- which runs they hold for ------------------------------------------------------------------------------------------
@@ -115,7 +116,7 @@ def test_a_run_carries_the_levels_of_its_task_and_scale(folder: Path, planned: P
     assert planned("task=vit", "seed=12").config["levels"] == {50: 0.5, 80: 0.25, 95: 0.125, 100: 0.0625}
     assert planned("task=vit", "scale=small", "seed=12").config["levels"] is None
     assert planned("task=cnn", "seed=12").config["levels"] is None
-    assert levels.of(before.config) == {50: 0.5, 80: 0.25, 95: 0.125, 100: 0.0625}  # of a run older than they are
+    assert targets.of(before.config) == {50: 0.5, 80: 0.25, 95: 0.125, 100: 0.0625}  # of a run older than they are
 
 
 def test_levels_of_another_scale_are_not_taken_though_the_problem_is_the_same(folder: Path, planned: Planned) -> None:
@@ -168,21 +169,21 @@ def test_a_stored_target_is_that_of_a_task_without_one(folder: Path, planned: Pl
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
 def test_what_is_stored_holds_for_the_task_as_it_is(path: Path, planned: Planned) -> None:
     """After a change of a task's defaults its levels are those of another problem: make them anew."""
-    for scale, entry in levels.read(path).items():
+    for scale, entry in targets.read(path).items():
         plan = planned(f"task={path.stem}", f"scale={scale}", "optimizer=adamw")
         assert plan.config["levels"] == entry["levels"], entry["origin"]["command"]
-        assert tuple(entry["levels"]) == levels.SHARES
+        assert tuple(entry["levels"]) == targets.SHARES
         assert entry["levels"][100] == entry["target"]
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
 def test_what_is_stored_follows_from_the_runs_it_names(path: Path) -> None:
-    for entry in levels.read(path).values():
+    for entry in targets.read(path).values():
         finals, starts = ([run[key] for run in entry["origin"]["runs"]] for key in ("final", "untrained"))
         assert len(finals) >= 3
         assert entry["final"] == sorted(finals)[len(finals) // 2]
         assert entry["untrained"] == sorted(starts)[len(starts) // 2]
-        found = levels.ladder(entry["untrained"], entry["final"], entry["direction"])
+        found = targets.ladder(entry["untrained"], entry["final"], entry["direction"])
         assert (found.scale, found.values) == (entry["shared_out"], entry["levels"])
 
 
@@ -190,7 +191,7 @@ def test_what_is_stored_follows_from_the_runs_it_names(path: Path) -> None:
 def test_the_hundred_percent_level_is_the_target_where_a_task_has_it_from_its_baseline(
     path: Path, planned: Planned
 ) -> None:
-    plan, entry = planned(f"task={path.stem}", "optimizer=adamw"), levels.read(path)["quick"]
+    plan, entry = planned(f"task={path.stem}", "optimizer=adamw"), targets.read(path)["quick"]
     if "median final value" in (paths.CONFIGS / "task" / path.name).read_text():
         assert plan.config["task"]["target"] == entry["target"]
     else:
@@ -205,29 +206,29 @@ def test_the_hundred_percent_level_is_the_target_where_a_task_has_it_from_its_ba
 def test_a_damaged_file_is_named_with_what_makes_it_anew(folder: Path, content: str) -> None:
     (folder / "broken.yaml").write_text(content)
     with pytest.raises(ConfigError, match=r"targets/broken.yaml holds no levels.*python -m suite.target"):
-        levels.find({"_target_": "any"}, "quick")
+        targets.find({"_target_": "any"}, "quick")
 
 
 def test_a_file_that_changes_is_read_again(folder: Path, planned: Planned) -> None:
     plan = planned("task=mlp", "seed=61")
     path = folder / "mlp.yaml"
     write(folder, "mlp", quick=entry_for(plan))
-    assert levels.read(path)["quick"]["target"] == 0.0625
+    assert targets.read(path)["quick"]["target"] == 0.0625
     write(folder, "mlp", quick=entry_for(plan, target=0.03125))
-    assert levels.read(path)["quick"]["target"] == 0.03125
-    assert levels.read(folder / "absent.yaml") == {}
+    assert targets.read(path)["quick"]["target"] == 0.03125
+    assert targets.read(folder / "absent.yaml") == {}
 
 
 def test_a_file_of_the_users_is_known_by_its_content(folder: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine.py"
     mine.write_text("x = 1\n")
     task = {"_target_": "tasks.custom.Custom", "file": str(mine), "digest": None, "steps": 5}
-    stored = levels.setting(task)
+    stored = targets.setting(task)
     assert "file" not in stored
     write(folder, "mine", small={"target": 1.0, "levels": {50: 1.0}, "setting": stored})
-    assert levels.find(task, "small") is not None
+    assert targets.find(task, "small") is not None
     mine.write_text("x = 2\n")
-    assert levels.find(task, "small") is None
+    assert targets.find(task, "small") is None
 
 
 def test_levels_survive_the_record_of_a_run(folder: Path, planned: Planned, train: Callable[..., Any]) -> None:

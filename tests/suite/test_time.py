@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 
-from suite import exclusive, registry, time, timing, windows
+from suite.config import registry
+from suite.config.plan import Plan
 from suite.errors import ConfigError
-from suite.plan import Plan
-from suite.time import Request
-from suite.windows import Extent, NotTimed
+from suite.results import timings
+from suite.time import __main__ as time
+from suite.time import machine, windows
+from suite.time.__main__ import Request
+from suite.time.windows import Extent, NotTimed
 
 QUICK = ("scale=quick", "device=cpu", "wandb.mode=disabled", "steps=6")
 
@@ -25,8 +28,8 @@ QUICK = ("scale=quick", "device=cpu", "wandb.mode=disabled", "steps=6")
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without anybody else."""
-    monkeypatch.setattr(exclusive.Watch, "cores", lambda self: 0.0)
-    monkeypatch.setattr(exclusive, "other_runs", lambda: [])
+    monkeypatch.setattr(machine.Watch, "cores", lambda self: 0.0)
+    monkeypatch.setattr(machine, "other_runs", lambda: [])
 
 
 @pytest.fixture
@@ -46,8 +49,8 @@ def asked(*overrides: str, optimizers: tuple[str, ...] = ("sgd", "adam"), **othe
     return Request(optimizers, ["quadratic"], **{"windows": 3, **others}, overrides=[*QUICK, *overrides])
 
 
-def stored(results: Path) -> dict[str, timing.Timing]:
-    return {each.optimizer: each for each in timing.load(results / "timing").values()}
+def stored(results: Path) -> dict[str, timings.Timing]:
+    return {each.optimizer: each for each in timings.load(results / "timing").values()}
 
 
 # -- what is measured --------------------------------------------------------------------------------------------------
@@ -89,10 +92,10 @@ def test_a_timing_is_found_for_the_runs_it_is_meant_for(
 ) -> None:
     (found,) = time.measure(asked(optimizers=("sgd",)))
     done = train("optimizer=sgd", "task=quadratic", "steps=3", "seed=5")
-    assert timing.speed_key(done.config) == found.key
+    assert timings.speed_key(done.config) == found.key
     other = train("optimizer=sgd", "task=quadratic", "steps=3", "task.dimension=7")
-    assert timing.speed_key(other.config) != found.key
-    assert timing.speed_key({**done.config, "world_size": 2}) != found.key
+    assert timings.speed_key(other.config) != found.key
+    assert timings.speed_key({**done.config, "world_size": 2}) != found.key
 
 
 @pytest.mark.usefixtures("quiet", "by_number")
@@ -167,7 +170,7 @@ def test_data_that_is_absent_ends_the_command(monkeypatch: pytest.MonkeyPatch) -
     def absent(plan: Plan, place: Any) -> None:
         raise FileNotFoundError("the data are not here; python -m ... brings them")
 
-    monkeypatch.setattr("suite.run.build_task", absent)
+    monkeypatch.setattr("suite.training.runner.build_task", absent)
     with pytest.raises(ConfigError, match="quadratic: the data are not here"):
         time.measure(asked())
 
@@ -181,8 +184,8 @@ def test_what_others_use_is_stored_and_said(
     results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     cores: float | None, others: float | None, shared: bool,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(exclusive.Watch, "cores", lambda self: cores)
-    monkeypatch.setattr(exclusive, "other_runs", lambda: ["python -m suite optimizer=kfac"] if shared else [])
+    monkeypatch.setattr(machine.Watch, "cores", lambda self: cores)
+    monkeypatch.setattr(machine, "other_runs", lambda: ["python -m suite optimizer=kfac"] if shared else [])
     time.measure(asked(optimizers=("sgd",)))
     said = capsys.readouterr()
     assert (stored(results)["sgd"].others, stored(results)["sgd"].shared) == (others, shared)
@@ -193,7 +196,7 @@ def test_what_others_use_is_stored_and_said(
 def test_two_timing_passes_do_not_overlap(tmp_path: Path) -> None:
     script = f"import sys; sys.path.insert(0, {str(Path(time.__file__).parent.parent)!r})\n"
     script += "from pathlib import Path\nfrom suite import exclusive\n"
-    script += f"with exclusive.alone(Path({str(tmp_path)!r})): print('held', flush=True); input()"
+    script += f"with machine.alone(Path({str(tmp_path)!r})): print('held', flush=True); input()"
     other = subprocess.Popen(
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )  # fmt: skip
@@ -202,22 +205,22 @@ def test_two_timing_passes_do_not_overlap(tmp_path: Path) -> None:
         assert other.stdout.readline() == "held\n"
         with (
             pytest.raises(ConfigError, match=rf"another timing pass \(process {other.pid}\)"),
-            exclusive.alone(tmp_path),
+            machine.alone(tmp_path),
         ):
             pass
     finally:
         other.kill()
         other.communicate()
-    with exclusive.alone(tmp_path):  # a process that was killed holds nothing
+    with machine.alone(tmp_path):  # a process that was killed holds nothing
         assert (tmp_path / ".lock").read_text() == str(os.getpid())
-    with exclusive.alone(tmp_path):
+    with machine.alone(tmp_path):
         pass
 
 
 def test_the_cores_of_others_are_what_is_busy_less_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     accounts = iter([(10.0, 100.0, 5.0), (12.0, 103.0, 6.5)])
-    monkeypatch.setattr(exclusive, "_accounts", lambda: next(accounts))
-    assert exclusive.Watch().cores() == (3 - 1.5) / 2
+    monkeypatch.setattr(machine, "_accounts", lambda: next(accounts))
+    assert machine.Watch().cores() == (3 - 1.5) / 2
 
 
 @pytest.mark.parametrize("second", [None, (10.05, 100.0, 5.0)])
@@ -225,8 +228,8 @@ def test_where_the_system_does_not_tell_nothing_is_claimed(
     monkeypatch: pytest.MonkeyPatch, second: tuple[float, float, float] | None
 ) -> None:
     accounts = iter([(10.0, 100.0, 5.0), second])
-    monkeypatch.setattr(exclusive, "_accounts", lambda: next(accounts))
-    assert exclusive.Watch().cores() is None
+    monkeypatch.setattr(machine, "_accounts", lambda: next(accounts))
+    assert machine.Watch().cores() is None
 
 
 def test_runs_of_the_suite_are_recognised_by_their_commands(tmp_path: Path) -> None:
@@ -242,7 +245,7 @@ def test_runs_of_the_suite_are_recognised_by_their_commands(tmp_path: Path) -> N
         (tmp_path / number).mkdir()
         (tmp_path / number / "cmdline").write_text(text)
     (tmp_path / "16").mkdir()
-    assert exclusive.other_runs(tmp_path) == [
+    assert machine.other_runs(tmp_path) == [
         "/usr/bin/python3 -m suite.tune task=mlp", "python -m suite optimizer=kfac",
     ]  # fmt: skip
 
@@ -251,41 +254,41 @@ def test_runs_of_the_suite_are_recognised_by_their_commands(tmp_path: Path) -> N
 
 
 def test_a_timing_survives_its_file_and_older_files_are_read(tmp_path: Path) -> None:
-    made = timing.Timing(
+    made = timings.Timing(
         "k" * 8, "mlp", "sgd", "cpu", 0.5, (0.25, 0.5, 1.0), {"forward": 0.5}, "x", 20, 5, 10, 0.5, True
     )
-    path = timing.store(made, tmp_path)
-    assert timing.load(tmp_path) == {made.place: made}
+    path = timings.store(made, tmp_path)
+    assert timings.load(tmp_path) == {made.place: made}
     assert made.spread == 4.0
     content = json.loads(path.read_text())
     for name in ("steps", "first", "period", "others", "shared"):
         del content[name]
     path.write_text(json.dumps(content))
-    assert timing.load(tmp_path)[made.place].seconds_per_step == 0.5
+    assert timings.load(tmp_path)[made.place].seconds_per_step == 0.5
 
 
 def test_what_two_machines_measured_lies_side_by_side(tmp_path: Path) -> None:
-    here = timing.Timing("k" * 8, "mlp", "sgd", "cpu, Some CPU, 1 thread", 0.5, (0.5,))
+    here = timings.Timing("k" * 8, "mlp", "sgd", "cpu, Some CPU, 1 thread", 0.5, (0.5,))
     others = [replace(here, hardware=name) for name in ("cpu, Some CPU, 2 threads", "cuda, Some GPU")]
-    paths = {timing.store(one, tmp_path) for one in (here, *others)}
+    paths = {timings.store(one, tmp_path) for one in (here, *others)}
     assert len(paths) == 3
     again = replace(here, seconds_per_step=0.25)
-    assert timing.store(again, tmp_path) in paths
-    assert timing.load(tmp_path) == timing.placed([again, *others])
+    assert timings.store(again, tmp_path) in paths
+    assert timings.load(tmp_path) == timings.placed([again, *others])
 
 
 def test_the_file_of_a_folder_with_one_machine_is_read_and_replaced_by_that_machine_alone(tmp_path: Path) -> None:
-    old = timing.Timing("k" * 8, "mlp", "sgd", "cpu, Some CPU, 1 thread", 0.5, (0.5,))
-    path = timing.store(old, tmp_path)
+    old = timings.Timing("k" * 8, "mlp", "sgd", "cpu, Some CPU, 1 thread", 0.5, (0.5,))
+    path = timings.store(old, tmp_path)
     path = path.rename(path.with_name(f"{old.key}.json"))
-    assert timing.load(tmp_path) == timing.placed([old])
+    assert timings.load(tmp_path) == timings.placed([old])
     elsewhere = replace(old, hardware="cuda, Some GPU")
-    timing.store(elsewhere, tmp_path)
-    assert timing.load(tmp_path) == timing.placed([old, elsewhere])
+    timings.store(elsewhere, tmp_path)
+    assert timings.load(tmp_path) == timings.placed([old, elsewhere])
     again = replace(old, seconds_per_step=0.25)
-    timing.store(again, tmp_path)
+    timings.store(again, tmp_path)
     assert not path.exists()
-    assert timing.load(tmp_path) == timing.placed([again, elsewhere])
+    assert timings.load(tmp_path) == timings.placed([again, elsewhere])
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from optimizers.phases import OTHER
-from suite import device, windows
-from suite.plan import Plan
-from suite.run import build_task
-from suite.windows import Extent, NotTimed, Ongoing, beginning_of, extent, period_of
+from suite.config import device
+from suite.config.plan import Plan
+from suite.time import windows
+from suite.time.windows import Extent, NotTimed, Ongoing, beginning_of, extent, period_of
+from suite.training.runner import build_task
 
 BUMPY = '''
 import torch

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from suite.tuning.conclusion import compared, conclude
-from suite.tuning.study import Request, Study
-from suite.tuning.trials import Trial
+from suite.tune.study import Request, Study
+from suite.tune.trial import Trial
+from suite.tune.winner import compared, conclude
 
 SPACE = {
     "lr": {"low": 1e-2, "high": 1.0, "log": True},

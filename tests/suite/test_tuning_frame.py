@@ -14,9 +14,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from suite import paths, tune
-from suite.tuning import load_trials, unequal
-from suite.tuning.sampling import sequence
+from suite import paths
+from suite.tune import __main__ as tune
+from suite.tune import load_trials, unequal
+from suite.tune.sampling import sequence
 
 COLUMNS = [
     "study", "task", "optimizer", "number", "status", "value", "score", "sign", "metric", "settings", "seconds",
@@ -154,7 +155,7 @@ def test_reading_needs_no_torch(home: Path) -> None:
     script = f"""
 import sys
 from pathlib import Path
-from suite.tuning import load_trials
+from suite.tune import load_trials
 assert len(load_trials(Path({str(home)!r}))) == 8
 print(sorted({{"torch", "hydra", "wandb"}} & set(sys.modules)))
 """

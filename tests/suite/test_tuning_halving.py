@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from suite import tune
-from suite.tuning import load_trials
-from suite.tuning.halving import Halt, rungs, scores_of, survivors
+from suite.tune import __main__ as tune
+from suite.tune import load_trials
+from suite.tune.halving import Halt, rungs, scores_of, survivors
 
 WORDS = ["optimizer=sgd", "task=quadratic", "jobs=1", "scale=quick", "task.steps=27", "task.eval_every=3"]
 

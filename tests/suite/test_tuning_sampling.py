@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from suite import registry
+from suite.config import registry
 from suite.errors import ConfigError
-from suite.tuning import sampling
-from suite.tuning.sampling import parameters, point, sequence
-from suite.tuning.space import checked, distributions, inside, on_edge, rounded
+from suite.tune import sampling
+from suite.tune.sampling import parameters, point, sequence
+from suite.tune.space import checked, distributions, inside, on_edge, rounded
 
 SPACE: dict[str, dict[str, Any]] = {
     "lr": {"low": 1e-4, "high": 1.0, "log": True},

@@ -20,12 +20,12 @@ import pytest
 from optuna.trial import TrialState
 
 from suite.errors import ConfigError
-from suite.tuning import files, owners
-from suite.tuning.owners import Owner
-from suite.tuning.sampling import sequence
-from suite.tuning.storage import ATTEMPTS, Journal
-from suite.tuning.study import Request, Study
-from suite.tuning.trials import Trial
+from suite.tune import claims, journal_file
+from suite.tune.claims import Owner
+from suite.tune.journal import ATTEMPTS, Journal
+from suite.tune.sampling import sequence
+from suite.tune.study import Request, Study
+from suite.tune.trial import Trial
 
 SPACE = {"lr": {"low": 1e-3, "high": 10.0, "log": True}}
 FORK = multiprocessing.get_context("fork")
@@ -50,7 +50,7 @@ def ended(claim: Any, value: float | None = 0.5, **others: Any) -> Trial:
 def owner(name: str, process: int | None = None) -> Owner:
     """A process of this machine; one that is there unless it gets another number."""
     return (
-        replace(owners.myself(), name=name) if process is None else replace(owners.myself(), name=name, process=process)
+        replace(claims.myself(), name=name) if process is None else replace(claims.myself(), name=name, process=process)
     )
 
 
@@ -221,42 +221,42 @@ def test_a_lock_that_was_lost_makes_no_trial_twice(study: Study, monkeypatch: py
 
 
 def test_a_process_of_this_machine_is_looked_up(tmp_path: Path) -> None:
-    me = owners.myself()
+    me = claims.myself()
     child = FORK.Process(target=time.sleep, args=(60,))
     child.start()
     assert child.pid
-    other = replace(me, name="other", process=child.pid, started=owners._started(child.pid))
+    other = replace(me, name="other", process=child.pid, started=claims._started(child.pid))
 
-    assert not owners.gone(me.to_dict(), tmp_path, me)
-    assert not owners.gone(other.to_dict(), tmp_path, me)
+    assert not claims.gone(me.to_dict(), tmp_path, me)
+    assert not claims.gone(other.to_dict(), tmp_path, me)
     reused = replace(other, started="1")  # the number belongs to another process by now
-    assert owners.gone(reused.to_dict(), tmp_path, me)
+    assert claims.gone(reused.to_dict(), tmp_path, me)
     child.kill()
     deadline = time.monotonic() + 10
-    while not owners.gone(other.to_dict(), tmp_path, me) and time.monotonic() < deadline:
+    while not claims.gone(other.to_dict(), tmp_path, me) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert owners.gone(other.to_dict(), tmp_path, me)  # though nobody has waited for it: a zombie is gone
+    assert claims.gone(other.to_dict(), tmp_path, me)  # though nobody has waited for it: a zombie is gone
     child.join()
-    assert owners.gone(None, tmp_path, me)
+    assert claims.gone(None, tmp_path, me)
 
 
 def test_a_process_of_another_machine_is_there_as_long_as_it_touches_its_file(tmp_path: Path) -> None:
-    me, far = owners.myself(), replace(owners.myself(), host="elsewhere", name="far")
+    me, far = claims.myself(), replace(claims.myself(), host="elsewhere", name="far")
     (tmp_path / me.name).touch()
-    assert owners.gone(far.to_dict(), tmp_path, me)
-    with owners.present(far, tmp_path, beat=0.01):
+    assert claims.gone(far.to_dict(), tmp_path, me)
+    with claims.present(far, tmp_path, beat=0.01):
         now = (tmp_path / me.name).stat().st_mtime
         os.utime(tmp_path / far.name, (now - 1000, now - 1000))
         deadline = time.monotonic() + 10
-        while owners.gone(far.to_dict(), tmp_path, me) and time.monotonic() < deadline:
+        while claims.gone(far.to_dict(), tmp_path, me) and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert not owners.gone(far.to_dict(), tmp_path, me)  # it was touched again
+        assert not claims.gone(far.to_dict(), tmp_path, me)  # it was touched again
     assert not (tmp_path / far.name).exists()
     (tmp_path / far.name).touch()
-    os.utime(tmp_path / far.name, (now - owners.STALE - 60, now - owners.STALE - 60))
-    assert owners.gone(far.to_dict(), tmp_path, me)
-    os.utime(tmp_path / far.name, (now - owners.STALE + 60, now - owners.STALE + 60))
-    assert not owners.gone(far.to_dict(), tmp_path, me)
+    os.utime(tmp_path / far.name, (now - claims.STALE - 60, now - claims.STALE - 60))
+    assert claims.gone(far.to_dict(), tmp_path, me)
+    os.utime(tmp_path / far.name, (now - claims.STALE + 60, now - claims.STALE + 60))
+    assert not claims.gone(far.to_dict(), tmp_path, me)
 
 
 # -- the file ----------------------------------------------------------------------------------------------------------
@@ -276,7 +276,7 @@ def test_a_line_that_was_cut_off_does_not_spoil_the_journal(study: Study, cut: i
     numbers = [claim.number for claim in after.claim(5)]
     assert numbers == [1, 2, 3, 4, 5]
     assert all(json.loads(line) for line in study.journal.read_text().splitlines())
-    assert len(files.read(study.journal)[1]) == 1
+    assert len(journal_file.read(study.journal)[1]) == 1
 
 
 def test_a_file_that_is_no_journal_is_named(study: Study) -> None:
@@ -306,14 +306,14 @@ def test_a_folder_that_may_not_be_written_to_is_named(study: Study, tmp_path: Pa
 
 
 def claim_all(study: Study, pause: float, meeting: Any = None) -> None:
-    me = owners.myself()
+    me = claims.myself()
     if meeting is not None:
         meeting.wait()
     journal = Journal(study, me)
-    with owners.present(me, journal.workers):
-        while claims := journal.claim():
+    with claims.present(me, journal.workers):
+        while claimed := journal.claim():
             time.sleep(pause)
-            journal.tell(claims[0], ended(claims[0], message=str(os.getpid())))
+            journal.tell(claimed[0], ended(claimed[0], message=str(os.getpid())))
 
 
 @pytest.fixture

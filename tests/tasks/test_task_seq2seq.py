@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from optimizers import Objective
-from optimizers.losses import family_of
+from optimizers.objective.likelihoods import family_of
 from tasks.data import DataMissing
 from tasks.data.cmudict import BOUNDARY, PAD, encode_entries, load_entries
 from tasks.language.seq2seq import EncoderDecoder, Seq2Seq

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from suite import registry
-from suite.registry import OTHER
-from suite.report.canvas import FEW_DECADES, literal, plain_ticks
-from suite.report.records import Records
-from suite.report.style import Look, looks
+from suite.config import registry
+from suite.config.registry import OTHER
+from suite.report.drawing.canvas import FEW_DECADES, literal, plain_ticks
+from suite.report.drawing.style import Look, looks
+from suite.results.frame import Records
 
 WIDTH = 11.0  # inches
 MOST_COLUMNS = 8

@@ -12,9 +12,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from suite.report.aggregate import LABELS
-from suite.report.canvas import RC, save
-from suite.report.drawing import (
+from suite.report.drawing.canvas import RC, save
+from suite.report.drawing.lines import (
     MOST_BANDS,
     WIDTH,
     band,
@@ -25,7 +24,8 @@ from suite.report.drawing import (
     ratio_ticks,
     stairs,
 )
-from suite.report.style import Look
+from suite.report.drawing.style import Look
+from suite.results.aggregate import LABELS
 from suite.stats import at
 
 Array = npt.NDArray[np.float64]

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from suite.registry import FIRST_ORDER, OTHER
+from suite.config.registry import FIRST_ORDER, OTHER
 
 # Okabe-Ito; its yellow cannot be read as a line on white, so grey stands in, as in later versions of the palette.
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE, GREY = (

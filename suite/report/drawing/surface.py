@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from suite.report.trails import Plane
+from suite.report.drawing.trajectories import Plane
 
 GRID = 220  # points along each side
 LEVELS = 18

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from suite.build import construct
+from suite.config.instantiate import construct
 from suite.errors import ConfigError
-from suite.report.records import Records, one_seed, seed_text
+from suite.results.frame import Records, one_seed, seed_text
 
 COLUMNS = ["step", "x", "y"]
 

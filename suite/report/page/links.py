@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from suite.report.canvas import slugs
-from suite.report.records import Records
-from suite.report.table import Cell, Table
+from suite.report.drawing.canvas import slugs
+from suite.results.frame import Records
+from suite.tables.table import Cell, Table
 
 OVERVIEW = "index.html"
 FOLDER = "tasks"

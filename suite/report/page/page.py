@@ -12,10 +12,10 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from suite.report.canvas import Picture, slugs
-from suite.report.links import Links
-from suite.report.load import Damage
-from suite.report.table import Cell, Table
+from suite.report.drawing.canvas import Picture, slugs
+from suite.report.page.links import Links
+from suite.results.load import Damage
+from suite.tables.table import Cell, Table
 
 TEMPLATE = "page.html.jinja"
 MOST_ROWS = 12  # of a table that repeats what the problems' pages show and is open at once

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from suite.report.canvas import Picture
-from suite.report.latex import escape_latex, latex
-from suite.report.listed import list_files
-from suite.report.page import Section
-from suite.report.records import Records
-from suite.report.table import Table
+from suite.report.drawing.canvas import Picture
+from suite.report.page.manifest import list_files
+from suite.report.page.page import Section
+from suite.results.frame import Records
+from suite.tables.latex import escape_latex, latex
+from suite.tables.table import Table
 
 FIGURES, TABLES, DOCUMENT = "figures", "tables", "main.tex"
 LINKED = ("runs", "overview")  # tables that only make sense with their links

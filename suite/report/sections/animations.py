@@ -18,8 +18,11 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from suite.report.canvas import Picture, folded, literal, slugs
-from suite.report.landscape import (
+from suite.report.drawing.canvas import Picture, folded, literal, slugs
+from suite.report.drawing.style import Look
+from suite.report.drawing.surface import Surface, surface
+from suite.report.drawing.trajectories import Plane, Trail
+from suite.report.sections.landscapes import (
     BARE,
     CONTOUR,
     STAR,
@@ -30,9 +33,6 @@ from suite.report.landscape import (
     path_line,
     start_ring,
 )
-from suite.report.style import Look
-from suite.report.surface import Surface, surface
-from suite.report.trails import Plane, Trail
 
 FRAMES = 45
 TOGETHER = 8  # paths that can race in one panel

@@ -12,13 +12,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from suite.report.canvas import RC, Picture, inches, literal, plain_ticks, save
-from suite.report.costs import SHARED, step_times, timed_runs
-from suite.report.load import TRAINED
-from suite.report.records import Records
-from suite.report.style import Look
-from suite.report.table import runs_note
+from suite.report.drawing.canvas import RC, Picture, inches, literal, plain_ticks, save
+from suite.report.drawing.style import Look
+from suite.report.sections.costs import SHARED, step_times, timed_runs
+from suite.results.frame import Records
+from suite.results.load import TRAINED
 from suite.stats import mean_std
+from suite.tables.table import runs_note
 
 ACROSS = 3
 WIDTH = 11.0

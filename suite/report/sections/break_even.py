@@ -15,16 +15,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
-from suite.report.canvas import RC, Picture, folded, literal, save
-from suite.report.crossings import baselines, common_level, crossings, step_seconds
-from suite.report.drawing import WIDTH, columns_that_fit, legend_height, listed, name_points, ratio_ticks
-from suite.report.formats import ratio_text
-from suite.report.page import Section
-from suite.report.reached import SHARED, TARGET
-from suite.report.records import Records
-from suite.report.style import Look
-from suite.report.table import runs_note
+from suite.report.drawing.canvas import RC, Picture, folded, literal, save
+from suite.report.drawing.lines import WIDTH, columns_that_fit, legend_height, listed, name_points, ratio_ticks
+from suite.report.drawing.style import Look
+from suite.report.page.page import Section
+from suite.results.crossings import baselines, common_level, crossings, step_seconds
+from suite.results.frame import Records
+from suite.results.time_to_target import SHARED, TARGET
 from suite.stats import Ratio, median_with_failures, ratio_interval
+from suite.tables.formats import ratio_text
+from suite.tables.table import runs_note
 
 ACROSS, HEIGHT = 4, 2.6
 BEYOND = 2.2  # times the outermost ratio: where those stand that did not arrive

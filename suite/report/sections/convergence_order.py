@@ -14,16 +14,25 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from suite.report.canvas import RC, Picture, literal, plain_ticks, save, slugs
-from suite.report.drawing import handle
-from suite.report.formats import NOT_RUN, number
-from suite.report.gaps import EPS, METRIC, Gaps, consecutive, gap_sequence, worth_drawing
-from suite.report.load import VALUED
-from suite.report.orders import LINEAR, NOT_CONVERGING, SUBLINEAR, TOO_EARLY, TOO_FEW, Order, observed_order, rate_text
-from suite.report.outcomes import failure_words
-from suite.report.records import Records, once, one_seed, seed_text
-from suite.report.style import Look
-from suite.report.table import Cell, Table, make_table, runs_note
+from suite.report.drawing.canvas import RC, Picture, literal, plain_ticks, save, slugs
+from suite.report.drawing.lines import handle
+from suite.report.drawing.style import Look
+from suite.results.frame import Records, once, one_seed, seed_text
+from suite.results.load import VALUED
+from suite.results.outcomes import failure_words
+from suite.results.suboptimality import EPS, METRIC, Gaps, consecutive, gap_sequence, worth_drawing
+from suite.stats.convergence_order import (
+    LINEAR,
+    NOT_CONVERGING,
+    SUBLINEAR,
+    TOO_EARLY,
+    TOO_FEW,
+    Order,
+    observed_order,
+    rate_text,
+)
+from suite.tables.formats import NOT_RUN, number
+from suite.tables.table import Cell, Table, make_table, runs_note
 
 HOW_TO_READ = (
     "How fast the gap e = f - f* closes, step by step. Left: against oracle calls; a straight line is linear "

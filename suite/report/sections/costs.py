@@ -6,13 +6,13 @@ import math
 
 import pandas as pd
 
-from suite.report.formats import NOT_RUN, bytes_text, mean_text, number, ratio_text
-from suite.report.load import TRAINED
-from suite.report.outcomes import failure_words
-from suite.report.records import Records, once
-from suite.report.results import ALL_WELL
-from suite.report.table import Cell, Table, make_table, runs_note
+from suite.report.sections.final_metrics import ALL_WELL
+from suite.results.frame import Records, once
+from suite.results.load import TRAINED
+from suite.results.outcomes import failure_words
 from suite.stats import mean_std, told_from_best
+from suite.tables.formats import NOT_RUN, bytes_text, mean_text, number, ratio_text
+from suite.tables.table import Cell, Table, make_table, runs_note
 
 SHARED = "~ marks seconds from runs that shared cores with others: read them as rough."
 

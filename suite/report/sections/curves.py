@@ -12,12 +12,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from suite.report.canvas import RC, Picture, literal, plain_ticks, save, slugs
-from suite.report.curves import AXES, DETAIL, Curve, Strand, curve, is_logarithmic, limits, spread, window
-from suite.report.drawing import WIDTH, handle, legend, legend_height
-from suite.report.records import Records, metric_columns
-from suite.report.style import Look
-from suite.report.table import runs_note
+from suite.report.drawing.canvas import RC, Picture, literal, plain_ticks, save, slugs
+from suite.report.drawing.lines import WIDTH, handle, legend, legend_height
+from suite.report.drawing.style import Look
+from suite.results.frame import Records, metric_columns
+from suite.results.learning_curves import AXES, DETAIL, Curve, Strand, curve, is_logarithmic, limits, spread, window
+from suite.tables.table import runs_note
 
 LOG_X_FROM = 8.0
 HOW_TO_READ = (

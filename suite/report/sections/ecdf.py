@@ -12,17 +12,17 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 
-from suite.report.aggregate import LABELS, Aggregated, aggregated
-from suite.report.canvas import Picture
-from suite.report.crossings import baselines, crossings, ends
-from suite.report.drawing import MOST_BANDS, listed, said
-from suite.report.page import Section
-from suite.report.reached import SHARED
-from suite.report.records import Records
-from suite.report.shares import share_lines, unit_panels
-from suite.report.style import Look
-from suite.report.table import runs_note
+from suite.report.drawing.canvas import Picture
+from suite.report.drawing.lines import MOST_BANDS, listed, said
+from suite.report.drawing.step_functions import share_lines, unit_panels
+from suite.report.drawing.style import Look
+from suite.report.page.page import Section
+from suite.results.aggregate import LABELS, Aggregated, aggregated
+from suite.results.crossings import baselines, crossings, ends
+from suite.results.frame import Records
+from suite.results.time_to_target import SHARED
 from suite.stats import at, ecdf
+from suite.tables.table import runs_note
 
 DRAWS = 500
 LEVEL = 0.95

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pandas as pd
 
-from suite.report.formats import NOT_RUN, mean_text, number, ratio_text
-from suite.report.outcomes import complete, end_values, failure_words
-from suite.report.records import Records, once
-from suite.report.table import Cell, Table, make_table, runs_note
+from suite.results.frame import Records, once
+from suite.results.outcomes import complete, end_values, failure_words
 from suite.stats import best_index, bootstrap_interval, mean_std, told_from_best
+from suite.tables.formats import NOT_RUN, mean_text, number, ratio_text
+from suite.tables.table import Cell, Table, make_table, runs_note
 
 ARROWS = {"max": "↑", "min": "↓"}
 BOLD = (

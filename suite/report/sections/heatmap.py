@@ -13,12 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
-from suite.report.canvas import RC, Picture, inches, literal, save
-from suite.report.formats import NOT_RUN
-from suite.report.outcomes import end_values, failure_words
-from suite.report.records import Records
-from suite.report.table import runs_note
+from suite.report.drawing.canvas import RC, Picture, inches, literal, save
+from suite.results.frame import Records
+from suite.results.outcomes import end_values, failure_words
 from suite.stats import mean_std
+from suite.tables.formats import NOT_RUN
+from suite.tables.table import runs_note
 
 
 def heat_map(records: Records, folder: Path) -> Picture:

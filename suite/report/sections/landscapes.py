@@ -17,12 +17,12 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, Stroke
 
-from suite.report import drawing
-from suite.report.canvas import RC, Picture, folded, literal, save, slugs
-from suite.report.formats import number
-from suite.report.style import Look
-from suite.report.surface import Box, Surface, surface
-from suite.report.trails import Plane, Trail
+from suite.report.drawing import lines
+from suite.report.drawing.canvas import RC, Picture, folded, literal, save, slugs
+from suite.report.drawing.style import Look
+from suite.report.drawing.surface import Box, Surface, surface
+from suite.report.drawing.trajectories import Plane, Trail
+from suite.tables.formats import number
 
 TOGETHER = 4  # paths that one panel can hold
 DOTTED = 60  # steps that get a dot each
@@ -191,4 +191,4 @@ def leaves(points: Array, box: Box) -> Array | None:
 
 def handle(look: Look, label: str) -> Line2D:
     """The legend's line of one optimizer."""
-    return drawing.handle(look, label, lw=1.7, markersize=6)
+    return lines.handle(look, label, lw=1.7, markersize=6)

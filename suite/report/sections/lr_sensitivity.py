@@ -15,16 +15,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from suite import paths
-from suite.report.canvas import RC, Picture, folded, literal, plain_ticks, save
-from suite.report.drawing import WIDTH, handle, legend, legend_height, listed, named_looks
-from suite.report.formats import NOT_RUN, number
-from suite.report.load import VALUED
-from suite.report.page import Section
-from suite.report.records import Records
-from suite.report.style import Look
-from suite.report.table import Cell, Table, make_table
+from suite.report.drawing.canvas import RC, Picture, folded, literal, plain_ticks, save
+from suite.report.drawing.lines import WIDTH, handle, legend, legend_height, listed, named_looks
+from suite.report.drawing.style import Look
+from suite.report.page.page import Section
+from suite.results.frame import Records
+from suite.results.load import VALUED
 from suite.stats import rate_sensitivity
-from suite.tuning import load_trials
+from suite.tables.formats import NOT_RUN, number
+from suite.tables.table import Cell, Table, make_table
+from suite.tune import load_trials
 
 RATE = "lr"
 FEWEST = 3  # rates of which a range can be spoken

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from suite.report.formats import NOT_RUN
-from suite.report.records import Records
-from suite.report.results import final_cells, metric_text
-from suite.report.table import Cell, Table, make_table, runs_note
+from suite.report.sections.final_metrics import final_cells, metric_text
+from suite.results.frame import Records
+from suite.tables.formats import NOT_RUN
+from suite.tables.table import Cell, Table, make_table, runs_note
 
 
 def overview_table(records: Records) -> Table:

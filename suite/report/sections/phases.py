@@ -12,13 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Patch
 
-from suite import timing
-from suite.report.canvas import RC, Picture, folded, inches, literal, save
-from suite.report.drawing import WIDTH
-from suite.report.formats import number
-from suite.report.page import Section
-from suite.report.records import Records
-from suite.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, YELLOW, Look
+from suite.report.drawing.canvas import RC, Picture, folded, inches, literal, save
+from suite.report.drawing.lines import WIDTH
+from suite.report.drawing.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, YELLOW, Look
+from suite.report.page.page import Section
+from suite.results.frame import Records
+from suite.results.timings import Timings, speed_key
+from suite.tables.formats import number
 
 OTHER = "other"
 COLOURS = {
@@ -45,9 +45,7 @@ HOW_TO_READ = (
 Bars = dict[str, Mapping[str, float]]
 
 
-def section(
-    records: Records, styles: Mapping[str, Look], figures: Path, timings: timing.Timings | None = None
-) -> Section:
+def section(records: Records, styles: Mapping[str, Look], figures: Path, timings: Timings | None = None) -> Section:
     """The bars of all problems; empty where `suite.time` has measured none of their phases."""
     stored = records.timings if timings is None else timings
     panels = phase_panels(records, stored)
@@ -56,14 +54,14 @@ def section(
     return Section("phases", "Phases of a step", [], [_picture(panels, figures)], HOW_TO_READ)
 
 
-def phase_panels(records: Records, timings: timing.Timings) -> dict[str, Bars]:
+def phase_panels(records: Records, timings: Timings) -> dict[str, Bars]:
     """Seconds per step by phase: of every optimizer, on every problem, on every hardware.
 
     Only timings of the records' own settings count; those of other hardware than the runs' have a panel of their own.
     """
     panels: dict[str, Bars] = {}
     for problem, name, runs in records.pairs() if timings else []:
-        keys = {timing.speed_key(records.runs[index].config) for index in runs.index}
+        keys = {speed_key(records.runs[index].config) for index in runs.index}
         for found in (one for place, one in sorted(timings.items()) if place[0] in keys):
             if found.phases and sum(found.phases.values()) > 0:
                 panels.setdefault(f"{problem}\n{found.hardware}", {}).setdefault(name, found.phases)

@@ -12,16 +12,16 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 
-from suite.report.aggregate import LABELS, aggregated
-from suite.report.canvas import Picture
-from suite.report.crossings import crossings
-from suite.report.drawing import MOST_BANDS, listed, said
-from suite.report.page import Section
-from suite.report.records import Records
-from suite.report.shares import share_lines, unit_panels
-from suite.report.style import Look
-from suite.report.table import Cell, Table, make_table, runs_note
+from suite.report.drawing.canvas import Picture
+from suite.report.drawing.lines import MOST_BANDS, listed, said
+from suite.report.drawing.step_functions import share_lines, unit_panels
+from suite.report.drawing.style import Look
+from suite.report.page.page import Section
+from suite.results.aggregate import LABELS, aggregated
+from suite.results.crossings import crossings
+from suite.results.frame import Records
 from suite.stats import at, performance_profile, profile_score
+from suite.tables.table import Cell, Table, make_table, runs_note
 
 TAU_MAX = 4.0
 FARTHEST = 32.0  # times the fastest, which a panel shows at most

@@ -6,11 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from suite.report.context import repeating
-from suite.report.formats import NOT_RUN, count_text, number
-from suite.report.links import RUNS
-from suite.report.records import Records
-from suite.report.table import Cell, Table, make_table, runs_note
+from suite.report.page.links import RUNS
+from suite.report.sections.settings import repeating
+from suite.results.frame import Records
+from suite.tables.formats import NOT_RUN, count_text, number
+from suite.tables.table import Cell, Table, make_table, runs_note
 
 
 def runs_table(records: Records) -> Table:

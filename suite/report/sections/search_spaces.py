@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from suite.errors import ConfigError
-from suite.report.formats import NOT_RUN
-from suite.report.problems import show
-from suite.report.records import Records
-from suite.report.table import Cell, Table, make_table, runs_note
-from suite.tuning.space import Space, checked, inside, on_edge
+from suite.results.frame import Records
+from suite.results.labels import show
+from suite.tables.formats import NOT_RUN
+from suite.tables.table import Cell, Table, make_table, runs_note
+from suite.tune.space import Space, checked, inside, on_edge
 
 EDGE, OUTSIDE, INSIDE = "at the edge", "outside", "inside"
 

@@ -14,15 +14,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
-from suite.report.canvas import RC, Picture, folded, inches, literal, save
-from suite.report.crossings import crossings
-from suite.report.drawing import WIDTH, legend, legend_height, listed, ratio_ticks
-from suite.report.formats import count_text
-from suite.report.page import Section
-from suite.report.records import Records
-from suite.report.style import Look
-from suite.report.table import runs_note
+from suite.report.drawing.canvas import RC, Picture, folded, inches, literal, save
+from suite.report.drawing.lines import WIDTH, legend, legend_height, listed, ratio_ticks
+from suite.report.drawing.style import Look
+from suite.report.page.page import Section
+from suite.results.crossings import crossings
+from suite.results.frame import Records
 from suite.stats import median_with_failures
+from suite.tables.formats import count_text
+from suite.tables.table import runs_note
 
 SHADES = ("#B8D4E8", "#7FB2D6", "#3B82B8", "#0B4F83", "#06263F")  # from the easiest level to the hardest
 MOST_ACROSS, PANEL = 3, 2.1  # panels; inches of one beside its labels

@@ -6,10 +6,10 @@ from collections import Counter
 
 import pandas as pd
 
-from suite.report.load import FINISHED
-from suite.report.problems import flatten, show
-from suite.report.records import Records
-from suite.report.table import Cell, Table, make_table, runs_note
+from suite.results.frame import Records
+from suite.results.labels import flatten, show
+from suite.results.load import FINISHED
+from suite.tables.table import Cell, Table, make_table, runs_note
 
 LONGEST_MESSAGE = 300
 OF_THE_PAIR = ("oracle_costs", "layer_coverage")  # what the file tells beside the machine

@@ -8,14 +8,14 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from suite.report import reached
-from suite.report.costs import SHARED
-from suite.report.formats import NOT_RUN, count_text, number
-from suite.report.outcomes import failure_words
-from suite.report.records import Records
-from suite.report.results import ALL_WELL
-from suite.report.table import Cell, Table, make_table, runs_note
+from suite.report.sections.costs import SHARED
+from suite.report.sections.final_metrics import ALL_WELL
+from suite.results import time_to_target
+from suite.results.frame import Records
+from suite.results.outcomes import failure_words
 from suite.stats import expected_running_time, median_with_failures
+from suite.tables.formats import NOT_RUN, count_text, number
+from suite.tables.table import Cell, Table, make_table, runs_note
 
 LEVEL_TABLES = {"levels": ("grad_equivalents", "gradient-equivalents"), "levels_steps": ("steps", "steps")}
 
@@ -29,8 +29,8 @@ def target_tables(records: Records) -> list[Table]:
 
 def level_tables(records: Records) -> list[Table]:
     """What each level on the way to the baseline's final value costs in expectation; none where no levels are set."""
-    known = {problem: reached.levels(records, problem) for problem in records.problems}
-    names = sorted({name for told in known.values() for name in told if name != reached.TARGET}, key=_share)
+    known = {problem: time_to_target.levels(records, problem) for problem in records.problems}
+    names = sorted({name for told in known.values() for name in told if name != time_to_target.TARGET}, key=_share)
     return [_level_table(records, known, names, table) for table in LEVEL_TABLES] if names else []
 
 
@@ -40,7 +40,9 @@ def _level_table(records: Records, known: dict[str, dict[str, float]], names: li
     counted = 0
     for problem in (one for one in records.problems if set(known[one]) & set(names)):
         spent = {
-            name: reached.costs(records, problem, known[problem][name]) for name in names if name in known[problem]
+            name: time_to_target.costs(records, problem, known[problem][name])
+            for name in names
+            if name in known[problem]
         }
         for label, runs in records.of(problem).groupby("optimizer", sort=False):
             cells = {name: _level_cell(one[one["optimizer"] == label], unit) for name, one in spent.items()}

@@ -13,14 +13,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from suite.report.canvas import RC, Picture, literal, plain_ticks, save, slugs
-from suite.report.curves import SMALLEST
-from suite.report.drawing import handle
-from suite.report.panels import FAILURES, LIMITS, LOSS, PREFIX, Panel
-from suite.report.records import Records, seed_text
-from suite.report.style import Look
-from suite.report.table import runs_note
-from suite.report.watched import (
+from suite.report.drawing.canvas import RC, Picture, literal, plain_ticks, save, slugs
+from suite.report.drawing.lines import handle
+from suite.report.drawing.style import Look
+from suite.report.sections.telemetry_panels import FAILURES, LIMITS, LOSS, PREFIX, Panel
+from suite.report.sections.telemetry_runs import (
     Line,
     Watched,
     failure_steps,
@@ -29,6 +26,9 @@ from suite.report.watched import (
     stability_limit,
     watched_runs,
 )
+from suite.results.frame import Records, seed_text
+from suite.results.learning_curves import SMALLEST
+from suite.tables.table import runs_note
 
 LOG_X_FROM = 8.0
 LOG_Y_FROM = 20.0

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from suite.report.curves import curve, window
-from suite.report.panels import FAILURES, LIMITS, LOSS, PANELS, PREFIX, Panel, generic
-from suite.report.problems import Settings
-from suite.report.records import Records, one_seed
-from suite.report.style import Look
+from suite.report.drawing.style import Look
+from suite.report.sections.telemetry_panels import FAILURES, LIMITS, LOSS, PANELS, PREFIX, Panel, generic
+from suite.results.frame import Records, one_seed
+from suite.results.labels import Settings
+from suite.results.learning_curves import curve, window
 
 Array = npt.NDArray[np.float64]
 

@@ -15,14 +15,14 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from suite import paths
-from suite.report.canvas import RC, Picture, folded, literal, plain_ticks, save
-from suite.report.drawing import WIDTH, band, handle, legend, legend_height, listed, named_looks
-from suite.report.formats import number
-from suite.report.page import Section
-from suite.report.records import Records
-from suite.report.style import Look
+from suite.report.drawing.canvas import RC, Picture, folded, literal, plain_ticks, save
+from suite.report.drawing.lines import WIDTH, band, handle, legend, legend_height, listed, named_looks
+from suite.report.drawing.style import Look
+from suite.report.page.page import Section
+from suite.results.frame import Records
 from suite.stats import budget_curve
-from suite.tuning import load_trials
+from suite.tables.formats import number
+from suite.tune import load_trials
 
 ACROSS, HEIGHT = 3, 2.9
 EXCHANGEABLE = ("quasi", "random")  # samplers whose trials may be drawn again in any order

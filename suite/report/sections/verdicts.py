@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from suite.comparison.baseline import against_baseline
-from suite.comparison.ranks import TAU_MAX, Overall, Standing, overall, standings
-from suite.comparison.sides import Ledger
-from suite.comparison.verdict import BETTER, FINAL, SECONDS, WORK, WORSE, Verdict
-from suite.comparison.words import UNITS, factor, final_text, interval_text, ratio_text, result, sentence
-from suite.report.formats import NOT_RUN
-from suite.report.page import Section
-from suite.report.records import Records
-from suite.report.style import Look
-from suite.report.table import Cell, Table, make_table, runs_note
+from suite.compare.baseline import against_baseline
+from suite.compare.ranks import TAU_MAX, Overall, Standing, overall, standings
+from suite.compare.sentences import UNITS, factor, final_text, interval_text, ratio_text, result, sentence
+from suite.compare.sides import Ledger
+from suite.compare.verdict import BETTER, FINAL, SECONDS, WORK, WORSE, Verdict
+from suite.report.drawing.style import Look
+from suite.report.page.page import Section
+from suite.results.frame import Records
+from suite.tables.formats import NOT_RUN
+from suite.tables.table import Cell, Table, make_table, runs_note
 
 WORDS = {BETTER: "better", WORSE: "worse", 0: "?", None: ""}
 BASELINE = "baseline"

@@ -1,0 +1,1 @@
+"""What was asked for: words typed become a Plan."""

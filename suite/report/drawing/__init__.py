@@ -1,0 +1,1 @@
+"""Figures: canvas, styles, lines and surfaces."""

@@ -1,0 +1,1 @@
+"""Pages: links, the manifest of files, and figures for a paper."""

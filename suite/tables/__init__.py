@@ -1,0 +1,1 @@
+"""A table once, in every format."""

@@ -1,0 +1,1 @@
+"""Isolated timing: seconds of a step, measured with the machine alone."""
