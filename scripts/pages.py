@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from suite.archive import is_archive, read_archive, read_contents
 from suite.paths import ROOT
+from suite.results.archive import is_archive, read_archive, read_contents
 from suite.results.frame import exclusive_seconds
 from suite.results.run import Run
 from suite.results.timings import Timings

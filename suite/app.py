@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import traceback
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import hydra
@@ -15,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from suite import paths
 from suite.config import messages, open_settings, overrides, resolvers, torchrun
+from suite.config.compose import as_command
 from suite.errors import ConfigError, HopelessError, require_one_of
 from suite.results.status import Status
 from suite.sweep import as_typed, note_outcome
@@ -90,12 +89,6 @@ def repeating_command() -> str:
     own = [s.path for s in hydra_config.runtime.config_sources if s.provider == "command-line"]
     arguments = [*(word for path in own for word in ("--config-dir", path)), *as_typed(hydra_config.overrides.task)]
     return as_command(arguments, torchrun.world_size())
-
-
-def as_command(arguments: Iterable[str], world_size: int = 1) -> str:
-    """The shell command with these arguments."""
-    start = ["python"] if world_size == 1 else ["torchrun", "--nproc-per-node", str(world_size)]
-    return shlex.join([*start, "-m", "suite", *arguments])
 
 
 def _job_number() -> int:

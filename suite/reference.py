@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from suite import archive
 from suite.errors import ConfigError, require_one_of
 from suite.paths import ROOT
 from suite.report.sections.convergence_order import convergences, order_tables
@@ -32,6 +31,7 @@ from suite.report.sections.costs import cost_tables
 from suite.report.sections.final_metrics import main_table, results_table
 from suite.report.sections.settings import configuration_table, environment_table, outcome_tables, problem_table
 from suite.report.sections.targets import target_tables
+from suite.results import archive
 from suite.results.frame import Records, build_records
 from suite.results.run import Run
 from suite.tables.markdown import markdown

@@ -27,7 +27,7 @@ import yaml
 from suite import paths
 from suite.config import messages, registry, targets
 from suite.errors import ConfigError, require_one_of
-from suite.results.directory import write_atomically
+from suite.files import write_atomically
 
 if TYPE_CHECKING:
     from suite.config.plan import Plan

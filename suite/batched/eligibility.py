@@ -16,7 +16,7 @@ from suite.batched.stacked_model import Stack
 from suite.config import device
 from suite.config.plan import DECISIVE, UNLESS, Plan
 from suite.errors import ConfigError
-from suite.results.directory import digest
+from suite.files import digest
 from suite.training.runner import build_task
 from suite.training.seeds import stream
 from tasks.task import Task

@@ -75,7 +75,7 @@ def _compare_all(options: argparse.Namespace, names: Sequence[str], given: dict[
     from suite.compare.output import show_all
     from suite.compare.ranks import overall, standings
     from suite.compare.sides import Ledger
-    from suite.report.sections.verdicts import matrix_table, rank_tables, stability_lines
+    from suite.compare.tables import matrix_table, rank_tables, stability_lines
 
     if names:
         given = {"optimizer": ",".join(names), **given}

@@ -16,9 +16,8 @@ from suite.compare.sentences import UNITS, factor, level_text
 from suite.compare.sides import Ledger, Side
 from suite.compare.tuning_effort import FOLDER, tuning, tuning_text
 from suite.compare.verdict import FINAL, SECONDS, Verdict
-from suite.report.sections.costs import step_times
 from suite.results import time_to_target
-from suite.results.frame import Records
+from suite.results.frame import Records, step_times
 from suite.results.labels import Settings
 from suite.results.outcomes import failure_words
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf, open_dict
 
 from suite import paths
-from suite.app import as_command
 from suite.config import resolvers
 from suite.config.open_settings import opened
 from suite.config.plan import Plan
 from suite.errors import require_one_of
+
+if TYPE_CHECKING:
+    from suite.config.plan import Plan
 
 
 def planned(words: Sequence[str], results: Path, workers: int = 1) -> Plan:
@@ -36,3 +39,9 @@ def planned(words: Sequence[str], results: Path, workers: int = 1) -> Plan:
     plain: Any = OmegaConf.to_container(config, resolve=True)
     names = (choices["optimizer"], choices["task"], choices.get("experiment"))
     return Plan(plain, *names, results, as_command(given), workers)
+
+
+def as_command(arguments: Iterable[str], world_size: int = 1) -> str:
+    """The shell command with these arguments."""
+    start = ["python"] if world_size == 1 else ["torchrun", "--nproc-per-node", str(world_size)]
+    return shlex.join([*start, "-m", "suite", *arguments])

@@ -10,8 +10,7 @@ from typing import Any
 from suite.config import device, open_settings, task_file
 from suite.config.instantiate import DESCRIPTIVE
 from suite.errors import ConfigError, require_one_of
-from suite.results.directory import digest
-from suite.training.wandb_mirror import MODES
+from suite.files import digest
 
 DECISIVE = (
     "optimizer", "task", "schedule", "seed", "steps", "max_seconds", "max_grad_equivalents", "target",
@@ -129,3 +128,6 @@ def _enough_products(value: Any) -> bool:
 def _without_descriptions(value: Any) -> Any:
     """A search space says where to look for a value, not what was computed."""
     return {key: item for key, item in value.items() if key not in DESCRIPTIVE} if isinstance(value, Mapping) else value
+
+
+MODES = ("offline", "online", "disabled")

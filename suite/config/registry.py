@@ -16,6 +16,23 @@ from suite.paths import CONFIGS
 
 FIRST_ORDER, OTHER = "first order", "other"
 GROUPS = ("optimizer", "task", "schedule", "tuned", "published", "experiment")
+FAMILIES = (  # in the order in which tables and legends list them
+    FIRST_ORDER,
+    "quasi newton",
+    "newton",
+    "least squares",
+    "krylov",
+    "natural gradient",
+    "matrix",
+    "diagonal",
+    "online",
+    "low rank",
+    "step size",
+    "structured",
+    "trust region",
+    "packaged",
+    OTHER,
+)
 Folders = tuple[Path, ...]
 
 
@@ -86,3 +103,8 @@ def _offers(task: str, folders: Folders, allow: tuple[str, ...]) -> frozenset[st
         return frozenset()
     offers: frozenset[str] = getattr(kind, "offers", frozenset())
     return offers
+
+
+def family_rank(family: str) -> int:
+    """Where a family stands in the tables: first order on top, families without a place of their own at the end."""
+    return FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)

@@ -39,8 +39,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _import(options: argparse.Namespace) -> int:
-    from suite.archive import write_archive
     from suite.importers import algoperf, deepobs, wandb
+    from suite.results.archive import write_archive
 
     if options.format == "algoperf":
         runs = algoperf.read(Path(options.path))

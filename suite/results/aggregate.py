@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from suite.report.drawing.lines import listed
 from suite.results.frame import Records
 from suite.results.time_to_target import UNITS, is_illustration, main_level, roughly_timed
+from suite.tables.formats import listed
 
 LABELS = {"steps": "steps", "seconds": "seconds", "grad_equivalents": "gradient-equivalents"}
 ILLUSTRATION = "functions of a few numbers, which only illustrate"

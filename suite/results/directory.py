@@ -6,14 +6,13 @@ import csv
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from suite.files import to_json, write_atomically
 from suite.results.status import Status
 
 COUNTED = ("value", "grad", "hvp", "ggnvp", "jac")
@@ -23,32 +22,6 @@ COLUMNS = ("step", "epoch", "seconds", "loss", "lr", *COUNTED, "grad_equivalents
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the same text in a fifth of the time
 
 Row = dict[str, Any]
-
-
-def digest(value: Any, length: int = 8) -> str:
-    """Hex digits of a hash over a plain value; the order of keys does not matter."""
-    return sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:length]
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a file in one step, so that a reader, or a kill, never meets half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's own mode would hide results from others
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 class RunRecord:
@@ -204,16 +177,3 @@ class PathFile(RowFile):
 def _stride(step: int) -> int:
     """1 up to EVERY_POINT, and twice as much each time the step has doubled."""
     return 1 << (max(0, step - 1) // EVERY_POINT).bit_length()
-
-
-def to_json(value: Mapping[str, Any]) -> str:
-    """JSON with null for numbers that are not finite, which JSON does not have."""
-    return json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import pandas as pd
 
 from suite.config import registry
-from suite.report.drawing.style import family_rank
+from suite.config.registry import family_rank
 from suite.results.labels import (
     Settings,
     optimizer_labels,
@@ -19,7 +19,7 @@ from suite.results.labels import (
     problem_settings,
     unique_runs,
 )
-from suite.results.load import Damage, Run, plain
+from suite.results.load import TRAINED, Damage, Run, plain
 from suite.results.timings import Timings, speed_key
 
 Asked = ParamSpec("Asked")
@@ -229,3 +229,22 @@ def _place(run: Run) -> str:
 def _name(value: Any) -> str:
     """The device's name, whether it stands alone or as the `name` of a mapping."""
     return plain((value.get("name") if isinstance(value, Mapping) else value) or "")
+
+
+SHARED = "~ marks seconds from runs that shared cores with others: read them as rough."
+
+
+def timed_runs(runs: pd.DataFrame) -> pd.Series:
+    """Which runs trained long enough for their time per step to mean something."""
+    return runs["status"].isin(TRAINED) & (runs["seconds_per_step"] > 0)
+
+
+def step_times(runs: pd.DataFrame) -> tuple[list[float], bool]:
+    """Seconds per step of one cell, and whether they come from shared cores.
+
+    Runs that had their cores to themselves push the others out.
+    """
+    timed = runs[timed_runs(runs)]
+    alone = timed[~timed["parallel"]]
+    chosen = alone if len(alone) else timed
+    return [float(value) for value in chosen["seconds_per_step"]], len(alone) == 0 and len(timed) > 0

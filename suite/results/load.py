@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from suite import archive, paths
-from suite.results import cache, timings
+from suite import paths
+from suite.results import archive, cache, timings
 from suite.results.parse import Memory, read_config, read_history, read_summary
 from suite.results.run import (
     FINISHED,

@@ -10,7 +10,7 @@ from typing import Any
 
 from suite.config import task_file
 from suite.config.instantiate import DESCRIPTIVE
-from suite.results.directory import digest, to_json, write_atomically
+from suite.files import digest, to_json, write_atomically
 
 SPEED = ("precision", "compile", "accumulate", "clip_grad_norm")  # settings beside optimizer and task that cost time
 LENGTH = ("steps", "target", "eval_every")  # settings of a task that say how long it runs, not how long a step takes

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from optimizers import Objective
-from suite.results.directory import to_json
+from suite.files import to_json
 from tasks.task import Task
 
 JACOBIAN_LIMIT = 20_000_000

@@ -22,7 +22,8 @@ from optimizers.objective.step_state import couples
 from suite.config import device
 from suite.config.instantiate import construct
 from suite.config.plan import Plan
-from suite.results.directory import COUNTED, History, PathFile, Row, RunRecord, digest, write_atomically
+from suite.files import digest, write_atomically
+from suite.results.directory import COUNTED, History, PathFile, Row, RunRecord
 from suite.results.status import Status
 from suite.training import environment, layer_coverage, memory, oracle_costs
 from suite.training.averaged_weights import judged_weights, trained

@@ -11,7 +11,6 @@ from time import monotonic
 from typing import Any
 
 PERIOD = 2.0  # seconds
-MODES = ("offline", "online", "disabled")
 
 
 class Tracker:

@@ -10,8 +10,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from suite import paths
-from suite.app import as_command
 from suite.config import resolvers
+from suite.config.compose import as_command
 from suite.config.open_settings import opened
 from suite.config.plan import Plan
 from suite.errors import require_one_of

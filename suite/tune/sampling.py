@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from suite.results.directory import digest
+from suite.files import digest
 from suite.training.seeds import stream
 from suite.tune.space import Settings, Space, distributions, inside, rounded
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from suite import paths
 from suite.errors import ConfigError
-from suite.results.directory import digest
+from suite.files import digest
 from suite.tune.sampling import QUASI, SEED
 from suite.tune.space import Settings, Space, checked
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from suite.results.directory import digest
+from suite.files import digest
 from suite.results.status import Status
 from suite.tune.sampling import QUASI, sequence
 from suite.tune.space import Settings, Space, checked

@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from suite.config import registry
-from suite.results.directory import write_atomically
+from suite.files import write_atomically
 from suite.tune.journal import Journal
 from suite.tune.sampling import TPE
 from suite.tune.space import on_edge

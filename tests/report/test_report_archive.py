@@ -13,11 +13,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from suite.archive import ArchiveError, is_archive, main, read_archive, read_timings, write_archive
+from suite.archive import main
 from suite.reference import TABLES
 from suite.report.report import write_report
 from suite.results import timings
 from suite.results.anonymise import Scrubber
+from suite.results.archive import ArchiveError, is_archive, read_archive, read_timings, write_archive
 from suite.results.downsample import FIRST, thin
 from suite.results.frame import build_records
 from suite.results.load import load_runs, load_timings

@@ -12,13 +12,12 @@ from matplotlib.figure import Figure
 
 from suite.config import registry
 from suite.report.drawing.canvas import RC
-from suite.report.drawing.lines import (  # fmt: skip
+from suite.report.drawing.lines import (
     WIDTH,
     columns_that_fit,
     end_labels,
     handle,
     legend,
-    listed,
     moved_apart,
     name_points,
     named_looks,
@@ -26,6 +25,7 @@ from suite.report.drawing.lines import (  # fmt: skip
     said,
 )
 from suite.report.drawing.style import KNOWN, PALETTE, SHADES, looks
+from suite.tables.formats import listed
 
 
 def every_look() -> list[tuple[str, str, str]]:

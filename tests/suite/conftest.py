@@ -131,7 +131,7 @@ def planned(results: Path) -> Callable[..., Plan]:
 
     def make(*overrides: str, **circumstances: Any) -> Plan:
         config, optimizer, task = composed(overrides)
-        command = suite.app.as_command(overrides)
+        command = suite.config.compose.as_command(overrides)
         given = {"experiment": None, "results": results, "command": command, **circumstances}
         return Plan(copy.deepcopy(config), optimizer, task, **given)
 

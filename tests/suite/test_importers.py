@@ -17,12 +17,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from suite.archive import read_archive, write_archive
 from suite.importers import algoperf, deepobs, wandb
 from suite.importers.__main__ import main
 from suite.importers.foreign import ImportFault, direction_of
 from suite.report.report import write_report
 from suite.report.sections.final_metrics import main_table
+from suite.results.archive import read_archive, write_archive
 from suite.results.frame import build_records
 from suite.results.load import load_runs
 from suite.results.time_to_target import levels, times

@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from suite import reference
-from suite.archive import is_archive, read_archive, write_archive
 from suite.errors import ConfigError
 from suite.reference import REFERENCE, Mark, Pages, main
 from suite.results.anonymise import Scrubber
+from suite.results.archive import is_archive, read_archive, write_archive
 
 MOST_BYTES = 20_000_000
 FOLDERS = [path.relative_to(REFERENCE).as_posix() for path in sorted(REFERENCE.rglob("*")) if is_archive(path)]

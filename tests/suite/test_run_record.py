@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from suite.results.directory import History, RunRecord, digest, to_json, write_atomically
+from suite.files import digest, to_json, write_atomically
+from suite.results.directory import History, RunRecord
 from suite.results.status import Status
 from suite.training import oracle_costs
 

@@ -171,9 +171,3 @@ def named_looks(names: Iterable[str], styles: Mapping[str, Look], records: Recor
 
 def _family(name: str) -> str:
     return registry.family(registry.read("optimizer", name)) if name in registry.names("optimizer") else OTHER
-
-
-def listed(names: Sequence[str], most: int = 6) -> str:
-    """`a, b and c`; the rest as a number where there are many."""
-    shown = list(names) if len(names) <= most else [*names[: most - 1], f"{len(names) - most + 1} more"]
-    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}" if shown else ""

@@ -50,7 +50,6 @@ DASHES: dict[str, tuple[float, ...] | None] = {
     "packaged": (1, 1.5),
     OTHER: (8, 2, 2, 2),
 }
-FAMILIES = tuple(DASHES)
 
 
 @dataclass(frozen=True)
@@ -60,11 +59,6 @@ class Look:
     colour: str
     dashes: tuple[float, ...] | None
     marker: str
-
-
-def family_rank(family: str) -> int:
-    """Where a family stands in the tables: first order on top, families without a place of their own at the end."""
-    return FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)
 
 
 def colour_of(name: str) -> str:

@@ -14,8 +14,7 @@ from matplotlib.figure import Figure as Canvas
 
 from suite.report.drawing.canvas import RC, Picture, inches, literal, plain_ticks, save
 from suite.report.drawing.style import Look
-from suite.report.sections.costs import SHARED, step_times, timed_runs
-from suite.results.frame import Records
+from suite.results.frame import SHARED, Records, step_times, timed_runs
 from suite.results.load import TRAINED
 from suite.stats import mean_std
 from suite.tables.table import runs_note

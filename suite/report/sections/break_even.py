@@ -16,14 +16,14 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
 from suite.report.drawing.canvas import RC, Picture, folded, literal, save
-from suite.report.drawing.lines import WIDTH, columns_that_fit, legend_height, listed, name_points, ratio_ticks
+from suite.report.drawing.lines import WIDTH, columns_that_fit, legend_height, name_points, ratio_ticks
 from suite.report.drawing.style import Look
 from suite.report.page.page import Section
 from suite.results.crossings import baselines, common_level, crossings, step_seconds
 from suite.results.frame import Records
 from suite.results.time_to_target import SHARED, TARGET
 from suite.stats import Ratio, median_with_failures, ratio_interval
-from suite.tables.formats import ratio_text
+from suite.tables.formats import listed, ratio_text
 from suite.tables.table import runs_note
 
 ACROSS, HEIGHT = 4, 2.6

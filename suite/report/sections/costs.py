@@ -7,14 +7,12 @@ import math
 import pandas as pd
 
 from suite.report.sections.final_metrics import ALL_WELL
-from suite.results.frame import Records, once
+from suite.results.frame import SHARED, Records, once, step_times, timed_runs
 from suite.results.load import TRAINED
 from suite.results.outcomes import failure_words
 from suite.stats import mean_std, told_from_best
 from suite.tables.formats import NOT_RUN, bytes_text, mean_text, number, ratio_text
 from suite.tables.table import Cell, Table, make_table, runs_note
-
-SHARED = "~ marks seconds from runs that shared cores with others: read them as rough."
 
 
 def cost_tables(records: Records) -> list[Table]:
@@ -22,22 +20,6 @@ def cost_tables(records: Records) -> list[Table]:
     timed = records.frame[timed_runs(records.frame)]
     places = sorted(set(timed["hardware"]))
     return [_cost_table(records, place, index if len(places) > 1 else 0) for index, place in enumerate(places, 1)]
-
-
-def timed_runs(runs: pd.DataFrame) -> pd.Series:
-    """Which runs trained long enough for their time per step to mean something."""
-    return runs["status"].isin(TRAINED) & (runs["seconds_per_step"] > 0)
-
-
-def step_times(runs: pd.DataFrame) -> tuple[list[float], bool]:
-    """Seconds per step of one cell, and whether they come from shared cores.
-
-    Runs that had their cores to themselves push the others out.
-    """
-    timed = runs[timed_runs(runs)]
-    alone = timed[~timed["parallel"]]
-    chosen = alone if len(alone) else timed
-    return [float(value) for value in chosen["seconds_per_step"]], len(alone) == 0 and len(timed) > 0
 
 
 def _cost_table(records: Records, place: str, index: int) -> Table:

@@ -13,13 +13,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from suite.report.drawing.canvas import RC, Picture, inches, literal, save
-from suite.report.drawing.lines import listed
 from suite.report.drawing.style import Look
 from suite.report.page.page import Section
 from suite.results.aggregate import LABELS, Aggregated, aggregated
 from suite.results.crossings import crossings
 from suite.results.frame import Records
 from suite.stats import Nemenyi, friedman, nemenyi
+from suite.tables.formats import listed
 from suite.tables.table import runs_note
 
 FEWEST_PROBLEMS, FEWEST_METHODS = 2, 3

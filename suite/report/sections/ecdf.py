@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from suite.report.drawing.canvas import Picture
-from suite.report.drawing.lines import MOST_BANDS, listed, said
+from suite.report.drawing.lines import MOST_BANDS, said
 from suite.report.drawing.step_functions import share_lines, unit_panels
 from suite.report.drawing.style import Look
 from suite.report.page.page import Section
@@ -22,6 +22,7 @@ from suite.results.crossings import baselines, crossings, ends
 from suite.results.frame import Records
 from suite.results.time_to_target import SHARED
 from suite.stats import at, ecdf
+from suite.tables.formats import listed
 from suite.tables.table import runs_note
 
 DRAWS = 500

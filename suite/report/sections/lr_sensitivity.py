@@ -16,13 +16,13 @@ from matplotlib.figure import Figure as Canvas
 
 from suite import paths
 from suite.report.drawing.canvas import RC, Picture, folded, literal, plain_ticks, save
-from suite.report.drawing.lines import WIDTH, handle, legend, legend_height, listed, named_looks
+from suite.report.drawing.lines import WIDTH, handle, legend, legend_height, named_looks
 from suite.report.drawing.style import Look
 from suite.report.page.page import Section
 from suite.results.frame import Records
 from suite.results.load import VALUED
 from suite.stats import rate_sensitivity
-from suite.tables.formats import NOT_RUN, number
+from suite.tables.formats import NOT_RUN, listed, number
 from suite.tables.table import Cell, Table, make_table
 from suite.tune import load_trials
 

@@ -16,13 +16,13 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from suite.report.drawing.canvas import RC, Picture, folded, literal, plain_ticks, save
-from suite.report.drawing.lines import NEVER_HERE, WIDTH, handle, legend, legend_height, listed, name_points
+from suite.report.drawing.lines import NEVER_HERE, WIDTH, handle, legend, legend_height, name_points
 from suite.report.drawing.style import Look
 from suite.report.page.page import Section
 from suite.results.crossings import crossings, step_seconds
 from suite.results.frame import Records
 from suite.results.time_to_target import SHARED, TARGET
-from suite.tables.formats import bytes_text, number
+from suite.tables.formats import bytes_text, listed, number
 from suite.tables.table import runs_note
 
 ACROSS, HEIGHT = 3, 2.9

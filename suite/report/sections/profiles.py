@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from suite.report.drawing.canvas import Picture
-from suite.report.drawing.lines import MOST_BANDS, listed, said
+from suite.report.drawing.lines import MOST_BANDS, said
 from suite.report.drawing.step_functions import share_lines, unit_panels
 from suite.report.drawing.style import Look
 from suite.report.page.page import Section
@@ -21,6 +21,7 @@ from suite.results.aggregate import LABELS, aggregated
 from suite.results.crossings import crossings
 from suite.results.frame import Records
 from suite.stats import at, performance_profile, profile_score
+from suite.tables.formats import listed
 from suite.tables.table import Cell, Table, make_table, runs_note
 
 TAU_MAX = 4.0

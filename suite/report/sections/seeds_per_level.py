@@ -15,13 +15,13 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
 from suite.report.drawing.canvas import RC, Picture, folded, inches, literal, save
-from suite.report.drawing.lines import WIDTH, legend, legend_height, listed, ratio_ticks
+from suite.report.drawing.lines import WIDTH, legend, legend_height, ratio_ticks
 from suite.report.drawing.style import Look
 from suite.report.page.page import Section
 from suite.results.crossings import crossings
 from suite.results.frame import Records
 from suite.stats import median_with_failures
-from suite.tables.formats import count_text
+from suite.tables.formats import count_text, listed
 from suite.tables.table import runs_note
 
 SHADES = ("#B8D4E8", "#7FB2D6", "#3B82B8", "#0B4F83", "#06263F")  # from the easiest level to the hardest

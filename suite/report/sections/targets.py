@@ -8,10 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from suite.report.sections.costs import SHARED
 from suite.report.sections.final_metrics import ALL_WELL
 from suite.results import time_to_target
-from suite.results.frame import Records
+from suite.results.frame import SHARED, Records
 from suite.results.outcomes import failure_words
 from suite.stats import expected_running_time, median_with_failures
 from suite.tables.formats import NOT_RUN, count_text, number

@@ -16,12 +16,12 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from suite import paths
 from suite.report.drawing.canvas import RC, Picture, folded, literal, plain_ticks, save
-from suite.report.drawing.lines import WIDTH, band, handle, legend, legend_height, listed, named_looks
+from suite.report.drawing.lines import WIDTH, band, handle, legend, legend_height, named_looks
 from suite.report.drawing.style import Look
 from suite.report.page.page import Section
 from suite.results.frame import Records
 from suite.stats import budget_curve
-from suite.tables.formats import number
+from suite.tables.formats import listed, number
 from suite.tune import load_trials
 
 ACROSS, HEIGHT = 3, 2.9
