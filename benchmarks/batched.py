@@ -1,9 +1,9 @@
 """What training copies together saves: 32 trials of a task as one batch against the same trials one by one.
 
-Both sides write the same records under the same run_ids, in one process on one thread, and alternate; reported are
-medians of wall-clock and of processor seconds of the whole and of the steps alone (forward, backward, update), each
-per trial, and the ratios of the medians. Processor seconds are what other processes disturb least. Nothing here is
-asserted in tests.
+Both sides write the same records under the same run_ids, in one process on one thread, and
+alternate; reported are medians of wall-clock and of processor seconds of the whole and of the steps
+alone (forward, backward, update), each per trial, and the ratios of the medians. Processor seconds
+are what other processes disturb least. Nothing here is asserted in tests.
 
     python benchmarks/batched.py                    all rows, some minutes
     python benchmarks/batched.py quick 32 adamw     one scale, one number of copies, one optimizer
@@ -32,7 +32,11 @@ from suite.paths import CONFIGS
 from suite.training.runner import Outcome, run
 
 ROUNDS = 3
-RATES = {"sgd": (1e-3, 0.1), "momentum": (1e-3, 0.03), "adamw": (1e-4, 1e-2)}  # of the trials, on a logarithmic grid
+RATES = {
+    "sgd": (1e-3, 0.1),
+    "momentum": (1e-3, 0.03),
+    "adamw": (1e-4, 1e-2),
+}  # of the trials, on a logarithmic grid
 
 
 class Row(NamedTuple):
@@ -61,9 +65,16 @@ def plans_for(row: Row, folder: Path) -> list[Plan]:
     found = []
     for number in range(row.copies):
         rate = low * (high / low) ** (number / max(1, row.copies - 1))
-        given = [f"optimizer={row.optimizer}", "task=mlp", f"optimizer.lr={rate:.4g}", *row.overrides]
+        given = [
+            f"optimizer={row.optimizer}",
+            "task=mlp",
+            f"optimizer.lr={rate:.4g}",
+            *row.overrides,
+        ]
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = compose("config", [*given, "threads=1", "device=cpu", "~tuned", "wandb.mode=disabled"])
+            config = compose(
+                "config", [*given, "threads=1", "device=cpu", "~tuned", "wandb.mode=disabled"]
+            )
         plain: Any = OmegaConf.to_container(config, resolve=True)
         found.append(Plan(plain, row.optimizer, "mlp", None, folder, "benchmark"))
     return found
@@ -102,8 +113,13 @@ def measured(row: Row) -> list[str]:
         costs = Path(folder)
         one_round(row._replace(copies=2, separate=2), costs)
         rounds = [one_round(row, costs) for _ in range(ROUNDS)]
-    alone, batched = (Spent(*map(median, zip(*side, strict=True))) for side in zip(*rounds, strict=True))
-    cells = [f"{1e3 * a:.0f} | {1e3 * b:.0f} ms: {a / b:.2f}x" for a, b in zip(alone, batched, strict=True)]
+    alone, batched = (
+        Spent(*map(median, zip(*side, strict=True))) for side in zip(*rounds, strict=True)
+    )
+    cells = [
+        f"{1e3 * a:.0f} | {1e3 * b:.0f} ms: {a / b:.2f}x"
+        for a, b in zip(alone, batched, strict=True)
+    ]
     return [row.title, row.optimizer, str(row.copies), *cells]
 
 
@@ -119,7 +135,13 @@ def main() -> None:
     """Print every measurement; the bar is 5x for the whole of 32 trials of mlp."""
     torch.set_num_threads(1)
     table = Table(
-        "trials", "optimizer", "copies", "wall", "processor", "steps alone (wall)", title="one by one | batched"
+        "trials",
+        "optimizer",
+        "copies",
+        "wall",
+        "processor",
+        "steps alone (wall)",
+        title="one by one | batched",
     )
     for row in chosen(sys.argv[1:]):
         table.add_row(*measured(row))

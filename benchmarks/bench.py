@@ -1,8 +1,9 @@
 """What the suite itself costs: its loop against a hand-written one, its import, its help.
 
-Each comparison alternates the two sides in one process on one thread and reports medians and their ratio, so that a
-noisy machine disturbs both alike; loops are timed in processor seconds of the process (all its threads), which other
-processes disturb least, whole processes in wall-clock seconds. Run by `make bench`; nothing here is asserted in tests.
+Each comparison alternates the two sides in one process on one thread and reports medians and their
+ratio, so that a noisy machine disturbs both alike; loops are timed in processor seconds of the
+process (all its threads), which other processes disturb least, whole processes in wall-clock
+seconds. Run by `make bench`; nothing here is asserted in tests.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ ROUNDS = 11
 def plan_for(task: str, steps: int, folder: Path, *extra: str) -> Plan:
     """A plan of SGD on a task, with all logging on."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("config", ["optimizer=sgd", f"task={task}", f"steps={steps}", "threads=1", "~tuned", *extra])
+        config = compose(
+            "config",
+            ["optimizer=sgd", f"task={task}", f"steps={steps}", "threads=1", "~tuned", *extra],
+        )
     plain: Any = OmegaConf.to_container(config, resolve=True)
     return Plan(plain, "sgd", task, None, folder, "benchmark")
 
@@ -69,7 +73,9 @@ def plain_loop(plan: Plan, task: Task) -> Callable[[], float]:
         losses, metrics = [], []
         start = time.process_time()
         metrics.append(task.evaluate(model, "val"))
-        for step, (inputs, targets) in zip(range(1, plan.steps + 1), task.batches("train", 0), strict=False):
+        for step, (inputs, targets) in zip(
+            range(1, plan.steps + 1), task.batches("train", 0), strict=False
+        ):
             optimizer.zero_grad()
             loss = task.loss_fn(model(inputs), targets)
             loss.backward()
@@ -115,7 +121,8 @@ def import_seconds() -> float:
     """Seconds that `import optimizers` adds to `import torch`: the median over processes."""
     code = "import torch, time; start = time.perf_counter(); import optimizers; print(time.perf_counter() - start)"
     runs = [
-        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True) for _ in range(ROUNDS)
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+        for _ in range(ROUNDS)
     ]
     return median(float(run.stdout) for run in runs)
 
@@ -123,13 +130,26 @@ def import_seconds() -> float:
 def main() -> None:
     """Print every measurement beside its bar."""
     torch.set_num_threads(1)
-    table = Table("what", "ours", "against", "ratio or difference", "bar", title="make bench: medians, one thread")
+    table = Table(
+        "what",
+        "ours",
+        "against",
+        "ratio or difference",
+        "bar",
+        title="make bench: medians, one thread",
+    )
     mlp, quadratic = "784-256-10 MLP, batch 128", "100-dimensional quadratic"
     table.add_row(*loop_row(f"{mlp}, a step", "at most 1.02x", "mlp", 1000, "task.eval_every=1000"))
-    table.add_row(*loop_row(f"{quadratic}, a step", "at most 1.25x", "quadratic", 2000, "task.eval_every=2000"))
+    table.add_row(
+        *loop_row(
+            f"{quadratic}, a step", "at most 1.25x", "quadratic", 2000, "task.eval_every=2000"
+        )
+    )
     table.add_row(*loop_row(f"{mlp}, 20 evaluations and checkpoints", "", "mlp", 1000))
     table.add_row(*loop_row(f"{quadratic}, 100 evaluations and checkpoints", "", "quadratic", 2000))
-    table.add_row("import optimizers, after torch", f"{1e3 * import_seconds():.0f} ms", "", "", "under 50 ms")
+    table.add_row(
+        "import optimizers, after torch", f"{1e3 * import_seconds():.0f} ms", "", "", "under 50 ms"
+    )
     helped, empty = interleaved(process_seconds("-m", "suite", "--help"), process_seconds("-c", ""))
     table.add_row("python -m suite --help", f"{helped:.2f} s", f"{empty:.2f} s", "", "under 2 s")
     Console(width=120).print(table)

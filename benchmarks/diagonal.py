@@ -1,9 +1,10 @@
 """What cheap curvature costs, on a fully connected net, a residual net and a character transformer, one thread.
 
-Three tables. A whole step in gradient-equivalents: processor seconds of `optimizer.step` over those of a bare gradient,
-the two alternating, summed over whole periods of the curvature; and the median step and the worst. A whole step beside
-a packaged peer's, the gradient included (and its graph where the peer needs one): periods of each alternate, and the
-median ratio is reported. The bytes of state beside the formula.
+Three tables. A whole step in gradient-equivalents: processor seconds of `optimizer.step` over those
+of a bare gradient, the two alternating, summed over whole periods of the curvature; and the median
+step and the worst. A whole step beside a packaged peer's, the gradient included (and its graph
+where the peer needs one): periods of each alternate, and the median ratio is reported. The bytes of
+state beside the formula.
 
 A method is added by a row in `STEPS`, `PEERS` or `FLOATS`.
 """
@@ -87,7 +88,13 @@ if peers is not None:
             1,
             True,
         ),
-        Pair("sophia_h | pytorch_optimizer.SophiaH", partial(SophiaH, lr=LR), partial(peers.SophiaH, lr=LR), 10, True),
+        Pair(
+            "sophia_h | pytorch_optimizer.SophiaH",
+            partial(SophiaH, lr=LR),
+            partial(peers.SophiaH, lr=LR),
+            10,
+            True,
+        ),
         Pair(
             "alig | pytorch_optimizer.AliG",
             partial(ALIG, lr=LR),
@@ -96,7 +103,9 @@ if peers is not None:
             False,
         ),
     ]
-FLOATS: dict[str, tuple[Make, Callable[[int, int], int]]] = {  # numbers in the state, of n parameters in some tensors
+FLOATS: dict[
+    str, tuple[Make, Callable[[int, int], int]]
+] = {  # numbers in the state, of n parameters in some tensors
     "adahessian": (AdaHessian, lambda n, tensors: 2 * n),
     "sophia_h": (SophiaH, lambda n, tensors: 2 * n),
     "sophia_g": (SophiaG, lambda n, tensors: 2 * n),
@@ -165,13 +174,17 @@ def compared(task: DataTask, pair: Pair) -> tuple[float, float, float]:
     totals: list[list[float]] = [[], []]
     for turn in range(ROUNDS + 1):
         for side, step in enumerate(sides):
-            seconds = sum(clocked(partial(step, turn * length + number)) for number in range(length))
+            seconds = sum(
+                clocked(partial(step, turn * length + number)) for number in range(length)
+            )
             if turn:
                 totals[side].append(1e3 * seconds / length)
     return median(totals[0]), median(totals[1]), median(a / b for a, b in zip(*totals, strict=True))
 
 
-def bytes_of_state(task: DataTask, make: Make, floats: Callable[[int, int], int]) -> tuple[int, int]:
+def bytes_of_state(
+    task: DataTask, make: Make, floats: Callable[[int, int], int]
+) -> tuple[int, int]:
     """The state's bytes after a few steps, and those of the formula."""
     objective, batches = fresh(task)
     optimizer = make(list(objective.model.named_parameters()))
@@ -186,11 +199,15 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message="Using backward")
     console = Console(width=130)
-    table = Table("net", "a whole step, in gradients", "amortised", "bar", "median step", "worst step")
+    table = Table(
+        "net", "a whole step, in gradients", "amortised", "bar", "median step", "worst step"
+    )
     for net, task in nets().items():
         for method in STEPS:
             mean, middle, worst = step_costs(task, method)
-            table.add_row(net, method.title, f"{mean:.3f}", method.bar, f"{middle:.3f}", f"{worst:.2f}")
+            table.add_row(
+                net, method.title, f"{mean:.3f}", method.bar, f"{middle:.3f}", f"{worst:.2f}"
+            )
     console.print(table)
     table = Table("net", "a whole step, ours | theirs", "ours", "theirs", "ratio (bar 1.0x)")
     for net, task in nets().items():

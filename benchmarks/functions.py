@@ -1,10 +1,11 @@
 """Every method on the 35 functions of Moré, Garbow and Hillstrom, beside the minimisers of other packages.
 
-    python benchmarks/functions.py [--write docs/functions.md] [--methods bfgs,tron] [--problems rosenbrock,wood]
+    python benchmarks/functions.py [--write docs/functions.md] [--methods bfgs,tron] [--problems
+    rosenbrock,wood]
 
-Each starts at the standard start and stops by its own rules (gradient norm 1e-8, 1,000 steps). A function counts as
-solved when the published minimum is met to a relative 1e-5 (1e-10 where it is zero); what a method spent is compared
-at the first point that does, in oracle calls, not seconds.
+Each starts at the standard start and stops by its own rules (gradient norm 1e-8, 1,000 steps). A
+function counts as solved when the published minimum is met to a relative 1e-5 (1e-10 where it is
+zero); what a method spent is compared at the first point that does, in oracle calls, not seconds.
 """
 
 from __future__ import annotations
@@ -62,7 +63,11 @@ def is_solved(problem: Problem, value: float) -> str:
     """`solved`, `local` for a published local minimum, or nothing."""
     if value <= goal(problem):
         return "solved"
-    return "local" if any(abs(value - other) <= 1e-5 * abs(other) for other in problem.local_minima) else ""
+    return (
+        "local"
+        if any(abs(value - other) <= 1e-5 * abs(other) for other in problem.local_minima)
+        else ""
+    )
 
 
 def ours(name: str) -> Solver:
@@ -85,11 +90,21 @@ def ours(name: str) -> Solver:
         if method in RESIDUALS:
             assert problem.residuals is not None
             found = least_squares(
-                problem.residuals, start, method, max_steps=STEPS, tol=TOLERANCE / 2, callback=watch, **options
+                problem.residuals,
+                start,
+                method,
+                max_steps=STEPS,
+                tol=TOLERANCE / 2,
+                callback=watch,
+                **options,
             )
         else:
-            found = minimize(problem, start, method, max_steps=STEPS, tol=TOLERANCE, callback=watch, **options)
-        return Outcome(found.status, lowest[0], Counter(found.counts), reached[0] if reached else None)
+            found = minimize(
+                problem, start, method, max_steps=STEPS, tol=TOLERANCE, callback=watch, **options
+            )
+        return Outcome(
+            found.status, lowest[0], Counter(found.counts), reached[0] if reached else None
+        )
 
     return run
 
@@ -109,18 +124,30 @@ def compare(names: Sequence[str], problems: Sequence[str]) -> dict[tuple[str, st
         try:
             results[problem, name] = solvers[name](PROBLEMS[problem], target)
         except Exception as error:
-            results[problem, name] = Outcome(f"{type(error).__name__}: {error}", float("nan"), Counter(), None)
+            results[problem, name] = Outcome(
+                f"{type(error).__name__}: {error}", float("nan"), Counter(), None
+            )
     return results
 
 
-def ratio(results: dict[tuple[str, str], Outcome], problems: Sequence[str], one: str, other: str, name: str) -> str:
+def ratio(
+    results: dict[tuple[str, str], Outcome],
+    problems: Sequence[str],
+    one: str,
+    other: str,
+    name: str,
+) -> str:
     """The median over the functions that both solve of one's calls over the other's."""
-    pairs = [(results[problem, one].reached, results[problem, other].reached) for problem in problems]
+    pairs = [
+        (results[problem, one].reached, results[problem, other].reached) for problem in problems
+    ]
     quotients = [a[name] / b[name] for a, b in pairs if a is not None and b is not None and b[name]]
     return f"{median(quotients):.2f}" if quotients else "—"
 
 
-def summary(results: dict[tuple[str, str], Outcome], names: Sequence[str], problems: Sequence[str]) -> list[list[str]]:
+def summary(
+    results: dict[tuple[str, str], Outcome], names: Sequence[str], problems: Sequence[str]
+) -> list[list[str]]:
     """A row a method and peer: how many each solves, and the ratios of their calls."""
     rows = []
     for name in names:
@@ -131,18 +158,32 @@ def summary(results: dict[tuple[str, str], Outcome], names: Sequence[str], probl
             if other not in names:
                 rows.append([name, mine, "", "", *[""] * 4])
                 continue
-            counts = [ratio(results, problems, name, other, key) for key in ("value", "grad", "hvp", "jac")]
+            counts = [
+                ratio(results, problems, name, other, key)
+                for key in ("value", "grad", "hvp", "jac")
+            ]
             rows.append([name, mine, other, verdicts(results, other, problems), *counts])
     return rows
 
 
 def verdicts(results: dict[tuple[str, str], Outcome], name: str, problems: Sequence[str]) -> str:
     """`33 + 2`: functions solved, and those on which a published local minimum was found."""
-    found = Counter(is_solved(PROBLEMS[problem], results[problem, name].fun) for problem in problems)
+    found = Counter(
+        is_solved(PROBLEMS[problem], results[problem, name].fun) for problem in problems
+    )
     return f"{found['solved']} + {found['local']}"
 
 
-SUMMARY = ("method", "solved + local", "peer", "solved + local", "values", "gradients", "products", "Jacobians")
+SUMMARY = (
+    "method",
+    "solved + local",
+    "peer",
+    "solved + local",
+    "values",
+    "gradients",
+    "products",
+    "Jacobians",
+)
 
 
 def cell(problem: Problem, outcome: Outcome) -> str:
@@ -158,12 +199,28 @@ def listing(results: dict[tuple[str, str], Outcome], path: Path) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         totals, firsts = [f"{name}" for name in COUNTS], [f"{name}_to_target" for name in COUNTS]
-        writer.writerow(["problem", "solver", "status", "f", "f_published", "verdict", *totals, *firsts])
+        writer.writerow(
+            ["problem", "solver", "status", "f", "f_published", "verdict", *totals, *firsts]
+        )
         for (problem, name), outcome in results.items():
             known = PROBLEMS[problem]
-            reached = [""] * len(COUNTS) if outcome.reached is None else [outcome.reached[c] for c in COUNTS]
-            row = [problem, name, outcome.status, f"{outcome.fun:.9g}", f"{known.lowest(known.dimension):.9g}"]
-            row += [is_solved(known, outcome.fun) or "failed", *(outcome.counts[c] for c in COUNTS), *reached]
+            reached = (
+                [""] * len(COUNTS)
+                if outcome.reached is None
+                else [outcome.reached[c] for c in COUNTS]
+            )
+            row = [
+                problem,
+                name,
+                outcome.status,
+                f"{outcome.fun:.9g}",
+                f"{known.lowest(known.dimension):.9g}",
+            ]
+            row += [
+                is_solved(known, outcome.fun) or "failed",
+                *(outcome.counts[c] for c in COUNTS),
+                *reached,
+            ]
             writer.writerow(row)
 
 
@@ -183,12 +240,19 @@ def details(results: dict[tuple[str, str], Outcome], names: Sequence[str], name:
         outcome = results[name, solver]
         verdict = is_solved(problem, outcome.fun) or "failed"
         calls = [str(outcome.counts[key]) for key in COUNTS]
-        rows.append([solver, outcome.status.partition(":")[0], f"{outcome.fun:.6g}", verdict, *calls])
+        rows.append(
+            [solver, outcome.status.partition(":")[0], f"{outcome.fun:.6g}", verdict, *calls]
+        )
     title = f"{name}, n = {problem.dimension}, f* = {problem.lowest(problem.dimension):.6g}"
     return f"<details><summary>{title}</summary>\n\n{markdown(DETAILS, rows)}\n\n</details>\n"
 
 
-def page(results: dict[tuple[str, str], Outcome], names: Sequence[str], problems: Sequence[str], command: str) -> str:
+def page(
+    results: dict[tuple[str, str], Outcome],
+    names: Sequence[str],
+    problems: Sequence[str],
+    command: str,
+) -> str:
     """The document."""
     matrix = [[p, *(cell(PROBLEMS[p], results[p, name]) for name in names)] for p in problems]
     versions = f"torch {torch.__version__}, scipy {scipy.__version__}, numpy {numpy.__version__}"
@@ -220,10 +284,21 @@ All calls until a solver stopped by itself; [functions.csv](functions.csv) also 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run, print the summary, write the page if asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", type=Path, metavar="PAGE", help="write the tables to this page, the CSV beside it")
-    parser.add_argument("--methods", default=",".join(METHODS), metavar="NAMES", help="only these methods")
-    parser.add_argument("--problems", default=",".join(MORE_GARBOW_HILLSTROM), metavar="NAMES", help="only these")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="PAGE",
+        help="write the tables to this page, the CSV beside it",
+    )
+    parser.add_argument(
+        "--methods", default=",".join(METHODS), metavar="NAMES", help="only these methods"
+    )
+    parser.add_argument(
+        "--problems", default=",".join(MORE_GARBOW_HILLSTROM), metavar="NAMES", help="only these"
+    )
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     chosen, problems = options.methods.split(","), options.problems.split(",")
@@ -237,11 +312,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in chosen:
         failed = [p for p in problems if not is_solved(PROBLEMS[p], results[p, name].fun)]
         if failed:
-            words = (f"{p} ({results[p, name].status} at {results[p, name].fun:.3g})" for p in failed)
+            words = (
+                f"{p} ({results[p, name].status} at {results[p, name].fun:.3g})" for p in failed
+            )
             console.print(f"{name} fails on: {', '.join(words)}", markup=False)
     if options.write:
         options.write.write_text(
-            page(results, names, problems, "python benchmarks/functions.py --write " + str(options.write))
+            page(
+                results,
+                names,
+                problems,
+                "python benchmarks/functions.py --write " + str(options.write),
+            )
         )
         listing(results, options.write.with_suffix(".csv"))
 

@@ -1,10 +1,11 @@
 """What the methods that treat weights as matrices cost, on the character transformer at small size, one thread.
 
-Three tables. A whole step in gradient-equivalents: processor seconds of `optimizer.step`, which computes one gradient,
-over those of a bare gradient, the two alternating, summed over whole periods of the preconditioner; and the step that
-costs most beside the median one. The optimizer's own seconds against packaged peers on the same gradients: periods of
-each alternate, and the median ratio is reported; what a peer does not take goes to torch's AdamW. The bytes of state
-against the formula.
+Three tables. A whole step in gradient-equivalents: processor seconds of `optimizer.step`, which
+computes one gradient, over those of a bare gradient, the two alternating, summed over whole periods
+of the preconditioner; and the step that costs most beside the median one. The optimizer's own
+seconds against packaged peers on the same gradients: periods of each alternate, and the median
+ratio is reported; what a peer does not take goes to torch's AdamW. The bytes of state against the
+formula.
 """
 
 from __future__ import annotations
@@ -50,7 +51,10 @@ STEPS: list[Row] = [  # title, method, steps in a period, bar
 ]
 FLOATS: dict[str, tuple[Make, Callable[[int, int], int]]] = {  # state of a matrix m x n
     "muon": (Muon, lambda m, n: m * n),
-    "shampoo (adam grafting, momentum)": (partial(Shampoo, start=1), lambda m, n: 2 * (m * m + n * n) + 2 * m * n),
+    "shampoo (adam grafting, momentum)": (
+        partial(Shampoo, start=1),
+        lambda m, n: 2 * (m * m + n * n) + 2 * m * n,
+    ),
     "soap": (SOAP, lambda m, n: 2 * (m * m + n * n) + 2 * m * n),
     "kl_shampoo": (KLShampoo, lambda m, n: 2 * (m * m + n * n) + m * n),
 }
@@ -98,7 +102,9 @@ class Given:
 
     def use(self, number: int) -> None:
         """Put one batch's gradients in their place."""
-        for parameter, gradient in zip(self.params, self.gradients[number % len(self.gradients)], strict=True):
+        for parameter, gradient in zip(
+            self.params, self.gradients[number % len(self.gradients)], strict=True
+        ):
             parameter.grad = gradient
 
     def __call__(self) -> Tensor:
@@ -108,10 +114,14 @@ class Given:
 Step = Callable[[], Any]
 
 
-def split(model: nn.Module, kinds: tuple[Role, ...]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def split(
+    model: nn.Module, kinds: tuple[Role, ...]
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """The parameters of some roles, and the others."""
     roles = model_roles(model)
-    return [p for p, role in roles.items() if role in kinds], [p for p, role in roles.items() if role not in kinds]
+    return [p for p, role in roles.items() if role in kinds], [
+        p for p, role in roles.items() if role not in kinds
+    ]
 
 
 def packaged(task: CharTransformer, kinds: tuple[Role, ...], make: Make) -> tuple[Given, Step]:
@@ -129,7 +139,9 @@ def own(task: CharTransformer, make: Make) -> tuple[Given, Step]:
     return given, lambda: optimizer.step(given)  # type: ignore[arg-type]
 
 
-def compared(ours: tuple[Given, Step], theirs: tuple[Given, Step], period: int) -> tuple[float, float, float]:
+def compared(
+    ours: tuple[Given, Step], theirs: tuple[Given, Step], period: int
+) -> tuple[float, float, float]:
     """Milliseconds of a step of each, and the median ratio, over alternating periods."""
     sides = (ours, theirs)
     totals: list[list[float]] = [[], []]
@@ -169,12 +181,26 @@ def peers() -> list[tuple[str, Make, Make, tuple[Role, ...], int]]:
         *found,
         ("soap | pytorch_optimizer.SOAP", partial(SOAP, lr=LR), soap, matrices, 10),
         ("shampoo, no graft, sums | pytorch_optimizer.Shampoo", plain, shampoo, matrices, 20),
-        ("shampoo | ScalableShampoo, svd", partial(Shampoo, lr=LR), partial(scalable, use_svd=True), matrices, 20),
-        ("shampoo | ScalableShampoo, Schur-Newton", partial(Shampoo, lr=LR), scalable, matrices, 20),
+        (
+            "shampoo | ScalableShampoo, svd",
+            partial(Shampoo, lr=LR),
+            partial(scalable, use_svd=True),
+            matrices,
+            20,
+        ),
+        (
+            "shampoo | ScalableShampoo, Schur-Newton",
+            partial(Shampoo, lr=LR),
+            scalable,
+            matrices,
+            20,
+        ),
     ]
 
 
-def bytes_of_state(task: CharTransformer, make: Make, floats: Callable[[int, int], int]) -> tuple[int, int]:
+def bytes_of_state(
+    task: CharTransformer, make: Make, floats: Callable[[int, int], int]
+) -> tuple[int, int]:
     """The state's bytes after a few steps, and those of the formula: the rest has AdamW's two moments and a count."""
     objective, batches = objective_for(task)
     optimizer: Any = make(list(objective.model.named_parameters()))
@@ -192,10 +218,19 @@ def main() -> None:
     """Print every measurement beside its bar."""
     torch.set_num_threads(1)
     task, console = CharTransformer(), Console(width=130)
-    table = Table("a whole step, in gradients", "amortised", "bar", "median step", "worst step", "worst over median")
+    table = Table(
+        "a whole step, in gradients",
+        "amortised",
+        "bar",
+        "median step",
+        "worst step",
+        "worst over median",
+    )
     for title, make, period, bar in STEPS:
         mean, middle, worst = step_costs(task, make, period)
-        table.add_row(title, f"{mean:.3f}", bar, f"{middle:.3f}", f"{worst:.2f}", f"{worst / middle:.2f}")
+        table.add_row(
+            title, f"{mean:.3f}", bar, f"{middle:.3f}", f"{worst:.2f}", f"{worst / middle:.2f}"
+        )
     console.print(table)
     table = Table("the optimizer alone, ours | theirs", "ours", "theirs", "ratio (bar 1.0x)")
     for title, make, peer, kinds, period in peers():

@@ -1,8 +1,8 @@
 """What matrix-free methods cost beyond the oracle calls they make: seconds and floats, on the digits autoencoder.
 
-A step's seconds are held against the same calls made bare (as many gradients, graphs, products and evaluations), the
-two interleaved on one thread. Memory is the exact high-water mark of a step's tensors, less that of a kept graph and
-one product on it, in units of the n parameters.
+A step's seconds are held against the same calls made bare (as many gradients, graphs, products and
+evaluations), the two interleaved on one thread. Memory is the exact high-water mark of a step's
+tensors, less that of a kept graph and one product on it, in units of the n parameters.
 """
 
 from __future__ import annotations
@@ -102,7 +102,10 @@ def product_cost(task: Task, curvature: str) -> float:
     objective()
     matrix, vector = getattr(objective, curvature)(), objective.gradient()
     pairs = [
-        (clocked(lambda: [matrix(vector) for _ in range(10)]), clocked(lambda: [objective() for _ in range(10)]))
+        (
+            clocked(lambda: [matrix(vector) for _ in range(10)]),
+            clocked(lambda: [objective() for _ in range(10)]),
+        )
         for _ in range(ROUNDS)
     ]
     return median(a / b for a, b in pairs)
@@ -138,7 +141,14 @@ def main() -> None:
         console.print(
             f"a product with the {curvature} on a kept graph: {product_cost(task, curvature):.2f} gradients{bar}"
         )
-    table = Table("method", "a step", "over its oracle calls (bar 1.1x)", "calls", "floats beyond the graph", "bar")
+    table = Table(
+        "method",
+        "a step",
+        "over its oracle calls (bar 1.1x)",
+        "calls",
+        "floats beyond the graph",
+        "bar",
+    )
     for name, facts in METHODS.items():
         seconds, ratio, calls = overhead(task, name, facts["curvature"])
         bar = f"{facts['bar']} n" if facts["bar"] else ""

@@ -1,8 +1,9 @@
 """What K-FAC and its relatives cost, on the character transformer at small size and on ResNet-20, one thread.
 
-A whole step in gradient-equivalents, measured as in benchmarks/matrix.py: amortised over a whole period, the median,
-and the worst step after the first one. Then the seconds of the factors of one mini-batch beside curvlinops', which
-computes the same ones, and the bytes of state beside the formula.
+A whole step in gradient-equivalents, measured as in benchmarks/matrix.py: amortised over a whole
+period, the median, and the worst step after the first one. Then the seconds of the factors of one
+mini-batch beside curvlinops', which computes the same ones, and the bytes of state beside the
+formula.
 """
 
 from __future__ import annotations
@@ -54,7 +55,10 @@ BARS = {("GPT", "kfac"): "1.35", ("ResNet-20", "kfac"): "1.60"}
 
 def nets() -> dict[str, DataTask]:
     """The networks, by the names of the table."""
-    return {"GPT": CharTransformer(), "ResNet-20": ResNet(data="fashion_mnist_small", depth=20, width=16)}
+    return {
+        "GPT": CharTransformer(),
+        "ResNet-20": ResNet(data="fashion_mnist_small", depth=20, width=16),
+    }
 
 
 def fresh(task: DataTask) -> tuple[Objective, list[Batch]]:
@@ -82,7 +86,13 @@ def step_rows(table: Table) -> None:
     for net, task in nets().items():
         for name, make in METHODS.items():
             mean, middle, worst = step_costs(task, make)
-            cells = f"{mean:.3f}", BARS.get((net, name), ""), f"{middle:.3f}", f"{worst:.2f}", f"{worst / middle:.2f}"
+            cells = (
+                f"{mean:.3f}",
+                BARS.get((net, name), ""),
+                f"{middle:.3f}",
+                f"{worst:.2f}",
+                f"{worst / middle:.2f}",
+            )
             table.add_row(net, name, *cells, "2.00" if "staggered" in name else "")
 
 
@@ -106,9 +116,15 @@ def their_factors(model: nn.Module, task: DataTask, batch: Batch) -> Callable[[]
 
     def compute() -> None:
         operator = curvlinops.KFACLinearOperator(
-            model, task.loss_fn, list(model.parameters()), [batch], fisher_type=curvlinops.FisherType.MC, mc_samples=1,
-            separate_weight_and_bias=False, check_deterministic=False,
-        )  # fmt: skip
+            model,
+            task.loss_fn,
+            list(model.parameters()),
+            [batch],
+            fisher_type=curvlinops.FisherType.MC,
+            mc_samples=1,
+            separate_weight_and_bias=False,
+            check_deterministic=False,
+        )
         operator.compute_kronecker_factors()
 
     return compute
@@ -117,12 +133,23 @@ def their_factors(model: nn.Module, task: DataTask, batch: Batch) -> Callable[[]
 def factor_rows(table: Table) -> None:
     """Factors of nets that curvlinops takes: Linear and Conv2d layers alone."""
     convolutions = nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(),
-        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(32 * 49, 64), nn.ReLU(), nn.Linear(64, 10),
-    )  # fmt: skip
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32 * 49, 64),
+        nn.ReLU(),
+        nn.Linear(64, 10),
+    )
     task = MLP(data="fashion_mnist_small", batch_size=128)
     batch = next(task.batches("train", 0))
-    for name, model in (("784-256-10 MLP", task.model(0)), ("two convolutions, two Linear", convolutions)):
+    for name, model in (
+        ("784-256-10 MLP", task.model(0)),
+        ("two convolutions, two Linear", convolutions),
+    ):
         sides = our_factors(model, task, batch), their_factors(model, task, batch)
         times = [(clocked(sides[0]), clocked(sides[1])) for _ in range(ROUNDS + 2)][2:]
         ours, theirs = (1e3 * median(column) for column in zip(*times, strict=True))
@@ -141,7 +168,9 @@ def state_rows(table: Table) -> None:
         optimizer.step(objective)
         expected = 4 * sum(2 * (m * m + n * n) + matrices * m * n for m, n in sizes)
         found = state_bytes(optimizer)
-        table.add_row(name, f"{found:,}", f"{expected:,}", f"{found / expected:.4f}", "0.99 to 1.01")
+        table.add_row(
+            name, f"{found:,}", f"{expected:,}", f"{found / expected:.4f}", "0.99 to 1.01"
+        )
 
 
 def main() -> None:
@@ -149,15 +178,23 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     console = Console(width=130)
-    title = f"a step in gradient-equivalents; factors every {FACTORS}, inverses every {PERIOD} steps"
-    steps = Table("net", "method", "amortised", "bar", "median", "worst", "worst / median", "bar", title=title)
+    title = (
+        f"a step in gradient-equivalents; factors every {FACTORS}, inverses every {PERIOD} steps"
+    )
+    steps = Table(
+        "net", "method", "amortised", "bar", "median", "worst", "worst / median", "bar", title=title
+    )
     step_rows(steps)
     console.print(steps)
-    factors = Table("net", "ours", "curvlinops", "ratio", "bar", title="the K-FAC factors of one mini-batch")
+    factors = Table(
+        "net", "ours", "curvlinops", "ratio", "bar", title="the K-FAC factors of one mini-batch"
+    )
     if curvlinops is not None:
         factor_rows(factors)
     console.print(factors)
-    states = Table("method", "bytes", "formula", "ratio", "bar", title="state on the 784-256-10 MLP")
+    states = Table(
+        "method", "bytes", "formula", "ratio", "bar", title="state on the 784-256-10 MLP"
+    )
     state_rows(states)
     console.print(states)
 

@@ -92,7 +92,9 @@ class Counted:
         (gradient,) = torch.autograd.grad(self.problem(point), point, create_graph=True)
         if not gradient.requires_grad:
             return np.zeros_like(x)
-        (result,) = torch.autograd.grad(gradient, point, torch.from_numpy(vector), materialize_grads=True)
+        (result,) = torch.autograd.grad(
+            gradient, point, torch.from_numpy(vector), materialize_grads=True
+        )
         return result.numpy()
 
     def hessian(self, x: Array) -> Array:
@@ -126,7 +128,9 @@ def _scipy(method: str, **options: Any) -> Peer:
         curvature = {"hessp": function.product, "hess": function.hessian}
         extra = {second: curvature[second]} if second else {}
         jac: Any = True if together else function.gradient
-        found = optimize.minimize(fun, function.start().numpy(), jac=jac, method=method, options=options, **extra)
+        found = optimize.minimize(
+            fun, function.start().numpy(), jac=jac, method=method, options=options, **extra
+        )
         return "converged" if found.success else str(found.message)
 
     return run
@@ -136,18 +140,30 @@ def _least_squares(function: Counted) -> str:
     if function.problem.residuals is None:
         return "no residuals"
     found = optimize.least_squares(
-        function.residuals, function.start().numpy(), function.jacobian,
-        method="lm", x_scale="jac", ftol=1e-15, xtol=1e-15, gtol=1e-15, max_nfev=5 * STEPS,
-    )  # fmt: skip
+        function.residuals,
+        function.start().numpy(),
+        function.jacobian,
+        method="lm",
+        x_scale="jac",
+        ftol=1e-15,
+        xtol=1e-15,
+        gtol=1e-15,
+        max_nfev=5 * STEPS,
+    )
     return "converged" if found.success else str(found.message)
 
 
 def _torch_lbfgs(function: Counted) -> str:
     x = function.start().requires_grad_()
     optimizer = torch.optim.LBFGS(
-        [x], max_iter=STEPS, max_eval=5 * STEPS, history_size=10, tolerance_grad=TOLERANCE, tolerance_change=0.0,
+        [x],
+        max_iter=STEPS,
+        max_eval=5 * STEPS,
+        history_size=10,
+        tolerance_grad=TOLERANCE,
+        tolerance_change=0.0,
         line_search_fn="strong_wolfe",
-    )  # fmt: skip
+    )
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -156,7 +172,9 @@ def _torch_lbfgs(function: Counted) -> str:
         return value
 
     optimizer.step(closure)  # type: ignore[arg-type]
-    return "converged" if x.grad is not None and float(x.grad.norm()) <= TOLERANCE else "not converged"
+    return (
+        "converged" if x.grad is not None and float(x.grad.norm()) <= TOLERANCE else "not converged"
+    )
 
 
 def _torchmin(method: str, **options: Any) -> Peer:
@@ -170,7 +188,9 @@ def _torchmin(method: str, **options: Any) -> Peer:
 
 PEERS: dict[str, Peer] = {
     "scipy BFGS": _scipy("BFGS", gtol=TOLERANCE, norm=2, maxiter=STEPS),
-    "scipy L-BFGS-B": _scipy("L-BFGS-B", gtol=TOLERANCE, ftol=0.0, maxcor=10, maxiter=STEPS, maxfun=5 * STEPS),
+    "scipy L-BFGS-B": _scipy(
+        "L-BFGS-B", gtol=TOLERANCE, ftol=0.0, maxcor=10, maxiter=STEPS, maxfun=5 * STEPS
+    ),
     "scipy Newton-CG": _scipy("Newton-CG", xtol=1e-14, maxiter=STEPS),
     "scipy trust-ncg": _scipy("trust-ncg", gtol=TOLERANCE, maxiter=STEPS),
     "scipy trust-exact": _scipy("trust-exact", gtol=TOLERANCE, maxiter=STEPS),

@@ -2,9 +2,10 @@
 
     python benchmarks/scale.py [--runs 10000] [--rows 1000] [--trials 1] [--report] [--keep FOLDER]
 
-The runs are made up, ten tasks by ten optimizers by `--trials` learning rates by as many seeds as it takes, and lie in
-a temporary folder (0.9 GB for the default sizes). Each measurement is a process of its own; processor seconds are those
-of all its threads, which the machine's other load changes little.
+The runs are made up, ten tasks by ten optimizers by `--trials` learning rates by as many seeds as
+it takes, and lie in a temporary folder (0.9 GB for the default sizes). Each measurement is a
+process of its own; processor seconds are those of all its threads, which the machine's other load
+changes little.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ import numpy as np
 import yaml
 
 TASKS, OPTIMIZERS = 10, 10
-METHODS = ("torch.optim.SGD", "torch.optim.AdamW", "optimizers.natural_gradient.kfac.KFAC", "torch.optim.LBFGS")
+METHODS = (
+    "torch.optim.SGD",
+    "torch.optim.AdamW",
+    "optimizers.natural_gradient.kfac.KFAC",
+    "torch.optim.LBFGS",
+)
 HEADER = "step,epoch,seconds,loss,lr,value,grad,hvp,ggnvp,jac,grad_equivalents,val/loss,val/accuracy,test/accuracy"
 EVALUATED = 50
 LIMITS = {"load": (30.0, 2000.0), "cached": (30.0, 2000.0), "report": (120.0, None)}  # seconds, MB
@@ -56,7 +62,9 @@ def make_runs(root: Path, count: int, rows: int, trials: int = 1) -> None:
         (folder / "config.yaml").write_text(
             yaml.dump(_config(task, optimizer, seed, rows, lr), Dumper=yaml.CSafeDumper)
         )
-        (folder / "summary.json").write_text(json.dumps(_summary(task, optimizer, seed, text), indent=2))
+        (folder / "summary.json").write_text(
+            json.dumps(_summary(task, optimizer, seed, text), indent=2)
+        )
         (folder / "environment.json").write_text(json.dumps(_environment(task), indent=2))
 
 
@@ -67,7 +75,9 @@ def _history(random: np.random.Generator, rows: int, lr: float, end: float) -> s
     lines = [HEADER]
     for step, loss, spent in zip(steps.tolist(), losses.tolist(), seconds.tolist(), strict=True):
         value = end * step / rows
-        tail = f"{loss},{value},{value - 0.01}" if step % EVALUATED == 0 or step == rows - 1 else ",,"
+        tail = (
+            f"{loss},{value},{value - 0.01}" if step % EVALUATED == 0 or step == rows - 1 else ",,"
+        )
         first = f"{step},{step / 20},{spent:.6f},{loss},{lr}"
         lines.append(f"{first},{step},{step},0,{10 * step},0,{11.2 * step:.4f},{tail}")
     return "\n".join(lines) + "\n"
@@ -83,7 +93,12 @@ def _config(task: int, optimizer: int, seed: int, rows: int, lr: float) -> dict[
             "weight_decay": 0.01 * optimizer,
             "search": {"lr": {"low": 1e-5, "high": 0.3, "log": True}},
         },
-        "task": {"_target_": f"tasks.vision.task{task}.Task", "data": "digits", "width": 60, "batch_size": 128},
+        "task": {
+            "_target_": f"tasks.vision.task{task}.Task",
+            "data": "digits",
+            "width": 60,
+            "batch_size": 128,
+        },
         "schedule": {"_target_": None},
         "seed": seed,
         "scale": "quick",
@@ -123,11 +138,18 @@ def _summary(task: int, optimizer: int, seed: int, history: str) -> dict[str, ob
 
 def _environment(task: int) -> dict[str, object]:
     packages = {"torch": "2.13.0", "numpy": "2.4.6", "pandas": "3.1.1"}
-    machine = {"python": "3.11.7", "packages": packages, "cpu": "Some CPU", "cores": 2, "threads": 1, "gpu": None}
+    machine = {
+        "python": "3.11.7",
+        "packages": packages,
+        "cpu": "Some CPU",
+        "cores": 2,
+        "threads": 1,
+        "gpu": None,
+    }
     return {**machine, "oracle_costs": {"value": 0.3 + 0.01 * task, "ggnvp": 1.1}}
 
 
-# -- measuring ---------------------------------------------------------------------------------------------------------
+# -- measuring -------------------------------------------------------------------------------------
 
 
 def _in_a_process(what: str, folder: Path) -> dict[str, float]:
@@ -173,10 +195,14 @@ def _line(what: str, found: dict[str, float]) -> str:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--rows", type=int, default=1000)
-    parser.add_argument("--trials", type=int, default=1, help="learning rates of each pair (%(default)s)")
+    parser.add_argument(
+        "--trials", type=int, default=1, help="learning rates of each pair (%(default)s)"
+    )
     parser.add_argument("--report", action="store_true", help="measure the whole report, too")
     parser.add_argument("--keep", type=Path, help="make the runs here, and leave them")
     parser.add_argument("--measure", choices=tuple(LIMITS), help=argparse.SUPPRESS)

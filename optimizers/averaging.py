@@ -10,8 +10,9 @@ from optimizers.method import Method
 class Averaging(Method):
     """A method that keeps average = xi average + (1 - xi) theta, xi = min(1 - 1 / k, averaging), beside its iterates.
 
-    A subclass calls `average_iterates` after each step and `train` at the beginning of the next; `averaging` is 0 for
-    no average (Martens and Grosse, 2015, section 8; Polyak and Juditsky, 1992).
+    A subclass calls `average_iterates` after each step and `train` at the beginning of the next;
+    `averaging` is 0 for no average (Martens and Grosse, 2015, section 8; Polyak and Juditsky,
+    1992).
     """
 
     averaging: float

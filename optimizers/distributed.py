@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional  # its defaults name the group of all: imported after that is made, they keep it
+
+# its defaults name the group of all: imported after that is made, they keep it
+import torch.distributed.nn.functional
 from torch import Tensor
 
 from optimizers.errors import Unsupported
@@ -58,23 +60,28 @@ class Alone:
 class Ranks(Alone):
     """The processes of a torch.distributed group.
 
-    All of them make the same calls in the same order. Shares are contiguous and differ by one example at most, as
-    `torch.tensor_split` makes them. Tensors of a call travel together, in one message for each type of number.
+    All of them make the same calls in the same order. Shares are contiguous and differ by one
+    example at most, as `torch.tensor_split` makes them. Tensors of a call travel together, in one
+    message for each type of number.
 
     Args:
-        group: a process group; all processes by default. Numbers and words travel by the CPU, so a group of GPUs is
-            made with the backends `cpu:gloo,cuda:nccl`.
-        glance: called about once a second while a collective on the CPU waits for the others; what it raises ends the
-            wait. Signal handlers run at these moments, too.
+        group: a process group; all processes by default. Numbers and words travel by the CPU, so a
+            group of GPUs is made with the backends `cpu:gloo,cuda:nccl`.
+        glance: called about once a second while a collective on the CPU waits for the others; what
+            it raises ends the wait. Signal handlers run at these moments, too.
 
     Raises:
-        RankLostError: by every method, if a process of the group has ended or does not answer within its timeout.
+        RankLostError: by every method, if a process of the group has ended or does not answer
+            within its timeout.
 
     Attributes:
-        lost: whether that has happened; the group is of no use then, and torch waits for its timeout to take it down.
+        lost: whether that has happened; the group is of no use then, and torch waits for its
+            timeout to take it down.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None = None, glance: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, group: dist.ProcessGroup | None = None, glance: Callable[[], None] | None = None
+    ) -> None:
         self.group = group
         self.glance = glance
         self.lost = False
@@ -100,7 +107,10 @@ class Ranks(Alone):
     def broadcast_(self, tensors: Sequence[Tensor], source: int = 0) -> None:
         for bucket in _by_type(tensors):
             flat = flatten(bucket)
-            self._carry_out(flat, partial(dist.broadcast, flat, group=self.group, group_src=source, async_op=True))
+            self._carry_out(
+                flat,
+                partial(dist.broadcast, flat, group=self.group, group_src=source, async_op=True),
+            )
             _fill(bucket, flat)
 
     def gather(self, rows: Tensor) -> Tensor:
@@ -111,21 +121,29 @@ class Ranks(Alone):
         padded = rows.new_zeros(most, *rows.shape[1:])
         padded[: len(rows)] = rows
         found = [torch.empty_like(padded) for _ in range(self.size)]
-        self._carry_out(padded, partial(dist.all_gather, found, padded, group=self.group, async_op=True))
+        self._carry_out(
+            padded, partial(dist.all_gather, found, padded, group=self.group, async_op=True)
+        )
         return torch.cat([part[: int(count)] for part, count in zip(found, counts, strict=True)])
 
     def greatest(self, numbers: Sequence[float]) -> list[float]:
         values = torch.tensor(numbers, dtype=torch.float64)
         maximum = dist.ReduceOp.MAX
-        self._carry_out(values, partial(dist.all_reduce, values, maximum, group=self.group, async_op=True))
+        self._carry_out(
+            values, partial(dist.all_reduce, values, maximum, group=self.group, async_op=True)
+        )
         return [float(value) for value in values]
 
     def told(self, value: T) -> T:
         found: list[Any] = [value]
-        length = torch.zeros(1, dtype=torch.long)  # a first short message: the pickled one has a wait of its own
+        length = torch.zeros(
+            1, dtype=torch.long
+        )  # a first short message: the pickled one has a wait of its own
         self.broadcast_([length])
         try:
-            dist.broadcast_object_list(found, group=self.group, group_src=0, device=torch.device("cpu"))
+            dist.broadcast_object_list(
+                found, group=self.group, group_src=0, device=torch.device("cpu")
+            )
         except RuntimeError as error:
             raise self._lost(error) from error
         result: T = found[0]
@@ -159,7 +177,9 @@ class Ranks(Alone):
         if isinstance(error, RankLostError):
             return error
         reason = re.sub(r"^\[[^]]*\] ", "", str(error).partition("\n")[0]).partition(". ")[0]
-        return RankLostError(f"one of the {self.size} ranks has ended or does not answer ({reason})")
+        return RankLostError(
+            f"one of the {self.size} ranks has ended or does not answer ({reason})"
+        )
 
 
 ALONE = Alone()

@@ -4,5 +4,6 @@
 class Unsupported(ValueError):
     """What was asked for does not exist here: a loss without residuals, a model without matrices, too many parameters.
 
-    The message says what is missing. A run that raises it ends with the status `unsupported`, which is a result.
+    The message says what is missing. A run that raises it ends with the status `unsupported`, which
+    is a result.
     """

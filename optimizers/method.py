@@ -28,17 +28,20 @@ class Horizon:
 class Method(torch.optim.Optimizer):
     """An optimizer whose step takes an objective: `loss = optimizer.step(objective)`.
 
-    `needs` names what it asks of the objective beyond loss and gradient; a task that does not offer it is refused
-    before training. The class says it for the defaults, an instance may need something else. The loss that `step`
-    returns is the one at the point where the step began, detached. A loss or gradient that is not finite leaves the
-    parameters as they are: the caller sees the value and ends the run.
+    `needs` names what it asks of the objective beyond loss and gradient; a task that does not offer
+    it is refused before training. The class says it for the defaults, an instance may need
+    something else. The loss that `step` returns is the one at the point where the step began,
+    detached. A loss or gradient that is not finite leaves the parameters as they are: the caller
+    sees the value and ends the run.
 
     Parameters are real and gradients dense; anything else is refused.
 
     Attributes:
         horizon: how long the training will be, where somebody has told (`expect`).
-        stuck: why the last step could not move from where it was, in words; empty where it could, or may the next time.
-        failures: what went wrong so far and was survived, counted by its name: `non_finite` for a refused step.
+        stuck: why the last step could not move from where it was, in words; empty where it could,
+            or may the next time.
+        failures: what went wrong so far and was survived, counted by its name: `non_finite` for a
+            refused step.
     """
 
     needs: frozenset[str] = frozenset()
@@ -49,7 +52,9 @@ class Method(torch.optim.Optimizer):
         self.horizon: Horizon | None = None
         super().__init__(params, defaults)
         if any(parameter.is_complex() for parameter in self.parameters()):
-            raise Unsupported(f"{type(self).__name__} takes real parameters; hold real and imaginary parts apart")
+            raise Unsupported(
+                f"{type(self).__name__} takes real parameters; hold real and imaginary parts apart"
+            )
 
     @abstractmethod
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
@@ -73,7 +78,9 @@ class Method(torch.optim.Optimizer):
 
     def whole(self, objective: Objective) -> dict[str, Any]:
         """The one parameter group of a method that sees all parameters as a flat vector, in the objective's order."""
-        if len(self.param_groups) != 1 or [id(p) for p in self.parameters()] != [id(p) for p in objective.params]:
+        if len(self.param_groups) != 1 or [id(p) for p in self.parameters()] != [
+            id(p) for p in objective.params
+        ]:
             raise ValueError(
                 f"{type(self).__name__} needs all trainable parameters of the model in one group, in the model's "
                 "order; pass model.named_parameters()"
@@ -104,9 +111,10 @@ class Method(torch.optim.Optimizer):
     def telemetry(self) -> dict[str, float]:
         """What the method knows of its last step, by name, for a reader who asks why it wins or fails.
 
-        The common names are `damping`, `reduction_ratio` (actual over predicted), `condition` (the largest condition
-        number among the preconditioner's damped factors), `age` (steps since the preconditioner was refreshed),
-        `preconditioned` (the share of parameters that have one), and `failures/...`.
+        The common names are `damping`, `reduction_ratio` (actual over predicted), `condition` (the
+        largest condition number among the preconditioner's damped factors), `age` (steps since the
+        preconditioner was refreshed), `preconditioned` (the share of parameters that have one), and
+        `failures/...`.
         """
         return {f"failures/{name}": float(count) for name, count in self.failures.items()}
 
@@ -125,9 +133,15 @@ def require_range(
     `open_low` leaves out the lower end, `whole` asks for an integer.
     """
     number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-    if not (number and isfinite(value) and (low < value if open_low else low <= value) and value <= high):
-        interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if high == float('inf') else ']'}"
-        raise ValueError(f"{name} must be {'an integer' if whole else 'a number'} in {interval}, got {value!r}")
+    if not (
+        number and isfinite(value) and (low < value if open_low else low <= value) and value <= high
+    ):
+        interval = (
+            f"{'(' if open_low else '['}{low:g}, {high:g}{')' if high == float('inf') else ']'}"
+        )
+        raise ValueError(
+            f"{name} must be {'an integer' if whole else 'a number'} in {interval}, got {value!r}"
+        )
 
 
 def require_choice(name: str, value: Any, choices: Collection[str]) -> None:
@@ -138,7 +152,11 @@ def require_choice(name: str, value: Any, choices: Collection[str]) -> None:
 
 def require_words(name: str, value: Any) -> None:
     """Raise ValueError naming the hyperparameter and its value unless it is a list of words."""
-    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(word, str) for word in value):
+    if (
+        isinstance(value, str)
+        or not isinstance(value, Sequence)
+        or not all(isinstance(word, str) for word in value)
+    ):
         raise ValueError(f"{name} must be a list of words, got {value!r}")
 
 

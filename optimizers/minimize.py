@@ -25,11 +25,13 @@ class Result:
         x: the last point, shaped like the start.
         fun: the function there; |r|^2 / 2 for `least_squares`.
         grad_norm: the Euclidean norm of the gradient of `fun` there.
-        status: `converged` (grad_norm <= tol), `max_steps`, `stalled` (the method found no step that it could take, or
-            changed nothing for ten steps), `diverged` (a value or the point is not finite) or `stopped` (the callback).
+        status: `converged` (grad_norm <= tol), `max_steps`, `stalled` (the method found no step
+            that it could take, or changed nothing for ten steps), `diverged` (a value or the point
+            is not finite) or `stopped` (the callback).
         message: the status in a sentence.
         steps: the steps taken.
-        counts: the oracle calls: `value` (evaluations, those of a gradient included), `grad`, `hvp`, `ggnvp`, `jac`.
+        counts: the oracle calls: `value` (evaluations, those of a gradient included), `grad`,
+            `hvp`, `ggnvp`, `jac`.
     """
 
     x: Tensor
@@ -75,17 +77,22 @@ def minimize(
     Args:
         fn: from a tensor shaped like `x0` to a scalar, made of torch operations.
         x0: the start, of a floating-point type; float64 unless there is a reason.
-        method: a name (`python -m suite.list` shows them) or something called as `method(params, **hyperparameters)`.
+        method: a name (`python -m suite.list` shows them) or something called as `method(params,
+            **hyperparameters)`.
         max_steps: the largest number of steps.
         tol: stop when the gradient's Euclidean norm is at most this.
-        callback: called with an `Iterate` at the beginning of every step and at the end; a true result stops the run.
+        callback: called with an `Iterate` at the beginning of every step and at the end; a true
+            result stops the run.
         hyperparameters: passed to the method.
 
     Raises:
-        ValueError: an unknown method, a hyperparameter out of its range, a function that is not scalar.
+        ValueError: an unknown method, a hyperparameter out of its range, a function that is not
+            scalar.
         Unsupported: the method needs what a function cannot give; the message says what would fit.
     """
-    return _run(_Function(fn, x0), _Value(), {"hessian"}, method, max_steps, tol, callback, hyperparameters)
+    return _run(
+        _Function(fn, x0), _Value(), {"hessian"}, method, max_steps, tol, callback, hyperparameters
+    )
 
 
 def least_squares(
@@ -103,7 +110,16 @@ def least_squares(
     `residuals` gives a tensor of any shape; its entries are the residuals.
     """
     offers = {"hessian", "ggn", "jacobian", "sampled"}
-    return _run(_Residuals(residuals, x0), _HalfSquares(), offers, method, max_steps, tol, callback, hyperparameters)
+    return _run(
+        _Residuals(residuals, x0),
+        _HalfSquares(),
+        offers,
+        method,
+        max_steps,
+        tol,
+        callback,
+        hyperparameters,
+    )
 
 
 class _Function(nn.Module):
@@ -112,14 +128,18 @@ class _Function(nn.Module):
     def __init__(self, fn: Callable[[Tensor], Tensor], x0: Tensor) -> None:
         super().__init__()
         if not x0.is_floating_point():
-            raise ValueError(f"x0 must be of a floating-point type, got {x0.dtype}; pass x0.double()")
+            raise ValueError(
+                f"x0 must be of a floating-point type, got {x0.dtype}; pass x0.double()"
+            )
         self.fn = fn
         self.x = nn.Parameter(x0.detach().clone())
 
     def forward(self, inputs: Tensor) -> Tensor:
         value = self.fn(self.x)
         if not isinstance(value, Tensor) or value.numel() != 1:
-            raise ValueError(f"fn must return one number as a tensor, got {getattr(value, 'shape', type(value))}")
+            raise ValueError(
+                f"fn must return one number as a tensor, got {getattr(value, 'shape', type(value))}"
+            )
         return _connected(value).reshape(1)
 
 
@@ -178,7 +198,9 @@ class _Watch:
         if self.callback is not None and self.shown < self.step:
             self.shown = self.step
             point = self.x.detach().clone()
-            if self.callback(Iterate(self.step, point, self.fun, self.grad_norm, dict(self.counts))):
+            if self.callback(
+                Iterate(self.step, point, self.fun, self.grad_norm, dict(self.counts))
+            ):
                 raise _StoppedError
         if self.grad_norm <= self.tol and not self.patient:
             raise _StationaryError
@@ -212,7 +234,9 @@ def _run(
     if status not in ("converged", "diverged") and model.x.dtype != torch.float64:
         message += f"; x0 is {str(model.x.dtype).removeprefix('torch.')}, whose rounding may hide what is left to gain"
     point = model.x.detach().clone()
-    return Result(point, watch.fun, watch.grad_norm, status, message, watch.step, dict(objective.counts))
+    return Result(
+        point, watch.fun, watch.grad_norm, status, message, watch.step, dict(objective.counts)
+    )
 
 
 def _set_weights(optimizer: Any, purpose: str) -> bool:
@@ -233,7 +257,9 @@ def _require_fit(optimizer: Any, offers: set[str]) -> None:
             f"{name} needs {wanted}: the function as a sum of squares. Give its residuals to least_squares(residuals, "
             "x0, method=...), or choose a method for plain functions, such as bfgs, newton_cg or trust_region"
         )
-    raise Unsupported(f"{name} needs {wanted}, which belongs to networks; use it through an Objective")
+    raise Unsupported(
+        f"{name} needs {wanted}, which belongs to networks; use it through an Objective"
+    )
 
 
 def _steps(optimizer: Any, objective: Objective, watch: _Watch, max_steps: int) -> tuple[str, str]:
@@ -249,16 +275,28 @@ def _steps(optimizer: Any, objective: Objective, watch: _Watch, max_steps: int) 
             if not bool(torch.isfinite(loss)) or not bool(torch.isfinite(watch.x).all()):
                 return _diverged(watch, float(loss))
             if reason := getattr(optimizer, "stuck", ""):
-                return "stalled", f"{reason}; the gradient's norm is {_settled(objective, watch):.3g}"
+                return (
+                    "stalled",
+                    f"{reason}; the gradient's norm is {_settled(objective, watch):.3g}",
+                )
             idle = idle + 1 if torch.equal(before, watch.x) else 0
             if idle == PATIENCE:
                 norm = _settled(objective, watch)
-                return "stalled", f"the point has not changed for {idle} steps; the gradient's norm is {norm:.3g}"
+                return (
+                    "stalled",
+                    f"the point has not changed for {idle} steps; the gradient's norm is {norm:.3g}",
+                )
         norm = _settled(objective, watch)
-        return "max_steps", f"the gradient's norm is {norm:.3g} after {watch.step} steps, tol is {watch.tol:.3g}"
+        return (
+            "max_steps",
+            f"the gradient's norm is {norm:.3g} after {watch.step} steps, tol is {watch.tol:.3g}",
+        )
     except _StationaryError:
         where = "the start is a stationary point: " if watch.step == 0 else ""
-        return "converged", f"{where}the gradient's norm {watch.grad_norm:.3g} is at most tol = {watch.tol:.3g}"
+        return (
+            "converged",
+            f"{where}the gradient's norm {watch.grad_norm:.3g} is at most tol = {watch.tol:.3g}",
+        )
     except _StoppedError:
         return "stopped", f"the callback stopped the run at step {watch.step}"
 
@@ -287,4 +325,7 @@ def _settled(objective: Objective, watch: _Watch) -> float:
 
 def _diverged(watch: _Watch, loss: float) -> tuple[str, str]:
     watch.fun, watch.grad_norm = loss, float("nan")
-    return "diverged", f"the function is {loss:.3g} or the point is not finite after {watch.step} steps"
+    return (
+        "diverged",
+        f"the function is {loss:.3g} or the point is not finite after {watch.step} steps",
+    )

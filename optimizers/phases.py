@@ -5,10 +5,11 @@
     @phased("line search")
     def search(...): ...
 
-A mark costs a call and a comparison (about 0.2 microseconds) while nobody measures. A stopwatch splits what it spans:
-an inner phase stops the clock of the outer one, so that no second counts twice, and what no phase claims is `other`.
-Forward and backward passes are the one exception: within another phase they belong to it, since the trial points of a
-line search are its cost, and the passes behind a curvature that of the curvature.
+A mark costs a call and a comparison (about 0.2 microseconds) while nobody measures. A stopwatch
+splits what it spans: an inner phase stops the clock of the outer one, so that no second counts
+twice, and what no phase claims is `other`. Forward and backward passes are the one exception:
+within another phase they belong to it, since the trial points of a line search are its cost, and
+the passes behind a curvature that of the curvature.
 
     forward      the loss of the step's own mini-batch
     backward     its gradient
@@ -71,8 +72,8 @@ class Stopwatch:
     One at a time, and of marks that the entering thread meets.
 
     Args:
-        clock: seconds; for a GPU a clock that waits for it. Then every edge of a phase does, and a step takes longer
-            than it would unwatched.
+        clock: seconds; for a GPU a clock that waits for it. Then every edge of a phase does, and a
+            step takes longer than it would unwatched.
 
     Attributes:
         seconds: by phase, and `other`; their sum is all the time that the watch was entered.
@@ -90,7 +91,9 @@ class Stopwatch:
     def __enter__(self) -> Self:
         global _watch
         if _watch is not None:
-            raise RuntimeError("a stopwatch is running already; phases are measured by one at a time")
+            raise RuntimeError(
+                "a stopwatch is running already; phases are measured by one at a time"
+            )
         _watch = self
         self.open = [OTHER]
         self._since = self._clock()

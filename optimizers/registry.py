@@ -37,7 +37,9 @@ def builder(method: str | Builder) -> Builder:
     if not path.exists():
         close = get_close_matches(method, names(), 1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"there is no method {method!r}.{hint} There are: {', '.join(names())}; or pass a class")
+        raise ValueError(
+            f"there is no method {method!r}.{hint} There are: {', '.join(names())}; or pass a class"
+        )
     settings = _flat(path.read_text(encoding="utf-8"), method)
     module, _, title = str(settings.pop("_target_")).rpartition(".")
     return partial(getattr(import_module(module), title), **settings)
@@ -51,7 +53,9 @@ def _flat(text: str, name: str) -> dict[str, Any]:
             continue
         found = re.fullmatch(r"(\w+):\s+(.+?)(?:\s+#.*)?", line)
         if found is None:
-            raise Unsupported(f"{name} is put together from other optimizers; build it and pass method=<a function>")
+            raise Unsupported(
+                f"{name} is put together from other optimizers; build it and pass method=<a function>"
+            )
         settings[found[1]] = _value(found[2])
     return settings
 
@@ -61,4 +65,8 @@ def _value(text: str) -> Any:
     try:
         return ast.literal_eval(python)
     except (ValueError, SyntaxError):  # a bare word, or a list of them
-        return [_value(part.strip()) for part in text[1:-1].split(",")] if text[0] + text[-1] == "[]" else text
+        return (
+            [_value(part.strip()) for part in text[1:-1].split(",")]
+            if text[0] + text[-1] == "[]"
+            else text
+        )

@@ -19,17 +19,20 @@ SHAPES: dict[str, Shape] = {
 }
 
 
-def warmup(optimizer: Optimizer, total_iters: int, warmup: float = 0.1, after: str = "constant") -> LambdaLR:
+def warmup(
+    optimizer: Optimizer, total_iters: int, warmup: float = 0.1, after: str = "constant"
+) -> LambdaLR:
     r"""A straight line up to the learning rate in the first w steps, then what `after` says for the rest of the run.
 
-    Step t = 0, 1, ... has the factor (t + 1) / (w + 1) for t < w, so that no step is lost to a rate of zero; then, with
-    s = (t - w) / (total_iters - w), the factor is 1 (`constant`), (1 + cos(pi s)) / 2 (`cosine`) or 1 - 0.99 s
-    (`linear`), as in the schedules without a warm-up.
+    Step t = 0, 1, ... has the factor (t + 1) / (w + 1) for t < w, so that no step is lost to a rate
+    of zero; then, with s = (t - w) / (total_iters - w), the factor is 1 (`constant`), (1 + cos(pi
+    s)) / 2 (`cosine`) or 1 - 0.99 s (`linear`), as in the schedules without a warm-up.
 
     Args:
         optimizer: whose groups' learning rates it sets.
         total_iters: the steps of the run.
-        warmup: w, as a share of the run if below 1 (rounded to whole steps), else as a number of steps.
+        warmup: w, as a share of the run if below 1 (rounded to whole steps), else as a number of
+            steps.
         after: `constant`, `cosine` or `linear`.
 
     Raises:

@@ -36,7 +36,9 @@ five seeds). Cells are the median over the seeds [smallest, largest]; a run that
 
 def read(archived: Archived) -> dict[str, list[Run]]:
     """The runs of every method, by seed."""
-    return {method: sorted(archived.ended(TASK, method), key=lambda run: run.seed) for method in METHODS}
+    return {
+        method: sorted(archived.ended(TASK, method), key=lambda run: run.seed) for method in METHODS
+    }
 
 
 def histories_of(runs: list[Run]) -> list[pd.DataFrame]:
@@ -63,8 +65,13 @@ def cell(values: list[float]) -> str:
     if count == 0:
         return f"— (0 of {len(values)})"
     style = ".0f" if min(values) >= 100 else ".3g"
-    words = [f"{v:{style}}" if np.isfinite(v) else "—" for v in (np.median(values), min(values), max(values))]
-    return f"{words[0]} [{words[1]}, {words[2]}]" + ("" if count == len(values) else f" ({count} of {len(values)})")
+    words = [
+        f"{v:{style}}" if np.isfinite(v) else "—"
+        for v in (np.median(values), min(values), max(values))
+    ]
+    return f"{words[0]} [{words[1]}, {words[2]}]" + (
+        "" if count == len(values) else f" ({count} of {len(values)})"
+    )
 
 
 def draw(folder: Path) -> None:
@@ -75,7 +82,14 @@ def draw(folder: Path) -> None:
         for method, histories in runs.items():
             for number, history in enumerate(histories):
                 name = method if number == 0 else None
-                axis.plot(history[column], history["loss"], color=colour_of(method), lw=0.9, alpha=0.8, label=name)
+                axis.plot(
+                    history[column],
+                    history["loss"],
+                    color=colour_of(method),
+                    lw=0.9,
+                    alpha=0.8,
+                    label=name,
+                )
         for level in levels(runs[BASELINE]):
             axis.axhline(level, color="0.6", lw=0.7, ls=":")
         axis.set(xlabel=label, xscale="log", yscale="log")
@@ -92,12 +106,22 @@ def files(folder: Path) -> dict[Path, str]:
     runs = {method: histories_of(some) for method, some in found.items()}
     targets = levels(runs[BASELINE])
     shares = ", ".join(f"{100 * share:g} %" for share in SHARES)
-    lines = ["# K-FAC against momentum and Adam on the deep autoencoder", "", TEXT.format(shares=shares), ""]
-    lines += ["![Training loss against steps, gradient-equivalents and seconds](pictures/autoencoder.png)", ""]
+    lines = [
+        "# K-FAC against momentum and Adam on the deep autoencoder",
+        "",
+        TEXT.format(shares=shares),
+        "",
+    ]
+    lines += [
+        "![Training loss against steps, gradient-equivalents and seconds](pictures/autoencoder.png)",
+        "",
+    ]
     lines += ["One line a run; dotted: the three levels.", "", LAST, "|---|---|---|---|---|"]
     for method, histories in runs.items():
         last = cell([float(history["loss"].iloc[-1]) for history in histories])
-        error = cell([float(history["val/squared_error"].dropna().iloc[-1]) for history in histories])
+        error = cell(
+            [float(history["val/squared_error"].dropna().iloc[-1]) for history in histories]
+        )
         steps = found[method][0].config["steps"]
         lines.append(f"| {method} | {archived.chosen(TASK, method)} | {steps} | {last} | {error} |")
     lines += [
@@ -105,16 +129,25 @@ def files(folder: Path) -> dict[Path, str]:
         "All of this is about the training loss: the validation errors order the methods in another way.",
     ]
     for column, label in COSTS.items():
-        lines += ["", f"## {label[0].upper()}{label[1:]} to a training loss", "", *costs(runs, targets, column)]
+        lines += [
+            "",
+            f"## {label[0].upper()}{label[1:]} to a training loss",
+            "",
+            *costs(runs, targets, column),
+        ]
     return {PAGE: "\n".join(lines) + "\n"}
 
 
 def costs(runs: dict[str, list[pd.DataFrame]], targets: list[float], column: str) -> list[str]:
     """The table of one cost: to each level, a row a method."""
-    head = " | ".join(f"{100 * share:g} % ({level:.2f})" for share, level in zip(SHARES, targets, strict=True))
+    head = " | ".join(
+        f"{100 * share:g} % ({level:.2f})" for share, level in zip(SHARES, targets, strict=True)
+    )
     lines = [f"| optimizer | {head} |", "|---|" + "---|" * len(targets)]
     for method, histories in runs.items():
-        cells = [cell([reached(history, level, column) for history in histories]) for level in targets]
+        cells = [
+            cell([reached(history, level, column) for history in histories]) for level in targets
+        ]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return lines
 

@@ -20,7 +20,10 @@ SPARSE = ("structured_sparsity", "structured_sparsity_mlp")
 LEVEL = 0.95
 
 
-RATES = {"resnet": (0.0063, 0.009, 0.013, 0.032), "char_transformer": (0.0032, 0.0045, 0.0063, 0.009, 0.013)}
+RATES = {
+    "resnet": (0.0063, 0.009, 0.013, 0.032),
+    "char_transformer": (0.0032, 0.0045, 0.0063, 0.009, 0.013),
+}
 FINER = """## How much of that is AdamW's grid
 
 AdamW has one number to tune and its 12 points are far apart: on `char_transformer` none lies between 0.00185, which
@@ -32,7 +35,11 @@ seeds, is more than AdamW may claim. What is better than that as well is better 
 VERDICTS = """`holds here`: better on both tasks, the whole interval on one side; `holds in part`: on one; `does not
 hold here`: better on none and worse on one or both; `not shown here`: nothing can be told. RAMDA's claim is about
 zeros: see its section."""
-MIXED = (0.098, "`ramda`, averaging 0.3", "lr 0.098, averaging 0.3")  # rate, title and setting of a control
+MIXED = (
+    0.098,
+    "`ramda`, averaging 0.3",
+    "lr 0.098, averaging 0.3",
+)  # rate, title and setting of a control
 
 
 @dataclass(frozen=True)
@@ -55,31 +62,44 @@ class Claim:
 
 CLAIMS = (
     Claim(
-        "AdaHessian", ("adahessian",), "Yao et al. 2021, arXiv 2006.00719",
+        "AdaHessian",
+        ("adahessian",),
+        "Yao et al. 2021, arXiv 2006.00719",
         "higher accuracy than Adam (1.8 and 1.45 points for ResNet-20 and 32 on CIFAR-10), and no worse than SGD",
     ),
     Claim(
-        "Sophia", ("sophia_g", "sophia_h"), "Liu et al. 2024, arXiv 2305.14342",
-        "AdamW's loss in half the steps, on language models", share=0.5,
+        "Sophia",
+        ("sophia_g", "sophia_h"),
+        "Liu et al. 2024, arXiv 2305.14342",
+        "AdamW's loss in half the steps, on language models",
+        share=0.5,
     ),
     Claim(
-        "SOAA", ("soaa",), "Vo and Vo 2024, arXiv 2410.02293",
+        "SOAA",
+        ("soaa",),
+        "Vo and Vo 2024, arXiv 2410.02293",
         "faster and more stable convergence than first-order methods (Adam among them) by a second-order scaling",
     ),
     Claim(
-        "AdaFisher", ("adafisher", "adafisher_released"), "Martins Gomes et al. 2025, arXiv 2405.16397",
+        "AdaFisher",
+        ("adafisher", "adafisher_released"),
+        "Martins Gomes et al. 2025, arXiv 2405.16397",
         "better accuracy and faster convergence than Adam and others, on images and language",
     ),
     Claim(
-        "SGD-PH", ("sgd_ph",), "Sun and Sun 2024, arXiv 2403.02681",
+        "SGD-PH",
+        ("sgd_ph",),
+        "Sun and Sun 2024, arXiv 2403.02681",
         "fewer iterations than first-order methods, SGD with momentum among them, at nearly their cost",
         ("momentum", "adamw"),
     ),
     Claim(
-        "OGR", ("ogr",), "Duda 2019, arXiv 1901.11457",
+        "OGR",
+        ("ogr",),
+        "Duda 2019, arXiv 1901.11457",
         "on noisy Beale functions far closer to the minimum than Adam (docs/ogr.md); proposed for networks, no figures",
     ),
-)  # fmt: skip
+)
 
 INTRODUCTION = """# What papers claim, tested
 
@@ -123,7 +143,9 @@ class Runs:
     def final(self, column: str = "") -> dict[int, float]:
         """The last value of a validation metric by seed; a failed run has none."""
         name = f"val/{column or self.metric}"
-        return {seed: float(history[name].dropna().iloc[-1]) for seed, history in self.histories.items()}
+        return {
+            seed: float(history[name].dropna().iloc[-1]) for seed, history in self.histories.items()
+        }
 
     def reached(self, level: float) -> list[float]:
         """The first step at the level or better, by seed; infinite where there is none."""
@@ -137,7 +159,14 @@ class Runs:
     @property
     def cost(self) -> float:
         """Gradient-equivalents per step."""
-        return float(np.mean([h["grad_equivalents"].iloc[-1] / h["step"].iloc[-1] for h in self.histories.values()]))
+        return float(
+            np.mean(
+                [
+                    h["grad_equivalents"].iloc[-1] / h["step"].iloc[-1]
+                    for h in self.histories.values()
+                ]
+            )
+        )
 
 
 def load(source: Source, task: str, method: str, control: float | None = None) -> Runs | None:
@@ -153,10 +182,16 @@ def load(source: Source, task: str, method: str, control: float | None = None) -
     return Runs(histories, runs[0].config["metric"], sign, len(runs) - len(histories))
 
 
-def difference(one: Runs, other: Runs, column: str = "", sign: float | None = None) -> tuple[float, float, float]:
+def difference(
+    one: Runs, other: Runs, column: str = "", sign: float | None = None
+) -> tuple[float, float, float]:
     """Mean and interval of the paired differences, positive where `one` is better; NaN below two pairs."""
     mine, theirs = one.final(column), other.final(column)
-    pairs = [(one.sign if sign is None else sign) * (mine[seed] - theirs[seed]) for seed in mine if seed in theirs]
+    pairs = [
+        (one.sign if sign is None else sign) * (mine[seed] - theirs[seed])
+        for seed in mine
+        if seed in theirs
+    ]
     if len(pairs) < 2:
         return math.nan, math.nan, math.nan
     mean, error = float(np.mean(pairs)), float(stats.sem(pairs))
@@ -179,7 +214,9 @@ def steps_share(one: Runs, other: Runs) -> str:
     count = sum(math.isfinite(share) for share in shares)
     if not count:
         return f"— (0 of {len(shares)})"
-    low, middle, high = (f"{v:.2f}" if math.isfinite(v) else "—" for v in (shares[0], np.median(shares), shares[-1]))
+    low, middle, high = (
+        f"{v:.2f}" if math.isfinite(v) else "—" for v in (shares[0], np.median(shares), shares[-1])
+    )
     return f"{middle} [{low}, {high}] ({count} of {len(shares)})"
 
 
@@ -201,21 +238,41 @@ def section(source: Source, claim: Claim) -> tuple[str, list[list[str]]]:
                 value = spread(finals)
                 gap = f"{mean:+.3g} [{low:+.3g}, {high:+.3g}]"
                 share = steps_share(runs, other)
-                rows.append([f"`{method}`", task, value, baseline, gap, share, f"{runs.cost:.2f}", verdict])
+                rows.append(
+                    [f"`{method}`", task, value, baseline, gap, share, f"{runs.cost:.2f}", verdict]
+                )
                 if place == 0:
                     steps = f"; steps {share}, claimed {claim.share:g}" if claim.share else ""
-                    summary.append([claim.title, f"`{method}`", task, baseline, f"{verdict}: {gap}{steps}"])
-    header = ["run", "task", "final, mean ± std (n)", "against", "difference", "steps", "cost", "verdict"]
+                    summary.append(
+                        [claim.title, f"`{method}`", task, baseline, f"{verdict}: {gap}{steps}"]
+                    )
+    header = [
+        "run",
+        "task",
+        "final, mean ± std (n)",
+        "against",
+        "difference",
+        "steps",
+        "cost",
+        "verdict",
+    ]
     text = f"## {claim.title}\n\n*Claimed* ({claim.paper}): {claim.says}.\n\n{table(header, rows)}"
     return text, summary
 
 
 def best_of_finer(source: Source, task: str) -> tuple[float, Runs] | None:
     """The learning rate and the runs of AdamW that are best on the finer grid, chosen on these very seeds."""
-    found = {rate: runs for rate in RATES[task] if (runs := load(source, task, "adamw", rate)) is not None}
+    found = {
+        rate: runs
+        for rate in RATES[task]
+        if (runs := load(source, task, "adamw", rate)) is not None
+    }
     if not found:
         return None
-    best = max(found, key=lambda rate: found[rate].sign * float(np.mean(list(found[rate].final().values()))))
+    best = max(
+        found,
+        key=lambda rate: found[rate].sign * float(np.mean(list(found[rate].final().values()))),
+    )
     return best, found[best]
 
 
@@ -248,8 +305,17 @@ def in_words(source: Source, claim: Claim, method: str) -> list[str]:
             heard[name].append(word)
             told[name].append(f"{task} {word} ({mean:+.3g} [{low:+.3g}, {high:+.3g}])")
     cells = [f"{concluded(heard[name])}: {'; '.join(told[name])}" for name in told]
-    cost = ", ".join(f"{runs.cost:.2f}" for task in TASKS if (runs := load(source, task, method)) is not None)
-    return [claim.title, f"`{method}`", claim.says, f"{claim.against[0]}: {cells[0]}", cells[1], cost]
+    cost = ", ".join(
+        f"{runs.cost:.2f}" for task in TASKS if (runs := load(source, task, method)) is not None
+    )
+    return [
+        claim.title,
+        f"`{method}`",
+        claim.says,
+        f"{claim.against[0]}: {cells[0]}",
+        cells[1],
+        cost,
+    ]
 
 
 def finer(source: Source) -> str:
@@ -266,7 +332,13 @@ def finer(source: Source) -> str:
             if runs is not None:
                 mean, low, high = difference(runs, other)
                 rows.append(
-                    [f"`{name}`", task, f"{rate:g}", f"{mean:+.3g} [{low:+.3g}, {high:+.3g}]", judged(low, high)]
+                    [
+                        f"`{name}`",
+                        task,
+                        f"{rate:g}",
+                        f"{mean:+.3g} [{low:+.3g}, {high:+.3g}]",
+                        judged(low, high),
+                    ]
                 )
     return f"{FINER}\n\n{table(['run', 'task', 'best lr of AdamW', 'difference', 'verdict'], rows)}"
 
@@ -287,12 +359,19 @@ def sparsity(source: Source) -> tuple[str, list[list[str]]]:
         ramda = load(source, task, "ramda")
         sparse = load(source, task, "ramda", MIXED[0])
         variants = {"`ramda`": ramda, MIXED[1]: sparse}
-        pairs = [(name, load(source, task, name)) for name in ("adamw", "prox_sgd", "prox_adamw", "ramda")]
+        pairs = [
+            (name, load(source, task, name))
+            for name in ("adamw", "prox_sgd", "prox_adamw", "ramda")
+        ]
         for method, runs in [*pairs, (MIXED[1], sparse)]:
             if runs is None:
                 continue
-            accuracy, zeros = (list(runs.final(name).values()) for name in ("accuracy", "group_sparsity"))
-            cells = [f"{np.mean(v):.3f} ± {np.std(v, ddof=1):.2g} ({len(v)})" for v in (accuracy, zeros)]
+            accuracy, zeros = (
+                list(runs.final(name).values()) for name in ("accuracy", "group_sparsity")
+            )
+            cells = [
+                f"{np.mean(v):.3f} ± {np.std(v, ddof=1):.2g} ({len(v)})" for v in (accuracy, zeros)
+            ]
             rows.append(
                 [
                     f"`{method}`" if runs is not sparse else method,
@@ -303,7 +382,9 @@ def sparsity(source: Source) -> tuple[str, list[list[str]]]:
             )
             if method.startswith("prox"):
                 summary += [
-                    against(title, one, task, method, runs) for title, one in variants.items() if one is not None
+                    against(title, one, task, method, runs)
+                    for title, one in variants.items()
+                    if one is not None
                 ]
     header = ["run", "task", "accuracy", "share of zero groups", "tuned"]
     text = (
@@ -334,17 +415,30 @@ def tuned(source: Source) -> str:
 def files(folder: Path) -> dict[Path, str]:
     """Page and table."""
     source = Source.read(folder)
-    sections, summary = zip(*[*(section(source, claim) for claim in CLAIMS), sparsity(source)], strict=True)
+    sections, summary = zip(
+        *[*(section(source, claim) for claim in CLAIMS), sparsity(source)], strict=True
+    )
     rows = [row for part in summary for row in part]
     names = ["claim", "run", "task", "against", "result"]
     verdicts = [in_words(source, claim, method) for claim in CLAIMS for method in claim.methods]
     words = table(
-        ["claim", "run", "claimed", "against the baseline", "against AdamW on a finer grid", "cost"], verdicts
+        [
+            "claim",
+            "run",
+            "claimed",
+            "against the baseline",
+            "against AdamW on a finer grid",
+            "cost",
+        ],
+        verdicts,
     )
     verdict = f"## Verdicts\n\n{VERDICTS}\n\n{words}"
     head = f"## Every comparison\n\n{table(names, rows)}"
     parts = [INTRODUCTION, verdict, head, finer(source), *sections, tuned(source)]
-    return {PAGE: "\n\n".join(parts) + "\n", TABLE: pd.DataFrame(rows, columns=names).to_csv(index=False)}
+    return {
+        PAGE: "\n\n".join(parts) + "\n",
+        TABLE: pd.DataFrame(rows, columns=names).to_csv(index=False),
+    }
 
 
 def main() -> None:

@@ -14,8 +14,12 @@ from tasks.data.fetch import FETCHABLE, FetchFailed, fetch
 
 def main() -> int:
     """Fetch what the command line names; 0 if all of it is there."""
-    parser = argparse.ArgumentParser(description=f"Bring data sets into {data_directory()} (SUITE_DATA moves it).")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one or more of: {', '.join(FETCHABLE)}")
+    parser = argparse.ArgumentParser(
+        description=f"Bring data sets into {data_directory()} (SUITE_DATA moves it)."
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"one or more of: {', '.join(FETCHABLE)}"
+    )
     parser.add_argument("--list", action="store_true", help="say what can be fetched")
     arguments = parser.parse_args()
     if arguments.list or not arguments.names:

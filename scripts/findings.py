@@ -1,7 +1,8 @@
 """docs/findings.csv: what diagonal methods' estimates are worth; `scripts/methods_page.py` shows it in docs/methods.md.
 
-Three measurements: the diagonals that AdaHessian and Sophia keep, beside the true one; the spread of AdaFisher's
-preconditioner along a run; how far the Hessian's block of one vector of parameters is from diagonal (SGD-PH).
+Three measurements: the diagonals that AdaHessian and Sophia keep, beside the true one; the spread
+of AdaFisher's preconditioner along a run; how far the Hessian's block of one vector of parameters
+is from diagonal (SGD-PH).
 """
 
 from __future__ import annotations
@@ -41,7 +42,13 @@ def diagonals(activation: type[nn.Module], seed: int) -> Rows:
     net = f"{activation.__name__} MLP, digits, after {STEPS} steps"
     for name, make in KEEPERS.items():
         torch.manual_seed(seed)
-        layers = [nn.Linear(64, 32), activation(), nn.Linear(32, 32), activation(), nn.Linear(32, 10)]
+        layers = [
+            nn.Linear(64, 32),
+            activation(),
+            nn.Linear(32, 32),
+            activation(),
+            nn.Linear(32, 10),
+        ]
         model = nn.Sequential(*layers)
         optimizer = make(model.named_parameters(), lr=3e-3)
         objective = Objective(model, nn.CrossEntropyLoss(), inputs, targets)
@@ -55,7 +62,12 @@ def diagonals(activation: type[nn.Module], seed: int) -> Rows:
         yield from told(name, net, seed, agreement(kept, true).as_dict())
         if name == next(iter(KEEPERS)):
             once = hutchinson(objective.on(inputs, targets).hessian(), "rademacher", 1, seed)
-            yield from told("one random sign vector, at AdaHessian's end", net, seed, agreement(once, true).as_dict())
+            yield from told(
+                "one random sign vector, at AdaHessian's end",
+                net,
+                seed,
+                agreement(once, true).as_dict(),
+            )
 
 
 def spreads(net: str, method: str, seed: int) -> Rows:
@@ -65,7 +77,9 @@ def spreads(net: str, method: str, seed: int) -> Rows:
     for step in range(1, max(SPREAD_AT) + 1):
         list(side.steps(1))
         if step in SPREAD_AT:
-            yield from told(method, net, seed, {f"spread, step {step}": side.optimizer.telemetry()["spread"]})
+            yield from told(
+                method, net, seed, {f"spread, step {step}": side.optimizer.telemetry()["spread"]}
+            )
 
 
 def blocks(net: str, steps: int, seed: int) -> Rows:
@@ -74,7 +88,9 @@ def blocks(net: str, steps: int, seed: int) -> Rows:
     side = Side(task, settings("sgd_ph") | {"exact_block": True}, seed)
     list(side.steps(steps))
     measured = side.optimizer.telemetry()
-    yield from told("sgd_ph", net, seed, {fact: measured[fact] for fact in ("off_diagonal", "ones_error")})
+    yield from told(
+        "sgd_ph", net, seed, {fact: measured[fact] for fact in ("off_diagonal", "ones_error")}
+    )
 
 
 def main() -> None:

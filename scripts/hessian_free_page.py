@@ -41,7 +41,11 @@ def histories_of(runs: list[Run]) -> list[pd.DataFrame]:
     found = []
     for run in runs:
         last = run.history.iloc[-1]
-        found.append(run.history.assign(passes=run.history["grad_equivalents"] * last["epoch"] / last["step"]))
+        found.append(
+            run.history.assign(
+                passes=run.history["grad_equivalents"] * last["epoch"] / last["step"]
+            )
+        )
     return found
 
 
@@ -53,13 +57,17 @@ def value_at(history: pd.DataFrame, column: str, passes: float) -> float:
 
 def median_curve(histories: list[pd.DataFrame], column: str, grid: np.ndarray) -> np.ndarray:
     """The median over the runs of the value last seen, on a grid of passes."""
-    return np.median([[value_at(history, column, passes) for passes in grid] for history in histories], axis=0)
+    return np.median(
+        [[value_at(history, column, passes) for passes in grid] for history in histories], axis=0
+    )
 
 
 def draw(folder: Path) -> None:
     """A row of panels a quantity, a column a task."""
     archived = Archived.read(folder)
-    figure, axes = plt.subplots(2, len(TASKS), figsize=(4.2 * len(TASKS), 6.4), layout="constrained")
+    figure, axes = plt.subplots(
+        2, len(TASKS), figsize=(4.2 * len(TASKS), 6.4), layout="constrained"
+    )
     for column, task in enumerate(TASKS):
         for method, runs in read(archived, task).items():
             histories = histories_of(runs)
@@ -69,10 +77,21 @@ def draw(folder: Path) -> None:
                 axis = axes[row][column]
                 for history in histories:
                     rows = history.dropna(subset=[quantity])
-                    axis.plot(rows["passes"], rows[quantity], color=colour_of(method), alpha=0.25, linewidth=0.6)
+                    axis.plot(
+                        rows["passes"],
+                        rows[quantity],
+                        color=colour_of(method),
+                        alpha=0.25,
+                        linewidth=0.6,
+                    )
                 curve = median_curve(histories, quantity, grid)
                 axis.plot(grid, curve, color=colour_of(method), linewidth=2, label=method)
-                axis.set(xscale="log", yscale="log", xlabel="passes over the training set", ylabel=quantity)
+                axis.set(
+                    xscale="log",
+                    yscale="log",
+                    xlabel="passes over the training set",
+                    ylabel=quantity,
+                )
                 axis.set_xlim(1, None)
         axes[0][column].set_title(task)
     axes[0][0].legend()
@@ -97,10 +116,13 @@ def section(archived: Archived, task: str) -> list[str]:
     ]
     for method, histories in pairs.items():
         cells = [
-            spread([value_at(history, column, most) for history in histories]) for column in ("loss", metric, "seconds")
+            spread([value_at(history, column, most) for history in histories])
+            for column in ("loss", metric, "seconds")
         ]
         steps = np.median([value_at(history, "step", most) for history in histories])
-        lines.append(f"| {method} | {archived.chosen(task, method)} | {steps:.0f} | {' | '.join(cells)} |")
+        lines.append(
+            f"| {method} | {archived.chosen(task, method)} | {steps:.0f} | {' | '.join(cells)} |"
+        )
     return [*lines, ""]
 
 
@@ -114,7 +136,11 @@ def files(folder: Path) -> dict[Path, str]:
         "",
         "![Training loss and validation metric against passes over the training set](pictures/hessian_free.png)",
         "",
-        *([textwrap.fill(archived.about, 120, break_on_hyphens=False), ""] if archived.about else []),
+        *(
+            [textwrap.fill(archived.about, 120, break_on_hyphens=False), ""]
+            if archived.about
+            else []
+        ),
         "Thin lines are the runs, thick lines their median. Momentum's and Adam's training loss is a mini-batch's.",
         "",
         *(line for task in TASKS for line in section(archived, task)),

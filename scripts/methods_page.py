@@ -61,7 +61,9 @@ Made by `python scripts/methods_page.py` from the YAML files, the classes and th
 
 
 AGREEMENT = ("sign", "weighted", "positive", "correlation", "ratio")
-FOUND: list[tuple[str, str, list[str]]] = [  # heading, how to read it, methods; none: all whose diagonal was compared
+FOUND: list[
+    tuple[str, str, list[str]]
+] = [  # heading, how to read it, methods; none: all whose diagonal was compared
     (
         "Whose diagonal has the sign of the true one",
         "The diagonal that a method keeps, beside that of the exact Hessian: the share of entries with the same sign, "
@@ -97,7 +99,9 @@ def task_of(name: str) -> tuple[Task, Batch]:
     """A task at its quick size, and its first mini-batch."""
     resolvers.register()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        plain: Any = OmegaConf.to_container(compose("config", [f"task={name}", "scale=quick", "~tuned"]), resolve=True)
+        plain: Any = OmegaConf.to_container(
+            compose("config", [f"task={name}", "scale=quick", "~tuned"]), resolve=True
+        )
     task: Task = construct(plain["task"])
     return task, next(task.batches("train", 0))
 
@@ -120,9 +124,14 @@ class Side:
         fresh = task.batches("train", seed + 1)
         generator = torch.Generator().manual_seed(seed)
         self.objective = Objective(
-            self.model, task.loss_fn, *next(self.batches), l2=task.l2, counts=self.counts, generator=generator,
+            self.model,
+            task.loss_fn,
+            *next(self.batches),
+            l2=task.l2,
+            counts=self.counts,
+            generator=generator,
             sampler=lambda: next(fresh),
-        )  # fmt: skip
+        )
         torch.manual_seed(seed)
         self.optimizer = construct(node, list(self.model.named_parameters()))
         missing = getattr(self.optimizer, "needs", frozenset()) - task.offers
@@ -167,7 +176,9 @@ def measured(name: str, net: str, task: Task, weights: oracle_costs.Costs) -> di
         "grad_equivalents": oracle_costs.grad_equivalents(side.counts, weights) / taken,
         "seconds_ratio": fmean(later) / fmean(reference[1:]),
         "words": state_bytes(side.optimizer) / 4 / sum(p.numel() for p in side.model.parameters()),
-        "telemetry": "; ".join(f"{k}={v:.4g}" for k, v in sorted(told.items()) if not k.startswith(COMMON)),
+        "telemetry": "; ".join(
+            f"{k}={v:.4g}" for k, v in sorted(told.items()) if not k.startswith(COMMON)
+        ),
     }
 
 
@@ -179,7 +190,9 @@ def measure(names: list[str]) -> None:
         done = count(1)
         for net in NETS:
             task, batch = task_of(net)
-            weights[net] = oracle_costs.measure(task, Objective(task.model(0), task.loss_fn, *batch), time.process_time)
+            weights[net] = oracle_costs.measure(
+                task, Objective(task.model(0), task.loss_fn, *batch), time.process_time
+            )
             for name in names:
                 rows.append(measured(name, net, task, weights[net]))
                 progress.update(next(done), f"{name} on {net}: {rows[-1]['status']}")
@@ -191,7 +204,7 @@ def measure(names: list[str]) -> None:
     known.sort_values(["optimizer", "net"]).to_csv(TABLE, index=False, float_format="%.4g")
 
 
-# -- the page ----------------------------------------------------------------------------------------------------------
+# -- the page --------------------------------------------------------------------------------------
 
 
 def needs(node: dict[str, Any]) -> str:
@@ -206,7 +219,9 @@ def needs(node: dict[str, Any]) -> str:
 def table(header: list[str], rows: list[list[str]]) -> str:
     """A table of Markdown."""
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
 
 
 def what_they_are(families: dict[str, list[str]]) -> str:
@@ -220,7 +235,9 @@ def what_they_are(families: dict[str, list[str]]) -> str:
             state = f"`{about.get('state', '—')}`"
             described = registry.description("optimizer", name)
             checked = str(about.get("verified", "—"))
-            rows.append([f"`{name}`", described, str(about.get("paper", "—")), needs(node), state, checked])
+            rows.append(
+                [f"`{name}`", described, str(about.get("paper", "—")), needs(node), state, checked]
+            )
         header = ["name", "what it computes", "paper", "needs", "state", "verified against"]
         parts.append(f"### {family.capitalize()}\n\n{table(header, rows)}")
     return "\n\n".join(parts)
@@ -239,11 +256,23 @@ def what_they_cost(frame: pd.DataFrame, families: dict[str, list[str]]) -> str:
                 found.append("—" if math.isnan(value) else f"{value:.2f}")
         first = by.get((name, NETS[0]))
         words = getattr(first, "words", math.nan)
-        steps = [int(by[name, net].steps) for net in NETS if (name, net) in by and by[name, net].steps > 0]
+        steps = [
+            int(by[name, net].steps)
+            for net in NETS
+            if (name, net) in by and by[name, net].steps > 0
+        ]
         fewer = str(min(steps)) if steps and min(steps) < STEPS else ""
         state = "—" if math.isnan(words) else f"{words:.2f}"
-        rows.append([f"`{name}`", state, *cells["grad_equivalents"], *cells["seconds_ratio"], fewer])
-    header = ["name", "words", *(f"GE, {net}" for net in NETS), *(f"seconds, {net}" for net in NETS), "fewest steps"]
+        rows.append(
+            [f"`{name}`", state, *cells["grad_equivalents"], *cells["seconds_ratio"], fewer]
+        )
+    header = [
+        "name",
+        "words",
+        *(f"GE, {net}" for net in NETS),
+        *(f"seconds, {net}" for net in NETS),
+        "fewest steps",
+    ]
     return table(header, rows)
 
 
@@ -259,14 +288,22 @@ def what_was_found() -> str:
     frame = pd.read_csv(FINDINGS)
     parts = []
     for heading, text, methods in FOUND:
-        chosen = frame[frame["method"].isin(methods)] if methods else frame[frame["fact"].isin(AGREEMENT)]
+        chosen = (
+            frame[frame["method"].isin(methods)]
+            if methods
+            else frame[frame["fact"].isin(AGREEMENT)]
+        )
         facts = list(dict.fromkeys(chosen["fact"]))
         rows = []
         for (net, method), group in chosen.groupby(["net", "method"], sort=False):
             cells = []
             for fact in facts:
                 values = group.loc[group["fact"] == fact, "value"]
-                cells.append(f"{values.median():.3g} [{values.min():.3g}, {values.max():.3g}]" if len(values) else "—")
+                cells.append(
+                    f"{values.median():.3g} [{values.min():.3g}, {values.max():.3g}]"
+                    if len(values)
+                    else "—"
+                )
             rows.append([f"`{method}`" if "," not in method else method, net, *cells])
         parts.append(f"### {heading}\n\n{text}\n\n{table(['method', 'net', *facts], rows)}")
     return "\n\n".join(parts)
@@ -301,7 +338,9 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="optimizers to measure again (default: all)")
-    parser.add_argument("--write-only", action="store_true", help="write the page from the table there is")
+    parser.add_argument(
+        "--write-only", action="store_true", help="write the page from the table there is"
+    )
     given = parser.parse_args()
     torch.set_num_threads(1)
     if not given.write_only:

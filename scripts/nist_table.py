@@ -28,7 +28,18 @@ from tasks.regression.nist import Regression, datasets
 
 torch.set_num_threads(1)
 TOLERANCE = 1e-15  # of all of scipy's stopping rules
-HEADINGS = ("problem", "level", "start", "digits", "steps", "calls", "status", "scipy digits", "calls", "status")
+HEADINGS = (
+    "problem",
+    "level",
+    "start",
+    "digits",
+    "steps",
+    "calls",
+    "status",
+    "scipy digits",
+    "calls",
+    "status",
+)
 SCIPY_STATUS = {-1: "failed", 0: "max_steps", 1: "gtol", 2: "ftol", 3: "xtol", 4: "both"}
 
 
@@ -45,9 +56,13 @@ class Run:
 def ours(regression: Regression, start: torch.Tensor, options: argparse.Namespace) -> Run:
     """This repository's method, until it finds nothing left to gain."""
     settings = dict(OmegaConf.from_dotlist(options.set))
-    result = least_squares(regression.residuals, start, options.method, max_steps=options.steps, tol=0.0, **settings)
+    result = least_squares(
+        regression.residuals, start, options.method, max_steps=options.steps, tol=0.0, **settings
+    )
     closing = result.counts.get("grad", 0)  # the gradient at the end, which is for the report alone
-    return Run(regression.digits(result.x), result.steps, result.counts["value"] - closing, result.status)
+    return Run(
+        regression.digits(result.x), result.steps, result.counts["value"] - closing, result.status
+    )
 
 
 def peer(regression: Regression, start: torch.Tensor, options: argparse.Namespace) -> Run:
@@ -62,9 +77,15 @@ def peer(regression: Regression, start: torch.Tensor, options: argparse.Namespac
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         found = scipy.optimize.least_squares(
-            residuals, start.numpy(), jacobian, method="lm", xtol=TOLERANCE, ftol=TOLERANCE, gtol=TOLERANCE,
+            residuals,
+            start.numpy(),
+            jacobian,
+            method="lm",
+            xtol=TOLERANCE,
+            ftol=TOLERANCE,
+            gtol=TOLERANCE,
             max_nfev=2 * options.steps,
-        )  # fmt: skip
+        )
     return Run(
         regression.digits(torch.from_numpy(found.x)),
         int(found.njev),
@@ -79,14 +100,23 @@ def rows(options: argparse.Namespace) -> list[tuple[Regression, int, Run, Run]]:
     found = []
     for regression, number in track(jobs, "solving", console=Console(stderr=True), transient=True):
         start = regression.starts[number - 1]
-        found.append((regression, number, ours(regression, start, options), peer(regression, start, options)))
+        found.append(
+            (regression, number, ours(regression, start, options), peer(regression, start, options))
+        )
     return found
 
 
 def cells(row: tuple[Regression, int, Run, Run]) -> list[str]:
     regression, number, mine, theirs = row
     first = [regression.name, regression.level, str(number), f"{mine.digits:.1f}", str(mine.steps)]
-    return [*first, str(mine.calls), mine.status, f"{theirs.digits:.1f}", str(theirs.calls), theirs.status]
+    return [
+        *first,
+        str(mine.calls),
+        mine.status,
+        f"{theirs.digits:.1f}",
+        str(theirs.calls),
+        theirs.status,
+    ]
 
 
 def summary(found: list[tuple[Regression, int, Run, Run]], digits: float = 6.0) -> list[str]:
@@ -106,7 +136,13 @@ def summary(found: list[tuple[Regression, int, Run, Run]], digits: float = 6.0) 
 
 def markdown(found: list[tuple[Regression, int, Run, Run]], options: argparse.Namespace) -> str:
     """The table as a page of its own."""
-    call = " ".join(["scripts/nist_table.py", f"--method {options.method}", *(f"--set {item}" for item in options.set)])
+    call = " ".join(
+        [
+            "scripts/nist_table.py",
+            f"--method {options.method}",
+            *(f"--set {item}" for item in options.set),
+        ]
+    )
     head = [
         "# NIST's nonlinear regressions",
         "",
@@ -127,14 +163,22 @@ def markdown(found: list[tuple[Regression, int, Run, Run]], options: argparse.Na
 
 def main() -> None:
     """Solve, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--method", default="levenberg_marquardt", help="a method that takes residuals")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--method", default="levenberg_marquardt", help="a method that takes residuals"
+    )
     parser.add_argument("--steps", type=int, default=10_000, help="the largest number of steps")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyperparameter")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a hyperparameter"
+    )
     parser.add_argument("--write", type=Path, help="a Markdown file to write")
     options = parser.parse_args()
     found = rows(options)
-    table = Table(*HEADINGS, title=f"NIST StRD: {options.method} and scipy's lm", box=SIMPLE, padding=0)
+    table = Table(
+        *HEADINGS, title=f"NIST StRD: {options.method} and scipy's lm", box=SIMPLE, padding=0
+    )
     for row in found:
         table.add_row(*cells(row))
     console = Console()

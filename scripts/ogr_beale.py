@@ -26,7 +26,10 @@ STARTS = {2: list(product((-1, 0, 1), (-2, -1, 0, 1, 2))), 3: list(product(range
 STEPS = {2: 30, 3: 50}
 SADDLE = STARTS[2].index((0, 1))
 SEEDS = 20  # of the noise, in two dimensions
-SEEDS_APART, SEEDS_AT_ONCE = 1, 10  # in three, for methods that see a start at a time, and all at once
+SEEDS_APART, SEEDS_AT_ONCE = (
+    1,
+    10,
+)  # in three, for methods that see a start at a time, and all at once
 WORKERS = 2
 
 Builder = Callable[..., Any]
@@ -45,21 +48,41 @@ ROWS: list[tuple[str, Builder, float, str, bool]] = [
     ("Adam", partial(ADAM, lr=0.7), 0.1794, "lr 0.7, betas 0.8, 0.9", True),
     ("cdOGR (`cd`)", CD, 0.0164, "beta 0.4, gamma 0.5, eta 0.6, variances from 0.1", True),
     ("dOGR (`diagonal`)", DIAGONAL, 0.0070, "beta 0.6, gamma 0.7, div 1.4, cut 5", True),
-    ("fOGR (`full`)", partial(FULL, gamma=0.6), 0.0123, "beta 0.5, gamma 0.6, div 1.5, cut 10", False),
-    ("s1OGR (`subspace`)", partial(SUBSPACE, form="subspace", dimension=1, cut=15.0), 0.0539,
-     "beta 0.6, gamma 0.7, div 1.5, cut 15, rotation 0.1", False),
-    ("ds1OGR (`mixed`)", partial(SUBSPACE, form="mixed", dimension=1, weight=0.3), 0.0040,
-     "the same with cut 6, weight 0.3", False),
-]  # fmt: skip
+    (
+        "fOGR (`full`)",
+        partial(FULL, gamma=0.6),
+        0.0123,
+        "beta 0.5, gamma 0.6, div 1.5, cut 10",
+        False,
+    ),
+    (
+        "s1OGR (`subspace`)",
+        partial(SUBSPACE, form="subspace", dimension=1, cut=15.0),
+        0.0539,
+        "beta 0.6, gamma 0.7, div 1.5, cut 15, rotation 0.1",
+        False,
+    ),
+    (
+        "ds1OGR (`mixed`)",
+        partial(SUBSPACE, form="mixed", dimension=1, weight=0.3),
+        0.0040,
+        "the same with cut 6, weight 0.3",
+        False,
+    ),
+]
 
 
 def beale(x: Tensor) -> Tensor:
     """b(x, y), or b(x, y) + b(z, y) in three dimensions, at every row: (k, n) to (k,)."""
     residuals = PROBLEMS["beale"].residuals
     assert residuals is not None
-    at_rows = torch.vmap(residuals) if len(x) > 1 else lambda rows: residuals(rows[0])[None]  # one row needs no vmap
+    at_rows = (
+        torch.vmap(residuals) if len(x) > 1 else lambda rows: residuals(rows[0])[None]
+    )  # one row needs no vmap
     pairs = (x[:, [i, 1]] for i in range(x.shape[1]) if i != 1)
-    return sum((at_rows(pair).square().sum(1) for pair in pairs), torch.zeros(len(x), dtype=x.dtype))
+    return sum(
+        (at_rows(pair).square().sum(1) for pair in pairs), torch.zeros(len(x), dtype=x.dtype)
+    )
 
 
 class Noisy(nn.Module):
@@ -100,7 +123,9 @@ def values(build: Builder, n: int, seed: int, together: bool) -> Numbers:
     generator = torch.Generator().manual_seed(seed)
     parts = [starts] if together else starts.split(1)
     found = [paths(build, part, STEPS[n], generator) for part in parts]
-    return np.concatenate([np.stack([beale(points).numpy() for points in path]) for path in found], axis=1)
+    return np.concatenate(
+        [np.stack([beale(points).numpy() for points in path]) for path in found], axis=1
+    )
 
 
 def geometric(final: Numbers) -> float:
@@ -117,7 +142,10 @@ def spread(found: list[float]) -> str:
 
 def table_in_three(ends: Iterator[Numbers]) -> list[str]:
     """Ours beside the author's, from the last values of every row and seed in turn."""
-    lines = ["| method | the author's settings | the author | ours | seeds |", "|---|---|---|---|---|"]
+    lines = [
+        "| method | the author's settings | the author | ours | seeds |",
+        "|---|---|---|---|---|",
+    ]
     for name, _, published, settings, together in ROWS:
         seeds = SEEDS_AT_ONCE if together else SEEDS_APART
         found = [geometric(next(ends)[-1]) for _ in range(seeds)]
@@ -148,24 +176,43 @@ def draw(curves: dict[str, Numbers], methods: dict[str, Builder]) -> None:
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(16, 5), layout="constrained")
     boxes = {left: ((-1.6, 4.2), (-2.3, 1.6)), middle: ((-2.5, 4.2), (-0.5, 2.0))}
     for axis, ((x0, x1), (y0, y1)) in boxes.items():
-        x, y = torch.meshgrid(torch.linspace(x0, x1, 200), torch.linspace(y0, y1, 200), indexing="xy")
+        x, y = torch.meshgrid(
+            torch.linspace(x0, x1, 200), torch.linspace(y0, y1, 200), indexing="xy"
+        )
         height = beale(torch.stack([x.flatten(), y.flatten()], 1).double()).view_as(x)
-        axis.contour(x, y, height.log10(), levels=np.arange(-2, 5, 0.5), cmap="Greys", linewidths=0.7, alpha=0.8)
+        axis.contour(
+            x,
+            y,
+            height.log10(),
+            levels=np.arange(-2, 5, 0.5),
+            cmap="Greys",
+            linewidths=0.7,
+            alpha=0.8,
+        )
         axis.plot(3, 0.5, "k*", markersize=12)
         axis.set(xlim=(x0, x1), ylim=(y0, y1), xlabel="x", ylabel="y")
     for name, build in methods.items():
-        path = paths(build, torch.tensor([[-1.0, -1.0]]).double(), STEPS[2], torch.Generator().manual_seed(0))[:, 0]
+        path = paths(
+            build, torch.tensor([[-1.0, -1.0]]).double(), STEPS[2], torch.Generator().manual_seed(0)
+        )[:, 0]
         left.plot(*path.T, "o-", markersize=3, linewidth=1.2, label=name)
     left.plot(-1, -1, "ks")
     left.set_title("30 steps from (-1, -1), the same noise")
     for seed in range(8):
-        path = paths(FULL, torch.tensor([[0.0, 1.0]]).double(), STEPS[2], torch.Generator().manual_seed(seed))[:, 0]
+        path = paths(
+            FULL, torch.tensor([[0.0, 1.0]]).double(), STEPS[2], torch.Generator().manual_seed(seed)
+        )[:, 0]
         middle.plot(*path.T, "o-", markersize=3, linewidth=1)
     middle.plot(0, 1, "ks")
     middle.set_title("OGR (full) from the saddle (0, 1), eight noises")
     for name, curve in curves.items():
         right.plot(np.nanmedian(curve, axis=(0, 2)), label=name)
-    right.set(yscale="log", xlabel="step", ylabel="f", title=f"median over {len(STARTS[2])} starts, {SEEDS} noises")
+    right.set(
+        yscale="log",
+        xlabel="step",
+        ylabel="f",
+        title=f"median over {len(STARTS[2])} starts, {SEEDS} noises",
+    )
     left.legend(loc="lower right")
     right.legend()
     figure.savefig(PICTURE, dpi=100)
@@ -216,8 +263,11 @@ def main() -> None:
     """Write the picture and the page."""
     torch.set_num_threads(1)
     methods: dict[str, Builder] = {
-        "OGR (full)": FULL, "OGR (diagonal)": DIAGONAL, "momentum": MOMENTUM, "Adam": partial(ADAM, lr=0.4),
-    }  # fmt: skip
+        "OGR (full)": FULL,
+        "OGR (diagonal)": DIAGONAL,
+        "momentum": MOMENTUM,
+        "Adam": partial(ADAM, lr=0.4),
+    }
     jobs = [
         (build, 3, seed, together)
         for _, build, _, _, together in ROWS
@@ -225,7 +275,11 @@ def main() -> None:
     ]
     with ProcessPoolExecutor(WORKERS) as pool:
         ends = pool.map(values, *zip(*jobs, strict=True))
-        flat = [(build, 2, seed, build is not FULL) for build in methods.values() for seed in range(SEEDS)]
+        flat = [
+            (build, 2, seed, build is not FULL)
+            for build in methods.values()
+            for seed in range(SEEDS)
+        ]
         runs = pool.map(values, *zip(*flat, strict=True))
         rows = table_in_three(iter(list(ends)))
         curves = {name: np.stack([next(runs) for _ in range(SEEDS)]) for name in methods}
@@ -234,13 +288,20 @@ def main() -> None:
     means, at_saddle = final.mean(1), final[:, SADDLE]
     good = at_saddle < 0.1
     saddle = SADDLE_TEXT.format(
-        good=int(good.sum()), seeds=SEEDS, low=(means[good].min(), means[good].max()), bad=np.median(at_saddle[~good]),
-        high=(means[~good].min(), means[~good].max()), rest=np.median(final),
-    )  # fmt: skip
+        good=int(good.sum()),
+        seeds=SEEDS,
+        low=(means[good].min(), means[good].max()),
+        bad=np.median(at_saddle[~good]),
+        high=(means[~good].min(), means[~good].max()),
+        rest=np.median(final),
+    )
     parts = [
-        TEXT.format(noise=NOISE, three=STEPS[3]), "\n".join(rows), READING.format(two=STEPS[2]),
-        "\n".join(table_in_two(curves)), saddle,
-    ]  # fmt: skip
+        TEXT.format(noise=NOISE, three=STEPS[3]),
+        "\n".join(rows),
+        READING.format(two=STEPS[2]),
+        "\n".join(table_in_two(curves)),
+        saddle,
+    ]
     PAGE.write_text("\n\n".join(parts) + "\n")
 
 

@@ -33,7 +33,11 @@ class Cells:
     def where(self, **wanted: Any) -> Cells:
         """The runs whose settings (`task`, `optimizer`, or a dotted name such as `task.name`) have these values."""
         names = {name.replace("__", "."): value for name, value in wanted.items()}
-        chosen = [run for run in self.runs if all(setting(run, name) == value for name, value in names.items())]
+        chosen = [
+            run
+            for run in self.runs
+            if all(setting(run, name) == value for name, value in names.items())
+        ]
         return Cells(chosen, self.timings)
 
     def values(self, name: str) -> list[Any]:
@@ -53,7 +57,9 @@ class Cells:
     @property
     def time(self) -> str:
         """Minutes of steps over all runs."""
-        minutes = round(sum(run.number("seconds") for run in self.runs if run.number("seconds") > 0) / 60)
+        minutes = round(
+            sum(run.number("seconds") for run in self.runs if run.number("seconds") > 0) / 60
+        )
         return f"{minutes} minute{'s' * (minutes != 1)}"
 
 
@@ -72,7 +78,9 @@ class Archived:
     @classmethod
     def read(cls, folder: Path) -> Archived:
         """From the archive's folder."""
-        return cls(folder, Cells(read_archive(folder)), str(read_contents(folder).get("about") or ""))
+        return cls(
+            folder, Cells(read_archive(folder)), str(read_contents(folder).get("about") or "")
+        )
 
     def ended(self, task: str, optimizer: str) -> list[Run]:
         """The runs of a pair but those that were killed."""
@@ -84,7 +92,9 @@ class Archived:
         if not path.exists():
             return "defaults"
         text = path.read_text(encoding="utf-8")
-        words = ", ".join(f"{name} {value}" for name, value in yaml.safe_load(text)["optimizer"].items())
+        words = ", ".join(
+            f"{name} {value}" for name, value in yaml.safe_load(text)["optimizer"].items()
+        )
         return (words or "defaults") + (" (at an edge)" if EDGE in text else "")
 
 
@@ -100,7 +110,9 @@ def setting(run: Run, name: str) -> Any:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of Markdown."""
-    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *rows])
+    return "\n".join(
+        "| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *rows]
+    )
 
 
 def spread(values: Sequence[float], digits: int = 4) -> str:
@@ -114,11 +126,17 @@ def spread(values: Sequence[float], digits: int = 4) -> str:
 
 def archive_for(name: str) -> Path:
     """The archive that the command line names after `--from`, else results/reference/<name>."""
-    parser = argparse.ArgumentParser(description=f"Write docs/{name}.md, with its figures, from an archive of runs.")
-    parser.add_argument("--from", dest="folder", type=Path, default=REFERENCE / name, metavar="ARCHIVE")
+    parser = argparse.ArgumentParser(
+        description=f"Write docs/{name}.md, with its figures, from an archive of runs."
+    )
+    parser.add_argument(
+        "--from", dest="folder", type=Path, default=REFERENCE / name, metavar="ARCHIVE"
+    )
     folder: Path = parser.parse_args().folder
     if not is_archive(folder):
-        parser.error(f"{folder} is no archive; python -m suite.archive write ARCHIVE --runs DIR makes one of runs")
+        parser.error(
+            f"{folder} is no archive; python -m suite.archive write ARCHIVE --runs DIR makes one of runs"
+        )
     return folder
 
 

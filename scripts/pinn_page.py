@@ -20,7 +20,13 @@ TASK, BASELINE, FACTOR = "pinn_poisson", "adam", 100
 METHODS = (BASELINE, "bfgs", "gauss_newton", "hessian_free", "levenberg_marquardt")
 METRIC = "val/relative_error"
 PICTURE, PAGE = ROOT / "docs" / "pictures" / "pinn.png", ROOT / "docs" / "pinn.md"
-LENGTHS = {"adam": 20000, "levenberg_marquardt": 1000, "gauss_newton": 200, "bfgs": 5000, "hessian_free": 2000}
+LENGTHS = {
+    "adam": 20000,
+    "levenberg_marquardt": 1000,
+    "gauss_newton": 200,
+    "bfgs": 5000,
+    "hessian_free": 2000,
+}
 
 
 def read(folder: Path) -> dict[str, list[Run]]:
@@ -28,7 +34,9 @@ def read(folder: Path) -> dict[str, list[Run]]:
     archived = Archived.read(folder)
     found = {}
     for method in METHODS:
-        runs = [run for run in archived.ended(TASK, method) if run.config["steps"] == LENGTHS[method]]
+        runs = [
+            run for run in archived.ended(TASK, method) if run.config["steps"] == LENGTHS[method]
+        ]
         found[method] = [run for run in runs if not run.config["max_seconds"]]
     return {method: runs for method, runs in found.items() if runs}
 
@@ -46,7 +54,14 @@ def draw(folder: Path) -> None:
             for axis, column in zip(axes, ("grad_equivalents", "seconds"), strict=True):
                 label = method if number == 0 else None
                 shown = history[history[column] > 0]
-                axis.plot(shown[column], shown[METRIC], color=colour_of(method), alpha=0.8, linewidth=1, label=label)
+                axis.plot(
+                    shown[column],
+                    shown[METRIC],
+                    color=colour_of(method),
+                    alpha=0.8,
+                    linewidth=1,
+                    label=label,
+                )
     for axis, title in zip(axes, ("gradient-equivalents", "seconds of steps"), strict=True):
         axis.set(xscale="log", yscale="log", xlabel=title)
     axes[0].set_ylabel("relative L2 error")

@@ -1,6 +1,7 @@
 """docs/results.md: what the experiments of configs/experiment came to, each beside what was published.
 
-Built from the archives in results/reference, one an experiment; `python scripts/results_page.py` writes it anew.
+Built from the archives in results/reference, one an experiment; `python scripts/results_page.py`
+writes it anew.
 """
 
 from __future__ import annotations
@@ -36,19 +37,29 @@ def at_step(run: Run, column: str, step: int) -> float:
     return float(row.iloc[0]) if len(row) else math.nan
 
 
-# -- the sections ------------------------------------------------------------------------------------------------------
+# -- the sections ----------------------------------------------------------------------------------
 
-# Test losses in DeepOBS's own baseline files (random seeds 42 to 51 there; here one of them), after so many epochs.
+# Test losses in DeepOBS's own baseline files (random seeds 42 to 51 there; here one of them), after
+# so many epochs.
 DEEPOBS = {
-    ("noisy_quadratic", "sgd"): (100, 87.52), ("noisy_quadratic", "momentum"): (100, 87.03),
+    ("noisy_quadratic", "sgd"): (100, 87.52),
+    ("noisy_quadratic", "momentum"): (100, 87.03),
     ("noisy_quadratic", "adam"): (100, 87.07),
-    ("vae", "sgd"): (1, 53.16), ("vae", "momentum"): (1, 53.16), ("vae", "adam"): (1, 37.38),
-    ("2c2d", "sgd"): (1, 0.3835), ("2c2d", "momentum"): (1, 0.4075), ("2c2d", "adam"): (1, 0.4109),
-}  # fmt: skip
+    ("vae", "sgd"): (1, 53.16),
+    ("vae", "momentum"): (1, 53.16),
+    ("vae", "adam"): (1, 37.38),
+    ("2c2d", "sgd"): (1, 0.3835),
+    ("2c2d", "momentum"): (1, 0.4075),
+    ("2c2d", "adam"): (1, 0.4109),
+}
 DEEPOBS_END = {
-    ("vae", "sgd"): 52.92, ("vae", "momentum"): 52.92, ("vae", "adam"): 27.83,
-    ("2c2d", "sgd"): 0.680, ("2c2d", "momentum"): 0.742, ("2c2d", "adam"): 0.623,
-}  # fmt: skip
+    ("vae", "sgd"): 52.92,
+    ("vae", "momentum"): 52.92,
+    ("vae", "adam"): 27.83,
+    ("2c2d", "sgd"): 0.680,
+    ("2c2d", "momentum"): 0.742,
+    ("2c2d", "adam"): 0.623,
+}
 
 
 def deepobs_small(cells: Cells) -> str:
@@ -60,9 +71,17 @@ def deepobs_small(cells: Cells) -> str:
         end = DEEPOBS_END.get((task, optimizer))
         losses = runs.last("test/loss")
         rows.append(
-            [task, f"`{optimizer}`", rate, str(epochs), spread(losses), f"{max(losses):.4g}" if losses else NOT_RUN,
-             f"{published:g}", f"{end:g}" if end else "the same"]
-        )  # fmt: skip
+            [
+                task,
+                f"`{optimizer}`",
+                rate,
+                str(epochs),
+                spread(losses),
+                f"{max(losses):.4g}" if losses else NOT_RUN,
+                f"{published:g}",
+                f"{end:g}" if end else "the same",
+            ]
+        )
     header = [
         "task",
         "optimizer",
@@ -85,7 +104,10 @@ uses truncated normals. On the VAE two of momentum's ten seeds (4 and 7) are sti
 eight have left, for 53.1 to 53.4. *Not run*: the remaining epochs."""
 
 
-KBFGS = {"kfac": (182.719, 134.332, 81.846, 73.678, 62.476), "kbfgs": (167.848, 108.669, 73.583, 68.228, 60.976)}
+KBFGS = {
+    "kfac": (182.719, 134.332, 81.846, 73.678, 62.476),
+    "kbfgs": (167.848, 108.669, 73.583, 68.228, 60.976),
+}
 EPOCHS = (1, 2, 4, 5, 10)
 
 
@@ -99,7 +121,9 @@ def kbfgs_autoencoder(cells: Cells) -> str:
         ours = [f"{value:.1f}" if math.isfinite(value) else run.status for value in values]
         rows.append([f"`{optimizer}`", "here", *ours])
         if optimizer in KBFGS:
-            rows.append([f"`{optimizer}`", "published", *(f"{value:.1f}" for value in KBFGS[optimizer])])
+            rows.append(
+                [f"`{optimizer}`", "published", *(f"{value:.1f}" for value in KBFGS[optimizer])]
+            )
     return f"""784-1000-500-250-30 and back, rectified linear units, cross-entropy summed over the pixels, batches of
 1,000; loss of images that were not trained on, after so many epochs.
 
@@ -114,7 +138,10 @@ damping, 0.3 both; momentum (0.003) and Adam (0.001) at rates of ours. One seed.
 
 
 NANOGPT_STEPS = 2000
-PUBLISHED_RATE, TUNED_RATE = 0.001, 0.00185  # of AdamW: nanoGPT's, and what tuning like the others' found
+PUBLISHED_RATE, TUNED_RATE = (
+    0.001,
+    0.00185,
+)  # of AdamW: nanoGPT's, and what tuning like the others' found
 
 
 def nanogpt_char(cells: Cells) -> str:
@@ -122,7 +149,9 @@ def nanogpt_char(cells: Cells) -> str:
     rows = []
     rival = cells.where(optimizer="adamw", optimizer__lr=TUNED_RATE)
     target = median(rival.last("val/bits_per_char"))
-    for optimizer, rate in sorted({(run.optimizer, setting(run, "optimizer.lr")) for run in cells.runs}):
+    for optimizer, rate in sorted(
+        {(run.optimizer, setting(run, "optimizer.lr")) for run in cells.runs}
+    ):
         own = cells.where(optimizer=optimizer, optimizer__lr=rate)
         nats = [bits * math.log(2) for bits in own.last("val/bits_per_char")]
         work = median(own.last("grad_equivalents")) / NANOGPT_STEPS
@@ -131,9 +160,17 @@ def nanogpt_char(cells: Cells) -> str:
         time = own.seconds_per_step
         share = steps * time / (NANOGPT_STEPS * rival.seconds_per_step)
         rows.append(
-            [f"`{optimizer}`", f"{rate:.3g}", spread(nats), published, f"{work:.2f}", milliseconds(time), shown(steps),
-             NEVER if math.isinf(share) else NOT_RUN if math.isnan(share) else f"{share:.2f}x"]
-        )  # fmt: skip
+            [
+                f"`{optimizer}`",
+                f"{rate:.3g}",
+                spread(nats),
+                published,
+                f"{work:.2f}",
+                milliseconds(time),
+                shown(steps),
+                NEVER if math.isinf(share) else NOT_RUN if math.isnan(share) else f"{share:.2f}x",
+            ]
+        )
     header = [
         "optimizer",
         "rate",
@@ -163,8 +200,10 @@ def milliseconds(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms" if math.isfinite(seconds) else NOT_RUN
 
 
-SUTSKEVER = {"curves_autoencoder": {"sgd": 0.48, "nesterov": 0.074, "hessian_free": 0.058},
-             "mnist_autoencoder": {"sgd": 2.1, "nesterov": 0.73, "hessian_free": 0.69}}  # fmt: skip
+SUTSKEVER = {
+    "curves_autoencoder": {"sgd": 0.48, "nesterov": 0.074, "hessian_free": 0.058},
+    "mnist_autoencoder": {"sgd": 2.1, "nesterov": 0.73, "hessian_free": 0.69},
+}
 
 
 def autoencoder_classics(cells: Cells) -> str:
@@ -177,12 +216,25 @@ def autoencoder_classics(cells: Cells) -> str:
             failed = sum(run.status not in ("done", "timeout") for run in runs.runs)
             steps = [run.number("steps") for run in runs.runs]
             rows.append(
-                [task, f"`{optimizer}`", spread(runs.last("loss")), spread(runs.last("val/squared_error")),
-                 f"{median(steps):.0f}" if steps else NOT_RUN, f"{failed}" if failed else "none",
-                 f"{published:g}" if published else NOT_RUN]
-            )  # fmt: skip
-    header = ["task", "optimizer", "last training loss", "validation squared error", "steps", "failed",
-              "published training squared error"]  # fmt: skip
+                [
+                    task,
+                    f"`{optimizer}`",
+                    spread(runs.last("loss")),
+                    spread(runs.last("val/squared_error")),
+                    f"{median(steps):.0f}" if steps else NOT_RUN,
+                    f"{failed}" if failed else "none",
+                    f"{published:g}" if published else NOT_RUN,
+                ]
+            )
+    header = [
+        "task",
+        "optimizer",
+        "last training loss",
+        "validation squared error",
+        "steps",
+        "failed",
+        "published training squared error",
+    ]
     return f"""Small copies of the deep autoencoders, full batches, at most 1,500 gradient-equivalents a run; every
 method with the best of eight trials of 500 gradient-equivalents.
 
@@ -203,10 +255,21 @@ def pinn(cells: Cells) -> str:
         work = runs.last("grad_equivalents")
         steps = median(run.number("steps") for run in runs.runs)
         rows.append(
-            [f"`{optimizer}`", f"{steps:.0f}", f"{median(errors):.2e} [{min(errors):.1e}, {max(errors):.1e}]",
-             f"{median(work):.0f}", str(len(errors))]
-        )  # fmt: skip
-    header = ["optimizer", "steps", "relative error, median [smallest, largest]", "gradient-equivalents", "seeds"]
+            [
+                f"`{optimizer}`",
+                f"{steps:.0f}",
+                f"{median(errors):.2e} [{min(errors):.1e}, {max(errors):.1e}]",
+                f"{median(work):.0f}",
+                str(len(errors)),
+            ]
+        )
+    header = [
+        "optimizer",
+        "steps",
+        "relative error, median [smallest, largest]",
+        "gradient-equivalents",
+        "seeds",
+    ]
     return f"""Poisson's equation on the unit square, a network of 32 tanh units in float64.
 
 {table(header, rows)}
@@ -246,7 +309,9 @@ def batch_size(cells: Cells) -> str:
         for size in sizes:
             best = (math.inf, "")
             for rate in cells.where(optimizer=optimizer).values("optimizer.lr"):
-                runs = cells.where(optimizer=optimizer, task__batch_size=size, optimizer__lr=rate).runs
+                runs = cells.where(
+                    optimizer=optimizer, task__batch_size=size, optimizer__lr=rate
+                ).runs
                 steps = [reached(run) for run in runs]
                 if steps:
                     best = min(best, (median(steps), f"{rate:g}"))
@@ -274,11 +339,23 @@ def sensitivity(cells: Cells) -> str:
         best_rate = max(means, key=lambda rate: means[rate])
         good = [rate for rate, value in means.items() if value >= means[best_rate] - 0.02]
         rows.append(
-            [f"`{optimizer}`", f"{means[best_rate]:.3f}", f"{best_rate:g}", f"{len(good)} of {len(means)}",
-             f"{math.log10(max(good) / min(good)):.1f}", f"{min(means.values()):.3f}"]
-        )  # fmt: skip
-    header = ["optimizer", "best accuracy", "at rate", "rates within 0.02 of it", "decades from first to last of these",
-              "worst accuracy"]  # fmt: skip
+            [
+                f"`{optimizer}`",
+                f"{means[best_rate]:.3f}",
+                f"{best_rate:g}",
+                f"{len(good)} of {len(means)}",
+                f"{math.log10(max(good) / min(good)):.1f}",
+                f"{min(means.values()):.3f}",
+            ]
+        )
+    header = [
+        "optimizer",
+        "best accuracy",
+        "at rate",
+        "rates within 0.02 of it",
+        "decades from first to last of these",
+        "worst accuracy",
+    ]
     return f"""Final accuracy of the quick `mlp` at nine learning rates from 1e-4 to 1, everything else at its
 default, mean of three seeds; a run that failed counts as 0.
 
@@ -298,7 +375,10 @@ def saddles(cells: Cells) -> str:
             runs = cells.where(optimizer=optimizer, task__name=name).runs
             left = [reached(run, leaves(name)) for run in runs]
             escaped = [steps for steps in left if math.isfinite(steps)]
-            row.append(f"{len(escaped)} of {len(runs)}" + (f", {median(escaped):.0f} steps" if escaped else ""))
+            row.append(
+                f"{len(escaped)} of {len(runs)}"
+                + (f", {median(escaped):.0f} steps" if escaped else "")
+            )
         rows.append(row)
     return f"""Ten starts close to the ridge of a saddle point at the origin. Left: the value is half a unit below the
 saddle's; the steps are the median over the runs that left.
@@ -357,7 +437,9 @@ def page(reference: Path = REFERENCE) -> str:
             absent.append(name)
             continue
         cells = Cells(runs, load_timings(reference / name))
-        parts.append(f"## {title}\n\n`{name}`: {len(runs)} runs. Time: {cells.time}.\n\n{section(cells)}")
+        parts.append(
+            f"## {title}\n\n`{name}`: {len(runs)} runs. Time: {cells.time}.\n\n{section(cells)}"
+        )
     if absent:
         parts.append(f"## Not run\n\n{', '.join(f'`{name}`' for name in absent)}")
     return "\n\n".join(parts) + "\n"

@@ -2,7 +2,8 @@
 
     python scripts/screenshots.py [REPORT] [PROBLEM]
 
-REPORT is the folder of `python -m suite.report`, PROBLEM the file name of one of its problems (default: mlp).
+REPORT is the folder of `python -m suite.report`, PROBLEM the file name of one of its problems
+(default: mlp).
 """
 
 import io
@@ -17,9 +18,14 @@ from suite.paths import ROOT, results
 
 PICTURES = ROOT / "docs" / "pictures"
 QUIET = [
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--no-first-run", "--disable-quic",
-]  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--disable-quic",
+]
 DESKTOP, TALL, PHONE = (1200, 860), (1200, 1000), (360, 640)
 COLOURS = 192
 LARGEST = 400_000  # bytes
@@ -34,7 +40,11 @@ def main() -> None:
     for needed in (index, page):
         if not needed.exists():
             raise SystemExit(f"{needed} is missing; make it with: python -m suite.report")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    chromium = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if chromium is None:
         raise SystemExit("no Chromium here; install one with: apt-get install chromium")
     with sync_playwright() as driver:
@@ -75,7 +85,9 @@ def save(name: str, parts: list[Image.Image]) -> None:
     whole.quantize(COLOURS, dither=Image.Dither.NONE).save(file, optimize=True)
     if file.stat().st_size > LARGEST:
         raise SystemExit(f"{file} has {file.stat().st_size} bytes, more than {LARGEST}")
-    print(f"{file.relative_to(ROOT)}: {whole.width} x {whole.height}, {file.stat().st_size / 1000:.0f} kB")
+    print(
+        f"{file.relative_to(ROOT)}: {whole.width} x {whole.height}, {file.stat().st_size / 1000:.0f} kB"
+    )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ FIGURES = {
 }
 
 WIDTH = 139
-SHARPEST = 1002  # the largest eigenvalue at the minimum of Rosenbrock's function, 501 + 250601^(1/2), rounded
+# the largest eigenvalue at the minimum of Rosenbrock's function, 501 + 250601^(1/2), rounded
+SHARPEST = 1002
 
 WIN = """After {budget:.0f} gradient-equivalents `ggn_cg` (its default settings) has a validation error of
 {error:.3g}, momentum (lr {lr:g}, tuned for 200 steps) {other:.3g}. `ggn_cg` is as far as that after {calls:.0f}
@@ -83,24 +84,44 @@ def win() -> str:
     slow, config = read("autoencoder", "momentum")
     fast, _ = read("autoencoder", "ggn_cg")
     budget = min(slow["grad_equivalents"].max(), fast["grad_equivalents"].max())
-    end, ahead = (one[one["grad_equivalents"] <= budget].dropna(subset=[metric]).iloc[-1] for one in (slow, fast))
+    end, ahead = (
+        one[one["grad_equivalents"] <= budget].dropna(subset=[metric]).iloc[-1]
+        for one in (slow, fast)
+    )
     same = first(fast, metric, end[metric])
     lr, momentum = config["optimizer"]["lr"], config["optimizer"]["momentum"]
     limit, pinned = 2 * (1 + momentum), late(slow, "lr_sharpness")
     flat, sharp = late(fast, "update_curvature").median(), late(fast, "eigenvalue_1").median()
     dull = late(slow, "eigenvalue_1").median()
     return WIN.format(
-        budget=budget, error=ahead[metric], other=end[metric], lr=lr, momentum=momentum, limit=limit,
-        calls=same["grad_equivalents"], steps=same["step"], seconds=same["seconds"],
-        other_steps=end["step"], other_seconds=end["seconds"],
-        by_calls=end["grad_equivalents"] / same["grad_equivalents"], by_seconds=end["seconds"] / same["seconds"],
-        pinned=pinned.median(), near=100 * ((pinned / limit - 1).abs() < 0.1).mean(), held=limit / lr, dull=dull,
-        overshoot=late(slow, "overshoot").median(), steep=late(slow, "update_curvature").median(),
-        other_cosine=late(slow, "cosine").median(), cosine=late(fast, "cosine").median(),
-        sharp=sharp, times=sharp / dull, flat=flat, flatter=float(f"{sharp / flat:.2g}"),
+        budget=budget,
+        error=ahead[metric],
+        other=end[metric],
+        lr=lr,
+        momentum=momentum,
+        limit=limit,
+        calls=same["grad_equivalents"],
+        steps=same["step"],
+        seconds=same["seconds"],
+        other_steps=end["step"],
+        other_seconds=end["seconds"],
+        by_calls=end["grad_equivalents"] / same["grad_equivalents"],
+        by_seconds=end["seconds"] / same["seconds"],
+        pinned=pinned.median(),
+        near=100 * ((pinned / limit - 1).abs() < 0.1).mean(),
+        held=limit / lr,
+        dull=dull,
+        overshoot=late(slow, "overshoot").median(),
+        steep=late(slow, "update_curvature").median(),
+        other_cosine=late(slow, "cosine").median(),
+        cosine=late(fast, "cosine").median(),
+        sharp=sharp,
+        times=sharp / dull,
+        flat=flat,
+        flatter=float(f"{sharp / flat:.2g}"),
         change=100 * late(fast, "update_ratio_median").median(),
         other_change=100 * late(slow, "update_ratio_median").median(),
-    )  # fmt: skip
+    )
 
 
 def instability() -> str:
@@ -112,13 +133,21 @@ def instability() -> str:
     crossing = known[(known["step"] > calm) & (known["lr_sharpness"] > 2)].iloc[0]
     before = history[history["step"].between(calm, lowest["step"])]
     return INSTABILITY.format(
-        lr=config["optimizer"]["lr"], lowest=lowest["loss"], at=lowest["step"], crossing=crossing["step"],
-        overshoot=before["overshoot"].median(), would=SHARPEST * config["optimizer"]["lr"], sharpest=SHARPEST,
-        ahead=lowest["step"] - crossing["step"], growth=before["lr_sharpness"].max() - 1,
-        end=history["loss"].iloc[-1], times=history["loss"].iloc[-1] / lowest["loss"],
+        lr=config["optimizer"]["lr"],
+        lowest=lowest["loss"],
+        at=lowest["step"],
+        crossing=crossing["step"],
+        overshoot=before["overshoot"].median(),
+        would=SHARPEST * config["optimizer"]["lr"],
+        sharpest=SHARPEST,
+        ahead=lowest["step"] - crossing["step"],
+        growth=before["lr_sharpness"].max() - 1,
+        end=history["loss"].iloc[-1],
+        times=history["loss"].iloc[-1] / lowest["loss"],
         last_overshoot=late(history, "overshoot", 0.25).median(),
-        last_limit=late(history, "lr_sharpness", 0.25).median(), enough=2 / SHARPEST,
-    )  # fmt: skip
+        last_limit=late(history, "lr_sharpness", 0.25).median(),
+        enough=2 / SHARPEST,
+    )
 
 
 def saddle() -> str:
@@ -128,17 +157,26 @@ def saddle() -> str:
     end = pulled.dropna(subset=["negative_mass"]).iloc[-1]
     uphill = pulled[pulled["cosine"] < 0].iloc[0]
     return SADDLE.format(
-        still=first(pulled, "gradient_norm", 1e-12)["step"], loss=end["loss"], mass=end["negative_mass"],
-        share=100 * end["negative_share"], smallest=end["eigenvalue_min"], uphill=uphill["step"],
-        cosine=uphill["cosine"], left=first(freed, "negative_mass", 0)["step"], freed=freed["loss"].iloc[-1],
+        still=first(pulled, "gradient_norm", 1e-12)["step"],
+        loss=end["loss"],
+        mass=end["negative_mass"],
+        share=100 * end["negative_share"],
+        smallest=end["eigenvalue_min"],
+        uphill=uphill["step"],
+        cosine=uphill["cosine"],
+        left=first(freed, "negative_mass", 0)["step"],
+        freed=freed["loss"].iloc[-1],
         overshoot=freed.loc[freed["step"].between(3, 7), "overshoot"].median(),
-    )  # fmt: skip
+    )
 
 
 def wrapped(text: str) -> str:
     """The paragraphs in lines of the page's width."""
     paragraphs = (" ".join(part.split()) for part in text.split("\n\n"))
-    return "\n\n".join(textwrap.fill(one, WIDTH, break_long_words=False, break_on_hyphens=False) for one in paragraphs)
+    return "\n\n".join(
+        textwrap.fill(one, WIDTH, break_long_words=False, break_on_hyphens=False)
+        for one in paragraphs
+    )
 
 
 def main() -> None:

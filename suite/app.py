@@ -30,7 +30,10 @@ resolvers.register()
 @hydra.main(version_base="1.3", config_path=str(paths.CONFIGS), config_name="config")
 def compose_and_run(config: DictConfig) -> None:
     """Hydra calls this once for each run."""
-    from suite.training.runner import refuse, run  # torch is imported here, so that --help need not wait for it
+    from suite.training.runner import (
+        refuse,
+        run,
+    )  # torch is imported here, so that --help need not wait for it
 
     sweeping = HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN
     try:
@@ -57,7 +60,9 @@ def compose_and_run(config: DictConfig) -> None:
     note_outcome(plan, outcome)
     if not sweeping:
         torchrun.leave(outcome.status.exit_code)
-    if outcome.status is Status.INTERRUPTED:  # Ctrl-C is meant for the sweep, not only for the run it met
+    if (
+        outcome.status is Status.INTERRUPTED
+    ):  # Ctrl-C is meant for the sweep, not only for the run it met
         raise KeyboardInterrupt
 
 
@@ -87,7 +92,10 @@ def repeating_command() -> str:
     """What to type to run this one run again: its own choices, without those of the sweep around it."""
     hydra_config = HydraConfig.get()
     own = [s.path for s in hydra_config.runtime.config_sources if s.provider == "command-line"]
-    arguments = [*(word for path in own for word in ("--config-dir", path)), *as_typed(hydra_config.overrides.task)]
+    arguments = [
+        *(word for path in own for word in ("--config-dir", path)),
+        *as_typed(hydra_config.overrides.task),
+    ]
     return as_command(arguments, torchrun.world_size())
 
 
@@ -102,13 +110,17 @@ def _workers(launcher: DictConfig) -> int:
     if "joblib" not in launcher.get("_target_", "").lower():
         return 1
     jobs = int(launcher.n_jobs)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return jobs if jobs > 0 else max(1, cores + 1 + jobs)
 
 
 def main() -> None:
     """Run the command and turn what is wrong with a request into a message and exit code 2."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own notes would land between ours
+    os.environ.setdefault(
+        "KINETO_LOG_LEVEL", "99"
+    )  # the profiler's own notes would land between ours
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the explanation is ours
     with messages.answered(sys.argv[1:]), torchrun.one_voice():
         torchrun.refuse_sweep(sys.argv[1:])

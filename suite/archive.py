@@ -13,7 +13,7 @@ from suite.results.downsample import ROWS
 from suite.results.run import Run
 from suite.results.timings import Place, Timing, speed_key
 
-# -- the command -------------------------------------------------------------------------------------------------------
+# -- the command -----------------------------------------------------------------------------------
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,13 +32,24 @@ def _parser() -> argparse.ArgumentParser:
     write = commands.add_parser("write", help="write an archive of recorded runs")
     write.add_argument("folder", type=Path, help="results/reference/<name>")
     write.add_argument(
-        "--runs", type=Path, nargs="+", default=[paths.results() / "runs"], metavar="DIR", help="%(default)s"
+        "--runs",
+        type=Path,
+        nargs="+",
+        default=[paths.results() / "runs"],
+        metavar="DIR",
+        help="%(default)s",
     )
-    write.add_argument("--experiment", nargs="+", metavar="NAME", help="only the runs of these experiments")
+    write.add_argument(
+        "--experiment", nargs="+", metavar="NAME", help="only the runs of these experiments"
+    )
     write.add_argument("--task", nargs="+", metavar="NAME", help="only these tasks")
     write.add_argument("--optimizer", nargs="+", metavar="NAME", help="only these optimizers")
-    write.add_argument("--rows", type=int, default=ROWS, help="rows that a long history keeps, about (%(default)s)")
-    write.add_argument("--about", default="", metavar="TEXT", help="a sentence that is kept with the runs")
+    write.add_argument(
+        "--rows", type=int, default=ROWS, help="rows that a long history keeps, about (%(default)s)"
+    )
+    write.add_argument(
+        "--about", default="", metavar="TEXT", help="a sentence that is kept with the runs"
+    )
     read = commands.add_parser("read", help="say what an archive holds")
     read.add_argument("folder", type=Path)
     return parser

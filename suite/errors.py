@@ -22,4 +22,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def require_one_of(name: str, value: Any, known: Sequence[str]) -> None:
     """Raise ConfigError, with the names there are, for a value that is none of them."""
     if value not in known:
-        raise ConfigError(f"{name}={value} is not one of {', '.join(known)}.{did_you_mean(str(value), known)}")
+        raise ConfigError(
+            f"{name}={value} is not one of {', '.join(known)}.{did_you_mean(str(value), known)}"
+        )

@@ -48,7 +48,12 @@ def task_table(folders: Sequence[Path], allow: Sequence[str], full: bool = True)
     for name in registry.names("task", folders):
         target = str(registry.read("task", name, folders).get("_target_"))
         metric = f"{_declared(target, 'metric', allow)} ({_declared(target, 'direction', allow)})"
-        cells = (name, metric, registry.description("task", name, folders), _declared(target, "offers", allow))
+        cells = (
+            name,
+            metric,
+            registry.description("task", name, folders),
+            _declared(target, "offers", allow),
+        )
         table.add_row(*map(escape, cells[: len(columns)]))
     return table
 
@@ -68,11 +73,27 @@ TABLES = {"optimizers": optimizer_table, "tasks": task_table}
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m suite.list", description="List optimizers and tasks.")
-    parser.add_argument("what", nargs="?", choices=sorted(TABLES), help="only these (default: both)")
-    parser.add_argument("--config-dir", type=Path, action="append", default=[], help="a folder with YAML of your own")
-    parser.add_argument("--allow", action="append", default=[], help="a module that a _target_ of yours may name")
-    parser.add_argument("--full", action="store_true", help=f"all columns, in fewer than {WIDE} columns of text, too")
+    parser = argparse.ArgumentParser(
+        prog="python -m suite.list", description="List optimizers and tasks."
+    )
+    parser.add_argument(
+        "what", nargs="?", choices=sorted(TABLES), help="only these (default: both)"
+    )
+    parser.add_argument(
+        "--config-dir",
+        type=Path,
+        action="append",
+        default=[],
+        help="a folder with YAML of your own",
+    )
+    parser.add_argument(
+        "--allow", action="append", default=[], help="a module that a _target_ of yours may name"
+    )
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help=f"all columns, in fewer than {WIDE} columns of text, too",
+    )
     given = parser.parse_args()
     # a file or a pipe is as wide as can be
     somewhere = sys.stdout.isatty() or "COLUMNS" in os.environ

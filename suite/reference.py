@@ -1,13 +1,15 @@
 """`python -m suite.reference`: README's and docs' tables and figures, made anew from results/reference/.
 
-A page names, where a table is to stand, the archive and the table, and the lines between the two marks are replaced:
+A page names, where a table is to stand, the archive and the table, and the lines between the two
+marks are replaced:
 
     <!-- table: quick targets optimizer=kfac,adamw -->
     <!-- /table -->
 
-The table is `main` unless another one of the report is named (the files in results/report/tables/). `task=`,
-`optimizer=`, `experiment=` and `seed=` choose among the runs; `caption` adds the sentence that explains it. A mark
-without any words means `quick main`. A figure of the report replaces the file of the image that follows its mark:
+The table is `main` unless another one of the report is named (the files in results/report/tables/).
+`task=`, `optimizer=`, `experiment=` and `seed=` choose among the runs; `caption` adds the sentence
+that explains it. A mark without any words means `quick main`. A figure of the report replaces the
+file of the image that follows its mark:
 
     <!-- figure: quick heatmap -->
 """
@@ -29,7 +31,12 @@ from suite.paths import ROOT
 from suite.report.sections.convergence_order import convergences, order_tables
 from suite.report.sections.costs import cost_tables
 from suite.report.sections.final_metrics import main_table, results_table
-from suite.report.sections.settings import configuration_table, environment_table, outcome_tables, problem_table
+from suite.report.sections.settings import (
+    configuration_table,
+    environment_table,
+    outcome_tables,
+    problem_table,
+)
 from suite.report.sections.targets import target_tables
 from suite.results import archive
 from suite.results.frame import Records, build_records
@@ -39,9 +46,12 @@ from suite.tables.table import Table
 
 REFERENCE = ROOT / "results" / "reference"
 FENCE = r"^```.*?^```[^\n]*$"  # an example of a mark, in a page that explains them, is no mark
-TABLE = re.compile(rf"{FENCE}|^<!-- table(?P<words>:[^>]*)? -->\n.*?^<!-- /table -->", re.DOTALL | re.MULTILINE)
+TABLE = re.compile(
+    rf"{FENCE}|^<!-- table(?P<words>:[^>]*)? -->\n.*?^<!-- /table -->", re.DOTALL | re.MULTILINE
+)
 FIGURE = re.compile(
-    rf"{FENCE}|^<!-- figure:(?P<words>[^>]*)-->\s*!\[[^\]]*\]\((?P<file>[^)]+)\)", re.DOTALL | re.MULTILINE
+    rf"{FENCE}|^<!-- figure:(?P<words>[^>]*)-->\s*!\[[^\]]*\]\((?P<file>[^)]+)\)",
+    re.DOTALL | re.MULTILINE,
 )
 CHOICES = ("task", "optimizer", "experiment", "seed")
 CAPTION = "caption"
@@ -52,7 +62,11 @@ TABLES: tuple[Callable[[Records], list[Table]], ...] = (
     target_tables,
     cost_tables,
     outcome_tables,
-    lambda records: [problem_table(records), configuration_table(records), environment_table(records)],
+    lambda records: [
+        problem_table(records),
+        configuration_table(records),
+        environment_table(records),
+    ],
     lambda records: order_tables(convergences(records), records.optimizers),
 )  # those that are made without the rest of the report
 
@@ -101,7 +115,9 @@ class Pages:
     def files(self) -> list[Path]:
         """The pages that have a mark."""
         pages = [self.root / "README.md", *sorted((self.root / "docs").glob("*.md"))]
-        return [page for page in pages if page.exists() and self.marks(page.read_text(encoding="utf-8"))]
+        return [
+            page for page in pages if page.exists() and self.marks(page.read_text(encoding="utf-8"))
+        ]
 
     def marks(self, text: str) -> list[Mark]:
         """What a page asks for."""
@@ -132,7 +148,9 @@ class Pages:
         mark = _mark(match)
         lines = self._text(mark).rstrip("\n").split("\n")
         rows = [line for line in lines if line.startswith("|")]
-        return "\n".join([opening, *rows, *(["", lines[-1]] if mark.caption else []), "<!-- /table -->"])
+        return "\n".join(
+            [opening, *rows, *(["", lines[-1]] if mark.caption else []), "<!-- /table -->"]
+        )
 
     def _text(self, mark: Mark) -> str:
         """The table in Markdown: made alone where that is possible, else with the whole report."""
@@ -152,7 +170,9 @@ class Pages:
         return found[mark.name]
 
 
-def records(name: str, chosen: Sequence[tuple[str, Sequence[str]]] = (), archives: Path = REFERENCE) -> Records:
+def records(
+    name: str, chosen: Sequence[tuple[str, Sequence[str]]] = (), archives: Path = REFERENCE
+) -> Records:
     """The records of one archive, or of those of its runs that `chosen` names, for a page's own tables."""
     folder = archives / name
     if not archive.is_archive(folder):
@@ -166,7 +186,12 @@ def records(name: str, chosen: Sequence[tuple[str, Sequence[str]]] = (), archive
 
 
 def _wanted(run: Run, chosen: Sequence[tuple[str, Sequence[str]]]) -> bool:
-    told = {"task": run.task, "optimizer": run.optimizer, "experiment": run.config.get("experiment"), "seed": run.seed}
+    told = {
+        "task": run.task,
+        "optimizer": run.optimizer,
+        "experiment": run.config.get("experiment"),
+        "seed": run.seed,
+    }
     return all(str(told[key]) in names for key, names in chosen)
 
 
@@ -183,7 +208,9 @@ def _report(archives: Path, name: str, chosen: tuple[tuple[str, tuple[str, ...]]
     folder = tempfile.TemporaryDirectory(prefix="suite-reference-")
     _KEPT.append(folder)
     command = f"python -m suite.report --runs results/reference/{name}"
-    write_report(_records(archives, name, chosen), Path(folder.name), f"Reference results: {name}", command)
+    write_report(
+        _records(archives, name, chosen), Path(folder.name), f"Reference results: {name}", command
+    )
     return Path(folder.name)
 
 
@@ -198,7 +225,7 @@ def _mark(match: re.Match[str]) -> Mark:
     return Mark.parse((match["words"] or "").removeprefix(":"))
 
 
-# -- the command -------------------------------------------------------------------------------------------------------
+# -- the command -----------------------------------------------------------------------------------
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -216,11 +243,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m suite.reference", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a table is out of date")
+    parser = argparse.ArgumentParser(
+        prog="python -m suite.reference", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing; exit with 1 if a table is out of date"
+    )
     parser.add_argument("--no-figures", action="store_true", help="leave the figures as they are")
-    parser.add_argument("--root", type=Path, default=ROOT, metavar="DIR", help="of README.md and docs/ (%(default)s)")
-    parser.add_argument("--archives", type=Path, default=REFERENCE, metavar="DIR", help="the archives (%(default)s)")
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=ROOT,
+        metavar="DIR",
+        help="of README.md and docs/ (%(default)s)",
+    )
+    parser.add_argument(
+        "--archives", type=Path, default=REFERENCE, metavar="DIR", help="the archives (%(default)s)"
+    )
     return parser
 
 
@@ -231,7 +270,9 @@ def _rebuild(pages: Pages, options: argparse.Namespace) -> int:
         new = pages.rendered(text)
         stale += new != text
         name = page.relative_to(pages.root)
-        print(f"{name}: {'tables are up to date' if new == text else 'out of date' if options.check else 'rebuilt'}")
+        print(
+            f"{name}: {'tables are up to date' if new == text else 'out of date' if options.check else 'rebuilt'}"
+        )
         if not options.check:
             page.write_text(new, encoding="utf-8")
         if not (options.check or options.no_figures):

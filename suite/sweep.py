@@ -32,10 +32,18 @@ def note_outcome(plan: Plan, outcome: Outcome) -> None:
     summary = outcome.summary
     value = summary.get(f"final_{outcome.metric}")
     entry = {
-        "task": plan.task, "optimizer": plan.optimizer, "seed": plan.seed, "status": summary["status"],
-        "metric": outcome.metric, "value": value, "seconds": summary["seconds"], "message": summary["message"],
-        "skipped": outcome.skipped, "command": plan.command, "run": str(plan.directory),
-    }  # fmt: skip
+        "task": plan.task,
+        "optimizer": plan.optimizer,
+        "seed": plan.seed,
+        "status": summary["status"],
+        "metric": outcome.metric,
+        "value": value,
+        "seconds": summary["seconds"],
+        "message": summary["message"],
+        "skipped": outcome.skipped,
+        "command": plan.command,
+        "run": str(plan.directory),
+    }
     place = f"[{plan.number}/{plan.total}] " if plan.total > 1 else ""
     print(f"{place}{plan.title}: {_in_words(entry)}", flush=True)
     if plan.total == 1:
@@ -96,19 +104,39 @@ def print_outcomes(entries: list[dict[str, Any]]) -> None:
     entries.sort(key=lambda entry: (entry["task"], entry["optimizer"], entry["seed"]))
     short = len(entries) <= LONGEST
     table = Table(title=f"{len(entries)} runs", title_justify="left", header_style="bold")
-    for column in ("task", "optimizer", "seed" if short else "seeds", "outcome", "final metric", "seconds"):
+    for column in (
+        "task",
+        "optimizer",
+        "seed" if short else "seeds",
+        "outcome",
+        "final metric",
+        "seconds",
+    ):
         table.add_column(column, overflow="fold")
     if short:
         table.add_column("to repeat it", overflow="fold")
-    groups = [[entry] for entry in entries] if short else [list(g) for _, g in groupby(entries, key=_pair)]
+    groups = (
+        [[entry] for entry in entries]
+        if short
+        else [list(g) for _, g in groupby(entries, key=_pair)]
+    )
     for group in groups:
         cells = [*_cells(group), *([group[0]["command"] + " force=true"] if short else [])]
-        table.add_row(*map(escape, cells))  # [a, b] is a list of names in a command, and markup to rich
-    console = Console(file=sys.stdout) if sys.stdout.isatty() else Console(file=sys.stdout, width=160)
+        table.add_row(
+            *map(escape, cells)
+        )  # [a, b] is a list of names in a command, and markup to rich
+    console = (
+        Console(file=sys.stdout) if sys.stdout.isatty() else Console(file=sys.stdout, width=160)
+    )
     console.print(table)
     for entry in _worth_a_reason(entries):
-        console.print(f"{entry['optimizer']} on {entry['task']}: {entry['status']}: {entry['message']}", markup=False)
-        console.print(f"    {entry['command']} force=true", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            f"{entry['optimizer']} on {entry['task']}: {entry['status']}: {entry['message']}",
+            markup=False,
+        )
+        console.print(
+            f"    {entry['command']} force=true", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 def _pair(entry: dict[str, Any]) -> tuple[str, str]:
@@ -120,7 +148,8 @@ def _cells(group: list[dict[str, Any]]) -> list[str]:
     mean = f"{group[0]['metric']} {sum(values) / len(values):.4g}" if values else "—"
     words = [entry["status"] + (" (skipped)" if entry["skipped"] else "") for entry in group]
     outcome = ", ".join(
-        w if words.count(w) == len(words) else f"{w} {words.count(w)}/{len(words)}" for w in _unique(words)
+        w if words.count(w) == len(words) else f"{w} {words.count(w)}/{len(words)}"
+        for w in _unique(words)
     )
     seconds = sum(entry["seconds"] or 0.0 for entry in group)
     seeds = ", ".join(str(seed) for seed in _unique(entry["seed"] for entry in group))
@@ -129,7 +158,9 @@ def _cells(group: list[dict[str, Any]]) -> list[str]:
 
 def _worth_a_reason(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One run of each pair and status that has something to say."""
-    seen = {(_pair(entry), entry["status"]): entry for entry in reversed(entries) if entry["message"]}
+    seen = {
+        (_pair(entry), entry["status"]): entry for entry in reversed(entries) if entry["message"]
+    }
     return list(reversed(seen.values()))
 
 

@@ -1,12 +1,13 @@
 """Targets from a tuned baseline: `python -m suite.target task=mlp,cnn [optimizer=adamw] [seeds=0,1,2] [key=value ...]`.
 
-The target of a task is the median, over the seeds, of the baseline's final validation value. Four levels lead to it:
-50, 80, 95 and 100 % of the improvement from the untrained value, on a log scale where the metric falls by more than two
-decades. They are stored with the runs they come from in configs/targets/<task>.yaml, an entry for each scale; from then
-on every run of the task at that scale carries the levels, and the target where the task has none of its own.
+The target of a task is the median, over the seeds, of the baseline's final validation value. Four
+levels lead to it: 50, 80, 95 and 100 % of the improvement from the untrained value, on a log scale
+where the metric falls by more than two decades. They are stored with the runs they come from in
+configs/targets/<task>.yaml, an entry for each scale; from then on every run of the task at that
+scale carries the levels, and the target where the task has none of its own.
 
-The runs are ordinary ones of `python -m suite`: those that are done already are only looked up. `out=FOLDER` stores
-elsewhere; all other words are settings of the runs.
+The runs are ordinary ones of `python -m suite`: those that are done already are only looked up.
+`out=FOLDER` stores elsewhere; all other words are settings of the runs.
 """
 
 from __future__ import annotations
@@ -35,7 +36,12 @@ if TYPE_CHECKING:
 
 BASELINE = "adamw"
 SEEDS = (0, 1, 2)
-OWN = ("target", "levels", "seed", "stop_at_target")  # what the command sets itself, or its runs must not do
+OWN = (
+    "target",
+    "levels",
+    "seed",
+    "stop_at_target",
+)  # what the command sets itself, or its runs must not do
 HEADER = (
     "# Levels of the validation metric that runs are timed to: shares of the improvement of the tuned baseline.",
     "# Made by `python -m suite.target`; what they mean and where they hold: docs/timing.md.",
@@ -117,7 +123,12 @@ def plan_of(request: Request, task: str, seed: int) -> Plan:
     """One of the baseline's runs; its target is the task's own, so that a stored one does not make it another run."""
     from suite.config.compose import planned
 
-    words = [f"optimizer={request.optimizer}", f"task={task}", f"seed={seed}", "target=${task.target}"]
+    words = [
+        f"optimizer={request.optimizer}",
+        f"task={task}",
+        f"seed={seed}",
+        "target=${task.target}",
+    ]
     return planned([*words, *request.overrides], paths.results())
 
 
@@ -153,7 +164,9 @@ def _ended(plan: Plan, outcome: Outcome) -> Ended:
         first = next(csv.DictReader(file))
     place = f"{plan.task}/{plan.optimizer}/{plan.run_id}"
     metric = outcome.metric
-    return Ended(plan.seed, place, float(first[f"val/{metric}"]), float(outcome.summary[f"final_{metric}"]))
+    return Ended(
+        plan.seed, place, float(first[f"val/{metric}"]), float(outcome.summary[f"final_{metric}"])
+    )
 
 
 def entry_of(plan: Plan, runs: Sequence[Ended], metric: str, direction: str) -> dict[str, Any]:
@@ -162,12 +175,18 @@ def entry_of(plan: Plan, runs: Sequence[Ended], metric: str, direction: str) -> 
     Raises:
         ConfigError: the median of the runs is no improvement over the untrained model.
     """
-    untrained, final = (median(getattr(run, name) for run in runs) for name in ("untrained", "final"))
+    untrained, final = (
+        median(getattr(run, name) for run in runs) for name in ("untrained", "final")
+    )
     try:
         found = targets.ladder(untrained, final, direction)
     except ValueError as error:
         raise ConfigError(f"the baseline {plan.optimizer} sets no target: {error}") from error
-    optimizer = {key: value for key, value in plan.config["optimizer"].items() if key not in ("about", "search")}
+    optimizer = {
+        key: value
+        for key, value in plan.config["optimizer"].items()
+        if key not in ("about", "search")
+    }
     return {
         "metric": metric,
         "direction": direction,
@@ -218,7 +237,9 @@ def store(entries: Mapping[str, Any], path: Path) -> None:
     from suite.config.resolvers import SCALES
 
     ordered = {scale: dict(entries[scale]) for scale in SCALES if scale in entries}
-    body = yaml.safe_dump(ordered, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
+    body = yaml.safe_dump(
+        ordered, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True
+    )
     write_atomically(path, "\n".join(HEADER) + "\n" + body)
 
 
@@ -233,16 +254,20 @@ def _told(plan: Plan, entry: Mapping[str, Any], path: Path) -> str:
         f"  {path}",
     ]
     if len(runs) == 1:
-        lines.append("  From one seed only: a lucky run sets the bar for all. Give several: seeds=0,1,2")
+        lines.append(
+            "  From one seed only: a lucky run sets the bar for all. Give several: seeds=0,1,2"
+        )
     if entry["origin"]["tuned"] is None:
         words = f"optimizer={plan.optimizer} task={plan.task} scale={plan.config['scale']}"
-        lines.append(f"  The baseline is not tuned, which makes targets easy. First: python -m suite.tune {words}")
+        lines.append(
+            f"  The baseline is not tuned, which makes targets easy. First: python -m suite.tune {words}"
+        )
     if (own := plan.config["task"].get("target")) is not None:
         lines.append(f"  The target of runs stays the task's own, {own:g}.")
     return "\n".join(lines)
 
 
-# -- the command line --------------------------------------------------------------------------------------------------
+# -- the command line ------------------------------------------------------------------------------
 
 
 def parse(arguments: Sequence[str]) -> Request:
@@ -256,16 +281,22 @@ def parse(arguments: Sequence[str]) -> Request:
     if "task" not in named:
         raise ConfigError(__doc__ or "")
     for name in (name for name, _ in given if name.lstrip("+") in OWN):
-        raise ConfigError(f"{name}= is not for this command: it runs the baseline to its end. Seeds: seeds=0,1,2")
+        raise ConfigError(
+            f"{name}= is not for this command: it runs the baseline to its end. Seeds: seeds=0,1,2"
+        )
     tasks, optimizer = named["task"].split(","), named.get("optimizer", BASELINE)
     for task in tasks:
         require_one_of("task", task, registry.names("task"))
     if "," in optimizer:
-        raise ConfigError(f"optimizer={optimizer}: a target comes from one baseline; name one of them")
+        raise ConfigError(
+            f"optimizer={optimizer}: a target comes from one baseline; name one of them"
+        )
     require_one_of("optimizer", optimizer, registry.names("optimizer"))
     overrides = [*rest, *(f"{name}={value}" for name, value in given if name not in named)]
     out = Path(named.get("out", str(targets.FOLDER)))
-    return Request(tasks, optimizer, _seeds(named.get("seeds", ",".join(map(str, SEEDS)))), overrides, out)
+    return Request(
+        tasks, optimizer, _seeds(named.get("seeds", ",".join(map(str, SEEDS)))), overrides, out
+    )
 
 
 def _seeds(text: str) -> list[int]:

@@ -1,7 +1,7 @@
 """Losses that are summed over an example's outputs and averaged over the examples.
 
-This is the convention of the second-order literature: a damping then means the same whatever the number of outputs.
-torch's `reduction="mean"` divides by that number as well.
+This is the convention of the second-order literature: a damping then means the same whatever the
+number of outputs. torch's `reduction="mean"` divides by that number as well.
 """
 
 from __future__ import annotations

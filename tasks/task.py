@@ -21,18 +21,24 @@ SPLITS = ("train", "val", "test")
 class Task(ABC):
     """A training problem: `model(seed)`, `loss_fn`, `batches`, `evaluate`.
 
-    Every argument of a subclass's constructor is a key of its YAML in configs/task/. `offers` says what the loss and
-    the model can give beyond a gradient (an optimizer's `needs` must be among them):
+    Every argument of a subclass's constructor is a key of its YAML in configs/task/. `offers` says
+    what the loss and the model can give beyond a gradient (an optimizer's `needs` must be among
+    them):
 
     - `hessian`: the loss is twice differentiable;
-    - `ggn`: the loss is a convex function of the model's outputs, so the Gauss-Newton matrix is positive semi-definite;
+    - `ggn`: the loss is a convex function of the model's outputs, so the Gauss-Newton matrix is
+      positive semi-definite;
     - `jacobian`: the loss is a sum of squared residuals;
-    - `sampled`: the outputs are the parameters of a predictive distribution from which targets can be drawn;
-    - `per_example`: an example's loss does not depend on the other examples of its batch (no batch normalisation);
+    - `sampled`: the outputs are the parameters of a predictive distribution from which targets can
+      be drawn;
+    - `per_example`: an example's loss does not depend on the other examples of its batch (no batch
+      normalisation);
     - `layers`: there are Linear or Conv2d layers whose inputs and output gradients can be captured;
-    - `matrices`: there is at least one hidden weight matrix, neither an embedding nor the output layer.
+    - `matrices`: there is at least one hidden weight matrix, neither an embedding nor the output
+      layer.
 
-    A class says what it offers at its defaults; an instance may offer less (an option may add batch normalisation).
+    A class says what it offers at its defaults; an instance may offer less (an option may add batch
+    normalisation).
 
     Args:
         steps: the default length of a run, in optimizer steps.
@@ -81,7 +87,8 @@ class Task(ABC):
     def batches(self, split: str, seed: int, start: int = 0) -> Iterator[Batch]:
         """Mini-batches on the device: endless for `train` (from step `start` on), one ordered pass for the others.
 
-        The batch of a step is a function of `seed` and the step's number alone, so a run can be resumed anywhere.
+        The batch of a step is a function of `seed` and the step's number alone, so a run can be
+        resumed anywhere.
         """
 
     @abstractmethod
@@ -97,8 +104,8 @@ class Task(ABC):
 class DataTask(Task):
     """A task on a data set that fits into memory: tensors that live on the run's device and are indexed there.
 
-    A subclass sets `self.splits`, a dictionary from split to `(inputs, targets)`, before calling `super().__init__`,
-    and says in `measure` what an evaluation reports of each example.
+    A subclass sets `self.splits`, a dictionary from split to `(inputs, targets)`, before calling
+    `super().__init__`, and says in `measure` what an evaluation reports of each example.
 
     Args:
         batch_size: examples in a training batch; None, or more than there are, is the full batch.
@@ -107,7 +114,9 @@ class DataTask(Task):
     splits: dict[str, Batch]
     evaluation_batch: ClassVar[int] = 250
 
-    def __init__(self, *, steps: int, eval_every: int, batch_size: int | None, target: float | None = None) -> None:
+    def __init__(
+        self, *, steps: int, eval_every: int, batch_size: int | None, target: float | None = None
+    ) -> None:
         super().__init__(steps=steps, eval_every=eval_every, target=target)
         full = self.size("train")
         self.batch_size = full if batch_size is None else min(batch_size, full)
@@ -136,7 +145,8 @@ class DataTask(Task):
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         super().to(device, dtype)
         self.splits = {
-            split: (self._place(inputs), self._place(targets)) for split, (inputs, targets) in self.splits.items()
+            split: (self._place(inputs), self._place(targets))
+            for split, (inputs, targets) in self.splits.items()
         }
         return self
 
@@ -182,7 +192,9 @@ class DataTask(Task):
         return self.splits[split]
 
     def _place(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.device, self.precision if tensor.is_floating_point() else tensor.dtype)
+        return tensor.to(
+            self.device, self.precision if tensor.is_floating_point() else tensor.dtype
+        )
 
 
 def require_split(split: str) -> None:
@@ -205,5 +217,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def generator_for(seed: int, index: int, stream: int = 0) -> torch.Generator:
     """A CPU generator that is a function of its arguments alone; the constants keep the streams apart."""
-    mixed = (seed * 0x9E3779B97F4A7C15 + index * 0xBF58476D1CE4E5B9 + stream * 0x94D049BB133111EB) % 2**63
+    mixed = (
+        seed * 0x9E3779B97F4A7C15 + index * 0xBF58476D1CE4E5B9 + stream * 0x94D049BB133111EB
+    ) % 2**63
     return torch.Generator().manual_seed(mixed)

@@ -17,7 +17,11 @@ import yaml
 from suite.results.load import Run
 from suite.results.run import assemble
 
-CLASSES = {"adamw": "torch.optim.AdamW", "sgd": "torch.optim.SGD", "kfac": "optimizers.natural_gradient.KFAC"}
+CLASSES = {
+    "adamw": "torch.optim.AdamW",
+    "sgd": "torch.optim.SGD",
+    "kfac": "optimizers.natural_gradient.KFAC",
+}
 START, TARGET = 2.0, 0.5
 
 
@@ -59,11 +63,17 @@ class Planted:
         return {
             "optimizer": {"_target_": target, **dict(self.hyper)},
             "task": {"_target_": f"tasks.vision.{self.task}.Task", **dict(self.task_settings)},
-            "seed": self.seed, "scale": "quick", "steps": self.steps, "target": TARGET, "device": "cpu",
-            "precision": "float32", "metric": "error", "direction": "min",
+            "seed": self.seed,
+            "scale": "quick",
+            "steps": self.steps,
+            "target": TARGET,
+            "device": "cpu",
+            "precision": "float32",
+            "metric": "error",
+            "direction": "min",
             "command": f"python -m suite optimizer={self.optimizer} task={self.task} seed={self.seed} scale=quick",
             **dict(self.config),
-        }  # fmt: skip
+        }
 
     @property
     def told(self) -> dict[str, Any]:
@@ -72,12 +82,22 @@ class Planted:
             return {}
         ended = self.status in ("done", "target", "timeout")
         return {
-            "status": self.status, "task": self.task, "optimizer": self.optimizer, "seed": self.seed,
-            "steps": self._last, "seconds": self._last * self.pace, "seconds_per_step": self.pace,
-            "final_error": self.final if ended else None, "final_loss": 0.1, "target": TARGET,
-            "peak_memory_bytes": self.memory, "state_bytes": 10, "parallel": self.parallel, "message": "",
+            "status": self.status,
+            "task": self.task,
+            "optimizer": self.optimizer,
+            "seed": self.seed,
+            "steps": self._last,
+            "seconds": self._last * self.pace,
+            "seconds_per_step": self.pace,
+            "final_error": self.final if ended else None,
+            "final_loss": 0.1,
+            "target": TARGET,
+            "peak_memory_bytes": self.memory,
+            "state_bytes": 10,
+            "parallel": self.parallel,
+            "message": "",
             **dict(self.summary),
-        }  # fmt: skip
+        }
 
     @property
     def history(self) -> pd.DataFrame:
@@ -86,13 +106,20 @@ class Planted:
         values = np.where(steps >= (math.inf if self.cost is None else self.cost), TARGET, START)
         values[0] = START + 0.001 * self.seed
         values[-1:] = values[-1] if self.final is None or self.cut is not None else self.final
-        columns = {"step": steps, "seconds": steps * self.pace, "loss": values, "grad_equivalents": steps * self.work}
+        columns = {
+            "step": steps,
+            "seconds": steps * self.pace,
+            "loss": values,
+            "grad_equivalents": steps * self.work,
+        }
         return pd.DataFrame({**columns, "val/error": values})
 
     @property
     def run(self) -> Run:
         """The run in memory."""
-        return assemble(self._folder(Path("runs")), self.settings, self.told, self._machine, self.history, 1.0)
+        return assemble(
+            self._folder(Path("runs")), self.settings, self.told, self._machine, self.history, 1.0
+        )
 
     def write(self, root: Path) -> Path:
         """The run as a directory under `root`."""

@@ -14,7 +14,9 @@ README = (ROOT / "README.md").read_text()
 EXTENDING = (ROOT / "docs" / "extending.md").read_text()
 FILE = re.compile(r"`(mine/[\w./]+)`:\n\n```\w+\n(.*?)```", re.DOTALL)
 COMMAND = re.compile(r"^PYTHONPATH=mine (python .*)$", re.MULTILINE)
-DIRECT = re.compile(r"## On functions and least squares, without Hydra\n\n```python\n(.*?)```", re.DOTALL)
+DIRECT = re.compile(
+    r"## On functions and least squares, without Hydra\n\n```python\n(.*?)```", re.DOTALL
+)
 SCRIPT = re.compile(r"## In your own script\n\n```python\n(.*?)```", re.DOTALL)
 
 
@@ -35,10 +37,15 @@ def test_an_optimizer_and_a_task_of_ones_own_run_as_the_readme_says(folder: Path
     environment = {**os.environ, "PYTHONPATH": "mine", "SUITE_RESULTS": str(folder / "results")}
     for command in commands:
         words = [*shlex.split(command)[1:], "scale=quick", "threads=1", "wandb.mode=disabled"]
-        done = subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
         assert "done" in done.stdout
-    runs = {str(path.parent.relative_to(folder)) for path in (folder / "results/runs").glob("*/*/*/summary.json")}
+    runs = {
+        str(path.parent.relative_to(folder))
+        for path in (folder / "results/runs").glob("*/*/*/summary.json")
+    }
     pairs = {tuple(run.split("/")[2:4]) for run in runs}
     assert pairs == {("mlp", "sign_descent"), ("sine", "adam"), ("sine", "kfac")}
 

@@ -23,36 +23,42 @@ NORMALISED = ("observation", "average")
 class AdaFisher(Factored):
     r"""Adaptive steps from a diagonal block-Kronecker Fisher matrix (Martins Gomes et al., 2025, arXiv 2405.16397).
 
-    A layer with input abar (a one appended for the bias) and output gradient g has H = diag(E[abar abar']) and
-    S = diag(E[g g']), each min-max normalised to [0, 1] and averaged over time, and
+    A layer with input abar (a one appended for the bias) and output gradient g has H = diag(E[abar
+    abar']) and S = diag(E[g g']), each min-max normalised to [0, 1] and averaged over time, and
 
         F = H (x) S + damping,    theta -= lr mhat / F
 
     with mhat the bias-corrected exponential average of the gradient. There is no square root.
 
-    As in the paper (the default) the averages are H <- gamma H + (1 - gamma) H_new. `as_released=True` does what the
-    authors' code does, H <- gamma H / 10 + gamma H_new / 100, whose weights do not add up to one. Both begin with ones.
-    The released averages thus fall to at most gamma / (100 - 10 gamma), 0.0087 at the defaults, F to [damping, damping
-    + 7.6e-5], and the method is momentum with the learning rate lr / damping; `spread` in `telemetry`, the largest over
-    the smallest number in F, shows it. In the paper's form the smallest entry of each factor goes to zero, the spread
-    to 1 + 1 / damping, and lr / damping is the learning rate of the flattest coordinates.
+    As in the paper (the default) the averages are H <- gamma H + (1 - gamma) H_new.
+    `as_released=True` does what the authors' code does, H <- gamma H / 10 + gamma H_new / 100,
+    whose weights do not add up to one. Both begin with ones. The released averages thus fall to at
+    most gamma / (100 - 10 gamma), 0.0087 at the defaults, F to [damping, damping + 7.6e-5], and the
+    method is momentum with the learning rate lr / damping; `spread` in `telemetry`, the largest
+    over the smallest number in F, shows it. In the paper's form the smallest entry of each factor
+    goes to zero, the spread to 1 + 1 / damping, and lr / damping is the learning rate of the
+    flattest coordinates.
 
-    The released code normalises what a mini-batch says and averages that (`normalize="observation"`); the paper's
-    equations, as others quote them, normalise the averages (`"average"`), whose start is then of no importance and
-    whose spread is 1 + 1 / damping from the first step on.
+    The released code normalises what a mini-batch says and averages that
+    (`normalize="observation"`); the paper's equations, as others quote them, normalise the averages
+    (`"average"`), whose start is then of no importance and whose spread is 1 + 1 / damping from the
+    first step on.
 
-    All matrix products of K-FAC have factors here: convolutions, embeddings, attention, recurrent and shared weights.
-    A normalising layer has, as in the released code, the two numbers H = (sum of the squared sums of the channels of
-    its input, number of channels) for scale and shift, and a number for each channel, the squared sum of its output
-    gradients, for S. The normalisation makes (0, 1) of H, or (1, 0), so that one of scale and shift has F = damping.
+    All matrix products of K-FAC have factors here: convolutions, embeddings, attention, recurrent
+    and shared weights. A normalising layer has, as in the released code, the two numbers H = (sum
+    of the squared sums of the channels of its input, number of channels) for scale and shift, and a
+    number for each channel, the squared sum of its output gradients, for S. The normalisation makes
+    (0, 1) of H, or (1, 0), so that one of scale and shift has F = damping.
 
-    Differences from the paper: a factor whose numbers are all the same is taken as ones (min-max leaves 0 / 0; the
-    released form has zeros, there too). Differences from the released code: parameters of other layers are updated by
-    `fallback`, where there one unknown layer shifts all that follow and the last layers do not move; the sums for
-    LayerNorm over all but the channels in the paper's form (there over all but the second axis).
+    Differences from the paper: a factor whose numbers are all the same is taken as ones (min-max
+    leaves 0 / 0; the released form has zeros, there too). Differences from the released code:
+    parameters of other layers are updated by `fallback`, where there one unknown layer shifts all
+    that follow and the last layers do not move; the sums for LayerNorm over all but the channels in
+    the paper's form (there over all but the second axis).
 
-    Cost: 1 gradient a step; every `statistics_period` steps a square of the layers' inputs and output gradients.
-    State: n numbers, and for each layer the lengths of its inputs (with the bias's one) and outputs.
+    Cost: 1 gradient a step; every `statistics_period` steps a square of the layers' inputs and
+    output gradients. State: n numbers, and for each layer the lengths of its inputs (with the
+    bias's one) and outputs.
 
     Args:
         params: the parameters, or pairs of name and parameter.
@@ -61,8 +67,8 @@ class AdaFisher(Factored):
         damping: lambda, added to F.
         gamma: of the factors' averages, see above.
         statistics_period: the number of steps between two updates of the factors.
-        fisher: `empirical` (the gradients of the training loss, which come for nothing) or `sampled` (those of targets
-            drawn from the model, one more backward pass).
+        fisher: `empirical` (the gradients of the training loss, which come for nothing) or
+            `sampled` (those of targets drawn from the model, one more backward pass).
         normalize: `observation` or `average`, see above.
         as_released: average the factors as the authors' code does.
         weight_decay: of AdaFisherW, theta *= 1 - lr weight_decay.
@@ -101,17 +107,35 @@ class AdaFisher(Factored):
         require_choice("normalize", normalize, NORMALISED)
         afterwards = normalize == "average"
         if as_released and afterwards:
-            raise ValueError(f"as_released normalises what it averages: take normalize=observation, not {normalize!r}")
+            raise ValueError(
+                f"as_released normalises what it averages: take normalize=observation, not {normalize!r}"
+            )
         self.as_released = as_released
         own = Averages(gamma, 1 - gamma, afterwards=afterwards)
         self.averages = Averages.released(gamma) if as_released else own
         options = {"lr": lr, "momentum": momentum, "damping": damping, "fallback_lr": fallback_lr}
-        decays = {"weight_decay": weight_decay, "l2": 0.0} if decoupled else {"weight_decay": 0.0, "l2": weight_decay}
+        decays = (
+            {"weight_decay": weight_decay, "l2": 0.0}
+            if decoupled
+            else {"weight_decay": 0.0, "l2": weight_decay}
+        )
         super().__init__(
-            params, options | decays, statistics_period=statistics_period, inverse_period=statistics_period,
-            fisher=fisher, statistics_share=1.0, shared_weights="expand", staggered=False, averaging=0.0,
-            batch_growth=1.0, max_batches=1, max_dim=None, max_gib=1.0, skip=skip, fallback=fallback,
-        )  # fmt: skip
+            params,
+            options | decays,
+            statistics_period=statistics_period,
+            inverse_period=statistics_period,
+            fisher=fisher,
+            statistics_share=1.0,
+            shared_weights="expand",
+            staggered=False,
+            averaging=0.0,
+            batch_growth=1.0,
+            max_batches=1,
+            max_dim=None,
+            max_gib=1.0,
+            skip=skip,
+            fallback=fallback,
+        )
         if fisher == "sampled":
             self.needs = type(self).needs | {"sampled"}
 
@@ -123,7 +147,7 @@ class AdaFisher(Factored):
         factors = [self.averages.factors(self.state[block.parameters[0]]) for block in ready]
         return {**super().telemetry(), **({"spread": spread(factors, dampings)} if ready else {})}
 
-    # -- the factors ---------------------------------------------------------------------------------------------------
+    # -- the factors -------------------------------------------------------------------------------
 
     def _measure(self, seen: Objective) -> Measure:
         return Measure(terms=1, scale=1.0, largest=0)  # diagonals, of the loss as it is
@@ -143,10 +167,12 @@ class AdaFisher(Factored):
     def _ready(self, block: Block) -> bool:
         return "a" in self.state.get(block.parameters[0], {})
 
-    def _direction(self, block: Block, state: dict[str, Any], gradient: Tensor, damping: float) -> Tensor:
+    def _direction(
+        self, block: Block, state: dict[str, Any], gradient: Tensor, damping: float
+    ) -> Tensor:
         return gradient / (entries(*self.averages.factors(state)) + damping)
 
-    # -- the move ------------------------------------------------------------------------------------------------------
+    # -- the move ----------------------------------------------------------------------------------
 
     def _move(self, objective: Objective, curvature: Curvature | None) -> None:
         for group in self.param_groups:
@@ -163,20 +189,34 @@ class AdaFisher(Factored):
             for block in blocks:
                 means = [self._mean_gradient(p, group["momentum"]) for p in block.parameters]
                 state = self.state[block.parameters[0]]
-                direction = self._direction(block, state, block.matrix(means) / correction, group["damping"])
+                direction = self._direction(
+                    block, state, block.matrix(means) / correction, group["damping"]
+                )
                 directions.update(zip(block.parameters, block.tensors(direction), strict=True))
         return directions, 0.0
 
     def _deltas(
-        self, objective: Objective, directions: dict[Tensor, Tensor], predicted: float, curvature: Curvature | None
+        self,
+        objective: Objective,
+        directions: dict[Tensor, Tensor],
+        predicted: float,
+        curvature: Curvature | None,
     ) -> dict[Tensor, Tensor] | None:
-        rates = {parameter: group["lr"] for group in self.param_groups for parameter in group["params"]}
-        return {parameter: -rates[parameter] * direction for parameter, direction in directions.items()}
+        rates = {
+            parameter: group["lr"] for group in self.param_groups for parameter in group["params"]
+        }
+        return {
+            parameter: -rates[parameter] * direction for parameter, direction in directions.items()
+        }
 
     def _grouped(self) -> list[tuple[dict[str, Any], list[Block]]]:
         """The groups, each with its blocks that have factors and gradients."""
-        found: list[tuple[dict[str, Any], list[Block]]] = [(group, []) for group in self.param_groups]
-        number_of = {id(p): number for number, group in enumerate(self.param_groups) for p in group["params"]}
+        found: list[tuple[dict[str, Any], list[Block]]] = [
+            (group, []) for group in self.param_groups
+        ]
+        number_of = {
+            id(p): number for number, group in enumerate(self.param_groups) for p in group["params"]
+        }
         for block in self._blocks or []:
             if self._ready(block) and all(p.grad is not None for p in block.parameters):
                 found[number_of[id(block.parameters[0])]][1].append(block)

@@ -17,26 +17,31 @@ AVERAGINGS = ("none", "kernels", "rows", "blocks")
 class AdaHessian(LazyHessian):
     r"""Adam whose second moment is that of the Hessian's diagonal (Yao et al., 2021, arXiv 2006.00719).
 
-    D = z o Hz, z random signs, averaged in space; v <- beta2 v + (1 - beta2) D^2; m <- beta1 m + (1 - beta1) g;
-    theta -= lr (mhat / (sqrt(vhat)^k + eps) + weight_decay theta), mhat and vhat corrected for their start at zero
+    D = z o Hz, z random signs, averaged in space; v <- beta2 v + (1 - beta2) D^2; m <- beta1 m + (1
+    - beta1) g; theta -= lr (mhat / (sqrt(vhat)^k + eps) + weight_decay theta), mhat and vhat
+      corrected for their start at zero
     (their algorithm 1; k is `hessian_power`).
 
-    The average in space is that of the released code, the mean of |Hz| = |z o Hz|: over the positions of a kernel
-    (all dimensions after the second), and over a matrix's rows or blocks of the flattened matrix where asked for. With
-    `signed=True` it is the paper's, the mean of z o Hz (section 3.2).
+    The average in space is that of the released code, the mean of |Hz| = |z o Hz|: over the
+    positions of a kernel (all dimensions after the second), and over a matrix's rows or blocks of
+    the flattened matrix where asked for. With `signed=True` it is the paper's, the mean of z o Hz
+    (section 3.2).
 
-    What v estimates is not the squared diagonal: for random signs E[(z o Hz)_i^2] = sum_j H_ij^2, the squared norm of a
-    row of H, which is never smaller; and it has no sign, so a coordinate of negative curvature is stepped along as one
-    of positive curvature. `optimizers.diagonal.agreement` measures both on a net small enough.
+    What v estimates is not the squared diagonal: for random signs E[(z o Hz)_i^2] = sum_j H_ij^2,
+    the squared norm of a row of H, which is never smaller; and it has no sign, so a coordinate of
+    negative curvature is stepped along as one of positive curvature.
+    `optimizers.diagonal.agreement` measures both on a net small enough.
 
-    Cost per step: 1 gradient with its graph and `probes` products, about 3 gradients; (period + 2) / period at a
-    longer period. Memory: the graph, about twice that of a gradient. State: m and
+    Cost per step: 1 gradient with its graph and `probes` products, about 3 gradients; (period + 2)
+    / period at a longer period. Memory: the graph, about twice that of a gradient. State: m and
     sqrt(v), 2 n numbers.
 
-    Differences: v is corrected by the number of refreshes, which is the number of steps at period 1. (With a longer
-    period davda54/ada-hessian counts an old D anew in every step, and pytorch_optimizer corrects by the number of
-    steps: its first steps are up to sqrt(period) times too long.) Kernels of any number of dimensions; blocks that do
-    not divide a matrix end in a shorter one. `eps` is meant for the canonical loss.
+    Differences: v is corrected by the number of refreshes, which is the number of steps at period
+    1. (With a longer period davda54/ada-hessian counts an old D anew in every step, and
+      pytorch_optimizer corrects by the number of
+    steps: its first steps are up to sqrt(period) times too long.) Kernels of any number of
+    dimensions; blocks that do not divide a matrix end in a shorter one. `eps` is meant for the
+    canonical loss.
 
     Args:
         params: the parameters, or pairs of name and parameter.
@@ -47,8 +52,9 @@ class AdaHessian(LazyHessian):
         hessian_power: k; 1 is AdaHessian, 0 momentum.
         period: steps between two probes of the Hessian.
         probes: products a refresh; their z o Hz are averaged.
-        averaging: `none`, `kernels` (what has three or more dimensions over its positions), `rows` (and matrices over
-            their rows) or `blocks` (and matrices over blocks of `block_size`, row by row).
+        averaging: `none`, `kernels` (what has three or more dimensions over its positions), `rows`
+            (and matrices over their rows) or `blocks` (and matrices over blocks of `block_size`,
+            row by row).
         block_size: of `blocks`; 32 for the paper's transformers.
         signed: average z o Hz, not |z o Hz|.
         weight_decay: decoupled, theta *= 1 - lr weight_decay.
@@ -80,27 +86,47 @@ class AdaHessian(LazyHessian):
         self.averaging = averaging
         self.block_size = block_size
         self.signed = signed
-        options = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, options | {"hessian_power": hessian_power}, period, "rademacher", probes, seed)
+        options = {
+            "lr": lr,
+            "beta1": beta1,
+            "beta2": beta2,
+            "eps": eps,
+            "weight_decay": weight_decay,
+        }
+        super().__init__(
+            params, options | {"hessian_power": hessian_power}, period, "rademacher", probes, seed
+        )
 
     def learn(self, group: Group, running: list[Tensor], found: list[Tensor], scale: float) -> None:
         means = [self._averaged(each) for each in found]
         torch._foreach_mul_(running, running)
         torch._foreach_mul_(running, group["beta2"])
         torch._foreach_addcmul_(running, means, means, value=(1 - group["beta2"]) / scale**2)
-        torch._foreach_sqrt_(running)  # kept as its root, which is what the steps until the next refresh need
+        torch._foreach_sqrt_(
+            running
+        )  # kept as its root, which is what the steps until the next refresh need
 
     def _averaged(self, found: Tensor) -> Tensor:
-        if self.averaging == "none" or found.dim() < 2 or (found.dim() == 2 and self.averaging == "kernels"):
+        if (
+            self.averaging == "none"
+            or found.dim() < 2
+            or (found.dim() == 2 and self.averaging == "kernels")
+        ):
             return found
         each = found if self.signed else found.abs()
         if found.dim() == 2 and self.averaging == "blocks":
             return blockwise_mean(each, self.block_size)
-        return each.mean(dim=tuple(range(min(2, found.dim() - 1), found.dim())), keepdim=True).expand_as(each)
+        return each.mean(
+            dim=tuple(range(min(2, found.dim() - 1), found.dim())), keepdim=True
+        ).expand_as(each)
 
-    def move(self, group: Group, params: list[Tensor], momenta: list[Tensor], running: list[Tensor]) -> None:
+    def move(
+        self, group: Group, params: list[Tensor], momenta: list[Tensor], running: list[Tensor]
+    ) -> None:
         power = group["hessian_power"]
-        seen = (1 - group["beta2"] ** group["refreshes"]) ** (power / 2)  # of sqrt(v)^k, taken out of the quotient
+        seen = (1 - group["beta2"] ** group["refreshes"]) ** (
+            power / 2
+        )  # of sqrt(v)^k, taken out of the quotient
         roots = running if power == 1 else list(torch._foreach_pow(running, power))
         denominators = torch._foreach_add(roots, group["eps"] * seen)
         length = group["lr"] * seen / (1 - group["beta1"] ** group["steps"])
@@ -121,7 +147,9 @@ class AdaHessian(LazyHessian):
         ]
         told = super().telemetry()
         if extremes:
-            told["condition"] = max(float(high) for _, high in extremes) / min(float(low) for low, _ in extremes)
+            told["condition"] = max(float(high) for _, high in extremes) / min(
+                float(low) for low, _ in extremes
+            )
         return told
 
 
@@ -129,5 +157,9 @@ def blockwise_mean(matrix: Tensor, size: int) -> Tensor:
     """Every entry replaced by the mean of its block of `size` entries, row by row; the last block may be shorter."""
     flat = matrix.flatten()
     whole = flat.numel() // size * size
-    parts = [flat[:whole].view(-1, size)] + ([flat[whole:].view(1, -1)] if whole < flat.numel() else [])
-    return torch.cat([part.mean(1, keepdim=True).expand_as(part).flatten() for part in parts]).view_as(matrix)
+    parts = [flat[:whole].view(-1, size)] + (
+        [flat[whole:].view(1, -1)] if whole < flat.numel() else []
+    )
+    return torch.cat(
+        [part.mean(1, keepdim=True).expand_as(part).flatten() for part in parts]
+    ).view_as(matrix)

@@ -16,7 +16,9 @@ from optimizers.natural_gradient.scale_shift import ScaleShiftBlock, over_positi
 SMALL = 1e-12  # what the released code adds to a range
 
 
-def observed(block: Block, passes: Sequence[Captured], measure: Measure, released: bool) -> Tensors | None:
+def observed(
+    block: Block, passes: Sequence[Captured], measure: Measure, released: bool
+) -> Tensors | None:
     """Sums over a mini-batch's examples; None if the layer was not used."""
     if isinstance(block, ScaleShiftBlock):
         return _channel_sums(block, passes, released)
@@ -27,9 +29,9 @@ def observed(block: Block, passes: Sequence[Captured], measure: Measure, release
 class Averages:
     """average <- keep average + take new, of diagonals that are min-max normalised to [0, 1].
 
-    Either each new one is normalised, and the averages begin with ones, or the averages are, when they are used. With
-    `small` added to a range, one of zero makes zeros; without, ones. The layers of a stack (groups of a convolution,
-    the projections of attention) are normalised together.
+    Either each new one is normalised, and the averages begin with ones, or the averages are, when
+    they are used. With `small` added to a range, one of zero makes zeros; without, ones. The layers
+    of a stack (groups of a convolution, the projections of attention) are normalised together.
     """
 
     keep: float
@@ -45,9 +47,13 @@ class Averages:
     def fold(self, block: Block, state: dict[str, Any], sums: Tensors) -> None:
         """Take the sums into `a` and `g` of a block's state."""
         for name, new in diagonals(block, sums).items():
-            if name not in state:  # a constant start would be lost in the normalisation, and digits with it
+            if (
+                name not in state
+            ):  # a constant start would be lost in the normalisation, and digits with it
                 state[name] = torch.zeros_like(new) if self.afterwards else torch.ones_like(new)
-            state[name].mul_(self.keep).add_(new if self.afterwards else self.normalised(new), alpha=self.take)
+            state[name].mul_(self.keep).add_(
+                new if self.afterwards else self.normalised(new), alpha=self.take
+            )
 
     def factors(self, state: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """The diagonals H and S of a block."""
@@ -67,7 +73,9 @@ def diagonals(block: Block, sums: Tensors) -> Tensors:
     if not isinstance(block, ScaleShiftBlock):
         return block.factors(sums)
     examples = sums["examples"]
-    both = torch.stack([sums["inputs"].square().sum(), sums["inputs"].new_tensor(float(len(sums["inputs"])))])
+    both = torch.stack(
+        [sums["inputs"].square().sum(), sums["inputs"].new_tensor(float(len(sums["inputs"])))]
+    )
     chosen = both[[0] * block.scale + [1] * block.shift] / examples**2
     return {"a": (sums["slopes"].square() / examples).unsqueeze(1), "g": chosen.unsqueeze(0)}
 
@@ -85,7 +93,9 @@ def spread(factors: Sequence[tuple[Tensor, Tensor]], dampings: Sequence[float]) 
     return float(torch.stack(largest).max() / torch.stack(smallest).min())
 
 
-def _channel_sums(block: ScaleShiftBlock, passes: Sequence[Captured], released: bool) -> Tensors | None:
+def _channel_sums(
+    block: ScaleShiftBlock, passes: Sequence[Captured], released: bool
+) -> Tensors | None:
     """Of a normalising layer's channels: the sums of inputs, over the square of the positions, and of slopes."""
     found: Tensors = {}
     for captured in passes:
@@ -96,7 +106,9 @@ def _channel_sums(block: ScaleShiftBlock, passes: Sequence[Captured], released: 
                 "slopes": over_positions(block.module, gradient).sum(0),
                 "examples": value.new_tensor(float(len(value))),
             }
-            found = {name: tensor + found[name] if found else tensor for name, tensor in new.items()}
+            found = {
+                name: tensor + found[name] if found else tensor for name, tensor in new.items()
+            }
     return found or None
 
 

@@ -17,21 +17,24 @@ from optimizers.objective import Objective
 class INNAprop(Method):
     r"""Inertia and damping by the Hessian, without the Hessian (Bolte et al., 2024, arXiv 2410.05871, algorithm 1).
 
-    The dynamics theta'' + alpha theta' + beta d/dt g(theta) + g(theta) = 0 have the Hessian in them, as
-    dg/dt = H theta'. With psi in the place of theta' they are of first order and need g alone (Castera et al., 2021,
-    arXiv 1905.12278):
+    The dynamics theta'' + alpha theta' + beta d/dt g(theta) + g(theta) = 0 have the Hessian in
+    them, as dg/dt = H theta'. With psi in the place of theta' they are of first order and need g
+    alone (Castera et al., 2021, arXiv 1905.12278):
 
-        theta' = (1/beta - alpha) theta - psi / beta - beta g,      psi' = (1/beta - alpha) theta - psi / beta.
+        theta' = (1/beta - alpha) theta - psi / beta - beta g,      psi' = (1/beta - alpha) theta -
+        psi / beta.
 
     Discretised with the step lr, g divided by the root of its running second moment v:
 
         theta *= 1 - lr weight_decay,   v = sigma v + (1 - sigma) g^2,
         psi   += lr ( (1/beta - alpha) theta - psi / beta ),
-        theta += lr / (beta - lr) ( (1 - alpha beta) theta - psi ) - lr beta g / ( sqrt(v / (1 - sigma^t)) + eps ),
+        theta += lr / (beta - lr) ( (1 - alpha beta) theta - psi ) - lr beta g / ( sqrt(v / (1 -
+        sigma^t)) + eps ),
 
-    psi = (1 - alpha beta) theta at first, so that the first step is -lr beta sign(g). With alpha beta = 1 psi stays
-    zero and it is AdamW without momentum, at lr beta. The authors recommend (alpha, beta) = (0.1, 0.9), fast at first,
-    and (2, 2), better in the end. As in their code psi does not see the weight decay.
+    psi = (1 - alpha beta) theta at first, so that the first step is -lr beta sign(g). With alpha
+    beta = 1 psi stays zero and it is AdamW without momentum, at lr beta. The authors recommend
+    (alpha, beta) = (0.1, 0.9), fast at first, and (2, 2), better in the end. As in their code psi
+    does not see the weight decay.
 
     Cost per step: 1 gradient-equivalent. State: 2 n numbers.
 
@@ -45,7 +48,8 @@ class INNAprop(Method):
         weight_decay: decoupled.
 
     Raises:
-        ValueError: a hyperparameter out of its range; lr is not below beta, also when a schedule makes it so.
+        ValueError: a hyperparameter out of its range; lr is not below beta, also when a schedule
+            makes it so.
     """
 
     def __init__(
@@ -64,7 +68,14 @@ class INNAprop(Method):
         require_range("sigma", sigma, high=1 - 1e-12)
         require_range("eps", eps, open_low=True)
         require_range("weight_decay", weight_decay)
-        defaults = {"lr": lr, "alpha": alpha, "beta": beta, "sigma": sigma, "eps": eps, "weight_decay": weight_decay}
+        defaults = {
+            "lr": lr,
+            "alpha": alpha,
+            "beta": beta,
+            "sigma": sigma,
+            "eps": eps,
+            "weight_decay": weight_decay,
+        }
         super().__init__(params, defaults)
         for group in self.param_groups:
             _require_below(group)
@@ -113,4 +124,6 @@ class INNAprop(Method):
 
 def _require_below(group: dict[str, Any]) -> None:
     if group["lr"] >= group["beta"]:
-        raise ValueError(f"lr must be below beta={group['beta']!r}, got {group['lr']!r}; lower lr or raise beta")
+        raise ValueError(
+            f"lr must be below beta={group['beta']!r}, got {group['lr']!r}; lower lr or raise beta"
+        )

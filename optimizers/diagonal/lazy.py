@@ -22,19 +22,23 @@ MOMENTUM, DIAGONAL = "momentum", "diagonal"  # the states
 class LazyDiagonal(Method):
     """A momentum m of the gradients, and a running estimate of a diagonal that is refreshed every `period` steps.
 
-    Both are kept in the units of the canonical loss (summed over outputs, averaged over examples), so that a mean and
-    a sum over the batch make the same steps. A parameter that the loss does not depend on has gradient and curvature
-    zero. A curvature that is not finite is left out and asked for again in the next step (`failures/curvature`);
-    while there is none at all, the step is refused.
+    Both are kept in the units of the canonical loss (summed over outputs, averaged over examples),
+    so that a mean and a sum over the batch make the same steps. A parameter that the loss does not
+    depend on has gradient and curvature zero. A curvature that is not finite is left out and asked
+    for again in the next step (`failures/curvature`); while there is none at all, the step is
+    refused.
 
-    State: two numbers a parameter. On a refresh the graph of the gradient lives until the products are made.
+    State: two numbers a parameter. On a refresh the graph of the gradient lives until the products
+    are made.
     """
 
     def __init__(self, params: Iterable[Any], options: Group, period: int) -> None:
         for name in ("beta1", "beta2"):
             require_range(name, options[name], high=1)
             if options[name] == 1:
-                raise ValueError(f"{name} must be below 1, or nothing is ever learnt; got {options[name]!r}")
+                raise ValueError(
+                    f"{name} must be below 1, or nothing is ever learnt; got {options[name]!r}"
+                )
         require_range("lr", options["lr"])
         require_range("eps", options["eps"], open_low=True)
         require_range("weight_decay", options["weight_decay"])
@@ -51,7 +55,9 @@ class LazyDiagonal(Method):
         """Take the estimate of a group's diagonal, of a loss `scale` times the canonical one, into the running one."""
 
     @abstractmethod
-    def move(self, group: Group, params: list[Tensor], momenta: list[Tensor], running: list[Tensor]) -> None:
+    def move(
+        self, group: Group, params: list[Tensor], momenta: list[Tensor], running: list[Tensor]
+    ) -> None:
         """Write the parameters."""
 
     @torch.no_grad()
@@ -66,7 +72,11 @@ class LazyDiagonal(Method):
             found = None
             if first["refreshes"] == 0:
                 return loss
-        parts = {} if found is None else dict(zip(objective.params, unflatten(found, objective.params), strict=True))
+        parts = (
+            {}
+            if found is None
+            else dict(zip(objective.params, unflatten(found, objective.params), strict=True))
+        )
         for group in self.param_groups:
             self._step_group(group, objective.scale, parts)
         return loss
@@ -153,7 +163,9 @@ def use_gradient(objective: Objective, gradient: Tensor) -> None:
     """Put a flat gradient into `.grad`, shortened where the objective shortens gradients."""
     if objective.clip is not None:
         gradient = gradient.clone()  # an observer may have kept it
-    for parameter, part in zip(objective.params, unflatten(gradient, objective.params), strict=True):
+    for parameter, part in zip(
+        objective.params, unflatten(gradient, objective.params), strict=True
+    ):
         parameter.grad = part
     if objective.clip is not None:
         torch.nn.utils.clip_grad_norm_(objective.params, objective.clip)

@@ -27,7 +27,9 @@ def probe(like: Tensor, distribution: str, seed: int) -> Tensor:
 def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
     """Fair signs from single bits: a random word serves 64 entries."""
     size = like.numel()
-    words = torch.randint(-(2**63), 2**63 - 1, ((size + 63) // 64,), generator=generator, device=like.device)
+    words = torch.randint(
+        -(2**63), 2**63 - 1, ((size + 63) // 64,), generator=generator, device=like.device
+    )
     shifts = torch.arange(8, dtype=torch.uint8, device=like.device)
     bits = words.view(torch.uint8)[:, None].bitwise_right_shift(shifts).bitwise_and_(1)
     return bits.flatten()[:size].to(like.dtype).mul_(2).sub_(1)
@@ -36,8 +38,9 @@ def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
 def hutchinson(curvature: Curvature, distribution: str, probes: int, seed: int) -> Tensor:
     """The mean over probes z of z o Hz, (n,): an unbiased estimate of the diagonal of H.
 
-    Its variance at i is the sum over j != i of H_ij^2, by signs; normal numbers add 2 H_ii^2 (Bekas, Kokiopoulou and
-    Saad, 2007, "An estimator for the diagonal of a matrix"). Cost: a product with H for each probe.
+    Its variance at i is the sum over j != i of H_ij^2, by signs; normal numbers add 2 H_ii^2
+    (Bekas, Kokiopoulou and Saad, 2007, "An estimator for the diagonal of a matrix"). Cost: a
+    product with H for each probe.
     """
     estimate = torch.zeros_like(curvature.gradient)
     for number in range(probes):
@@ -58,7 +61,8 @@ class Agreement:
     Attributes:
         sign: the share of entries that have the sign of the true one.
         weighted: the same, each entry counted by its true magnitude.
-        positive: the share of true entries that are positive: what an estimate without signs gets right.
+        positive: the share of true entries that are positive: what an estimate without signs gets
+            right.
         correlation: of the logarithms of the magnitudes.
         ratio: the median of estimated over true magnitude.
     """
@@ -81,7 +85,9 @@ def agreement(estimate: Tensor, diagonal: Tensor) -> Agreement:
         ValueError: the shapes differ, or fewer than two entries can be compared.
     """
     if estimate.shape != diagonal.shape:
-        raise ValueError(f"cannot compare shapes {tuple(estimate.shape)} and {tuple(diagonal.shape)}")
+        raise ValueError(
+            f"cannot compare shapes {tuple(estimate.shape)} and {tuple(diagonal.shape)}"
+        )
     known = (estimate != 0) & (diagonal != 0)
     if int(known.sum()) < 2:
         raise ValueError("an agreement needs at least two entries where neither is zero")

@@ -21,30 +21,33 @@ ROWS = 2**24  # numbers in the vectors of one batch of products
 class SGDPH(Method):
     r"""SGD with a partial Hessian (Sun and Sun, 2024, arXiv 2403.02681).
 
-    Of the M tensors with one dimension (scales, shifts, biases), one has its turn in each step: D = |H_kk 1|, by one
-    product with the Hessian, is averaged, diag <- decay diag + (1 - decay) D. With the heavy-ball momentum
-    b <- momentum b + g,
+    Of the M tensors with one dimension (scales, shifts, biases), one has its turn in each step: D =
+    |H_kk 1|, by one product with the Hessian, is averaged, diag <- decay diag + (1 - decay) D. With
+    the heavy-ball momentum b <- momentum b + g,
 
-        theta -= lr (c tau b / (diag + eps) + weight_decay theta),    c = 1 - decay^(floor(t / M) + 1),
+        theta -= lr (c tau b / (diag + eps) + weight_decay theta),    c = 1 - decay^(floor(t / M) +
+        1),
 
-    for these tensors, all but the last (the output layer's bias), which like the matrices and kernels is updated by
-    SGD with momentum and an L2 term, theta -= lr b with b <- momentum b + g + weight_decay theta.
+    for these tensors, all but the last (the output layer's bias), which like the matrices and
+    kernels is updated by SGD with momentum and an L2 term, theta -= lr b with b <- momentum b + g +
+    weight_decay theta.
 
-    H_kk 1 is the diagonal if H_kk has no other entries, which the paper supposes of the scales and shifts of batch
-    normalisation. (Of the bias before a softmax it is zero: the last tensor has to be an exception.)
-    `exact_block=True` takes the diagonal itself, from the whole block by as many products as the tensor is long, made
-    at once where autograd can batch them; from `probes` random signs z, z o H_kk z, where the tensor is longer than
-    `max_exact`. It then knows the block: `off_diagonal` in `telemetry` is the norm of all other entries over that of
-    the diagonal, `ones_error` is |H_kk 1 - diagonal| / |diagonal|, each a mean over the tensors that are longer than
-    one, with what was last measured of each. `negative_share` is that of the negative entries of D before the absolute
-    value.
+    H_kk 1 is the diagonal if H_kk has no other entries, which the paper supposes of the scales and
+    shifts of batch normalisation. (Of the bias before a softmax it is zero: the last tensor has to
+    be an exception.) `exact_block=True` takes the diagonal itself, from the whole block by as many
+    products as the tensor is long, made at once where autograd can batch them; from `probes` random
+    signs z, z o H_kk z, where the tensor is longer than `max_exact`. It then knows the block:
+    `off_diagonal` in `telemetry` is the norm of all other entries over that of the diagonal,
+    `ones_error` is |H_kk 1 - diagonal| / |diagonal|, each a mean over the tensors that are longer
+    than one, with what was last measured of each. `negative_share` is that of the negative entries
+    of D before the absolute value.
 
-    Cost: 1 gradient and its graph, and 1 product a step (`exact_block`: the tensor's length, or `probes`).
-    State: n numbers, and one for each number in a tensor of one dimension.
+    Cost: 1 gradient and its graph, and 1 product a step (`exact_block`: the tensor's length, or
+    `probes`). State: n numbers, and one for each number in a tensor of one dimension.
 
-    Differences from the released code: a network without such tensors is trained by SGD with momentum (there it
-    divides by zero), and momentum may be 0. Its c is meant to undo the average's start at zero; as there, it is up to
-    one turn ahead of the average.
+    Differences from the released code: a network without such tensors is trained by SGD with
+    momentum (there it divides by zero), and momentum may be 0. Its c is meant to undo the average's
+    start at zero; as there, it is up to one turn ahead of the average.
 
     Args:
         params: the parameters, or pairs of name and parameter.
@@ -53,7 +56,8 @@ class SGDPH(Method):
         tau: the scale of the preconditioned steps.
         eps: added to the diagonal.
         decay: of the diagonal's average.
-        weight_decay: as above: an L2 term for matrices, kernels and the last vector, decoupled for the other vectors.
+        weight_decay: as above: an L2 term for matrices, kernels and the last vector, decoupled for
+            the other vectors.
         exact_block: the diagonal of the block, not its product with ones.
         max_exact: the length of a tensor above which `exact_block` takes random signs.
         probes: how many of them.
@@ -100,14 +104,20 @@ class SGDPH(Method):
         self.seed = seed
         self._told: dict[str, float] = {}
         self._blocks: dict[int, tuple[float, float]] = {}
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "step": 0, "draws": 0})
+        super().__init__(
+            params,
+            {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "step": 0, "draws": 0},
+        )
 
     def telemetry(self) -> dict[str, float]:
         """`negative_share`; with `exact_block` also `off_diagonal` and `ones_error`, see above."""
         told = dict(self._told)
         if self._blocks:
             ratios, errors = zip(*self._blocks.values(), strict=True)
-            told |= {"off_diagonal": sum(ratios) / len(ratios), "ones_error": sum(errors) / len(errors)}
+            told |= {
+                "off_diagonal": sum(ratios) / len(ratios),
+                "ones_error": sum(errors) / len(errors),
+            }
         return {**super().telemetry(), **told}
 
     @torch.no_grad()
@@ -129,10 +139,14 @@ class SGDPH(Method):
         for group in self.param_groups:
             used = [p for p in group["params"] if p.grad is not None]
             self._move_plain([p for p in used if id(p) not in preconditioned], group)
-            self._move_vectors([p for p in used if id(p) in preconditioned], group, (1 - self.decay**seen) * self.tau)
+            self._move_vectors(
+                [p for p in used if id(p) in preconditioned],
+                group,
+                (1 - self.decay**seen) * self.tau,
+            )
         return loss
 
-    # -- the diagonal --------------------------------------------------------------------------------------------------
+    # -- the diagonal ------------------------------------------------------------------------------
 
     def _learn(self, objective: Objective, curvature: Curvature, vectors: Sequence[Tensor]) -> None:
         """Take the curvature of the tensor whose turn it is into its average."""
@@ -177,16 +191,24 @@ class SGDPH(Method):
             total.addcmul_(signs[place], curvature(signs)[place])
         return total / self.probes
 
-    # -- the move ------------------------------------------------------------------------------------------------------
+    # -- the move ----------------------------------------------------------------------------------
 
     def _move_plain(self, params: list[Tensor], group: dict[str, Any]) -> None:
         states = [self.state[p] for p in params]
         buffers = [state.get("momentum_buffer") for state in states]
         gradients = [p.grad for p in params if p.grad is not None]
         sgd(
-            params, gradients, buffers, foreach=len(params) > 1, weight_decay=group["weight_decay"],
-            momentum=group["momentum"], lr=group["lr"], dampening=0.0, nesterov=False, maximize=False,
-        )  # fmt: skip
+            params,
+            gradients,
+            buffers,
+            foreach=len(params) > 1,
+            weight_decay=group["weight_decay"],
+            momentum=group["momentum"],
+            lr=group["lr"],
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+        )
         for state, buffer in zip(states, buffers, strict=True):
             if buffer is not None:
                 state["momentum_buffer"] = buffer
@@ -216,7 +238,9 @@ def _place(params: Sequence[Tensor], chosen: Tensor) -> int:
         if parameter is chosen:
             return place
         place += parameter.numel()
-    raise ValueError("SGDPH was given a parameter that the objective's model does not train; pass its own parameters")
+    raise ValueError(
+        "SGDPH was given a parameter that the objective's model does not train; pass its own parameters"
+    )
 
 
 def _ones(like: Tensor, place: slice) -> Tensor:
@@ -229,7 +253,9 @@ def _block(curvature: Curvature, place: slice) -> Tensor:
     """The block of the Hessian, symmetrised; some rows at a time, so that the vectors stay small."""
     size, length = place.stop - place.start, curvature.gradient.numel()
     rows = []
-    for part in torch.arange(place.start, place.stop, device=curvature.gradient.device).split(max(1, ROWS // length)):
+    for part in torch.arange(place.start, place.stop, device=curvature.gradient.device).split(
+        max(1, ROWS // length)
+    ):
         vectors = curvature.gradient.new_zeros(len(part), length)
         vectors[torch.arange(len(part), device=part.device), part] = 1
         rows.append(curvature.rows(vectors)[:, place])

@@ -18,24 +18,26 @@ SCOPES = ("all", "tensor")
 class SOAA(Method):
     r"""Second-order adaptive Adam (Vo and Vo, 2024, arXiv 2410.02293).
 
-    With Adam's bias-corrected moments mhat and vhat, F = (1 + sum mhat^2 / sum (vhat + eps)) vhat stands for the
-    diagonal of the Fisher matrix, and with a factor d, one for all parameters,
+    With Adam's bias-corrected moments mhat and vhat, F = (1 + sum mhat^2 / sum (vhat + eps)) vhat
+    stands for the diagonal of the Fisher matrix, and with a factor d, one for all parameters,
 
         u = d mhat / (max(d F, sqrt(vhat)) + eps),    theta -= lr (u + weight_decay theta).
 
-    d follows the ratio of the observed to the predicted fall of the loss and is kept within bounds that close in on
-    each other over T steps: d_t = clip(d_{t-1} (lhat - l_t) / max(p, eps), (1 - gamma)^s, 1 + gamma^s) with
-    s = (t - 1) / T, lhat the running mean of the loss, p what the last step was predicted to gain.
+    d follows the ratio of the observed to the predicted fall of the loss and is kept within bounds
+    that close in on each other over T steps: d_t = clip(d_{t-1} (lhat - l_t) / max(p, eps), (1 -
+    gamma)^s, 1 + gamma^s) with s = (t - 1) / T, lhat the running mean of the loss, p what the last
+    step was predicted to gain.
 
-    Where d F <= sqrt(vhat), that is sqrt(vhat) <= 1 / (d (1 + ratio)), a coordinate moves exactly as AdamW's does with
-    the learning rate d lr (and the decay weight_decay / d). As the bounds keep d within [1 - gamma, 2], and the ratio
-    is about 1 at most, that is every coordinate whose gradient is below 1/4 in root mean square. `telemetry` says how
-    many are not: `differs_share`. A scaled loss is another problem to this method, it is not to AdamW.
+    Where d F <= sqrt(vhat), that is sqrt(vhat) <= 1 / (d (1 + ratio)), a coordinate moves exactly
+    as AdamW's does with the learning rate d lr (and the decay weight_decay / d). As the bounds keep
+    d within [1 - gamma, 2], and the ratio is about 1 at most, that is every coordinate whose
+    gradient is below 1/4 in root mean square. `telemetry` says how many are not: `differs_share`. A
+    scaled loss is another problem to this method, it is not to AdamW.
 
-    The published text leaves open the running mean's decay, p, T beyond a run of known length and whether d_t serves
-    step t or the next. Each is an option here; the defaults for gamma, the decay and p are those of the one public
-    implementation that names the paper (the C++ library nadir, which uses d a step later: `delay=True`). After T
-    steps the bounds stay as they are.
+    The published text leaves open the running mean's decay, p, T beyond a run of known length and
+    whether d_t serves step t or the next. Each is an option here; the defaults for gamma, the decay
+    and p are those of the one public implementation that names the paper (the C++ library nadir,
+    which uses d a step later: `delay=True`). After T steps the bounds stay as they are.
 
     Cost: 1 gradient a step. State: 2 n numbers. The loss is brought to the CPU in every step.
 
@@ -45,11 +47,12 @@ class SOAA(Method):
         beta1, beta2: of the moments.
         eps: in all denominators.
         weight_decay: decoupled, theta *= 1 - lr weight_decay.
-        gamma: how far the bounds on d are apart: from [1, 2] at the first step to [1 - gamma, 1 + gamma] at the last.
+        gamma: how far the bounds on d are apart: from [1, 2] at the first step to [1 - gamma, 1 +
+            gamma] at the last.
         first_d: d before the first step.
         loss_decay: of the running mean of the loss, which is bias-corrected and contains l_t.
-        prediction: p: `diagonal` lr (mhat.u - u'diag(vhat)u / 2), `model` lr mhat.u - lr^2 u'diag(F)u / 2, which is
-            what the quadratic model with F says, or `linear` lr mhat.u.
+        prediction: p: `diagonal` lr (mhat.u - u'diag(vhat)u / 2), `model` lr mhat.u - lr^2
+            u'diag(F)u / 2, which is what the quadratic model with F says, or `linear` lr mhat.u.
         scope: whether the sums in F run over `all` parameters or over each `tensor`.
         delay: let step t use d_{t-1}.
         total_steps: T; None for the length of the training, if somebody has told it.
@@ -93,8 +96,17 @@ class SOAA(Method):
         self.scope = scope
         self.delay = delay
         self.total_steps = total_steps
-        kept = {"step": 0, "d": first_d, "next_d": first_d, "mean_loss": 0.0, "predicted": 0.0, "bounded": 0}
-        super().__init__(params, {"lr": lr, "beta1": beta1, "beta2": beta2, "weight_decay": weight_decay} | kept)
+        kept = {
+            "step": 0,
+            "d": first_d,
+            "next_d": first_d,
+            "mean_loss": 0.0,
+            "predicted": 0.0,
+            "bounded": 0,
+        }
+        super().__init__(
+            params, {"lr": lr, "beta1": beta1, "beta2": beta2, "weight_decay": weight_decay} | kept
+        )
 
     def telemetry(self) -> dict[str, float]:
         """`d`; `differs_share`: of the coordinates with d F > sqrt(vhat); `bounded_share`: of the steps with d cut."""
@@ -124,7 +136,9 @@ class SOAA(Method):
         if self.total_steps is not None:
             return self.total_steps
         if self.horizon is None:
-            raise ValueError("SOAA needs the number of steps its bounds close over: pass total_steps=1000, say")
+            raise ValueError(
+                "SOAA needs the number of steps its bounds close over: pass total_steps=1000, say"
+            )
         return self.horizon.steps
 
     def _next_d(self, loss: float, total: int) -> float:
@@ -138,11 +152,14 @@ class SOAA(Method):
         first["bounded"] += not low <= wanted <= high
         return float(min(max(wanted, low), high))
 
-    # -- the moments ---------------------------------------------------------------------------------------------------
+    # -- the moments -------------------------------------------------------------------------------
 
     def _used(self) -> list[tuple[dict[str, Any], list[Tensor]]]:
         """The groups, each with those of its parameters that have a gradient."""
-        found = [(group, [p for p in group["params"] if p.grad is not None]) for group in self.param_groups]
+        found = [
+            (group, [p for p in group["params"] if p.grad is not None])
+            for group in self.param_groups
+        ]
         return [(group, params) for group, params in found if params]
 
     def _average(self) -> None:
@@ -186,7 +203,7 @@ class SOAA(Method):
         ratios: list[float] = (above / below).tolist()
         return [(1 + ratio) / two for ratio, two in zip(ratios, corrections, strict=True)]
 
-    # -- the move ------------------------------------------------------------------------------------------------------
+    # -- the move ----------------------------------------------------------------------------------
 
     def _move_all(self, d: float) -> float:
         """Move every parameter that has a gradient; the fall of the loss that is predicted."""
@@ -207,14 +224,20 @@ class SOAA(Method):
         first, second = self._moments(params)
         one, two = self._corrections(group)
         below = self._roots(second, two)
-        torch._foreach_maximum_(below, torch._foreach_mul(second, [d * factor for factor in factors]))
+        torch._foreach_maximum_(
+            below, torch._foreach_mul(second, [d * factor for factor in factors])
+        )
         torch._foreach_add_(below, self.eps)
         directions = list(torch._foreach_div(first, below))
         torch._foreach_mul_(directions, d / one)
         lr = group["lr"]
         gain = torch.stack([_dot(m, u) for m, u in zip(first, directions, strict=True)]).sum() / one
         if self.prediction != "linear":
-            weights = [1 / two] * len(factors) if self.prediction == "diagonal" else [lr * factor for factor in factors]
+            weights = (
+                [1 / two] * len(factors)
+                if self.prediction == "diagonal"
+                else [lr * factor for factor in factors]
+            )
             bends = zip(second, directions, weights, strict=True)
             gain = gain - torch.stack([weight * _dot(v, u * u) for v, u, weight in bends]).sum() / 2
         return directions, float(lr * gain)

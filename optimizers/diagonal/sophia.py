@@ -21,7 +21,9 @@ class _Clipped(LazyDiagonal):
     def learn(self, group: Group, running: list[Tensor], found: list[Tensor], scale: float) -> None:
         average_(running, found, group["beta2"], scale)
 
-    def move(self, group: Group, params: list[Tensor], momenta: list[Tensor], running: list[Tensor]) -> None:
+    def move(
+        self, group: Group, params: list[Tensor], momenta: list[Tensor], running: list[Tensor]
+    ) -> None:
         rho = group["rho"]
         # clip(m / max(rho h, eps), 1) = clip(m / max(h, eps / rho), rho) / rho
         floors = torch._foreach_clamp_min(running, group["eps"] / rho)
@@ -33,43 +35,52 @@ class _Clipped(LazyDiagonal):
     def telemetry(self) -> dict[str, float]:
         """Beside the common names the share of parameters that are `clipped`, and of those `without_curvature`.
 
-        Where the curvature is not positive (h at most eps / rho) the step is lr sign(m), clipped by construction.
+        Where the curvature is not positive (h at most eps / rho) the step is lr sign(m), clipped by
+        construction.
         """
         told = super().telemetry()
         clipped = flat = total = 0
         for group in self.param_groups:
             for state in (self.state[p] for p in group["params"] if DIAGONAL in self.state[p]):
                 floor, diagonal = group["eps"] / group["rho"], state[DIAGONAL]
-                clipped += int((state["momentum"].abs() >= group["rho"] * diagonal.clamp_min(floor)).sum())
+                clipped += int(
+                    (state["momentum"].abs() >= group["rho"] * diagonal.clamp_min(floor)).sum()
+                )
                 flat += int((diagonal <= floor).sum())
                 total += diagonal.numel()
-        return told | ({"clipped": clipped / total, "without_curvature": flat / total} if total else {})
+        return told | (
+            {"clipped": clipped / total, "without_curvature": flat / total} if total else {}
+        )
 
 
 class SophiaH(_Clipped, LazyHessian):
     r"""Momentum over Hutchinson's estimate of the Hessian's diagonal, clipped (Liu et al., 2024, arXiv 2305.14342).
 
-    m <- beta1 m + (1 - beta1) g; every `period` steps, from the first on, h <- beta2 h + (1 - beta2) z o Hz, signed;
-    theta <- (1 - lr weight_decay) theta - lr clip(m / max(rho h, eps), 1) (their algorithms 1 and 3; rho is their
-    gamma). A coordinate moves by at most lr; one whose estimated curvature is not positive moves by lr sign(m).
+    m <- beta1 m + (1 - beta1) g; every `period` steps, from the first on, h <- beta2 h + (1 -
+    beta2) z o Hz, signed; theta <- (1 - lr weight_decay) theta - lr clip(m / max(rho h, eps), 1)
+    (their algorithms 1 and 3; rho is their gamma). A coordinate moves by at most lr; one whose
+    estimated curvature is not positive moves by lr sign(m).
 
-    Nothing is corrected for starting at zero, as in the paper: at the first step m is (1 - beta1) g and h is
-    (1 - beta2) z o Hz. pytorch_optimizer.SophiaH clips at p = rho with its lr our lr / rho.
+    Nothing is corrected for starting at zero, as in the paper: at the first step m is (1 - beta1) g
+    and h is (1 - beta2) z o Hz. pytorch_optimizer.SophiaH clips at p = rho with its lr our lr /
+    rho.
 
-    Cost per step: a gradient, and every `period` steps its graph and `probes` products, about 2 gradients more.
-    Memory: the graph, about twice that of a gradient. State: 2 n numbers.
+    Cost per step: a gradient, and every `period` steps its graph and `probes` products, about 2
+    gradients more. Memory: the graph, about twice that of a gradient. State: 2 n numbers.
 
     Args:
         params: the parameters, or pairs of name and parameter.
         lr: the learning rate, the largest change of a coordinate.
         beta1: of the momentum.
         beta2: of the diagonal, a refresh.
-        rho: the share of the Newton step's inverse: larger ones clip less. The authors' advice is to choose it so
-            that 50 to 90 % of the coordinates are clipped (`clipped` in the telemetry).
+        rho: the share of the Newton step's inverse: larger ones clip less. The authors' advice is
+            to choose it so that 50 to 90 % of the coordinates are clipped (`clipped` in the
+            telemetry).
         eps: the least denominator.
         period: steps between two probes of the Hessian.
         probes: products a refresh.
-        distribution: of the probes, `gaussian` (the paper's) or `rademacher`, whose variance is smaller.
+        distribution: of the probes, `gaussian` (the paper's) or `rademacher`, whose variance is
+            smaller.
         weight_decay: decoupled, theta *= 1 - lr weight_decay; 0.2 in the paper.
         seed: of the probes.
 
@@ -92,25 +103,33 @@ class SophiaH(_Clipped, LazyHessian):
         seed: int = 0,
     ) -> None:
         require_range("rho", rho, open_low=True)
-        options = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay, "rho": rho}
+        options = {
+            "lr": lr,
+            "beta1": beta1,
+            "beta2": beta2,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "rho": rho,
+        }
         super().__init__(params, options, period, distribution, probes, seed)
 
 
 class SophiaG(_Clipped):
     r"""Momentum over the diagonal of the Gauss-Newton matrix, from sampled targets, clipped (arXiv 2305.14342).
 
-    As `SophiaH` with the Gauss-Newton-Bartlett estimate hhat = B ghat o ghat, ghat the gradient of the mean of the
-    loss's B terms with targets drawn from the model itself (their algorithm 2): E[hhat] is the diagonal of the
-    generalised Gauss-Newton matrix, never negative. B counts what the loss is a mean over: examples, or the positions
-    of all sequences.
+    As `SophiaH` with the Gauss-Newton-Bartlett estimate hhat = B ghat o ghat, ghat the gradient of
+    the mean of the loss's B terms with targets drawn from the model itself (their algorithm 2):
+    E[hhat] is the diagonal of the generalised Gauss-Newton matrix, never negative. B counts what
+    the loss is a mean over: examples, or the positions of all sequences.
 
-    The loss's reduction and the size of the batch do not change the step: for a loss s times the mean of its B terms
-    the estimate is (B / s) ghat o ghat, and B and s come from the objective. (The released code leaves B to an argument
-    of `step` with the default 5120; one that is wrong by a factor changes rho by it.) A regulariser l2 / 2 |theta|^2 of
-    the task is taken out of ghat and adds l2.
+    The loss's reduction and the size of the batch do not change the step: for a loss s times the
+    mean of its B terms the estimate is (B / s) ghat o ghat, and B and s come from the objective.
+    (The released code leaves B to an argument of `step` with the default 5120; one that is wrong by
+    a factor changes rho by it.) A regulariser l2 / 2 |theta|^2 of the task is taken out of ghat and
+    adds l2.
 
-    Differences: the first step refreshes h, as in the paper; the released code begins with sign(m) while h is zero.
-    The denominator is max(rho h, eps), not rho h + eps.
+    Differences: the first step refreshes h, as in the paper; the released code begins with sign(m)
+    while h is zero. The denominator is max(rho h, eps), not rho h + eps.
 
     Cost per step: a gradient, and every `period` steps another one. State: 2 n numbers.
 
@@ -126,7 +145,8 @@ class SophiaG(_Clipped):
 
     Raises:
         ValueError: a hyperparameter out of its range.
-        Unsupported: at the first step, the loss is not the negative log-likelihood of a known distribution.
+        Unsupported: at the first step, the loss is not the negative log-likelihood of a known
+            distribution.
     """
 
     needs = frozenset({"sampled"})
@@ -143,7 +163,14 @@ class SophiaG(_Clipped):
         weight_decay: float = 0.0,
     ) -> None:
         require_range("rho", rho, open_low=True)
-        options = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay, "rho": rho}
+        options = {
+            "lr": lr,
+            "beta1": beta1,
+            "beta2": beta2,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "rho": rho,
+        }
         super().__init__(params, options, period)
 
     def estimate(self, objective: Objective) -> tuple[Tensor, Tensor]:

@@ -23,45 +23,55 @@ from optimizers.phases import phased
 class HessianFree(Method):
     r"""Hessian-free optimisation: minimise q(d) = g'd + d'(G + damping I)d / 2 by truncated CG, theta += alpha d.
 
-    G = J' H_out J is the generalised Gauss-Newton matrix, known by its products. The parts, with the sections of
-    Martens (2010), "Deep learning via Hessian-free optimization":
+    G = J' H_out J is the generalised Gauss-Newton matrix, known by its products. The parts, with
+    the sections of Martens (2010), "Deep learning via Hessian-free optimization":
 
-    - CG is preconditioned by (D + damping)^xi, D a diagonal estimate of G (4.7), starts at `warm_start` times the last
-      step's final iterate (4.5) and stops when the relative progress per iteration is small (4.4);
-    - of the iterates kept at ceil(1.3^j), the loss picks: back from the last one as long as it falls (4.6);
+    - CG is preconditioned by (D + damping)^xi, D a diagonal estimate of G (4.7), starts at
+      `warm_start` times the last step's final iterate (4.5) and stops when the relative progress
+      per iteration is small (4.4);
+    - of the iterates kept at ceil(1.3^j), the loss picks: back from the last one as long as it
+      falls (4.6);
     - a line search along the chosen one; if no trial lowers the loss, the step is refused;
-    - the damping follows rho = (f(theta + d) - f(theta)) / q(d), with q measured from d = 0, not from the warm start
-      (otherwise rho turns negative on full batches and the damping grows without end): times 3/2 below 1/4, times 2/3
-      above 3/4 (4.1);
-    - `structural` adds damping * structural * J_h'J_h for the hidden states h of recurrent layers, so that a step may
-      not upset them (Martens and Sutskever, 2011, "Learning recurrent neural networks with Hessian-free optimization",
-      section 3.2, with the squared distance between states).
+    - the damping follows rho = (f(theta + d) - f(theta)) / q(d), with q measured from d = 0, not
+      from the warm start (otherwise rho turns negative on full batches and the damping grows
+      without end): times 3/2 below 1/4, times 2/3 above 3/4 (4.1);
+    - `structural` adds damping * structural * J_h'J_h for the hidden states h of recurrent layers,
+      so that a step may not upset them (Martens and Sutskever, 2011, "Learning recurrent neural
+      networks with Hessian-free optimization", section 3.2, with the squared distance between
+      states).
 
-    Cost per step: a gradient, a product with G per CG iteration, one for the warm start, a gradient (`fisher`) or one
-    per example (`empirical`) for the preconditioner, an evaluation per iterate and step length tried. Memory beside the
-    kept graph: 7 n floats for CG and the preconditioner and n per kept iterate, at most 20 for 250 iterations; state n.
+    Cost per step: a gradient, a product with G per CG iteration, one for the warm start, a gradient
+    (`fisher`) or one per example (`empirical`) for the preconditioner, an evaluation per iterate
+    and step length tried. Memory beside the kept graph: 7 n floats for CG and the preconditioner
+    and n per kept iterate, at most 20 for 250 iterations; state n.
 
-    Differences from Martens (2010): the default preconditioner is Chapelle and Erhan's (2011), one gradient instead of
-    one per example; the curvature sees a rotating share of the batch rather than a mini-batch of its own.
+    Differences from Martens (2010): the default preconditioner is Chapelle and Erhan's (2011), one
+    gradient instead of one per example; the curvature sees a rotating share of the batch rather
+    than a mini-batch of its own.
 
     Args:
-        params: the parameters, or pairs of name and parameter; all those of the model, in its order.
+        params: the parameters, or pairs of name and parameter; all those of the model, in its
+            order.
         lr: the first step length tried.
-        damping: the first multiple of the identity, for a loss that is summed over outputs and averaged over examples.
+        damping: the first multiple of the identity, for a loss that is summed over outputs and
+            averaged over examples.
         adaptive: adapt the damping.
         max_iterations: the largest number of CG iterations a step.
         progress: the relative progress per iteration below which CG stops.
         preconditioner: `none`, `fisher` or `empirical`.
         exponent: xi, between 0 (no preconditioning) and 1.
         warm_start: the share of the last final iterate at which CG starts.
-        curvature_share: the share of the batch's examples that the products with G see; the gradient sees all.
-        structural: mu, the weight of structural damping relative to the damping; 0 without recurrent layers.
+        curvature_share: the share of the batch's examples that the products with G see; the
+            gradient sees all.
+        structural: mu, the weight of structural damping relative to the damping; 0 without
+            recurrent layers.
         max_trials: the number of step lengths tried, each 0.8 of the one before.
 
     Raises:
         ValueError: a hyperparameter out of its range.
-        Unsupported: at the first step, where the loss is no likelihood to draw targets from (`fisher`), examples are
-            coupled (`empirical`), or `structural` is set for a model without recurrent layers.
+        Unsupported: at the first step, where the loss is no likelihood to draw targets from
+            (`fisher`), examples are coupled (`empirical`), or `structural` is set for a model
+            without recurrent layers.
     """
 
     needs = frozenset({"ggn"})
@@ -106,7 +116,11 @@ class HessianFree(Method):
 
     def telemetry(self) -> dict[str, float]:
         """Beside the common names: `cg_iterations`, and the accepted `step_length`; a refused step is a failure."""
-        return {**super().telemetry(), "damping": float(self.param_groups[0]["damping"]), **self.told}
+        return {
+            **super().telemetry(),
+            "damping": float(self.param_groups[0]["damping"]),
+            **self.told,
+        }
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
@@ -115,7 +129,9 @@ class HessianFree(Method):
         group["seen"] += 1
         self.told = {}
         ggn = curved.ggn(self.structural * group["damping"])
-        loss, gradient = (ggn.loss, ggn.gradient) if curved is objective else objective.value_and_gradient()
+        loss, gradient = (
+            (ggn.loss, ggn.gradient) if curved is objective else objective.value_and_gradient()
+        )
         if not bool(torch.isfinite(loss + gradient.norm())):
             self.failures["non_finite"] += 1
             return loss
@@ -126,9 +142,14 @@ class HessianFree(Method):
         self._move(objective, loss, gradient, solution)
         return loss
 
-    def _solve(self, objective: Objective, curved: Objective, ggn: Curvature, gradient: Tensor) -> CGResult:
+    def _solve(
+        self, objective: Objective, curved: Objective, ggn: Curvature, gradient: Tensor
+    ) -> CGResult:
         """CG on the damped system; a curvature from a part of the batch is made as large as the whole's."""
-        ratio, damping = objective.scale / curved.scale, self.param_groups[0]["damping"] * objective.scale
+        ratio, damping = (
+            objective.scale / curved.scale,
+            self.param_groups[0]["damping"] * objective.scale,
+        )
         previous = self.kept("direction") if self.warm_start else None
         preconditioner = None
         if self.preconditioner != "none":
@@ -145,10 +166,16 @@ class HessianFree(Method):
             keep=geometric(self.max_iterations),
         )
 
-    def _move(self, objective: Objective, loss: Tensor, gradient: Tensor, solution: CGResult) -> None:
+    def _move(
+        self, objective: Objective, loss: Tensor, gradient: Tensor, solution: CGResult
+    ) -> None:
         """Choose an iterate and a step length by the loss; adapt the damping to how well the iterate was predicted."""
         group, before = self.param_groups[0], float(loss)
-        self.stuck = "" if solution.path else "the gradient is zero, or CG's first direction has no positive curvature"
+        self.stuck = (
+            ""
+            if solution.path
+            else "the gradient is zero, or CG's first direction has no positive curvature"
+        )
         if self.stuck:
             return
         iteration, step, after = self._backtracked(objective, solution.path)
@@ -176,7 +203,9 @@ class HessianFree(Method):
 
     @staticmethod
     @phased("line search")
-    def _backtracked(objective: Objective, path: list[tuple[int, Tensor]]) -> tuple[int, Tensor, float]:
+    def _backtracked(
+        objective: Objective, path: list[tuple[int, Tensor]]
+    ) -> tuple[int, Tensor, float]:
         """From the last iterate back as long as the loss falls: the iteration, its iterate, the loss there."""
         chosen: tuple[int, Tensor, float] | None = None
         for iteration, iterate in reversed(path):

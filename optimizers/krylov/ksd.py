@@ -23,20 +23,23 @@ CURVATURES = ("ggn", "hessian")
 class KSD(Method):
     r"""Krylov subspace descent: theta += V'a, a = argmin f(theta + V'a) by BFGS.
 
-    The rows of V are an orthonormal basis of P^-1 g, (P^-1 B) P^-1 g, ..., K of them, and the previous step; B is the
-    Gauss-Newton matrix or the Hessian, which may be indefinite, P the diagonal preconditioner of `hessian_free`. Where
-    the Hessian-free method minimises a damped model in that space, this one minimises the loss, so there is no damping
-    to choose. BFGS works in coordinates in which V B V' is the identity (eigenvalues by their absolute value, floored).
+    The rows of V are an orthonormal basis of P^-1 g, (P^-1 B) P^-1 g, ..., K of them, and the
+    previous step; B is the Gauss-Newton matrix or the Hessian, which may be indefinite, P the
+    diagonal preconditioner of `hessian_free`. Where the Hessian-free method minimises a damped
+    model in that space, this one minimises the loss, so there is no damping to choose. BFGS works
+    in coordinates in which V B V' is the identity (eigenvalues by their absolute value, floored).
     Vinyals and Povey, 2012, "Krylov subspace descent for deep learning" (arXiv 1111.4259).
 
-    Cost per step: one gradient, K + 1 products with B, and a value and gradient of the searched share per trial of
-    BFGS, about 1.5 for each of at most `search_steps`. Memory beside the kept graph: (2 K + 6) n floats; state n.
+    Cost per step: one gradient, K + 1 products with B, and a value and gradient of the searched
+    share per trial of BFGS, about 1.5 for each of at most `search_steps`. Memory beside the kept
+    graph: (2 K + 6) n floats; state n.
 
-    Differences from the paper: gradient, curvature and search see rotating shares of one batch instead of three random
-    subsets of the data; the default is no preconditioner.
+    Differences from the paper: gradient, curvature and search see rotating shares of one batch
+    instead of three random subsets of the data; the default is no preconditioner.
 
     Args:
-        params: the parameters, or pairs of name and parameter; all those of the model, in its order.
+        params: the parameters, or pairs of name and parameter; all those of the model, in its
+            order.
         lr: the share of the minimising step that is taken.
         dimension: K, the number of Krylov vectors.
         curvature: `ggn` or `hessian`.
@@ -105,7 +108,9 @@ class KSD(Method):
         return loss
 
     @phased("inverse")
-    def _subspace(self, curved: Objective, matrix: Curvature, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def _subspace(
+        self, curved: Objective, matrix: Curvature, gradient: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """V (k, n), the Krylov vectors as far as they are independent, then the previous step; and V B V' (k, k)."""
         scaling: Tensor | None = None
         if self.preconditioner != "none":
@@ -118,13 +123,17 @@ class KSD(Method):
         previous, count = self.kept("direction"), 0
         following: Tensor | None = gradient
         while following is not None and count <= size:
-            conditioned = following if scaling is None or following is previous else scaling * following
+            conditioned = (
+                following if scaling is None or following is previous else scaling * following
+            )
             vector = _orthonormal(conditioned, basis[:count])
             if vector is not None:
                 basis[count], images[count] = vector, matrix(vector)
                 count += 1
             krylov = vector is not None and following is not previous and count < size
-            following = images[count - 1] if krylov else (None if following is previous else previous)
+            following = (
+                images[count - 1] if krylov else (None if following is previous else previous)
+            )
         projected = basis[:count] @ images[:count].T
         return basis[:count], (projected + projected.T) / 2
 
@@ -150,7 +159,9 @@ class KSD(Method):
             return value
 
         with torch.enable_grad():
-            found = minimize(loss, basis.new_zeros(len(basis)), "bfgs", max_steps=self.search_steps, tol=0.0)
+            found = minimize(
+                loss, basis.new_zeros(len(basis)), "bfgs", max_steps=self.search_steps, tol=0.0
+            )
         step = found.x @ basis
         if bool(torch.isfinite(step).all()) and bool(step.any()):
             self.keep("direction", step)

@@ -17,8 +17,9 @@ CHUNK = 8  # gradients of examples that are in memory at a time
 def fisher_diagonal(objective: Objective) -> Tensor:
     """One draw of the Fisher's diagonal (n,): M g^2 for a gradient g on targets that the model itself draws.
 
-    Unbiased, because the M terms of the loss are then independent with mean zero (Chapelle and Erhan, 2011, "Improved
-    preconditioner for Hessian free optimization"; the estimate of Sophia-G). Costs one gradient.
+    Unbiased, because the M terms of the loss are then independent with mean zero (Chapelle and
+    Erhan, 2011, "Improved preconditioner for Hessian free optimization"; the estimate of Sophia-G).
+    Costs one gradient.
     """
     sampled = objective.sampled()
     _, gradient = sampled.value_and_gradient()
@@ -29,7 +30,8 @@ def fisher_diagonal(objective: Objective) -> Tensor:
 def empirical_diagonal(objective: Objective) -> Tensor:
     """The mean over examples of the squared gradients (n,), as in Martens (2010, section 4.7).
 
-    Costs a gradient of each example, a few of them at a time: 8 n floats are in memory rather than N n.
+    Costs a gradient of each example, a few of them at a time: 8 n floats are in memory rather than
+    N n.
     """
     theta, scale = _theta(objective), objective.scale
     total = torch.zeros_like(theta)

@@ -18,8 +18,9 @@ PROJECTIONS = ("q", "k", "v")
 def exposed_attention(module: nn.Module, record: Record) -> AbstractContextManager[None]:
     """Queries, keys and values are found under (module, "q"), "k" and "v"; the output layer is called as a module.
 
-    Results and gradients equal torch's to rounding, with masks, dropout and attention weights. Inputs without a batch
-    axis or nested, `bias_k`, `bias_v` and `add_zero_attn` are left to torch and not recorded.
+    Results and gradients equal torch's to rounding, with masks, dropout and attention weights.
+    Inputs without a batch axis or nested, `bias_k`, `bias_v` and `add_zero_attn` are left to torch
+    and not recorded.
     """
     layer = cast(nn.MultiheadAttention, module)
     plain = module.forward
@@ -45,7 +46,9 @@ def exposed_attention(module: nn.Module, record: Record) -> AbstractContextManag
         output = layer.out_proj(mixed.transpose(1, 2).flatten(2))
         if weights is not None and average_attn_weights:
             weights = weights.mean(1)
-        output = output.transpose(0, 1).contiguous()  # as it lies in memory decides which masks a dropout draws
+        output = output.transpose(
+            0, 1
+        ).contiguous()  # as it lies in memory decides which masks a dropout draws
         return output.transpose(0, 1) if layer.batch_first else output, weights
 
     return substituted(module, nn.MultiheadAttention, forward)
@@ -62,7 +65,9 @@ def _projected(layer: nn.MultiheadAttention, record: Record, inputs: list[Tensor
     else:
         weights = [cast(Tensor, getattr(layer, f"{name}_proj_weight")) for name in PROJECTIONS]
     biases = [None] * 3 if layer.in_proj_bias is None else list(layer.in_proj_bias.chunk(3))
-    products = [F.linear(x, weight, bias) for x, weight, bias in zip(inputs, weights, biases, strict=True)]
+    products = [
+        F.linear(x, weight, bias) for x, weight, bias in zip(inputs, weights, biases, strict=True)
+    ]
     for name, x, product in zip(PROJECTIONS, inputs, products, strict=True):
         record((layer, name), x, product)
     return products
@@ -92,7 +97,13 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _attention(
-    layer: nn.MultiheadAttention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, need_weights: bool
+    layer: nn.MultiheadAttention,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    need_weights: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """The mixed values (N, heads, T, E / heads), and the attention weights (N, heads, T, S) where they are wanted."""
     dropout = layer.dropout if layer.training else 0.0

@@ -30,19 +30,24 @@ Captured = dict[Key, LayerRecord]
 
 
 @contextmanager
-def capture(model: nn.Module, kinds: Sequence[type[nn.Module]], *, watch: bool = True) -> Iterator[Captured]:
+def capture(
+    model: nn.Module, kinds: Sequence[type[nn.Module]], *, watch: bool = True
+) -> Iterator[Captured]:
     """Record every layer of the given kinds that has trainable parameters; the hooks live inside the `with` only.
 
-    A layer that is one matrix product is a key itself. One that is made of several (recurrent layers, attention) is
-    computed product by product meanwhile, and each is found under (layer, name of its weight). With `watch` the
-    gradients are filled in by the backward pass; without it they are left to the caller, who has the `edges`.
+    A layer that is one matrix product is a key itself. One that is made of several (recurrent
+    layers, attention) is computed product by product meanwhile, and each is found under (layer,
+    name of its weight). With `watch` the gradients are filled in by the backward pass; without it
+    they are left to the caller, who has the `edges`.
     """
     captured: Captured = {}
     record = _watching(captured) if watch else _noting(captured)
     chosen = [m for m in model.modules() if isinstance(m, tuple(kinds)) and _trainable(m)]
     with ExitStack() as stack:
         for module in chosen:
-            exposed = next((EXPOSED[kind] for kind in type(module).__mro__ if kind in EXPOSED), None)
+            exposed = next(
+                (EXPOSED[kind] for kind in type(module).__mro__ if kind in EXPOSED), None
+            )
             if exposed is not None:
                 stack.enter_context(exposed(module, record))
             else:
@@ -52,7 +57,10 @@ def capture(model: nn.Module, kinds: Sequence[type[nn.Module]], *, watch: bool =
 
 def settled(captured: Captured) -> Captured:
     """What has been recorded up to now: uses that a checkpointed layer's second computation adds are not in it."""
-    return {key: LayerRecord(list(r.inputs), list(r.gradients), list(r.edges)) for key, r in captured.items()}
+    return {
+        key: LayerRecord(list(r.inputs), list(r.gradients), list(r.edges))
+        for key, r in captured.items()
+    }
 
 
 def passes(captured: Captured, gradients: Sequence[Tensor | None]) -> Captured:
@@ -86,7 +94,10 @@ def edges_of(captured: Captured) -> list[GradientEdge]:
 def hidden_states(layers: Sequence[nn.RNNBase]) -> Iterator[list[Tensor]]:
     """Collect the output sequences of recurrent layers, with their graph, during the evaluations inside the `with`."""
     states: list[Tensor] = []
-    handles = [layer.register_forward_hook(lambda _, __, output: states.append(output[0])) for layer in layers]
+    handles = [
+        layer.register_forward_hook(lambda _, __, output: states.append(output[0]))
+        for layer in layers
+    ]
     try:
         yield states
     finally:

@@ -1,9 +1,10 @@
 """Recurrent layers in plain operations: the products of inputs and of hidden states with their weights, one by one.
 
-Of every weight one use is recorded. For `weight_ih` it is the product of all inputs of a sequence. For `weight_hh`, and
-`weight_hr` of an LSTM with projections, whose inputs are known step by step, it is a tensor of zeros that is added to
-the products: the loss's gradient by it is the one by the products. The hidden product of a GRU's new gate stands inside
-r * (W h + b), so its gradient is r times that of the input product.
+Of every weight one use is recorded. For `weight_ih` it is the product of all inputs of a sequence.
+For `weight_hh`, and `weight_hr` of an LSTM with projections, whose inputs are known step by step,
+it is a tensor of zeros that is added to the products: the loss's gradient by it is the one by the
+products. The hidden product of a GRU's new gate stands inside r * (W h + b), so its gradient is r
+times that of the input product.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ Cell = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 def exposed_recurrent(kind: type[nn.RNNBase]) -> Exposed:
     """For nn.RNN, nn.LSTM and nn.GRU: forward pass and gradients equal torch's to rounding, at its cost in plain code.
 
-    Packed sequences, inputs without a batch axis and dropout between layers on a GPU (whose masks could not be drawn
-    again) are left to torch and not recorded.
+    Packed sequences, inputs without a batch axis and dropout between layers on a GPU (whose masks
+    could not be drawn again) are left to torch and not recorded.
     """
 
     def expose(module: nn.Module, record: Record) -> AbstractContextManager[None]:
@@ -33,7 +34,9 @@ def exposed_recurrent(kind: type[nn.RNNBase]) -> Exposed:
         plain = module.forward
 
         def forward(input: Any, hx: Any = None) -> Any:
-            return _run(layer, record, input, hx) if _handled(layer, input, hx) else plain(input, hx)
+            return (
+                _run(layer, record, input, hx) if _handled(layer, input, hx) else plain(input, hx)
+            )
 
         return substituted(module, kind, forward)
 
@@ -53,7 +56,10 @@ def exposed_cell(kind: type[nn.RNNCellBase]) -> Exposed:
             states = (hx if isinstance(hx, tuple) else (hx,)) if hx is not None else ()
             zeros = input.new_zeros(len(input), cell.hidden_size)
             h, c = [*states, zeros, zeros][:2]
-            products = [_product(cell, record, x, f"weight_{k}", f"bias_{k}") for x, k in ((input, "ih"), (h, "hh"))]
+            products = [
+                _product(cell, record, x, f"weight_{k}", f"bias_{k}")
+                for x, k in ((input, "ih"), (h, "hh"))
+            ]
             h, c = _cell_of(cell)(products[0], products[1], h, c)
             return (h, c) if isinstance(cell, nn.LSTMCell) else h
 
@@ -119,9 +125,15 @@ class _Sweep:
 
         Times are outermost in memory, as torch has them: it decides which masks a dropout draws.
         """
-        products = _product(self.layer, self.record, stream, f"weight_ih{self.suffix}", f"bias_ih{self.suffix}")
+        products = _product(
+            self.layer, self.record, stream, f"weight_ih{self.suffix}", f"bias_ih{self.suffix}"
+        )
         hidden = _Stepwise(self.layer, "hh", self.suffix, products.shape[:2])
-        projection = _Stepwise(self.layer, "hr", self.suffix, products.shape[:2]) if self.layer.proj_size else None
+        projection = (
+            _Stepwise(self.layer, "hr", self.suffix, products.shape[:2])
+            if self.layer.proj_size
+            else None
+        )
         cell, steps = _cell_of(self.layer), products.unbind(1)
         outputs: dict[int, Tensor] = {}
         times = range(len(steps))
@@ -154,7 +166,9 @@ class _Stepwise:
 
 
 def _product(layer: nn.Module, record: Record, value: Tensor, weight: str, bias: str) -> Tensor:
-    product = F.linear(value, cast(Tensor, getattr(layer, weight)), cast(Tensor | None, getattr(layer, bias, None)))
+    product = F.linear(
+        value, cast(Tensor, getattr(layer, weight)), cast(Tensor | None, getattr(layer, bias, None))
+    )
     record((layer, weight), value, product)
     return product
 

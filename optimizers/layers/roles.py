@@ -23,9 +23,9 @@ class Role(StrEnum):
 def roles(named: Sequence[tuple[str, nn.Parameter]]) -> dict[str, Role]:
     """The role of every parameter, in the order of the model.
 
-    One whose name speaks of an embedding is an embedding; the last of the others with two dimensions or more is the
-    head (networks register their output layer last); one with fewer than two dimensions larger than one is a vector;
-    the others are hidden.
+    One whose name speaks of an embedding is an embedding; the last of the others with two
+    dimensions or more is the head (networks register their output layer last); one with fewer than
+    two dimensions larger than one is a vector; the others are hidden.
     """
     matrices = [name for name, p in named if p.ndim >= 2 and not EMBEDDING.search(name.lower())]
     return {name: _role(name, parameter, head=matrices[-1:] == [name]) for name, parameter in named}
@@ -34,8 +34,8 @@ def roles(named: Sequence[tuple[str, nn.Parameter]]) -> dict[str, Role]:
 def model_roles(model: nn.Module) -> dict[nn.Parameter, Role]:
     """The role of every parameter of a model, in its order.
 
-    One that has two names, as an embedding that is the output layer too, has the role of the first; but the last name
-    is still the head's, so that no hidden matrix is taken for it.
+    One that has two names, as an embedding that is the output layer too, has the role of the first;
+    but the last name is still the head's, so that no hidden matrix is taken for it.
     """
     named = list(model.named_parameters(remove_duplicate=False))
     by_name = roles(named)

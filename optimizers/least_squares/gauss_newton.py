@@ -20,28 +20,31 @@ SEARCHES = ("armijo", "none")
 class GaussNewton(ResidualMethod):
     r"""Gauss-Newton: d = argmin |J d + r|, theta += alpha d.
 
-    The residuals r are replaced by their linear model, so a linear least-squares problem is solved in one step, and a
-    problem with small residuals or little curvature is solved almost as fast as by Newton's method. d is the solution
-    of minimum norm where J has no full rank: d = -J^+ r, with singular values below `eps max(m, n)` times the largest,
-    eps of the parameters' precision, counted as zero. That covers m < n, where d = -J'(J J')^{-1} r. The step length is
-    `lr` if the loss falls by 1e-4 of what the slope promises, else it is halved until it does (Nocedal and Wright,
-    2006, section 10.3 and Algorithm 3.1).
+    The residuals r are replaced by their linear model, so a linear least-squares problem is solved
+    in one step, and a problem with small residuals or little curvature is solved almost as fast as
+    by Newton's method. d is the solution of minimum norm where J has no full rank: d = -J^+ r, with
+    singular values below `eps max(m, n)` times the largest, eps of the parameters' precision,
+    counted as zero. That covers m < n, where d = -J'(J J')^{-1} r. The step length is `lr` if the
+    loss falls by 1e-4 of what the slope promises, else it is halved until it does (Nocedal and
+    Wright, 2006, section 10.3 and Algorithm 3.1).
 
     Nothing bounds d where J is nearly singular: then the search is short of breath or fails, and
     `levenberg_marquardt` is the method to take.
 
-    Cost per step: one Jacobian (min(m, n) backward passes), one decomposition (m n min(m, n) flops times a small
-    factor), one evaluation per trial. Memory: four times the Jacobian's 8 m n bytes, twice by a Gram matrix, and five
-    times 8 min(m, n)^2; no state. Everything is solved in float64; float32 residuals limit how small a gradient can be
-    resolved, and `stuck` says so.
+    Cost per step: one Jacobian (min(m, n) backward passes), one decomposition (m n min(m, n) flops
+    times a small factor), one evaluation per trial. Memory: four times the Jacobian's 8 m n bytes,
+    twice by a Gram matrix, and five times 8 min(m, n)^2; no state. Everything is solved in float64;
+    float32 residuals limit how small a gradient can be resolved, and `stuck` says so.
 
     Args:
-        params: the parameters, or pairs of name and parameter; all those of the model, in its order.
+        params: the parameters, or pairs of name and parameter; all those of the model, in its
+            order.
         lr: the first step length tried; 1 is the method's own.
-        line_search: `armijo`, or `none` for the step of length `lr` without an evaluation, whatever it leads to.
+        line_search: `armijo`, or `none` for the step of length `lr` without an evaluation, whatever
+            it leads to.
         form: how the linear problem is solved, see `DampedLeastSquares`.
-        max_trials: the number of step lengths tried, each half the one before; if none lowers the loss, the step is
-            refused.
+        max_trials: the number of step lengths tried, each half the one before; if none lowers the
+            loss, the step is refused.
         max_gib: the largest Jacobian, in GiB of float64.
 
     Raises:
@@ -77,7 +80,9 @@ class GaussNewton(ResidualMethod):
         if not model.finite:
             return model.loss
         cut = model.resolution * max(model.jacobian.shape)
-        direction = DampedLeastSquares(model.jacobian, None, self.form, cut).solve(0.0, model.residuals)
+        direction = DampedLeastSquares(model.jacobian, None, self.form, cut).solve(
+            0.0, model.residuals
+        )
         if direction is None:
             self.stuck = "the decomposition of the Jacobian failed"
             return model.loss
@@ -87,7 +92,9 @@ class GaussNewton(ResidualMethod):
             self._move(objective, model, direction, predicted)
         return model.loss
 
-    def _move(self, objective: Objective, model: Linearisation, direction: Tensor, predicted: float) -> None:
+    def _move(
+        self, objective: Objective, model: Linearisation, direction: Tensor, predicted: float
+    ) -> None:
         """Go along the direction as far as the loss falls, or as far as it was told to."""
         alpha: float = self.param_groups[0]["lr"]
         direction = direction.to(model.jacobian.dtype)

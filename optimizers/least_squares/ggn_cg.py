@@ -20,27 +20,30 @@ from optimizers.objective import Objective
 class GGNCG(Method):
     r"""Truncated Gauss-Newton: (G + damping I) d = -g by conjugate gradients, theta += alpha d.
 
-    G = J' H_out J is the generalised Gauss-Newton matrix, never formed: CG asks for products alone (Schraudolph, 2002;
-    Martens, 2010, "Deep learning via Hessian-free optimization"). The damping follows the ratio of the loss's reduction
-    to the quadratic model's, measured from d = 0; alpha comes from backtracking, 1 first. CG starts at `warm_start`
-    times the previous solution and stops by Martens' relative-progress rule.
+    G = J' H_out J is the generalised Gauss-Newton matrix, never formed: CG asks for products alone
+    (Schraudolph, 2002; Martens, 2010, "Deep learning via Hessian-free optimization"). The damping
+    follows the ratio of the loss's reduction to the quadratic model's, measured from d = 0; alpha
+    comes from backtracking, 1 first. CG starts at `warm_start` times the previous solution and
+    stops by Martens' relative-progress rule.
 
-    Cost per step: one gradient, one product with G per CG iteration, one evaluation per trial step. Memory: 5 n floats
-    beside the kept graph; state n floats.
+    Cost per step: one gradient, one product with G per CG iteration, one evaluation per trial step.
+    Memory: 5 n floats beside the kept graph; state n floats.
 
-    Differences from Martens (2010): no preconditioner, no backtracking through CG's iterates, one batch for gradient
-    and curvature.
+    Differences from Martens (2010): no preconditioner, no backtracking through CG's iterates, one
+    batch for gradient and curvature.
 
     Args:
-        params: the parameters, or pairs of name and parameter; all those of the model, in its order.
+        params: the parameters, or pairs of name and parameter; all those of the model, in its
+            order.
         lr: the first step length tried.
-        damping: the first multiple of the identity, for a loss that is summed over outputs and averaged over examples.
+        damping: the first multiple of the identity, for a loss that is summed over outputs and
+            averaged over examples.
         adaptive: adapt the damping.
         max_iterations: the largest number of CG iterations a step.
         tolerance: CG also stops when its residual has fallen below this share of the gradient.
         warm_start: the share of the previous solution at which CG starts.
-        max_trials: the number of step lengths tried, each half the one before; if none lowers the loss, the step is
-            refused.
+        max_trials: the number of step lengths tried, each half the one before; if none lowers the
+            loss, the step is refused.
 
     Raises:
         ValueError: a hyperparameter out of its range.
@@ -76,7 +79,11 @@ class GGNCG(Method):
 
     def telemetry(self) -> dict[str, float]:
         """Beside the common names: `cg_iterations`, and the accepted `step_length`; a refused step is a failure."""
-        return {**super().telemetry(), "damping": float(self.param_groups[0]["damping"]), **self.told}
+        return {
+            **super().telemetry(),
+            "damping": float(self.param_groups[0]["damping"]),
+            **self.told,
+        }
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
@@ -101,7 +108,14 @@ class GGNCG(Method):
         self._move(objective, ggn.loss, ggn.gradient, solution.x, solution.values[-1])
         return ggn.loss
 
-    def _move(self, objective: Objective, loss: Tensor, gradient: Tensor, step: Tensor, model_change: float) -> None:
+    def _move(
+        self,
+        objective: Objective,
+        loss: Tensor,
+        gradient: Tensor,
+        step: Tensor,
+        model_change: float,
+    ) -> None:
         """Go along the step as far as the loss falls; adapt the damping to how well the first trial was predicted."""
         group, before = self.param_groups[0], float(loss)
         first, slope = group["lr"], float(gradient @ step)

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from optimizers.least_squares.residual_method import Linearisation, ResidualMethod
-from optimizers.least_squares.rules import SCALINGS, DampingRule, MarquardtRule, NielsenRule, floored
+from optimizers.least_squares.rules import (
+    SCALINGS,
+    DampingRule,
+    MarquardtRule,
+    NielsenRule,
+    floored,
+)
 from optimizers.linalg.flat import flatten
 from optimizers.linalg.least_squares import FORMS, DampedLeastSquares
 from optimizers.method import require_choice, require_range
@@ -19,61 +25,70 @@ from optimizers.phases import phased
 
 RULES = ("nielsen", "marquardt")
 PROBE = 0.1  # the share of the step at which the residuals' curvature along it is measured
-LARGEST = 1 / torch.finfo(torch.float64).eps  # of the damping over the largest diagonal entry of D^-1 J'J D^-1
+LARGEST = (
+    1 / torch.finfo(torch.float64).eps
+)  # of the damping over the largest diagonal entry of D^-1 J'J D^-1
 SMALLEST = 1e-250  # of the damping; zero would never rise again
 
 
 class LevenbergMarquardt(ResidualMethod):
     r"""Damped Gauss-Newton: (J'J + mu D^2) d = -J'r, theta += d if that lowers the loss |r|^2 / 2.
 
-    The damping mu shortens the step and turns it from Gauss-Newton's (mu = 0) to the scaled steepest descent
-    -D^{-2} J'r / mu. It follows the gain ratio of actual to predicted reduction,
+    The damping mu shortens the step and turns it from Gauss-Newton's (mu = 0) to the scaled
+    steepest descent -D^{-2} J'r / mu. It follows the gain ratio of actual to predicted reduction,
 
         rho = (|r(theta)|^2 - |r(theta + d)|^2) / (|J d|^2 + 2 mu |D d|^2),
 
-    both parts computed without cancellation: by `nielsen` or by `marquardt`, see `rules`. A refused step is tried again
-    with more damping; J and its decomposition serve for all trials. D is the identity (Levenberg), the norms of J's
-    columns (`diagonal`, Marquardt) or their largest values so far (`running_maximum`, Moré), the last two invariant to
-    the units of the parameters. mu begins at `tau` times the largest diagonal entry of D^{-1} J'J D^{-1}, and at least
-    so large that the first step is no longer than `first_step` |D theta|, theta being the start: a start from which the
-    linear model points at a far plateau (NIST's BoxBOD) is lost otherwise.
+    both parts computed without cancellation: by `nielsen` or by `marquardt`, see `rules`. A refused
+    step is tried again with more damping; J and its decomposition serve for all trials. D is the
+    identity (Levenberg), the norms of J's columns (`diagonal`, Marquardt) or their largest values
+    so far (`running_maximum`, Moré), the last two invariant to the units of the parameters. mu
+    begins at `tau` times the largest diagonal entry of D^{-1} J'J D^{-1}, and at least so large
+    that the first step is no longer than `first_step` |D theta|, theta being the start: a start
+    from which the linear model points at a far plateau (NIST's BoxBOD) is lost otherwise.
 
-    `acceleration` adds half the geodesic acceleration, (J'J + mu D^2) a = -J' r_vv, to v = d, with the second
-    derivative of r along v from one more evaluation, r_vv = (2/h) [(r(theta + h v) - r(theta)) / h - J v] at h = 0.1;
-    a step with 2 |D a| > `max_acceleration` |D v| is refused (Transtrum and Sethna, 2012, arXiv 1201.5885, section 4).
-    It halves the steps along narrow curved valleys, and costs half as much again elsewhere.
+    `acceleration` adds half the geodesic acceleration, (J'J + mu D^2) a = -J' r_vv, to v = d, with
+    the second derivative of r along v from one more evaluation, r_vv = (2/h) [(r(theta + h v) -
+    r(theta)) / h - J v] at h = 0.1; a step with 2 |D a| > `max_acceleration` |D v| is refused
+    (Transtrum and Sethna, 2012, arXiv 1201.5885, section 4). It halves the steps along narrow
+    curved valleys, and costs half as much again elsewhere.
 
-    One singular value decomposition a Jacobian gives d for every mu, with the accuracy of a QR decomposition of
-    [J; mu^{1/2} D]; where the shorter side of J is over 300 the eigenvectors of J'J or, for m < n, of the kernel
-    J D^{-2} J' serve as long as they are accurate enough, see `DampedLeastSquares`. All of it is in float64; in
-    float32 the residuals limit how small a gradient can be resolved, and `stuck` says so.
+    One singular value decomposition a Jacobian gives d for every mu, with the accuracy of a QR
+    decomposition of [J; mu^{1/2} D]; where the shorter side of J is over 300 the eigenvectors of
+    J'J or, for m < n, of the kernel J D^{-2} J' serve as long as they are accurate enough, see
+    `DampedLeastSquares`. All of it is in float64; in float32 the residuals limit how small a
+    gradient can be resolved, and `stuck` says so.
 
-    On mini-batches a step is accepted or refused on its own batch; the damping then follows noise too, and
-    `rule="marquardt"` with mild factors is steadier.
+    On mini-batches a step is accepted or refused on its own batch; the damping then follows noise
+    too, and `rule="marquardt"` with mild factors is steadier.
 
-    Cost per step: one Jacobian (min(m, n) backward passes), one decomposition (m n min(m, n) flops times a small
-    factor), one evaluation per trial, two with `acceleration`. Memory: four times the Jacobian's 8 m n bytes, twice by
-    a Gram matrix, and five times 8 min(m, n)^2; state n floats for `running_maximum`.
+    Cost per step: one Jacobian (min(m, n) backward passes), one decomposition (m n min(m, n) flops
+    times a small factor), one evaluation per trial, two with `acceleration`. Memory: four times the
+    Jacobian's 8 m n bytes, twice by a Gram matrix, and five times 8 min(m, n)^2; state n floats for
+    `running_maximum`.
 
-    Levenberg, 1944; Marquardt, 1963; Moré, "The Levenberg-Marquardt algorithm: implementation and theory", 1978;
-    Madsen, Nielsen and Tingleff, "Methods for non-linear least squares problems", 2004, Algorithm 3.16. Differences
-    from the last: the scaling, the bound on the first step, and no stopping rules; instead `stuck` says when the loss
-    cannot show a further reduction and what is predicted no longer shrinks. From Moré (MINPACK): mu is controlled
-    itself, not through the radius of a trust region, and D has a floor, see `rules.floored`.
+    Levenberg, 1944; Marquardt, 1963; Moré, "The Levenberg-Marquardt algorithm: implementation and
+    theory", 1978; Madsen, Nielsen and Tingleff, "Methods for non-linear least squares problems",
+    2004, Algorithm 3.16. Differences from the last: the scaling, the bound on the first step, and
+    no stopping rules; instead `stuck` says when the loss cannot show a further reduction and what
+    is predicted no longer shrinks. From Moré (MINPACK): mu is controlled itself, not through the
+    radius of a trust region, and D has a floor, see `rules.floored`.
 
     Args:
-        params: the parameters, or pairs of name and parameter; all those of the model, in its order.
+        params: the parameters, or pairs of name and parameter; all those of the model, in its
+            order.
         lr: the multiple of the step that is taken; 1 is the method's own.
         rule: how the damping changes, `nielsen` or `marquardt`.
         scaling: `identity`, `diagonal` or `running_maximum`.
-        tau: the first damping over the largest diagonal entry; 1e-6 near a solution, 1 far from one.
+        tau: the first damping over the largest diagonal entry; 1e-6 near a solution, 1 far from
+            one.
         first_step: the longest first step over |D theta|; None for no bound.
         increase, decrease: the factors of the `marquardt` rule.
         acceleration: add the geodesic acceleration.
         max_acceleration: the longest acceleration, see above.
         form: how the linear problem is solved, see `DampedLeastSquares`.
-        max_trials: how many dampings are tried in one step; after that the step is refused, and the next one goes on
-            with the damping reached.
+        max_trials: how many dampings are tried in one step; after that the step is refused, and the
+            next one goes on with the damping reached.
         max_gib: the largest Jacobian, in GiB of float64.
 
     Raises:
@@ -97,7 +112,12 @@ class LevenbergMarquardt(ResidualMethod):
         max_trials: int = 15,
         max_gib: float = 2.0,
     ) -> None:
-        for name, value in {"lr": lr, "tau": tau, "max_acceleration": max_acceleration, "max_gib": max_gib}.items():
+        for name, value in {
+            "lr": lr,
+            "tau": tau,
+            "max_acceleration": max_acceleration,
+            "max_gib": max_gib,
+        }.items():
             require_range(name, value, open_low=True)
         require_choice("rule", rule, RULES)
         require_choice("scaling", scaling, SCALINGS)
@@ -107,7 +127,9 @@ class LevenbergMarquardt(ResidualMethod):
         require_range("increase", increase, low=1, open_low=True)
         require_range("decrease", decrease, high=1, open_low=True)
         require_range("max_trials", max_trials, low=1, whole=True)
-        self.rule: DampingRule = NielsenRule() if rule == "nielsen" else MarquardtRule(increase, decrease)
+        self.rule: DampingRule = (
+            NielsenRule() if rule == "nielsen" else MarquardtRule(increase, decrease)
+        )
         self.scaling = scaling
         self.tau = tau
         self.first_step = first_step
@@ -155,7 +177,9 @@ class LevenbergMarquardt(ResidualMethod):
         scales = floored(scales, flatten(objective.params).double(), model.resolution)
         return DampedLeastSquares(model.jacobian, root * scales, self.form)
 
-    def _first_damping(self, objective: Objective, model: Linearisation, system: DampedLeastSquares) -> float:
+    def _first_damping(
+        self, objective: Objective, model: Linearisation, system: DampedLeastSquares
+    ) -> float:
         damping = self.tau * system.largest
         longest = (self.first_step or 0.0) * system.length(flatten(objective.params).double())
         while longest and damping < LARGEST * system.largest:
@@ -172,7 +196,10 @@ class LevenbergMarquardt(ResidualMethod):
         if velocity is None:
             self.stuck = "the decomposition of the Jacobian failed"
             return False
-        curvature, penalty = model.curvature(velocity), group["damping"] * system.length(velocity) ** 2
+        curvature, penalty = (
+            model.curvature(velocity),
+            group["damping"] * system.length(velocity) ** 2,
+        )
         self.stuck = self._exhausted(group, model, curvature / 2 + penalty)
         if self.stuck:
             return False
@@ -191,7 +218,11 @@ class LevenbergMarquardt(ResidualMethod):
 
     @phased("line search")
     def _accelerated(
-        self, objective: Objective, model: Linearisation, system: DampedLeastSquares, velocity: Tensor
+        self,
+        objective: Objective,
+        model: Linearisation,
+        system: DampedLeastSquares,
+        velocity: Tensor,
     ) -> Tensor | None:
         """The step in the parameters' precision, acceleration included; None if that is too large to be believed."""
         precision = model.jacobian.dtype
@@ -199,24 +230,36 @@ class LevenbergMarquardt(ResidualMethod):
             return velocity.to(precision)
         probe = objective.residuals((PROBE * velocity).to(precision)).double()
         bend = 2 / PROBE * ((probe - model.residuals) / PROBE - model.jacobian.double() @ velocity)
-        added = system.solve(self.param_groups[0]["damping"], bend) if bool(torch.isfinite(bend).all()) else None
-        if added is None or not 2 * system.length(added) <= self.max_acceleration * system.length(velocity):
+        added = (
+            system.solve(self.param_groups[0]["damping"], bend)
+            if bool(torch.isfinite(bend).all())
+            else None
+        )
+        if added is None or not 2 * system.length(added) <= self.max_acceleration * system.length(
+            velocity
+        ):
             return None
         return (velocity + added / 2).to(precision)
 
     @staticmethod
     @phased("line search")
-    def _gain(objective: Objective, model: Linearisation, step: Tensor | None, predicted: float) -> float:
+    def _gain(
+        objective: Objective, model: Linearisation, step: Tensor | None, predicted: float
+    ) -> float:
         if step is None:
             return nan
         actual = model.reduction(objective.residuals(step))
         return model.gain_ratio(actual, predicted) if isfinite(actual) else nan
 
-    def _refuse(self, objective: Objective, model: Linearisation, system: DampedLeastSquares, step: Tensor) -> None:
+    def _refuse(
+        self, objective: Objective, model: Linearisation, system: DampedLeastSquares, step: Tensor
+    ) -> None:
         """Raise the damping, unless no step can be told from none."""
         group = self.param_groups[0]
         largest = LARGEST * system.largest
-        if group["hidden"] < float("inf") or self._negligible(objective, step.to(model.jacobian.dtype)):
+        if group["hidden"] < float("inf") or self._negligible(
+            objective, step.to(model.jacobian.dtype)
+        ):
             self.stuck = self._unresolved(model)
         elif group["damping"] >= largest:
             self.stuck = "no damping gives a step that lowers the loss"

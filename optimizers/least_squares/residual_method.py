@@ -15,7 +15,8 @@ from optimizers.method import Method
 from optimizers.objective import Objective
 
 GIBIBYTE = 2**30
-ALWAYS_TRIED = 100  # with so few parameters, an evaluation that counts the residuals beforehand is not worth its cost
+# with so few parameters, an evaluation that counts the residuals beforehand is not worth its cost
+ALWAYS_TRIED = 100
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,10 @@ class Linearisation:
         jacobian: J (m, n), in the parameters' precision.
         loss: |r|^2 / 2, in the parameters' precision.
         resolution: the relative spacing of the numbers in which they were computed.
-        noise: what rounding leaves uncertain of the loss. A residual is computed from quantities of the size of
-            J_ij theta_j, so its error is about e_i = resolution * (r_i^2 + sum_j (J_ij theta_j)^2)^(1/2), and the
-            loss's (sum_i r_i^2 e_i^2)^(1/2). No choice of the parameters' units changes it.
+        noise: what rounding leaves uncertain of the loss. A residual is computed from quantities of
+            the size of J_ij theta_j, so its error is about e_i = resolution * (r_i^2 + sum_j (J_ij
+            theta_j)^2)^(1/2), and the loss's (sum_i r_i^2 e_i^2)^(1/2). No choice of the
+            parameters' units changes it.
     """
 
     residuals: Tensor
@@ -43,7 +45,9 @@ class Linearisation:
         """At the objective's parameters: one evaluation and one Jacobian."""
         computed, jacobian = objective.jacobian()
         residuals, resolution = computed.double(), torch.finfo(computed.dtype).eps
-        terms = torch.linalg.vector_norm(jacobian * flatten(objective.params), dim=1, dtype=torch.float64)
+        terms = torch.linalg.vector_norm(
+            jacobian * flatten(objective.params), dim=1, dtype=torch.float64
+        )
         noise = resolution * float((residuals * torch.hypot(residuals, terms)).norm())
         loss = (residuals.square().sum() / 2).to(computed.dtype)
         return cls(residuals, jacobian, loss, resolution, noise)
@@ -76,8 +80,8 @@ class Linearisation:
 class ResidualMethod(Method):
     """A method that takes the residuals and their Jacobian, and solves in float64 whatever the parameters' precision.
 
-    `fits` in the parameter group says that the Jacobian's size has been looked at; `hidden` is the last predicted
-    reduction that the loss could not show, infinite while it can.
+    `fits` in the parameter group says that the Jacobian's size has been looked at; `hidden` is the
+    last predicted reduction that the loss could not show, infinite while it can.
     """
 
     needs = frozenset({"jacobian"})
@@ -103,7 +107,8 @@ class ResidualMethod(Method):
     def _exhausted(self, group: dict[str, Any], model: Linearisation, predicted: float) -> str:
         """Why a step with this predicted reduction is not worth taking, in words; empty if it is.
 
-        Below the loss's rounding steps still improve the parameters, as long as each promises less than the last.
+        Below the loss's rounding steps still improve the parameters, as long as each promises less
+        than the last.
         """
         if not model.hides(predicted):
             group["hidden"] = inf

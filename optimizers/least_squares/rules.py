@@ -18,8 +18,8 @@ class NielsenRule:
         accepted:  mu *= max(1/3, 1 - (2 rho - 1)^3),  nu = 2
         refused:   mu *= nu,                           nu *= 2
 
-    Nielsen, "Damping parameter in Marquardt's method", 1999, technical report IMM-REP-1999-05; Madsen, Nielsen and
-    Tingleff, "Methods for non-linear least squares problems", 2004, eq. 2.21.
+    Nielsen, "Damping parameter in Marquardt's method", 1999, technical report IMM-REP-1999-05;
+    Madsen, Nielsen and Tingleff, "Methods for non-linear least squares problems", 2004, eq. 2.21.
     """
 
     smallest_factor: float = 1 / 3
@@ -27,7 +27,9 @@ class NielsenRule:
 
     def accepted(self, damping: float, ratio: float) -> tuple[float, float]:
         """The next damping and its next growth factor after a step with this ratio."""
-        return damping * max(self.smallest_factor, 1 - (2 * min(ratio, 1.0) - 1) ** 3), self.first_growth
+        return damping * max(
+            self.smallest_factor, 1 - (2 * min(ratio, 1.0) - 1) ** 3
+        ), self.first_growth
 
     def refused(self, damping: float, growth: float) -> tuple[float, float]:
         """The next damping and its next growth factor."""
@@ -38,10 +40,10 @@ class NielsenRule:
 class MarquardtRule:
     """Divide the damping after an accepted step, multiply it after a refused one, by constants.
 
-    Marquardt, "An algorithm for least-squares estimation of nonlinear parameters", 1963, with a factor of 10 for both.
-    A smaller `increase` with a strong `decrease`, such as 2 and 0.1, is the "delayed gratification" of Transtrum and
-    Sethna, "Improvements to the Levenberg-Marquardt algorithm for nonlinear least-squares minimization", 2012 (arXiv
-    1201.5885).
+    Marquardt, "An algorithm for least-squares estimation of nonlinear parameters", 1963, with a
+    factor of 10 for both. A smaller `increase` with a strong `decrease`, such as 2 and 0.1, is the
+    "delayed gratification" of Transtrum and Sethna, "Improvements to the Levenberg-Marquardt
+    algorithm for nonlinear least-squares minimization", 2012 (arXiv 1201.5885).
 
     Raises:
         ValueError: a factor on the wrong side of one.
@@ -52,7 +54,9 @@ class MarquardtRule:
 
     def __post_init__(self) -> None:
         if not self.increase > 1 > self.decrease > 0:
-            raise ValueError(f"need increase > 1 > decrease > 0, got {self.increase!r} and {self.decrease!r}")
+            raise ValueError(
+                f"need increase > 1 > decrease > 0, got {self.increase!r} and {self.decrease!r}"
+            )
 
     def accepted(self, damping: float, ratio: float) -> tuple[float, float]:
         """The next damping, whatever the ratio; the growth factor is constant."""
@@ -80,26 +84,34 @@ def diagonal(norms: Tensor, previous: Tensor | None) -> Tensor:
 def running_maximum(norms: Tensor, previous: Tensor | None) -> Tensor:
     """The largest column norms so far, which no choice of units changes either.
 
-    A parameter that loses its influence does not become free to move far, as it does with `diagonal`. Moré, "The
-    Levenberg-Marquardt algorithm: implementation and theory", 1978, section 6, as in MINPACK.
+    A parameter that loses its influence does not become free to move far, as it does with
+    `diagonal`. Moré, "The Levenberg-Marquardt algorithm: implementation and theory", 1978, section
+    6, as in MINPACK.
     """
     return norms if previous is None else torch.maximum(norms, previous)
 
 
-SCALINGS: dict[str, Scaling] = {"identity": identity, "diagonal": diagonal, "running_maximum": running_maximum}
+SCALINGS: dict[str, Scaling] = {
+    "identity": identity,
+    "diagonal": diagonal,
+    "running_maximum": running_maximum,
+}
 
 
 def floored(scales: Tensor, theta: Tensor, resolution: float) -> Tensor:
     """Scales that can be divided by: none is below resolution^(1/2) min(max_k D_k, max_k D_k |theta_k| / |theta_j|).
 
-    A column of round-off, such as that of a bias that a softmax ignores, would otherwise send its parameter far away;
-    with a noise of `resolution` in the column and D_j at the floor, it moves by no more than the others. D_j theta_j is
-    compared, because the columns of a Jacobian may differ by forty decades on the way to a solution (NIST's MGH10) but
-    not in what they mean for the residuals. All are one where all scales are zero.
+    A column of round-off, such as that of a bias that a softmax ignores, would otherwise send its
+    parameter far away; with a noise of `resolution` in the column and D_j at the floor, it moves by
+    no more than the others. D_j theta_j is compared, because the columns of a Jacobian may differ
+    by forty decades on the way to a solution (NIST's MGH10) but not in what they mean for the
+    residuals. All are one where all scales are zero.
     """
     largest, influence = scales.max(), (scales * theta.abs()).max()
     if not bool(largest > 0):
         return torch.ones_like(scales)
     reference = (influence / theta.abs()).nan_to_num(float("inf")).clamp_max(largest)
-    reference = torch.where(reference > 0, reference, largest)  # no parameter but zeros has any influence
+    reference = torch.where(
+        reference > 0, reference, largest
+    )  # no parameter but zeros has any influence
     return torch.maximum(scales, resolution**0.5 * reference)

@@ -24,10 +24,12 @@ class CGResult:
         residual: b - A x, shape (n,).
         iterations: the number of products with A, the one for a non-zero start left out.
         values: the quadratic model x'Ax/2 - b'x at the start and after each iteration.
-        reason: `converged`, `progress` (the stopping rule), `curvature` (a direction with d'Ad <= 0) or `iterations`.
+        reason: `converged`, `progress` (the stopping rule), `curvature` (a direction with d'Ad <=
+            0) or `iterations`.
         direction: that direction with d'Ad <= 0, else None.
         curvature: its d'Ad.
-        path: (number, x) of the iterations that were to be kept, the last one always among them if any is.
+        path: (number, x) of the iterations that were to be kept, the last one always among them if
+            any is.
     """
 
     x: Tensor
@@ -62,7 +64,8 @@ def conjugate_gradients(
         tolerance: stop when |b - Ax| <= tolerance * |b|.
         stop: a rule that looks at the model's values so far, `relative_progress` for one.
         preconditioner: r -> M^-1 r.
-        keep: the numbers of the iterations whose x is kept, `geometric` for one; each costs n floats.
+        keep: the numbers of the iterations whose x is kept, `geometric` for one; each costs n
+            floats.
     """
     path: list[tuple[int, Tensor]] = []
 
@@ -84,7 +87,9 @@ def conjugate_gradients(
         image = product(direction)
         curvature = direction @ image
         if not float(curvature) > 0:
-            return replace(result(iteration, "curvature"), direction=direction, curvature=float(curvature))
+            return replace(
+                result(iteration, "curvature"), direction=direction, curvature=float(curvature)
+            )
         alpha = energy / curvature
         x += alpha * direction
         residual -= alpha * image
@@ -110,10 +115,13 @@ def geometric(last: int, ratio: float = 1.3) -> frozenset[int]:
     return frozenset(chosen)
 
 
-def relative_progress(epsilon: float = 5e-4, shortest: int = 10, share: float = 0.1) -> StoppingRule:
+def relative_progress(
+    epsilon: float = 5e-4, shortest: int = 10, share: float = 0.1
+) -> StoppingRule:
     """Martens' rule: stop when the last k iterations gained less than k * epsilon of the model's value.
 
-    k = max(shortest, share * iterations), and the value must be negative (Martens, 2010, section 4.4).
+    k = max(shortest, share * iterations), and the value must be negative (Martens, 2010, section
+    4.4).
     """
 
     def stop(values: list[float]) -> bool:

@@ -20,12 +20,14 @@ Enough = Callable[[float, float], bool]
 def cubic_subproblem(values: Tensor, vectors: Tensor, gradient: Tensor, sigma: float) -> ModelStep:
     """The global minimiser of g.s + s'Bs/2 + sigma/3 |s|^3, from B's eigen-decomposition.
 
-    s solves it if and only if (B + lambda I) s = -g with lambda = sigma |s| and B + lambda I positive semi-definite
-    (Cartis, Gould and Toint, 2011, "Adaptive cubic regularisation methods for unconstrained optimization. Part I",
-    Theorem 3.1). lambda is the root of lambda/|s(lambda)| = sigma. In the hard case, where g has no part in the
-    lowest eigenvector and |s| falls short of -e_1/sigma, it is lengthened along that eigenvector.
+    s solves it if and only if (B + lambda I) s = -g with lambda = sigma |s| and B + lambda I
+    positive semi-definite (Cartis, Gould and Toint, 2011, "Adaptive cubic regularisation methods
+    for unconstrained optimization. Part I", Theorem 3.1). lambda is the root of lambda/|s(lambda)|
+    = sigma. In the hard case, where g has no part in the lowest eigenvector and |s| falls short of
+    -e_1/sigma, it is lengthened along that eigenvector.
 
-    `slope` and `change` of the result are those of the quadratic part; `cubic_change` adds the cube.
+    `slope` and `change` of the result are those of the quadratic part; `cubic_change` adds the
+    cube.
 
     Cost: as `exact_subproblem`.
 
@@ -67,8 +69,9 @@ def krylov_cubic(process: Lanczos, length: float, sigma: float) -> tuple[Tensor,
     """The minimiser of the cubic model in a Krylov space that starts at g; |g| = `length`.
 
     Returns:
-        The coefficients (k,) in the basis, what the model says of the step (its `step` is these coefficients), and the
-        norm of the cubic model's gradient there, which is residual * |last coefficient|.
+        The coefficients (k,) in the basis, what the model says of the step (its `step` is these
+        coefficients), and the norm of the cubic model's gradient there, which is residual * |last
+        coefficient|.
     """
     values, vectors = process.eigen()
     reduced = torch.zeros_like(process.diagonal)
@@ -78,11 +81,14 @@ def krylov_cubic(process: Lanczos, length: float, sigma: float) -> tuple[Tensor,
 
 
 @phased("inverse")
-def cubic_process(product: Product, gradient: Tensor, sigma: float, iterations: int, enough: Enough) -> Lanczos:
+def cubic_process(
+    product: Product, gradient: Tensor, sigma: float, iterations: int, enough: Enough
+) -> Lanczos:
     """The Lanczos process on (B, g), until the model's gradient is small enough at the minimiser in the space.
 
-    `enough(model gradient's norm, |s|)` says whether it is. The small problem is solved anew at k = 1, 2, 3, 4, 5, 6
-    and then whenever k has grown by a fifth: its cost stays below that of the products.
+    `enough(model gradient's norm, |s|)` says whether it is. The small problem is solved anew at k =
+    1, 2, 3, 4, 5, 6 and then whenever k has grown by a fifth: its cost stays below that of the
+    products.
     """
     length, checked = float(gradient.norm()), 0
 

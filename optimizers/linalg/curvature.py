@@ -15,7 +15,8 @@ Product = Callable[[Tensor], Tensor]
 class Curvature:
     """A symmetric matrix of size n, known by its products; `map(v)` is its product with a vector (n,).
 
-    The graph behind it is kept, so a product costs no new forward pass; changing the parameters in place ends its life.
+    The graph behind it is kept, so a product costs no new forward pass; changing the parameters in
+    place ends its life.
 
     Attributes:
         loss: the loss at the point of expansion, detached.
@@ -23,7 +24,12 @@ class Curvature:
     """
 
     def __init__(
-        self, loss: Tensor, gradient: Tensor, product: Product, rows: Product, count: Callable[[int], None]
+        self,
+        loss: Tensor,
+        gradient: Tensor,
+        product: Product,
+        rows: Product,
+        count: Callable[[int], None],
     ) -> None:
         self.loss = loss
         self.gradient = gradient
@@ -39,14 +45,18 @@ class Curvature:
     def dense(self, chunk: int = 256) -> Tensor:
         """The whole matrix (n, n), symmetrised: n products, `chunk` of them at a time where autograd can batch them."""
         size = self.gradient.numel()
-        matrix = self.rows(torch.eye(size, dtype=self.gradient.dtype, device=self.gradient.device), chunk)
+        matrix = self.rows(
+            torch.eye(size, dtype=self.gradient.dtype, device=self.gradient.device), chunk
+        )
         return (matrix + matrix.T) / 2
 
     @phased("curvature")
     def rows(self, vectors: Tensor, chunk: int = 256) -> Tensor:
         """The products with every row of (k, n), shaped alike; `chunk` at a time where autograd can batch them."""
         self._count(len(vectors))
-        return torch.cat([batched(self._rows, self._product, part) for part in vectors.split(chunk)])
+        return torch.cat(
+            [batched(self._rows, self._product, part) for part in vectors.split(chunk)]
+        )
 
 
 def batched(rows_product: Product, product: Product, rows: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ from math import isfinite, nan
 class RatioRule:
     """Levenberg-Marquardt damping: raise it when the model promised too much, lower it when it promised well.
 
-    With rho = (actual reduction) / (predicted reduction): damping *= `increase` if rho < `low` (or rho is not finite),
-    *= `decrease` if rho > `high`. The defaults are Martens' (2010, section 4.1).
+    With rho = (actual reduction) / (predicted reduction): damping *= `increase` if rho < `low` (or
+    rho is not finite), *= `decrease` if rho > `high`. The defaults are Martens' (2010, section
+    4.1).
 
     Raises:
         ValueError: a factor on the wrong side of one, or thresholds out of order.
@@ -26,7 +27,9 @@ class RatioRule:
 
     def __post_init__(self) -> None:
         if not self.increase > 1 > self.decrease > 0:
-            raise ValueError(f"need increase > 1 > decrease > 0, got {self.increase} and {self.decrease}")
+            raise ValueError(
+                f"need increase > 1 > decrease > 0, got {self.increase} and {self.decrease}"
+            )
         if not 0 < self.low < self.high:
             raise ValueError(f"need 0 < low < high, got {self.low} and {self.high}")
 
@@ -43,12 +46,15 @@ class RatioRule:
 def reduction_ratio(before: float, after: float, predicted: float, resolution: float) -> float:
     """rho = (before - after) / predicted, both reductions positive when the loss falls.
 
-    `resolution` is the relative spacing of the numbers the losses were computed in: when the loss could not have shown
-    the predicted reduction, the ratio is round-off and 1 is returned; `nan` when a loss is not finite or no reduction
-    was predicted (a loss that rises as predicted must not pass for a good model).
+    `resolution` is the relative spacing of the numbers the losses were computed in: when the loss
+    could not have shown the predicted reduction, the ratio is round-off and 1 is returned; `nan`
+    when a loss is not finite or no reduction was predicted (a loss that rises as predicted must not
+    pass for a good model).
     """
     if not (isfinite(before) and isfinite(after)):
         return nan
-    if abs(predicted) <= 10 * resolution * abs(before) and abs(before - after) <= 100 * resolution * abs(before):
+    if abs(predicted) <= 10 * resolution * abs(before) and abs(
+        before - after
+    ) <= 100 * resolution * abs(before):
         return 1.0
     return (before - after) / predicted if predicted > 0 else nan

@@ -9,15 +9,18 @@ from torch import Tensor
 
 from optimizers.phases import phased
 
-NULL = 1e-8  # eigenvalues below this share of the largest one are zero as far as their eigenvectors go
+NULL = (
+    1e-8  # eigenvalues below this share of the largest one are zero as far as their eigenvectors go
+)
 
 
 def settled(values: Tensor, vectors: Tensor) -> Tensor:
     """Eigenvectors (..., n, n) with another basis of the null space, given eigenvalues (..., n), ascending.
 
-    A second moment of fewer gradients than dimensions says nothing of the rest, and what `eigh` returns there is made
-    by rounding: other vectors on another number of processes, between which methods that work in this basis drift
-    apart. Here the vectors of the null space are those that diagonalise diag(1, ..., n) within it.
+    A second moment of fewer gradients than dimensions says nothing of the rest, and what `eigh`
+    returns there is made by rounding: other vectors on another number of processes, between which
+    methods that work in this basis drift apart. Here the vectors of the null space are those that
+    diagonalise diag(1, ..., n) within it.
     """
     settled = vectors.clone()
     size = values.shape[-1]
@@ -48,8 +51,8 @@ def symmetric_eigen(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
 def inverse_positive(matrix: Tensor, attempts: int = 5) -> Tensor | None:
     """The inverse of a positive definite matrix by Cholesky, with a growing multiple of the identity if it is not.
 
-    The first attempt adds nothing; then 1e-8, 1e-6, ... of the mean diagonal. None if all fail or the matrix is not
-    finite.
+    The first attempt adds nothing; then 1e-8, 1e-6, ... of the mean diagonal. None if all fail or
+    the matrix is not finite.
     """
     if not bool(torch.isfinite(matrix).all()):
         return None
@@ -77,7 +80,9 @@ def inverses_positive(matrices: Sequence[Tensor]) -> list[Tensor | None]:
             inverted[position] = torch.nan if single is None else single
         parts = inverted.split([matrices[i].shape[:-2].numel() for i in indices])
         for i, part in zip(indices, parts, strict=True):
-            results[i] = _own(part.view_as(matrices[i])) if bool(torch.isfinite(part.sum())) else None
+            results[i] = (
+                _own(part.view_as(matrices[i])) if bool(torch.isfinite(part.sum())) else None
+            )
     return results
 
 
@@ -85,7 +90,8 @@ def inverses_positive(matrices: Sequence[Tensor]) -> list[Tensor | None]:
 def symmetric_eigens(matrices: Sequence[Tensor]) -> list[tuple[Tensor, Tensor] | None]:
     """Eigenvalues (..., d), ascending, and eigenvectors (..., d, d) of many matrices, those of equal size in one call.
 
-    Computed in float64 and returned in each matrix's own precision; None where a matrix is not finite or has none.
+    Computed in float64 and returned in each matrix's own precision; None where a matrix is not
+    finite or has none.
     """
     results: list[tuple[Tensor, Tensor] | None] = [None] * len(matrices)
     finite = [bool(torch.isfinite(matrix).all()) for matrix in matrices]
@@ -93,7 +99,9 @@ def symmetric_eigens(matrices: Sequence[Tensor]) -> list[tuple[Tensor, Tensor] |
         chosen = [i for i in indices if finite[i]]
         if not chosen:
             continue
-        stack = torch.cat([matrices[i].reshape(-1, *matrices[i].shape[-2:]) for i in chosen]).double()
+        stack = torch.cat(
+            [matrices[i].reshape(-1, *matrices[i].shape[-2:]) for i in chosen]
+        ).double()
         try:
             values, vectors = torch.linalg.eigh(stack)
         except RuntimeError:  # one of them has no decomposition: find out which
@@ -130,17 +138,20 @@ def _equal(matrices: Sequence[Tensor]) -> list[list[int]]:
 
 
 @phased("inverse")
-def shifted_cholesky(matrix: Tensor, beta: float = 1e-3, attempts: int = 100) -> tuple[Tensor, float] | None:
+def shifted_cholesky(
+    matrix: Tensor, beta: float = 1e-3, attempts: int = 100
+) -> tuple[Tensor, float] | None:
     r"""The Cholesky factor L of `matrix + tau I` in float64, and tau: zero if the matrix is positive definite itself.
 
-    Nocedal and Wright (2006), Algorithm 3.3: with b = beta * max_ij |a_ij| (beta itself for a zero matrix) the first
-    tau is 0 if every diagonal entry is positive, else b - min_i a_ii; after a failure tau becomes max(2 tau, b). Two
-    differences: their b does not follow the size of the matrix, and here a factor whose pivot is lost in the rounding
-    of its diagonal entry (l_ii^2 <= n eps (a_ii + tau), eps that of the matrix's type) counts as a failure, so that a
-    singular matrix is shifted. Neither the test nor its answer changes when rows and columns are scaled alike.
+    Nocedal and Wright (2006), Algorithm 3.3: with b = beta * max_ij |a_ij| (beta itself for a zero
+    matrix) the first tau is 0 if every diagonal entry is positive, else b - min_i a_ii; after a
+    failure tau becomes max(2 tau, b). Two differences: their b does not follow the size of the
+    matrix, and here a factor whose pivot is lost in the rounding of its diagonal entry (l_ii^2 <= n
+    eps (a_ii + tau), eps that of the matrix's type) counts as a failure, so that a singular matrix
+    is shifted. Neither the test nor its answer changes when rows and columns are scaled alike.
 
-    Cost: n^3 / 3 multiplications a shift, and there are about log2(1 / beta) of them at most. None if the matrix is not
-    finite.
+    Cost: n^3 / 3 multiplications a shift, and there are about log2(1 / beta) of them at most. None
+    if the matrix is not finite.
     """
     if not bool(torch.isfinite(matrix).all()):
         return None
@@ -152,7 +163,9 @@ def shifted_cholesky(matrix: Tensor, beta: float = 1e-3, attempts: int = 100) ->
         shifted = matrix.clone()
         shifted.diagonal().add_(tau)
         factor, failed = torch.linalg.cholesky_ex(shifted)
-        if int(failed) == 0 and bool((factor.diagonal() ** 2 > resolution * shifted.diagonal()).all()):
+        if int(failed) == 0 and bool(
+            (factor.diagonal() ** 2 > resolution * shifted.diagonal()).all()
+        ):
             return factor, tau
         tau = max(2 * tau, step)
     return None

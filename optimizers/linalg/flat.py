@@ -20,14 +20,19 @@ def flatten(tensors: Iterable[Tensor]) -> Tensor:
 def require_strided(tensors: Iterable[Tensor]) -> None:
     """Raise Unsupported for a sparse tensor: a method that treats all numbers alike would make it dense silently."""
     if any(tensor.layout is not torch.strided for tensor in tensors):
-        raise Unsupported("sparse gradients are not supported here: use nn.Embedding(..., sparse=False), or SparseAdam")
+        raise Unsupported(
+            "sparse gradients are not supported here: use nn.Embedding(..., sparse=False), or SparseAdam"
+        )
 
 
 def unflatten(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """Views of a vector (n,), or of rows (k, n), with the shapes of `like` (and a leading k)."""
     sizes = [tensor.numel() for tensor in like]
     parts = vector.split(sizes, dim=-1)
-    return [part.reshape(vector.shape[:-1] + tensor.shape) for part, tensor in zip(parts, like, strict=True)]
+    return [
+        part.reshape(vector.shape[:-1] + tensor.shape)
+        for part, tensor in zip(parts, like, strict=True)
+    ]
 
 
 def add_(tensors: Sequence[Tensor], vector: Tensor, alpha: float = 1.0) -> None:

@@ -66,4 +66,6 @@ def _quadratic(a: Trial, b: Trial) -> float:
 
 def _secant(a: Trial, b: Trial) -> float:
     """Where the line through two slopes crosses zero."""
-    return b.alpha - b.slope * (b.alpha - a.alpha) / (b.slope - a.slope) if b.slope != a.slope else nan
+    return (
+        b.alpha - b.slope * (b.alpha - a.alpha) / (b.slope - a.slope) if b.slope != a.slope else nan
+    )

@@ -20,10 +20,12 @@ class Lanczos:
     """A symmetric A in a Krylov space: A V' = V' T + residual * q e_k', q a unit vector orthogonal to the rows of V.
 
     Attributes:
-        basis: V, (k, n), orthonormal rows, in the precision of the start; the first is the start's direction.
+        basis: V, (k, n), orthonormal rows, in the precision of the start; the first is the start's
+            direction.
         diagonal: of T, (k,), float64.
         off_diagonal: of T, (k-1,), float64.
-        residual: |A V' - V' T|, zero up to round-off where the space is invariant; NaN where a product was not finite.
+        residual: |A V' - V' T|, zero up to round-off where the space is invariant; NaN where a
+            product was not finite.
     """
 
     basis: Tensor
@@ -39,7 +41,8 @@ class Lanczos:
     def eigen(self) -> tuple[Tensor, Tensor]:
         """The Ritz values (k,), ascending, and the eigenvectors of T in columns (k, k), float64.
 
-        `eigenvectors.T @ basis` are the Ritz vectors; Ritz pair j misses A's by `residual * |eigenvectors[-1, j]|`.
+        `eigenvectors.T @ basis` are the Ritz vectors; Ritz pair j misses A's by `residual *
+        |eigenvectors[-1, j]|`.
         """
         values, vectors = torch.linalg.eigh(self.matrix())
         return values, vectors
@@ -51,12 +54,17 @@ class Lanczos:
 
 @phased("inverse")
 def lanczos(
-    product: Product, start: Tensor, iterations: int, tolerance: float | None = None, stop: Stop | None = None
+    product: Product,
+    start: Tensor,
+    iterations: int,
+    tolerance: float | None = None,
+    stop: Stop | None = None,
 ) -> Lanczos:
     """`iterations` steps of the Lanczos process with full re-orthogonalisation (Golub and Van Loan, section 10.3).
 
-    Each new vector is orthogonalised twice against all earlier ones, so the basis is orthonormal to round-off and no
-    eigenvalue appears twice; the textbook's three-term recurrence alone loses that as soon as a Ritz value converges.
+    Each new vector is orthogonalised twice against all earlier ones, so the basis is orthonormal to
+    round-off and no eigenvalue appears twice; the textbook's three-term recurrence alone loses that
+    as soon as a Ritz value converges.
 
     Cost: a product and 8 k n operations in step k. Memory: `min(iterations, n)` rows of n floats.
 
@@ -64,8 +72,8 @@ def lanczos(
         product: v -> A v for a symmetric A.
         start: the first direction, (n,), of any length but zero.
         iterations: the largest k; more than n are never made.
-        tolerance: the space counts as invariant when the residual is at most this share of the largest entry of T; by
-            default 100 units of round-off.
+        tolerance: the space counts as invariant when the residual is at most this share of the
+            largest entry of T; by default 100 units of round-off.
         stop: looks at what there is after each step and says whether it is enough.
 
     Raises:
@@ -73,7 +81,9 @@ def lanczos(
     """
     length = float(start.norm())
     if not (isfinite(length) and length > 0):
-        raise ValueError(f"lanczos needs a start of finite, positive length, got |start| = {length}")
+        raise ValueError(
+            f"lanczos needs a start of finite, positive length, got |start| = {length}"
+        )
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, got {iterations}")
     share = 100 * torch.finfo(start.dtype).eps if tolerance is None else tolerance
@@ -93,7 +103,11 @@ def lanczos(
         diagonal.append(entry)
         found = _result(basis, diagonal, off_diagonal, residual)
         largest = max(largest, abs(entry))
-        if count + 1 == len(basis) or residual <= share * largest or (stop is not None and stop(found)):
+        if (
+            count + 1 == len(basis)
+            or residual <= share * largest
+            or (stop is not None and stop(found))
+        ):
             return found
         off_diagonal.append(residual)
         largest = max(largest, residual)
@@ -107,6 +121,11 @@ def _orthogonalised(vector: Tensor, basis: Tensor) -> Tensor:
     return vector
 
 
-def _result(basis: Tensor, diagonal: list[float], off_diagonal: list[float], residual: float) -> Lanczos:
-    entries = [torch.tensor(part, dtype=torch.float64, device=basis.device) for part in (diagonal, off_diagonal)]
+def _result(
+    basis: Tensor, diagonal: list[float], off_diagonal: list[float], residual: float
+) -> Lanczos:
+    entries = [
+        torch.tensor(part, dtype=torch.float64, device=basis.device)
+        for part in (diagonal, off_diagonal)
+    ]
     return Lanczos(basis[: len(diagonal)], entries[0], entries[1], residual)

@@ -18,19 +18,22 @@ WORST_CONDITION = 1e8  # of a Gram matrix: eight of float64's sixteen digits are
 class DampedLeastSquares:
     r"""d(mu) = argmin |J d + r|^2 / 2 + mu |D d|^2 / 2 for any mu >= 0 and r, D = diag(scales), in float64.
 
-    With A = J D^{-1} there are three ways to write D d = -(A'A + mu I)^{-1} A'r, each decomposed once:
+    With A = J D^{-1} there are three ways to write D d = -(A'A + mu I)^{-1} A'r, each decomposed
+    once:
 
-        svd      A = U S V':     -V S (S^2 + mu)^{-1} U' r         singular values below the cut count as zero
-        primal   A'A = V E V':   -V (E + mu)^{-1} V' A' r          n x n, the normal equations
-        dual     AA' = U E U':   -A' U (E + mu)^{-1} U' r          m x m, the kernel form
+        svd      A = U S V':     -V S (S^2 + mu)^{-1} U' r         singular values below the cut
+        count as zero primal   A'A = V E V':   -V (E + mu)^{-1} V' A' r          n x n, the normal
+        equations dual     AA' = U E U':   -A' U (E + mu)^{-1} U' r          m x m, the kernel form
 
-    `svd` has the accuracy of a QR decomposition of [A; sqrt(mu) I] and, for mu = 0, gives the least-squares solution of
-    minimum norm |D d| whatever the rank. The Gram matrices square the condition number, so they serve only while
-    (max E + mu) / (min E + mu) is below 1e8, and `svd` steps in beyond. `auto` is `svd` up to a shorter side of 300,
-    then the smaller Gram matrix, which is two to five times cheaper.
+    `svd` has the accuracy of a QR decomposition of [A; sqrt(mu) I] and, for mu = 0, gives the
+    least-squares solution of minimum norm |D d| whatever the rank. The Gram matrices square the
+    condition number, so they serve only while (max E + mu) / (min E + mu) is below 1e8, and `svd`
+    steps in beyond. `auto` is `svd` up to a shorter side of 300, then the smaller Gram matrix,
+    which is two to five times cheaper.
 
-    Cost: m n min(m, n) flops times a small factor for the decomposition, at most 4 m n for a solution. Memory beside
-    J: three times its 8 m n bytes and five times 8 min(m, n)^2 (`svd`), or once and four times (`primal`, `dual`).
+    Cost: m n min(m, n) flops times a small factor for the decomposition, at most 4 m n for a
+    solution. Memory beside J: three times its 8 m n bytes and five times 8 min(m, n)^2 (`svd`), or
+    once and four times (`primal`, `dual`).
 
     Args:
         jacobian: J (m, n), finite.
@@ -39,7 +42,9 @@ class DampedLeastSquares:
         cut: singular values up to this share of the largest count as zero.
     """
 
-    def __init__(self, jacobian: Tensor, scales: Tensor | None = None, form: str = "auto", cut: float = 0.0) -> None:
+    def __init__(
+        self, jacobian: Tensor, scales: Tensor | None = None, form: str = "auto", cut: float = 0.0
+    ) -> None:
         self.scales = None if scales is None else scales.double()
         self.matrix = jacobian.double() if self.scales is None else jacobian.double() / self.scales
         self.form = _chosen(form, *jacobian.shape)

@@ -28,10 +28,12 @@ def armijo(
 ) -> tuple[float, float] | None:
     """The first alpha in first, first * shrink, ... with value(alpha) <= start + sufficient * alpha * slope.
 
-    Nocedal and Wright, Algorithm 3.1. `start` is the value and `slope` the directional derivative at alpha = 0.
+    Nocedal and Wright, Algorithm 3.1. `start` is the value and `slope` the directional derivative
+    at alpha = 0.
 
     Returns:
-        (alpha, value(alpha)), or None when no trial decreased the value enough; a value that is not finite never does.
+        (alpha, value(alpha)), or None when no trial decreased the value enough; a value that is not
+        finite never does.
     """
     alpha = first
     for _ in range(max_trials):
@@ -77,18 +79,20 @@ def strong_wolfe(
 
         f(alpha) <= f(0) + sufficient * alpha * f'(0),   |f'(alpha)| <= curvature * |f'(0)|
 
-    Bracketing and safeguarded cubic interpolation after Moré and Thuente, "Line search algorithms with guaranteed
-    sufficient decrease", 1994: an interval that holds a minimiser of psi(alpha) = f(alpha) - f(0) - sufficient * alpha
-    * f'(0) shrinks, or, before there is one, the trials grow by 1.1 to 4 times the last stride. A trial that is not
-    finite is a limit that no later trial passes.
+    Bracketing and safeguarded cubic interpolation after Moré and Thuente, "Line search algorithms
+    with guaranteed sufficient decrease", 1994: an interval that holds a minimiser of psi(alpha) =
+    f(alpha) - f(0) - sufficient * alpha * f'(0) shrinks, or, before there is one, the trials grow
+    by 1.1 to 4 times the last stride. A trial that is not finite is a limit that no later trial
+    passes.
 
-    Where the predicted change `alpha * f'(0)` is too small for the values to show (1e2 units of round-off of f(0) in
-    the gradient's precision), their difference is replaced by the trapezoid of the slopes, which makes the first
-    condition f'(alpha) <= (2 * sufficient - 1) * f'(0): the approximate Wolfe conditions of Hager and Zhang (2005,
-    eq. 4.1), with which a search goes on where the values are only noise. `wolfe=True` means either.
+    Where the predicted change `alpha * f'(0)` is too small for the values to show (1e2 units of
+    round-off of f(0) in the gradient's precision), their difference is replaced by the trapezoid of
+    the slopes, which makes the first condition f'(alpha) <= (2 * sufficient - 1) * f'(0): the
+    approximate Wolfe conditions of Hager and Zhang (2005, eq. 4.1), with which a search goes on
+    where the values are only noise. `wolfe=True` means either.
 
-    Differences from Moré and Thuente: psi serves throughout, not only in a first stage, so `sufficient` has to be less
-    than `curvature`; a trial outside the interval becomes a bisection.
+    Differences from Moré and Thuente: psi serves throughout, not only in a first stage, so
+    `sufficient` has to be less than `curvature`; a trial outside the interval becomes a bisection.
 
     Args:
         evaluate: alpha -> (value, slope, gradient).
@@ -99,8 +103,8 @@ def strong_wolfe(
         largest: the largest trial.
 
     Returns:
-        The point; the best one with sufficient decrease, `wolfe=False`, when the trials have run out; None when there
-        is none, or when the slope is not negative.
+        The point; the best one with sufficient decrease, `wolfe=False`, when the trials have run
+        out; None when there is none, or when the slope is not negative.
     """
     if not (slope < 0 and isfinite(start) and first > 0):
         return None
@@ -109,7 +113,9 @@ def strong_wolfe(
     for _ in range(max_trials):
         alpha = interval.next
         value, derivative, gradient = evaluate(alpha)
-        rise = visible_change(alpha, value - start, slope, derivative, abs(start) * torch.finfo(gradient.dtype).eps)
+        rise = visible_change(
+            alpha, value - start, slope, derivative, abs(start) * torch.finfo(gradient.dtype).eps
+        )
         trial = Trial(alpha, rise - sufficient * alpha * slope, derivative - sufficient * slope)
         if trial.value <= 0 and abs(derivative) <= curvature * -slope:
             return WolfePoint(alpha, value, derivative, gradient, True)
@@ -120,7 +126,9 @@ def strong_wolfe(
     return best
 
 
-def visible_change(alpha: float, change: float, slope: float, derivative: float, unit: float) -> float:
+def visible_change(
+    alpha: float, change: float, slope: float, derivative: float, unit: float
+) -> float:
     """f(alpha) - f(0), from the slopes at both ends where 100 units of round-off hide it in the values."""
     hidden = max(abs(change), -alpha * slope) <= 100 * unit
     return alpha * (slope + derivative) / 2 if hidden else change
@@ -158,7 +166,11 @@ class _Interval:
             if trial.slope * (trial.alpha - last.alpha) >= 0:
                 self.high = last
             self.low = trial
-        self.next = self._forward(proposed, last) if self.high is None else self._inside(proposed, self.high)
+        self.next = (
+            self._forward(proposed, last)
+            if self.high is None
+            else self._inside(proposed, self.high)
+        )
         return lower
 
     def _back_off(self, alpha: float) -> None:

@@ -15,8 +15,8 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 def stacked_eigen(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Eigenvalues (k, n), ascending, and eigenvectors (k, n, n) of symmetric matrices, and which of them are good (k,).
 
-    The decomposition is in the matrices' own type; one that fails is repeated in float64. Where that fails too, or the
-    matrix is not finite, the answer is the identity's.
+    The decomposition is in the matrices' own type; one that fails is repeated in float64. Where
+    that fails too, or the matrix is not finite, the answer is the identity's.
     """
     good = torch.isfinite(matrices).flatten(1).all(1)
     if not bool(good.all()):
@@ -34,16 +34,20 @@ def _one_by_one(matrices: Tensor, good: Tensor) -> tuple[Tensor, Tensor, Tensor]
     one = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
     values = torch.stack([one[0] * 0 + 1 if each is None else each[0].to(one) for each in found])
     vectors = torch.stack([one if each is None else each[1].to(one) for each in found])
-    return values, vectors, good & torch.tensor([each is not None for each in found], device=good.device)
+    return (
+        values,
+        vectors,
+        good & torch.tensor([each is not None for each in found], device=good.device),
+    )
 
 
 @phased("inverse")
 def inverse_roots(matrices: Tensor, exponent: float, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     r"""(A + eps I)^{-exponent} of positive semi-definite matrices A (k, n, n), with their condition numbers.
 
-    Eigenvalues of A below the rounding of its type, relative to the largest, are noise and count as that rounding. The
-    decomposition is in their own type too: a finer one would only resolve the noise. Cost: about 9 n^3 for each. Also
-    returned is which of them are good (k,).
+    Eigenvalues of A below the rounding of its type, relative to the largest, are noise and count as
+    that rounding. The decomposition is in their own type too: a finer one would only resolve the
+    noise. Cost: about 9 n^3 for each. Also returned is which of them are good (k,).
     """
     values, vectors, good = stacked_eigen(matrices)
     resolution = torch.finfo(matrices.dtype).eps * values[:, -1:].clamp(min=0)
@@ -55,19 +59,22 @@ def inverse_roots(matrices: Tensor, exponent: float, eps: float) -> tuple[Tensor
 def conditions(largest: Tensor, smallest: Tensor) -> Tensor:
     """Condition numbers from the outermost eigenvalues, at most one over the rounding of their type."""
     limits = torch.finfo(largest.dtype)
-    return (largest / torch.maximum(smallest, limits.eps * largest).clamp(min=limits.tiny)).clamp(min=1)
+    return (largest / torch.maximum(smallest, limits.eps * largest).clamp(min=limits.tiny)).clamp(
+        min=1
+    )
 
 
 @phased("inverse")
 def power_step(matrices: Tensor, bases: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """One power iteration from approximate eigenbases (k, n, n) of A (k, n, n), orthogonalised by QR.
 
-    A is shifted by 1e-8 of its largest eigenvalue. In float64 this decides where the columns go that the image of a
-    singular A leaves to rounding: to what is left of where they were. In float32 it is itself below the rounding.
+    A is shifted by 1e-8 of its largest eigenvalue. In float64 this decides where the columns go
+    that the image of a singular A leaves to rounding: to what is left of where they were. In
+    float32 it is itself below the rounding.
 
-    Columns come by falling Rayleigh quotient diag(Q' A Q); also returned are those (k, n), sorted, and the order (k, n)
-    that sorts them: column j of the answer continues column order[j] of what was given. Cost: 2 n^3 for the product,
-    8/3 n^3 for QR.
+    Columns come by falling Rayleigh quotient diag(Q' A Q); also returned are those (k, n), sorted,
+    and the order (k, n) that sorts them: column j of the answer continues column order[j] of what
+    was given. Cost: 2 n^3 for the product, 8/3 n^3 for QR.
     """
     images = torch.bmm(matrices, bases)
     quotients, order = (bases * images).sum(-2).sort(dim=-1, descending=True)
@@ -84,9 +91,10 @@ def newton_schulz(
 ) -> Tensor:
     r"""Roughly the orthogonal factors U V' of matrices U S V' (..., m, n), in their own type.
 
-    X_0 = G / |G|_F and `steps` times X <- a X + (b X X' + c (X X')^2) X. With the usual coefficients a singular value
-    does not converge to 1 but lands between about 0.7 and 1.2 from wherever it began, small ones included (Jordan et
-    al., 2024). Cost for m <= n, tall ones being transposed: steps (4 m^2 n + 2 m^3) operations.
+    X_0 = G / |G|_F and `steps` times X <- a X + (b X X' + c (X X')^2) X. With the usual
+    coefficients a singular value does not converge to 1 but lands between about 0.7 and 1.2 from
+    wherever it began, small ones included (Jordan et al., 2024). Cost for m <= n, tall ones being
+    transposed: steps (4 m^2 n + 2 m^3) operations.
     """
     a, b, c = coefficients
     tall = matrices.shape[-2] > matrices.shape[-1]

@@ -21,8 +21,10 @@ class ModelStep:
         change: m(s), not positive.
         norm: |s|, in the norm the step was bounded in.
         boundary: whether the bound on the length is what ended the step.
-        hard: whether it is the hard case: g has no part in B's lowest eigenvector, along which the step was lengthened.
-        multiplier: lambda with (B + lambda I) s = -g and B + lambda I positive semi-definite, where it is known.
+        hard: whether it is the hard case: g has no part in B's lowest eigenvector, along which the
+            step was lengthened.
+        multiplier: lambda with (B + lambda I) s = -g and B + lambda I positive semi-definite, where
+            it is known.
     """
 
     step: Tensor
@@ -42,10 +44,12 @@ class ModelStep:
 class Spectrum:
     """g and B in B's eigenvectors: s(mu) = -(e + floor + mu)^-1 V'g, floor = max(0, -e_1) the least lambda there is.
 
-    The unknown is mu = lambda - floor instead of lambda, so that nothing cancels when lambda is close to -e_1.
+    The unknown is mu = lambda - floor instead of lambda, so that nothing cancels when lambda is
+    close to -e_1.
 
-    Eigenvalues within round-off of zero are zero, and so are the parts of g there that are within round-off of zero:
-    a singular B would otherwise send the step to its bound along directions of which nothing is known.
+    Eigenvalues within round-off of zero are zero, and so are the parts of g there that are within
+    round-off of zero: a singular B would otherwise send the step to its bound along directions of
+    which nothing is known.
 
     Args:
         values: the eigenvalues (n,), ascending.
@@ -59,7 +63,9 @@ class Spectrum:
         resolution = 10 * torch.finfo(gradient.dtype).eps
         flat = values.abs() <= resolution * values.abs().max()
         self.values = torch.where(flat, torch.zeros_like(values), values)
-        self.slopes = torch.where(flat & (slopes.abs() <= resolution * slopes.norm()), torch.zeros_like(slopes), slopes)
+        self.slopes = torch.where(
+            flat & (slopes.abs() <= resolution * slopes.norm()), torch.zeros_like(slopes), slopes
+        )
         self.floor = max(0.0, -float(self.values[0]))
         self.gaps = self.values + self.floor
         self.length = float(self.slopes.norm())
@@ -72,9 +78,10 @@ class Spectrum:
     def root(self, low: float, high: float, equation: Equation) -> float:
         """The mu in [low, high] that solves an equation in u = 1/|s(mu)| and mu, by Newton's method.
 
-        `equation(u, mu)` gives a value that rises from -1 (relative to what is wanted) through 0, and its derivatives
-        by u and by mu. Written in u the equations are nearly linear (More and Sorensen, 1983, section 3), so few
-        iterations are needed; bisection keeps them inside the bracket.
+        `equation(u, mu)` gives a value that rises from -1 (relative to what is wanted) through 0,
+        and its derivatives by u and by mu. Written in u the equations are nearly linear (More and
+        Sorensen, 1983, section 3), so few iterations are needed; bisection keeps them inside the
+        bracket.
         """
         shift = low
         for _ in range(200):
@@ -98,9 +105,15 @@ class Spectrum:
         """s(0), or None where it is infinite."""
         return self.along(0.0) if self.singular_length == 0 else None
 
-    def model_step(self, along: Tensor, shift: float, *, boundary: bool = False, hard: bool = False) -> ModelStep:
+    def model_step(
+        self, along: Tensor, shift: float, *, boundary: bool = False, hard: bool = False
+    ) -> ModelStep:
         """The step with these coefficients, of which (B + lambda I) s = -g is known: nothing cancels in its change."""
-        slope, norm, multiplier = float(self.slopes @ along), float(along.norm()), shift + self.floor
+        slope, norm, multiplier = (
+            float(self.slopes @ along),
+            float(along.norm()),
+            shift + self.floor,
+        )
         change = slope / 2 - multiplier * norm**2 / 2
         step = (self.vectors @ along).to(self.dtype)
         return ModelStep(step, slope, change, norm, boundary, hard, multiplier)

@@ -49,8 +49,9 @@ class SpectralDensity:
     def negative_share(self) -> float:
         """The share of eigenvalues below zero by more than resolution^(1/2) times the largest absolute one.
 
-        What is between counts as zero: it cannot be told from round-off in the products. As a count it jumps where an
-        eigenvalue crosses the line, so an estimate of it is rough; `negative_mass` does not jump.
+        What is between counts as zero: it cannot be told from round-off in the products. As a count
+        it jumps where an eigenvalue crosses the line, so an estimate of it is rough;
+        `negative_mass` does not jump.
         """
         line = self.resolution**0.5 * float(self.points.abs().max())
         return float(self.weights[self.points < -line].sum())
@@ -68,15 +69,18 @@ def spectral_density(
 ) -> SpectralDensity | None:
     """The spectrum of a curvature matrix from so many products; None where one of them is not finite.
 
-    Up to n = `products` the matrix is built and all of its eigenvalues are computed. Otherwise stochastic Lanczos
-    quadrature: a Rademacher probe z (entries +1 and -1 at random) and k Lanczos steps give Ritz values t_j and weights
-    w_j = (first entry of T's eigenvector j)^2 with sum_j w_j f(t_j) ~ z'f(A)z / z'z, exact for polynomials f of degree
-    2k - 1, and the mean of the latter over probes is tr f(A) / n (Ubaru, Chen and Saad, 2017, "Fast estimation of
-    tr(f(A)) via stochastic Lanczos quadrature", algorithm 1; Hutchinson, 1989, for f(t) = t, of which one step is
-    enough). Half of the products go into one long run, whose extreme Ritz values are `largest` and `smallest`; the rest
-    into as many further probes as get SHORT steps each. All probes weigh the same.
+    Up to n = `products` the matrix is built and all of its eigenvalues are computed. Otherwise
+    stochastic Lanczos quadrature: a Rademacher probe z (entries +1 and -1 at random) and k Lanczos
+    steps give Ritz values t_j and weights w_j = (first entry of T's eigenvector j)^2 with sum_j w_j
+    f(t_j) ~ z'f(A)z / z'z, exact for polynomials f of degree 2k - 1, and the mean of the latter
+    over probes is tr f(A) / n (Ubaru, Chen and Saad, 2017, "Fast estimation of tr(f(A)) via
+    stochastic Lanczos quadrature", algorithm 1; Hutchinson, 1989, for f(t) = t, of which one step
+    is enough). Half of the products go into one long run, whose extreme Ritz values are `largest`
+    and `smallest`; the rest into as many further probes as get SHORT steps each. All probes weigh
+    the same.
 
-    Cost: `products` products, and 4 n k^2 multiplications for each run of k. Memory: products / 2 rows of n floats.
+    Cost: `products` products, and 4 n k^2 multiplications for each run of k. Memory: products / 2
+    rows of n floats.
 
     Args:
         matrix: the products, and by its gradient size, precision and device.
@@ -121,7 +125,14 @@ def _exact(matrix: Curvature, largest: int) -> SpectralDensity | None:
     weights = torch.full_like(values, 1 / len(values))
     eps = torch.finfo(matrix.gradient.dtype).eps
     return SpectralDensity(
-        len(values), values, weights, values.flip(0)[:largest], float(values[0]), 0.0, eps, exact=True
+        len(values),
+        values,
+        weights,
+        values.flip(0)[:largest],
+        float(values[0]),
+        0.0,
+        eps,
+        exact=True,
     )
 
 

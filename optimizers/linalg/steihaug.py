@@ -21,8 +21,8 @@ Keep = Callable[[float, float], bool]
 class Segment:
     """A piece p + t d of the path, 0 <= t <= `end`; lengths are in the norm of the metric.
 
-    Along it the model is `model - t * fall + t^2 / 2 * bend`. `end` is infinite where the curvature d'Bd is not
-    positive: the model falls without end.
+    Along it the model is `model - t * fall + t^2 / 2 * bend`. `end` is infinite where the curvature
+    d'Bd is not positive: the model falls without end.
     """
 
     start: Tensor
@@ -41,7 +41,11 @@ class Segment:
 
     def norm(self, t: float) -> float:
         """|p + t d|."""
-        return max(0.0, self.inner + 2 * t * self.cross + t**2 * self.outer) ** 0.5 if isfinite(t) else inf
+        return (
+            max(0.0, self.inner + 2 * t * self.cross + t**2 * self.outer) ** 0.5
+            if isfinite(t)
+            else inf
+        )
 
     def value(self, t: float) -> float:
         """The model at p + t d."""
@@ -60,12 +64,18 @@ class Path:
         segments: those pieces of the path that were asked to be kept, in order.
         last: the step for the radius it was run with.
         products: the number of products it took.
-        reason: `converged`, `boundary`, `curvature` (a direction with d'Bd <= 0, followed to the boundary),
-            `iterations`, or `not finite` (a product was not; the step is that before it).
+        reason: `converged`, `boundary`, `curvature` (a direction with d'Bd <= 0, followed to the
+            boundary), `iterations`, or `not finite` (a product was not; the step is that before
+            it).
     """
 
     def __init__(
-        self, gradient: Tensor, segments: Sequence[Segment], last: ModelStep, products: int, reason: str
+        self,
+        gradient: Tensor,
+        segments: Sequence[Segment],
+        last: ModelStep,
+        products: int,
+        reason: str,
     ) -> None:
         self.gradient = gradient
         self.segments = segments
@@ -117,12 +127,13 @@ def steihaug(
 ) -> Path:
     """Minimise g.s + s'Bs/2 in |s| <= radius by conjugate gradients from zero (Steihaug, 1983; Toint, 1981).
 
-    The iterates grow in length, so the path is followed until the residual is small, the ball is left, or a direction
-    of no positive curvature is met and followed to the boundary (Nocedal and Wright, 2006, Algorithm 7.2, which takes
-    the better of the two ends there). With a diagonal `metric` M, CG is preconditioned by it and |s|^2 = s'Ms.
+    The iterates grow in length, so the path is followed until the residual is small, the ball is
+    left, or a direction of no positive curvature is met and followed to the boundary (Nocedal and
+    Wright, 2006, Algorithm 7.2, which takes the better of the two ends there). With a diagonal
+    `metric` M, CG is preconditioned by it and |s|^2 = s'Ms.
 
-    Cost: one product per iteration, none wasted. Memory: 4 n floats beside g, 5 n with a metric, and 2 n per piece
-    kept.
+    Cost: one product per iteration, none wasted. Memory: 4 n floats beside g, 5 n with a metric,
+    and 2 n per piece kept.
 
     Args:
         product: s -> B s.
@@ -131,7 +142,8 @@ def steihaug(
         tolerance: stop when (r'M^-1 r)^(1/2), r the residual, is below this.
         max_iterations: the largest number of products.
         metric: the diagonal of M, (n,), positive.
-        keep: of the lengths at the two ends of a piece, whether the piece is to be kept for `Path.at`.
+        keep: of the lengths at the two ends of a piece, whether the piece is to be kept for
+            `Path.at`.
     """
     step, residual = torch.zeros_like(gradient), -gradient
     direction = residual.clone() if metric is None else residual / metric
@@ -164,16 +176,27 @@ def steihaug(
         conditioned = residual if metric is None else residual / metric
         before, energy = energy, float(residual @ conditioned)
         direction.mul_(energy / before).add_(conditioned)
-        del image, segment, conditioned  # what is not kept is not held while the next product is made
+        del (
+            image,
+            segment,
+            conditioned,
+        )  # what is not kept is not held while the next product is made
     reason = "converged" if energy**0.5 < tolerance or energy == 0 else "iterations"
     return path(inside(), max_iterations, reason)
 
 
 def _segment(
-    start: Tensor, direction: Tensor, metric: Tensor | None, model: float, energy: float, bend: float
+    start: Tensor,
+    direction: Tensor,
+    metric: Tensor | None,
+    model: float,
+    energy: float,
+    bend: float,
 ) -> Segment:
     inner, cross = _inner(start, start, metric), _inner(start, direction, metric)
-    return Segment(start, direction, inner, cross, _inner(direction, direction, metric), model, energy, bend)
+    return Segment(
+        start, direction, inner, cross, _inner(direction, direction, metric), model, energy, bend
+    )
 
 
 def _inner(first: Tensor, second: Tensor, metric: Tensor | None) -> float:

@@ -22,30 +22,35 @@ from optimizers.phases import phase, phased
 class FOSI(Method):
     r"""First-order and second-order integration (Sivan, Gabel and Schuster, ICLR 2024, arXiv 2302.08484, algorithm 2).
 
-    V (k, n) holds the eigenvectors of the Hessian's `top` largest and `bottom` smallest eigenvalues e, found every
-    `period` steps by Lanczos' process on the current mini-batch. The gradient is split, g1 = V'Vg and g2 = g - g1:
+    V (k, n) holds the eigenvectors of the Hessian's `top` largest and `bottom` smallest eigenvalues
+    e, found every `period` steps by Lanczos' process on the current mini-batch. The gradient is
+    split, g1 = V'Vg and g2 = g - g1:
 
         c = momentum c + (1 - momentum) V g      (adamw; c = momentum c + V g with sgd),
         theta += (I - V'V) scale d(g2) - alpha V' diag(1/|e|) c,
 
-    d the base optimizer's step on g2, scale = 1 for adamw and for sgd the quotient of the largest and the smallest of
-    the top eigenvalues, at most `max_scale`: with the steepest directions gone, so much longer steps are stable. Before
-    `warmup` steps have been made it is the base optimizer alone. alpha follows the schedule of `lr`.
+    d the base optimizer's step on g2, scale = 1 for adamw and for sgd the quotient of the largest
+    and the smallest of the top eigenvalues, at most `max_scale`: with the steepest directions gone,
+    so much longer steps are stable. Before `warmup` steps have been made it is the base optimizer
+    alone. alpha follows the schedule of `lr`.
 
-    Differences from the paper: the Hessian is that of the current mini-batch, where the authors keep one for the whole
-    training; c is kept by its coordinates, and turned into the new ones when V changes, so that what lay outside the
-    new space is forgotten at once; an |e| below `floor` times the largest one counts as that much, where a Ritz value
-    near zero makes a step of any length there; weight decay is decoupled and acts in all directions, where the base
-    optimizer's has to be zero.
+    Differences from the paper: the Hessian is that of the current mini-batch, where the authors
+    keep one for the whole training; c is kept by its coordinates, and turned into the new ones when
+    V changes, so that what lay outside the new space is forgotten at once; an |e| below `floor`
+    times the largest one counts as that much, where a Ritz value near zero makes a step of any
+    length there; weight decay is decoupled and acts in all directions, where the base optimizer's
+    has to be zero.
 
-    Cost: 1 gradient-equivalent a step and 8 k n operations; every `period` steps a gradient, `order` Hessian-vector
-    products and 4 order^2 n operations that keep Lanczos' vectors orthogonal. At the defaults the products are 0.2 to
-    0.4 gradient-equivalents a step; the orthogonalisation adds little to a convolutional network, and more than a
-    gradient to a perceptron with few examples in a mini-batch. State: that of the base optimizer, and k n + 2 k
+    Cost: 1 gradient-equivalent a step and 8 k n operations; every `period` steps a gradient,
+    `order` Hessian-vector products and 4 order^2 n operations that keep Lanczos' vectors
+    orthogonal. At the defaults the products are 0.2 to 0.4 gradient-equivalents a step; the
+    orthogonalisation adds little to a convolutional network, and more than a gradient to a
+    perceptron with few examples in a mini-batch. State: that of the base optimizer, and k n + 2 k
     numbers.
 
     Args:
-        params: the parameters, or pairs of name and parameter; all those of the model, in its order.
+        params: the parameters, or pairs of name and parameter; all those of the model, in its
+            order.
         lr: the base optimizer's learning rate.
         base: `adamw` or `sgd`.
         top, bottom: how many eigenpairs of either end (k and l in the paper).
@@ -105,7 +110,9 @@ class FOSI(Method):
         self.seed = seed
         self._split: tuple[Tensor, Tensor] | None = None
         defaults = {"lr": lr, "alpha": alpha, "momentum": momentum, "weight_decay": weight_decay}
-        super().__init__(params, {**defaults, "initial_lr": lr, "step": 0, "draws": 0, "age": -1, "scale": 1.0})
+        super().__init__(
+            params, {**defaults, "initial_lr": lr, "step": 0, "draws": 0, "age": -1, "scale": 1.0}
+        )
         self.basis = Rows(self, "eigenvectors", top + bottom)
 
     def telemetry(self) -> dict[str, float]:
@@ -140,7 +147,9 @@ class FOSI(Method):
         gradient = objective.gradient()
         delta = self._based(gradient) if group["age"] < 0 else self._integrated(gradient)
         if group["weight_decay"]:
-            torch._foreach_mul_(list[Tensor](self.parameters()), 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_mul_(
+                list[Tensor](self.parameters()), 1 - group["lr"] * group["weight_decay"]
+            )
         objective.move(delta)
         group["step"] += 1
         return loss
@@ -150,9 +159,11 @@ class FOSI(Method):
         self.basis.matrix()
         for key in ("eigenvalues", "velocity"):
             if key not in self.state[first]:
-                self.state[first][key] = torch.zeros(self.top + self.bottom, dtype=first.dtype, device=first.device)
+                self.state[first][key] = torch.zeros(
+                    self.top + self.bottom, dtype=first.dtype, device=first.device
+                )
 
-    # -- the subspace --------------------------------------------------------------------------------------------------
+    # -- the subspace ------------------------------------------------------------------------------
 
     def _estimate(self, hessian: Curvature) -> None:
         """Renew eigenvalues and eigenvectors; the old ones stay, and it is counted, where the process fails."""
@@ -185,9 +196,15 @@ class FOSI(Method):
         count, wanted = len(ritz), self.top + self.bottom
         if count < min(wanted, len(like)):
             self.failures["breakdown"] += 1
-        chosen = [*range(min(self.bottom, count)), *range(max(count - self.top, min(self.bottom, count)), count)]
+        chosen = [
+            *range(min(self.bottom, count)),
+            *range(max(count - self.top, min(self.bottom, count)), count),
+        ]
         values, vectors = like.new_zeros(wanted), like.new_zeros(wanted, len(like))
-        slots = [*range(min(self.bottom, count)), *range(wanted - (len(chosen) - min(self.bottom, count)), wanted)]
+        slots = [
+            *range(min(self.bottom, count)),
+            *range(wanted - (len(chosen) - min(self.bottom, count)), wanted),
+        ]
         values[slots] = ritz[chosen].to(like.dtype)
         vectors[slots] = weights[:, chosen].T.to(like.dtype) @ found.basis
         return values, vectors
@@ -197,7 +214,9 @@ class FOSI(Method):
         """(I - V'V) scale d(g2) - alpha V' diag(1/|e|) c."""
         along = self.basis.times(gradient)
         self._split = (along @ along, gradient @ gradient)
-        delta = self._based(gradient - self.basis.combined(along)).mul_(self.param_groups[0]["scale"])
+        delta = self._based(gradient - self.basis.combined(along)).mul_(
+            self.param_groups[0]["scale"]
+        )
         return delta.sub_(self.basis.combined(self.basis.times(delta) + self._newton(along)))
 
     def _newton(self, along: Tensor) -> Tensor:
@@ -219,5 +238,7 @@ class FOSI(Method):
         used = [part for part in parts if part[0].grad is not None]
         states = [self.state[parameter] for parameter, _, _ in used]
         options = {**self.param_groups[0], "weight_decay": 0.0}
-        FALLBACKS[self.base]([part[1] for part in used], [part[2] for part in used], states, options)
+        FALLBACKS[self.base](
+            [part[1] for part in used], [part[2] for part in used], states, options
+        )
         return delta

@@ -18,21 +18,24 @@ class GGT(Windowed):
 
         theta -= lr [ (G'G / c)^{1/2} + eps I ]^{-1} m,
 
-    the rows of G (window, n) the last vectors m, row t - k times beta2^k, m = momentum m + (1 - momentum) g, and c the
-    sum of the rows' weights beta2^{2k} (`average`) or 1. With G G' / c = W diag(s^2) W' of size (window, window) the
-    matrix is U diag(s) U' + eps I, U = G'W / (s sqrt(c)), and as m is the newest row it lies in the span of U:
+    the rows of G (window, n) the last vectors m, row t - k times beta2^k, m = momentum m + (1 -
+    momentum) g, and c the sum of the rows' weights beta2^{2k} (`average`) or 1. With G G' / c = W
+    diag(s^2) W' of size (window, window) the matrix is U diag(s) U' + eps I, U = G'W / (s sqrt(c)),
+    and as m is the newest row it lies in the span of U:
 
         theta -= lr G' W diag( 1 / (s + eps) ) W' e,      e the unit vector of the newest row.
 
-    So the factor 1/eps, by which the paper moves along everything outside the window, has nothing to act on, and its
-    interpolation with SGD (that factor chosen freely) changes nothing, unless the vector that is preconditioned is not
-    one of the window's. Directions with s^2 below the rounding of the matrix are left out.
+    So the factor 1/eps, by which the paper moves along everything outside the window, has nothing
+    to act on, and its interpolation with SGD (that factor chosen freely) changes nothing, unless
+    the vector that is preconditioned is not one of the window's. Directions with s^2 below the
+    rounding of the matrix are left out.
 
-    Differences from the paper's text, all as in the authors' code: the mean over the window, where the text has the sum
-    (`average=false`), and momentum before the window. Their code takes s^2 / (s + 1e-2)^3 for 1 / (s + eps).
+    Differences from the paper's text, all as in the authors' code: the mean over the window, where
+    the text has the sum (`average=false`), and momentum before the window. Their code takes s^2 /
+    (s + 1e-2)^3 for 1 / (s + eps).
 
-    Cost per step: 1 gradient-equivalent, 4 n window operations and about 9 window^3. State: window n numbers, n with
-    momentum, and window^2 in float64.
+    Cost per step: 1 gradient-equivalent, 4 n window operations and about 9 window^3. State: window
+    n numbers, n with momentum, and window^2 in float64.
 
     Args:
         params: the parameters, or pairs of name and parameter.
@@ -67,7 +70,13 @@ class GGT(Windowed):
         require_range("beta2", beta2, high=1, open_low=True)
         require_range("eps", eps, open_low=True)
         self.average = average
-        options = {"lr": lr, "momentum": momentum, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
+        options = {
+            "lr": lr,
+            "momentum": momentum,
+            "beta2": beta2,
+            "eps": eps,
+            "weight_decay": weight_decay,
+        }
         super().__init__(params, options, window, precision, max_gib)
 
     def telemetry(self) -> dict[str, float]:
@@ -89,7 +98,11 @@ class GGT(Windowed):
         group = self.param_groups[0]
         ages = self._ages()
         weights = (group["beta2"] ** ages.double()).to(gram.device)
-        total = float(weights.square()[(ages < self._filled).to(gram.device)].sum()) if self.average else 1.0
+        total = (
+            float(weights.square()[(ages < self._filled).to(gram.device)].sum())
+            if self.average
+            else 1.0
+        )
         found = symmetric_eigen(weights[:, None] * gram * weights / total)
         if found is None:
             return None

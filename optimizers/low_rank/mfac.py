@@ -24,29 +24,30 @@ class MFAC(Windowed):
 
         F^{-1} g = ( g - G' (m damping I + G G')^{-1} G g ) / damping,
 
-    G (window, n) their rows, so that n-by-n matrices are never met: the matrix in the middle is (window, window), is
-    kept up to date by rows and factored by Cholesky in float64. As g is the newest row, all of u lies in the span of
-    the window, and the quotient by `damping` cancels: u = G' m (m damping I + G G')^{-1} e, e the unit vector of that
-    row, which is what is computed. Then v = momentum v + (1 - momentum) u, theta *= 1 - lr weight_decay,
-    theta -= lr v.
+    G (window, n) their rows, so that n-by-n matrices are never met: the matrix in the middle is
+    (window, window), is kept up to date by rows and factored by Cholesky in float64. As g is the
+    newest row, all of u lies in the span of the window, and the quotient by `damping` cancels: u =
+    G' m (m damping I + G G')^{-1} e, e the unit vector of that row, which is what is computed. Then
+    v = momentum v + (1 - momentum) u, theta *= 1 - lr weight_decay, theta -= lr v.
 
-    F is made of mini-batches' gradients, not of examples', and is not scaled: a loss times c is as good as a damping
-    divided by c^2 and a learning rate divided by c.
+    F is made of mini-batches' gradients, not of examples', and is not scaled: a loss times c is as
+    good as a damping divided by c^2 and a learning rate divided by c.
 
-    Differences from the paper: it has the recursion of its section 3.2 (O(window^2) a step) in the place of Cholesky's
-    window^3 / 3; divides by m = window from the first step on (`average=window`), where the rows that are still missing
-    count as zeros and early steps are up to `window` times as long; adds L2 to the gradient, where decay is decoupled
-    here.
+    Differences from the paper: it has the recursion of its section 3.2 (O(window^2) a step) in the
+    place of Cholesky's window^3 / 3; divides by m = window from the first step on
+    (`average=window`), where the rows that are still missing count as zeros and early steps are up
+    to `window` times as long; adds L2 to the gradient, where decay is decoupled here.
 
-    Cost per step: 1 gradient-equivalent, 4 n window operations and window^3 / 3. State: window n numbers, n with
-    momentum, and window^2 in float64.
+    Cost per step: 1 gradient-equivalent, 4 n window operations and window^3 / 3. State: window n
+    numbers, n with momentum, and window^2 in float64.
 
     Args:
         params: the parameters, or pairs of name and parameter.
         lr: the learning rate; F^{-1} g has the unit of 1 / g.
         momentum: of the exponential average of preconditioned gradients; 0 for none.
         window: how many gradients make F (1,024 in the paper).
-        damping: the multiple of the identity (1e-5 in the paper), in units of a squared length of gradients.
+        damping: the multiple of the identity (1e-5 in the paper), in units of a squared length of
+            gradients.
         average: m is the number of gradients `seen` in the window so far, or the whole `window`.
         weight_decay: decoupled.
         precision: of the window: `parameter`, `float32` or `bfloat16`.
@@ -88,12 +89,16 @@ class MFAC(Windowed):
         if weights is None:
             return None
         square = float(gram[self._slot, self._slot])
-        self.told["shrinkage"] = damping * float(weights @ gram[self._slot]) / square if square else 1.0
+        self.told["shrinkage"] = (
+            damping * float(weights @ gram[self._slot]) / square if square else 1.0
+        )
         return weights
 
     def _solved(self, gram: Tensor, shift: float, right: Tensor) -> Tensor | None:
         """(gram + shift I)^{-1} right; by eigenvalues where rounding made the matrix indefinite."""
-        factor, failed = torch.linalg.cholesky_ex(gram + shift * torch.eye(len(gram), dtype=gram.dtype).to(gram))
+        factor, failed = torch.linalg.cholesky_ex(
+            gram + shift * torch.eye(len(gram), dtype=gram.dtype).to(gram)
+        )
         if int(failed) == 0:
             return torch.cholesky_solve(right[:, None], factor)[:, 0]
         self.failures["cholesky"] += 1

@@ -15,14 +15,15 @@ CHUNK = 32  # rows that are raised to float32 at a time
 class Rows:
     """A matrix (count, n), zero at first; parameter p holds its columns as `state[p][key]`, of shape (count, *p.shape).
 
-    All of these are views of one matrix, which products are taken with; after a checkpoint has been loaded they are
-    gathered into one again.
+    All of these are views of one matrix, which products are taken with; after a checkpoint has been
+    loaded they are gathered into one again.
 
     Args:
         method: whose parameters they are.
         key: their name in the state.
         count: how many rows there are.
-        precision: `parameter`, `float32` or `bfloat16`; products with rows in bfloat16 are taken in float32.
+        precision: `parameter`, `float32` or `bfloat16`; products with rows in bfloat16 are taken in
+            float32.
     """
 
     def __init__(self, method: Method, key: str, count: int, precision: str = "parameter") -> None:

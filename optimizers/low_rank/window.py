@@ -20,15 +20,21 @@ from optimizers.phases import phase, phased
 class Windowed(Method):
     """A preconditioner made of the last vectors v_t (n,), of which the newest is preconditioned.
 
-    They are the rows of a ring buffer G (window, n) whose Gram matrix G G' is kept beside it in float64: a new row
-    costs one product with G. A subclass says what vector a gradient becomes (`_entry`), which combination of the rows
-    the preconditioned one is (`_solve`), and what is done with that (`_direction`).
+    They are the rows of a ring buffer G (window, n) whose Gram matrix G G' is kept beside it in
+    float64: a new row costs one product with G. A subclass says what vector a gradient becomes
+    (`_entry`), which combination of the rows the preconditioned one is (`_solve`), and what is done
+    with that (`_direction`).
 
     A parameter without a gradient counts as one with a gradient of zero, and is not moved.
     """
 
     def __init__(
-        self, params: Iterable[Any], defaults: dict[str, Any], window: int, precision: str, max_gib: float
+        self,
+        params: Iterable[Any],
+        defaults: dict[str, Any],
+        window: int,
+        precision: str,
+        max_gib: float,
     ) -> None:
         require_range("lr", defaults["lr"])
         require_range("momentum", defaults["momentum"], high=1)
@@ -50,7 +56,9 @@ class Windowed(Method):
         bytes_of_row = item * size
         if bytes_of_row * self.window > limit * 2**30:
             fitting = int(limit * 2**30 // bytes_of_row)
-            smaller = f"set window={fitting}" if fitting else "this model is too large for any window"
+            smaller = (
+                f"set window={fitting}" if fitting else "this model is too large for any window"
+            )
             rounded = " or precision=bfloat16" if item > 2 else ""
             raise Unsupported(
                 f"{type(self).__name__} keeps the last {self.window:,} gradients: {size:,} parameters need "
@@ -90,7 +98,7 @@ class Windowed(Method):
         self._move(direction)
         return loss
 
-    # -- the window ----------------------------------------------------------------------------------------------------
+    # -- the window --------------------------------------------------------------------------------
 
     @property
     def _slot(self) -> int:
@@ -107,7 +115,9 @@ class Windowed(Method):
         """The Gram matrix (window, window), float64, with the vector in its slot; None if that is not finite."""
         state = self.state[self.parameters()[0]]
         if "gram" not in state:
-            state["gram"] = torch.zeros(self.window, self.window, dtype=torch.float64, device=vector.device)
+            state["gram"] = torch.zeros(
+                self.window, self.window, dtype=torch.float64, device=vector.device
+            )
         products = self.rows.times(vector).double()
         products[self._slot] = vector.double() @ vector.double()
         if not bool(torch.isfinite(products.sum())):
@@ -122,7 +132,7 @@ class Windowed(Method):
         self.rows.matrix()[self._slot] = vector
         self.state[self.parameters()[0]]["gram"].copy_(gram)
 
-    # -- what a subclass defines ---------------------------------------------------------------------------------------
+    # -- what a subclass defines -------------------------------------------------------------------
 
     def _entry(self, gradient: Tensor) -> Tensor:
         """What enters the window: the gradient itself."""
@@ -136,7 +146,7 @@ class Windowed(Method):
         """What the parameters move against: the preconditioned vector itself."""
         return preconditioned
 
-    # -- the move ------------------------------------------------------------------------------------------------------
+    # -- the move ----------------------------------------------------------------------------------
 
     def _averaged(self, vector: Tensor) -> Tensor:
         """What the exponential average of vectors, from zero, becomes with one more; `_remember` stores it."""
@@ -154,5 +164,7 @@ class Windowed(Method):
             if used and group["weight_decay"]:
                 torch._foreach_mul_(used, 1 - group["lr"] * group["weight_decay"])
             if used:
-                torch._foreach_add_(used, [parts[parameter] for parameter in used], alpha=-group["lr"])
+                torch._foreach_add_(
+                    used, [parts[parameter] for parameter in used], alpha=-group["lr"]
+                )
             group["step"] += 1

@@ -24,25 +24,29 @@ class KLShampoo(Preconditioned):
     r"""Shampoo's factors estimated by minimising a Kullback-Leibler divergence (Lin et al., 2025, arXiv 2509.03378).
 
     For a gradient G of size m x n, with S_a (x) S_b as the covariance of a Gaussian:
-    S_a <- beta2 S_a + (1 - beta2) G S_b^{-1} G' / n and S_b <- beta2 S_b + (1 - beta2) G' S_a^{-1} G / m, both from the
-    old factors, and theta -= lr S_a^{-1/2} M S_b^{-1/2} with M the gradients' average by beta1, its bias corrected. No
-    grafting is needed. The factors used in a step are those before its gradient. For k modes every factor sees G
-    whitened along all others.
+    S_a <- beta2 S_a + (1 - beta2) G S_b^{-1} G' / n and S_b <- beta2 S_b + (1 - beta2) G' S_a^{-1}
+    G / m, both from the old factors, and theta -= lr S_a^{-1/2} M S_b^{-1/2} with M the gradients'
+    average by beta1, its bias corrected. No grafting is needed. The factors used in a step are
+    those before its gradient. For k modes every factor sees G whitened along all others.
 
-    The factors are kept in their own slowly turning eigenbasis, S = Q T Q' with T nearly diagonal: the diagonal of T
-    gives fresh eigenvalues at every step, and every `period` steps Q turns by the QR decomposition of T (one power
-    iteration) or by T's full decomposition. With `adam_in_basis` the eigenvalues' product gives way to a second moment
-    in the rotated basis (KL-SOAP), which the turns carry along as a diagonal covariance.
+    The factors are kept in their own slowly turning eigenbasis, S = Q T Q' with T nearly diagonal:
+    the diagonal of T gives fresh eigenvalues at every step, and every `period` steps Q turns by the
+    QR decomposition of T (one power iteration) or by T's full decomposition. With `adam_in_basis`
+    the eigenvalues' product gives way to a second moment in the rotated basis (KL-SOAP), which the
+    turns carry along as a diagonal covariance.
 
-    Cost for a matrix m x n: 2 (m^2 n + m n^2) operations for the factors, 4 (m^2 n + m n^2) for the rotations and
-    about (26/3) (m^3 + n^3) / period for the bases. State: 2 (m^2 + n^2) + m n numbers, m n more for `adam_in_basis`.
+    Cost for a matrix m x n: 2 (m^2 n + m n^2) operations for the factors, 4 (m^2 n + m n^2) for the
+    rotations and about (26/3) (m^3 + n^3) / period for the bases. State: 2 (m^2 + n^2) + m n
+    numbers, m n more for `adam_in_basis`.
 
-    Differences from the authors' prototype: factors start at the root mean square of the first gradient, so that a
-    step does not depend on the loss's scale, and the first step is taken; eigenvalues are held above eps times their
-    mean, instead of an absolute bound; any number of modes.
+    Differences from the authors' prototype: factors start at the root mean square of the first
+    gradient, so that a step does not depend on the loss's scale, and the first step is taken;
+    eigenvalues are held above eps times their mean, instead of an absolute bound; any number of
+    modes.
 
     Args:
-        params: the parameters, or pairs of name and parameter; names tell embeddings until a model is known.
+        params: the parameters, or pairs of name and parameter; names tell embeddings until a model
+            is known.
         lr: the learning rate.
         beta1: of the gradients' average.
         beta2: of the factors' averages.
@@ -51,11 +55,13 @@ class KLShampoo(Preconditioned):
         basis: `qr`, one power iteration, or `eigh`, the full decomposition.
         adam_in_basis: KL-SOAP.
         staggered: spread the refreshes over the period, so that no step has all of them.
-        roles: which matrices it takes, out of hidden, embedding and head; the others go to the fallback.
-        flatten: take a kernel (out, in, height, width) as a matrix (out, in height width), not as four modes.
+        roles: which matrices it takes, out of hidden, embedding and head; the others go to the
+            fallback.
+        flatten: take a kernel (out, in, height, width) as a matrix (out, in height width), not as
+            four modes.
         precondition_1d: take vectors too, with a full matrix to the power -1/2.
-        block_size: cut longer sides into blocks of this size, each with its own factors; null for none
-            (a kernel that would be cut but is not contiguous goes to the fallback).
+        block_size: cut longer sides into blocks of this size, each with its own factors; null for
+            none (a kernel that would be cut but is not contiguous goes to the fallback).
         max_dimension: the longest side that has a factor.
         max_gib: the most state, in GiB.
         weight_decay: decoupled, theta *= 1 - lr weight_decay.
@@ -101,10 +107,16 @@ class KLShampoo(Preconditioned):
         self.adam_in_basis = adam_in_basis
         self.staggered = staggered
         options = {
-            "lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay,
+            "lr": lr,
+            "beta1": beta1,
+            "beta2": beta2,
+            "eps": eps,
+            "weight_decay": weight_decay,
             "fallback_lr": fallback_lr,
-        }  # fmt: skip
-        layout = require_layout(roles, block_size, max_dimension, flatten=flatten, vectors=precondition_1d)
+        }
+        layout = require_layout(
+            roles, block_size, max_dimension, flatten=flatten, vectors=precondition_1d
+        )
         super().__init__(params, options, layout, fallback, max_gib)
 
     def update(self, stack: Stack, gradient: Tensor) -> Tensor:
@@ -121,7 +133,9 @@ class KLShampoo(Preconditioned):
 
     def floats(self, shape: tuple[int, ...]) -> int:
         size = torch.Size(shape).numel()
-        return 2 * sum(shape[mode] ** 2 for mode in self.layout.sides(shape)) + size * (1 + self.adam_in_basis)
+        return 2 * sum(shape[mode] ** 2 for mode in self.layout.sides(shape)) + size * (
+            1 + self.adam_in_basis
+        )
 
     def age(self, stack: Stack) -> int:
         return stack.step % self.period
@@ -130,7 +144,8 @@ class KLShampoo(Preconditioned):
     def _begin(self, stack: Stack, gradient: Tensor) -> None:
         """Factors that are multiples of the identity, their product the mean square; bases of the first gradient.
 
-        The first gradient is the first that is not zero (layers before a head of zeros have none at the first step).
+        The first gradient is the first that is not zero (layers before a head of zeros have none at
+        the first step).
         """
         sides = stack.sides
         if stack.step == 0:
@@ -164,7 +179,9 @@ class KLShampoo(Preconditioned):
         found = {}
         for mode in stack.sides:
             values = stack.tensors[f"factor_{mode}"].diagonal(dim1=-2, dim2=-1)
-            smallest = (stack.group["eps"] * values.mean(-1, keepdim=True)).clamp(min=torch.finfo(values.dtype).tiny)
+            smallest = (stack.group["eps"] * values.mean(-1, keepdim=True)).clamp(
+                min=torch.finfo(values.dtype).tiny
+            )
             values = torch.maximum(values, smallest)
             stack.condition[mode] = values.amax(-1) / values.amin(-1)
             found[mode] = along(values.rsqrt(), len(stack.shape), mode)
@@ -192,7 +209,9 @@ class KLShampoo(Preconditioned):
                 whitened = whitened if other == mode else whitened * scale
             unfolded = unfold(whitened, mode)
             factor = stack.tensors[f"factor_{mode}"]
-            factor.baddbmm_(unfolded, unfolded.mT, beta=beta2, alpha=(1 - beta2) / unfolded.shape[-1])
+            factor.baddbmm_(
+                unfolded, unfolded.mT, beta=beta2, alpha=(1 - beta2) / unfolded.shape[-1]
+            )
 
     @phased("inverse")
     def _turn(self, stack: Stack, part: Part) -> None:

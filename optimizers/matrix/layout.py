@@ -42,7 +42,8 @@ class Layout:
 
     Attributes:
         roles: the roles of matrices that it takes.
-        flatten: a kernel (out, in, height, width) is a matrix (out, in height width), else a tensor with four modes.
+        flatten: a kernel (out, in, height, width) is a matrix (out, in height width), else a tensor
+            with four modes.
         vectors: it takes vectors too, whatever their role, each as a tensor with one mode.
         block_size: the largest side of a block; a longer one is cut. None cuts nothing.
         max_dimension: the largest side that has a matrix of its own.
@@ -71,7 +72,11 @@ class Layout:
         made = []
         for number, where in enumerate(itertools.product(*cuts)):
             shape = tuple(part.stop - part.start for part in where)
-            made.append(Piece(parameter, view, shape, None if whole else where, "" if whole else f"@{number}"))
+            made.append(
+                Piece(
+                    parameter, view, shape, None if whole else where, "" if whole else f"@{number}"
+                )
+            )
         return made if self.identity or all(self.sides(piece.shape) for piece in made) else []
 
     def sides(self, shape: Sequence[int]) -> tuple[int, ...]:
@@ -110,4 +115,6 @@ def require_layout(
     if block_size is not None:
         require_range("block_size", block_size, low=1, whole=True)
     require_range("max_dimension", max_dimension, low=1, whole=True)
-    return Layout(require_roles("roles", roles), flatten, vectors, block_size, max_dimension, identity)
+    return Layout(
+        require_roles("roles", roles), flatten, vectors, block_size, max_dimension, identity
+    )

@@ -31,7 +31,10 @@ def add_gram(total: Tensor, tensors: Tensor, mode: int, keep: float, new: float)
 def times(tensors: Tensor, matrices: Tensor, mode: int) -> Tensor:
     """Each matrix (k, d, d) applied to its tensor along a mode."""
     order = tensors.ndim - 1
-    if order == 2:  # the common case, without the views of the others, which would cost as much as a small product
+    if (
+        order == 2
+        # the common case, without the views of the others, which would cost as much as a small product
+    ):
         return torch.bmm(tensors, matrices.mT) if mode else torch.bmm(matrices, tensors)
     if mode == 0:
         return (matrices @ unfold(tensors, 0)).view_as(tensors)

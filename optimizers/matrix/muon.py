@@ -23,25 +23,30 @@ PRECISIONS = ("auto", "bfloat16", "parameter")
 class Muon(Preconditioned):
     r"""Steps along the orthogonal factor of the momentum (Jordan et al., 2024, "Muon: an optimizer for hidden layers").
 
-    B <- momentum B + (1 - momentum) G, u = G + momentum (B - G) (or B), theta -= lr s NewtonSchulz(u): the direction
-    has the singular vectors of u and singular values near one, so a step's spectral norm is about lr s. Hidden
-    matrices only, a kernel (out, in, height, width) as the matrix (out, in height width); embeddings, head and
-    vectors go to the fallback, as the method asks for.
+    B <- momentum B + (1 - momentum) G, u = G + momentum (B - G) (or B), theta -= lr s
+    NewtonSchulz(u): the direction has the singular vectors of u and singular values near one, so a
+    step's spectral norm is about lr s. Hidden matrices only, a kernel (out, in, height, width) as
+    the matrix (out, in height width); embeddings, head and vectors go to the fallback, as the
+    method asks for.
 
     Cost: ns_steps (4 m^2 n + 2 m^3) operations for a matrix m x n, m <= n. State: m n numbers.
 
-    Differences from torch.optim.Muon: kernels and whole models; equal shapes are orthogonalised together; Newton-Schulz
-    in bfloat16 only where asked for or on a GPU (a trajectory differs by that rounding, about 1 % of a step).
+    Differences from torch.optim.Muon: kernels and whole models; equal shapes are orthogonalised
+    together; Newton-Schulz in bfloat16 only where asked for or on a GPU (a trajectory differs by
+    that rounding, about 1 % of a step).
 
     Args:
-        params: the parameters, or pairs of name and parameter; names tell embeddings until a model is known.
+        params: the parameters, or pairs of name and parameter; names tell embeddings until a model
+            is known.
         lr: the learning rate, the spectral norm of a step.
         momentum: of the gradient's exponential average.
         nesterov: look ahead by one average.
         ns_steps: Newton-Schulz iterations.
         coefficients: a, b, c of its polynomial.
-        adjust: `original` s = sqrt(max(1, rows / columns)) or `match_rms_adamw` s = 0.2 sqrt(max(rows, columns)).
-        precision: of Newton-Schulz: `bfloat16`, `parameter` (the parameter's own), or `auto`, bfloat16 on a GPU.
+        adjust: `original` s = sqrt(max(1, rows / columns)) or `match_rms_adamw` s = 0.2
+            sqrt(max(rows, columns)).
+        precision: of Newton-Schulz: `bfloat16`, `parameter` (the parameter's own), or `auto`,
+            bfloat16 on a GPU.
         weight_decay: decoupled, theta *= 1 - lr weight_decay.
         fallback: `adamw` or `sgd`, for all other parameters.
         fallback_lr: its learning rate; a schedule scales it with `lr`.
@@ -76,7 +81,12 @@ class Muon(Preconditioned):
         self.coefficients = _three(coefficients)
         self.adjust = adjust
         self.precision = precision
-        options = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "fallback_lr": fallback_lr}
+        options = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "fallback_lr": fallback_lr,
+        }
         layout = Layout(roles=(Role.HIDDEN,), flatten=True, identity=True)
         super().__init__(params, options, layout, fallback, max_gib=None)
 
@@ -91,7 +101,11 @@ class Muon(Preconditioned):
 
     def scale(self, shape: tuple[int, ...]) -> float:
         rows, columns = shape
-        return sqrt(max(1.0, rows / columns)) if self.adjust == "original" else 0.2 * sqrt(max(rows, columns))
+        return (
+            sqrt(max(1.0, rows / columns))
+            if self.adjust == "original"
+            else 0.2 * sqrt(max(rows, columns))
+        )
 
     def floats(self, shape: tuple[int, ...]) -> int:
         rows, columns = shape

@@ -25,12 +25,14 @@ Part = slice | list[int]
 class Preconditioned(Method):
     """Matrices go to the method's rule, all other parameters to a plain one, whatever group they are in.
 
-    Which parameters the rule takes stands in the layout: by role (hidden matrix, embedding, head, vector) and size. The
-    names and the order that tell the roles are those of the objective's model; until the first step, those given.
-    Equal shapes are stacked and updated together. A gradient that is not finite leaves parameters and state as they
-    are; an update that is not leaves the parameters. Both are counted.
+    Which parameters the rule takes stands in the layout: by role (hidden matrix, embedding, head,
+    vector) and size. The names and the order that tell the roles are those of the objective's
+    model; until the first step, those given. Equal shapes are stacked and updated together. A
+    gradient that is not finite leaves parameters and state as they are; an update that is not
+    leaves the parameters. Both are counted.
 
-    A subclass gives `update`, the direction for a stack's gradients, and `floats`, the size of its state.
+    A subclass gives `update`, the direction for a stack's gradients, and `floats`, the size of its
+    state.
     """
 
     needs = frozenset({"matrices"})
@@ -39,7 +41,12 @@ class Preconditioned(Method):
     period: int = 1
 
     def __init__(
-        self, params: Iterable[Any], options: Mapping[str, Any], layout: Layout, fallback: str, max_gib: float | None
+        self,
+        params: Iterable[Any],
+        options: Mapping[str, Any],
+        layout: Layout,
+        fallback: str,
+        max_gib: float | None,
     ) -> None:
         require_range("lr", options["lr"])
         require_range("weight_decay", options["weight_decay"])
@@ -61,7 +68,7 @@ class Preconditioned(Method):
         by_name = roles(list(zip(self.names(), self.parameters(), strict=True)))
         self._assign(dict(zip(self.parameters(), by_name.values(), strict=True)))
 
-    # -- what a method gives -------------------------------------------------------------------------------------------
+    # -- what a method gives -----------------------------------------------------------------------
 
     @abstractmethod
     def update(self, stack: Stack, gradient: Tensor) -> Tensor | None:
@@ -79,7 +86,7 @@ class Preconditioned(Method):
         """Steps since the stack's matrices were refreshed."""
         return 0
 
-    # -- the step ------------------------------------------------------------------------------------------------------
+    # -- the step ----------------------------------------------------------------------------------
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
@@ -95,7 +102,9 @@ class Preconditioned(Method):
         for group, parameters in self._plain:
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             options = {**group, "lr": scheduled_rate(group)}
-            FALLBACKS[self.fallback](parameters, gradients, [self.state[p] for p in parameters], options)
+            FALLBACKS[self.fallback](
+                parameters, gradients, [self.state[p] for p in parameters], options
+            )
         return loss
 
     def _move(self, updates: list[tuple[Stack, Tensor]]) -> None:
@@ -105,7 +114,10 @@ class Preconditioned(Method):
             return
         together: dict[tuple[float, float], tuple[list[Tensor], list[Tensor]]] = {}
         for stack, update in updates:
-            rate, decay = stack.group["lr"] * self.scale(stack.shape), stack.group["lr"] * stack.group["weight_decay"]
+            rate, decay = (
+                stack.group["lr"] * self.scale(stack.shape),
+                stack.group["lr"] * stack.group["weight_decay"],
+            )
             targets, directions = together.setdefault((rate, decay), ([], []))
             found = stack.targets()
             targets += found
@@ -118,7 +130,8 @@ class Preconditioned(Method):
     def due(self, stack: Stack, since: int) -> Part | None:
         """Which pieces are refreshed `since` steps after the first time: all on the period, or some on every step.
 
-        Staggered, each step has the pieces whose turn it is, in the model's order; the first time has all.
+        Staggered, each step has the pieces whose turn it is, in the model's order; the first time
+        has all.
         """
         if since % self.period == 0 and (since == 0 or not self.staggered):
             return slice(0, len(stack))
@@ -131,7 +144,7 @@ class Preconditioned(Method):
             return slice(chosen[0], chosen[-1] + 1)  # a view instead of a copy
         return chosen or None
 
-    # -- which parameter goes where ------------------------------------------------------------------------------------
+    # -- which parameter goes where ----------------------------------------------------------------
 
     def _assign(self, role_of: Mapping[nn.Parameter, Role]) -> None:
         """Find every parameter's shape from its role.
@@ -142,10 +155,15 @@ class Preconditioned(Method):
         mine = set(self.parameters())
         pieces = {p: self.layout.pieces(p, role) for p, role in role_of.items() if p in mine}
         self._pieces = {parameter: found for parameter, found in pieces.items() if found}
-        self._places = {piece: place for place, piece in enumerate(itertools.chain(*self._pieces.values()))}
+        self._places = {
+            piece: place for place, piece in enumerate(itertools.chain(*self._pieces.values()))
+        }
         self._arranged = None
         if not self._pieces:
-            wanted = [str(role) for role in (*self.layout.roles, *([Role.VECTOR] if self.layout.vectors else []))]
+            wanted = [
+                str(role)
+                for role in (*self.layout.roles, *([Role.VECTOR] if self.layout.vectors else []))
+            ]
             raise Unsupported(
                 f"{type(self).__name__} is for matrices (of the roles {', '.join(wanted)}, a side of at most "
                 f"{self.layout.max_dimension}); the model has none"
@@ -180,12 +198,15 @@ class Preconditioned(Method):
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             plain = [parameter for parameter in parameters if parameter not in self._pieces]
             self._plain += [(group, plain)] if plain else []
-            for piece in (piece for parameter in parameters for piece in self._pieces.get(parameter, [])):
+            for piece in (
+                piece for parameter in parameters for piece in self._pieces.get(parameter, [])
+            ):
                 age = self.state[piece.parameter].get("step", 0)
                 key = (index, piece.shape, piece.parameter.dtype, piece.parameter.device, age)
                 stacks.setdefault(key, (group, []))[1].append(piece)
         self._stacks = [
-            Stack(pieces, self.layout.sides(pieces[0].shape), group, self.state) for group, pieces in stacks.values()
+            Stack(pieces, self.layout.sides(pieces[0].shape), group, self.state)
+            for group, pieces in stacks.values()
         ]
         self._arranged = present
 
@@ -193,7 +214,10 @@ class Preconditioned(Method):
         strangers = roles(list(zip(self.names(), self.parameters(), strict=True)))
         by_name = dict(zip(self.parameters(), strangers.values(), strict=True))
         known = model_roles(objective.model)
-        self._assign(known | {parameter: role for parameter, role in by_name.items() if parameter not in known})
+        self._assign(
+            known
+            | {parameter: role for parameter, role in by_name.items() if parameter not in known}
+        )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
@@ -202,7 +226,10 @@ class Preconditioned(Method):
 
     def layer_coverage(self) -> dict[str, str]:
         """The rule that updates each named parameter: the method's, `identity` where it has no matrix, the fallback."""
-        return {name: self._rule_of(parameter) for name, parameter in zip(self.names(), self.parameters(), strict=True)}
+        return {
+            name: self._rule_of(parameter)
+            for name, parameter in zip(self.names(), self.parameters(), strict=True)
+        }
 
     def _rule_of(self, parameter: nn.Parameter) -> str:
         pieces = self._pieces.get(parameter, [])
@@ -210,7 +237,7 @@ class Preconditioned(Method):
             return self.fallback
         return self.rule if any(self.layout.sides(piece.shape) for piece in pieces) else "identity"
 
-    # -- state ---------------------------------------------------------------------------------------------------------
+    # -- state -------------------------------------------------------------------------------------
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a state; its tensors keep their own precision, which may be more than the parameters'."""
@@ -224,8 +251,12 @@ class Preconditioned(Method):
 
     def telemetry(self) -> dict[str, float]:
         parameters = self.parameters()
-        share = sum(p.numel() for p in parameters if self._rule_of(p) == self.rule) / sum(p.numel() for p in parameters)
-        conditions = [float(value.max()) for stack in self._stacks for value in stack.condition.values()]
+        share = sum(p.numel() for p in parameters if self._rule_of(p) == self.rule) / sum(
+            p.numel() for p in parameters
+        )
+        conditions = [
+            float(value.max()) for stack in self._stacks for value in stack.condition.values()
+        ]
         found = super().telemetry() | {"preconditioned": share}
         found["age"] = float(max((self.age(stack) for stack in self._stacks), default=0))
         return found | ({"condition": max(conditions)} if conditions else {})

@@ -22,21 +22,24 @@ from optimizers.phases import phased
 class Shampoo(Preconditioned):
     r"""Shampoo (Gupta, Koren and Singer, 2018, arXiv 1802.09568, Algorithms 1 and 2), with what made it practical.
 
-    For a gradient G with k modes, H_i <- H_i + G_(i) G_(i)' (or its exponential average) for each mode's unfolding, and
-    the direction is G with (H_i + eps I)^{-1/(2k)} applied along every mode: L^{-1/4} G R^{-1/4} for a matrix. Roots
-    are refreshed every `period` steps from step `start` on; before it the grafted method acts alone. Grafting takes
-    the direction from here and the norm, for each block, from a diagonal method's step (Anil et al., 2020, arXiv
-    2002.09018). A mode longer than `max_dimension` has no matrix, and the exponent counts those that have one.
+    For a gradient G with k modes, H_i <- H_i + G_(i) G_(i)' (or its exponential average) for each
+    mode's unfolding, and the direction is G with (H_i + eps I)^{-1/(2k)} applied along every mode:
+    L^{-1/4} G R^{-1/4} for a matrix. Roots are refreshed every `period` steps from step `start` on;
+    before it the grafted method acts alone. Grafting takes the direction from here and the norm,
+    for each block, from a diagonal method's step (Anil et al., 2020, arXiv 2002.09018). A mode
+    longer than `max_dimension` has no matrix, and the exponent counts those that have one.
 
-    Cost for a matrix m x n: 2 (m^2 n + m n^2) operations for the factors, as many for the direction, and
-    9 (m^3 + n^3) / period for the roots. State: 2 (m^2 + n^2) numbers, m n for the momentum where beta1
-    is not zero, and m n for `adagrad` or `adam` grafting.
+    Cost for a matrix m x n: 2 (m^2 n + m n^2) operations for the factors, as many for the
+    direction, and 9 (m^3 + n^3) / period for the roots. State: 2 (m^2 + n^2) numbers, m n for the
+    momentum where beta1 is not zero, and m n for `adagrad` or `adam` grafting.
 
-    Differences from the papers: eps is added to the clamped eigenvalues when roots are taken; momentum is applied after
-    preconditioning, as an average with its bias corrected; vectors go to the fallback unless `precondition_1d`.
+    Differences from the papers: eps is added to the clamped eigenvalues when roots are taken;
+    momentum is applied after preconditioning, as an average with its bias corrected; vectors go to
+    the fallback unless `precondition_1d`.
 
     Args:
-        params: the parameters, or pairs of name and parameter; names tell embeddings until a model is known.
+        params: the parameters, or pairs of name and parameter; names tell embeddings until a model
+            is known.
         lr: the learning rate.
         beta1: of the direction's exponential average; 0 for no momentum.
         beta2: of the factors' averages; 1 for sums, as in AdaGrad.
@@ -46,13 +49,16 @@ class Shampoo(Preconditioned):
         start: steps before the first roots are used.
         grafting: `none`, `sgd`, `adagrad` or `adam` (with beta1 = 0).
         bias_correction: divide averages by 1 - beta^t.
-        exponents: the negative power for tensors with 1, 2, ... modes; beyond the list, and by default, 1 / (2 modes).
+        exponents: the negative power for tensors with 1, 2, ... modes; beyond the list, and by
+            default, 1 / (2 modes).
         staggered: spread the refreshes over the period, so that no step has all of them.
-        roles: which matrices it takes, out of hidden, embedding and head; the others go to the fallback.
-        flatten: take a kernel (out, in, height, width) as a matrix (out, in height width), not as four modes.
+        roles: which matrices it takes, out of hidden, embedding and head; the others go to the
+            fallback.
+        flatten: take a kernel (out, in, height, width) as a matrix (out, in height width), not as
+            four modes.
         precondition_1d: take vectors too, with a full matrix to the power -1/2.
-        block_size: cut longer sides into blocks of this size, each with its own factors; null for none
-            (a kernel that would be cut but is not contiguous goes to the fallback).
+        block_size: cut longer sides into blocks of this size, each with its own factors; null for
+            none (a kernel that would be cut but is not contiguous goes to the fallback).
         max_dimension: the longest side that has a factor.
         max_gib: the most state, in GiB.
         weight_decay: decoupled, theta *= 1 - lr weight_decay.
@@ -105,10 +111,16 @@ class Shampoo(Preconditioned):
         self.staggered = staggered
         self.averaged = beta1 > 0
         options = {
-            "lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay,
+            "lr": lr,
+            "beta1": beta1,
+            "beta2": beta2,
+            "eps": eps,
+            "weight_decay": weight_decay,
             "fallback_lr": fallback_lr,
-        }  # fmt: skip
-        layout = require_layout(roles, block_size, max_dimension, flatten=flatten, vectors=precondition_1d)
+        }
+        layout = require_layout(
+            roles, block_size, max_dimension, flatten=flatten, vectors=precondition_1d
+        )
         super().__init__(params, options, layout, fallback, max_gib)
 
     def update(self, stack: Stack, gradient: Tensor) -> Tensor:
@@ -135,7 +147,13 @@ class Shampoo(Preconditioned):
     def _observe(self, stack: Stack, gradient: Tensor) -> None:
         beta2 = stack.group["beta2"]
         for mode in stack.sides:
-            add_gram(stack.matrices("factor", mode, gradient), gradient, mode, beta2, 1 - beta2 if beta2 < 1 else 1.0)
+            add_gram(
+                stack.matrices("factor", mode, gradient),
+                gradient,
+                mode,
+                beta2,
+                1 - beta2 if beta2 < 1 else 1.0,
+            )
 
     def _roots(self, stack: Stack, like: Tensor) -> dict[int, Tensor]:
         return {mode: stack.matrices("root", mode, like, identity=True) for mode in stack.sides}
@@ -172,7 +190,9 @@ def _graft(direction: Tensor, step: Tensor) -> Tensor:
     """The direction of one with the norm of the other, for each of the stack."""
     modes = tuple(range(1, direction.ndim))
     smallest = torch.finfo(direction.dtype).tiny
-    length: Tensor = torch.linalg.vector_norm(direction, dim=modes, keepdim=True).clamp(min=smallest)
+    length: Tensor = torch.linalg.vector_norm(direction, dim=modes, keepdim=True).clamp(
+        min=smallest
+    )
     wanted: Tensor = torch.linalg.vector_norm(step, dim=modes, keepdim=True)
     return direction * (wanted / length)
 
@@ -181,6 +201,10 @@ def _exponents(value: object) -> tuple[float, ...]:
     if value is None:
         return ()
     numbers = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else ()
-    if not numbers or not all(isinstance(n, int | float) and isfinite(n) and n > 0 for n in numbers):
-        raise ValueError(f"exponents must be a list of positive numbers, one for each number of modes, got {value!r}")
+    if not numbers or not all(
+        isinstance(n, int | float) and isfinite(n) and n > 0 for n in numbers
+    ):
+        raise ValueError(
+            f"exponents must be a list of positive numbers, one for each number of modes, got {value!r}"
+        )
     return tuple(map(float, numbers))

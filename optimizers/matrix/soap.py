@@ -22,21 +22,26 @@ from optimizers.phases import phased
 class SOAP(Preconditioned):
     r"""Adam, run in the slowly turning eigenbasis of Shampoo's factors (Vyas et al., 2024, arXiv 2409.11321).
 
-    L and R are exponential averages of G G' and G' G with orthonormal eigenvectors Q_L, Q_R. The gradient is rotated,
-    G~ = Q_L' G Q_R, Adam's moments m and v are kept in the rotated basis, and theta -= lr Q_L (m / (sqrt(v) + eps))
-    Q_R', with Adam's bias corrections in the learning rate. After the step L and R see the gradient, and every `period`
-    steps the bases take one power iteration and a QR decomposition; m is turned along, v only follows the order of
-    the columns. The first step finds the bases by a full decomposition and moves nothing (`skip_first`). A tensor has
-    one basis for each mode; a mode longer than `max_dimension` keeps the identity, and with no other it is Adam.
+    L and R are exponential averages of G G' and G' G with orthonormal eigenvectors Q_L, Q_R. The
+    gradient is rotated, G~ = Q_L' G Q_R, Adam's moments m and v are kept in the rotated basis, and
+    theta -= lr Q_L (m / (sqrt(v) + eps)) Q_R', with Adam's bias corrections in the learning rate.
+    After the step L and R see the gradient, and every `period` steps the bases take one power
+    iteration and a QR decomposition; m is turned along, v only follows the order of the columns.
+    The first step finds the bases by a full decomposition and moves nothing (`skip_first`). A
+    tensor has one basis for each mode; a mode longer than `max_dimension` keeps the identity, and
+    with no other it is Adam.
 
-    Cost for a matrix m x n: 2 (m^2 n + m n^2) operations for the factors, 4 (m^2 n + m n^2) for the rotations and
-    about (14/3) (m^3 + n^3) / period for the bases. State: 2 (m^2 + n^2) + 2 m n numbers.
+    Cost for a matrix m x n: 2 (m^2 n + m n^2) operations for the factors, 4 (m^2 n + m n^2) for the
+    rotations and about (14/3) (m^3 + n^3) / period for the bases. State: 2 (m^2 + n^2) + 2 m n
+    numbers.
 
-    Differences from the authors' code: vectors go to the fallback unless `precondition_1d`; the momentum is rotated
-    when the basis changes, not at every step; weight decay comes before the step, as in AdamW.
+    Differences from the authors' code: vectors go to the fallback unless `precondition_1d`; the
+    momentum is rotated when the basis changes, not at every step; weight decay comes before the
+    step, as in AdamW.
 
     Args:
-        params: the parameters, or pairs of name and parameter; names tell embeddings until a model is known.
+        params: the parameters, or pairs of name and parameter; names tell embeddings until a model
+            is known.
         lr: the learning rate.
         beta1, beta2: of Adam's two moments.
         shampoo_beta: of the factors' averages; null for beta2.
@@ -45,11 +50,13 @@ class SOAP(Preconditioned):
         bias_correction: Adam's.
         skip_first: the first step moves nothing.
         staggered: spread the refreshes over the period, so that no step has all of them.
-        roles: which matrices it takes, out of hidden, embedding and head; the others go to the fallback.
-        flatten: take a kernel (out, in, height, width) as a matrix (out, in height width), not as four modes.
+        roles: which matrices it takes, out of hidden, embedding and head; the others go to the
+            fallback.
+        flatten: take a kernel (out, in, height, width) as a matrix (out, in height width), not as
+            four modes.
         precondition_1d: take vectors too, with a basis of their own.
-        block_size: cut longer sides into blocks of this size, each with its own bases; null for none
-            (a kernel that would be cut but is not contiguous goes to the fallback).
+        block_size: cut longer sides into blocks of this size, each with its own bases; null for
+            none (a kernel that would be cut but is not contiguous goes to the fallback).
         max_dimension: the longest side that has a basis.
         max_gib: the most state, in GiB.
         weight_decay: decoupled, theta *= 1 - lr weight_decay.
@@ -97,11 +104,21 @@ class SOAP(Preconditioned):
         self.skip_first = skip_first
         self.staggered = staggered
         options = {
-            "lr": lr, "beta1": beta1, "beta2": beta2, "shampoo_beta": shampoo_beta, "eps": eps,
-            "weight_decay": weight_decay, "fallback_lr": fallback_lr,
-        }  # fmt: skip
+            "lr": lr,
+            "beta1": beta1,
+            "beta2": beta2,
+            "shampoo_beta": shampoo_beta,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "fallback_lr": fallback_lr,
+        }
         layout = require_layout(
-            roles, block_size, max_dimension, flatten=flatten, vectors=precondition_1d, identity=True
+            roles,
+            block_size,
+            max_dimension,
+            flatten=flatten,
+            vectors=precondition_1d,
+            identity=True,
         )
         super().__init__(params, options, layout, fallback, max_gib)
 
@@ -119,7 +136,9 @@ class SOAP(Preconditioned):
         return direction
 
     def floats(self, shape: tuple[int, ...]) -> int:
-        return 2 * (sum(shape[mode] ** 2 for mode in self.layout.sides(shape)) + torch.Size(shape).numel())
+        return 2 * (
+            sum(shape[mode] ** 2 for mode in self.layout.sides(shape)) + torch.Size(shape).numel()
+        )
 
     def age(self, stack: Stack) -> int:
         return (stack.step - 1) % self.period
@@ -170,7 +189,10 @@ class SOAP(Preconditioned):
             self._count_failures("basis", good)
             if not bool(good.all()):
                 keep = torch.arange(old.shape[-1], device=order.device).expand_as(order)
-                new, order = torch.where(good[:, None, None], new, old), torch.where(good[:, None], order, keep)
+                new, order = (
+                    torch.where(good[:, None, None], new, old),
+                    torch.where(good[:, None], order, keep),
+                )
             moment[part] = times(times(moment[part], old, mode), new.mT, mode)
             square[part] = _reordered(square[part], order, mode)
             bases[part] = new

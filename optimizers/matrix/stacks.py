@@ -16,8 +16,8 @@ State = Mapping[Any, dict[str, Any]]
 class Stack:
     """Pieces of one shape, group and age, with their state stacked along a first dimension.
 
-    The optimizer's state of a parameter holds views of the stacked tensors, so that checkpoints find each parameter's
-    share; the tensors therefore change in place only.
+    The optimizer's state of a parameter holds views of the stacked tensors, so that checkpoints
+    find each parameter's share; the tensors therefore change in place only.
 
     Attributes:
         pieces: what is stacked, k of them.
@@ -29,7 +29,9 @@ class Stack:
         condition: of the matrices of each mode at their last refresh, (k,).
     """
 
-    def __init__(self, pieces: Sequence[Piece], sides: tuple[int, ...], group: dict[str, Any], state: State) -> None:
+    def __init__(
+        self, pieces: Sequence[Piece], sides: tuple[int, ...], group: dict[str, Any], state: State
+    ) -> None:
         self.pieces = list(pieces)
         self.shape = pieces[0].shape
         self.sides = sides
@@ -48,7 +50,11 @@ class Stack:
         """The state that the pieces bring along."""
         first = self.pieces[0]
         known = self.state[first.parameter]
-        return [key.partition("@")[0] for key, value in known.items() if _belongs(key, value, first.suffix)]
+        return [
+            key.partition("@")[0]
+            for key, value in known.items()
+            if _belongs(key, value, first.suffix)
+        ]
 
     def keep(self, name: str, tensor: Tensor) -> Tensor:
         """Take a tensor (k, ...) into the state."""
@@ -59,7 +65,9 @@ class Stack:
 
     def zeros(self, name: str, like: Tensor) -> Tensor:
         """State of the shape of `like`, zero at first."""
-        return self.tensors[name] if name in self.tensors else self.keep(name, torch.zeros_like(like))
+        return (
+            self.tensors[name] if name in self.tensors else self.keep(name, torch.zeros_like(like))
+        )
 
     def matrices(self, name: str, mode: int, like: Tensor, *, identity: bool = False) -> Tensor:
         """A matrix (k, d, d) for a mode, zero or the identity at first."""
@@ -67,7 +75,11 @@ class Stack:
         if key in self.tensors:
             return self.tensors[key]
         size = self.shape[mode]
-        one = torch.eye(size, dtype=like.dtype, device=like.device) if identity else like.new_zeros(size, size)
+        one = (
+            torch.eye(size, dtype=like.dtype, device=like.device)
+            if identity
+            else like.new_zeros(size, size)
+        )
         return self.keep(key, one.repeat(len(self), 1, 1))
 
     def gradient(self) -> Tensor:
@@ -82,7 +94,10 @@ class Stack:
     def shaped(self, update: Tensor, targets: list[Tensor]) -> list[Tensor]:
         """An update (k, *shape) as one tensor for each target, of its shape and type."""
         update = update if update.dtype == targets[0].dtype else update.to(targets[0].dtype)
-        return [each.reshape(target.shape) for each, target in zip(update.unbind(), targets, strict=True)]
+        return [
+            each.reshape(target.shape)
+            for each, target in zip(update.unbind(), targets, strict=True)
+        ]
 
     def count(self) -> None:
         """One more update."""
@@ -92,4 +107,9 @@ class Stack:
 
 
 def _belongs(key: str, value: object, suffix: str) -> bool:
-    return isinstance(value, Tensor) and key != "step" and key.endswith(suffix) and ("@" in key) == bool(suffix)
+    return (
+        isinstance(value, Tensor)
+        and key != "step"
+        and key.endswith(suffix)
+        and ("@" in key) == bool(suffix)
+    )

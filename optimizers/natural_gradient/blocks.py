@@ -1,8 +1,9 @@
 r"""Blocks of the Fisher matrix: the parameters that share one, its factors, its damped inverse.
 
-A layer s = W abar (abar the input, with a one appended for the bias) has the block A (x) G with A = E[abar abar'] and
-G = E[g g'], g the gradient of one example's loss by s (Martens and Grosse, 2015, eq. 1; for convolutions Grosse and
-Martens, 2016, eq. 14; for shared weights Eschenhagen et al., 2023, sections 3.1 `expand` and 3.2 `reduce`).
+A layer s = W abar (abar the input, with a one appended for the bias) has the block A (x) G with A =
+E[abar abar'] and G = E[g g'], g the gradient of one example's loss by s (Martens and Grosse, 2015,
+eq. 1; for convolutions Grosse and Martens, 2016, eq. 14; for shared weights Eschenhagen et al.,
+2023, sections 3.1 `expand` and 3.2 `reduce`).
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class Measure:
     Attributes:
         terms: the number of log-likelihood terms of the whole mini-batch.
         scale: the factor between the loss and the canonical one.
-        reduce: whether the positions of a shared weight are summed within an example before the outer products.
+        reduce: whether the positions of a shared weight are summed within an example before the
+            outer products.
         largest: the dimension above which only a factor's diagonal is kept.
     """
 
@@ -91,9 +93,10 @@ class Block(ABC):
 class KroneckerBlock(Block):
     """A (x) G of one weight matrix, its bias in the last column, or of either alone.
 
-    Several sites share a weight: their contributions are summed. Uses of one orientation count as further examples; a
-    weight that serves as a matrix and as its transpose (a tied embedding and output layer) has a sum of two Kronecker
-    products, of which the one with the same partial traces is kept.
+    Several sites share a weight: their contributions are summed. Uses of one orientation count as
+    further examples; a weight that serves as a matrix and as its transpose (a tied embedding and
+    output layer) has a sum of two Kronecker products, of which the one with the same partial traces
+    is kept.
 
     Args:
         name: of the parameters.
@@ -125,7 +128,10 @@ class KroneckerBlock(Block):
             parts.append(site.weight_tensor(matrix[..., :-1] if self.bias else matrix))
         if self.bias:
             parts.append(site.bias_tensor(matrix[..., -1:]))
-        return [part.reshape(p.shape).to(p.dtype) for part, p in zip(parts, self.parameters, strict=True)]
+        return [
+            part.reshape(p.shape).to(p.dtype)
+            for part, p in zip(parts, self.parameters, strict=True)
+        ]
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -140,7 +146,7 @@ class KroneckerBlock(Block):
     def is_dense(self, factor: Tensor) -> bool:
         return factor.ndim == (2 if self.groups is None else 3)
 
-    # -- statistics ----------------------------------------------------------------------------------------------------
+    # -- statistics --------------------------------------------------------------------------------
 
     def uses(self, passes: Sequence[Captured]) -> Iterator[tuple[Site, Tensor, list[Tensor]]]:
         """Each use of the weight: where, the captured input, the captured output gradients of the passes.
@@ -211,18 +217,24 @@ class KroneckerBlock(Block):
         if moment is not None:
             slopes = (self._slopes(site, value, gradient, measure) for gradient in gradients)
             counted = site.counted(value)
-            rows = site.gradients(gradients[0])[..., 0].shape[-2:].numel() if counted is None else int(counted.sum())
+            rows = (
+                site.gradients(gradients[0])[..., 0].shape[-2:].numel()
+                if counted is None
+                else int(counted.sum())
+            )
             yield moment, _total_moment(slopes, measure.largest), rows
             return
         for a, g in self._pieces(site, value, gradients, measure):
             a_sum = _moment(a, 0 if site.one_hot else measure.largest)
             yield a_sum, _total_moment(g, measure.largest), a.shape[-3] * a.shape[-2]
 
-    def second_moments(self, passes: Sequence[Captured], measure: Measure, bases: Tensors) -> Tensor:
+    def second_moments(
+        self, passes: Sequence[Captured], measure: Measure, bases: Tensors
+    ) -> Tensor:
         """The sum over examples of (Q_G' W'_n Q_A)^2 over the number of terms, shaped like the block's matrix.
 
-        W'_n is an example's gradient, summed over its positions; `bases` holds Q_A as `a_basis` and Q_G as `g_basis`,
-        none for a factor that is kept as its diagonal.
+        W'_n is an example's gradient, summed over its positions; `bases` holds Q_A as `a_basis` and
+        Q_G as `g_basis`, none for a factor that is kept as its diagonal.
         """
         total = torch.zeros_like(self.matrix(self.parameters))
         for site, value, gradients in self.uses(passes):
@@ -230,7 +242,9 @@ class KroneckerBlock(Block):
             for a, slopes in self.rows(site, value, gradients, measure):
                 for g in slopes:
                     left, right = (a, g) if swapped else (g, a)
-                    total += _squares(_in_basis(left, bases, "g_basis"), _in_basis(right, bases, "a_basis"))
+                    total += _squares(
+                        _in_basis(left, bases, "g_basis"), _in_basis(right, bases, "a_basis")
+                    )
         return total / measure.terms
 
     def factors(self, sums: Tensors) -> Tensors:
@@ -267,7 +281,7 @@ class KroneckerBlock(Block):
     def _trace(self, factor: Tensor) -> Tensor:
         return self._diagonal(factor).sum(-1)
 
-    # -- the inverse ---------------------------------------------------------------------------------------------------
+    # -- the inverse -------------------------------------------------------------------------------
 
     def damped(self, factors: Tensors, damping: float, split: str = "trace") -> Tensors:
         """A + pi sqrt(damping) I and G + sqrt(damping) / pi I (Martens and Grosse, 2015, section 6.3).
@@ -279,7 +293,10 @@ class KroneckerBlock(Block):
         usable = (ratio > 0) & torch.isfinite(ratio) & (split == "trace")
         pi = torch.where(usable, ratio, torch.ones_like(ratio)).sqrt()
         root = damping**0.5
-        return {"a": self._shifted(factors["a"], pi * root), "g": self._shifted(factors["g"], root / pi)}
+        return {
+            "a": self._shifted(factors["a"], pi * root),
+            "g": self._shifted(factors["g"], root / pi),
+        }
 
     def _shifted(self, factor: Tensor, shift: Tensor) -> Tensor:
         if not self.is_dense(factor):

@@ -17,16 +17,17 @@ from optimizers.objective import Objective
 class EKFAC(KFAC):
     r"""Eigenvalue-corrected K-FAC (George et al., 2018, arXiv 1806.03884).
 
-    With the eigenvectors Q_A, Q_G of K-FAC's factors the products of their eigenvalues are replaced by the second
-    moments of the examples' gradients in that basis, s = E[(Q_G' W'_n Q_A)^2], the best diagonal there is in it
-    (their theorem 2): U = Q_G [(Q_G' W' Q_A) / (s + damping)] Q_A'. The moments are an exponential average, renewed
-    with the factors every `statistics_period` steps; the eigenvectors every `inverse_period` steps, after which s
-    begins with the products of the eigenvalues, as one update, and with what is measured in that same step. A shared
-    weight's W'_n is summed over an example's positions before it is squared, as an example's gradient is; several uses
-    of a layer are squared one by one.
+    With the eigenvectors Q_A, Q_G of K-FAC's factors the products of their eigenvalues are replaced
+    by the second moments of the examples' gradients in that basis, s = E[(Q_G' W'_n Q_A)^2], the
+    best diagonal there is in it (their theorem 2): U = Q_G [(Q_G' W' Q_A) / (s + damping)] Q_A'.
+    The moments are an exponential average, renewed with the factors every `statistics_period`
+    steps; the eigenvectors every `inverse_period` steps, after which s begins with the products of
+    the eigenvalues, as one update, and with what is measured in that same step. A shared weight's
+    W'_n is summed over an example's positions before it is squared, as an example's gradient is;
+    several uses of a layer are squared one by one.
 
-    Cost: K-FAC's with an eigen-decomposition (about 10 d^3) for an inverse, and N in out multiplications more a
-    statistics update (where positions share the weight: N positions in out).
+    Cost: K-FAC's with an eigen-decomposition (about 10 d^3) for an inverse, and N in out
+    multiplications more a statistics update (where positions share the weight: N positions in out).
     State per layer: 2 (in^2 + out^2) + 2 in out floats.
 
     Args: those of `KFAC`; `inverse` can only be `eigen`, `distribution` only `communication`.
@@ -42,10 +43,13 @@ class EKFAC(KFAC):
         for block in blocks:
             self.state[block.parameters[0]].pop("scale_updates", None)
 
-    def _measure_anew(self, blocks: Sequence[Block], seen: Objective, passes: list[Captured], share: float) -> None:
+    def _measure_anew(
+        self, blocks: Sequence[Block], seen: Objective, passes: list[Captured], share: float
+    ) -> None:
         """The moments in the new eigenvectors' basis."""
         found = [
-            (self.state[block.parameters[0]], self._scales(block, passes, self._measure(seen))) for block in blocks
+            (self.state[block.parameters[0]], self._scales(block, passes, self._measure(seen)))
+            for block in blocks
         ]
         used = [(state, scales) for state, scales in found if scales is not None]
         seen.ranks.sum_([scales for _, scales in used])

@@ -29,11 +29,12 @@ MOMENTA = ("direction", "gradient")
 class Factored(Averaging):
     """A preconditioner for each layer's block of the Fisher matrix; a subclass says how it is kept and applied.
 
-    A step: the gradient; every `statistics_period` steps what the layers see under the Fisher matrix's targets, folded
-    into the state of each block; every `inverse_period` steps, and in each of the first `first_inverses`, the blocks'
-    inverses; then the move. Parameters without a block are updated by the named fallback. With `staggered` each step
-    takes its share of both: statistics of 1 / statistics_period of the mini-batch, and the inverses of
-    1 / inverse_period of the blocks.
+    A step: the gradient; every `statistics_period` steps what the layers see under the Fisher
+    matrix's targets, folded into the state of each block; every `inverse_period` steps, and in each
+    of the first `first_inverses`, the blocks' inverses; then the move. Parameters without a block
+    are updated by the named fallback. With `staggered` each step takes its share of both:
+    statistics of 1 / statistics_period of the mini-batch, and the inverses of 1 / inverse_period of
+    the blocks.
 
     A subclass defines `rule` (its word in `layer_coverage`), `_fold`, `_refresh` and `_direction`.
     """
@@ -140,7 +141,9 @@ class Factored(Averaging):
 
     def layer_coverage(self) -> dict[str, str]:
         """The rule that updates each named parameter: the method's or the fallback's; known after the first step."""
-        covered = {id(p) for block in self._blocks or [] if self._ready(block) for p in block.parameters}
+        covered = {
+            id(p) for block in self._blocks or [] if self._ready(block) for p in block.parameters
+        }
         return {
             name: self.rule if id(parameter) in covered else self.fallback
             for name, parameter in zip(self.names(), self.parameters(), strict=True)
@@ -148,7 +151,12 @@ class Factored(Averaging):
 
     def telemetry(self) -> dict[str, float]:
         group, params = self.param_groups[0], self.parameters()
-        covered = [p.numel() for block in self._blocks or [] if self._ready(block) for p in block.parameters]
+        covered = [
+            p.numel()
+            for block in self._blocks or []
+            if self._ready(block)
+            for p in block.parameters
+        ]
         return {
             **super().telemetry(),
             "damping": group["damping"],
@@ -165,7 +173,7 @@ class Factored(Averaging):
                 if isinstance(value, Tensor) and key != "step":
                     self.state[parameter][key] = value.to(parameter.device, copy=True)
 
-    # -- what a subclass defines ---------------------------------------------------------------------------------------
+    # -- what a subclass defines -------------------------------------------------------------------
 
     @abstractmethod
     def _fold(self, block: Block, state: dict[str, Any], sums: Tensors, share: float) -> None:
@@ -176,7 +184,9 @@ class Factored(Averaging):
         """Renew what is inverted or decomposed."""
 
     @abstractmethod
-    def _direction(self, block: Block, state: dict[str, Any], gradient: Tensor, damping: float) -> Tensor:
+    def _direction(
+        self, block: Block, state: dict[str, Any], gradient: Tensor, damping: float
+    ) -> Tensor:
         """The preconditioned gradient of a block, both as its matrix, for the canonical loss."""
 
     @abstractmethod
@@ -191,15 +201,25 @@ class Factored(Averaging):
         """What a mini-batch adds to a block's state."""
         return block.sums(passes, measure)
 
-    def _measure_anew(self, blocks: Sequence[Block], seen: Objective, passes: list[Captured], share: float) -> None:
+    def _measure_anew(
+        self, blocks: Sequence[Block], seen: Objective, passes: list[Captured], share: float
+    ) -> None:
         """Take from a mini-batch what has to be measured again after a renewal, if anything."""
 
-    # -- statistics ----------------------------------------------------------------------------------------------------
+    # -- statistics --------------------------------------------------------------------------------
 
     def _find_blocks(self, objective: Objective) -> list[Block]:
-        skipped = {id(p) for name, p in objective.model.named_parameters() if any(word in name for word in self.skip)}
-        group_of = {id(p): number for number, group in enumerate(self.param_groups) for p in group["params"]}
-        return blocks_of(objective.model, {key: group for key, group in group_of.items() if key not in skipped})
+        skipped = {
+            id(p)
+            for name, p in objective.model.named_parameters()
+            if any(word in name for word in self.skip)
+        }
+        group_of = {
+            id(p): number for number, group in enumerate(self.param_groups) for p in group["params"]
+        }
+        return blocks_of(
+            objective.model, {key: group for key, group in group_of.items() if key not in skipped}
+        )
 
     def _evaluate(
         self, objective: Objective, step: int, curvature: Curvature | None
@@ -248,7 +268,9 @@ class Factored(Averaging):
                 self.failures["statistics"] += 1
 
     def _measure(self, seen: Objective) -> Measure:
-        return Measure(seen.terms, seen.scale, self.shared_weights == "reduce", self.max_dim or float("inf"))
+        return Measure(
+            seen.terms, seen.scale, self.shared_weights == "reduce", self.max_dim or float("inf")
+        )
 
     def _seen(self, block: Block) -> bool:
         """Whether there are statistics of the block."""
@@ -260,10 +282,16 @@ class Factored(Averaging):
         if not self.staggered:
             return blocks if step < self.first_inverses or step % self.inverse_period == 0 else []
         early = step < self.first_inverses
-        slots = {id(block): i * self.inverse_period // len(blocks) for i, block in enumerate(blocks)}
-        return [b for b in blocks if early or not self._ready(b) or slots[id(b)] == step % self.inverse_period]
+        slots = {
+            id(block): i * self.inverse_period // len(blocks) for i, block in enumerate(blocks)
+        }
+        return [
+            b
+            for b in blocks
+            if early or not self._ready(b) or slots[id(b)] == step % self.inverse_period
+        ]
 
-    # -- the move ------------------------------------------------------------------------------------------------------
+    # -- the move ----------------------------------------------------------------------------------
 
     def _move(self, objective: Objective, curvature: Curvature | None) -> None:
         """Step along the preconditioned gradients; the fallback for all parameters without one."""
@@ -280,12 +308,18 @@ class Factored(Averaging):
             if rest:
                 options = {**group, "lr": scheduled_rate(group)}
                 states = [self.state[parameter] for parameter in rest]
-                FALLBACKS[self.fallback](rest, [_gradient(parameter) for parameter in rest], states, options)
+                FALLBACKS[self.fallback](
+                    rest, [_gradient(parameter) for parameter in rest], states, options
+                )
         if self.averaging:
             self.average_iterates(self.param_groups[0]["step"] + 1)
 
     def _deltas(
-        self, objective: Objective, directions: dict[Tensor, Tensor], predicted: float, curvature: Curvature | None
+        self,
+        objective: Objective,
+        directions: dict[Tensor, Tensor],
+        predicted: float,
+        curvature: Curvature | None,
     ) -> dict[Tensor, Tensor] | None:
         """The changes of the parameters that have a direction: the clipped one, or its heavy-ball momentum.
 
@@ -296,7 +330,9 @@ class Factored(Averaging):
             shrink = _clip(group["kl_clip"], predicted)
             for parameter in group["params"]:
                 if parameter in directions:
-                    deltas[parameter] = -group["lr"] * self._step(parameter, directions[parameter], group, shrink)
+                    deltas[parameter] = -group["lr"] * self._step(
+                        parameter, directions[parameter], group, shrink
+                    )
         return deltas
 
     @phased("precondition")
@@ -308,13 +344,25 @@ class Factored(Averaging):
         group_of = {id(p): group for group in self.param_groups for p in group["params"]}
         directions: dict[Tensor, Tensor] = {}
         predicted = torch.zeros((), device=objective.params[0].device)
-        ready = [b for b in self._blocks or [] if self._ready(b) and all(p.grad is not None for p in b.parameters)]
+        ready = [
+            b
+            for b in self._blocks or []
+            if self._ready(b) and all(p.grad is not None for p in b.parameters)
+        ]
         found = {p: self._filtered(p, group_of[id(p)]) for block in ready for p in block.parameters}
-        gradients = [block.matrix([found[p] for p in block.parameters]) / objective.scale for block in ready]
-        dampings = [group_of[id(block.parameters[0])]["damping"] + objective.l2 / objective.scale for block in ready]
+        gradients = [
+            block.matrix([found[p] for p in block.parameters]) / objective.scale for block in ready
+        ]
+        dampings = [
+            group_of[id(block.parameters[0])]["damping"] + objective.l2 / objective.scale
+            for block in ready
+        ]
         solved = self._solved(ready, gradients, dampings, objective)
         for block, gradient, direction in zip(ready, gradients, solved, strict=True):
-            predicted = predicted + group_of[id(block.parameters[0])]["lr"] ** 2 * (direction * gradient).sum()
+            predicted = (
+                predicted
+                + group_of[id(block.parameters[0])]["lr"] ** 2 * (direction * gradient).sum()
+            )
             directions.update(zip(block.parameters, block.tensors(direction), strict=True))
         if not bool(torch.isfinite(predicted)):
             return None
@@ -324,11 +372,17 @@ class Factored(Averaging):
         return directions, float(predicted)
 
     def _solved(
-        self, blocks: Sequence[Block], gradients: Sequence[Tensor], dampings: Sequence[float], objective: Objective
+        self,
+        blocks: Sequence[Block],
+        gradients: Sequence[Tensor],
+        dampings: Sequence[float],
+        objective: Objective,
     ) -> list[Tensor]:
         """The directions of the blocks, each as its matrix."""
         states = [self.state[block.parameters[0]] for block in blocks]
-        return [self._direction(*each) for each in zip(blocks, states, gradients, dampings, strict=True)]
+        return [
+            self._direction(*each) for each in zip(blocks, states, gradients, dampings, strict=True)
+        ]
 
     def _filtered(self, parameter: nn.Parameter, group: dict[str, Any]) -> Tensor:
         """What is preconditioned: the gradient, or its exponential average."""
@@ -338,13 +392,17 @@ class Factored(Averaging):
         average: Tensor = self.state[parameter].get("momentum_buffer", torch.zeros_like(gradient))
         return average.lerp(gradient, 1 - group["momentum"])
 
-    def _step(self, parameter: Tensor, direction: Tensor, group: dict[str, Any], shrink: float) -> Tensor:
+    def _step(
+        self, parameter: Tensor, direction: Tensor, group: dict[str, Any], shrink: float
+    ) -> Tensor:
         if self.momentum_of == "gradient":
             return shrink * direction
         state = self.state[parameter]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
-        buffer: Tensor = state["momentum_buffer"].mul_(group["momentum"]).add_(direction, alpha=shrink)
+        buffer: Tensor = (
+            state["momentum_buffer"].mul_(group["momentum"]).add_(direction, alpha=shrink)
+        )
         return buffer
 
 
@@ -383,7 +441,9 @@ def require_fitting(method: Method, blocks: Sequence[Block], largest: float, lim
     total = sum(sizes.values()) / 2**30
     if total > limit:
         worst = max(sizes, key=lambda name: sizes[name])
-        smaller = min(1024, max(max(b.matrix(b.parameters).shape[-2:]) for b in blocks if b.name == worst) - 1)
+        smaller = min(
+            1024, max(max(b.matrix(b.parameters).shape[-2:]) for b in blocks if b.name == worst) - 1
+        )
         raise Unsupported(
             f"{type(method).__name__} would keep {total:,.3g} GiB of factors, {sizes[worst] / 2**30:,.3g} GiB of them "
             f"for {worst}; the limit is max_gib={limit:g}. Keep large factors as diagonals with max_dim={smaller}, or "

@@ -15,9 +15,9 @@ from optimizers.natural_gradient.sites import sites_of
 def blocks_of(model: nn.Module, group_of: Mapping[int, int]) -> list[Block]:
     """The blocks of a model, in the order of its layers.
 
-    A weight and its bias share a block unless one of them is frozen, belongs to several layers or to another parameter
-    group. The uses of a weight by several layers are one block. A parameter that a layer of an unknown kind owns has
-    none.
+    A weight and its bias share a block unless one of them is frozen, belongs to several layers or
+    to another parameter group. The uses of a weight by several layers are one block. A parameter
+    that a layer of an unknown kind owns has none.
 
     Args:
         model: the network.
@@ -25,10 +25,14 @@ def blocks_of(model: nn.Module, group_of: Mapping[int, int]) -> list[Block]:
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     sites = [site for module in model.modules() for site in sites_of(module)]
-    owners = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
+    owners = Counter(
+        id(p) for module in model.modules() for p in module._parameters.values() if p is not None
+    )
     weights = Counter(id(site.weight) for site in sites if site.weight is not None)
     biases = Counter(id(site.bias) for site in sites if site.bias is not None)
-    trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad} & set(group_of)
+    trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad} & set(
+        group_of
+    )
     known = {key for key in trained if owners[key] == weights[key] + biases[key]}
     blocks: list[Block] = []
     of_weight: dict[int, KroneckerBlock] = {}

@@ -51,7 +51,9 @@ class Cholesky(Inverses):
     suffixes = ("_inverse",)
 
     def refresh(self, work: Work, failures: Counter[str]) -> None:
-        damped = [block.damped(factors_of(state), damping, self.split) for block, state, damping in work]
+        damped = [
+            block.damped(factors_of(state), damping, self.split) for block, state, damping in work
+        ]
         dense = [
             (number, name)
             for number, (block, _, _) in enumerate(work)
@@ -71,7 +73,10 @@ class Cholesky(Inverses):
                 state.update({f"{name}_inverse": inverse for name, inverse in new.items()})
 
     def blank(self, block: Block, state: State) -> dict[str, Tensor]:
-        return {f"{name}_inverse": torch.zeros_like(factor) for name, factor in factors_of(state).items()}
+        return {
+            f"{name}_inverse": torch.zeros_like(factor)
+            for name, factor in factors_of(state).items()
+        }
 
     def solve(self, block: Block, state: State, damping: float, gradient: Tensor) -> Tensor:
         inverses = {name.removesuffix("_inverse"): state[name] for name in self.kept(state)}
@@ -81,8 +86,9 @@ class Cholesky(Inverses):
 class Eigen(Inverses):
     """Q_G [(Q_G' W Q_A) / (s + damping)] Q_A' with the eigenvectors of the factors; other blocks by Cholesky.
 
-    s are the products of the factors' eigenvalues until something better is put in their place (EKFAC): the inverse is
-    then that of A (x) G + damping I, without the factored damping's cross terms.
+    s are the products of the factors' eigenvalues until something better is put in their place
+    (EKFAC): the inverse is then that of A (x) G + damping I, without the factored damping's cross
+    terms.
     """
 
     suffixes = ("_inverse", "_basis", "scales")
@@ -92,7 +98,9 @@ class Eigen(Inverses):
         self._plain = Cholesky(split)
 
     def refresh(self, work: Work, failures: Counter[str]) -> None:
-        self._plain.refresh([part for part in work if not isinstance(part[0], KroneckerBlock)], failures)
+        self._plain.refresh(
+            [part for part in work if not isinstance(part[0], KroneckerBlock)], failures
+        )
         chosen = [(block, state) for block, state, _ in work if isinstance(block, KroneckerBlock)]
         dense = [
             (number, name)
@@ -100,7 +108,9 @@ class Eigen(Inverses):
             for name in ("a", "g")
             if block.is_dense(state[name])
         ]
-        found = dict(zip(dense, symmetric_eigens([chosen[i][1][name] for i, name in dense]), strict=True))
+        found = dict(
+            zip(dense, symmetric_eigens([chosen[i][1][name] for i, name in dense]), strict=True)
+        )
         for number, (_, state) in enumerate(chosen):
             pairs = {name: found[number, name] for name in ("a", "g") if (number, name) in found}
             if any(pair is None for pair in pairs.values()):
@@ -110,14 +120,21 @@ class Eigen(Inverses):
             for name, pair in pairs.items():
                 assert pair is not None
                 values[name], state[f"{name}_basis"] = pair[0], settled(*pair)
-            state["scales"] = values["g"].clamp(min=0).unsqueeze(-1) * values["a"].clamp(min=0).unsqueeze(-2)
+            state["scales"] = values["g"].clamp(min=0).unsqueeze(-1) * values["a"].clamp(
+                min=0
+            ).unsqueeze(-2)
 
     def blank(self, block: Block, state: State) -> dict[str, Tensor]:
         if not isinstance(block, KroneckerBlock):
             return self._plain.blank(block, state)
-        dense = {name: factor for name, factor in factors_of(state).items() if block.is_dense(factor)}
+        dense = {
+            name: factor for name, factor in factors_of(state).items() if block.is_dense(factor)
+        }
         scales = torch.zeros_like(block.matrix(block.parameters))
-        return {**{f"{name}_basis": torch.zeros_like(factor) for name, factor in dense.items()}, "scales": scales}
+        return {
+            **{f"{name}_basis": torch.zeros_like(factor) for name, factor in dense.items()},
+            "scales": scales,
+        }
 
     def solve(self, block: Block, state: State, damping: float, gradient: Tensor) -> Tensor:
         if not isinstance(block, KroneckerBlock):

@@ -23,41 +23,47 @@ from optimizers.phases import phased
 class KBFGS(Factored):
     r"""K-BFGS (Goldfarb, Ren and Bahamou, 2020, arXiv 2006.08877, Algorithm 4).
 
-    A layer s = W abar has the direction H_g M H_a, M the exponential average of its gradient, M <- momentum M +
-    (1 - momentum) W'. Both factors are inverses kept by BFGS, H_a of A + sqrt(damping) I, A the running mean of
-    abar abar', and H_g of the loss's mean Hessian by s:
+    A layer s = W abar has the direction H_g M H_a, M the exponential average of its gradient, M <-
+    momentum M + (1 - momentum) W'. Both factors are inverses kept by BFGS, H_a of A + sqrt(damping)
+    I, A the running mean of abar abar', and H_g of the loss's mean Hessian by s:
 
-    - H_g starts at the identity. Its pair is the change of the batch's mean s and of its mean gradient g from before
-      the step to after it, both on the same mini-batch, averaged exponentially over the steps (`pair_decay`), and
-      damped twice (Algorithm 3): by Powell's rule against H_g with mu_1 = `powell`, so that s.y >= mu_1 y.H_g y, then
-      against the identity, so that s.y >= mu_2 |s|^2, mu_2 = min(sqrt(damping), 1).
-    - H_a starts at the exact inverse (for convolutions A is summed over the places, as in K-FAC). Its pair ("Hessian
-      action") is s = H_a E[abar], y = (A + sqrt(damping) I) s.
+    - H_g starts at the identity. Its pair is the change of the batch's mean s and of its mean
+      gradient g from before the step to after it, both on the same mini-batch, averaged
+      exponentially over the steps (`pair_decay`), and damped twice (Algorithm 3): by Powell's rule
+      against H_g with mu_1 = `powell`, so that s.y >= mu_1 y.H_g y, then against the identity, so
+      that s.y >= mu_2 |s|^2, mu_2 = min(sqrt(damping), 1).
+    - H_a starts at the exact inverse (for convolutions A is summed over the places, as in K-FAC).
+      Its pair ("Hessian action") is s = H_a E[abar], y = (A + sqrt(damping) I) s.
 
-    Pairs that are nearly flat are left out (s.y <= 1e-4 |s|^2 |E[g]|), pairs that are not finite too, and counted. A
-    change of g that is within the rounding of its terms counts as zero. There is one inverse at the start; after that
-    every update is of rank two. The mean s is W E[abar], for convolutions over examples and places. A regulariser in
-    the loss adds its curvature to the damping. Parameters without a block of the form A (x) G with a dense A
-    (embeddings, normalisations, unknown layers) are updated by `fallback`; `layer_coverage()` lists both.
+    Pairs that are nearly flat are left out (s.y <= 1e-4 |s|^2 |E[g]|), pairs that are not finite
+    too, and counted. A change of g that is within the rounding of its terms counts as zero. There
+    is one inverse at the start; after that every update is of rank two. The mean s is W E[abar],
+    for convolutions over examples and places. A regulariser in the loss adds its curvature to the
+    damping. Parameters without a block of the form A (x) G with a dense A (embeddings,
+    normalisations, unknown layers) are updated by `fallback`; `layer_coverage()` lists both.
 
-    Cost: 2 gradients a step, the second at the new point (and only by the layers' outputs); in^2 multiplications a
-    position for A, 6 (in^2 + out^2) for the updates, in out (in + out) for the direction.
-    State per layer: 2 in^2 + out^2 + in out + 2 out floats.
+    Cost: 2 gradients a step, the second at the new point (and only by the layers' outputs); in^2
+    multiplications a position for A, 6 (in^2 + out^2) for the updates, in out (in + out) for the
+    direction. State per layer: 2 in^2 + out^2 + in out + 2 out floats.
 
-    Differences from the authors' code: E[abar] has a one for the bias, where it has the mean of all other entries; A is
-    a plain mean in the first steps, where it is first measured on the whole training set; weight decay is decoupled,
-    where the code adds an L2 term to the gradient; and the Hessian is that of the canonical loss.
+    Differences from the authors' code: E[abar] has a one for the bias, where it has the mean of all
+    other entries; A is a plain mean in the first steps, where it is first measured on the whole
+    training set; weight decay is decoupled, where the code adds an L2 term to the gradient; and the
+    Hessian is that of the canonical loss.
 
     Args:
         params: the parameters, or pairs of name and parameter.
         lr: the learning rate.
         momentum: of the gradient (beta).
-        damping: lambda, for a loss that is summed over outputs and averaged over examples (0.3 in the authors' code).
+        damping: lambda, for a loss that is summed over outputs and averaged over examples (0.3 in
+            the authors' code).
         decay: of A, at most.
         pair_decay: of the pairs of H_g; 0 takes each pair as it is, for full batches.
         powell: mu_1.
-        statistics_period: steps between two updates of the factors; only these steps have a second gradient.
-        shared_weights: `expand` (positions count as examples) or `reduce` (they are summed within an example).
+        statistics_period: steps between two updates of the factors; only these steps have a second
+            gradient.
+        shared_weights: `expand` (positions count as examples) or `reduce` (they are summed within
+            an example).
         max_dim: layers with a larger side are left to the fallback; None for no limit.
         max_gib: the factors' largest total size.
         skip: names, or parts of names, of parameters that are left to the fallback.
@@ -129,18 +135,22 @@ class KBFGS(Factored):
     def telemetry(self) -> dict[str, float]:
         return {**super().telemetry(), "condition": self._condition()}
 
-    # -- the blocks' state ---------------------------------------------------------------------------------------------
+    # -- the blocks' state -------------------------------------------------------------------------
 
     def _find_blocks(self, objective: Objective) -> list[Block]:
         found = [block for block in super()._find_blocks(objective) if self._fits(block)]
         require_fitting(self, found, float("inf"), self.max_gib)
-        numbers = {id(p): number for number, group in enumerate(self.param_groups) for p in group["params"]}
+        numbers = {
+            id(p): number for number, group in enumerate(self.param_groups) for p in group["params"]
+        }
         self._number = {block: numbers[id(block.parameters[0])] for block in found}
         return found
 
     def _fits(self, block: Block) -> bool:
         """Whether a block is a plain A (x) G with two matrices that are small enough."""
-        if not isinstance(block, KroneckerBlock) or any(site.one_hot or site.transposed for site in block.sites):
+        if not isinstance(block, KroneckerBlock) or any(
+            site.one_hot or site.transposed for site in block.sites
+        ):
             return False
         sides = block.matrix([parameter.detach() for parameter in block.parameters]).shape[-2:]
         return self.max_dim is None or max(sides) <= self.max_dim
@@ -162,18 +172,30 @@ class KBFGS(Factored):
     def _fold(self, block: Block, state: dict[str, Any], sums: Tensors, share: float) -> None:
         state["updates"] = state.get("updates", 0) + 1
         keep = min(1 - 1 / state["updates"], self.decay)
-        state["a"] = sums["a"] if "a" not in state else state["a"].mul_(keep).add_(sums["a"], alpha=1 - keep)
+        state["a"] = (
+            sums["a"] if "a" not in state else state["a"].mul_(keep).add_(sums["a"], alpha=1 - keep)
+        )
         self._before[block] = _Means(block, sums)
 
     def _refresh(self, blocks: Sequence[Block], objective: Objective) -> None:
         """The first H_a and H_g of blocks that have none."""
-        new = [block for block in blocks if not self._ready(block) and "a" in self.state[block.parameters[0]]]
-        damped = [_shifted(self.state[block.parameters[0]]["a"], self._shift(block, objective)) for block in new]
+        new = [
+            block
+            for block in blocks
+            if not self._ready(block) and "a" in self.state[block.parameters[0]]
+        ]
+        damped = [
+            _shifted(self.state[block.parameters[0]]["a"], self._shift(block, objective))
+            for block in new
+        ]
         for block, inverse in zip(new, inverses_positive(damped), strict=True):
             if inverse is None:
                 self.failures["inverse"] += 1
                 continue
-            state, out = self.state[block.parameters[0]], block.matrix(list(block.parameters)).shape[-2]
+            state, out = (
+                self.state[block.parameters[0]],
+                block.matrix(list(block.parameters)).shape[-2],
+            )
             one = torch.eye(out, dtype=inverse.dtype, device=inverse.device)
             state["a_inverse"], state["g_inverse"] = inverse, one.repeat(*inverse.shape[:-2], 1, 1)
 
@@ -187,11 +209,13 @@ class KBFGS(Factored):
     def _group(self, block: Block) -> dict[str, Any]:
         return self.param_groups[self._number[block]]
 
-    def _direction(self, block: Block, state: dict[str, Any], gradient: Tensor, damping: float) -> Tensor:
+    def _direction(
+        self, block: Block, state: dict[str, Any], gradient: Tensor, damping: float
+    ) -> Tensor:
         direction: Tensor = state["g_inverse"] @ gradient @ state["a_inverse"]
         return direction
 
-    # -- the pairs -----------------------------------------------------------------------------------------------------
+    # -- the pairs ---------------------------------------------------------------------------------
 
     def _move(self, objective: Objective, curvature: Curvature | None) -> None:
         super()._move(objective, curvature)
@@ -218,14 +242,20 @@ class KBFGS(Factored):
         if left_out:
             self.failures["pair"] += left_out
 
-    def _learn_output(self, state: dict[str, Any], before: _Means, after: _Means, shift: float) -> Tensor:
+    def _learn_output(
+        self, state: dict[str, Any], before: _Means, after: _Means, shift: float
+    ) -> Tensor:
         """Update H_g; whether there was something to learn."""
         pair = {"s": after.s - before.s, "y": after.slope_since(before)}
         fine = torch.isfinite((pair["s"] + pair["y"]).sum(-1))
         for name, part in pair.items():
             known = state.get(name, torch.zeros_like(part))
-            state[name] = torch.where(fine.unsqueeze(-1), known.lerp(part, 1 - self.pair_decay), known)
-        s, y = double_damped(state["g_inverse"], state["s"], state["y"], self.powell, min(shift, 1.0))
+            state[name] = torch.where(
+                fine.unsqueeze(-1), known.lerp(part, 1 - self.pair_decay), known
+            )
+        s, y = double_damped(
+            state["g_inverse"], state["s"], state["y"], self.powell, min(shift, 1.0)
+        )
         new, good = bfgs(state["g_inverse"], s, y, before.g)
         state["g_inverse"] = torch.where(fine[..., None, None], new, state["g_inverse"])
         return good & fine
@@ -248,7 +278,9 @@ class KBFGS(Factored):
         return max(numbers)
 
 
-def _use(block: KroneckerBlock, site: Site, value: Tensor, gradient: Tensor, measure: Measure) -> Tensors:
+def _use(
+    block: KroneckerBlock, site: Site, value: Tensor, gradient: Tensor, measure: Measure
+) -> Tensors:
     """The sums over a use's positions; those of the inputs from the sum of the examples, as rows are linear in it."""
     slopes = site.gradients(gradient) * (measure.terms / measure.scale)  # (..., N, T, out)
     positions, count = slopes.shape[-2], slopes.shape[-3] * slopes.shape[-2]
@@ -271,7 +303,9 @@ class _Means:
     def __init__(self, block: Block, sums: Tensors) -> None:
         rows = sums["rows"].clamp(min=1).unsqueeze(-1)
         self.abar, self.g, self.size = sums["abar"] / rows, sums["g"] / rows, sums["size"] / rows
-        self.s = times(block.matrix([parameter.detach() for parameter in block.parameters]), self.abar)
+        self.s = times(
+            block.matrix([parameter.detach() for parameter in block.parameters]), self.abar
+        )
 
     def slope_since(self, before: _Means) -> Tensor:
         """The change of g, zero where it is no more than rounding: its sign would be chance (keys of attention)."""

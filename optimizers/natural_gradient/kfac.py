@@ -30,57 +30,70 @@ SPLITS = ("trace", "equal")
 class KFAC(Factored):
     r"""Kronecker-factored approximate curvature (Martens and Grosse, 2015, arXiv 1503.05671).
 
-    The Fisher matrix of a layer with input abar and output gradient g is approximated by A (x) G, A = E[abar abar'],
-    G = E[g g'] under targets drawn from the model (convolutions: Grosse and Martens, 2016, arXiv 1602.01407; shared
-    weights: Eschenhagen et al., 2023, arXiv 2311.00636; scale and shift of a normalisation: the exact 2 x 2 block of
-    each channel). The gradient W' of a layer becomes U = (G + sqrt(damping) / pi I)^{-1} W' (A + pi sqrt(damping)
-    I)^{-1}.
+    The Fisher matrix of a layer with input abar and output gradient g is approximated by A (x) G, A
+    = E[abar abar'], G = E[g g'] under targets drawn from the model (convolutions: Grosse and
+    Martens, 2016, arXiv 1602.01407; shared weights: Eschenhagen et al., 2023, arXiv 2311.00636;
+    scale and shift of a normalisation: the exact 2 x 2 block of each channel). The gradient W' of a
+    layer becomes U = (G + sqrt(damping) / pi I)^{-1} W' (A + pi sqrt(damping) I)^{-1}.
 
-    Step rule `lr`: U is shortened so that its predicted change nu^2 lr^2 sum U.W' stays below `kl_clip`, goes through
-    heavy-ball momentum, b = momentum b + nu U, and theta -= lr b. Step rule `exact` (section 7 of the paper): theta
-    += alpha U + mu d, d the last step, alpha and mu minimising the quadratic model with the exact Fisher matrix by two
-    products with it; `momentum` and `kl_clip` are not used then, a schedule of `lr` scales the step, and nothing needs
-    tuning.
+    Step rule `lr`: U is shortened so that its predicted change nu^2 lr^2 sum U.W' stays below
+    `kl_clip`, goes through heavy-ball momentum, b = momentum b + nu U, and theta -= lr b. Step rule
+    `exact` (section 7 of the paper): theta += alpha U + mu d, d the last step, alpha and mu
+    minimising the quadratic model with the exact Fisher matrix by two products with it; `momentum`
+    and `kl_clip` are not used then, a schedule of `lr` scales the step, and nothing needs tuning.
 
-    Damping rule `fixed`; `decay`: damping *= damping_decay in every step, down to `min_damping`; or `adaptive` (section
-    6.5, after Levenberg and Marquardt): every `damping_period` steps it shrinks or grows by damping_decay^period as the
-    model predicted the loss well or badly. A regulariser in the loss adds its curvature to the damping.
+    Damping rule `fixed`; `decay`: damping *= damping_decay in every step, down to `min_damping`; or
+    `adaptive` (section 6.5, after Levenberg and Marquardt): every `damping_period` steps it shrinks
+    or grows by damping_decay^period as the model predicted the loss well or badly. A regulariser in
+    the loss adds its curvature to the damping.
 
-    Parameters without a block (those of unknown layers) are updated by `fallback`; `layer_coverage()` lists both.
+    Parameters without a block (those of unknown layers) are updated by `fallback`;
+    `layer_coverage()` lists both.
 
-    Cost: 1 gradient a step; a statistics update 1 more backward pass and (in^2 + out^2) multiplications a position, an
-    inverse in^3 + out^3; `exact` 1 more gradient's graph and 2 products with the Fisher matrix.
-    State per layer: 2 (in^2 + out^2) + in out floats.
+    Cost: 1 gradient a step; a statistics update 1 more backward pass and (in^2 + out^2)
+    multiplications a position, an inverse in^3 + out^3; `exact` 1 more gradient's graph and 2
+    products with the Fisher matrix. State per layer: 2 (in^2 + out^2) + in out floats.
 
-    Differences from the paper: one damping for inverse and model, where the paper adapts a second one (gamma).
+    Differences from the paper: one damping for inverse and model, where the paper adapts a second
+    one (gamma).
 
     Args:
         params: the parameters, or pairs of name and parameter.
         lr: the learning rate.
         momentum: the share that is kept of the last steps.
-        momentum_of: `direction`: b above; `gradient`: W' is replaced by M = momentum M + (1 - momentum) W', and theta
-            -= lr nu U; rates of that are 1 / (1 - momentum) times as large.
+        momentum_of: `direction`: b above; `gradient`: W' is replaced by M = momentum M + (1 -
+            momentum) W', and theta -= lr nu U; rates of that are 1 / (1 - momentum) times as large.
         damping: lambda, for a loss that is summed over outputs and averaged over examples.
-        kl_clip: the largest predicted change of the loss's quadratic form in a step; None for no clip.
-        decay: of the factors' exponential averages, at most (the average is plain in the first steps).
-        statistics_period, inverse_period: the number of steps between two updates of factors and of inverses.
-        first_inverses: the number of first steps that each renew the inverses, whose factors still change much then.
-        fisher: `sampled` (the true Fisher by one drawn target), `exact` (summed over all outputs) or `empirical`.
+        kl_clip: the largest predicted change of the loss's quadratic form in a step; None for no
+            clip.
+        decay: of the factors' exponential averages, at most (the average is plain in the first
+            steps).
+        statistics_period, inverse_period: the number of steps between two updates of factors and of
+            inverses.
+        first_inverses: the number of first steps that each renew the inverses, whose factors still
+            change much then.
+        fisher: `sampled` (the true Fisher by one drawn target), `exact` (summed over all outputs)
+            or `empirical`.
         step_rule: `lr` or `exact`.
         damping_rule: `fixed`, `decay` or `adaptive`.
         damping_decay, damping_period, min_damping: see above.
-        curvature_share: the share of the mini-batch whose exact Fisher matrix the quadratic model takes.
+        curvature_share: the share of the mini-batch whose exact Fisher matrix the quadratic model
+            takes.
         statistics_share: the share of the mini-batch that the factors are estimated on.
-        shared_weights: `expand` (positions count as examples) or `reduce` (they are summed within an example).
-        inverse: `cholesky` (None is the same), or `eigen` for (A (x) G + damping I)^{-1} without the factored damping's
-            cross terms.
-        damping_split: pi^2 above, `trace`: the ratio of the factors' mean eigenvalues; `equal`: 1, which damps more
-            where one factor is small and the other has large eigenvalues.
-        distribution: with several ranks each computes the inverses of its share of the blocks; `communication` gives
-            them to all, `memory` lets each rank keep its own and sums the directions in every step.
+        shared_weights: `expand` (positions count as examples) or `reduce` (they are summed within
+            an example).
+        inverse: `cholesky` (None is the same), or `eigen` for (A (x) G + damping I)^{-1} without
+            the factored damping's cross terms.
+        damping_split: pi^2 above, `trace`: the ratio of the factors' mean eigenvalues; `equal`: 1,
+            which damps more where one factor is small and the other has large eigenvalues.
+        distribution: with several ranks each computes the inverses of its share of the blocks;
+            `communication` gives them to all, `memory` lets each rank keep its own and sums the
+            directions in every step.
         staggered: spread statistics and inverses over the steps of their periods.
-        averaging: of the iterates, xi: the average is what `eval()` puts in place of the parameters; 0 for none.
-        batch_growth: the number of mini-batches joined for step k is batch_growth^k, at most `max_batches`.
+        averaging: of the iterates, xi: the average is what `eval()` puts in place of the
+            parameters; 0 for none.
+        batch_growth: the number of mini-batches joined for step k is batch_growth^k, at most
+            `max_batches`.
         max_dim: the size above which only a factor's diagonal is kept; None for no limit.
         max_gib: the factors' largest total size.
         skip: names, or parts of names, of parameters that are left to the fallback.
@@ -138,7 +151,9 @@ class KFAC(Factored):
         require_range("decay", decay, high=1)
         require_choice("step_rule", step_rule, STEP_RULES)
         if step_rule == "exact" and momentum_of == "gradient":
-            raise ValueError("step_rule=exact has a momentum of its own; take momentum_of=direction")
+            raise ValueError(
+                "step_rule=exact has a momentum of its own; take momentum_of=direction"
+            )
         require_choice("damping_rule", damping_rule, DAMPING_RULES)
         require_range("damping_decay", damping_decay, high=1, open_low=True)
         require_range("damping_period", damping_period, low=1, whole=True)
@@ -199,9 +214,13 @@ class KFAC(Factored):
             self.needs = type(self).needs | {"ggn"}
 
     def telemetry(self) -> dict[str, float]:
-        return {**super().telemetry(), "reduction_ratio": self._ratio, "condition": self._condition()}
+        return {
+            **super().telemetry(),
+            "reduction_ratio": self._ratio,
+            "condition": self._condition(),
+        }
 
-    # -- the blocks' state ---------------------------------------------------------------------------------------------
+    # -- the blocks' state -------------------------------------------------------------------------
 
     def _find_blocks(self, objective: Objective) -> list[Block]:
         blocks = super()._find_blocks(objective)
@@ -212,7 +231,9 @@ class KFAC(Factored):
         state["updates"] = state.get("updates", 0.0) + share
         keep = min(1 - share / state["updates"], self.decay**share)
         for name, new in block.factors(sums).items():
-            state[name] = new if name not in state else state[name].mul_(keep).add_(new, alpha=1 - keep)
+            state[name] = (
+                new if name not in state else state[name].mul_(keep).add_(new, alpha=1 - keep)
+            )
 
     def _refresh(self, blocks: Sequence[Block], objective: Objective) -> None:
         group_of = {id(p): group for group in self.param_groups for p in group["params"]}
@@ -225,7 +246,9 @@ class KFAC(Factored):
             return
         self._ranks = ranks
         owner = self._owners()
-        self.inverses.refresh([part for part in work if owner[id(part[0])] == ranks.rank], self.failures)
+        self.inverses.refresh(
+            [part for part in work if owner[id(part[0])] == ranks.rank], self.failures
+        )
         held = list(zip(blocks, states, strict=True))
         if self.distribution == "communication":
             self._elsewhere |= hand_out(held, owner, self.inverses, ranks)
@@ -234,7 +257,9 @@ class KFAC(Factored):
             if owner[id(block)] != ranks.rank:
                 for name in self.inverses.kept(state):  # loaded from a checkpoint
                     del state[name]
-        self._elsewhere |= gathered_flags(held, [bool(self.inverses.kept(state)) for state in states], ranks)
+        self._elsewhere |= gathered_flags(
+            held, [bool(self.inverses.kept(state)) for state in states], ranks
+        )
 
     def _owners(self) -> dict[int, int]:
         return owners_of(self._blocks or [], self._ranks.size)
@@ -242,7 +267,11 @@ class KFAC(Factored):
     def state_dict(self) -> dict[str, Any]:
         if self._ranks.size == 1 or self.distribution == "communication":
             return super().state_dict()
-        held = [(block, self.state[block.parameters[0]]) for block in self._blocks or [] if self._ready(block)]
+        held = [
+            (block, self.state[block.parameters[0]])
+            for block in self._blocks or []
+            if self._ready(block)
+        ]
         before = [self.inverses.kept(state) for _, state in held]
         hand_out(held, self._owners(), self.inverses, self._ranks)
         whole = super().state_dict()
@@ -253,7 +282,11 @@ class KFAC(Factored):
         return whole
 
     def _solved(
-        self, blocks: Sequence[Block], gradients: Sequence[Tensor], dampings: Sequence[float], objective: Objective
+        self,
+        blocks: Sequence[Block],
+        gradients: Sequence[Tensor],
+        dampings: Sequence[float],
+        objective: Objective,
     ) -> list[Tensor]:
         ranks = objective.ranks
         if ranks.size == 1 or self.distribution == "communication":
@@ -261,18 +294,26 @@ class KFAC(Factored):
         owner = self._owners()
         mine = [number for number, block in enumerate(blocks) if owner[id(block)] == ranks.rank]
         found = [torch.zeros_like(gradient) for gradient in gradients]
-        of_mine = [blocks[i] for i in mine], [gradients[i] for i in mine], [dampings[i] for i in mine]
+        of_mine = (
+            [blocks[i] for i in mine],
+            [gradients[i] for i in mine],
+            [dampings[i] for i in mine],
+        )
         solved = super()._solved(*of_mine, objective)
         for number, direction in zip(mine, solved, strict=True):
             found[number] = direction.contiguous()
         ranks.sum_(found)
         return found
 
-    def _direction(self, block: Block, state: dict[str, Any], gradient: Tensor, damping: float) -> Tensor:
+    def _direction(
+        self, block: Block, state: dict[str, Any], gradient: Tensor, damping: float
+    ) -> Tensor:
         return self.inverses.solve(block, state, damping, gradient)
 
     def _ready(self, block: Block) -> bool:
-        return id(block) in self._elsewhere or bool(self.inverses.kept(self.state.get(block.parameters[0], {})))
+        return id(block) in self._elsewhere or bool(
+            self.inverses.kept(self.state.get(block.parameters[0], {}))
+        )
 
     def _condition(self) -> float:
         """The largest condition number among the damped factors."""
@@ -287,13 +328,17 @@ class KFAC(Factored):
     def _damped(self, block: Block, factors: Tensors) -> Tensors:
         return block.damped(factors, self.param_groups[0]["damping"], self.inverses.split)
 
-    # -- the step ------------------------------------------------------------------------------------------------------
+    # -- the step ----------------------------------------------------------------------------------
 
     def _curvature(self, objective: Objective) -> Curvature | None:
         return objective.ggn() if self.step_rule == "exact" and self.curvature_share == 1 else None
 
     def _deltas(
-        self, objective: Objective, directions: dict[Tensor, Tensor], predicted: float, curvature: Curvature | None
+        self,
+        objective: Objective,
+        directions: dict[Tensor, Tensor],
+        predicted: float,
+        curvature: Curvature | None,
     ) -> dict[Tensor, Tensor] | None:
         group = self.param_groups[0]
         judged = self.rule_of_damping is not None and (group["step"] + 1) % self.damping_period == 0
@@ -301,10 +346,16 @@ class KFAC(Factored):
             deltas = super()._deltas(objective, directions, predicted, curvature)
         elif self.step_rule == "lr":
             held = {
-                p: self.state[p]["momentum_buffer"].clone() for p in directions if "momentum_buffer" in self.state[p]
+                p: self.state[p]["momentum_buffer"].clone()
+                for p in directions
+                if "momentum_buffer" in self.state[p]
             }
-            deltas = self._judged(objective, super()._deltas(objective, directions, predicted, curvature) or {})
-            for parameter in directions if deltas is None else ():  # a refused step leaves no momentum
+            deltas = self._judged(
+                objective, super()._deltas(objective, directions, predicted, curvature) or {}
+            )
+            for parameter in (
+                directions if deltas is None else ()
+            ):  # a refused step leaves no momentum
                 buffer = self.state[parameter]["momentum_buffer"]
                 buffer.copy_(held.get(parameter, torch.zeros_like(buffer)))
         else:
@@ -314,7 +365,9 @@ class KFAC(Factored):
                 group["damping"] = max(group["damping"] * self.damping_decay, self.min_damping)
         return deltas
 
-    def _judged(self, objective: Objective, deltas: dict[Tensor, Tensor]) -> dict[Tensor, Tensor] | None:
+    def _judged(
+        self, objective: Objective, deltas: dict[Tensor, Tensor]
+    ) -> dict[Tensor, Tensor] | None:
         """The same step, its predicted change taken from the exact Fisher matrix and compared with the real one."""
         curvature = objective.ggn()
         step = _flat(objective, deltas)
@@ -323,14 +376,21 @@ class KFAC(Factored):
         return deltas if self._judge(objective, curvature.loss, step, change) else None
 
     def _modelled(
-        self, objective: Objective, directions: dict[Tensor, Tensor], curvature: Curvature | None, judged: bool
+        self,
+        objective: Objective,
+        directions: dict[Tensor, Tensor],
+        curvature: Curvature | None,
+        judged: bool,
     ) -> dict[Tensor, Tensor] | None:
         """The step alpha U + mu d that minimises the quadratic model; what is remembered of it is d."""
         part = objective
         if curvature is None:
             part = first_of(objective, self.curvature_share)
             curvature = part.ggn()
-        weight, damping = objective.scale / part.scale, objective.scale * self.param_groups[0]["damping"]
+        weight, damping = (
+            objective.scale / part.scale,
+            objective.scale * self.param_groups[0]["damping"],
+        )
         damping -= (weight - 1) * objective.l2  # the regulariser is no sum over examples
         exact = curvature
 
@@ -339,7 +399,10 @@ class KFAC(Factored):
             return image
 
         scheduled: dict[Tensor, float] = {
-            p: _scheduled(group) for group in self.param_groups for p in group["params"] if p in directions
+            p: _scheduled(group)
+            for group in self.param_groups
+            for p in group["params"]
+            if p in directions
         }
         chosen = {p: direction for p, direction in directions.items() if scheduled[p]}
         if not chosen:
@@ -352,20 +415,29 @@ class KFAC(Factored):
         if found is None:
             return None
         coefficients, change = found
-        best = torch.stack([c * direction for c, direction in zip(coefficients, choice, strict=True)]).sum(0)
-        parts: dict[Tensor, Tensor] = dict(zip(objective.params, unflatten(best, objective.params), strict=True))
+        best = torch.stack(
+            [c * direction for c, direction in zip(coefficients, choice, strict=True)]
+        ).sum(0)
+        parts: dict[Tensor, Tensor] = dict(
+            zip(objective.params, unflatten(best, objective.params), strict=True)
+        )
         deltas = {p: scheduled[p] * parts[p] for p in chosen}
         share = _scheduled(self.param_groups[0])
         loss = curvature.loss if part is objective else None
-        # at the minimum q = b.x / 2 and x'Mx = -b.x, so that a share of the step has the change (2 s - s^2) q
-        if judged and not self._judge(objective, loss, _flat(objective, deltas), (2 - share) * share * change):
+        # at the minimum q = b.x / 2 and x'Mx = -b.x, so that a share of the step has the change (2
+        # s - s^2) q
+        if judged and not self._judge(
+            objective, loss, _flat(objective, deltas), (2 - share) * share * change
+        ):
             return None
         for parameter, delta in deltas.items():
             self.state[parameter]["last_step"] = delta
         return deltas
 
     @phased("line search")
-    def _judge(self, objective: Objective, before: Tensor | None, step: Tensor, change: float) -> bool:
+    def _judge(
+        self, objective: Objective, before: Tensor | None, step: Tensor, change: float
+    ) -> bool:
         """Adapt the damping to what the step does to the loss; False if that is not a number."""
         assert self.rule_of_damping is not None
         first = float(objective.value() if before is None else before)

@@ -21,30 +21,33 @@ LOCAL = ("exact", "gd")
 class LocoProp(Factored):
     r"""Local loss optimisation with squared losses (Amid, Anil and Warmuth, 2022, arXiv 2106.06199, LocoProp-S).
 
-    A layer with the pre-activations s = W abar gets the targets t = s - gamma g, g the gradient of an example's loss by
-    s, and W goes to, or some steps towards, the minimum of
+    A layer with the pre-activations s = W abar gets the targets t = s - gamma g, g the gradient of
+    an example's loss by s, and W goes to, or some steps towards, the minimum of
 
         1/2 mean |W abar - t|^2 + damping / 2 |W - W_0|^2,      damping = 1 / eta in the paper.
 
-    With A the mini-batch's mean of abar abar' and W' the layer's gradient the minimum is (their section 3.3)
+    With A the mini-batch's mean of abar abar' and W' the layer's gradient the minimum is (their
+    section 3.3)
 
         W = W_0 - gamma W' (A + damping I)^{-1},
 
-    the step of K-FAC with its output factor left out, and with A of the mini-batch itself. As the local loss is
-    quadratic, it is known by A and W' alone, and gradient steps on it are products with A, without examples:
-    U -= r (U (A + damping I) - W') from U = 0, r = local_lr / (a bound of the largest eigenvalue). One local step is
-    plain gradient descent for each layer, many are the minimum. U goes through heavy-ball momentum; W -= gamma U.
+    the step of K-FAC with its output factor left out, and with A of the mini-batch itself. As the
+    local loss is quadratic, it is known by A and W' alone, and gradient steps on it are products
+    with A, without examples: U -= r (U (A + damping I) - W') from U = 0, r = local_lr / (a bound of
+    the largest eigenvalue). One local step is plain gradient descent for each layer, many are the
+    minimum. U goes through heavy-ball momentum; W -= gamma U.
 
-    A convolution's A is summed over places and averaged over examples. Embeddings, weights that are also used
-    transposed, and parameters without a matrix product (normalisations) are updated by `fallback`;
-    `layer_coverage()` lists both.
+    A convolution's A is summed over places and averaged over examples. Embeddings, weights that are
+    also used transposed, and parameters without a matrix product (normalisations) are updated by
+    `fallback`; `layer_coverage()` lists both.
 
-    Differences from the paper: the local problems are solved exactly or by gradient steps of a safe length, where
-    RMSprop steps with a decaying rate are taken there; the variant with matching losses of the activations (LocoProp-M)
-    is not here. A and W' are those of the canonical loss (summed over outputs, averaged over examples).
+    Differences from the paper: the local problems are solved exactly or by gradient steps of a safe
+    length, where RMSprop steps with a decaying rate are taken there; the variant with matching
+    losses of the activations (LocoProp-M) is not here. A and W' are those of the canonical loss
+    (summed over outputs, averaged over examples).
 
-    Cost per step: 1 gradient-equivalent; in^2 multiplications a position for A, in^3 for its inverse, or
-    local_steps out in^2 for gradient steps. State: n numbers.
+    Cost per step: 1 gradient-equivalent; in^2 multiplications a position for A, in^3 for its
+    inverse, or local_steps out in^2 for gradient steps. State: n numbers.
 
     Args:
         params: the parameters, or pairs of name and parameter.
@@ -54,7 +57,8 @@ class LocoProp(Factored):
         local: `exact`, or `gd` for gradient steps.
         local_steps: how many of these.
         local_lr: their length, 1 for the largest that is surely stable.
-        shared_weights: `expand` (positions count as examples) or `reduce` (inputs are averaged within an example).
+        shared_weights: `expand` (positions count as examples) or `reduce` (inputs are averaged
+            within an example).
         max_dim: the number of inputs above which only A's diagonal is used; None for no limit.
         max_gib: the largest total size of A and its inverses.
         skip: names, or parts of names, of parameters that are left to the fallback.
@@ -120,8 +124,14 @@ class LocoProp(Factored):
         )
 
     def _find_blocks(self, objective: Objective) -> list[Block]:
-        found = [block for block in super()._find_blocks(objective) if isinstance(block, KroneckerBlock)]
-        plain = [block for block in found if not any(site.one_hot or site.transposed for site in block.sites)]
+        found = [
+            block for block in super()._find_blocks(objective) if isinstance(block, KroneckerBlock)
+        ]
+        plain = [
+            block
+            for block in found
+            if not any(site.one_hot or site.transposed for site in block.sites)
+        ]
         require_fitting(self, plain, self.max_dim or float("inf"), self.max_gib)
         return list(plain)
 
@@ -139,13 +149,19 @@ class LocoProp(Factored):
     def _ready(self, block: Block) -> bool:
         return block in self._inputs
 
-    def _direction(self, block: Block, state: dict[str, Any], gradient: Tensor, damping: float) -> Tensor:
+    def _direction(
+        self, block: Block, state: dict[str, Any], gradient: Tensor, damping: float
+    ) -> Tensor:
         matrix = self._inputs[block]
         if not block.is_dense(matrix):
             return self._elementwise(matrix.unsqueeze(-2) + damping, gradient)
         shifted = matrix.clone()
         shifted.diagonal(dim1=-2, dim2=-1).add_(damping)
-        return self._exact(shifted, gradient) if self.local == "exact" else self._descended(shifted, gradient)
+        return (
+            self._exact(shifted, gradient)
+            if self.local == "exact"
+            else self._descended(shifted, gradient)
+        )
 
     def _exact(self, matrices: Tensor, gradient: Tensor) -> Tensor:
         factor, failed = torch.linalg.cholesky_ex(matrices)

@@ -13,12 +13,15 @@ def best_combination(
 ) -> tuple[list[float], float] | None:
     """The coefficients x that minimise q(D x) = g'D x + x'D'C D x / 2, and q there (not positive).
 
-    Martens and Grosse (2015), section 7: with the update and the last step as directions this replaces the learning
-    rate and the momentum. One product with C a direction. The small system is solved by its pseudo-inverse in float64,
-    so that parallel directions do no harm. None if a number in it is not finite.
+    Martens and Grosse (2015), section 7: with the update and the last step as directions this
+    replaces the learning rate and the momentum. One product with C a direction. The small system is
+    solved by its pseudo-inverse in float64, so that parallel directions do no harm. None if a
+    number in it is not finite.
     """
     images = [product(direction) for direction in directions]
-    curved = torch.stack([torch.stack([d @ image for image in images]) for d in directions]).double()
+    curved = torch.stack(
+        [torch.stack([d @ image for image in images]) for d in directions]
+    ).double()
     slope = torch.stack([d @ gradient for d in directions]).double()
     if not bool(torch.isfinite(curved).all() and torch.isfinite(slope).all()):
         return None

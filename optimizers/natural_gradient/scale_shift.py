@@ -1,8 +1,9 @@
 r"""The exact block of each channel's scale and shift in a normalising layer.
 
-s = scale * x + shift, x the normalised input, acts on every channel alone. An example's gradient by the two numbers of
-channel c is r = (sum_t g_t x_t, sum_t g_t), t its positions, g the gradient of its loss by s, and the channel's block
-of the Fisher matrix is the mean of r r', a matrix of two rows, kept as it is.
+s = scale * x + shift, x the normalised input, acts on every channel alone. An example's gradient by
+the two numbers of channel c is r = (sum_t g_t x_t, sum_t g_t), t its positions, g the gradient of
+its loss by s, and the channel's block of the Fisher matrix is the mean of r r', a matrix of two
+rows, kept as it is.
 """
 
 from __future__ import annotations
@@ -25,28 +26,39 @@ _InstanceNorm = nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d
 class ScaleShiftBlock(Block):
     """The blocks (C, 2, 2) of the scale and shift of C channels, (C, 1, 1) where only one of them is trained.
 
-    F_c = (1 / terms) sum_n r_n r_n'. It is the exact block of the Gauss-Newton matrix with the exact Fisher's targets,
-    and an unbiased estimate of it with sampled ones, where an example's loss is one log-likelihood term and depends on
-    that example alone. A batch normalisation that uses the statistics of its batch is not of that kind, if others
-    follow it: then r_n is the gradient of the whole batch's loss through the n-th output of this layer, their sum is
-    still the gradient, and the dependence of the examples on each other is left out of the second moment.
+    F_c = (1 / terms) sum_n r_n r_n'. It is the exact block of the Gauss-Newton matrix with the
+    exact Fisher's targets, and an unbiased estimate of it with sampled ones, where an example's
+    loss is one log-likelihood term and depends on that example alone. A batch normalisation that
+    uses the statistics of its batch is not of that kind, if others follow it: then r_n is the
+    gradient of the whole batch's loss through the n-th output of this layer, their sum is still the
+    gradient, and the dependence of the examples on each other is left out of the second moment.
 
-    Memory: 8 C numbers with the inverse. Cost: a second normalisation and two sums over the layer's output.
+    Memory: 8 C numbers with the inverse. Cost: a second normalisation and two sums over the layer's
+    output.
     """
 
     def __init__(self, name: str, module: nn.Module, scale: bool, shift: bool) -> None:
         self.module = module
         self.scale, self.shift = scale, shift
-        parts = [module._parameters.get("weight")] * scale + [module._parameters.get("bias")] * shift
+        parts = [module._parameters.get("weight")] * scale + [
+            module._parameters.get("bias")
+        ] * shift
         super().__init__(name, [part for part in parts if part is not None])
         self.dtype = torch.promote_types(self.parameters[0].dtype, torch.float32)
 
     def matrix(self, tensors: Sequence[Tensor]) -> Tensor:
-        return torch.stack([tensor.flatten() for tensor in tensors], dim=1).unsqueeze(-1).to(self.dtype)
+        return (
+            torch.stack([tensor.flatten() for tensor in tensors], dim=1)
+            .unsqueeze(-1)
+            .to(self.dtype)
+        )
 
     def tensors(self, matrix: Tensor) -> list[Tensor]:
         columns = matrix.squeeze(-1).unbind(1)
-        return [column.reshape(p.shape).to(p.dtype) for column, p in zip(columns, self.parameters, strict=True)]
+        return [
+            column.reshape(p.shape).to(p.dtype)
+            for column, p in zip(columns, self.parameters, strict=True)
+        ]
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -69,7 +81,9 @@ class ScaleShiftBlock(Block):
                 continue
             normalised = SCALE_SHIFT[type(self.module)](self.module, value.to(self.dtype))
             for gradient in known:
-                r = self._per_example(normalised, gradient.to(self.dtype) * (measure.terms / measure.scale))
+                r = self._per_example(
+                    normalised, gradient.to(self.dtype) * (measure.terms / measure.scale)
+                )
                 moment = torch.einsum("nci,ncj->cij", r, r) / measure.terms
                 total = moment if total is None else total + moment
         return None if total is None else {"b": total}
@@ -88,7 +102,9 @@ class ScaleShiftBlock(Block):
         return inverses["b"] @ matrix
 
 
-def scale_shift_blocks(module: nn.Module, names: Mapping[int, str], group_of: Mapping[int, int]) -> list[Block]:
+def scale_shift_blocks(
+    module: nn.Module, names: Mapping[int, str], group_of: Mapping[int, int]
+) -> list[Block]:
     """The blocks of a normalising layer: one for both parameters, or one each where their parameter groups differ.
 
     Args:
@@ -96,13 +112,17 @@ def scale_shift_blocks(module: nn.Module, names: Mapping[int, str], group_of: Ma
         names: of all parameters, by their `id`.
         group_of: the parameter group of each trained parameter that no other layer owns.
     """
-    found = {name: p for name, p in module._parameters.items() if p is not None and id(p) in group_of}
+    found = {
+        name: p for name, p in module._parameters.items() if p is not None and id(p) in group_of
+    }
     if len({group_of[id(p)] for p in found.values()}) < len(found):
         return [_block(module, found, names)]
     return [_block(module, {name: p}, names) for name, p in found.items()]
 
 
-def _block(module: nn.Module, parameters: Mapping[str, nn.Parameter], names: Mapping[int, str]) -> Block:
+def _block(
+    module: nn.Module, parameters: Mapping[str, nn.Parameter], names: Mapping[int, str]
+) -> Block:
     name = names[id(next(iter(parameters.values())))]
     return ScaleShiftBlock(name, module, "weight" in parameters, "bias" in parameters)
 

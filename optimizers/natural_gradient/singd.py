@@ -23,29 +23,34 @@ FACTORS = ("a", "g")
 class SINGD(Factored):
     r"""Structured inverse-free natural gradient descent (Lin et al., 2023, arXiv 2312.05705, figure 4).
 
-    The inverse of a layer's damped Fisher matrix A (x) G is kept as K K' (x) C C', and K and C follow a natural
-    gradient flow of their own: with H_K = K'AK, H_C = C'GC (A the mean of abar abar' over all positions, G the sum of
-    g g' over an example's positions, the mean over the examples), q the size of C, every `statistics_period` steps
+    The inverse of a layer's damped Fisher matrix A (x) G is kept as K K' (x) C C', and K and C
+    follow a natural gradient flow of their own: with H_K = K'AK, H_C = C'GC (A the mean of abar
+    abar' over all positions, G the sum of g g' over an example's positions, the mean over the
+    examples), q the size of C, every `statistics_period` steps
 
-        m_K = alpha1 m_K + ( tr(H_C) / q H_K + damping tr(C'C) / q K'K - I ) / 2,   K <- K (I - lr_cov m_K),
+        m_K = alpha1 m_K + ( tr(H_C) / q H_K + damping tr(C'C) / q K'K - I ) / 2,   K <- K (I -
+        lr_cov m_K),
 
-    and the same for C with the parts exchanged. The direction is C C' W' K K', W' the layer's gradient, and goes
-    through heavy-ball momentum. With `kfac_like` (IKFAC) the traces are left out, alpha1 is zero,
-    and K K' approaches (A + damping I)^{-1}. There is no inverse, no decomposition and no root, so that bfloat16 will
-    do. K and C may have a structure, by which all terms are projected: `diagonal`; `block`, of `block_size`;
-    `lower_toeplitz`, `upper_toeplitz`; `hierarchical`, with `block_size` dense rows in all.
+    and the same for C with the parts exchanged. The direction is C C' W' K K', W' the layer's
+    gradient, and goes through heavy-ball momentum. With `kfac_like` (IKFAC) the traces are left
+    out, alpha1 is zero, and K K' approaches (A + damping I)^{-1}. There is no inverse, no
+    decomposition and no root, so that bfloat16 will do. K and C may have a structure, by which all
+    terms are projected: `diagonal`; `block`, of `block_size`; `lower_toeplitz`, `upper_toeplitz`;
+    `hierarchical`, with `block_size` dense rows in all.
 
-    All is measured for the canonical loss (summed over outputs, averaged over examples). Embeddings have a diagonal K.
-    Parameters without a Kronecker block (normalisations, unknown layers) are updated by `fallback`; `layer_coverage()`
-    lists both.
+    All is measured for the canonical loss (summed over outputs, averaged over examples). Embeddings
+    have a diagonal K. Parameters without a Kronecker block (normalisations, unknown layers) are
+    updated by `fallback`; `layer_coverage()` lists both.
 
-    Cost: 1 gradient a step (one more backward pass a statistics update where `fisher` is not empirical); an update
-    4 (in^3 + out^3) multiplications and (in^2 + out^2) a position, a direction 2 in out (in + out); less for sparse
-    structures. State per layer: 2 (in^2 + out^2) + in out floats for dense factors.
+    Cost: 1 gradient a step (one more backward pass a statistics update where `fisher` is not
+    empirical); an update 4 (in^3 + out^3) multiplications and (in^2 + out^2) a position, a
+    direction 2 in out (in + out); less for sparse structures. State per layer: 2 (in^2 + out^2) +
+    in out floats for dense factors.
 
-    Differences from the paper: weight decay is decoupled, theta *= 1 - lr weight_decay, where it is added to the
-    direction there; with groups of a convolution each has its own factors, where inputs are averaged over groups in
-    the authors' code, which also leaves the loss's own scale in the factors.
+    Differences from the paper: weight decay is decoupled, theta *= 1 - lr weight_decay, where it is
+    added to the direction there; with groups of a convolution each has its own factors, where
+    inputs are averaged over groups in the authors' code, which also leaves the loss's own scale in
+    the factors.
 
     Args:
         params: the parameters, or pairs of name and parameter.
@@ -54,17 +59,21 @@ class SINGD(Factored):
         damping: lambda, for a loss that is summed over outputs and averaged over examples.
         alpha1: momentum of the factors' updates; not used with `kfac_like`.
         lr_cov: step length of the factors (beta_1).
-        normalize: divide the factors' step by the largest entry of m where that is above one, and weigh the new part of
-            m by 1 - alpha1: the factors cannot blow up while they are far from their goal.
+        normalize: divide the factors' step by the largest entry of m where that is above one, and
+            weigh the new part of m by 1 - alpha1: the factors cannot blow up while they are far
+            from their goal.
         kfac_like: see above.
         input_structure, output_structure: of K and of C.
         block_size: see above.
         statistics_period: steps between two updates of the factors (T).
         fisher: `empirical`, as in the paper, `sampled` or `exact`.
         statistics_share: the share of the mini-batch that the factors see.
-        shared_weights: `expand` (positions count as examples) or `reduce` (they are averaged within an example).
-        precision: of K, C and all arithmetic with them: `parameter` (float32 at least), `float32` or `bfloat16`.
-        kl_clip: the largest predicted change of the loss's quadratic form in a step; None for no clip.
+        shared_weights: `expand` (positions count as examples) or `reduce` (they are averaged within
+            an example).
+        precision: of K, C and all arithmetic with them: `parameter` (float32 at least), `float32`
+            or `bfloat16`.
+        kl_clip: the largest predicted change of the loss's quadratic form in a step; None for no
+            clip.
         max_dim: the size above which a factor is diagonal; None for no limit.
         max_gib: the factors' largest total size.
         skip: names, or parts of names, of parameters that are left to the fallback.
@@ -117,7 +126,10 @@ class SINGD(Factored):
         self.lr_cov = lr_cov
         self.normalize = normalize
         self.kfac_like = kfac_like
-        self.structures = (structure_of(input_structure, block_size), structure_of(output_structure, block_size))
+        self.structures = (
+            structure_of(input_structure, block_size),
+            structure_of(output_structure, block_size),
+        )
         self.precision = PRECISIONS[precision]
         self._fresh: dict[Block, Tensors] = {}
         super().__init__(
@@ -147,10 +159,12 @@ class SINGD(Factored):
         if fisher != "empirical":
             self.needs = type(self).needs | {"sampled"}
 
-    # -- statistics ----------------------------------------------------------------------------------------------------
+    # -- statistics --------------------------------------------------------------------------------
 
     def _find_blocks(self, objective: Objective) -> list[Block]:
-        found = [block for block in super()._find_blocks(objective) if isinstance(block, KroneckerBlock)]
+        found = [
+            block for block in super()._find_blocks(objective) if isinstance(block, KroneckerBlock)
+        ]
         diagonal = all(isinstance(structure, Diagonal) for structure in self.structures)
         require_fitting(self, found, 0 if diagonal else self.max_dim or float("inf"), self.max_gib)
         return list(found)
@@ -178,10 +192,12 @@ class SINGD(Factored):
         for block in blocks:
             factors = self._fresh.pop(block, None)
             if factors is not None:
-                damping = group_of[id(block.parameters[0])]["damping"] + objective.l2 / objective.scale
+                damping = (
+                    group_of[id(block.parameters[0])]["damping"] + objective.l2 / objective.scale
+                )
                 self._learn(block, self.state[block.parameters[0]], factors, damping)
 
-    # -- the factors ---------------------------------------------------------------------------------------------------
+    # -- the factors -------------------------------------------------------------------------------
 
     def _learn(self, block: Block, state: dict[str, Any], factors: Tensors, damping: float) -> None:
         """One step of K and C, from the same point; left as they are, and counted, where it is not finite."""
@@ -190,7 +206,9 @@ class SINGD(Factored):
         like = block.matrix([parameter.detach() for parameter in block.parameters])
         like = like.to(self.precision or like.dtype)
         a, g = (
-            _Root(self._structure(state, name), like, number, state.get(f"{name}_root"), factors[name])
+            _Root(
+                self._structure(state, name), like, number, state.get(f"{name}_root"), factors[name]
+            )
             for name, number in (("a", -1), ("g", -2))
         )
         new: Tensors = {}
@@ -211,10 +229,16 @@ class SINGD(Factored):
         """The structure of a factor's root: the one asked for, unless only the factor's diagonal is known."""
         return Diagonal() if state[f"{name}_diagonal"] else self.structures[FACTORS.index(name)]
 
-    def _direction(self, block: Block, state: dict[str, Any], gradient: Tensor, damping: float) -> Tensor:
+    def _direction(
+        self, block: Block, state: dict[str, Any], gradient: Tensor, damping: float
+    ) -> Tensor:
         matrix = gradient.to(state["a_root"].dtype)
         matrix = self._structure(state, "g").square_times(state["g_root"], matrix)
-        return self._structure(state, "a").square_times(state["a_root"], matrix.mT).mT.to(gradient.dtype)
+        return (
+            self._structure(state, "a")
+            .square_times(state["a_root"], matrix.mT)
+            .mT.to(gradient.dtype)
+        )
 
     def _ready(self, block: Block) -> bool:
         return "a_root" in self.state[block.parameters[0]]
@@ -231,7 +255,9 @@ class _Root:
         factor: A.
     """
 
-    def __init__(self, structure: Structure, like: Tensor, axis: int, known: Tensor | None, factor: Tensor) -> None:
+    def __init__(
+        self, structure: Structure, like: Tensor, axis: int, known: Tensor | None, factor: Tensor
+    ) -> None:
         self.structure, self.size = structure, like.shape[axis]
         self.identity = structure.identity(self.size, like)
         self.root = self.identity if known is None else known
@@ -240,7 +266,9 @@ class _Root:
 
     def means(self) -> tuple[Tensor, Tensor]:
         """The mean diagonal entries of K'AK and of K'K."""
-        return self.structure.mean_diagonal(self.seen, self.size), self.structure.mean_diagonal(self.own, self.size)
+        return self.structure.mean_diagonal(self.seen, self.size), self.structure.mean_diagonal(
+            self.own, self.size
+        )
 
     def slope(self, other: _Root | None, damping: float) -> Tensor:
         """K'AK + damping K'K - I, each term times the mean of the other root's where there is one; zero at the goal."""

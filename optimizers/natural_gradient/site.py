@@ -1,9 +1,10 @@
 r"""One matrix product of a network: what its inputs and output gradients look like as rows.
 
-A layer computes s = W a + b at every position (an example, a token, a place of a convolution). A `Site` gives a and the
-gradient by s of the N examples' T positions as tensors (N, T, in) and (N, T, out), with a first axis of their own for
-layers that are K independent products (groups of a convolution, the projections of attention), and says how weight and
-bias lie in the matrix W of shape (out, in) or (K, out, in).
+A layer computes s = W a + b at every position (an example, a token, a place of a convolution). A
+`Site` gives a and the gradient by s of the N examples' T positions as tensors (N, T, in) and (N, T,
+out), with a first axis of their own for layers that are K independent products (groups of a
+convolution, the projections of attention), and says how weight and bias lie in the matrix W of
+shape (out, in) or (K, out, in).
 """
 
 from __future__ import annotations
@@ -25,13 +26,17 @@ class Site:
         weight, bias: the names of its parameters in the layer; an empty word for none.
     """
 
-    groups: int | None = None  # the length of the first axis, for layers of several independent products
+    groups: int | None = (
+        None  # the length of the first axis, for layers of several independent products
+    )
     part: int | None = None  # which of these products this is, where they are recorded one by one
     axes: int = 1  # the axes of the output for one example without a batch axis
     transposed: bool = False  # whether the weight's own rows are the product's inputs
     one_hot: bool = False  # whether the inputs are indices, each a row with a single one
 
-    def __init__(self, module: nn.Module, key: Key | None = None, weight: str = "weight", bias: str = "bias") -> None:
+    def __init__(
+        self, module: nn.Module, key: Key | None = None, weight: str = "weight", bias: str = "bias"
+    ) -> None:
         self.module = module
         self.key: Key = module if key is None else key
         self.weight = _parameter(module, weight)
@@ -62,11 +67,13 @@ class Site:
         """Which positions (N, T) take part in the product, given its input; None if all do."""
         return None
 
-    def input_moment(self, value: Tensor, bias: bool, largest: float, dtype: torch.dtype) -> Tensor | None:
+    def input_moment(
+        self, value: Tensor, bias: bool, largest: float, dtype: torch.dtype
+    ) -> Tensor | None:
         """The sum of a a' over all positions where there is a shorter way to it than by the rows, with the bias's one.
 
-        A matrix, or its diagonal for a dimension above `largest` and for inputs that are indices. A site that leaves
-        positions out has to know it.
+        A matrix, or its diagonal for a dimension above `largest` and for inputs that are indices. A
+        site that leaves positions out has to know it.
         """
         return None
 
@@ -84,7 +91,11 @@ class Site:
 
     def bias_matrix(self, bias: Tensor) -> Tensor:
         """A tensor of the bias's shape as a column (out, 1) or (K, out, 1)."""
-        return bias.unflatten(0, (self.groups, -1)).unsqueeze(-1) if self.groups else bias.unsqueeze(-1)
+        return (
+            bias.unflatten(0, (self.groups, -1)).unsqueeze(-1)
+            if self.groups
+            else bias.unsqueeze(-1)
+        )
 
     def bias_tensor(self, column: Tensor) -> Tensor:
         """The inverse of `bias_matrix`."""

@@ -18,10 +18,11 @@ __all__ = ["SITES", "Site", "sites_of"]
 class EmbeddingSite(Site):
     """A table of vectors: the product of one-hot rows with the transposed weight, W = weight' of shape (dim, tokens).
 
-    The input factor is diagonal, the counts of the tokens. Indices that are broadcast over the batch afterwards (the
-    positions of a transformer) are an example each, whose gradient is a sum over the batch: with targets drawn from the
-    model the expectation of its square is the sum of the examples' own, as their gradients are independent with mean
-    zero. With the exact or the empirical Fisher that sum has their cross terms too.
+    The input factor is diagonal, the counts of the tokens. Indices that are broadcast over the
+    batch afterwards (the positions of a transformer) are an example each, whose gradient is a sum
+    over the batch: with targets drawn from the model the expectation of its square is the sum of
+    the examples' own, as their gradients are independent with mean zero. With the exact or the
+    empirical Fisher that sum has their cross terms too.
     """
 
     module: nn.Embedding
@@ -71,7 +72,8 @@ class ProjectionSite(Site):
 def sites_of(module: nn.Module) -> list[Site]:
     """The matrix products of one layer, none for a layer of an unknown kind or with an option that is not handled.
 
-    A class of its own that derives from a known kind is known too, unless it has another forward pass.
+    A class of its own that derives from a known kind is known too, unless it has another forward
+    pass.
     """
     kind = next((kind for kind in type(module).__mro__ if kind in SITES), None)
     return [] if kind is None or type(module).forward is not kind.forward else SITES[kind](module)
@@ -85,7 +87,9 @@ def _conv_sites(module: nn.Module) -> list[Site]:
 def _transposed_sites(module: nn.Module) -> list[Site]:
     assert isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)
     # with more output padding the kernel would meet places that no input belongs to
-    plain = all(extra < stride for extra, stride in zip(module.output_padding, module.stride, strict=True))
+    plain = all(
+        extra < stride for extra, stride in zip(module.output_padding, module.stride, strict=True)
+    )
     return [TransposedConvSite(module), PlacesSite(module)] if plain else []
 
 
@@ -96,7 +100,9 @@ def _embedding_sites(module: nn.Module) -> list[Site]:
 
 
 def _recurrent_sites(module: nn.Module) -> list[Site]:
-    names = [name for name in module._parameters if name.startswith("weight")]  # weight_ih_l0, weight_hh_l0, ...
+    names = [
+        name for name in module._parameters if name.startswith("weight")
+    ]  # weight_ih_l0, weight_hh_l0, ...
     return [Site(module, (module, name), name, name.replace("weight", "bias", 1)) for name in names]
 
 

@@ -6,13 +6,16 @@ import torch
 from torch import Tensor
 
 
-def stripe_moment(stripes: Tensor, kernel: int, dilation: int, padding: tuple[int, ...], bias: bool) -> Tensor:
+def stripe_moment(
+    stripes: Tensor, kernel: int, dilation: int, padding: tuple[int, ...], bias: bool
+) -> Tensor:
     """The sum of p p' over all patches p = (in, kernel, *kernels) of an input, from patches along all axes but one.
 
-    Two rows i and j of the kernel meet the rows r and r + (j - i) dilation of the input, r over as many as there are
-    outputs from i * dilation on. For pairs of equal distance these are the same products but for a few rows at both
-    ends: instead of kernel^2 products over all rows it takes `kernel`, each of a part 1 / kernel of a patch with
-    another, and no patch is written down. With `bias` a one is appended to every patch.
+    Two rows i and j of the kernel meet the rows r and r + (j - i) dilation of the input, r over as
+    many as there are outputs from i * dilation on. For pairs of equal distance these are the same
+    products but for a few rows at both ends: instead of kernel^2 products over all rows it takes
+    `kernel`, each of a part 1 / kernel of a patch with another, and no patch is written down. With
+    `bias` a one is appended to every patch.
 
     Args:
         stripes: (rows, N, *places, *kernels, in), `kernels` the kernel's other axes.
@@ -42,7 +45,9 @@ def stripe_moment(stripes: Tensor, kernel: int, dilation: int, padding: tuple[in
             block = common + ends
             blocks[i, i + apart], blocks[i + apart, i] = block, block.mT
     split: Tensor = blocks.unflatten(3, (others, -1)).unflatten(2, (others, -1))
-    moment = split.permute(3, 0, 2, 5, 1, 4).flatten(3).flatten(0, 2)  # (in, kernel, *kernels) twice
+    moment = (
+        split.permute(3, 0, 2, 5, 1, 4).flatten(3).flatten(0, 2)
+    )  # (in, kernel, *kernels) twice
     if not bias:
         return moment
     of_rows = flat.unflatten(0, (rows, each)).sum(1)

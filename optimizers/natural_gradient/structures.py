@@ -1,8 +1,9 @@
 r"""Square matrices of a sparse form that products keep, so that they can be learnt by multiplications alone.
 
-A structure says which entries of a matrix K (d, d) are free, how they are stored, and how a symmetric matrix is brought
-into it. The forms are Lie subalgebras: sums and products of such matrices have the form again (Lin et al., 2023, arXiv
-2312.05705). All tensors may have leading axes, one matrix for each of them.
+A structure says which entries of a matrix K (d, d) are free, how they are stored, and how a
+symmetric matrix is brought into it. The forms are Lie subalgebras: sums and products of such
+matrices have the form again (Lin et al., 2023, arXiv 2312.05705). All tensors may have leading
+axes, one matrix for each of them.
 """
 
 from __future__ import annotations
@@ -129,14 +130,22 @@ class BlockDiagonal(Structure):
 
     def pack(self, dense: Tensor) -> Tensor:
         missing = -dense.shape[-1] % self.block
-        tiles = F.pad(dense, (0, missing, 0, missing)).unflatten(-1, (-1, self.block)).unflatten(-3, (-1, self.block))
+        tiles = (
+            F.pad(dense, (0, missing, 0, missing))
+            .unflatten(-1, (-1, self.block))
+            .unflatten(-3, (-1, self.block))
+        )
         blocks: Tensor = tiles.diagonal(dim1=-4, dim2=-2).movedim(-1, -3).clone()
         return blocks
 
     def unpack(self, packed: Tensor, size: int) -> Tensor:
         count = packed.shape[-3]
         tiles = torch.diag_embed(packed.movedim(-3, -1))  # (..., block, block, count, count)
-        whole = tiles.movedim(-2, -4).movedim(-1, -2).reshape(*packed.shape[:-3], count * self.block, -1)
+        whole = (
+            tiles.movedim(-2, -4)
+            .movedim(-1, -2)
+            .reshape(*packed.shape[:-3], count * self.block, -1)
+        )
         return whole[..., :size, :size]
 
     def inner(self, packed: Tensor, factor: Tensor | None, size: int) -> Tensor:
@@ -175,7 +184,9 @@ class TriangularToeplitz(Structure):
         size = symmetric.shape[-1]
         steps = torch.arange(size, device=symmetric.device)
         offset = (steps[:, None] - steps).abs().flatten()
-        sums = symmetric.new_zeros(*symmetric.shape[:-2], size).index_add_(-1, offset, symmetric.flatten(-2))
+        sums = symmetric.new_zeros(*symmetric.shape[:-2], size).index_add_(
+            -1, offset, symmetric.flatten(-2)
+        )
         return sums / (size - steps)
 
     def mean_diagonal(self, packed: Tensor, size: int) -> Tensor:
@@ -188,7 +199,8 @@ class TriangularToeplitz(Structure):
 class Hierarchical(Structure):
     """Dense rows at the top, a diagonal in the middle, dense rows at the bottom that leave the first columns out.
 
-    The free entries in the order of the rows; (..., count). `first` and `last` are the numbers of these rows.
+    The free entries in the order of the rows; (..., count). `first` and `last` are the numbers of
+    these rows.
     """
 
     def __init__(self, first: int, last: int) -> None:

@@ -41,28 +41,33 @@ class KernelLayout(Layout):
 class TNT(Preconditioned):
     r"""Tensor Normal Training (Ren and Goldfarb, 2021, arXiv 2106.02925).
 
-    Where the mini-batch's gradient G under targets drawn from the model, a tensor with k modes of sizes d_1, ..., d_k,
-    is taken to have a tensor-normal distribution, its covariance, the Fisher matrix's block, is a Kronecker product
-    U_1 (x) ... (x) U_k. With H_i the exponential average of G_(i) G_(i)' over mode i's unfolding, and the scales, which
-    the distribution leaves open, chosen so that all U_i have the same mean eigenvalue c,
+    Where the mini-batch's gradient G under targets drawn from the model, a tensor with k modes of
+    sizes d_1, ..., d_k, is taken to have a tensor-normal distribution, its covariance, the Fisher
+    matrix's block, is a Kronecker product U_1 (x) ... (x) U_k. With H_i the exponential average of
+    G_(i) G_(i)' over mode i's unfolding, and the scales, which the distribution leaves open, chosen
+    so that all U_i have the same mean eigenvalue c,
 
         c = (tr H_1 / (d_1 ... d_k))^{1/k},   U_i = H_i / (c^{k-1} prod_{j != i} d_j),
 
-    and the direction is M with (U_i + damping^{1/k} I)^{-1} applied along every mode, M <- momentum M + the gradient. A
-    matrix thus has U^{-1} M V^{-1}, a vector its full block. It is Shampoo without the roots, and with the model's own
-    targets. Inverses are refreshed every `period` steps, and at each update of the factors in the first period.
+    and the direction is M with (U_i + damping^{1/k} I)^{-1} applied along every mode, M <- momentum
+    M + the gradient. A matrix thus has U^{-1} M V^{-1}, a vector its full block. It is Shampoo
+    without the roots, and with the model's own targets. Inverses are refreshed every `period`
+    steps, and at each update of the factors in the first period.
 
-    Cost: 1 more gradient a statistics update (`sampled`), and for a matrix m x n 2 (m^2 n + m n^2) operations, as many
-    for the direction, and (m^3 + n^3) for the inverses. State: 2 (m^2 + n^2) + m n numbers.
+    Cost: 1 more gradient a statistics update (`sampled`), and for a matrix m x n 2 (m^2 n + m n^2)
+    operations, as many for the direction, and (m^3 + n^3) for the inverses. State: 2 (m^2 + n^2) +
+    m n numbers.
 
-    Differences from the paper: G is the gradient of the canonical loss times the square root of the number of its
-    terms, so that U is the Fisher matrix of one example and a damping means the same for any batch size (the paper's
-    U is smaller by the batch size); the damping is that of the product, so its epsilon is damping^{1/k}; H_i is a plain
-    mean in the first steps, where the authors' code measures it on the whole training set first; a mode longer than
-    `max_dimension` has no matrix and counts as I.
+    Differences from the paper: G is the gradient of the canonical loss times the square root of the
+    number of its terms, so that U is the Fisher matrix of one example and a damping means the same
+    for any batch size (the paper's U is smaller by the batch size); the damping is that of the
+    product, so its epsilon is damping^{1/k}; H_i is a plain mean in the first steps, where the
+    authors' code measures it on the whole training set first; a mode longer than `max_dimension`
+    has no matrix and counts as I.
 
     Args:
-        params: the parameters, or pairs of name and parameter; names tell embeddings until a model is known.
+        params: the parameters, or pairs of name and parameter; names tell embeddings until a model
+            is known.
         lr: the learning rate.
         momentum: of the gradient, heavy-ball.
         damping: lambda, for a loss that is summed over outputs and averaged over examples.
@@ -70,11 +75,14 @@ class TNT(Preconditioned):
         statistics_period: steps between two updates of the H_i.
         period: steps between two refreshes of the inverses.
         fisher: `sampled` (targets drawn from the model), or `empirical` (the gradient itself).
-        kernels: a kernel is a tensor (out, in, height width), `filter`; or `matrix` (out, the rest), or `tensor`.
+        kernels: a kernel is a tensor (out, in, height width), `filter`; or `matrix` (out, the
+            rest), or `tensor`.
         staggered: spread the refreshes over the period, so that no step has all of them.
-        roles: which matrices it takes, out of hidden, embedding and head; the others go to the fallback.
+        roles: which matrices it takes, out of hidden, embedding and head; the others go to the
+            fallback.
         vectors: take vectors too, each with a full matrix.
-        block_size: cut longer sides into blocks of this size, each with its own factors; None for no blocks.
+        block_size: cut longer sides into blocks of this size, each with its own factors; None for
+            no blocks.
         max_dimension: the longest side that has a factor.
         max_gib: the most state, in GiB.
         weight_decay: decoupled, theta *= 1 - lr weight_decay.
@@ -128,11 +136,20 @@ class TNT(Preconditioned):
         self._objective: Objective | None = None
         self._sampled: dict[Tensor, Tensor] = {}
         options = {
-            "lr": lr, "momentum": momentum, "damping": damping, "weight_decay": weight_decay,
+            "lr": lr,
+            "momentum": momentum,
+            "damping": damping,
+            "weight_decay": weight_decay,
             "fallback_lr": fallback_lr,
-        }  # fmt: skip
+        }
         layout = KernelLayout(
-            require_roles("roles", roles), kernels == "matrix", vectors, block_size, max_dimension, False, kernels
+            require_roles("roles", roles),
+            kernels == "matrix",
+            vectors,
+            block_size,
+            max_dimension,
+            False,
+            kernels,
         )
         super().__init__(params, options, layout, fallback, max_gib)
         asked = {"sampled"} if fisher == "sampled" else set()
@@ -154,7 +171,9 @@ class TNT(Preconditioned):
         if observed:
             self._observe(stack, gradient)
         part: Part | None = (
-            slice(0, len(stack)) if observed and stack.step < self.period else self.due(stack, stack.step)
+            slice(0, len(stack))
+            if observed and stack.step < self.period
+            else self.due(stack, stack.step)
         )
         if part is not None:
             self._refresh(stack, gradient, part, damping)
@@ -174,7 +193,7 @@ class TNT(Preconditioned):
         conditions = [self._condition(stack) for stack in self._stacks]
         return found | {"condition": max(conditions, default=1.0)}
 
-    # -- the factors ---------------------------------------------------------------------------------------------------
+    # -- the factors -------------------------------------------------------------------------------
 
     @phased("curvature")
     def _observe(self, stack: Stack, gradient: Tensor) -> None:
@@ -196,28 +215,44 @@ class TNT(Preconditioned):
             flat = objective.sampled().value_and_gradient()[1] if sampled else objective.gradient()
             parts = unflatten(flat * (objective.terms**0.5 / objective.scale), objective.params)
             weight = objective.l2 * objective.terms**0.5 / objective.scale
-            self._sampled = {p: part - weight * p for p, part in zip(objective.params, parts, strict=True)}
-        return torch.stack([_cut(piece, self._sampled[piece.parameter]) for piece in stack.pieces]).to(like.dtype)
+            self._sampled = {
+                p: part - weight * p for p, part in zip(objective.params, parts, strict=True)
+            }
+        return torch.stack(
+            [_cut(piece, self._sampled[piece.parameter]) for piece in stack.pieces]
+        ).to(like.dtype)
 
     @phased("inverse")
     def _refresh(self, stack: Stack, like: Tensor, part: Part, damping: float) -> None:
         """New inverses for some of the pieces; one that fails keeps its last good one, and is counted."""
         sides = self.layout.sides(stack.shape)
         factors = {mode: stack.matrices("factor", mode, like)[part] for mode in sides}
-        damped = [matrix for mode in sides for matrix in self._damped(factors, mode, stack.shape, damping).unbind()]
+        damped = [
+            matrix
+            for mode in sides
+            for matrix in self._damped(factors, mode, stack.shape, damping).unbind()
+        ]
         found = iter(inverses_positive(damped))
         for inverses in self._inverses(stack, like, damping).values():
             kept = inverses[part]
             new = list(zip(kept, islice(found, len(kept)), strict=True))
-            self._count_failures("inverse", torch.tensor([inverse is not None for _, inverse in new]))
-            inverses[part] = torch.stack([last if inverse is None else inverse for last, inverse in new])
+            self._count_failures(
+                "inverse", torch.tensor([inverse is not None for _, inverse in new])
+            )
+            inverses[part] = torch.stack(
+                [last if inverse is None else inverse for last, inverse in new]
+            )
 
-    def _damped(self, factors: dict[int, Tensor], mode: int, shape: tuple[int, ...], damping: float) -> Tensor:
+    def _damped(
+        self, factors: dict[int, Tensor], mode: int, shape: tuple[int, ...], damping: float
+    ) -> Tensor:
         """U + damping^{1/k} I of a mode for each piece, (n, d, d)."""
         count, size = len(factors), math.prod(shape)
         trace = factors[mode].diagonal(dim1=1, dim2=2).sum(-1)
         mean = trace / size  # of G's squared entries, whatever the mode
-        unit = torch.where(mean > 0, mean, torch.ones_like(mean)) ** ((count - 1) / count) * (size / shape[mode])
+        unit = torch.where(mean > 0, mean, torch.ones_like(mean)) ** ((count - 1) / count) * (
+            size / shape[mode]
+        )
         damped = factors[mode] / unit[:, None, None]
         damped.diagonal(dim1=1, dim2=2).add_(damping ** (1 / count))
         return damped
@@ -227,12 +262,18 @@ class TNT(Preconditioned):
         sides = self.layout.sides(stack.shape)
         if f"inverse_{sides[0]}" not in stack.tensors:
             for mode in sides:
-                stack.matrices("inverse", mode, like, identity=True).mul_(damping ** (-1 / len(sides)))
+                stack.matrices("inverse", mode, like, identity=True).mul_(
+                    damping ** (-1 / len(sides))
+                )
         return {mode: stack.tensors[f"inverse_{mode}"] for mode in sides}
 
     def _condition(self, stack: Stack) -> float:
         """The largest condition number among the damped U, from their inverses."""
-        found = [torch.linalg.eigvalsh(each) for name, each in stack.tensors.items() if name.startswith("inverse_")]
+        found = [
+            torch.linalg.eigvalsh(each)
+            for name, each in stack.tensors.items()
+            if name.startswith("inverse_")
+        ]
         return max((float((values[:, -1] / values[:, 0]).max()) for values in found), default=1.0)
 
 

@@ -23,12 +23,17 @@ def owners_of(blocks: Sequence[Block], size: int) -> dict[int, int]:
     return found
 
 
-def hand_out(work: Sequence[tuple[Block, State]], owner: dict[int, int], inverses: Inverses, ranks: Alone) -> set[int]:
+def hand_out(
+    work: Sequence[tuple[Block, State]], owner: dict[int, int], inverses: Inverses, ranks: Alone
+) -> set[int]:
     """Give every rank the inverses of the owners, in one sum; the `id`s of the blocks that have one."""
     held = [bool(inverses.kept(state)) and owner[id(block)] == ranks.rank for block, state in work]
     blanks = [inverses.blank(block, state) for block, state in work]
     found = [
-        {name: state[name].clone(memory_format=torch.contiguous_format) if mine else blank[name] for name in blank}
+        {
+            name: state[name].clone(memory_format=torch.contiguous_format) if mine else blank[name]
+            for name in blank
+        }
         for (_, state), mine, blank in zip(work, held, blanks, strict=True)
     ]
     ready = gathered_flags(work, held, ranks)
@@ -39,7 +44,9 @@ def hand_out(work: Sequence[tuple[Block, State]], owner: dict[int, int], inverse
     return ready
 
 
-def gathered_flags(work: Sequence[tuple[Block, State]], held: Sequence[bool], ranks: Alone) -> set[int]:
+def gathered_flags(
+    work: Sequence[tuple[Block, State]], held: Sequence[bool], ranks: Alone
+) -> set[int]:
     """The `id`s of the blocks for which some rank's flag is set."""
     if not work:
         return set()

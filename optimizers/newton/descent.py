@@ -30,12 +30,19 @@ class Accepted:
 
 @phased("line search")
 def descend(
-    objective: Objective, loss: Tensor, gradient: Tensor, direction: Tensor, search: str, first: float, max_trials: int
+    objective: Objective,
+    loss: Tensor,
+    gradient: Tensor,
+    direction: Tensor,
+    search: str,
+    first: float,
+    max_trials: int,
 ) -> str:
     """Move the parameters along `direction`, the last thing a step does; why it could not, or nothing where it did.
 
-    `armijo` halves the step from `first` until the loss has fallen by 1e-4 of what the slope promises; `strong_wolfe`
-    also asks for a flatter slope, and tells the objective the gradient it has found; `none` takes `first` as it is.
+    `armijo` halves the step from `first` until the loss has fallen by 1e-4 of what the slope
+    promises; `strong_wolfe` also asks for a flatter slope, and tells the objective the gradient it
+    has found; `none` takes `first` as it is.
 
     Cost: one evaluation a trial, with a gradient for `strong_wolfe` and where round-off decides.
     """
@@ -58,7 +65,13 @@ def descend(
 
 
 def _backtrack(
-    objective: Objective, start: float, slope: float, gradient: Tensor, direction: Tensor, first: float, max_trials: int
+    objective: Objective,
+    start: float,
+    slope: float,
+    gradient: Tensor,
+    direction: Tensor,
+    first: float,
+    max_trials: int,
 ) -> Accepted | None:
     """Nocedal and Wright, Algorithm 3.1, where the loss can be told apart from `start`; else the gradient decides."""
     alpha, unresolved = first, 0
@@ -82,20 +95,35 @@ def _approximately(
 ) -> Accepted | None:
     """The step if by its gradient, which is more accurate than the loss's change, it goes in the right direction.
 
-    The first half of the approximate Wolfe conditions (Hager and Zhang, 2005, eq. 4.1), (2 delta - 1) slope >= the
-    slope at the trial, which is Armijo's condition for a quadratic; and the gradient is to become shorter.
+    The first half of the approximate Wolfe conditions (Hager and Zhang, 2005, eq. 4.1), (2 delta -
+    1) slope >= the slope at the trial, which is Armijo's condition for a quadratic; and the
+    gradient is to become shorter.
     """
     loss, there = objective.value_and_gradient(alpha * direction)
     downhill = float(there @ direction) <= -APPROXIMATE * slope
-    return Accepted(alpha, loss, there) if downhill and bool(there.norm() < gradient.norm()) else None
+    return (
+        Accepted(alpha, loss, there) if downhill and bool(there.norm() < gradient.norm()) else None
+    )
 
 
 def _wolfe(
-    objective: Objective, start: float, slope: float, gradient: Tensor, direction: Tensor, first: float, max_trials: int
+    objective: Objective,
+    start: float,
+    slope: float,
+    gradient: Tensor,
+    direction: Tensor,
+    first: float,
+    max_trials: int,
 ) -> Accepted | None:
     def evaluate(alpha: float) -> tuple[float, float, Tensor]:
         loss, there = objective.value_and_gradient(alpha * direction)
         return float(loss), float(there @ direction), there
 
-    point = strong_wolfe(evaluate, start, slope, first=first, sufficient=SUFFICIENT, max_trials=max_trials)
-    return None if point is None else Accepted(point.alpha, gradient.new_tensor(point.value), point.gradient)
+    point = strong_wolfe(
+        evaluate, start, slope, first=first, sufficient=SUFFICIENT, max_trials=max_trials
+    )
+    return (
+        None
+        if point is None
+        else Accepted(point.alpha, gradient.new_tensor(point.value), point.gradient)
+    )

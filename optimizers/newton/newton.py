@@ -20,29 +20,36 @@ MODIFICATIONS = ("cholesky", "eigen", "none")
 class Newton(Method):
     r"""Newton's method: d = -(H + E)^{-1} g with E such that d leads downhill, theta += alpha d.
 
-    Three choices of E (Nocedal and Wright, 2006, section 3.4), all zero where H is safely positive definite:
+    Three choices of E (Nocedal and Wright, 2006, section 3.4), all zero where H is safely positive
+    definite:
 
-    - `cholesky`: E = tau I, tau the first of a doubling sequence for which Cholesky succeeds (their Algorithm 3.3);
+    - `cholesky`: E = tau I, tau the first of a doubling sequence for which Cholesky succeeds (their
+      Algorithm 3.3);
     - `eigen`: every eigenvalue e becomes max(|e|, delta * max|e|): negative ones are reversed;
-    - `none`: E = 0, the textbook's method, which converges to any stationary point, saddles and maxima included. Where
-      H is singular the shortest least-squares solution stands in.
+    - `none`: E = 0, the textbook's method, which converges to any stationary point, saddles and
+      maxima included. Where H is singular the shortest least-squares solution stands in.
 
-    alpha comes from a line search that tries `lr` first; at 1 the order of convergence near a minimum is two, also
-    where the loss no longer resolves the decrease: there the gradient decides. A line search cannot use a direction
-    that leads uphill, which `none` may give: it follows -g then.
+    alpha comes from a line search that tries `lr` first; at 1 the order of convergence near a
+    minimum is two, also where the loss no longer resolves the decrease: there the gradient decides.
+    A line search cannot use a direction that leads uphill, which `none` may give: it follows -g
+    then.
 
-    Cost per step: n Hessian-vector products, n^3 / 3 multiplications a shift (`cholesky`) or about 9 n^3 (`eigen`), one
-    evaluation per trial. Memory: 8 n^2 bytes for each of three matrices. The decomposition is in float64; a float32
-    Hessian carries an error of about 1e-7 of its largest entry, which H's condition multiplies in the step.
+    Cost per step: n Hessian-vector products, n^3 / 3 multiplications a shift (`cholesky`) or about
+    9 n^3 (`eigen`), one evaluation per trial. Memory: 8 n^2 bytes for each of three matrices. The
+    decomposition is in float64; a float32 Hessian carries an error of about 1e-7 of its largest
+    entry, which H's condition multiplies in the step.
 
     Args:
-        params: the parameters, or pairs of name and parameter; all those of the model, in its order.
+        params: the parameters, or pairs of name and parameter; all those of the model, in its
+            order.
         lr: the first step length tried, the only one without a line search; 1 is Newton's own.
         modification: `cholesky`, `eigen` or `none`.
         line_search: `armijo` (c1 = 1e-4, halving), `strong_wolfe` (c2 = 0.9) or `none`.
         beta: the first shift of `cholesky`, relative to the largest entry of H.
-        delta: the smallest eigenvalue of `eigen`, relative to the largest, and at least n units of round-off.
-        max_trials: the number of step lengths tried; if none serves, the parameters stay and `stuck` says so.
+        delta: the smallest eigenvalue of `eigen`, relative to the largest, and at least n units of
+            round-off.
+        max_trials: the number of step lengths tried; if none serves, the parameters stay and
+            `stuck` says so.
         max_parameters: the largest n for which the dense matrix is built.
 
     Raises:
@@ -100,7 +107,9 @@ class Newton(Method):
             self.stuck = "the gradient is zero"
         else:
             direction = self._downhill(direction.to(gradient.dtype), gradient)
-            self.stuck = descend(objective, loss, gradient, direction, self.line_search, group["lr"], self.max_trials)
+            self.stuck = descend(
+                objective, loss, gradient, direction, self.line_search, group["lr"], self.max_trials
+            )
             self.failures["refused"] += bool(self.stuck)
         return loss
 
@@ -126,7 +135,11 @@ class Newton(Method):
 
     def _downhill(self, direction: Tensor, gradient: Tensor) -> Tensor:
         """The direction itself, or -g where a line search could not use it."""
-        if self.modification != "none" or self.line_search == "none" or bool(gradient @ direction < 0):
+        if (
+            self.modification != "none"
+            or self.line_search == "none"
+            or bool(gradient @ direction < 0)
+        ):
             return direction
         self.failures["uphill"] += 1
         return -gradient

@@ -21,26 +21,30 @@ NEGATIVE = ("stop", "follow")
 class NewtonCG(Method):
     r"""Line-search Newton-CG: H d = -g by conjugate gradients until |H d + g| <= eta |g|, theta += alpha d.
 
-    eta = min(1/2, sqrt(|g| / |g_0|)), g_0 the gradient of the first step: far from a minimum a few products serve, near
-    it the convergence is superlinear (Dembo, Eisenstat and Steihaug, 1982; Nocedal and Wright, 2006, Algorithm 7.1,
-    who have |g| in the place of the quotient, which unlike |g| does not change with the unit of the loss).
+    eta = min(1/2, sqrt(|g| / |g_0|)), g_0 the gradient of the first step: far from a minimum a few
+    products serve, near it the convergence is superlinear (Dembo, Eisenstat and Steihaug, 1982;
+    Nocedal and Wright, 2006, Algorithm 7.1, who have |g| in the place of the quotient, which unlike
+    |g| does not change with the unit of the loss).
 
-    H is never formed and need not be positive definite: at a direction p with p'Hp <= 0 CG ends. Then d is what CG has
-    so far (`stop`), or that less (g'p / |p'Hp|) p (`follow`): the step that CG would take if the curvature had the
-    other sign. Where p is the first direction, -g, both take that step.
+    H is never formed and need not be positive definite: at a direction p with p'Hp <= 0 CG ends.
+    Then d is what CG has so far (`stop`), or that less (g'p / |p'Hp|) p (`follow`): the step that
+    CG would take if the curvature had the other sign. Where p is the first direction, -g, both take
+    that step.
 
-    Cost per step: one gradient, a product per CG iteration, one evaluation per trial step. Memory: 6 n floats beside
-    the kept graph, no state.
+    Cost per step: one gradient, a product per CG iteration, one evaluation per trial step. Memory:
+    6 n floats beside the kept graph, no state.
 
     Args:
-        params: the parameters, or pairs of name and parameter; all those of the model, in its order.
+        params: the parameters, or pairs of name and parameter; all those of the model, in its
+            order.
         lr: the first step length tried, the only one without a line search; 1 is Newton's own.
-        curvature: `hessian`, or `ggn` for the Gauss-Newton matrix, which has no negative curvature if the loss is
-            convex in the outputs.
+        curvature: `hessian`, or `ggn` for the Gauss-Newton matrix, which has no negative curvature
+            if the loss is convex in the outputs.
         negative_curvature: `stop` or `follow`.
         line_search: `armijo` (c1 = 1e-4, halving), `strong_wolfe` (c2 = 0.9) or `none`.
         max_iterations: the largest number of CG iterations a step.
-        max_trials: the number of step lengths tried; if none serves, the parameters stay and `stuck` says so.
+        max_trials: the number of step lengths tried; if none serves, the parameters stay and
+            `stuck` says so.
 
     Raises:
         ValueError: a hyperparameter out of its range.
@@ -91,11 +95,15 @@ class NewtonCG(Method):
             return loss
         group["first_norm"] = group["first_norm"] or norm
         forcing = min(0.5, sqrt(norm / group["first_norm"]))
-        solution = conjugate_gradients(matrix, -gradient, max_iterations=self.max_iterations, tolerance=forcing)
+        solution = conjugate_gradients(
+            matrix, -gradient, max_iterations=self.max_iterations, tolerance=forcing
+        )
         self.told["cg_iterations"] = float(solution.iterations)
         self.told["negative_directions"] = float(solution.direction is not None)
         direction = self._direction(solution, gradient)
-        self.stuck = descend(objective, loss, gradient, direction, self.line_search, group["lr"], self.max_trials)
+        self.stuck = descend(
+            objective, loss, gradient, direction, self.line_search, group["lr"], self.max_trials
+        )
         self.failures["refused"] += bool(self.stuck)
         return loss
 

@@ -23,29 +23,34 @@ FORMS = ("auto", "exact", "lanczos")
 class SaddleFreeNewton(Method):
     r"""Newton's method with a damped, saddle-free Hessian: d = -(|H| + damping I)^{-1} g, theta += lr d.
 
-    |H| = V |diag(e)| V' replaces negative eigenvalues by their absolute values, so that a step moves away from saddle
-    points instead of towards them (Dauphin et al., 2014, "Identifying and attacking the saddle point problem",
-    arXiv 1406.2572, eq. 12). Two forms:
+    |H| = V |diag(e)| V' replaces negative eigenvalues by their absolute values, so that a step
+    moves away from saddle points instead of towards them (Dauphin et al., 2014, "Identifying and
+    attacking the saddle point problem", arXiv 1406.2572, eq. 12). Two forms:
 
     - `exact`: all eigenvalues of the dense H;
-    - `lanczos`: those of H within the Krylov space of g, of `krylov` dimensions, and the previous step (their
-      algorithm 1): d = -V' (|T| + damping I)^{-1} V g, the rows of V orthonormal, T = V H V'. What is left out of the
-      space is not moved along; where the space is all of it, the forms agree.
+    - `lanczos`: those of H within the Krylov space of g, of `krylov` dimensions, and the previous
+      step (their algorithm 1): d = -V' (|T| + damping I)^{-1} V g, the rows of V orthonormal, T = V
+      H V'. What is left out of the space is not moved along; where the space is all of it, the
+      forms agree.
 
-    With `adaptive=True` a step that does not lower the loss is refused and tried again with more damping, and the
-    damping follows the ratio of actual to predicted reduction (Nocedal and Wright, 2006, section 4.1); the
-    decomposition is reused, a trial costs one evaluation. Differences: the paper picks the damping anew in each step,
-    the best of the powers of ten from 1 to 1e-6, which costs seven evaluations where one or two serve here, and takes
-    several steps in one Krylov space.
+    With `adaptive=True` a step that does not lower the loss is refused and tried again with more
+    damping, and the damping follows the ratio of actual to predicted reduction (Nocedal and Wright,
+    2006, section 4.1); the decomposition is reused, a trial costs one evaluation. Differences: the
+    paper picks the damping anew in each step, the best of the powers of ten from 1 to 1e-6, which
+    costs seven evaluations where one or two serve here, and takes several steps in one Krylov
+    space.
 
-    Cost per step: n Hessian-vector products and an eigen-decomposition (n^3), or `krylov` + 1 products and about
-    4 n krylov^2 multiplications; one evaluation per trial. Memory: 8 n^2 bytes for each of three matrices, or
-    krylov + 5 vectors beside the kept graph; state n floats for `lanczos`.
+    Cost per step: n Hessian-vector products and an eigen-decomposition (n^3), or `krylov` + 1
+    products and about 4 n krylov^2 multiplications; one evaluation per trial. Memory: 8 n^2 bytes
+    for each of three matrices, or krylov + 5 vectors beside the kept graph; state n floats for
+    `lanczos`.
 
     Args:
-        params: the parameters, or pairs of name and parameter; all those of the model, in its order.
+        params: the parameters, or pairs of name and parameter; all those of the model, in its
+            order.
         lr: the length of the step along the Newton direction; 1 is Newton's own.
-        damping: the first multiple of the identity, for a loss that is summed over outputs and averaged over examples.
+        damping: the first multiple of the identity, for a loss that is summed over outputs and
+            averaged over examples.
         form: `exact`, `lanczos`, or `auto`: exact up to `max_parameters`.
         krylov: the number of Lanczos vectors.
         adaptive: refuse steps that raise the loss, and adapt the damping.
@@ -85,11 +90,17 @@ class SaddleFreeNewton(Method):
         size = sum(p.numel() for p in self.parameters())
         self.form = form if form != "auto" else "exact" if size <= max_parameters else "lanczos"
         if self.form == "exact":
-            require_dense(self, max_parameters, "form=lanczos, newton_cg and trust_region need no such matrix")
+            require_dense(
+                self, max_parameters, "form=lanczos, newton_cg and trust_region need no such matrix"
+            )
 
     def telemetry(self) -> dict[str, float]:
         """Beside the common names: the `smallest_eigenvalue` known to the step; one that stays is a failure."""
-        return {**super().telemetry(), "damping": float(self.param_groups[0]["damping"]), **self.told}
+        return {
+            **super().telemetry(),
+            "damping": float(self.param_groups[0]["damping"]),
+            **self.told,
+        }
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
@@ -102,7 +113,9 @@ class SaddleFreeNewton(Method):
         if not bool(hessian.gradient.any()):
             self.stuck = "the gradient is zero"
             return hessian.loss
-        spectrum = exact_spectrum(hessian) if self.form == "exact" else self._krylov_spectrum(hessian)
+        spectrum = (
+            exact_spectrum(hessian) if self.form == "exact" else self._krylov_spectrum(hessian)
+        )
         if spectrum is None:
             self.stuck = "the Hessian is not finite"
             self.failures["eigen"] += 1
@@ -113,14 +126,22 @@ class SaddleFreeNewton(Method):
 
     def _krylov_spectrum(self, hessian: Curvature) -> Spectrum | None:
         params = self.parameters()
-        previous = flatten(self.state[p]["step"] for p in params) if "step" in self.state[params[0]] else None
+        previous = (
+            flatten(self.state[p]["step"] for p in params)
+            if "step" in self.state[params[0]]
+            else None
+        )
         return krylov_spectrum(hessian, self.krylov, previous)
 
     def _move(self, objective: Objective, loss: Tensor, spectrum: Spectrum) -> None:
         """Try steps with growing damping until one lowers the loss."""
         group = self.param_groups[0]
         for _ in range(self.max_trials if self.adaptive else 1):
-            along = -group["lr"] * spectrum.slopes / spectrum.absolute(group["damping"] * objective.scale)
+            along = (
+                -group["lr"]
+                * spectrum.slopes
+                / spectrum.absolute(group["damping"] * objective.scale)
+            )
             step = spectrum.lift(along)
             if not self.adaptive or self._accepts(objective, loss, step, spectrum.change(along)):
                 self._remember(step)
@@ -132,7 +153,9 @@ class SaddleFreeNewton(Method):
         self.failures["refused"] += 1
 
     @phased("line search")
-    def _accepts(self, objective: Objective, before: Tensor, step: Tensor, model_change: float) -> bool:
+    def _accepts(
+        self, objective: Objective, before: Tensor, step: Tensor, model_change: float
+    ) -> bool:
         """Whether the loss fell; the damping follows the ratio of its fall to the quadratic model's."""
         group = self.param_groups[0]
         after = float(objective.value(step))

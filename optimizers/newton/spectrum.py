@@ -29,7 +29,10 @@ class Spectrum:
     def absolute(self, damping: float) -> Tensor:
         """The damped absolute eigenvalues that divide the gradient, kept away from zero by round-off's size."""
         curvatures = self.values.abs() + damping
-        smallest = torch.finfo(torch.float64).eps * float(self.values.abs().max()) + torch.finfo(torch.float64).tiny
+        smallest = (
+            torch.finfo(torch.float64).eps * float(self.values.abs().max())
+            + torch.finfo(torch.float64).tiny
+        )
         return curvatures.clamp(min=smallest)
 
     def change(self, along: Tensor) -> float:
@@ -45,11 +48,15 @@ def exact_spectrum(hessian: Curvature) -> Spectrum | None:
         return None
     values, vectors = decomposition
     dtype = hessian.gradient.dtype
-    return Spectrum(values, vectors.T @ hessian.gradient.double(), lambda along: (vectors @ along).to(dtype))
+    return Spectrum(
+        values, vectors.T @ hessian.gradient.double(), lambda along: (vectors @ along).to(dtype)
+    )
 
 
 @phased("inverse")
-def krylov_spectrum(hessian: Curvature, dimensions: int, previous: Tensor | None) -> Spectrum | None:
+def krylov_spectrum(
+    hessian: Curvature, dimensions: int, previous: Tensor | None
+) -> Spectrum | None:
     """The Ritz values in the Krylov space of the gradient and the previous step; None if one is not finite."""
     found = lanczos(hessian, hessian.gradient, dimensions)
     if not isfinite(found.residual):
@@ -66,7 +73,9 @@ def krylov_spectrum(hessian: Curvature, dimensions: int, previous: Tensor | None
 
     def lift(along: Tensor) -> Tensor:
         parts = (vectors @ along).to(hessian.gradient.dtype).split([len(block) for block in blocks])
-        return torch.stack([part @ block for part, block in zip(parts, blocks, strict=True)]).sum(dim=0)
+        return torch.stack([part @ block for part, block in zip(parts, blocks, strict=True)]).sum(
+            dim=0
+        )
 
     return Spectrum(values, slopes, lift)
 

@@ -13,12 +13,17 @@ from torch import Tensor
 class Known:
     """What was computed at the present parameters, for one mini-batch.
 
-    It holds as long as the parameters have not been written since and the same tensors are asked about; after a
-    checkpoint, when tensors are new, as long as their content is the same.
+    It holds as long as the parameters have not been written since and the same tensors are asked
+    about; after a checkpoint, when tensors are new, as long as their content is the same.
     """
 
     def __init__(
-        self, inputs: Tensor, targets: Tensor, params: Sequence[Tensor], loss: Tensor, gradient: Tensor
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        params: Sequence[Tensor],
+        loss: Tensor,
+        gradient: Tensor,
     ) -> None:
         self.batch: tuple[Tensor, Tensor] | tuple[int, int] = (inputs, targets)
         self.versions = [parameter._version for parameter in params]
@@ -27,9 +32,15 @@ class Known:
 
     def holds(self, inputs: Tensor, targets: Tensor, params: Sequence[Tensor]) -> bool:
         """Whether this is the loss of this mini-batch at these parameters."""
-        if any(parameter._version != version for parameter, version in zip(params, self.versions, strict=True)):
+        if any(
+            parameter._version != version
+            for parameter, version in zip(params, self.versions, strict=True)
+        ):
             return False
-        if isinstance(self.batch[0], int) and self.batch == (_fingerprint(inputs), _fingerprint(targets)):
+        if isinstance(self.batch[0], int) and self.batch == (
+            _fingerprint(inputs),
+            _fingerprint(targets),
+        ):
             self.batch = (inputs, targets)
         return self.batch[0] is inputs and self.batch[1] is targets
 

@@ -17,10 +17,14 @@ CHUNK = 256  # vectors in one vectorised pass
 def outputs_at(model: nn.Module, values: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
     """The model's outputs with other values for the named parameters, wherever these are used.
 
-    `functional_call` by itself takes the parameters from a module that is registered under two names: here every place
-    is named once.
+    `functional_call` by itself takes the parameters from a module that is registered under two
+    names: here every place is named once.
     """
-    value_of = {id(parameter): values[name] for name, parameter in model.named_parameters() if name in values}
+    value_of = {
+        id(parameter): values[name]
+        for name, parameter in model.named_parameters()
+        if name in values
+    }
     places = {
         f"{prefix}.{name}".lstrip("."): value_of[id(parameter)]
         for prefix, module in model.named_modules()
@@ -45,7 +49,8 @@ def pullback(
     )
     # the zeros of a parameter that no head depends on come without the batch axis
     whole = [
-        part.expand((*shape, *p.shape)) if part.ndim == p.ndim else part for part, p in zip(parts, params, strict=True)
+        part.expand((*shape, *p.shape)) if part.ndim == p.ndim else part
+        for part, p in zip(parts, params, strict=True)
     ]
     return torch.cat([part.reshape(*shape, -1) for part in whole], dim=-1)
 
@@ -53,16 +58,22 @@ def pullback(
 def jacobian_by_graph(outputs: Tensor, params: Sequence[Tensor]) -> Tensor:
     """J (m, n) of flat outputs from their graph: m backward passes, or n double ones where those are fewer."""
     size = sum(parameter.numel() for parameter in params)
-    return _by_columns(outputs, params, size) if outputs.numel() > size else _by_rows(outputs, params)
+    return (
+        _by_columns(outputs, params, size) if outputs.numel() > size else _by_rows(outputs, params)
+    )
 
 
 def jacobian_by_examples(
-    model: nn.Module, names: Sequence[str], params: Sequence[Tensor], inputs: Tensor, one_by_one: bool
+    model: nn.Module,
+    names: Sequence[str],
+    params: Sequence[Tensor],
+    inputs: Tensor,
+    one_by_one: bool,
 ) -> Tensor:
     """J (N C, n) of a model whose C outputs of an example depend on that example alone: C backward passes of a batch.
 
-    `one_by_one` takes N C passes of a single example instead, for operators that cannot be vectorised; so does the
-    failure to vectorise.
+    `one_by_one` takes N C passes of a single example instead, for operators that cannot be
+    vectorised; so does the failure to vectorise.
     """
     if not one_by_one:
         try:
@@ -70,17 +81,23 @@ def jacobian_by_examples(
         except RuntimeError:
             pass
     with torch.enable_grad():
-        return torch.cat([jacobian_by_graph(model(example).flatten(), params) for example in inputs.split(1)])
+        return torch.cat(
+            [jacobian_by_graph(model(example).flatten(), params) for example in inputs.split(1)]
+        )
 
 
-def _vectorised(model: nn.Module, names: Sequence[str], params: Sequence[Tensor], inputs: Tensor) -> Tensor:
+def _vectorised(
+    model: nn.Module, names: Sequence[str], params: Sequence[Tensor], inputs: Tensor
+) -> Tensor:
     frozen = {name: parameter.detach() for name, parameter in zip(names, params, strict=True)}
 
     def outputs(variables: dict[str, Tensor], example: Tensor) -> Tensor:
         return outputs_at(model, variables, example[None]).flatten()
 
     parts = vmap(jacrev(outputs), in_dims=(None, 0), randomness="error")(frozen, inputs)
-    return torch.cat([parts[name].reshape(*parts[name].shape[:2], -1) for name in names], dim=-1).flatten(0, 1)
+    return torch.cat(
+        [parts[name].reshape(*parts[name].shape[:2], -1) for name in names], dim=-1
+    ).flatten(0, 1)
 
 
 def _by_rows(outputs: Tensor, params: Sequence[Tensor]) -> Tensor:
@@ -90,7 +107,9 @@ def _by_rows(outputs: Tensor, params: Sequence[Tensor]) -> Tensor:
     def rows(vectors: Tensor, many: bool = True) -> Tensor:
         return pullback([outputs], params, [vectors], vectors.shape[:-1], many)
 
-    return torch.cat([batched(rows, lambda v: rows(v, False), part) for part in identity.split(CHUNK)])
+    return torch.cat(
+        [batched(rows, lambda v: rows(v, False), part) for part in identity.split(CHUNK)]
+    )
 
 
 def _by_columns(outputs: Tensor, params: Sequence[Tensor], size: int) -> Tensor:
@@ -101,10 +120,14 @@ def _by_columns(outputs: Tensor, params: Sequence[Tensor], size: int) -> Tensor:
     identity = torch.eye(size, dtype=outputs.dtype, device=outputs.device)
 
     def rows(vectors: Tensor, many: bool = True) -> Tensor:
-        chosen = [v for v, g in zip(unflatten(vectors, params), pulled, strict=True) if g.requires_grad]
+        chosen = [
+            v for v, g in zip(unflatten(vectors, params), pulled, strict=True) if g.requires_grad
+        ]
         (pushed,) = torch.autograd.grad(
             linked, dual, chosen, retain_graph=True, materialize_grads=True, is_grads_batched=many
         )
         return pushed
 
-    return torch.cat([batched(rows, lambda v: rows(v, False), part) for part in identity.split(CHUNK)]).T
+    return torch.cat(
+        [batched(rows, lambda v: rows(v, False), part) for part in identity.split(CHUNK)]
+    ).T

@@ -1,8 +1,8 @@
 """What is known of a loss beyond its value: its predictive distribution, its curvature, its scale.
 
-A loss is seen as `scale` times a canonical loss: the sum over outputs and the mean over examples of a negative
-log-likelihood. Curvature methods define their damping for the canonical loss, so that it means the same whatever the
-reduction, the number of outputs and the batch size are.
+A loss is seen as `scale` times a canonical loss: the sum over outputs and the mean over examples of
+a negative log-likelihood. Curvature methods define their damping for the canonical loss, so that it
+means the same whatever the reduction, the number of outputs and the batch size are.
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ class Family(ABC):
     def noise(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         """The random numbers that `sample` turns into targets, independent from example to example.
 
-        Of `outputs` only shape, type and device matter: a process that sees some of the examples draws for all of them
-        and takes its rows, and so its targets are those of one process alone.
+        Of `outputs` only shape, type and device matter: a process that sees some of the examples
+        draws for all of them and takes its rows, and so its targets are those of one process alone.
         """
-        return torch.rand(outputs.shape, generator=generator, device=outputs.device, dtype=_exact(outputs))
+        return torch.rand(
+            outputs.shape, generator=generator, device=outputs.device, dtype=_exact(outputs)
+        )
 
     @abstractmethod
     def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
@@ -56,7 +58,12 @@ class _Elementwise(Family):
 
     def scale(self, outputs: Tensor) -> float:
         count = float(len(outputs))
-        scales = {"sum": count, "half_sum": count / 2, "mean": count / outputs.numel(), "example_mean": 1.0}
+        scales = {
+            "sum": count,
+            "half_sum": count / 2,
+            "mean": count / outputs.numel(),
+            "example_mean": 1.0,
+        }
         return scales[self.reduction]
 
     def roots(self, outputs: Tensor) -> Iterator[Tensor]:
@@ -75,7 +82,9 @@ class Gaussian(_Elementwise):
     """Squared error |z - t|^2, the negative log-likelihood of a Gaussian with variance 1/2 (`nn.MSELoss`)."""
 
     def noise(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
-        return torch.randn(outputs.shape, generator=generator, device=outputs.device, dtype=_exact(outputs))
+        return torch.randn(
+            outputs.shape, generator=generator, device=outputs.device, dtype=_exact(outputs)
+        )
 
     def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
         return outputs + math.sqrt(0.5) * noise.to(outputs.dtype)
@@ -121,7 +130,8 @@ class Categorical(Family):
         return torch.searchsorted(cumulative, level[..., None], right=True)[..., 0]
 
     def roots(self, outputs: Tensor) -> Iterator[Tensor]:
-        # diag(p) - p p^T = B B^T with B = diag(sqrt p) - p sqrt(p)^T; the columns of B are the roots.
+        # diag(p) - p p^T = B B^T with B = diag(sqrt p) - p sqrt(p)^T; the columns of B are the
+        # roots.
         probability = outputs.softmax(1)
         for column in range(outputs.shape[1]):
             deviation = probability[:, column : column + 1].sqrt()
@@ -138,18 +148,23 @@ def _exact(outputs: Tensor) -> torch.dtype:
 def family_of(loss_fn: nn.Module) -> Family | None:
     """The family of a standard torch loss, or None for a loss that is not known.
 
-    A loss of one's own is known when it derives from the torch loss it generalises and its `reduction` is `mean`,
-    `sum`, `half_sum` or `example_mean` (summed over outputs, averaged over examples). Class weights, label smoothing,
-    `pos_weight` and ignored targets make it another distribution, hence unknown.
+    A loss of one's own is known when it derives from the torch loss it generalises and its
+    `reduction` is `mean`, `sum`, `half_sum` or `example_mean` (summed over outputs, averaged over
+    examples). Class weights, label smoothing, `pos_weight` and ignored targets make it another
+    distribution, hence unknown.
     """
     reduction = getattr(loss_fn, "reduction", "none")
     if isinstance(loss_fn, nn.CrossEntropyLoss) and reduction in ("mean", "sum"):
-        plain = loss_fn.weight is None and loss_fn.label_smoothing == 0 and loss_fn.ignore_index == -100
+        plain = (
+            loss_fn.weight is None and loss_fn.label_smoothing == 0 and loss_fn.ignore_index == -100
+        )
         return Categorical(reduction) if plain else None
     if reduction not in ("mean", "sum", "half_sum", "example_mean"):
         return None
     if isinstance(loss_fn, nn.BCEWithLogitsLoss):
-        return Bernoulli(reduction) if loss_fn.weight is None and loss_fn.pos_weight is None else None
+        return (
+            Bernoulli(reduction) if loss_fn.weight is None and loss_fn.pos_weight is None else None
+        )
     return Gaussian(reduction) if isinstance(loss_fn, nn.MSELoss) else None
 
 

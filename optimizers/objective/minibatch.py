@@ -35,7 +35,13 @@ class Evaluating:
     )
 
     def _begin(
-        self, problem: Problem, inputs: Tensor, targets: Tensor | None, moment: Moment, main: bool, share: float = 1.0
+        self,
+        problem: Problem,
+        inputs: Tensor,
+        targets: Tensor | None,
+        moment: Moment,
+        main: bool,
+        share: float = 1.0,
     ) -> None:
         self._problem = problem
         self._main = main
@@ -50,10 +56,17 @@ class Evaluating:
         self.counts = problem.counts
 
     def _derived(
-        self, inputs: Tensor, targets: Tensor | None, moment: Moment, main: bool = False, share: float | None = None
+        self,
+        inputs: Tensor,
+        targets: Tensor | None,
+        moment: Moment,
+        main: bool = False,
+        share: float | None = None,
     ) -> Self:
         other = object.__new__(type(self))
-        other._begin(self._problem, inputs, targets, moment, main, self._share if share is None else share)
+        other._begin(
+            self._problem, inputs, targets, moment, main, self._share if share is None else share
+        )
         return other
 
     @property
@@ -80,7 +93,8 @@ class Evaluating:
     def scale(self) -> float:
         """The factor between this loss and the canonical one (summed over outputs, averaged over examples).
 
-        A damping that is multiplied by it means the same for any reduction and batch size; 1 for an unknown loss.
+        A damping that is multiplied by it means the same for any reduction and batch size; 1 for an
+        unknown loss.
         """
         family = self._problem.family
         return 1.0 if family is None else family.scale(self._output_like())
@@ -91,9 +105,10 @@ class Evaluating:
         family = self._problem.family
         return len(self.inputs) if family is None else family.terms(self._output_like())
 
-    # -- how an evaluation is made -------------------------------------------------------------------------------------
+    # -- how an evaluation is made -----------------------------------------------------------------
 
-    # The loss of the mini-batch is the sum of what the ranks, and on each of them the parts, give for their slices.
+    # The loss of the mini-batch is the sum of what the ranks, and on each of them the parts, give
+    # for their slices.
 
     @property
     def _span(self) -> slice:
@@ -131,9 +146,15 @@ class Evaluating:
     @phased("forward")
     def _forward(self, part: slice, params: list[Tensor] | None = None) -> Tensor:
         problem, inputs = self._problem, self._cut(self.inputs, part)
-        precision = torch.autocast(self._moment.device.type, torch.bfloat16) if problem.autocast else nullcontext()
+        precision = (
+            torch.autocast(self._moment.device.type, torch.bfloat16)
+            if problem.autocast
+            else nullcontext()
+        )
         with precision:
-            outputs: Tensor = problem.model(inputs) if params is None else self._forward_at(inputs, params)
+            outputs: Tensor = (
+                problem.model(inputs) if params is None else self._forward_at(inputs, params)
+            )
         self._outputs_shape = outputs.shape if self._all(part) else self._shape_of_all(outputs)
         return outputs.to(self.params[0].dtype) if problem.autocast else outputs
 
@@ -151,7 +172,9 @@ class Evaluating:
         if self._all(part):
             return loss
         weight = share_of(loss_fn, self._targets, part, len(self.inputs))
-        return weight * loss if weight else (0 * outputs).sum()  # the mean over no term at all is not a number
+        return (
+            weight * loss if weight else (0 * outputs).sum()
+        )  # the mean over no term at all is not a number
 
     def _regulariser(self, params: Sequence[Tensor]) -> Tensor:
         squares = torch.stack([parameter.square().sum() for parameter in params])
@@ -216,11 +239,15 @@ class Evaluating:
     def _params_at(self, step: Tensor | None) -> list[Tensor] | None:
         if step is None:
             return None
-        return [p.detach() + d for p, d in zip(self.params, unflatten(step, self.params), strict=True)]
+        return [
+            p.detach() + d for p, d in zip(self.params, unflatten(step, self.params), strict=True)
+        ]
 
     def _differentiable_kernels(self) -> AbstractContextManager[None]:
         """Attention and recurrent kernels that can be differentiated twice (the fast ones cannot)."""
-        return twice_differentiable(plain_rnn=bool(self._problem.recurrent) and self._moment.device.type == "cuda")
+        return twice_differentiable(
+            plain_rnn=bool(self._problem.recurrent) and self._moment.device.type == "cuda"
+        )
 
     def _count(self, name: str, calls: int = 1) -> None:
         """Count oracle calls; one on a part of the mini-batch counts as that part."""
@@ -235,5 +262,7 @@ class Evaluating:
 
     def _output_like(self) -> Tensor:
         if self._outputs_shape is None:
-            raise RuntimeError("scale and terms are known once the objective has been evaluated; call it first")
+            raise RuntimeError(
+                "scale and terms are known once the objective has been evaluated; call it first"
+            )
         return torch.empty(self._outputs_shape, device="meta")

@@ -16,48 +16,77 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from optimizers.distributed import ALONE, Alone
 from optimizers.errors import Unsupported
-from optimizers.layers.capture import Captured, capture, edges_of, hidden_states, merged, passes, settled
+from optimizers.layers.capture import (
+    Captured,
+    capture,
+    edges_of,
+    hidden_states,
+    merged,
+    passes,
+    settled,
+)
 from optimizers.linalg.curvature import Curvature
 from optimizers.linalg.flat import add_, flatten, unflatten
 from optimizers.objective.cache import Known
-from optimizers.objective.jacobian import jacobian_by_examples, jacobian_by_graph, outputs_at, pullback
+from optimizers.objective.jacobian import (
+    jacobian_by_examples,
+    jacobian_by_graph,
+    outputs_at,
+    pullback,
+)
 from optimizers.objective.likelihoods import Gaussian, family_of, require_family
 from optimizers.objective.minibatch import Evaluating
-from optimizers.objective.step_state import Batch, Moment, Observer, Problem, couples, held_statistics, weighted_mean
+from optimizers.objective.step_state import (
+    Batch,
+    Moment,
+    Observer,
+    Problem,
+    couples,
+    held_statistics,
+    weighted_mean,
+)
 from optimizers.phases import phase, phased
 
 
 class Objective(Evaluating):
     """The loss of a mini-batch as a function of a model's trainable parameters, with counted oracles.
 
-    `objective()` is a torch closure, so any torch optimizer takes it: `optimizer.step(objective)`. Methods that know
-    more ask for more: `value`, `hessian`, `ggn`, `jacobian`, `per_example_grads`, `capture`, `sampled`, `fresh`.
+    `objective()` is a torch closure, so any torch optimizer takes it: `optimizer.step(objective)`.
+    Methods that know more ask for more: `value`, `hessian`, `ggn`, `jacobian`, `per_example_grads`,
+    `capture`, `sampled`, `fresh`.
 
-    Within one objective, and those derived from it, evaluations are a function: random state (dropout) is replayed and
-    running statistics (batch normalisation) move at the first evaluation only. Vectors are flat, of shape (n,), in the
-    order of `params`. The loss includes `l2 / 2 * |theta|^2`, and so do its gradient and every curvature.
+    Within one objective, and those derived from it, evaluations are a function: random state
+    (dropout) is replayed and running statistics (batch normalisation) move at the first evaluation
+    only. Vectors are flat, of shape (n,), in the order of `params`. The loss includes `l2 / 2 *
+    |theta|^2`, and so do its gradient and every curvature.
 
-    With `ranks` every process is given the same whole mini-batch and evaluates its share of it. Loss, gradient and
-    curvature products are then summed over the processes, residuals and rows of examples gathered, so that all answers
-    are those of one process alone to rounding; what `capture` and `scores` record is this rank's share, to be summed by
-    `ranks.sum_`. Dropout draws other masks on every rank, and batch normalisation sees a rank's share only.
+    With `ranks` every process is given the same whole mini-batch and evaluates its share of it.
+    Loss, gradient and curvature products are then summed over the processes, residuals and rows of
+    examples gathered, so that all answers are those of one process alone to rounding; what
+    `capture` and `scores` record is this rank's share, to be summed by `ranks.sum_`. Dropout draws
+    other masks on every rank, and batch normalisation sees a rank's share only.
 
-    With `parts` the mini-batch is evaluated in that many slices (of at least an example), one after the other, and
-    their gradients are accumulated: memory is that of one slice. Curvature keeps the graphs of all of them. Batch
-    normalisation sees a slice at a time, everything else is as for the whole mini-batch.
+    With `parts` the mini-batch is evaluated in that many slices (of at least an example), one after
+    the other, and their gradients are accumulated: memory is that of one slice. Curvature keeps the
+    graphs of all of them. Batch normalisation sees a slice at a time, everything else is as for the
+    whole mini-batch.
 
     Args:
         model: the network; its parameters with `requires_grad` are the variables.
-        loss_fn: a torch loss, or a module of that convention, called as `loss_fn(outputs, targets)`.
+        loss_fn: a torch loss, or a module of that convention, called as `loss_fn(outputs,
+            targets)`.
         inputs, targets: the mini-batch, the examples along the first dimension.
         l2: the factor of the quadratic regulariser.
         sampler: draws another mini-batch, for `fresh`.
-        generator: the source of sampled targets; by default one seeded by the state of torch's global generator.
+        generator: the source of sampled targets; by default one seeded by the state of torch's
+            global generator.
         autocast: run the forward pass in bfloat16 where torch.autocast allows it.
         ranks: the processes that share the work; one alone by default.
         parts: in how many slices a mini-batch is evaluated.
-        clip: the largest norm of the gradient that `()` leaves in `.grad`; a longer one is shortened to it.
-        observer: called with the loss and the flat gradient whenever both are known at the parameters themselves.
+        clip: the largest norm of the gradient that `()` leaves in `.grad`; a longer one is
+            shortened to it.
+        observer: called with the loss and the flat gradient whenever both are known at the
+            parameters themselves.
         counts: where oracle calls are counted; a new counter by default.
 
     Raises:
@@ -92,7 +121,9 @@ class Objective(Evaluating):
         device = params[0].device
         if generator is None:
             with torch.random.fork_rng(devices=[]):
-                generator = torch.Generator(device).manual_seed(ranks.told(int(torch.randint(2**62, ()))))
+                generator = torch.Generator(device).manual_seed(
+                    ranks.told(int(torch.randint(2**62, ())))
+                )
         norms = [module for module in model.modules() if isinstance(module, _NormBase)]
         problem = Problem(
             model,
@@ -121,8 +152,9 @@ class Objective(Evaluating):
     def subset(self, index: Tensor) -> Self:
         """The same loss on some of the mini-batch's examples, within the same step.
 
-        A loss that is a sum over examples becomes smaller; the quotient of the two `scale`s says by how much. An oracle
-        call on the part counts as the part of a call that its share of the examples is.
+        A loss that is a sum over examples becomes smaller; the quotient of the two `scale`s says by
+        how much. An oracle call on the part counts as the part of a call that its share of the
+        examples is.
         """
         inputs = self.inputs[index]
         share = self._share * len(inputs) / len(self.inputs)
@@ -131,7 +163,7 @@ class Objective(Evaluating):
             part._outputs_shape = torch.Size((len(part.inputs), *self._outputs_shape[1:]))
         return part
 
-    # -- values and gradients ------------------------------------------------------------------------------------------
+    # -- values and gradients ----------------------------------------------------------------------
 
     def __call__(self) -> Tensor:
         """Fill `.grad` of every parameter and return the detached loss."""
@@ -151,15 +183,23 @@ class Objective(Evaluating):
             parameter.grad = None
 
     @phased("backward")
-    def _add_gradient(self, loss: Tensor, edges: Sequence[GradientEdge], keep: bool) -> Sequence[Tensor | None]:
+    def _add_gradient(
+        self, loss: Tensor, edges: Sequence[GradientEdge], keep: bool
+    ) -> Sequence[Tensor | None]:
         """Add to `.grad` of every parameter by one backward pass, and return the gradients at the edges."""
         if not edges:
             loss.backward(retain_graph=keep)
             return ()
         wanted: Any = [*self.params, *edges]
-        found: Sequence[Tensor | None] = torch.autograd.grad(loss, wanted, retain_graph=keep, allow_unused=True)
+        found: Sequence[Tensor | None] = torch.autograd.grad(
+            loss, wanted, retain_graph=keep, allow_unused=True
+        )
         for parameter, gradient in zip(self.params, found, strict=False):
-            parameter.grad = gradient if parameter.grad is None or gradient is None else parameter.grad + gradient
+            parameter.grad = (
+                gradient
+                if parameter.grad is None or gradient is None
+                else parameter.grad + gradient
+            )
         return found[len(self.params) :]
 
     def _end_gradient(self, losses: Sequence[Tensor]) -> Tensor:
@@ -175,7 +215,9 @@ class Objective(Evaluating):
 
     def _sum_gradients(self, loss: Tensor) -> Tensor:
         """Sum the loss and `.grad` over the ranks; a parameter that no rank's loss depends on still has none."""
-        present = torch.tensor([p.grad is not None for p in self.params], dtype=torch.float32, device=loss.device)
+        present = torch.tensor(
+            [p.grad is not None for p in self.params], dtype=torch.float32, device=loss.device
+        )
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
         self._problem.ranks.sum_([loss, present, *gradients])
         for parameter, gradient, seen in zip(self.params, gradients, present.tolist(), strict=True):
@@ -185,19 +227,23 @@ class Objective(Evaluating):
     def value(self, step: Tensor | None = None) -> Tensor:
         """The loss, without a graph, at the parameters or at `parameters + step` (flat).
 
-        The parameters are not written: a graph that a curvature keeps stays valid while trial points are evaluated.
+        The parameters are not written: a graph that a curvature keeps stays valid while trial
+        points are evaluated.
         """
         self._count("value")
         with torch.no_grad(), self._evaluation():
             params = self._params_at(step)
-            losses = [self._loss(part, self._forward(part, params), params) for part in self._parts()]
+            losses = [
+                self._loss(part, self._forward(part, params), params) for part in self._parts()
+            ]
         return self._summed(*losses)
 
     def value_and_gradient(self, step: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The loss and its flat gradient, at the parameters or at `parameters + step`; `.grad` is left alone.
 
-        At the parameters nothing is computed, and nothing counted, if `move` has just been told both for the same
-        mini-batch: a line search that ends on a full batch pays for the beginning of the next step.
+        At the parameters nothing is computed, and nothing counted, if `move` has just been told
+        both for the same mini-batch: a line search that ends on a full batch pays for the beginning
+        of the next step.
         """
         if step is None and (known := self._recalled()) is not None:
             self._observe(known.loss, known.gradient)
@@ -206,7 +252,9 @@ class Objective(Evaluating):
         found = []
         with torch.enable_grad(), self._evaluation():
             params = self._params_at(step)
-            variables = self.params if params is None else [part.requires_grad_() for part in params]
+            variables = (
+                self.params if params is None else [part.requires_grad_() for part in params]
+            )
             for part in self._parts():
                 loss = self._loss(part, self._forward(part, params), params)
                 with phase("backward"):
@@ -217,16 +265,23 @@ class Objective(Evaluating):
             self._observe(loss, gradient)
         return loss, gradient
 
-    def move(self, step: Tensor, loss: Tensor | None = None, gradient: Tensor | None = None) -> None:
+    def move(
+        self, step: Tensor, loss: Tensor | None = None, gradient: Tensor | None = None
+    ) -> None:
         """Add a flat step to the parameters; `loss` and `gradient`, where both are given, are those at the new point.
 
-        They are kept for `value_and_gradient` unless an evaluation draws random numbers or moves running statistics:
-        then the next step is another function even on the same mini-batch.
+        They are kept for `value_and_gradient` unless an evaluation draws random numbers or moves
+        running statistics: then the next step is another function even on the same mini-batch.
         """
         with torch.no_grad():
             add_(self.params, step)
         self._problem.known = None
-        if loss is not None and gradient is not None and self._targets is not None and self._repeatable():
+        if (
+            loss is not None
+            and gradient is not None
+            and self._targets is not None
+            and self._repeatable()
+        ):
             self._problem.known = Known(self.inputs, self._targets, self.params, loss, gradient)
 
     def gradient(self) -> Tensor:
@@ -252,7 +307,8 @@ class Objective(Evaluating):
     def differentiable(self) -> Iterator[Callable[[], Tensor]]:
         """A closure like `()` that leaves gradients with their graph in `.grad`, to be differentiated once more.
 
-        Each backward pass through them counts as a Hessian product. The graph is dropped when the context ends.
+        Each backward pass through them counts as a Hessian product. The graph is dropped when the
+        context ends.
 
         Raises:
             Unsupported: several processes share the work.
@@ -283,26 +339,35 @@ class Objective(Evaluating):
 
     def _require_alone(self, oracle: str) -> None:
         if self._problem.ranks.size > 1:
-            raise Unsupported(f"{oracle} keeps a graph of one process's share of the work; run it in one process")
+            raise Unsupported(
+                f"{oracle} keeps a graph of one process's share of the work; run it in one process"
+            )
 
-    # -- curvature -----------------------------------------------------------------------------------------------------
+    # -- curvature ---------------------------------------------------------------------------------
 
     def hessian(self, once: bool = False) -> Curvature:
         """The Hessian H of the loss: products by differentiating the gradient's graph, which is built once and kept.
 
-        With `once` the first product frees the graph as it goes, which spares memory and its time; there is no second.
+        With `once` the first product frees the graph as it goes, which spares memory and its time;
+        there is no second.
         """
         self._count_gradient()
         with torch.enable_grad(), self._differentiable_kernels():
             loss = self._loss(self._span, self._outputs())
             with phase("backward"):
-                gradient = torch.autograd.grad(loss, self.params, create_graph=True, materialize_grads=True)
+                gradient = torch.autograd.grad(
+                    loss, self.params, create_graph=True, materialize_grads=True
+                )
         curved = [part for part in gradient if part.requires_grad]
 
         def rows(vectors: Tensor, batched: bool = True) -> Tensor:
             if not curved:
                 return torch.zeros_like(vectors)
-            chosen = [v for v, g in zip(unflatten(vectors, self.params), gradient, strict=True) if g.requires_grad]
+            chosen = [
+                v
+                for v, g in zip(unflatten(vectors, self.params), gradient, strict=True)
+                if g.requires_grad
+            ]
             return pullback(curved, self.params, chosen, vectors.shape[:-1], batched, keep=not once)
 
         return self._curvature(loss.detach(), flatten(gradient).detach(), rows, "hvp")
@@ -310,11 +375,12 @@ class Objective(Evaluating):
     def ggn(self, structural: float = 0.0) -> Curvature:
         """The generalised Gauss-Newton matrix J' H_out J (+ l2 I), H_out the Hessian of the loss by the outputs.
 
-        J v comes from differentiating u -> J'u twice (double backward), which works for every layer that has a
-        double-differentiable backward pass, LSTMs included. Positive semi-definite if the loss is convex in the
-        outputs. `structural` adds that multiple of the mean over examples of J_h'J_h, J_h the Jacobian of the hidden
-        states of the recurrent layers (Martens and Sutskever, 2011, section 3.2, with a squared distance); like a
-        damping it is meant for the canonical loss and scaled to this one.
+        J v comes from differentiating u -> J'u twice (double backward), which works for every layer
+        that has a double-differentiable backward pass, LSTMs included. Positive semi-definite if
+        the loss is convex in the outputs. `structural` adds that multiple of the mean over examples
+        of J_h'J_h, J_h the Jacobian of the hidden states of the recurrent layers (Martens and
+        Sutskever, 2011, section 3.2, with a squared distance); like a damping it is meant for the
+        canonical loss and scaled to this one.
 
         Raises:
             Unsupported: `structural` is not zero and there is no recurrent layer.
@@ -323,7 +389,9 @@ class Objective(Evaluating):
         l2, params = self._own_l2, self.params
         watched = self._problem.recurrent if structural else []
         if structural and not watched:
-            raise Unsupported("structural damping needs a recurrent layer (nn.RNN, nn.GRU or nn.LSTM); set it to 0")
+            raise Unsupported(
+                "structural damping needs a recurrent layer (nn.RNN, nn.GRU or nn.LSTM); set it to 0"
+            )
         with torch.enable_grad(), self._differentiable_kernels():
             with hidden_states(watched) as hidden:
                 outputs = self._outputs()
@@ -332,19 +400,26 @@ class Objective(Evaluating):
             with phase("backward"):
                 (slope,) = torch.autograd.grad(loss, free, create_graph=True)
             heads = [outputs, *hidden]
-            # u -> J'u is linear: any u serves for its derivative; the slope, and zeros for the states, give J'slope
+            # u -> J'u is linear: any u serves for its derivative; the slope, and zeros for the
+            # states, give J'slope
             duals = [
                 slope.detach().clone().requires_grad_(),
                 *(torch.zeros_like(h, requires_grad=True) for h in hidden),
             ]
             with phase("backward"):
-                pulled = torch.autograd.grad(heads, params, duals, create_graph=True, materialize_grads=True)
+                pulled = torch.autograd.grad(
+                    heads, params, duals, create_graph=True, materialize_grads=True
+                )
         linked = [part for part in pulled if part.requires_grad]
         gradient = flatten(pulled).detach() + l2 * flatten(params).detach()
         share = structural * self.scale / len(self.inputs)
 
         def rows(vectors: Tensor, batched: bool = True) -> Tensor:
-            chosen = [v for v, g in zip(unflatten(vectors, params), pulled, strict=True) if g.requires_grad]
+            chosen = [
+                v
+                for v, g in zip(unflatten(vectors, params), pulled, strict=True)
+                if g.requires_grad
+            ]
             options = {"retain_graph": True, "materialize_grads": True, "is_grads_batched": batched}
             pushed, *swung = torch.autograd.grad(linked, duals, chosen, **options)
             if slope.requires_grad:
@@ -357,7 +432,9 @@ class Objective(Evaluating):
         loss = loss.detach() + self._regulariser(params).detach()
         return self._curvature(loss, gradient, rows, "ggnvp")
 
-    def _curvature(self, loss: Tensor, gradient: Tensor, rows: Callable[..., Tensor], name: str) -> Curvature:
+    def _curvature(
+        self, loss: Tensor, gradient: Tensor, rows: Callable[..., Tensor], name: str
+    ) -> Curvature:
         """The curvature whose loss, gradient and products are the sums of these over the ranks."""
 
         def summed(vectors: Tensor, batched: bool = True) -> Tensor:
@@ -365,14 +442,17 @@ class Objective(Evaluating):
 
         loss, gradient = self._summed_pair((loss, gradient))
         self._observe(loss, gradient)
-        return Curvature(loss, gradient, lambda vector: summed(vector, False), summed, partial(self._count, name))
+        return Curvature(
+            loss, gradient, lambda vector: summed(vector, False), summed, partial(self._count, name)
+        )
 
     @phased("curvature")
     def jacobian(self) -> tuple[Tensor, Tensor]:
         """Residuals r (m,) and their Jacobian J (m, n), scaled so that the loss is |r|^2 / 2 and its gradient J'r.
 
-        Built from one backward pass of the batch per output where examples are independent, else from m backward
-        passes or n double ones, whichever are fewer. The regulariser adds n residuals.
+        Built from one backward pass of the batch per output where examples are independent, else
+        from m backward passes or n double ones, whichever are fewer. The regulariser adds n
+        residuals.
 
         Raises:
             Unsupported: the loss is not a mean or sum of squared errors.
@@ -387,7 +467,9 @@ class Objective(Evaluating):
         if self._problem.l2:
             root, theta = self._problem.l2**0.5, flatten(self.params).detach()
             residuals = torch.cat([residuals, root * theta])
-            jacobian = torch.cat([jacobian, root * torch.eye(len(theta), dtype=theta.dtype, device=theta.device)])
+            jacobian = torch.cat(
+                [jacobian, root * torch.eye(len(theta), dtype=theta.dtype, device=theta.device)]
+            )
         if self._watched:
             self._observe(residuals.square().sum() / 2, residuals @ jacobian)
         return residuals, jacobian
@@ -407,7 +489,9 @@ class Objective(Evaluating):
                 return residuals
             return torch.cat([residuals, self._problem.l2**0.5 * flatten(params or self.params)])
 
-    def _weighted_residuals(self, params: list[Tensor] | None = None) -> tuple[Tensor, Tensor, float]:
+    def _weighted_residuals(
+        self, params: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, float]:
         """The outputs times the loss's weight, with their graph; their distances from the targets; the weight."""
         family = self._problem.family
         if not isinstance(family, Gaussian):
@@ -417,7 +501,9 @@ class Objective(Evaluating):
         outputs = self._outputs(params)
         targets = self._resolved_targets(outputs, self._span)
         if targets.shape != outputs.shape and targets.numel() != 1:
-            raise ValueError(f"jacobian needs targets of shape {tuple(outputs.shape)}, got {tuple(targets.shape)}")
+            raise ValueError(
+                f"jacobian needs targets of shape {tuple(outputs.shape)}, got {tuple(targets.shape)}"
+            )
         weight = (2 * family.residual_weight(self._output_like())) ** 0.5
         flat = (weight * outputs).flatten()
         return flat, flat.detach() - weight * targets.flatten(), weight
@@ -427,13 +513,19 @@ class Objective(Evaluating):
         inputs = self._cut(self.inputs, self._span)
         count = len(inputs)
         coupled = any(couples(norm) for norm in self._problem.norms)
-        independent = count > 1 and flat.numel() % count == 0 and not coupled and not self._moment.random
+        independent = (
+            count > 1 and flat.numel() % count == 0 and not coupled and not self._moment.random
+        )
         if not independent or flat.numel() // count > self._size():
             return jacobian_by_graph(flat, self.params)
         one_by_one = bool(self._problem.recurrent)  # their kernels have no batching rule
         with held_statistics(self._problem.norms):
-            rows = jacobian_by_examples(self.model, self._problem.names, self.params, inputs, one_by_one)
-        return weight * rows if rows.shape[0] == flat.numel() else jacobian_by_graph(flat, self.params)
+            rows = jacobian_by_examples(
+                self.model, self._problem.names, self.params, inputs, one_by_one
+            )
+        return (
+            weight * rows if rows.shape[0] == flat.numel() else jacobian_by_graph(flat, self.params)
+        )
 
     @phased("curvature")
     def per_example_grads(self) -> Tensor:
@@ -442,12 +534,15 @@ class Objective(Evaluating):
         A loss of one's own is taken to be a mean over examples unless its `reduction` is `sum`.
 
         Raises:
-            Unsupported: the examples are coupled and have no gradients of their own: by batch normalisation that uses
-                the batch's statistics, or by a mean that is weighted by the targets.
+            Unsupported: the examples are coupled and have no gradients of their own: by batch
+                normalisation that uses the batch's statistics, or by a mean that is weighted by the
+                targets.
         """
         problem = self._problem
         if any(couples(norm) for norm in problem.norms):
-            raise Unsupported("per_example_grads needs independent examples; batch normalisation couples them")
+            raise Unsupported(
+                "per_example_grads needs independent examples; batch normalisation couples them"
+            )
         if weighted_mean(problem.loss_fn):
             raise Unsupported(
                 "per_example_grads needs a plain mean; class weights or ignored targets couple the examples"
@@ -467,8 +562,13 @@ class Objective(Evaluating):
 
     def _vectorised_example_grads(self) -> Tensor:
         problem = self._problem
-        frozen = {name: parameter.detach() for name, parameter in zip(problem.names, self.params, strict=True)}
-        inputs, targets = (self._cut(whole, self._span) for whole in (self.inputs, self._known_targets()))
+        frozen = {
+            name: parameter.detach()
+            for name, parameter in zip(problem.names, self.params, strict=True)
+        }
+        inputs, targets = (
+            self._cut(whole, self._span) for whole in (self.inputs, self._known_targets())
+        )
 
         def loss(params: dict[str, Tensor], example: Tensor, target: Tensor) -> Tensor:
             output = outputs_at(problem.model, params, example[None])
@@ -476,11 +576,17 @@ class Objective(Evaluating):
             return result
 
         with self._differentiable_kernels(), held_statistics(problem.norms):
-            grads = vmap(grad(loss), in_dims=(None, 0, 0), randomness="error")(frozen, inputs, targets)
+            grads = vmap(grad(loss), in_dims=(None, 0, 0), randomness="error")(
+                frozen, inputs, targets
+            )
         return torch.cat([grads[name].reshape(len(inputs), -1) for name in problem.names], dim=1)
 
     def _looped_example_grads(self) -> Tensor:
-        with torch.enable_grad(), self._differentiable_kernels(), held_statistics(self._problem.norms):
+        with (
+            torch.enable_grad(),
+            self._differentiable_kernels(),
+            held_statistics(self._problem.norms),
+        ):
             outputs, targets = self._outputs(), self._cut(self._known_targets(), self._span)
             if self._moment.random:  # one set of masks for the whole batch
                 parts = zip(outputs.split(1), targets.split(1), strict=True)
@@ -488,12 +594,16 @@ class Objective(Evaluating):
                 inputs = self._cut(self.inputs, self._span)
                 parts = zip(map(self.model, inputs.split(1)), targets.split(1), strict=True)
             losses = (self._problem.loss_fn(output, target) for output, target in parts)
-            rows = [pullback([loss], self.params, [torch.ones_like(loss)], (), False) for loss in losses]
+            rows = [
+                pullback([loss], self.params, [torch.ones_like(loss)], (), False) for loss in losses
+            ]
         return torch.stack(rows)
 
-    # -- layers and other targets --------------------------------------------------------------------------------------
+    # -- layers and other targets ------------------------------------------------------------------
 
-    def capture(self, kinds: Sequence[type[nn.Module]] = (nn.Linear, nn.Conv2d)) -> AbstractContextManager[Captured]:
+    def capture(
+        self, kinds: Sequence[type[nn.Module]] = (nn.Linear, nn.Conv2d)
+    ) -> AbstractContextManager[Captured]:
         """Record inputs and output gradients of the layers of these kinds during the evaluations inside the `with`."""
         return capture(self._problem.model, kinds)
 
@@ -514,14 +624,14 @@ class Objective(Evaluating):
     ) -> tuple[Tensor, list[Captured]]:
         """The loss, and what layers see in one forward pass with output gradients for a Fisher matrix's targets.
 
-        The targets share the forward pass, and only the layers' outputs are differentiated: a backward pass for each
-        of them is all that this adds to a gradient.
+        The targets share the forward pass, and only the layers' outputs are differentiated: a
+        backward pass for each of them is all that this adds to a gradient.
 
         Args:
             kinds: the types of layers.
-            fisher: `sampled` (targets drawn from the model: one pass), `exact` (a pass per output, with output
-                gradients s_c / M that have sum_c s_c s_c' = the Hessian of each of the loss's M terms) or `empirical`
-                (the true targets).
+            fisher: `sampled` (targets drawn from the model: one pass), `exact` (a pass per output,
+                with output gradients s_c / M that have sum_c s_c s_c' = the Hessian of each of the
+                loss's M terms) or `empirical` (the true targets).
             gradient: whether `.grad` is filled as by `()`.
 
         Raises:
@@ -537,19 +647,30 @@ class Objective(Evaluating):
         losses, found = [], []
         with torch.enable_grad(), self._evaluation():
             for part in self._parts():
-                # open for the backward passes too: a checkpointed layer has to be computed again as it was
+                # open for the backward passes too: a checkpointed layer has to be computed again as
+                # it was
                 with capture(self._problem.model, kinds, watch=False) as recording:
                     outputs = self._forward(part)
                     captured = settled(recording)
                     loss = self._loss(part, outputs)
                     losses.append(loss.detach())
-                    found.append(self._part_scores(part, outputs, loss if gradient else None, captured, fisher, seen))
+                    found.append(
+                        self._part_scores(
+                            part, outputs, loss if gradient else None, captured, fisher, seen
+                        )
+                    )
         self._count("grad", len(found[0]) - (gradient and fisher == "empirical"))
         whole = self._end_gradient(losses) if gradient else self._summed(*losses)
         return whole, [merged(records) for records in zip(*found, strict=True)]
 
     def _part_scores(
-        self, part: slice, outputs: Tensor, loss: Tensor | None, captured: Captured, fisher: str, seen: Objective
+        self,
+        part: slice,
+        outputs: Tensor,
+        loss: Tensor | None,
+        captured: Captured,
+        fisher: str,
+        seen: Objective,
     ) -> list[Captured]:
         """What layers see of a part with each root of the Fisher matrix; the gradient of a loss is added to `.grad`."""
         edges = edges_of(captured)
@@ -566,7 +687,9 @@ class Objective(Evaluating):
             found.append(passes(captured, slopes))
         return found
 
-    def _roots(self, part: slice, outputs: Tensor, fisher: str, seen: Objective) -> Iterator[Tensor]:
+    def _roots(
+        self, part: slice, outputs: Tensor, fisher: str, seen: Objective
+    ) -> Iterator[Tensor]:
         """The gradients by a part's outputs that stand for a Fisher matrix."""
         if fisher == "exact":
             family = require_family(self._problem.family, self._problem.loss_fn, "scores")
@@ -582,7 +705,9 @@ class Objective(Evaluating):
             Unsupported: the objective was made without a `sampler`.
         """
         if self._problem.sampler is None:
-            raise Unsupported("fresh needs an objective with a sampler; pass Objective(..., sampler=...)")
+            raise Unsupported(
+                "fresh needs an objective with a sampler; pass Objective(..., sampler=...)"
+            )
         return self._derived(*self._problem.sampler(), self._moment)
 
     def joined(self, count: int) -> Self:
@@ -594,9 +719,11 @@ class Objective(Evaluating):
         others = [self.fresh() for _ in range(count - 1)]
         inputs = torch.cat([self.inputs, *(other.inputs for other in others)])
         targets = torch.cat([self._known_targets(), *(other._known_targets() for other in others)])
-        return self._derived(inputs, targets, self._moment, main=self._main, share=count * self._share)
+        return self._derived(
+            inputs, targets, self._moment, main=self._main, share=count * self._share
+        )
 
-    # -- what is remembered and reported -------------------------------------------------------------------------------
+    # -- what is remembered and reported -----------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """The counts, and what is known at the parameters, for a checkpoint."""

@@ -58,8 +58,8 @@ class Moment:
     def evaluation(self, norms: Sequence[_NormBase]) -> Iterator[None]:
         """One evaluation, of all parts of the mini-batch in their order.
 
-        The first one draws its random numbers and moves the running statistics; the others repeat it, and leave
-        generators and statistics as they are.
+        The first one draws its random numbers and moves the running statistics; the others repeat
+        it, and leave generators and statistics as they are.
         """
         if self.host_state is None:
             self.host_state, self.device_state = torch.get_rng_state(), self._device_state()
@@ -79,7 +79,11 @@ class Moment:
         if self.host_state is None or not torch.equal(self.host_state, torch.get_rng_state()):
             return True
         state = self._device_state()
-        return state is not None and self.device_state is not None and not torch.equal(state, self.device_state)
+        return (
+            state is not None
+            and self.device_state is not None
+            and not torch.equal(state, self.device_state)
+        )
 
     def _device_state(self) -> Tensor | None:
         return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
@@ -94,9 +98,12 @@ class Moment:
 def held_statistics(norms: Sequence[_NormBase]) -> Iterator[None]:
     """Layers in training mode normalise by the batch as before, but their running statistics do not move.
 
-    Restoring the buffers afterwards instead would change them in place and so break the kept graph and torch.func.
+    Restoring the buffers afterwards instead would change them in place and so break the kept graph
+    and torch.func.
     """
-    tracking = [(n, n.running_mean, n.running_var) for n in norms if n.training and n.track_running_stats]
+    tracking = [
+        (n, n.running_mean, n.running_var) for n in norms if n.training and n.track_running_stats
+    ]
     for norm, _, _ in tracking:
         norm.track_running_stats, norm.running_mean, norm.running_var = False, None, None
     try:
@@ -108,7 +115,10 @@ def held_statistics(norms: Sequence[_NormBase]) -> Iterator[None]:
 
 @contextmanager
 def twice_differentiable(plain_rnn: bool) -> Iterator[None]:
-    with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False) if plain_rnn else nullcontext():
+    with (
+        sdpa_kernel(SDPBackend.MATH),
+        torch.backends.cudnn.flags(enabled=False) if plain_rnn else nullcontext(),
+    ):
         yield
 
 
@@ -127,8 +137,8 @@ def weighted_mean(loss_fn: nn.Module) -> bool:
 def share_of(loss_fn: nn.Module, targets: Tensor | None, part: slice, count: int) -> float:
     """The weight of a part's own loss in that of the `count` examples, so that the weighted parts add up to it.
 
-    1 for a sum; for a mean what the part's divides by over what the whole one's does. A loss of one's own is taken to
-    be a mean over examples unless its `reduction` says sum.
+    1 for a sum; for a mean what the part's divides by over what the whole one's does. A loss of
+    one's own is taken to be a mean over examples unless its `reduction` says sum.
     """
     if getattr(loss_fn, "reduction", "mean") in ("sum", "half_sum"):
         return 1.0

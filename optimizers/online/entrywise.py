@@ -13,7 +13,9 @@ from optimizers.online.moments import Kept, Tensors, average_products, begin, fo
 EDGE = 1 + 1e-6  # what was raised to the floor equals it but for rounding
 
 
-def prepare(kept: Kept, point: Tensor, gradient: Tensor, variance: float, at_start: bool, signed: bool) -> None:
+def prepare(
+    kept: Kept, point: Tensor, gradient: Tensor, variance: float, at_start: bool, signed: bool
+) -> None:
     """Make what a tensor keeps, once."""
     if "momentum" in kept:
         return
@@ -26,12 +28,17 @@ def prepare(kept: Kept, point: Tensor, gradient: Tensor, variance: float, at_sta
 
 
 def curvatures(
-    kept: Sequence[Kept], apart: Tensors, gradients_apart: Tensors, beta: float, floor: float, least: float
+    kept: Sequence[Kept],
+    apart: Tensors,
+    gradients_apart: Tensors,
+    beta: float,
+    floor: float,
+    least: float,
 ) -> tuple[Tensors, bool]:
     """|cov(g, theta)| / var(theta), or the root of var(g) / var(theta) where no covariance is kept; `least` at least.
 
-    Takes the deviations from the old means into the moments; the result takes the place of the gradients'. Variances
-    are raised to `floor`, and whether one had to be is the second result.
+    Takes the deviations from the old means into the moments; the result takes the place of the
+    gradients'. Variances are raised to `floor`, and whether one had to be is the second result.
     """
     variances = average_products(kept, "variance", apart, apart, beta)
     degenerate = smallest(variances) <= floor * EDGE
@@ -41,7 +48,9 @@ def curvatures(
     if signed:
         moments = average_products(kept, "covariance", gradients_apart, apart, beta)
     else:
-        moments = average_products(kept, "gradient_variance", gradients_apart, gradients_apart, beta)
+        moments = average_products(
+            kept, "gradient_variance", gradients_apart, gradients_apart, beta
+        )
         torch._foreach_clamp_min_(moments, floor)
     for moment, variance, out in zip(moments, variances, gradients_apart, strict=True):
         torch.div(moment, variance, out=out)
@@ -54,8 +63,12 @@ def move(points: Tensors, kept: Sequence[Kept], gradients: Tensors, group: dict[
     """theta -= lr m / max(div |h|, cut); whether a variance was at its floor."""
     beta, div = group["beta"], group["div"]
     apart, gradients_apart = follow(kept, points, gradients, beta, group["gamma"])
-    found, degenerate = curvatures(kept, apart, gradients_apart, beta, group["floor"], group["cut"] / div)
-    torch._foreach_addcdiv_(points, [one["momentum"] for one in kept], found, value=-group["lr"] / div)
+    found, degenerate = curvatures(
+        kept, apart, gradients_apart, beta, group["floor"], group["cut"] / div
+    )
+    torch._foreach_addcdiv_(
+        points, [one["momentum"] for one in kept], found, value=-group["lr"] / div
+    )
     return degenerate
 
 
@@ -65,7 +78,9 @@ def shares(kept: Iterable[Kept], group: dict[str, Any]) -> dict[str, float]:
     total = 0
     for one in kept:
         variance, signed = one["variance"], one.get("covariance")
-        curvature = (one["gradient_variance"] / variance).sqrt() if signed is None else signed / variance
+        curvature = (
+            (one["gradient_variance"] / variance).sqrt() if signed is None else signed / variance
+        )
         counts["degenerate_share"] += float((variance <= group["floor"] * EDGE).sum())
         counts["negative_share"] += float((curvature < 0).sum())
         counts["cut_share"] += float((group["div"] * curvature.abs() <= group["cut"]).sum())

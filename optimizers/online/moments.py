@@ -24,7 +24,8 @@ def follow(
 ) -> tuple[Tensors, Tensors]:
     """momentum += gamma (g - momentum), mean += beta (x - mean), for points and gradients.
 
-    Returns how far point and gradient are from their means before; from the new ones it is 1 - beta times that.
+    Returns how far point and gradient are from their means before; from the new ones it is 1 - beta
+    times that.
     """
     torch._foreach_lerp_([one["momentum"] for one in kept], gradients, gamma)
     return _follow(kept, "mean", points, beta), _follow(kept, "mean_gradient", gradients, beta)
@@ -42,7 +43,9 @@ def weight(beta: float) -> float:
     return beta * (1 - beta) ** 2
 
 
-def average_products(kept: Sequence[Kept], key: str, first: Tensors, second: Tensors, beta: float) -> Tensors:
+def average_products(
+    kept: Sequence[Kept], key: str, first: Tensors, second: Tensors, beta: float
+) -> Tensors:
     """moment += beta (d d' - moment), entry by entry, d and d' the deviations from the new means; the moments."""
     moments = [one[key] for one in kept]
     torch._foreach_mul_(moments, 1 - beta)

@@ -21,41 +21,47 @@ SEEN = ("repelled_share", "clipped_share")
 class MomentumParabola(Method):
     r"""Momentum whose step length comes from a parabola fitted along it (Duda, 2019, arXiv 1907.07063).
 
-    With v = m / |m|, the gradients along v are regressed on the parameters along v, g.v = l (theta.v - p), by averages
-    that forget at the rate beta:
+    With v = m / |m|, the gradients along v are regressed on the parameters along v, g.v = l
+    (theta.v - p), by averages that forget at the rate beta:
 
         l = cov(g.v, theta.v) / var(theta.v),   slope s = mean(g).v + l (theta - mean(theta)).v
         theta -= lr [ rate (g - (g.v) v) + clip(s / |l|) v ]
 
-    so that v leads to the parabola's vertex p where l > 0, and away from it where l < 0: a saddle repels. The length is
-    clipped to growth rate |m|: the parabola makes the step along the momentum at most `growth` times longer than
-    descent at `rate` would, and as much shorter as a sharp curvature asks for. Across v there is plain descent.
+    so that v leads to the parabola's vertex p where l > 0, and away from it where l < 0: a saddle
+    repels. The length is clipped to growth rate |m|: the parabola makes the step along the momentum
+    at most `growth` times longer than descent at `rate` would, and as much shorter as a sharp
+    curvature asks for. Across v there is plain descent.
 
-    With noisy gradients the sign of l is decided by whether v knows the present gradient. If it does (`current`), the
-    gradient's noise is part of v, g.v is too large after every step against v, and l comes out negative whatever the
-    curvature: the length is at its bound, and the method is momentum with some plain descent. `previous` takes the v of
-    the momentum before the gradient, which knows nothing of its noise.
+    With noisy gradients the sign of l is decided by whether v knows the present gradient. If it
+    does (`current`), the gradient's noise is part of v, g.v is too large after every step against
+    v, and l comes out negative whatever the curvature: the length is at its bound, and the method
+    is momentum with some plain descent. `previous` takes the v of the momentum before the gradient,
+    which knows nothing of its noise.
 
-    Where theta stops moving along v the variance is taken as `floor`, then l goes to 0, the length to its bound; such a
-    step is counted as `degenerate`. The first step has no variance yet and is one of these.
+    Where theta stops moving along v the variance is taken as `floor`, then l goes to 0, the length
+    to its bound; such a step is counted as `degenerate`. The first step has no variance yet and is
+    one of these.
 
-    The momentum turns, and the two second moments, which are numbers, are not turned with it; the means are vectors
-    and seen along the new v at every step. OGR with form=subspace, dimension=1 is the same where v does not turn,
-    with gamma=1, div=1 and cut = 1 / (growth rate), for an exact parabola's slope is the gradient's.
+    The momentum turns, and the two second moments, which are numbers, are not turned with it; the
+    means are vectors and seen along the new v at every step. OGR with form=subspace, dimension=1 is
+    the same where v does not turn, with gamma=1, div=1 and cut = 1 / (growth rate), for an exact
+    parabola's slope is the gradient's.
 
     Cost: a gradient and about 12 passes over n numbers. State: 3 n + 2.
 
-    What the paper's abstract leaves open: means and momentum begin at the first point and gradient, the moments at
-    zero; the bound of the length; which momentum gives v.
+    What the paper's abstract leaves open: means and momentum begin at the first point and gradient,
+    the moments at zero; the bound of the length; which momentum gives v.
 
     Args:
-        params: the parameters, or pairs of name and parameter; all those of the model, in its order.
+        params: the parameters, or pairs of name and parameter; all those of the model, in its
+            order.
         lr: a multiplier of the whole step.
         rate: of the gradient descent across the momentum, and in the bound of the length along it.
         beta: the rate at which the regression forgets.
         gamma: the rate of the momentum, m += gamma (g - m).
         growth: how many times rate |m| the step along the momentum may be.
-        direction: v of the momentum with the present gradient (`current`) or without it (`previous`).
+        direction: v of the momentum with the present gradient (`current`) or without it
+            (`previous`).
         floor: the smallest variance.
         weight_decay: decoupled, theta *= 1 - lr weight_decay.
 
@@ -93,7 +99,8 @@ class MomentumParabola(Method):
     def telemetry(self) -> dict[str, float]:
         """Beside the common names: the parabola's last `curvature`, and shares of the steps since the start.
 
-        `repelled_share`: a negative curvature; `clipped_share`: the length was at its bound, the parabola of no use.
+        `repelled_share`: a negative curvature; `clipped_share`: the length was at its bound, the
+        parabola of no use.
         """
         steps = self.seen["steps"]
         told = {name: self.seen[name] / steps for name in SEEN} if steps else {}
@@ -117,7 +124,9 @@ class MomentumParabola(Method):
             begin(kept, point, gradient, at_start=True)
             kept["variance"], kept["covariance"] = point.new_zeros(()), point.new_zeros(())
         momentum = kept["momentum"].clone() if self.direction == "previous" else kept["momentum"]
-        (apart,), (gradient_apart,) = follow([kept], [point], [gradient], group["beta"], group["gamma"])
+        (apart,), (gradient_apart,) = follow(
+            [kept], [point], [gradient], group["beta"], group["gamma"]
+        )
         norm = momentum.norm()
         along = momentum / norm.clamp_min(torch.finfo(norm.dtype).tiny)
         moved = apart @ along
@@ -125,9 +134,13 @@ class MomentumParabola(Method):
         # the deviation from the new mean is 1 - beta times that from the old one
         slope = kept["mean_gradient"] @ along + (1 - group["beta"]) * curvature * moved
         bound = group["growth"] * group["rate"] * norm
-        length = (slope / curvature.abs().clamp_min(torch.finfo(norm.dtype).tiny)).clamp(-bound, bound)
+        length = (slope / curvature.abs().clamp_min(torch.finfo(norm.dtype).tiny)).clamp(
+            -bound, bound
+        )
         self._look(curvature, length.abs() >= bound, kept["variance"] <= group["floor"])
-        step: Tensor = group["rate"] * gradient + (length - group["rate"] * (gradient @ along)) * along
+        step: Tensor = (
+            group["rate"] * gradient + (length - group["rate"] * (gradient @ along)) * along
+        )
         return step
 
     def _regress(self, kept: Kept, group: dict[str, Any], moved: Tensor, changed: Tensor) -> Tensor:
@@ -142,6 +155,8 @@ class MomentumParabola(Method):
         """Note what the step was like, with one wait for the device."""
         marks = torch.stack([curvature, clipped.to(curvature), degenerate.to(curvature)])
         self.curvature, bounded, lost = marks.tolist()
-        self.seen.update(steps=1, repelled_share=int(self.curvature < 0), clipped_share=int(bounded))
+        self.seen.update(
+            steps=1, repelled_share=int(self.curvature < 0), clipped_share=int(bounded)
+        )
         if lost:
             self.failures["degenerate"] += 1

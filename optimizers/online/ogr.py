@@ -23,40 +23,47 @@ CENTERS = ("origin", "first")
 class OGR(Method):
     r"""Newton's step with a Hessian from the regression of gradients on parameters (Duda, 2019, arXiv 1901.11457).
 
-    Where the loss is quadratic, g = H (theta - p). Averages that forget at the rate beta, with the deviations
-    dt = theta - mean(theta) and dg = g - mean(g) from the updated means, give H by least squares from gradients alone:
+    Where the loss is quadratic, g = H (theta - p). Averages that forget at the rate beta, with the
+    deviations dt = theta - mean(theta) and dg = g - mean(g) from the updated means, give H by least
+    squares from gradients alone:
 
         C += beta (dt dt' - C),  B += beta (dg dt' - B),  m += gamma (g - m)
         diagonal:  h = B_ii / C_ii
-        cd:        h = (cov(g, g)_ii / C_ii)^(1/2): what `diagonal` gives at a correlation of 1, without a sign
+        cd:        h = (cov(g, g)_ii / C_ii)^(1/2): what `diagonal` gives at a correlation of 1,
+            without a sign
         full:      H of H C + C H = B + B', by the eigenvectors of C
-        step:      theta -= lr |H|^-1 m, the absolute eigenvalues |l| (or h) taken as max(div |l|, cut)
+        step:      theta -= lr |H|^-1 m, the absolute eigenvalues |l| (or h) taken as max(div |l|,
+            cut)
 
-    so that a direction of negative curvature is left instead of entered. `subspace` does the full regression in the
-    space of `dimension` orthonormal rows V, which turn towards the gradients, V <- orthonormalised(V + rotation g), and
-    steps by `outside` (m - V'V m) in the rest of the space. `mixed` takes the diagonal step s and exchanges the share
-    `weight` of its part in the subspace for the subspace's own: s - weight (V'V s - step). The moments are not turned
-    with the basis, as in the author's notebooks.
+    so that a direction of negative curvature is left instead of entered. `subspace` does the full
+    regression in the space of `dimension` orthonormal rows V, which turn towards the gradients, V
+    <- orthonormalised(V + rotation g), and steps by `outside` (m - V'V m) in the rest of the space.
+    `mixed` takes the diagonal step s and exchanges the share `weight` of its part in the subspace
+    for the subspace's own: s - weight (V'V s - step). The moments are not turned with the basis, as
+    in the author's notebooks.
 
-    cut and div make the step: a rate is at most lr / cut. Both are in units of curvature, so cut has to fit the loss.
+    cut and div make the step: a rate is at most lr / cut. Both are in units of curvature, so cut
+    has to fit the loss.
 
-    Where a parameter stops moving C -> 0, and the regression would divide rounding by rounding. A variance is therefore
-    kept at `floor` at least: h goes to 0 there, and the rate to lr / cut. For `cd`, whose step is proportional to the
-    deviation of theta itself and never grows again once that is gone, the floor is what keeps it alive. A step on
-    which some variance was at its floor is counted as `degenerate`; moments that overflowed are begun anew and counted
-    as `restarted`.
+    Where a parameter stops moving C -> 0, and the regression would divide rounding by rounding. A
+    variance is therefore kept at `floor` at least: h goes to 0 there, and the rate to lr / cut. For
+    `cd`, whose step is proportional to the deviation of theta itself and never grows again once
+    that is gone, the floor is what keeps it alive. A step on which some variance was at its floor
+    is counted as `degenerate`; moments that overflowed are begun anew and counted as `restarted`.
 
-    Cost: a gradient, and about 15 passes over 5 n numbers; `full` two eigen-decompositions of n x n, `subspace` and
-    `mixed` about 2 n d^2 + 8 n d operations more, d the dimension. State: 5 n (`diagonal`, `cd`), 3 n + 2 n^2 (`full`),
-    (3 + d) n + 2 d^2 (`subspace`), (5 + d) n + 2 d^2 (`mixed`).
+    Cost: a gradient, and about 15 passes over 5 n numbers; `full` two eigen-decompositions of n x
+    n, `subspace` and `mixed` about 2 n d^2 + 8 n d operations more, d the dimension. State: 5 n
+    (`diagonal`, `cd`), 3 n + 2 n^2 (`full`), (3 + d) n + 2 d^2 (`subspace`), (5 + d) n + 2 d^2
+    (`mixed`).
 
-    Differences from the notebooks (github.com/JarekDuda/SGD-OGR-Hessian-estimator): the floor; lr, 1 there; eta of
-    `cd` is 1 / div here, and cut holds for it too. The defaults are for networks; on Beale's function the author has
-    beta 0.4 to 0.6, gamma 0.5 to 0.9, cut 5 to 15, rotation 0.1, outside 0.001 (docs/ogr.md).
+    Differences from the notebooks (github.com/JarekDuda/SGD-OGR-Hessian-estimator): the floor; lr,
+    1 there; eta of `cd` is 1 / div here, and cut holds for it too. The defaults are for networks;
+    on Beale's function the author has beta 0.4 to 0.6, gamma 0.5 to 0.9, cut 5 to 15, rotation 0.1,
+    outside 0.001 (docs/ogr.md).
 
     Args:
-        params: the parameters, or pairs of name and parameter; for `full`, `subspace` and `mixed` all those of the
-            model, in its order.
+        params: the parameters, or pairs of name and parameter; for `full`, `subspace` and `mixed`
+            all those of the model, in its order.
         form: `diagonal`, `cd`, `full`, `subspace` or `mixed`.
         lr: a multiplier of the whole step; 1 is the author's.
         beta: the rate at which the regression forgets.
@@ -68,7 +75,8 @@ class OGR(Method):
         outside: the rate outside the subspace.
         weight: the share of the subspace in `mixed`.
         variance: what the variances begin with.
-        center: the means and the momentum begin at zero (`origin`, the author's) or at the `first` point and gradient.
+        center: the means and the momentum begin at zero (`origin`, the author's) or at the `first`
+            point and gradient.
         floor: the smallest variance.
         weight_decay: decoupled, theta *= 1 - lr weight_decay.
         seed: of the subspace's first directions, uniform in (0, 0.001).
@@ -105,7 +113,12 @@ class OGR(Method):
             require_range(name, share, high=1, open_low=True)
         for name, value in (("div", div), ("cut", cut), ("floor", floor)):
             require_range(name, value, open_low=True)
-        for name, value in (("lr", lr), ("rotation", rotation), ("outside", outside), ("variance", variance)):
+        for name, value in (
+            ("lr", lr),
+            ("rotation", rotation),
+            ("outside", outside),
+            ("variance", variance),
+        ):
             require_range(name, value)
         require_range("weight", weight, high=1)
         require_range("weight_decay", weight_decay)
@@ -113,13 +126,20 @@ class OGR(Method):
         require_range("seed", seed, low=0, whole=True)
         require_range("max_parameters", max_parameters, low=1, whole=True)
         self.form, self.center, self.variance, self.seed = form, center, variance, seed
-        self.dimension, self.rotation, self.outside, self.weight = dimension, rotation, outside, weight
+        self.dimension, self.rotation, self.outside, self.weight = (
+            dimension,
+            rotation,
+            outside,
+            weight,
+        )
         self.found: Estimate | None = None
         names = ("lr", "beta", "gamma", "div", "cut", "floor", "weight_decay")
         given = (lr, beta, gamma, div, cut, floor, weight_decay)
         super().__init__(params, dict(zip(names, given, strict=True)))
         if form == "full":
-            require_dense(self, max_parameters, "form=diagonal and form=subspace need no such matrix")
+            require_dense(
+                self, max_parameters, "form=diagonal and form=subspace need no such matrix"
+            )
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
@@ -144,22 +164,35 @@ class OGR(Method):
     def telemetry(self) -> dict[str, float]:
         """Beside the common names, shares of the coordinates, or of the Hessian's eigenvectors for the dense forms.
 
-        `degenerate_share`: a variance at its floor; `negative_share`: a negative curvature; `cut_share`: a curvature
-        below the cut, where the step is that of plain momentum.
+        `degenerate_share`: a variance at its floor; `negative_share`: a negative curvature;
+        `cut_share`: a curvature below the cut, where the step is that of plain momentum.
         """
         group = self.param_groups[0]
         if self.found is not None:
             told = subspace.shares(self.found, group["div"], group["cut"], group["floor"])
         else:
-            told = entrywise.shares([kept for kept in self.state.values() if "variance" in kept], group)
+            told = entrywise.shares(
+                [kept for kept in self.state.values() if "variance" in kept], group
+            )
         return {**super().telemetry(), **told}
 
     def _entrywise(self, group: dict[str, Any]) -> bool:
         """Step coordinate by coordinate; whether a variance is at its floor."""
         moving = [(p, p.grad, self.state[p]) for p in group["params"] if p.grad is not None]
         for point, gradient, kept in moving:
-            entrywise.prepare(kept, point, gradient, self.variance, self.center == "first", self.form == "diagonal")
-        points, gradients, states = [list(each) for each in zip(*moving, strict=True)] or ([], [], [])
+            entrywise.prepare(
+                kept,
+                point,
+                gradient,
+                self.variance,
+                self.center == "first",
+                self.form == "diagonal",
+            )
+        points, gradients, states = [list(each) for each in zip(*moving, strict=True)] or (
+            [],
+            [],
+            [],
+        )
         return bool(points) and entrywise.move(points, states, gradients, group)
 
     def _dense(self, group: dict[str, Any], gradient: Tensor) -> bool:
@@ -167,7 +200,9 @@ class OGR(Method):
         kept, point = self.state[group["params"][0]], flatten(group["params"]).detach()
         if "momentum" not in kept:
             self._prepare(kept, point, gradient)
-        (apart,), (gradient_apart,) = follow([kept], [point], [gradient], group["beta"], group["gamma"])
+        (apart,), (gradient_apart,) = follow(
+            [kept], [point], [gradient], group["beta"], group["gamma"]
+        )
         if self.form == "full":
             step = self._newton(kept, group, apart, gradient_apart, kept["momentum"])
         else:
@@ -192,7 +227,12 @@ class OGR(Method):
         subspace.prepare(kept, size, self.variance, point)
 
     def _newton(
-        self, kept: Kept, group: dict[str, Any], apart: Tensor, gradient_apart: Tensor, momentum: Tensor
+        self,
+        kept: Kept,
+        group: dict[str, Any],
+        apart: Tensor,
+        gradient_apart: Tensor,
+        momentum: Tensor,
     ) -> Tensor:
         """|H|^-1 m for deviations and momentum (k,) in some space; m / cut where the moments are not finite."""
         self.found = subspace.regress(kept, apart, gradient_apart, group["beta"], group["floor"])
@@ -211,5 +251,7 @@ class OGR(Method):
         if self.form == "subspace":
             return self.outside * momentum, 1.0
         least = group["cut"] / group["div"]
-        (found,), _ = entrywise.curvatures([kept], [apart], [gradient_apart], group["beta"], group["floor"], least)
+        (found,), _ = entrywise.curvatures(
+            [kept], [apart], [gradient_apart], group["beta"], group["floor"], least
+        )
         return momentum / (group["div"] * found), self.weight

@@ -15,7 +15,8 @@ class Estimate:
     """The regression's Hessian in a space of k dimensions: its eigenvalues (k,) and eigenvectors (k, k), float64.
 
     Attributes:
-        variances: the eigenvalues (k,) of the points' covariance, before they were raised to the floor.
+        variances: the eigenvalues (k,) of the points' covariance, before they were raised to the
+            floor.
     """
 
     values: Tensor
@@ -37,8 +38,8 @@ def estimate(covariance: Tensor, cross: Tensor, floor: float) -> Estimate | None
     """The symmetric H that fits gradients to points best: the solution of H C + C H = B + B'.
 
     C = cov(theta, theta) and B = cov(g, theta), both (k, k). With C = V diag(e) V',
-    H = V [(V' (B + B') V)_ij / (e_i + e_j)] V', the e raised to `floor`: where the points have not moved, H is zero.
-    None if a moment is not finite.
+    H = V [(V' (B + B') V)_ij / (e_i + e_j)] V', the e raised to `floor`: where the points have not
+    moved, H is zero. None if a moment is not finite.
     """
     points = symmetric_eigen(covariance)
     if points is None:

@@ -20,7 +20,9 @@ def prepare(kept: Kept, size: int, variance: float, like: Tensor) -> None:
 def directions(kept: Kept, size: int, seed: int, like: Tensor) -> None:
     """Random directions (size, n), the same on every device and rank."""
     generator = torch.Generator().manual_seed(seed)
-    kept["basis"] = (SMALL * torch.rand(size, len(like), generator=generator, dtype=torch.float64)).to(like)
+    kept["basis"] = (
+        SMALL * torch.rand(size, len(like), generator=generator, dtype=torch.float64)
+    ).to(like)
 
 
 def turn(kept: Kept, gradient: Tensor, rate: float) -> Tensor:
@@ -30,7 +32,9 @@ def turn(kept: Kept, gradient: Tensor, rate: float) -> Tensor:
     return basis
 
 
-def regress(kept: Kept, apart: Tensor, gradient_apart: Tensor, beta: float, floor: float) -> Estimate | None:
+def regress(
+    kept: Kept, apart: Tensor, gradient_apart: Tensor, beta: float, floor: float
+) -> Estimate | None:
     """Take deviations (k,) from the old means into the moments; what Hessian they make."""
     points = average_outer(kept["points"], apart, apart, beta)
     return estimate(points, average_outer(kept["cross"], gradient_apart, apart, beta), floor)

@@ -20,7 +20,15 @@ from optimizers.packaged.randomness import one_source
 Evaluate = Callable[[], Tensor]
 LAST = ("max_lr",)  # what some classes call their learning rate
 COUNTERS = (bool, int, float, Tensor, type(None))  # of attributes that a step may change
-SAYING = (ValueError, RuntimeError, TypeError, LookupError, AttributeError, AssertionError, ImportError)
+SAYING = (
+    ValueError,
+    RuntimeError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    ImportError,
+)
 SWITCHES = ("train", "eval")
 
 
@@ -29,22 +37,25 @@ class PytorchOptimizer(Method):
 
     Most take a closure and nothing else. Of the others
 
-    - a constructor that asks for a `model` gets a module of the named parameters, one that asks for `num_iterations` or
-      `num_data` is told by `expect` (or by `settings`), one that has an `adamw_lr` gets hidden matrices and the rest as
-      two groups (as `optimizers.layers.roles` tells them apart), one that wraps an optimizer gets the class that
-      `settings.optimizer` or `settings.base_optimizer` names, the wrapped one's settings beside its own;
-    - a `step` that takes a `hessian` gets gradients with their graph in the steps in which its `update_period` says
-      that it uses them: a gradient, and a Hessian product for each pass through the graph;
+    - a constructor that asks for a `model` gets a module of the named parameters, one that asks for
+      `num_iterations` or `num_data` is told by `expect` (or by `settings`), one that has an
+      `adamw_lr` gets hidden matrices and the rest as two groups (as `optimizers.layers.roles` tells
+      them apart), one that wraps an optimizer gets the class that `settings.optimizer` or
+      `settings.base_optimizer` names, the wrapped one's settings beside its own;
+    - a `step` that takes a `hessian` gets gradients with their graph in the steps in which its
+      `update_period` says that it uses them: a gradient, and a Hessian product for each pass
+      through the graph;
     - a `fused_backward` gets the loss with its graph, and one whose step perturbs the
       parameters before it calls the closure gets the gradients at their place first.
 
-    State, cost and decay are those of the optimizer that is chosen; `lr` is its own default unless given. A loss or
-    gradient that is not finite where the step begins refuses the step.
+    State, cost and decay are those of the optimizer that is chosen; `lr` is its own default unless
+    given. A loss or gradient that is not finite where the step begins refuses the step.
 
-    Where it differs from the package: settings that the class does not know are refused (the package takes and ignores
-    them); precisions that default to float32 follow parameters of float64; all random numbers come from torch's
-    generator (three classes draw from Python's or numpy's); checkpoints keep the counters that the package holds
-    outside its state; what a class cannot do is `Unsupported` and says so.
+    Where it differs from the package: settings that the class does not know are refused (the
+    package takes and ignores them); precisions that default to float32 follow parameters of
+    float64; all random numbers come from torch's generator (three classes draw from Python's or
+    numpy's); checkpoints keep the counters that the package holds outside its state; what a class
+    cannot do is `Unsupported` and says so.
 
     Args:
         params: parameters, named parameters or groups.
@@ -53,9 +64,11 @@ class PytorchOptimizer(Method):
         settings: everything else that the class is to be told, by its own names.
 
     Raises:
-        ValueError: an unknown name or setting (with those that are close), a value out of range, or, at the first step,
-            something that only the length of the training tells and nobody has told.
-        Unsupported: the package is not installed; the class needs what a training in one process does not give.
+        ValueError: an unknown name or setting (with those that are close), a value out of range,
+            or, at the first step, something that only the length of the training tells and nobody
+            has told.
+        Unsupported: the package is not installed; the class needs what a training in one process
+            does not give.
     """
 
     def __init__(
@@ -82,7 +95,7 @@ class PytorchOptimizer(Method):
         self.needs = frozenset({"hessian"} if catalogue.step_takes(self.kind, "hessian") else ())
         self._try_build(arguments.Facts())
 
-    # -- building ------------------------------------------------------------------------------------------------------
+    # -- building ----------------------------------------------------------------------------------
 
     def expect(self, steps: int, steps_per_epoch: float) -> None:
         super().expect(steps, steps_per_epoch)
@@ -97,11 +110,15 @@ class PytorchOptimizer(Method):
     def _build(self, found: Mapping[str, Any]) -> None:
         self._told = dict(found)
         try:
-            made = arguments.build(self.kind, self.param_groups, {**self._own, **self._told}, self._base, self._rest)
+            made = arguments.build(
+                self.kind, self.param_groups, {**self._own, **self._told}, self._base, self._rest
+            )
         except Exception as error:
             raise self._explained(error, "cannot be made") from error
         if not isinstance(getattr(made, "param_groups", None), list):
-            raise Unsupported(f"{self.title} of pytorch-optimizer has no parameter groups: it is no optimizer")
+            raise Unsupported(
+                f"{self.title} of pytorch-optimizer has no parameter groups: it is no optimizer"
+            )
         self.inner = made
         self._share()
 
@@ -116,7 +133,11 @@ class PytorchOptimizer(Method):
             facts = arguments.Facts(self.horizon, len(objective.inputs))
             self._try_build(facts)
             if self.inner is None:
-                missing = [key for key, value in arguments.told(self.kind, self._own, facts).items() if value is None]
+                missing = [
+                    key
+                    for key, value in arguments.told(self.kind, self._own, facts).items()
+                    if value is None
+                ]
                 raise ValueError(
                     f"{self.title} needs {', '.join(missing)}: pass optimizer.settings.{missing[0]}=..., or tell the "
                     "length of the training by expect(steps, steps_per_epoch)"
@@ -132,7 +153,7 @@ class PytorchOptimizer(Method):
                 return name
         raise ValueError(f"{self.title} has no learning rate; leave lr out")
 
-    # -- a step --------------------------------------------------------------------------------------------------------
+    # -- a step ------------------------------------------------------------------------------------
 
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
         inner = self._ready(objective)
@@ -173,7 +194,9 @@ class PytorchOptimizer(Method):
             return False
         return bool(inner.param_groups[0].get("step", 0) % getattr(inner, "update_period", 1) == 0)
 
-    def _watched(self, evaluate: Evaluate, objective: Objective, gradients: bool = True) -> Evaluate:
+    def _watched(
+        self, evaluate: Evaluate, objective: Objective, gradients: bool = True
+    ) -> Evaluate:
         """An evaluation that remembers the first loss, and ends the step if that or its gradient is not finite."""
 
         def watched() -> Tensor:
@@ -193,7 +216,7 @@ class PytorchOptimizer(Method):
 
         return watched
 
-    # -- weights and checkpoints ---------------------------------------------------------------------------------------
+    # -- weights and checkpoints -------------------------------------------------------------------
 
     def __getattr__(self, name: str) -> Any:
         """`train` and `eval` exist where the optimizer inside has them."""
@@ -204,7 +227,9 @@ class PytorchOptimizer(Method):
     def state_dict(self) -> dict[str, Any]:
         if self.inner is None:
             return super().state_dict()
-        counters = {name: value for name, value in vars(self.inner).items() if type(value) in COUNTERS}
+        counters = {
+            name: value for name, value in vars(self.inner).items() if type(value) in COUNTERS
+        }
         return {"inner": pack(self.inner.state_dict()), "told": self._told, "counters": counters}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -236,7 +261,7 @@ class PytorchOptimizer(Method):
             if number in states and parameter in self.inner.state:
                 self.inner.state[parameter] = narrowed(self.inner.state[parameter], states[number])
 
-    # -- what is said --------------------------------------------------------------------------------------------------
+    # -- what is said ------------------------------------------------------------------------------
 
     def _explained(self, error: Exception, what: str) -> Exception:
         """A failure of the package in words that name the optimizer; a value out of range stays a ValueError."""
@@ -244,11 +269,17 @@ class PytorchOptimizer(Method):
         if isinstance(error, KeyError):  # of a setting that goes with one that was given
             said = f"it has no setting {error.args[0]!r} and no default for it"
         hint = ""
-        if self._dtype is torch.float64 and any(word in said for word in ("dtype", "Float", "float", "Double")):
+        if self._dtype is torch.float64 and any(
+            word in said for word in ("dtype", "Float", "float", "Double")
+        ):
             hint = "; it keeps narrower numbers than the parameters' float64: use precision=float32"
         message = f"{self.title} of pytorch-optimizer {what}: {said}{hint}"
         values = catalogue.is_out_of_range(error) and not self._begun and self.inner is None
-        return ValueError(message) if values and not isinstance(error, Unsupported) else Unsupported(message)
+        return (
+            ValueError(message)
+            if values and not isinstance(error, Unsupported)
+            else Unsupported(message)
+        )
 
     def _warn_of_narrow_state(self) -> None:
         """Say once which tensors are kept in fewer digits than parameters of float64."""
@@ -259,7 +290,10 @@ class PytorchOptimizer(Method):
             f"{key} ({str(value.dtype).removeprefix('torch.')})"
             for state in kept
             for key, value in state.items()
-            if isinstance(value, Tensor) and value.is_floating_point() and value.ndim and value.dtype != self._dtype
+            if isinstance(value, Tensor)
+            and value.is_floating_point()
+            and value.ndim
+            and value.dtype != self._dtype
         }
         if narrow:
             warnings.warn(
@@ -276,7 +310,9 @@ def _functions(group: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_the_packages(error: Exception) -> bool:
     """Whether an exception says what an optimizer cannot do; others, such as a lack of memory, pass."""
-    return (isinstance(error, SAYING) and not isinstance(error, torch.OutOfMemoryError)) or catalogue.is_own(error)
+    return (
+        isinstance(error, SAYING) and not isinstance(error, torch.OutOfMemoryError)
+    ) or catalogue.is_own(error)
 
 
 class _RefusedError(Exception):

@@ -53,7 +53,9 @@ def told(kind: Kind, settings: Mapping[str, Any], facts: Facts) -> dict[str, int
     }
 
 
-def checked(kind: Kind, settings: Mapping[str, Any], dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, Any]]:
+def checked(
+    kind: Kind, settings: Mapping[str, Any], dtype: torch.dtype
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The settings of a class and of the one it wraps, their values as the constructors want them.
 
     Raises:
@@ -65,7 +67,11 @@ def checked(kind: Kind, settings: Mapping[str, Any], dtype: torch.dtype) -> tupl
     require_settings(kind, given, *([] if base is None else [base]))
     own = {name: value for name, value in given.items() if base is None or name in signature(kind)}
     rest = {name: value for name, value in given.items() if name not in own}
-    missing = [n for n, a in signature(kind).items() if _must_be_given(a) and n not in {*own, *TOLD, *BASES}]
+    missing = [
+        n
+        for n, a in signature(kind).items()
+        if _must_be_given(a) and n not in {*own, *TOLD, *BASES}
+    ]
     if missing:
         raise Unsupported(
             f"{kind.__name__} of pytorch-optimizer needs {', '.join(missing)}, which a configuration cannot give"
@@ -96,7 +102,9 @@ def converted(kind: Kind, settings: Mapping[str, Any], dtype: torch.dtype) -> di
     A precision whose default is float32 becomes that of the parameters where these are float64.
     """
     arguments = signature(kind)
-    found = {name: _value(kind, arguments.get(name), name, value) for name, value in settings.items()}
+    found = {
+        name: _value(kind, arguments.get(name), name, value) for name, value in settings.items()
+    }
     if dtype is torch.float64:
         narrow = [name for name, argument in arguments.items() if argument.default is torch.float32]
         found = {**dict.fromkeys(narrow, dtype), **found}
@@ -104,7 +112,11 @@ def converted(kind: Kind, settings: Mapping[str, Any], dtype: torch.dtype) -> di
 
 
 def build(
-    kind: Kind, groups: Sequence[Group], settings: Mapping[str, Any], base: Kind | None, rest: Mapping[str, Any]
+    kind: Kind,
+    groups: Sequence[Group],
+    settings: Mapping[str, Any],
+    base: Kind | None,
+    rest: Mapping[str, Any],
 ) -> torch.optim.Optimizer:
     """Call the constructor of a class with what it declares: groups, a model, another optimizer, settings."""
     arguments, values = signature(kind), dict(settings)
@@ -133,7 +145,10 @@ def split(group: Group) -> list[Group]:
     for hidden in (True, False):
         chosen = [i for i, name in enumerate(names) if (role[name] is Role.HIDDEN) == hidden]
         if chosen:
-            parts = {"params": [group["params"][i] for i in chosen], "param_names": [names[i] for i in chosen]}
+            parts = {
+                "params": [group["params"][i] for i in chosen],
+                "param_names": [names[i] for i in chosen],
+            }
             found.append({**group, **parts, SPLIT: hidden})
     return found
 
@@ -142,7 +157,9 @@ def shell(groups: Sequence[Group]) -> nn.Module:
     """A module that holds the parameters under their names and computes nothing."""
     root = nn.Module()
     for number, group in enumerate(groups):
-        names = group.get("param_names") or [f"group{number}.parameter{i}" for i in range(len(group["params"]))]
+        names = group.get("param_names") or [
+            f"group{number}.parameter{i}" for i in range(len(group["params"]))
+        ]
         for name, parameter in zip(names, group["params"], strict=True):
             *path, last = name.split(".")
             module = root
@@ -175,7 +192,9 @@ def _value(kind: Kind, argument: inspect.Parameter | None, name: str, value: Any
     if isinstance(argument.default, Enum):
         return _member(name, value, type(argument.default))
     if callable(argument.default) or "Callable" in str(argument.annotation):
-        raise ValueError(f"{name} of {kind.__name__} is a function, which a configuration cannot give, got {value!r}")
+        raise ValueError(
+            f"{name} of {kind.__name__} is a function, which a configuration cannot give, got {value!r}"
+        )
     return value
 
 
@@ -188,5 +207,7 @@ def _precision(name: str, value: str) -> torch.dtype:
 
 def _member(name: str, value: str, kind: type[Enum]) -> Enum:
     if value.upper() not in kind.__members__:
-        raise ValueError(f"{name} must be one of {', '.join(kind.__members__).lower()}, got {value!r}")
+        raise ValueError(
+            f"{name} must be one of {', '.join(kind.__members__).lower()}, got {value!r}"
+        )
     return kind[value.upper()]

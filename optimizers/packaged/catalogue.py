@@ -1,6 +1,7 @@
 """What pytorch-optimizer has: its classes by name, and the settings that each of them knows.
 
-Nothing here is a list of names: all is read from the package's own registry, its signatures and its sources.
+Nothing here is a list of names: all is read from the package's own registry, its signatures and its
+sources.
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ from optimizers.errors import Unsupported
 
 PACKAGE = "pytorch_optimizer"
 INSTALL = "python -m pip install 'pytorch-optimizer>=4.1'"
-READ = re.compile(r"""(?:group|kwargs)(?:\.get\(|\[)\s*['"](\w+)['"]|['"](\w+)['"] (?:not )?in group\b""")
-WRITTEN = re.compile(r"""group\[['"](\w+)['"]\](?:, \w+)* *[-+*/]?=[^=]|group\[['"](\w+)['"]\]\.\w+_\(""")
+READ = re.compile(
+    r"""(?:group|kwargs)(?:\.get\(|\[)\s*['"](\w+)['"]|['"](\w+)['"] (?:not )?in group\b"""
+)
+WRITTEN = re.compile(
+    r"""group\[['"](\w+)['"]\](?:, \w+)* *[-+*/]?=[^=]|group\[['"](\w+)['"]\]\.\w+_\("""
+)
 ABOUT_PARAMETERS = frozenset({"self", "params", "model"})  # arguments that are no settings
 
 Kind = type[torch.optim.Optimizer]
@@ -50,7 +55,9 @@ def package() -> ModuleType:
     try:
         return import_module(PACKAGE)
     except ImportError as error:
-        raise Unsupported(f"pytorch-optimizer is not there ({error}); install it: {INSTALL}") from error
+        raise Unsupported(
+            f"pytorch-optimizer is not there ({error}); install it: {INSTALL}"
+        ) from error
 
 
 @cache
@@ -58,15 +65,23 @@ def listed() -> dict[str, Kind]:
     """The optimizers that the package lists as its own, by the name of their class."""
     module = package()
     kinds = [module.load_optimizer(name) for name in module.get_supported_optimizers()]
-    return {kind.__name__: kind for kind in sorted(kinds, key=lambda kind: str(kind.__name__).lower())}
+    return {
+        kind.__name__: kind for kind in sorted(kinds, key=lambda kind: str(kind.__name__).lower())
+    }
 
 
 @cache
 def wrappers() -> dict[str, Kind]:
     """The optimizers that the package exports without listing them: those that wrap another one."""
     exported = {name: value for name, value in vars(package()).items() if inspect.isclass(value)}
-    kinds = {name: kind for name, kind in exported.items() if issubclass(kind, torch.optim.Optimizer)}
-    return {name: kind for name, kind in sorted(kinds.items()) if name not in listed() and not inspect.isabstract(kind)}
+    kinds = {
+        name: kind for name, kind in exported.items() if issubclass(kind, torch.optim.Optimizer)
+    }
+    return {
+        name: kind
+        for name, kind in sorted(kinds.items())
+        if name not in listed() and not inspect.isabstract(kind)
+    }
 
 
 def find(name: str) -> Kind:
@@ -105,7 +120,9 @@ def options(kind: Kind) -> frozenset[str]:
         return frozenset()
     read, written = set[str](), set[str]()
     for base in kind.__mro__:
-        if base.__module__.startswith(PACKAGE) and not base.__module__.startswith(f"{PACKAGE}.base"):
+        if base.__module__.startswith(PACKAGE) and not base.__module__.startswith(
+            f"{PACKAGE}.base"
+        ):
             text = _source(base)
             read |= {word for found in READ.findall(text) for word in found if word}
             written |= {word for found in WRITTEN.findall(text) for word in found if word}
@@ -114,14 +131,19 @@ def options(kind: Kind) -> frozenset[str]:
 
 def settings_of(kind: Kind) -> list[str]:
     """The names of all settings of a class, those of its signature first."""
-    return [*(name for name in signature(kind) if name not in ABOUT_PARAMETERS), *sorted(options(kind))]
+    return [
+        *(name for name in signature(kind) if name not in ABOUT_PARAMETERS),
+        *sorted(options(kind)),
+    ]
 
 
 def require_settings(kind: Kind, given: Iterable[str], *others: Kind) -> None:
     """Raise ValueError for a setting that neither the class nor one of those it wraps has."""
     kinds = (kind, *others)
     unusual = [name for name in given if not any(name in signature(each) for each in kinds)]
-    known = list(dict.fromkeys(name for each in kinds for name in settings_of(each))) if unusual else []
+    known = (
+        list(dict.fromkeys(name for each in kinds for name in settings_of(each))) if unusual else []
+    )
     for name in unusual:  # sources are read only where a signature does not say
         if name not in known:
             raise ValueError(
@@ -142,7 +164,9 @@ def wants_gradients(kind: Kind) -> bool:
 @once
 def draws_elsewhere(kind: Kind) -> bool:
     """Whether a class draws random numbers from Python's or numpy's generator beside torch's."""
-    modules = (value for value in vars(import_module(kind.__module__)).values() if inspect.ismodule(value))
+    modules = (
+        value for value in vars(import_module(kind.__module__)).values() if inspect.ismodule(value)
+    )
     return any(module.__name__ in ("random", "numpy") for module in modules)
 
 
@@ -153,7 +177,10 @@ def step_takes(kind: Kind, argument: str) -> bool:
 
 def is_out_of_range(error: BaseException) -> bool:
     """Whether an exception of a constructor is about a value: the package has two that are no ValueError."""
-    return isinstance(error, ValueError) or type(error).__name__ in ("NegativeLRError", "NegativeStepError")
+    return isinstance(error, ValueError) or type(error).__name__ in (
+        "NegativeLRError",
+        "NegativeStepError",
+    )
 
 
 def is_own(error: BaseException) -> bool:

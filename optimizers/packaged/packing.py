@@ -20,8 +20,8 @@ PLAIN = (bool, int, str, Tensor, torch.dtype, torch.device, type(None))
 def pack(value: Any) -> Any:
     """The same state without what `torch.load(weights_only=True)` refuses.
 
-    Queues, members of enumerations and the package's own helper objects become dictionaries; functions are left out,
-    the optimizer that the state is loaded into has its own.
+    Queues, members of enumerations and the package's own helper objects become dictionaries;
+    functions are left out, the optimizer that the state is loaded into has its own.
     """
     if isinstance(value, Enum):
         return {MARK: _path(type(value)), "member": value.name}
@@ -47,7 +47,11 @@ def unpack(value: Any) -> Any:
         ValueError: an object of a class outside the package.
     """
     if isinstance(value, Mapping):
-        return _restored(value) if MARK in value else {key: unpack(item) for key, item in value.items()}
+        return (
+            _restored(value)
+            if MARK in value
+            else {key: unpack(item) for key, item in value.items()}
+        )
     if isinstance(value, list | tuple):
         return type(value)(unpack(item) for item in value)
     return value
@@ -59,7 +63,9 @@ def narrowed(state: Any, saved: Any) -> Any:
         same = saved.dtype == state.dtype or not saved.is_floating_point()
         return state if same else saved.to(device=state.device, copy=True)
     if isinstance(saved, Mapping) and isinstance(state, dict):
-        return {key: narrowed(item, saved[key]) if key in saved else item for key, item in state.items()}
+        return {
+            key: narrowed(item, saved[key]) if key in saved else item for key, item in state.items()
+        }
     return state
 
 

@@ -15,7 +15,8 @@ import torch
 def one_source() -> Iterator[None]:
     """Python's and numpy's global generators continue torch's, and are afterwards as they were.
 
-    A seed of torch's then decides everything, and a checkpoint of its state is a checkpoint of all of them.
+    A seed of torch's then decides everything, and a checkpoint of its state is a checkpoint of all
+    of them.
     """
     seed = int(torch.randint(2**31, ()))
     numpy: Any = getattr(sys.modules.get("numpy"), "random", None)

@@ -26,12 +26,14 @@ class Trial:
 
     Attributes:
         name: its class.
-        runs: whether every step was taken, all losses and parameters stayed finite, and the parameters moved.
+        runs: whether every step was taken, all losses and parameters stayed finite, and the
+            parameters moved.
         why: what stopped it, in its own words; empty where nothing did.
         needs: what it asks for beyond a closure, in words.
         first, last: the loss before the first step and after the last one.
         gradients: oracle calls for a gradient a step; `products` of them with the Hessian.
-        continues: whether a run that is saved half-way and loaded into a new optimizer goes on bit for bit.
+        continues: whether a run that is saved half-way and loaded into a new optimizer goes on bit
+            for bit.
         state: numbers kept for each parameter, all tensors together.
         narrow: what it keeps in fewer digits than parameters of float64.
     """
@@ -60,12 +62,23 @@ class _Case:
     def __post_init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
         self.inputs = torch.randn(64, 6, generator=generator, dtype=self.dtype)
-        self.targets = (self.inputs @ torch.randn(6, 3, generator=generator, dtype=self.dtype)).argmax(1)
+        self.targets = (
+            self.inputs @ torch.randn(6, 3, generator=generator, dtype=self.dtype)
+        ).argmax(1)
         torch.manual_seed(0)
-        layers = [nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 16), nn.LayerNorm(16), nn.Tanh(), nn.Linear(16, 3)]
+        layers = [
+            nn.Linear(6, 16),
+            nn.Tanh(),
+            nn.Linear(16, 16),
+            nn.LayerNorm(16),
+            nn.Tanh(),
+            nn.Linear(16, 3),
+        ]
         self.model = nn.Sequential(*layers).to(self.dtype)
         self.objective = Objective(self.model, nn.CrossEntropyLoss(), self.inputs, self.targets)
-        self.optimizer = PytorchOptimizer(self.model.named_parameters(), self.name, settings=self.settings)
+        self.optimizer = PytorchOptimizer(
+            self.model.named_parameters(), self.name, settings=self.settings
+        )
         self.optimizer.expect(STEPS, 4.0)
         self.switch("train")
 
@@ -73,14 +86,21 @@ class _Case:
         getattr(self.optimizer, to, lambda: None)()
 
     def train(self, steps: int) -> list[float]:
-        return [float(self.optimizer.step(self.objective.on(self.inputs, self.targets))) for _ in range(steps)]
+        return [
+            float(self.optimizer.step(self.objective.on(self.inputs, self.targets)))
+            for _ in range(steps)
+        ]
 
     def values(self) -> Tensor:
-        return torch.cat([parameter.detach().flatten().clone() for parameter in self.model.parameters()])
+        return torch.cat(
+            [parameter.detach().flatten().clone() for parameter in self.model.parameters()]
+        )
 
     def save(self) -> io.BytesIO:
         file = io.BytesIO()
-        torch.save({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, file)
+        torch.save(
+            {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, file
+        )
         file.seek(0)
         return file
 
@@ -90,7 +110,9 @@ class _Case:
         self.optimizer.load_state_dict(saved["optimizer"])
 
 
-def survey(names: Iterable[str] | None = None, dtype: torch.dtype = torch.float32, **settings: Any) -> list[Trial]:
+def survey(
+    names: Iterable[str] | None = None, dtype: torch.dtype = torch.float32, **settings: Any
+) -> list[Trial]:
     """Try optimizers, all that the package lists by default, with their own defaults and these settings.
 
     The random numbers of the process are as before afterwards.
@@ -118,7 +140,11 @@ def _measured(case: _Case, notes: list[warnings.WarningMessage]) -> Trial:
     return Trial(
         name=case.optimizer.title,
         runs=finite and moved,
-        why="" if finite and moved else "its loss is not finite" if moved else "its parameters do not move",
+        why=""
+        if finite and moved
+        else "its loss is not finite"
+        if moved
+        else "its parameters do not move",
         needs=_needs(case.optimizer),
         first=losses[0],
         last=last,
@@ -126,7 +152,9 @@ def _measured(case: _Case, notes: list[warnings.WarningMessage]) -> Trial:
         products=counts["hvp"] / STEPS,
         continues=continues,
         state=_numbers(case.optimizer.state_dict()) / start.numel(),
-        narrow="; ".join(dict.fromkeys(str(note.message) for note in notes if "float64" in str(note.message))),
+        narrow="; ".join(
+            dict.fromkeys(str(note.message) for note in notes if "float64" in str(note.message))
+        ),
     )
 
 

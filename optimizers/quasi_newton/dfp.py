@@ -11,10 +11,11 @@ from optimizers.quasi_newton.dense import DenseInverse, dfp_update_
 class DFP(DenseInverse):
     r"""theta += alpha d, d = -H g, H <- H - H y y' H / y.Hy + s s' / s.y: the dual of BFGS, and its predecessor.
 
-    Davidon, 1959; Fletcher and Powell, 1963; Nocedal and Wright, 2006, eq. 6.15. All but the update is as in `BFGS`,
-    with the same arguments, costs and errors. DFP mends a wrong H slowly when steps are inexact (Powell, "How bad are
-    the BFGS and DFP methods when the objective function is quadratic?", 1986), so the search is asked for slopes a
-    ninth as large by default, which costs two to three times the evaluations a step.
+    Davidon, 1959; Fletcher and Powell, 1963; Nocedal and Wright, 2006, eq. 6.15. All but the update
+    is as in `BFGS`, with the same arguments, costs and errors. DFP mends a wrong H slowly when
+    steps are inexact (Powell, "How bad are the BFGS and DFP methods when the objective function is
+    quadratic?", 1986), so the search is asked for slopes a ninth as large by default, which costs
+    two to three times the evaluations a step.
     """
 
     def __init__(
@@ -28,6 +29,8 @@ class DFP(DenseInverse):
         max_trials: int = 25,
         max_parameters: int = 5000,
     ) -> None:
-        super().__init__(params, lr, line_search, curvature, damping, skip, max_trials, max_parameters)
+        super().__init__(
+            params, lr, line_search, curvature, damping, skip, max_trials, max_parameters
+        )
 
     update_ = staticmethod(dfp_update_)

@@ -18,26 +18,32 @@ from optimizers.quasi_newton.line_searched import Arrival, LineSearched
 class LBFGS(LineSearched):
     r"""Limited-memory BFGS: theta += alpha d, d = -H g, H the BFGS matrix of the last `history` pairs from gamma I.
 
-    H is applied by the two-loop recursion (Nocedal and Wright, 2006, algorithm 7.4) with gamma = s.y / y.y of the
-    newest pair. Search, choice of pairs, Powell's damping and restart are those of `LineSearched`; a step is one
-    search, and the gradient at its end serves the next step where that sees the same batch.
+    H is applied by the two-loop recursion (Nocedal and Wright, 2006, algorithm 7.4) with gamma =
+    s.y / y.y of the newest pair. Search, choice of pairs, Powell's damping and restart are those of
+    `LineSearched`; a step is one search, and the gradient at its end serves the next step where
+    that sees the same batch.
 
-    On mini-batches both gradients of a pair belong to the batch of their step, never to two different ones. With a full
-    overlap (`overlap=1`) y is the change over the whole batch: free with a line search, which ends with a gradient,
-    twice the cost of gradient descent with `line_search="none"`. With `overlap` < 1 it is the change over that share of
-    the batch, its last examples, as in Berahas, Nocedal and Takac, "A multi-batch L-BFGS method for machine learning",
+    On mini-batches both gradients of a pair belong to the batch of their step, never to two
+    different ones. With a full overlap (`overlap=1`) y is the change over the whole batch: free
+    with a line search, which ends with a gradient, twice the cost of gradient descent with
+    `line_search="none"`. With `overlap` < 1 it is the change over that share of the batch, its last
+    examples, as in Berahas, Nocedal and Takac, "A multi-batch L-BFGS method for machine learning",
     2016, eq. 2.3, and searches look at values alone.
 
-    Cost per step with a line search: one value and gradient per trial, mostly one, and 4 `history` n multiplications;
-    with `overlap` < 1 one gradient, 2 `overlap` more for the pair, one value per trial. Memory: (2 `history` + 4) n
-    floats, of which 2 `history` n are state, on the first parameter.
+    Cost per step with a line search: one value and gradient per trial, mostly one, and 4 `history`
+    n multiplications; with `overlap` < 1 one gradient, 2 `overlap` more for the pair, one value per
+    trial. Memory: (2 `history` + 4) n floats, of which 2 `history` n are state, on the first
+    parameter.
 
-    Differences from Berahas et al.: the batches come from the loop, so the examples on which y is measured are not put
-    into the next batch. y is the same, but the gradient at its end is paid for instead of shared with the next step.
+    Differences from Berahas et al.: the batches come from the loop, so the examples on which y is
+    measured are not put into the next batch. y is the same, but the gradient at its end is paid for
+    instead of shared with the next step.
 
     Args:
-        params: the parameters, or pairs of name and parameter; all those of the model, in its order.
-        lr: the first step length tried along a quasi-Newton direction, and the only one without a line search.
+        params: the parameters, or pairs of name and parameter; all those of the model, in its
+            order.
+        lr: the first step length tried along a quasi-Newton direction, and the only one without a
+            line search.
         history: how many pairs are kept.
         line_search: `strong_wolfe`, `armijo` (halving) or `none` (fixed steps).
         curvature: the constant of the second Wolfe condition.
@@ -47,7 +53,8 @@ class LBFGS(LineSearched):
         max_trials: the largest number of trials of a search.
 
     Raises:
-        ValueError: a hyperparameter out of its range; `overlap` < 1 with `strong_wolfe`, which has whole gradients.
+        ValueError: a hyperparameter out of its range; `overlap` < 1 with `strong_wolfe`, which has
+            whole gradients.
     """
 
     def __init__(
@@ -81,7 +88,10 @@ class LBFGS(LineSearched):
         return two_loop(vector, steps, changes)
 
     def learn(self, s: Tensor, y: Tensor) -> None:
-        state, place = self.state[self.parameters()[0]], self.param_groups[0]["pairs"] % self.history
+        state, place = (
+            self.state[self.parameters()[0]],
+            self.param_groups[0]["pairs"] % self.history,
+        )
         for key, vector in (("steps", s), ("changes", y)):
             if key not in state:
                 state[key] = vector.new_zeros(self.history, len(vector))
@@ -119,7 +129,8 @@ class LBFGS(LineSearched):
 def two_loop(vector: Tensor, steps: Sequence[Tensor], changes: Sequence[Tensor]) -> Tensor:
     """H v for the BFGS matrix H of pairs (s, y), the oldest first, from H0 = (s.y / y.y) I of the newest.
 
-    Nocedal and Wright, 2006, algorithm 7.4: 4 m n multiplications for m pairs, no number leaves the device.
+    Nocedal and Wright, 2006, algorithm 7.4: 4 m n multiplications for m pairs, no number leaves the
+    device.
     """
     result = vector.clone()
     weights: list[tuple[Tensor, Tensor]] = []

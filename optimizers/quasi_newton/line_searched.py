@@ -32,11 +32,12 @@ class Arrival:
 class LineSearched(Method):
     r"""theta += alpha d, d = -H g, with an approximation H of the inverse Hessian learnt from pairs (s, y).
 
-    s is the step and y the change of the gradient over it, both gradients on the same mini-batch. A pair enters if
-    s.y > `skip` * s.Bs, where Bs = -alpha g costs nothing (B = H^-1); with `damping` > 0 Powell's damped
-    y <- t y + (1 - t) Bs brings s.y up to `damping` * s.Bs first (Nocedal and Wright, 2006, procedure 18.2). Before the
-    first pair H is the identity and the first trial min(1, 1 / |g|_1). When no step is found along d, H is forgotten
-    and steepest descent tried once; `stuck` says when that fails too.
+    s is the step and y the change of the gradient over it, both gradients on the same mini-batch. A
+    pair enters if s.y > `skip` * s.Bs, where Bs = -alpha g costs nothing (B = H^-1); with `damping`
+    > 0 Powell's damped y <- t y + (1 - t) Bs brings s.y up to `damping` * s.Bs first (Nocedal and
+    Wright, 2006, procedure 18.2). Before the first pair H is the identity and the first trial
+    min(1, 1 / |g|_1). When no step is found along d, H is forgotten and steepest descent tried
+    once; `stuck` says when that fails too.
     """
 
     def __init__(
@@ -86,7 +87,9 @@ class LineSearched(Method):
             return loss
         arrival = self._arrival(objective, loss, gradient)
         if arrival is None:
-            self.stuck = f"no step along the steepest descent lowers the loss in {self.max_trials} trials"
+            self.stuck = (
+                f"no step along the steepest descent lowers the loss in {self.max_trials} trials"
+            )
             return loss
         y = self._gradient_change(objective, gradient, arrival)
         self._consider(arrival.step, y, -arrival.alpha * gradient)
@@ -132,7 +135,9 @@ class LineSearched(Method):
         )
         if point is None:
             return None
-        return Arrival(point.alpha, point.alpha * direction, loss.new_tensor(point.value), point.gradient)
+        return Arrival(
+            point.alpha, point.alpha * direction, loss.new_tensor(point.value), point.gradient
+        )
 
     def _backtracked(
         self, objective: Objective, start: float, slope: float, direction: Tensor, first: float
@@ -145,7 +150,9 @@ class LineSearched(Method):
             step = alpha * direction
             value, there = objective.value_and_gradient(step)
             last[:] = [Arrival(alpha, step, value, there)]
-            return visible_change(alpha, float(value) - start, slope, float(there @ direction), unit)
+            return visible_change(
+                alpha, float(value) - start, slope, float(there @ direction), unit
+            )
 
         found = armijo(change, 0.0, slope, first=first, max_trials=self.max_trials)
         return None if found is None else last[0]

@@ -23,24 +23,28 @@ MISLED = -100.0
 class SR1(Method):
     r"""Quasi-Newton in a trust region: B <- B + r r' / r.s with r = y - B s, s the minimiser of g.s + s'Bs/2, |s| <= D.
 
-    B approximates the Hessian and may be indefinite: on a quadratic, n independent steps make it exact. So the step
-    is the exact minimiser in the ball of radius D (`exact_subproblem`), from an eigen-decomposition of B. Refused
-    trials teach as well; an update with |r.s| <= `skip` |r||s| is left out. A trial is accepted if it gives 1e-4 of
-    the predicted reduction; D is halved below a tenth and doubled above three quarters, if the step was longer than
-    0.8 D (Nocedal and Wright, 2006, eq. 6.24 and 6.26, algorithm 6.2). Both gradients of a pair belong to the
-    mini-batch of their step. When no trial is accepted, B is forgotten once; `stuck` says when that does not help
+    B approximates the Hessian and may be indefinite: on a quadratic, n independent steps make it
+    exact. So the step is the exact minimiser in the ball of radius D (`exact_subproblem`), from an
+    eigen-decomposition of B. Refused trials teach as well; an update with |r.s| <= `skip` |r||s| is
+    left out. A trial is accepted if it gives 1e-4 of the predicted reduction; D is halved below a
+    tenth and doubled above three quarters, if the step was longer than 0.8 D (Nocedal and Wright,
+    2006, eq. 6.24 and 6.26, algorithm 6.2). Both gradients of a pair belong to the mini-batch of
+    their step. When no trial is accepted, B is forgotten once; `stuck` says when that does not help
     either.
 
-    Cost per step: one value and gradient and one eigen-decomposition (n^3) per trial. Memory: B in the state of the
-    first parameter, key `hessian`, in the parameters' precision; three float64 matrices beside it during a step.
+    Cost per step: one value and gradient and one eigen-decomposition (n^3) per trial. Memory: B in
+    the state of the first parameter, key `hessian`, in the parameters' precision; three float64
+    matrices beside it during a step.
 
-    Differences from the algorithm: B is the identity until a step is accepted and begins as |y|^2 / |s.y| times it
-    there; a trial whose loss rises by more than a hundred times the predicted reduction teaches nothing (it comes from
-    so far away that its curvature, 1e15 times too large on Osborne's first problem, would never be unlearnt); D is
-    halved from the length of the step; changes hidden by round-off are taken from the slopes (`visible_change`).
+    Differences from the algorithm: B is the identity until a step is accepted and begins as |y|^2 /
+    |s.y| times it there; a trial whose loss rises by more than a hundred times the predicted
+    reduction teaches nothing (it comes from so far away that its curvature, 1e15 times too large on
+    Osborne's first problem, would never be unlearnt); D is halved from the length of the step;
+    changes hidden by round-off are taken from the slopes (`visible_change`).
 
     Args:
-        params: the parameters, or pairs of name and parameter; all those of the model, in its order.
+        params: the parameters, or pairs of name and parameter; all those of the model, in its
+            order.
         lr: multiplies the model's step; 1 is the method's own.
         radius: the first D, in units of the parameters.
         skip: the smallest |r.s| / |r||s| of an update.
@@ -85,7 +89,9 @@ class SR1(Method):
             return loss
         if any(self._tried(objective, loss, gradient) for _ in range(self.max_trials)):
             return loss
-        if self._forget() and any(self._tried(objective, loss, gradient) for _ in range(self.max_trials)):
+        if self._forget() and any(
+            self._tried(objective, loss, gradient) for _ in range(self.max_trials)
+        ):
             return loss
         self.stuck = f"no step in the trust region lowers the loss in {self.max_trials} trials"
         return loss
@@ -115,7 +121,9 @@ class SR1(Method):
         """The radius shrinks from the step's own length, and grows if the step came near the boundary."""
         group = self.param_groups[0]
         near = length > 0.8 * group["radius"]
-        group["radius"] = self.rule(group["radius"] if ratio >= self.rule.low else length, ratio, near)
+        group["radius"] = self.rule(
+            group["radius"] if ratio >= self.rule.low else length, ratio, near
+        )
 
     def _decomposition(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """B's eigenvalues and eigenvectors; those of the identity, and a new start, where B cannot be decomposed."""

@@ -18,21 +18,25 @@ class ALIG(Polyak):
 
     eta = min((f - f*) / (|g|^2 + eps), lr), v <- momentum v - eta g, theta += momentum v - eta g.
 
-    f must contain every regulariser, and it does: the loss of an objective has the task's L2 term. A regularisation by
-    a ball, the authors' other form, is `max_norm`: theta is projected on |theta| <= max_norm after each step. A limit
-    on the gradient's norm makes the steps longer, not shorter, as the size divides by |g|^2.
+    f must contain every regulariser, and it does: the loss of an objective has the task's L2 term.
+    A regularisation by a ball, the authors' other form, is `max_norm`: theta is projected on
+    |theta| <= max_norm after each step. A limit on the gradient's norm makes the steps longer, not
+    shorter, as the size divides by |g|^2.
 
     Cost: one gradient, one reduction. State: n numbers with momentum, none without.
 
-    Differences: f* is a hyperparameter (the paper's is zero), with which a negative loss is refused.
+    Differences: f* is a hyperparameter (the paper's is zero), with which a negative loss is
+    refused.
 
     Args:
         params: the parameters, or pairs of name and parameter.
         lr: the largest step, the one hyperparameter to be tuned.
         momentum: Nesterov's.
-        adjusted: v <- momentum v - g, theta += eta (momentum v - g): the velocity does not remember step sizes.
+        adjusted: v <- momentum v - g, theta += eta (momentum v - g): the velocity does not remember
+            step sizes.
         f_star: a lower bound of the losses of all mini-batches.
-        max_norm: the radius of the ball that all parameters together are projected on; None for none.
+        max_norm: the radius of the ball that all parameters together are projected on; None for
+            none.
         eps: added to the denominator.
 
     Raises:
@@ -86,7 +90,9 @@ class ALIG(Polyak):
         velocities = [self._velocity(p) for p in moving]
         torch._foreach_mul_(velocities, momentum)
         torch._foreach_add_(velocities, gradients, alpha=-1.0 if self.adjusted else -size)
-        torch._foreach_add_(moving, velocities, alpha=momentum * size if self.adjusted else momentum)
+        torch._foreach_add_(
+            moving, velocities, alpha=momentum * size if self.adjusted else momentum
+        )
 
     def _velocity(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]

@@ -18,47 +18,55 @@ from optimizers.step_size.epochs import Epochs
 FORMS = ("auto", "deterministic", "per_epoch")
 RULES = ("bb1", "bb2", "alternating")
 SUFFICIENT = 1e-4  # gamma of Grippo, Lampariello and Lucidi
-UNRESOLVED = 3  # trials whose loss is the first one to round-off, after which a shorter step would tell no more
+# trials whose loss is the first one to round-off, after which a shorter step would tell no more
+UNRESOLVED = 3
 SMALLEST, LARGEST = 1e-10, 1e10  # steps beyond these tell of round-off
 
 
 class BB(Method):
     r"""Gradient steps with the secant's step size (Barzilai and Borwein, 1988): theta -= lr alpha g.
 
-    With s the last step and y the change of the gradient over it, alpha I fits s = alpha y or s / alpha = y best by
+    With s the last step and y the change of the gradient over it, alpha I fits s = alpha y or s /
+    alpha = y best by
 
         bb1: s.s / s.y        bb2: s.y / y.y        alternating: one after the other
 
-    `deterministic`: both gradients of a pair are of the same mini-batch; the second one is kept for the next step, so
-    that a full batch costs one gradient a step. A step is accepted when f(theta - alpha g) <= max(the last `memory`
-    losses) - 1e-4 alpha |g|^2, the nonmonotone condition of Grippo, Lampariello and Lucidi in Raydan's method (1997,
-    "GBB"); else alpha is shortened by the parabola through the values, to 0.1 to 0.5 of itself.
+    `deterministic`: both gradients of a pair are of the same mini-batch; the second one is kept for
+    the next step, so that a full batch costs one gradient a step. A step is accepted when f(theta -
+    alpha g) <= max(the last `memory` losses) - 1e-4 alpha |g|^2, the nonmonotone condition of
+    Grippo, Lampariello and Lucidi in Raydan's method (1997, "GBB"); else alpha is shortened by the
+    parabola through the values, to 0.1 to 0.5 of itself.
 
-    `per_epoch`: stochastic steps whose size changes once an epoch of b steps, |s|^2 / |s.y| / b with s over an epoch
-    and y the change of an average of gradients (Tan, Ma, Dai and Qian, 2016, "SGD-BB"); see `Epochs`.
+    `per_epoch`: stochastic steps whose size changes once an epoch of b steps, |s|^2 / |s.y| / b
+    with s over an epoch and y the change of an average of gradients (Tan, Ma, Dai and Qian, 2016,
+    "SGD-BB"); see `Epochs`.
 
     `auto`: per_epoch where an epoch is known to have several mini-batches, else deterministic.
 
-    Cost: one gradient a step (`deterministic`: on mini-batches two, and one for every rejected trial). State: none, or
-    3 n numbers per epoch; 2 flat vectors within a step.
+    Cost: one gradient a step (`deterministic`: on mini-batches two, and one for every rejected
+    trial). State: none, or 3 n numbers per epoch; 2 flat vectors within a step.
 
-    Differences from Raydan: alpha is the step, not its reciprocal; negative curvature along s gives |s.s / s.y|; the
-    first step is `first`, or min(1, 1 / |g|_1); where round-off hides the change of the loss the slopes give it.
+    Differences from Raydan: alpha is the step, not its reciprocal; negative curvature along s gives
+    |s.s / s.y|; the first step is `first`, or min(1, 1 / |g|_1); where round-off hides the change
+    of the loss the slopes give it.
 
     Args:
-        params: the parameters, or pairs of name and parameter; all those of the model, in its order.
+        params: the parameters, or pairs of name and parameter; all those of the model, in its
+            order.
         lr: a factor on every step; 1 is the method's own.
         form: `auto`, `deterministic` or `per_epoch`.
         rule: `bb1`, `bb2` or `alternating`; per_epoch has bb1.
         first: the step before a pair is known; None for min(1, 1 / |g|_1), or 0.1 per epoch.
         memory: the losses of the nonmonotone condition; 1 is Armijo's.
-        max_trials: the most trials in a step; if none serves, the parameters stay and `stuck` says so.
+        max_trials: the most trials in a step; if none serves, the parameters stay and `stuck` says
+            so.
         steps_per_epoch: mini-batches in an epoch; None for what `expect` has told.
         averaging: the weight of a new gradient in the average; None for min(1, 10 / b).
         smoothing: per_epoch: steps C / k in epoch k, C the geometric mean of k alpha_k so far.
 
     Raises:
-        ValueError: a hyperparameter out of its range; `per_epoch` does not know how many steps make an epoch.
+        ValueError: a hyperparameter out of its range; `per_epoch` does not know how many steps make
+            an epoch.
     """
 
     def __init__(
@@ -92,7 +100,14 @@ class BB(Method):
         self.max_trials = max_trials
         self.steps_per_epoch = steps_per_epoch
         self.epochs = Epochs(self, first or 0.1, averaging, smoothing)
-        numbers = {"pairs": 0, "alpha": 0.0, "losses": [], "trials": 0, "step_size": 0.0, **Epochs.numbers}
+        numbers = {
+            "pairs": 0,
+            "alpha": 0.0,
+            "losses": [],
+            "trials": 0,
+            "step_size": 0.0,
+            **Epochs.numbers,
+        }
         super().__init__(params, {"lr": lr, **numbers})
 
     def telemetry(self) -> dict[str, float]:
@@ -131,11 +146,16 @@ class BB(Method):
         several = steps is not None and steps > 1
         return steps if self.form == "per_epoch" or (self.form == "auto" and several) else None
 
-    # -- the deterministic form ----------------------------------------------------------------------------------------
+    # -- the deterministic form --------------------------------------------------------------------
 
     @phased("line search")
     def _search(
-        self, objective: Objective, group: dict[str, Any], start: float, gradient: Tensor, squares: float
+        self,
+        objective: Objective,
+        group: dict[str, Any],
+        start: float,
+        gradient: Tensor,
+        squares: float,
     ) -> None:
         """Move to the first trial that the nonmonotone condition accepts."""
         losses = [*group["losses"], start][-self.memory :]

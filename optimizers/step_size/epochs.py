@@ -35,20 +35,24 @@ class Keeping(Protocol):
 class Epochs:
     r"""Steps theta -= lr eta g whose eta changes at the beginning of an epoch (Tan, Ma, Dai and Qian, 2016).
 
-    ghat <- a g + (1 - a) ghat at every step. At the beginning of epoch k = 2, 3, ... of b steps, with theta_k, ghat_k
-    the present values and theta_{k-1}, ghat_{k-1} those an epoch ago (their SGD-BB),
+    ghat <- a g + (1 - a) ghat at every step. At the beginning of epoch k = 2, 3, ... of b steps,
+    with theta_k, ghat_k the present values and theta_{k-1}, ghat_{k-1} those an epoch ago (their
+    SGD-BB),
 
         eta_k = |theta_k - theta_{k-1}|^2 / |(theta_k - theta_{k-1}).(ghat_k - ghat_{k-1})| / b
 
-    and with `smoothing` eta_k <- C_k / k, C_k the geometric mean of j eta_j, j = 2..k. Epochs 0 and 1 use
-    the first step size. A quotient that is no positive number leaves eta as it is, counted as `failures/pair`.
+    and with `smoothing` eta_k <- C_k / k, C_k the geometric mean of j eta_j, j = 2..k. Epochs 0 and
+    1 use the first step size. A quotient that is no positive number leaves eta as it is, counted as
+    `failures/pair`.
 
     State: three vectors of n numbers.
     """
 
     numbers: ClassVar[dict[str, Any]] = {"count": 0, "eta": 0.0, "mean_log": 0.0, "sizes": 0}
 
-    def __init__(self, method: Keeping, first: float, averaging: float | None, smoothing: bool) -> None:
+    def __init__(
+        self, method: Keeping, first: float, averaging: float | None, smoothing: bool
+    ) -> None:
         self.method = method
         self.first = first
         self.averaging = averaging
@@ -64,7 +68,9 @@ class Epochs:
         epoch, place = divmod(group["count"], steps)
         if place == 0:
             self._begin(objective, group, epoch, flatten(averages), steps)
-        torch._foreach_lerp_(averages, gradients, min(1.0, 10 / steps) if self.averaging is None else self.averaging)
+        torch._foreach_lerp_(
+            averages, gradients, min(1.0, 10 / steps) if self.averaging is None else self.averaging
+        )
         group["count"] += 1
         group["step_size"] = group["lr"] * group["eta"]
         torch._foreach_add_(list[Tensor](objective.params), gradients, alpha=-group["step_size"])
@@ -78,7 +84,9 @@ class Epochs:
                 self.method.keep(key, nothing)
         return [self.method.state[parameter]["average"] for parameter in objective.params]
 
-    def _begin(self, objective: Objective, group: dict[str, Any], epoch: int, average: Tensor, steps: int) -> None:
+    def _begin(
+        self, objective: Objective, group: dict[str, Any], epoch: int, average: Tensor, steps: int
+    ) -> None:
         """Choose the epoch's step size, and remember where it begins."""
         theta = flatten(objective.params)
         group["eta"] = group["eta"] or self.first

@@ -23,30 +23,35 @@ OWN = ("params", "param_names", "lr", "scale", "steps", "kept", "fits")
 class GeN(Method):
     r"""The generalised Newton step size along an optimizer's own direction (Bu and Xu, 2024, arXiv 2407.02772).
 
-    The inner optimizer steps by eta d. From a mini-batch's losses L0 at theta, L- at its end theta - eta d, and L+ on
-    the other side, theta + eta d, the parabola along d has its minimum at
+    The inner optimizer steps by eta d. From a mini-batch's losses L0 at theta, L- at its end theta
+    - eta d, and L+ on the other side, theta + eta d, the parabola along d has its minimum at
 
         eta* = (eta / 2) (L+ - L-) / (L+ - 2 L0 + L-)  =  (g.d) / (d.H d), to third order in eta
 
-    eta <- smoothing eta + (1 - smoothing) min(max(eta*, eta / factor), factor eta), and the step becomes the new eta d.
-    A parabola that does not open upwards, or whose minimum lies behind, leaves eta as it is (`failures/parabola`); a
-    loss that is not finite at theta - eta d divides it by `factor`. One eta scales all groups' learning rates alike.
+    eta <- smoothing eta + (1 - smoothing) min(max(eta*, eta / factor), factor eta), and the step
+    becomes the new eta d. A parabola that does not open upwards, or whose minimum lies behind,
+    leaves eta as it is (`failures/parabola`); a loss that is not finite at theta - eta d divides it
+    by `factor`. One eta scales all groups' learning rates alike.
 
-    The losses are those of a `fresh` mini-batch, or of the step's `own`. The own one rewards long steps, because d has
-    been made to lower just its loss: eta grows beyond what serves the others, for Muon and Adam without an end. `auto`
-    is `own` where an epoch is one mini-batch or the objective cannot draw another one, else `fresh`.
+    The losses are those of a `fresh` mini-batch, or of the step's `own`. The own one rewards long
+    steps, because d has been made to lower just its loss: eta grows beyond what serves the others,
+    for Muon and Adam without an end. `auto` is `own` where an epoch is one mini-batch or the
+    objective cannot draw another one, else `fresh`.
 
-    `lr` is a factor on the result, 1 unless a schedule acts on it. The direction must not depend on the inner
-    learning rate (torch's and most others' do not; decoupled weight decay is part of it).
+    `lr` is a factor on the result, 1 unless a schedule acts on it. The direction must not depend on
+    the inner learning rate (torch's and most others' do not; decoupled weight decay is part of it).
 
-    Cost: the inner optimizer's, and every `period` steps two evaluations (`fresh`: three). State: the inner one's.
+    Cost: the inner optimizer's, and every `period` steps two evaluations (`fresh`: three). State:
+    the inner one's.
 
-    Differences from gen-optim 0.1.1: the inner optimizer takes one step and its end is moved along the line (there it
-    steps twice on one gradient where eta is fitted, so momenta count it twice); any number of groups.
+    Differences from gen-optim 0.1.1: the inner optimizer takes one step and its end is moved along
+    the line (there it steps twice on one gradient where eta is fitted, so momenta count it twice);
+    any number of groups.
 
     Args:
         params: the parameters, or pairs of name and parameter.
-        inner: makes the optimizer, `inner(params)`: a class, or a class with its settings (`functools.partial`).
+        inner: makes the optimizer, `inner(params)`: a class, or a class with its settings
+            (`functools.partial`).
         lr: a factor on the fitted learning rate.
         batch: `auto`, `own` or `fresh`.
         period: the steps from one parabola to the next.
@@ -70,7 +75,9 @@ class GeN(Method):
         factor: float = 2.0,
     ) -> None:
         if not callable(inner):
-            raise ValueError(f"inner must make an optimizer, as partial(torch.optim.SGD, lr=0.1) does, got {inner!r}")
+            raise ValueError(
+                f"inner must make an optimizer, as partial(torch.optim.SGD, lr=0.1) does, got {inner!r}"
+            )
         require_range("lr", lr)
         require_choice("batch", batch, BATCHES)
         require_range("period", period, low=1, whole=True)
@@ -83,9 +90,13 @@ class GeN(Method):
         super().__init__(params, {"lr": lr, "scale": 1.0, "steps": 0, "fits": 0, "kept": 0})
         self.inner = inner([self._inner_group(group) for group in self.param_groups])
         if not isinstance(self.inner, torch.optim.Optimizer):
-            raise TypeError(f"inner must make a torch optimizer, it made a {type(self.inner).__name__}")
+            raise TypeError(
+                f"inner must make a torch optimizer, it made a {type(self.inner).__name__}"
+            )
         if any("lr" not in group for group in self.inner.param_groups):
-            raise ValueError(f"inner must have a learning rate, lr; {type(self.inner).__name__} has none")
+            raise ValueError(
+                f"inner must have a learning rate, lr; {type(self.inner).__name__} has none"
+            )
         if len(self.inner.param_groups) != len(self.param_groups):
             raise ValueError(
                 f"inner must keep the parameter groups that it is given; {type(self.inner).__name__} has other ones"
@@ -97,8 +108,15 @@ class GeN(Method):
     @staticmethod
     def _inner_group(group: dict[str, Any]) -> dict[str, Any]:
         """A group for the inner optimizer: the parameters, with their names, and the settings that are not ours."""
-        named = list(zip(group["param_names"], group["params"], strict=True)) if "param_names" in group else None
-        return {"params": named or group["params"], **{k: v for k, v in group.items() if k not in OWN}}
+        named = (
+            list(zip(group["param_names"], group["params"], strict=True))
+            if "param_names" in group
+            else None
+        )
+        return {
+            "params": named or group["params"],
+            **{k: v for k, v in group.items() if k not in OWN},
+        }
 
     def expect(self, steps: int, steps_per_epoch: float) -> None:
         super().expect(steps, steps_per_epoch)
@@ -128,7 +146,9 @@ class GeN(Method):
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
         memory = self.param_groups[0]
-        for inner, group, rate in zip(self.inner.param_groups, self.param_groups, self.rates, strict=True):
+        for inner, group, rate in zip(
+            self.inner.param_groups, self.param_groups, self.rates, strict=True
+        ):
             inner["lr"] = rate * group["lr"] * memory["scale"]
         before = [parameter.detach().clone() for parameter in objective.params]
         loss, stepped = self._inner_step(objective)
@@ -193,7 +213,8 @@ class GeN(Method):
 def vertex(here: float, ahead: float, behind: float, eps: float) -> float | None:
     """Where the parabola through the losses at 0, 1 and -1 has its minimum.
 
-    None where it has none, where that is not ahead, or where the bend is within the losses' round-off `eps`.
+    None where it has none, where that is not ahead, or where the bend is within the losses'
+    round-off `eps`.
     """
     fall, bend = behind - ahead, behind - 2 * here + ahead
     if not (isfinite(bend) and fall > 0 and bend > 10 * eps * abs(here)):

@@ -14,7 +14,9 @@ from optimizers.method import require_range
 from optimizers.objective import Objective
 from optimizers.step_size.sized import Sized, dots
 
-ELSEWHERE = "; with estimate=true a better bound is found on the way, which that one is not exceeded by"
+ELSEWHERE = (
+    "; with estimate=true a better bound is found on the way, which that one is not exceeded by"
+)
 
 
 @dataclass(frozen=True)
@@ -36,16 +38,17 @@ class Model:
 class ModelBased(Sized):
     """A step to where the average of the linear models of past losses reaches a lower bound, or of length lr.
 
-    With d the average of the gradients and D a metric, h = fbar + <d, theta> - gamma the average of the models at the
-    present parameters, gamma the average of <g, theta>:
+    With d the average of the gradients and D a metric, h = fbar + <d, theta> - gamma the average of
+    the models at the present parameters, gamma the average of <g, theta>:
 
         tau = min(lr / rho, max((1 + lr wd)(fbar - rho f*- gamma) + <d, theta>, 0) / |d|^2_{D^-1})
         theta <- (theta - tau D^-1 d) / (1 + lr wd)
 
-    (Schaipp, Ohana, Eickenberg, Defazio and Gower, 2024, arXiv 2305.07583); rho is the sum of the weights of the
-    average. With `estimate` f* is what the step itself suggests, (h - tau |d|^2 / 2) / rho, halved where the next
-    numerator would be negative, and never below `lower_bound`. The estimate is no bound: on a
-    quadratic with a cap that never holds it can end above losses that have been seen, and the steps end with it.
+    (Schaipp, Ohana, Eickenberg, Defazio and Gower, 2024, arXiv 2305.07583); rho is the sum of the
+    weights of the average. With `estimate` f* is what the step itself suggests, (h - tau |d|^2 / 2)
+    / rho, halved where the next numerator would be negative, and never below `lower_bound`. The
+    estimate is no bound: on a quadratic with a cap that never holds it can end above losses that
+    have been seen, and the steps end with it.
     """
 
     proximal = True
@@ -68,13 +71,19 @@ class ModelBased(Sized):
         self.estimate = estimate
         self.bias_correction = bias_correction
         numbers = {"loss": 0.0, "offset": 0.0, "bound": lower_bound}
-        super().__init__(params, {"lr": lr, "beta": beta, "weight_decay": weight_decay, **options, **numbers})
+        super().__init__(
+            params, {"lr": lr, "beta": beta, "weight_decay": weight_decay, **options, **numbers}
+        )
 
     @abstractmethod
-    def direction(self, params: list[Tensor], averages: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+    def direction(
+        self, params: list[Tensor], averages: list[Tensor], gradients: list[Tensor]
+    ) -> list[Tensor]:
         """D^-1 d for the parameters, whose gradients are new to what the metric averages."""
 
-    def move(self, params: list[Tensor], directions: list[Tensor], tau: float, decay: float) -> None:
+    def move(
+        self, params: list[Tensor], directions: list[Tensor], tau: float, decay: float
+    ) -> None:
         """theta <- (theta - tau D^-1 d) / (1 + decay), or (1 - decay) theta - tau D^-1 d."""
         if decay and not self.proximal:
             torch._foreach_mul_(params, 1 - decay)
@@ -101,7 +110,9 @@ class ModelBased(Sized):
         along_new = dots(params, gradients)
         torch._foreach_lerp_(averages, gradients, 1 - self.memory["beta"])
         directions = self.direction(params, averages, gradients)
-        products = torch.stack((along_new, dots(params, averages), dots(averages, directions))).tolist()
+        products = torch.stack(
+            (along_new, dots(params, averages), dots(averages, directions))
+        ).tolist()
         self._apply(self._model(found[0], *products), directions)
         return loss
 
@@ -112,14 +123,18 @@ class ModelBased(Sized):
 
     def _moving(self) -> tuple[list[Tensor], list[Tensor]]:
         """The parameters that have a gradient, or had one; what is missing counts as zero."""
-        params: list[Tensor] = [p for p in self.parameters() if p.grad is not None or "average" in self.state[p]]
+        params: list[Tensor] = [
+            p for p in self.parameters() if p.grad is not None or "average" in self.state[p]
+        ]
         return params, [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
 
     def _averages(self, params: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
         for parameter, gradient in zip(params, gradients, strict=True):
             state = self.state[parameter]
             if "average" not in state:
-                state["average"] = torch.zeros_like(gradient) if self.bias_correction else gradient.clone()
+                state["average"] = (
+                    torch.zeros_like(gradient) if self.bias_correction else gradient.clone()
+                )
         return [self.state[parameter]["average"] for parameter in params]
 
     def _model(self, value: float, along_new: float, along: float, squares: float) -> Model:
@@ -170,4 +185,6 @@ class ModelBased(Sized):
         self.recorded(size * model.weight)
         memory["step_size"] = tau
         if self.estimate:
-            memory["bound"] = max((model.value - tau * model.squares / 2) / model.weight, self.lower_bound)
+            memory["bound"] = max(
+                (model.value - tau * model.squares / 2) / model.weight, self.lower_bound
+            )

@@ -16,19 +16,22 @@ class MoMo(ModelBased):
 
     d <- beta d + (1 - beta) g and the same for f and <g, theta>;
 
-        tau = min(lr / rho, (fbar + <d, theta> - gamma - rho f*)_+ / |d|^2),   theta <- (theta - tau d) / (1 + lr wd)
+        tau = min(lr / rho, (fbar + <d, theta> - gamma - rho f*)_+ / |d|^2),   theta <- (theta - tau
+        d) / (1 + lr wd)
 
-    (with weight decay the numerator is that of `ModelBased`). rho = 1 and averages that begin with the first gradient,
-    or, with `bias_correction`, rho = 1 - beta^k and averages that begin with zero. beta = 0 is SPS_max with c = 1, with
-    weight decay ProxSPS. f is the loss of the task with its L2 term. A limit on the gradient's norm makes the steps
-    longer, not shorter, as the size divides by |d|^2.
+    (with weight decay the numerator is that of `ModelBased`). rho = 1 and averages that begin with
+    the first gradient, or, with `bias_correction`, rho = 1 - beta^k and averages that begin with
+    zero. beta = 0 is SPS_max with c = 1, with weight decay ProxSPS. f is the loss of the task with
+    its L2 term. A limit on the gradient's norm makes the steps longer, not shorter, as the size
+    divides by |d|^2.
 
     Weight decay is the paper's proximal form, a division by 1 + lr wd.
 
     Cost: one gradient, four reductions. State: n numbers.
 
-    Differences from momo-opt 0.1.0: <g, theta> is averaged over all parameters at once; with several groups the
-    estimate is made with the first one's lr and weight decay; a negative loss is refused where lower_bound is zero.
+    Differences from momo-opt 0.1.0: <g, theta> is averaged over all parameters at once; with
+    several groups the estimate is made with the first one's lr and weight decay; a negative loss is
+    refused where lower_bound is zero.
 
     Args:
         params: the parameters, or pairs of name and parameter.
@@ -57,5 +60,7 @@ class MoMo(ModelBased):
         require_range("beta", beta, high=0.9999)
         super().__init__(params, lr, beta, weight_decay, lower_bound, estimate, bias_correction)
 
-    def direction(self, params: list[Tensor], averages: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+    def direction(
+        self, params: list[Tensor], averages: list[Tensor], gradients: list[Tensor]
+    ) -> list[Tensor]:
         return averages

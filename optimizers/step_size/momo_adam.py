@@ -17,10 +17,11 @@ class MoMoAdam(ModelBased):
 
     d and v are Adam's averages, D = eps + sqrt(v / (1 - beta2^k)), rho = 1 - beta1^k;
 
-        tau = min(lr / rho, (fbar + <d, theta> - gamma - rho f*)_+ / |d|^2_{D^-1}),   theta <- theta - tau D^-1 d
+        tau = min(lr / rho, (fbar + <d, theta> - gamma - rho f*)_+ / |d|^2_{D^-1}),   theta <- theta
+        - tau D^-1 d
 
-    and weight decay as a proximal step, theta / (1 + lr wd), or as in AdamW. Where the cap holds this is Adam. A limit
-    on the gradient's norm makes the steps below the cap longer, not shorter.
+    and weight decay as a proximal step, theta / (1 + lr wd), or as in AdamW. Where the cap holds
+    this is Adam. A limit on the gradient's norm makes the steps below the cap longer, not shorter.
 
     Cost: one gradient, four reductions. State: 2 n numbers.
 
@@ -58,9 +59,20 @@ class MoMoAdam(ModelBased):
         require_range("eps", eps, open_low=True)
         self.proximal = proximal
         self.eps = eps
-        super().__init__(params, lr, beta1, weight_decay, lower_bound, estimate, bias_correction=True, beta2=beta2)
+        super().__init__(
+            params,
+            lr,
+            beta1,
+            weight_decay,
+            lower_bound,
+            estimate,
+            bias_correction=True,
+            beta2=beta2,
+        )
 
-    def direction(self, params: list[Tensor], averages: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+    def direction(
+        self, params: list[Tensor], averages: list[Tensor], gradients: list[Tensor]
+    ) -> list[Tensor]:
         beta2, steps = self.memory["beta2"], self.memory["steps"] + 1
         for parameter in params:
             if "square" not in self.state[parameter]:

@@ -28,5 +28,7 @@ class Polyak(Sized):
         self.stuck = f"the loss, {value:.6g}, is at its lower bound f_star = {self.f_star:.6g}"
         if value < self.f_star:
             self.failures["below_f_star"] += 1
-            self.stuck = f"the loss, {value:.6g}, is below f_star = {self.f_star:.6g}; pass a smaller f_star"
+            self.stuck = (
+                f"the loss, {value:.6g}, is below f_star = {self.f_star:.6g}; pass a smaller f_star"
+            )
         return 0.0

@@ -19,8 +19,9 @@ ROUNDING = 1e-6  # a loss this far below zero may still be zero
 class Sized(Method):
     """theta_g -= min(eta, lr_g) d_g, with one eta found at every step for all groups g; lr is the largest step.
 
-    A schedule therefore acts on the cap, and a group with lr = 0 stays where it is. The numbers that a method carries
-    from step to step stand in the first parameter group: `steps`, `capped` (steps that were cut to lr), `step_size`.
+    A schedule therefore acts on the cap, and a group with lr = 0 stays where it is. The numbers
+    that a method carries from step to step stand in the first parameter group: `steps`, `capped`
+    (steps that were cut to lr), `step_size`.
     """
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
@@ -40,7 +41,11 @@ class Sized(Method):
     def measured(self, loss: Tensor) -> tuple[float, float] | None:
         """The loss and |g|^2 as numbers; None, and counted, where one of them is not finite."""
         gradients = self.gradients()
-        norm = torch.stack(torch._foreach_norm(gradients)).norm() if gradients else torch.zeros_like(loss)
+        norm = (
+            torch.stack(torch._foreach_norm(gradients)).norm()
+            if gradients
+            else torch.zeros_like(loss)
+        )
         value, length = torch.stack((loss, norm.to(loss))).tolist()
         if not (isfinite(value) and isfinite(length)):
             self.failures["non_finite"] += 1
@@ -62,7 +67,13 @@ class Sized(Method):
         Raises:
             ValueError: nobody has said how many steps make an epoch.
         """
-        steps = given if given is not None else self.horizon.steps_per_epoch if self.horizon is not None else None
+        steps = (
+            given
+            if given is not None
+            else self.horizon.steps_per_epoch
+            if self.horizon is not None
+            else None
+        )
         if steps is None:
             raise ValueError(
                 f"{type(self).__name__} grows its step by a factor an epoch: pass steps_per_epoch=..., the number of "
@@ -73,7 +84,10 @@ class Sized(Method):
     def telemetry(self) -> dict[str, float]:
         """`step_size`: the last one, of the first group; `capped`: the share of the steps that were cut to lr."""
         memory = self.memory
-        told = {"step_size": float(memory["step_size"]), "capped": memory["capped"] / max(1, memory["steps"])}
+        told = {
+            "step_size": float(memory["step_size"]),
+            "capped": memory["capped"] / max(1, memory["steps"]),
+        }
         return {**super().telemetry(), **told}
 
     def require_bound(self, value: float, bound: float, option: str, help: str = "") -> None:
@@ -91,4 +105,6 @@ class Sized(Method):
 
 def dots(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
     """The scalar product of two lists of tensors."""
-    return torch.stack([torch.dot(a.reshape(-1), b.reshape(-1)) for a, b in zip(first, second, strict=True)]).sum()
+    return torch.stack(
+        [torch.dot(a.reshape(-1), b.reshape(-1)) for a, b in zip(first, second, strict=True)]
+    ).sum()

@@ -34,24 +34,28 @@ class Found:
 class SLS(Sized):
     r"""Stochastic gradient steps with a line search on the same mini-batch (Vaswani et al., 2019, arXiv 1905.09997).
 
-    The first eta in first_trial, beta first_trial, ... with Armijo's condition on the mini-batch's loss
+    The first eta in first_trial, beta first_trial, ... with Armijo's condition on the mini-batch's
+    loss
 
         f(theta - eta g) <= f(theta) - c eta |g|^2
 
-    `goldstein` asks for f(theta - eta g) >= f(theta) - (1 - c) eta |g|^2 too, and multiplies eta by `beta_up` where
-    that fails. The first trial (the authors' reset options 1, 0 and 2): gamma^(1/b) times the last step with b steps an
-    epoch (`grow`), the last step (`keep`), or `first`.
+    `goldstein` asks for f(theta - eta g) >= f(theta) - (1 - c) eta |g|^2 too, and multiplies eta by
+    `beta_up` where that fails. The first trial (the authors' reset options 1, 0 and 2): gamma^(1/b)
+    times the last step with b steps an epoch (`grow`), the last step (`keep`), or `first`.
 
-    Within a step the objective is one function (dropout repeats its masks, running statistics stay): the condition is
-    exact for what is evaluated. Convergence to a minimum needs interpolation.
+    Within a step the objective is one function (dropout repeats its masks, running statistics
+    stay): the condition is exact for what is evaluated. Convergence to a minimum needs
+    interpolation.
 
-    Where no trial serves, within `max_trials` or before the promised decrease is lost in round-off, the step is 1e-6 g,
-    counted as `failures/line_search`, and `stuck` says so.
+    Where no trial serves, within `max_trials` or before the promised decrease is lost in round-off,
+    the step is 1e-6 g, counted as `failures/line_search`, and `stuck` says so.
 
-    Cost: one gradient and one evaluation a trial, usually 1 to 2 of them. State: a number. Two flat vectors a step.
+    Cost: one gradient and one evaluation a trial, usually 1 to 2 of them. State: a number. Two flat
+    vectors a step.
 
-    Differences from the authors' code: lr bounds Armijo's trials too (there only Goldstein's, at 10); after a search
-    that failed the next one begins from the last size that served, not from the exhausted one.
+    Differences from the authors' code: lr bounds Armijo's trials too (there only Goldstein's, at
+    10); after a search that failed the next one begins from the last size that served, not from the
+    exhausted one.
 
     Args:
         params: the parameters, or pairs of name and parameter.
@@ -67,7 +71,8 @@ class SLS(Sized):
         steps_per_epoch: mini-batches in an epoch; None for what `expect` has told.
 
     Raises:
-        ValueError: a hyperparameter out of its range; `grow` does not know how many steps make an epoch.
+        ValueError: a hyperparameter out of its range; `grow` does not know how many steps make an
+            epoch.
     """
 
     def __init__(
@@ -163,7 +168,9 @@ class SLS(Sized):
         caps = {id(p): group["lr"] for group in self.param_groups for p in group["params"]}
         if len(caps) == len(objective.params) and min(caps.values()) >= eta:
             return step
-        for parameter, part in zip(objective.params, unflatten(step, objective.params), strict=True):
+        for parameter, part in zip(
+            objective.params, unflatten(step, objective.params), strict=True
+        ):
             part.mul_(min(1.0, caps.get(id(parameter), 0.0) / eta))
         return step
 

@@ -21,26 +21,27 @@ class SPS(Polyak):
     p = (f_i - f*) / (c |g_i|^2 + eps) for the mini-batch i, theta -= min(eta, lr) g with
 
     - `max`: eta = p, which is SPS_max with lr = gamma_b;
-    - `smooth_iter`: eta = min(gamma^(1/b) eta_before, p), b steps an epoch: the smoothing of their experiments, with
-      which the step may at most grow by the factor gamma an epoch.
+    - `smooth_iter`: eta = min(gamma^(1/b) eta_before, p), b steps an epoch: the smoothing of their
+      experiments, with which the step may at most grow by the factor gamma an epoch.
 
-    f is the loss of the task with its L2 term, f* a lower bound that holds for all mini-batches. Where no theta fits
-    all mini-batches at once (f* far below what can be reached) the steps are too long and do not tend to zero: then
-    lr alone bounds them, and telemetry's `capped` tells. A limit on the gradient's norm makes the steps longer, not
-    shorter, as the size divides by |g|^2.
+    f is the loss of the task with its L2 term, f* a lower bound that holds for all mini-batches.
+    Where no theta fits all mini-batches at once (f* far below what can be reached) the steps are
+    too long and do not tend to zero: then lr alone bounds them, and telemetry's `capped` tells. A
+    limit on the gradient's norm makes the steps longer, not shorter, as the size divides by |g|^2.
 
     Cost: one gradient, one reduction. State: a number.
 
-    Differences from the authors' code: eps is zero (theirs, 1e-8, ends the fast decay of a logistic loss at about 3e-6,
-    where |g|^2 is as small); lr bounds `smooth_iter` too (there it is unbounded: lr=1e6); a step of size zero
-    (f <= f*) is not remembered, from which no growth by a factor would come back; negative losses with f* = 0 are
-    refused.
+    Differences from the authors' code: eps is zero (theirs, 1e-8, ends the fast decay of a logistic
+    loss at about 3e-6, where |g|^2 is as small); lr bounds `smooth_iter` too (there it is
+    unbounded: lr=1e6); a step of size zero (f <= f*) is not remembered, from which no growth by a
+    factor would come back; negative losses with f* = 0 are refused.
 
     Args:
         params: the parameters, or pairs of name and parameter.
         lr: the largest step.
         rule: `smooth_iter` or `max`.
-        c: the factor of the gradient's square; 1/2 for fast convergence, larger for non-convex losses.
+        c: the factor of the gradient's square; 1/2 for fast convergence, larger for non-convex
+            losses.
         f_star: a lower bound of the losses of all mini-batches.
         gamma: the growth of `smooth_iter` in an epoch.
         first: the size before the first step of `smooth_iter`.
@@ -48,7 +49,8 @@ class SPS(Polyak):
         eps: added to the denominator.
 
     Raises:
-        ValueError: a hyperparameter out of its range; `smooth_iter` does not know how many steps make an epoch.
+        ValueError: a hyperparameter out of its range; `smooth_iter` does not know how many steps
+            make an epoch.
         Unsupported: a loss is negative and f_star is zero.
     """
 

@@ -15,9 +15,9 @@ from optimizers.structured.proximal import Proximal
 class ProxAdamW(Proximal):
     r"""AdamW's step, then the regulariser's operator in the metric D = (sqrt(vhat) + eps) / lr.
 
-    u = (1 - lr weight_decay) W - D^{-1} mhat, W <- argmin 1/2 ||W - u||_D^2 + strength psi(W): the same metric in both
-    halves, as convergence asks for (Yun, Lozano and Yang, 2021, ProxGen, arXiv 2003.07336, equation 3). Without a
-    regulariser it is torch's AdamW.
+    u = (1 - lr weight_decay) W - D^{-1} mhat, W <- argmin 1/2 ||W - u||_D^2 + strength psi(W): the
+    same metric in both halves, as convergence asks for (Yun, Lozano and Yang, 2021, ProxGen, arXiv
+    2003.07336, equation 3). Without a regulariser it is torch's AdamW.
 
     Cost: 1 gradient-equivalent. State: 2 n numbers.
 
@@ -51,10 +51,18 @@ class ProxAdamW(Proximal):
         require_range("beta2", beta2, high=1)
         require_range("eps", eps, open_low=True)
         require_range("weight_decay", weight_decay)
-        options = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
+        options = {
+            "lr": lr,
+            "beta1": beta1,
+            "beta2": beta2,
+            "eps": eps,
+            "weight_decay": weight_decay,
+        }
         super().__init__(params, options | {"strength": strength}, regulariser, groups)
 
-    def update(self, parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    def update(
+        self, parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]
+    ) -> None:
         if "exp_avg" not in state:
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)

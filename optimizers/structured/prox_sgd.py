@@ -15,12 +15,13 @@ from optimizers.structured.proximal import Proximal
 class ProxSGD(Proximal):
     r"""W+ = prox_{lr strength psi}(W - lr g + momentum (W - W-)): heavy-ball SGD for a loss plus a regulariser.
 
-    The momentum is that of the iterates (Ochs et al., 2014, iPiano, arXiv 1404.4805, Algorithm 1): with a running sum
-    of gradients in its place, the regulariser would count (1 - momentum) times too little at the end. With full
-    batches and no momentum it is the proximal gradient method (Beck and Teboulle, 2009, section 1), which converges for
-    lr < 2 / L. With mini-batches the noise of a single gradient decides which groups are zero, and the pattern changes
-    until the end: what RAMDA is a remedy for (Huang and Lee, 2022, arXiv 2102.09572). Without a regulariser and at a
-    constant rate it is torch's SGD.
+    The momentum is that of the iterates (Ochs et al., 2014, iPiano, arXiv 1404.4805, Algorithm 1):
+    with a running sum of gradients in its place, the regulariser would count (1 - momentum) times
+    too little at the end. With full batches and no momentum it is the proximal gradient method
+    (Beck and Teboulle, 2009, section 1), which converges for lr < 2 / L. With mini-batches the
+    noise of a single gradient decides which groups are zero, and the pattern changes until the end:
+    what RAMDA is a remedy for (Huang and Lee, 2022, arXiv 2102.09572). Without a regulariser and at
+    a constant rate it is torch's SGD.
 
     Cost: 1 gradient-equivalent. State: n numbers.
 
@@ -46,9 +47,13 @@ class ProxSGD(Proximal):
         groups: str = "input",
     ) -> None:
         require_range("momentum", momentum, high=1)
-        super().__init__(params, {"lr": lr, "momentum": momentum, "strength": strength}, regulariser, groups)
+        super().__init__(
+            params, {"lr": lr, "momentum": momentum, "strength": strength}, regulariser, groups
+        )
 
-    def update(self, parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    def update(
+        self, parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]
+    ) -> None:
         if "last_move" not in state:
             state["last_move"] = torch.zeros_like(parameter)
         lr = group["lr"]

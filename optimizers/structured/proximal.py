@@ -17,11 +17,13 @@ from optimizers.structured.regularisers import GROUPS, REGULARISERS, regulariser
 class Proximal(Method):
     """Minimise f(W) + strength psi(W): f by its gradients, psi by its proximal operator.
 
-    psi acts on the tensors with two dimensions or more of every parameter group whose `strength` is not zero; biases
-    and scales are free. The loss that a step returns is f alone.
+    psi acts on the tensors with two dimensions or more of every parameter group whose `strength` is
+    not zero; biases and scales are free. The loss that a step returns is f alone.
     """
 
-    def __init__(self, params: Iterable[Any], options: dict[str, Any], kind: str, groups: str) -> None:
+    def __init__(
+        self, params: Iterable[Any], options: dict[str, Any], kind: str, groups: str
+    ) -> None:
         require_range("lr", options["lr"])
         require_range("strength", options["strength"])
         require_choice("regulariser", kind, REGULARISERS)
@@ -48,12 +50,16 @@ class Proximal(Method):
         group["steps"] += 1
 
     @abstractmethod
-    def update(self, parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    def update(
+        self, parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]
+    ) -> None:
         """Move one tensor."""
 
     def prox(self, point: Tensor, metric: Tensor, strength: float) -> Tensor:
         """The regulariser's operator where it acts, else the point itself."""
-        return self.regulariser.prox(point, metric, strength) if strength and point.ndim > 1 else point
+        return (
+            self.regulariser.prox(point, metric, strength) if strength and point.ndim > 1 else point
+        )
 
     def telemetry(self) -> dict[str, float]:
         """Beside the common ones: `zero_units`, the share of groups, weights or singular values that are zero, and
@@ -68,5 +74,8 @@ class Proximal(Method):
         units = sum(total for _, total in counted)
         return super().telemetry() | {
             "zero_units": sum(zero for zero, _ in counted) / units if units else 0.0,
-            "penalty": sum((strength * float(self.regulariser.value(weight)) for strength, weight in weights), 0.0),
+            "penalty": sum(
+                (strength * float(self.regulariser.value(weight)) for strength, weight in weights),
+                0.0,
+            ),
         }

@@ -16,21 +16,25 @@ from optimizers.structured.proximal import Proximal
 class RAMDA(Proximal):
     r"""Dual averaging in an adaptive metric, for structured sparsity (Lee et al., 2024, arXiv 2403.14398, Algorithm 1).
 
-    In step t = 1, 2, ... with eta = lr sqrt(t): G += eta g, V += eta g^2, a += eta, D = V^{1/3} + eps,
+    In step t = 1, 2, ... with eta = lr sqrt(t): G += eta g, V += eta g^2, a += eta, D = V^{1/3} +
+    eps,
 
-        Wt = argmin over W of <G, W> + 1/2 ||W - W0||_D^2 + a strength psi(W),    W <- (1 - c) W + c Wt.
+        Wt = argmin over W of <G, W> + 1/2 ||W - W0||_D^2 + a strength psi(W),    W <- (1 - c) W + c
+        Wt.
 
-    All gradients since the start count, not the last one, so their noise averages out and the pattern of zeros comes to
-    rest at that of a stationary point after finitely many steps (their Theorem 2). The iterate itself is a mixture: its
-    zeros are those that Wt has had throughout, so c has to grow to 1 in the end, or exact zeros come late.
+    All gradients since the start count, not the last one, so their noise averages out and the
+    pattern of zeros comes to rest at that of a stationary point after finitely many steps (their
+    Theorem 2). The iterate itself is a mixture: its zeros are those that Wt has had throughout, so
+    c has to grow to 1 in the end, or exact zeros come late.
 
-    At a restart W0 becomes W, the sums begin anew, lr and eps are divided by ten; after the last one
-    c = min(1, c sqrt(steps since)). `adaptive=false` is RMDA (Huang and Lee, 2022, arXiv 2102.09572): D = sqrt(t).
+    At a restart W0 becomes W, the sums begin anew, lr and eps are divided by ten; after the last
+    one c = min(1, c sqrt(steps since)). `adaptive=false` is RMDA (Huang and Lee, 2022, arXiv
+    2102.09572): D = sqrt(t).
 
     Cost: 1 gradient-equivalent. State: 3 n numbers (2 n for RMDA).
 
-    Differences from the authors' code: the group lasso's operator is exact instead of proximal gradient steps;
-    restarts are given as shares of the training.
+    Differences from the authors' code: the group lasso's operator is exact instead of proximal
+    gradient steps; restarts are given as shares of the training.
 
     Args:
         params: the parameters.
@@ -45,7 +49,8 @@ class RAMDA(Proximal):
         total_steps: the length of the training; None is what `expect` told.
 
     Raises:
-        ValueError: a hyperparameter out of its range; there are restarts and nobody has told the training's length.
+        ValueError: a hyperparameter out of its range; there are restarts and nobody has told the
+            training's length.
     """
 
     def __init__(
@@ -64,14 +69,18 @@ class RAMDA(Proximal):
         require_range("averaging", averaging, high=1, open_low=True)
         require_range("eps", eps, open_low=True)
         if not isinstance(restarts, Sequence) or not all(_is_share(share) for share in restarts):
-            raise ValueError(f"restarts must be a list of shares of the training in [0, 1], got {restarts!r}")
+            raise ValueError(
+                f"restarts must be a list of shares of the training in [0, 1], got {restarts!r}"
+            )
         if total_steps is not None:
             require_range("total_steps", total_steps, low=1, whole=True)
         self.adaptive = adaptive
         self.restarts = sorted(restarts)
         self.total_steps = total_steps
         options = {"lr": lr, "averaging": averaging, "eps": eps, "strength": strength}
-        super().__init__(params, options | {"taken": 0, "rounds": 0, "sum": 0.0, "eta": 0.0}, regulariser, groups)
+        super().__init__(
+            params, options | {"taken": 0, "rounds": 0, "sum": 0.0, "eta": 0.0}, regulariser, groups
+        )
 
     def begin(self, group: dict[str, Any]) -> None:
         """`steps` counts since the last restart, `taken` all of them."""
@@ -85,7 +94,9 @@ class RAMDA(Proximal):
         group["eta"] = group["lr"] * 0.1 ** group["rounds"] * sqrt(group["steps"])
         group["sum"] += group["eta"]
 
-    def update(self, parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    def update(
+        self, parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]
+    ) -> None:
         if "start" not in state:
             state["start"] = parameter.clone()
             state["gradients"] = torch.zeros_like(parameter)
@@ -106,7 +117,9 @@ class RAMDA(Proximal):
     def _length(self) -> int:
         length = self.total_steps or (self.horizon.steps if self.horizon else None)
         if length is None and self.restarts:
-            raise ValueError("RAMDA's restarts are shares of the training: pass total_steps=<steps>, or restarts=[]")
+            raise ValueError(
+                "RAMDA's restarts are shares of the training: pass total_steps=<steps>, or restarts=[]"
+            )
         return length or 0
 
 

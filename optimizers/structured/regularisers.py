@@ -44,10 +44,11 @@ class L1(Regulariser):
 class GroupLasso(Regulariser):
     r"""psi = sum_g sqrt(size of g) ||W_g||: whole groups become zero (Yuan and Lin, 2006).
 
-    A group is all that leaves one input (a column, or an input channel of a kernel), or all that enters one output.
-    In a metric D the operator has no closed form, but one unknown a group: with c = D u, W_g = s c / (D s + tau), where
-    s = ||W_g|| solves ||c / (D s + tau)|| = 1, or W_g = 0 where ||c|| <= tau. The inverse of that norm is concave and
-    increasing in s, so Newton's method from s = 0 rises to the root without a safeguard.
+    A group is all that leaves one input (a column, or an input channel of a kernel), or all that
+    enters one output. In a metric D the operator has no closed form, but one unknown a group: with
+    c = D u, W_g = s c / (D s + tau), where s = ||W_g|| solves ||c / (D s + tau)|| = 1, or W_g = 0
+    where ||c|| <= tau. The inverse of that norm is concave and increasing in s, so Newton's method
+    from s = 0 rises to the root without a safeguard.
 
     Args:
         groups: `input` or `output`.
@@ -82,7 +83,8 @@ class GroupLasso(Regulariser):
 class Nuclear(Regulariser):
     """psi = the sum of the singular values of W (out, rest): the rank falls (Fazel, 2002).
 
-    In a metric that is not a multiple of the identity the operator is found by accelerated proximal gradient steps.
+    In a metric that is not a multiple of the identity the operator is found by accelerated proximal
+    gradient steps.
     """
 
     def value(self, weight: Tensor) -> Tensor:
@@ -105,7 +107,9 @@ class Nuclear(Regulariser):
 
     def zeros(self, weight: Tensor) -> tuple[int, int]:
         values = torch.linalg.svdvals(weight.flatten(1))
-        smallest = max(weight.flatten(1).shape) * torch.finfo(weight.dtype).eps * float(values.max())
+        smallest = (
+            max(weight.flatten(1).shape) * torch.finfo(weight.dtype).eps * float(values.max())
+        )
         return int((values <= smallest).sum()), len(values)
 
 

@@ -16,13 +16,7 @@ from optimizers.linalg.secular import ModelStep
 from optimizers.method import Method, require_choice, require_dense, require_range
 from optimizers.objective import Objective
 from optimizers.phases import phase
-from optimizers.trust_region.trials import (
-    CURVATURES,
-    agreement,
-    expansion,
-    tried,
-    vanishes,
-)
+from optimizers.trust_region.trials import CURVATURES, agreement, expansion, tried, vanishes
 
 SUBPROBLEMS = ("auto", "exact", "lanczos")
 SMALLEST, LARGEST = 1e-16, 1e20
@@ -53,28 +47,34 @@ class View:
 class ARC(Method):
     r"""Newton steps held back by the cube of their length: minimise g.s + s'Bs/2 + sigma/3 |s|^3.
 
-    sigma stands for the Lipschitz constant of the Hessian and adapts: with rho = (f(x) - f(x + s)) / (m(0) - m(s)), m
-    the cubic model, the step is taken if rho >= `accept`, sigma shrinks by `decrease` if rho >= `good` and grows by
-    `increase` if the step is refused (Cartis, Gould and Toint, 2011, "Adaptive cubic regularisation methods for
-    unconstrained optimization. Part I", Algorithm 2.1; Part II for the complexity). B may be indefinite.
+    sigma stands for the Lipschitz constant of the Hessian and adapts: with rho = (f(x) - f(x + s))
+    / (m(0) - m(s)), m the cubic model, the step is taken if rho >= `accept`, sigma shrinks by
+    `decrease` if rho >= `good` and grows by `increase` if the step is refused (Cartis, Gould and
+    Toint, 2011, "Adaptive cubic regularisation methods for unconstrained optimization. Part I",
+    Algorithm 2.1; Part II for the complexity). B may be indefinite.
 
-    `subproblem="exact"` finds the global minimiser from the eigen-decomposition of B, hard case included, and so leaves
-    a saddle even where the gradient is exactly zero. `lanczos` minimises in the Krylov space of (B, g), enlarged until
-    |grad m| <= min(`tolerance`, |s| / max(1, sigma)) |g|. A refused step is followed by the next sigma at once, in the
-    same decomposition or Krylov space: it costs one evaluation and no product.
+    `subproblem="exact"` finds the global minimiser from the eigen-decomposition of B, hard case
+    included, and so leaves a saddle even where the gradient is exactly zero. `lanczos` minimises in
+    the Krylov space of (B, g), enlarged until
+    |grad m| <= min(`tolerance`, |s| / max(1, sigma)) |g|. A refused step is followed by the next
+    sigma at once, in the same decomposition or Krylov space: it costs one evaluation and no
+    product.
 
-    Differences from the paper: a reduction that round-off hides counts as agreement; after a refusal the Krylov space
-    is not enlarged (a larger sigma needs a smaller one).
+    Differences from the paper: a reduction that round-off hides counts as agreement; after a
+    refusal the Krylov space is not enlarged (a larger sigma needs a smaller one).
 
-    Cost per step: one gradient, one evaluation a trial, n products and an eigen-decomposition (exact) or one product an
-    iteration (lanczos). Memory: 24 n^2 bytes (exact); `max_iterations` n floats (lanczos).
+    Cost per step: one gradient, one evaluation a trial, n products and an eigen-decomposition
+    (exact) or one product an iteration (lanczos). Memory: 24 n^2 bytes (exact); `max_iterations` n
+    floats (lanczos).
 
     Args:
-        params: the parameters, or pairs of name and parameter; all those of the model, in its order.
+        params: the parameters, or pairs of name and parameter; all those of the model, in its
+            order.
         lr: the share of the model's step that is tried; 1 is the method's own.
         subproblem: `exact`, `lanczos`, or `auto`: exact up to `dense_limit` parameters.
         curvature: `hessian` or `ggn`.
-        sigma: the first weight of the cube, for a loss that is summed over outputs and averaged over examples.
+        sigma: the first weight of the cube, for a loss that is summed over outputs and averaged
+            over examples.
         accept: the smallest rho with which a step is taken.
         good: the smallest rho with which sigma shrinks.
         increase: the factor of sigma after a refused step.
@@ -151,14 +151,20 @@ class ARC(Method):
         if group["lr"] == 0 or not view.finite:
             self.failures["non_finite"] += not view.finite
             return view.loss
-        solver = self._decomposed(view) if self.exact else self._krylov(view, group["sigma"] * view.scale)
+        solver = (
+            self._decomposed(view)
+            if self.exact
+            else self._krylov(view, group["sigma"] * view.scale)
+        )
         if solver is not None:
             self._search(objective, view, solver)
         return view.loss
 
     def _view(self, objective: Objective) -> View:
         model = expansion(objective, self.curvature)
-        return View(model.loss, objective.scale, model.gradient, model, model.dense, objective.value)
+        return View(
+            model.loss, objective.scale, model.gradient, model, model.dense, objective.value
+        )
 
     def _search(self, objective: Objective, view: View, solver: Solver) -> int:
         """Raise sigma until the loss agrees with the model, and go there; the number of refused steps."""
@@ -170,7 +176,9 @@ class ARC(Method):
                 self.stuck = "the gradient is zero and no direction of negative curvature is known"
                 return refused
             if vanishes(found.step, objective.params):
-                self.stuck = "no step that changes a parameter lowers the loss as its model predicts"
+                self.stuck = (
+                    "no step that changes a parameter lowers the loss as its model predicts"
+                )
                 group["sigma"] = self.first_sigma
                 self.failures["refused"] += 1
                 return refused

@@ -21,25 +21,28 @@ SAMPLINGS = ("adaptive", "fixed")
 class SubsampledARC(ARC):
     r"""ARC whose Hessian, gradient and loss each come from a random part of the step's mini-batch.
 
-    With `sampling="adaptive"` the samples grow as the steps shrink, so that the errors stay below what convergence
-    allows: |S_H| = `constant` log(n) / |s|^2 and |S_g| = `constant` log(n) / |s|^4, s the last step, and by the factor
-    `growth` after a step in which sigma had to rise (Kohler and Lucchi, 2017, "Sub-sampled cubic regularization for
-    non-convex optimization", arXiv 1705.05933, up to the constants). The shares are the smallest sizes. `fixed` keeps
-    the shares: with `gradient_share=1` it is the inexact Hessian of Xu, Roosta and Mahoney, 2017 (arXiv 1708.07164);
-    with all three below 1, inexact Hessian, gradient and function values as Liu, Liu, Hsieh and Tao, 2018 (arXiv
-    1809.09853) analyse them. With all shares 1 it is ARC.
+    With `sampling="adaptive"` the samples grow as the steps shrink, so that the errors stay below
+    what convergence allows: |S_H| = `constant` log(n) / |s|^2 and |S_g| = `constant` log(n) /
+    |s|^4, s the last step, and by the factor `growth` after a step in which sigma had to rise
+    (Kohler and Lucchi, 2017, "Sub-sampled cubic regularization for non-convex optimization", arXiv
+    1705.05933, up to the constants). The shares are the smallest sizes. `fixed` keeps the shares:
+    with `gradient_share=1` it is the inexact Hessian of Xu, Roosta and Mahoney, 2017 (arXiv
+    1708.07164); with all three below 1, inexact Hessian, gradient and function values as Liu, Liu,
+    Hsieh and Tao, 2018 (arXiv 1809.09853) analyse them. With all shares 1 it is ARC.
 
-    The samples are uniform without replacement, the first examples of one random order, so the smaller lie within the
-    larger; f(x) and f(x + s) in rho share theirs. Judging by examples that the gradient has not seen was tried: where
-    the gradient's noise dominates no step passes, and sigma runs away. `step` returns the loss that rho starts from,
-    which is the batch's only with `function_share=1`; that costs one evaluation of the batch, without gradient, and one
-    a trial.
+    The samples are uniform without replacement, the first examples of one random order, so the
+    smaller lie within the larger; f(x) and f(x + s) in rho share theirs. Judging by examples that
+    the gradient has not seen was tried: where the gradient's noise dominates no step passes, and
+    sigma runs away. `step` returns the loss that rho starts from, which is the batch's only with
+    `function_share=1`; that costs one evaluation of the batch, without gradient, and one a trial.
 
-    Counts: a call on a sample counts as one call. What it costs is its share of one: weigh `hvp` by `hessian_share`,
-    `grad` by the larger of the first two shares, `value` by `function_share` (fixed sampling).
+    Counts: a call on a sample counts as one call. What it costs is its share of one: weigh `hvp` by
+    `hessian_share`, `grad` by the larger of the first two shares, `value` by `function_share`
+    (fixed sampling).
 
     Args:
-        params: the parameters, or pairs of name and parameter; all those of the model, in its order.
+        params: the parameters, or pairs of name and parameter; all those of the model, in its
+            order.
         hessian_share: the share of the batch for curvature products, at least two examples.
         gradient_share: the share for the gradient.
         function_share: the share for rho.
@@ -47,7 +50,8 @@ class SubsampledARC(ARC):
         constant: the factor of the adaptive sizes; it depends on the units of the parameters.
         growth: the factor of the sizes after a step in which sigma had to rise.
         seed: of the random orders.
-        max_trials: the number of sigmas tried on one draw; few, since a draw may be such that no step passes.
+        max_trials: the number of sigmas tried on one draw; few, since a draw may be such that no
+            step passes.
         others: as for ARC.
 
     Raises:
@@ -112,18 +116,29 @@ class SubsampledARC(ARC):
         self.constant = constant
         self.growth = growth
         self.seed = seed
-        fresh = {"draws": 0, "hessian_size": 0, "gradient_size": 0, "length": None, "refused": False}
+        fresh = {
+            "draws": 0,
+            "hessian_size": 0,
+            "gradient_size": 0,
+            "length": None,
+            "refused": False,
+        }
         self.param_groups[0].update(fresh)
 
     def _view(self, objective: Objective) -> View:
         group, count = self.param_groups[0], len(objective.inputs)
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(self.seed + group["draws"]))
+        order = torch.randperm(
+            count, generator=torch.Generator().manual_seed(self.seed + group["draws"])
+        )
         order = order.to(objective.inputs.device)
         group["draws"] += 1
         for kind, power in (("hessian", 2), ("gradient", 4)):
             group[f"{kind}_size"] = self._size(kind, power, count)
         sizes = group["hessian_size"], group["gradient_size"], _at_least(self.function_share, count)
-        parts = {size: objective if size == count else objective.subset(order[:size]) for size in set(sizes)}
+        parts = {
+            size: objective if size == count else objective.subset(order[:size])
+            for size in set(sizes)
+        }
         curved, sloped, judged = (parts[size] for size in sizes)
         model = expansion(curved, self.curvature)
         loss, gradient = model.loss, model.gradient
@@ -133,11 +148,18 @@ class SubsampledARC(ARC):
             loss = model.loss
         elif judged is not sloped:
             loss = judged.value()
-        return _common(objective, (curved, sloped, judged), View(loss, 1.0, gradient, model, model.dense, judged.value))
+        return _common(
+            objective,
+            (curved, sloped, judged),
+            View(loss, 1.0, gradient, model, model.dense, judged.value),
+        )
 
     def _size(self, kind: str, power: int, count: int) -> int:
         """How many examples; the last size times `growth` after trouble, else what the last step's length asks for."""
-        group, share = self.param_groups[0], self.hessian_share if kind == "hessian" else self.gradient_share
+        group, share = (
+            self.param_groups[0],
+            self.hessian_share if kind == "hessian" else self.gradient_share,
+        )
         size = _at_least(share, count)
         if self.sampling == "fixed" or group["length"] is None:
             return size
@@ -163,7 +185,9 @@ def _at_least(share: float, count: int) -> int:
     return min(count, max(2, ceil(share * count)))
 
 
-def _common(objective: Objective, parts: tuple[Objective, Objective, Objective], view: View) -> View:
+def _common(
+    objective: Objective, parts: tuple[Objective, Objective, Objective], view: View
+) -> View:
     """The same view with all of it in the units of the whole batch's loss, which may be a sum over examples."""
     l2, theta = objective.l2, flatten(objective.params)
     bends, slopes, values = (_weight(objective, part) for part in parts)
@@ -173,7 +197,9 @@ def _common(objective: Objective, parts: tuple[Objective, Objective, Objective],
 
     def dense() -> Tensor:
         matrix = view.dense()
-        return _rescaled(matrix, l2 * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device), bends)
+        return _rescaled(
+            matrix, l2 * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device), bends
+        )
 
     def value(step: Tensor) -> Tensor:
         return _rescaled(view.value(step), l2 / 2 * (theta + step).square().sum(), values)

@@ -42,4 +42,7 @@ def vanishes(step: Tensor, params: Sequence[Tensor]) -> bool:
     if float(step.abs().max()) > torch.finfo(step.dtype).eps * largest:
         return False
     parts = unflatten(step, params)
-    return all(torch.equal(parameter + part, parameter) for parameter, part in zip(params, parts, strict=True))
+    return all(
+        torch.equal(parameter + part, parameter)
+        for parameter, part in zip(params, parts, strict=True)
+    )

@@ -25,9 +25,10 @@ PRECONDITIONERS = ("none", "diagonal")
 class TronRule:
     """LIBLINEAR's radius: between fixed multiples of the old one, at the length that a parabola through f asks for.
 
-    alpha = -g.s / 2(f(x + s) - f(x) - g.s), at least `quarter`, is where the parabola with f's value and slope at x
-    and its value at x + s has its lowest point; `fourfold` where it has none (Lin, Weng and Keerthi, 2008, "Trust
-    region Newton method for large-scale logistic regression", with LIBLINEAR's choices inside their intervals).
+    alpha = -g.s / 2(f(x + s) - f(x) - g.s), at least `quarter`, is where the parabola with f's
+    value and slope at x and its value at x + s has its lowest point; `fourfold` where it has none
+    (Lin, Weng and Keerthi, 2008, "Trust region Newton method for large-scale logistic regression",
+    with LIBLINEAR's choices inside their intervals).
     """
 
     accept: float = 1e-4
@@ -37,14 +38,20 @@ class TronRule:
     half: float = 0.5
     fourfold: float = 4.0
 
-    def __call__(self, radius: float, norm: float, ratio: float, alpha: float, boundary: bool) -> float:
+    def __call__(
+        self, radius: float, norm: float, ratio: float, alpha: float, boundary: bool
+    ) -> float:
         if not ratio >= self.accept:
             return min(alpha * norm, self.half * radius)
         if ratio < self.poor:
             return max(self.quarter * radius, min(alpha * norm, self.half * radius))
         if ratio < self.good:
             return max(self.quarter * radius, min(alpha * norm, self.fourfold * radius))
-        return self.fourfold * radius if boundary else max(radius, min(alpha * norm, self.fourfold * radius))
+        return (
+            self.fourfold * radius
+            if boundary
+            else max(radius, min(alpha * norm, self.fourfold * radius))
+        )
 
     def alpha(self, slope: float, change: float) -> float:
         """Where the parabola is lowest, in units of the step; f changed by `change` over it."""
@@ -57,26 +64,30 @@ class TronRule:
 class TRON(Method):
     r"""Conjugate gradients on the Newton equations, in a trust region whose radius is interpolated from the loss.
 
-    min g.s + s'Bs/2 in |s|_M <= radius by preconditioned CG from zero, stopped at `tolerance` times its first residual
-    (M^-1 norm), with the constants and the radius rule of LIBLINEAR before 2.40, which replaced the method by a line
-    search (Lin and More, 1999, "Newton's method for large bound-constrained problems"; Lin, Weng and Keerthi, 2008;
-    Hsia, Chiang and Lin, 2018, "Preconditioned conjugate gradient methods in truncated Newton frameworks for
-    large-scale linear classification", for M = 0.99 I + 0.01 diag(B)). The first radius is |g|_M, cut to the length of
+    min g.s + s'Bs/2 in |s|_M <= radius by preconditioned CG from zero, stopped at `tolerance` times
+    its first residual (M^-1 norm), with the constants and the radius rule of LIBLINEAR before 2.40,
+    which replaced the method by a line search (Lin and More, 1999, "Newton's method for large
+    bound-constrained problems"; Lin, Weng and Keerthi, 2008; Hsia, Chiang and Lin, 2018,
+    "Preconditioned conjugate gradient methods in truncated Newton frameworks for large-scale linear
+    classification", for M = 0.99 I + 0.01 diag(B)). The first radius is |g|_M, cut to the length of
     the first step.
 
-    Differences from LIBLINEAR: B may be indefinite, then CG follows a direction of negative curvature to the boundary
-    (Steihaug, 1983); the diagonal of M is taken absolute; a loss that is not finite refuses the step; a reduction that
-    round-off hides counts as agreement. After a refused step CG runs again in the smaller region, as there, which needs
-    no memory; `keep_path=True` answers from the stored path instead, without a product.
+    Differences from LIBLINEAR: B may be indefinite, then CG follows a direction of negative
+    curvature to the boundary (Steihaug, 1983); the diagonal of M is taken absolute; a loss that is
+    not finite refuses the step; a reduction that round-off hides counts as agreement. After a
+    refused step CG runs again in the smaller region, as there, which needs no memory;
+    `keep_path=True` answers from the stored path instead, without a product.
 
-    diag(B) costs n products up to `exact_diagonal` parameters and `probes` products above (Hutchinson, 1990, with
-    random signs), each step: it pays off where CG needs more iterations than that.
+    diag(B) costs n products up to `exact_diagonal` parameters and `probes` products above
+    (Hutchinson, 1990, with random signs), each step: it pays off where CG needs more iterations
+    than that.
 
-    Cost per step: one gradient, one product a CG iteration, one evaluation a trial. Memory: at most 8 n floats beyond
-    the kept graph, `keep_path` 2 n more for each CG iteration.
+    Cost per step: one gradient, one product a CG iteration, one evaluation a trial. Memory: at most
+    8 n floats beyond the kept graph, `keep_path` 2 n more for each CG iteration.
 
     Args:
-        params: the parameters, or pairs of name and parameter; all those of the model, in its order.
+        params: the parameters, or pairs of name and parameter; all those of the model, in its
+            order.
         lr: the share of the model's step that is tried; 1 is the method's own.
         curvature: `hessian`, or `ggn`, the better choice for networks with far to go.
         preconditioner: `none` or `diagonal`.
@@ -85,7 +96,8 @@ class TRON(Method):
         max_iterations: the largest number of CG iterations.
         max_trials: the number of radii tried in a step.
         keep_path: store CG's path for the smaller radii.
-        exact_diagonal: the largest n for which the diagonal is exact; the dense matrix is built for it.
+        exact_diagonal: the largest n for which the diagonal is exact; the dense matrix is built for
+            it.
         probes: the number of random vectors for the diagonal above that.
         seed: of the random vectors.
 
@@ -155,7 +167,9 @@ class TRON(Method):
             return model.loss
         metric = self._metric(model) if self.preconditioner == "diagonal" else None
         if group["radius"] is None:
-            squares = model.gradient.square() if metric is None else model.gradient.square() * metric
+            squares = (
+                model.gradient.square() if metric is None else model.gradient.square() * metric
+            )
             group["radius"] = float(squares.sum()) ** 0.5
         self._search(objective, model, metric)
         group["steps"] += 1
@@ -171,7 +185,9 @@ class TRON(Method):
                 self.told["cg_iterations"] = float(path.products)
             found = path.at(group["radius"])
             if vanishes(found.step, objective.params):
-                self.stuck = "no step that changes a parameter lowers the loss as its model predicts"
+                self.stuck = (
+                    "no step that changes a parameter lowers the loss as its model predicts"
+                )
                 group["radius"] = self.first_radius
                 break
             if group["steps"] == trial == 0:
@@ -220,4 +236,6 @@ class TRON(Method):
             for _ in range(self.probes):
                 signs = torch.randint(2, diagonal.shape, generator=generator).to(diagonal) * 2 - 1
                 diagonal += signs * model(signs) / self.probes
-        return torch.where(diagonal.isfinite(), 0.99 + 0.01 * diagonal.abs(), torch.ones_like(diagonal))
+        return torch.where(
+            diagonal.isfinite(), 0.99 + 0.01 * diagonal.abs(), torch.ones_like(diagonal)
+        )

@@ -16,14 +16,7 @@ from optimizers.linalg.trust_region import RadiusRule, exact_subproblem
 from optimizers.method import Method, require_choice, require_dense, require_range
 from optimizers.objective import Objective
 from optimizers.phases import phase
-from optimizers.trust_region.trials import (
-    CURVATURES,
-    agreement,
-    expansion,
-    finite,
-    tried,
-    vanishes,
-)
+from optimizers.trust_region.trials import CURVATURES, agreement, expansion, finite, tried, vanishes
 
 SUBPROBLEMS = ("auto", "exact", "steihaug")
 Solver = Callable[[float], ModelStep]
@@ -32,31 +25,36 @@ Solver = Callable[[float], ModelStep]
 class TrustRegion(Method):
     r"""A Newton step as long as its model can be trusted: minimise g.s + s'Bs/2 in |s| <= radius.
 
-    The step is taken if rho = (f(x) - f(x + s)) / (m(0) - m(s)) exceeds `accept`; a poor rho divides the radius by
-    four, a good one on the boundary doubles it (Nocedal and Wright, 2006, Algorithm 4.1 with the constants of
-    scipy.optimize). B is the Hessian, negative curvature included, or the generalised Gauss-Newton matrix.
+    The step is taken if rho = (f(x) - f(x + s)) / (m(0) - m(s)) exceeds `accept`; a poor rho
+    divides the radius by four, a good one on the boundary doubles it (Nocedal and Wright, 2006,
+    Algorithm 4.1 with the constants of scipy.optimize). B is the Hessian, negative curvature
+    included, or the generalised Gauss-Newton matrix.
 
-    `subproblem="exact"` finds the global minimiser from the eigen-decomposition of B (More and Sorensen, 1983), hard
-    case included: it leaves a saddle even where the gradient is exactly zero. `steihaug` follows conjugate gradients to
-    the boundary (Nocedal and Wright, Algorithm 7.2) with the relative tolerance min(`tolerance`, |g|^(1/2)), g of the
-    loss as it is. A refused step is followed by the next radius at once, on the same decomposition or CG path: it costs
-    one evaluation and no product.
+    `subproblem="exact"` finds the global minimiser from the eigen-decomposition of B (More and
+    Sorensen, 1983), hard case included: it leaves a saddle even where the gradient is exactly zero.
+    `steihaug` follows conjugate gradients to the boundary (Nocedal and Wright, Algorithm 7.2) with
+    the relative tolerance min(`tolerance`, |g|^(1/2)), g of the loss as it is. A refused step is
+    followed by the next radius at once, on the same decomposition or CG path: it costs one
+    evaluation and no product.
 
-    Differences from scipy's trust-exact and trust-ncg: the evaluation of a step that is the same for the smaller radius
-    is not repeated; a reduction that round-off hides counts as agreement, so the gradient can be made small to
-    round-off; trust-exact solves the subproblem approximately.
+    Differences from scipy's trust-exact and trust-ncg: the evaluation of a step that is the same
+    for the smaller radius is not repeated; a reduction that round-off hides counts as agreement, so
+    the gradient can be made small to round-off; trust-exact solves the subproblem approximately.
 
-    Cost per step: one gradient, one evaluation a trial, n products and an eigen-decomposition (exact) or one product a
-    CG iteration (steihaug). Memory: 24 n^2 bytes (exact); 5 n floats and 2 n for each piece of the path on which one of
-    the smaller radii lies, usually two or three (steihaug).
+    Cost per step: one gradient, one evaluation a trial, n products and an eigen-decomposition
+    (exact) or one product a CG iteration (steihaug). Memory: 24 n^2 bytes (exact); 5 n floats and 2
+    n for each piece of the path on which one of the smaller radii lies, usually two or three
+    (steihaug).
 
     Args:
-        params: the parameters, or pairs of name and parameter; all those of the model, in its order.
+        params: the parameters, or pairs of name and parameter; all those of the model, in its
+            order.
         lr: the share of the model's step that is tried; 1 is the method's own.
         subproblem: `exact`, `steihaug`, or `auto`: exact up to `dense_limit` parameters.
         curvature: `hessian` or `ggn`.
         radius: the first radius, in units of the parameters.
-        max_radius: the largest; the radius grows only after a step that long, so it is never far above the steps.
+        max_radius: the largest; the radius grows only after a step that long, so it is never far
+            above the steps.
         accept: the smallest rho with which a step is taken, below 1/4.
         tolerance: CG's largest relative tolerance.
         max_iterations: the largest number of CG iterations.
@@ -138,7 +136,9 @@ class TrustRegion(Method):
                 self.stuck = "the gradient is zero and no direction of negative curvature is known"
                 return
             if vanishes(found.step, objective.params):
-                self.stuck = "no step that changes a parameter lowers the loss as its model predicts"
+                self.stuck = (
+                    "no step that changes a parameter lowers the loss as its model predicts"
+                )
                 group["radius"] = self.first_radius
                 self.failures["refused"] += 1
                 return

@@ -23,25 +23,31 @@ from suite.training.summary import summarise
 from suite.training.wandb_mirror import Tracker
 from tasks.task import Task
 
-BUDGET = 2**31  # bytes that the copies of one stack may take, each reckoned at the memory of a step by itself
+BUDGET = (
+    2**31
+)  # bytes that the copies of one stack may take, each reckoned at the memory of a step by itself
 Outcomes = dict[str, Outcome]  # by run_id
 
 
 def run_batched(plans: Sequence[Plan]) -> list[Outcome]:
     """Carry out plans that differ in hyperparameters, schedules and seeds alone, all at once in this process.
 
-    Every plan leaves the ordinary record under its ordinary run_id: what is done is skipped, what was interrupted goes
-    on, and a later run by itself recognises it. Each copy has its own optimizer, schedule, history, target and end; one
-    that diverges leaves the others as they are. Its seconds are its share of the joint steps, so the summary says
-    `parallel: true`, and `batched` how many began together. Parameters equal those of separate runs to rounding, which
-    a training near divergence may amplify. Where the copies do not fit into memory together they follow in several
-    stacks.
+    Every plan leaves the ordinary record under its ordinary run_id: what is done is skipped, what
+    was interrupted goes on, and a later run by itself recognises it. Each copy has its own
+    optimizer, schedule, history, target and end; one that diverges leaves the others as they are.
+    Its seconds are its share of the joint steps, so the summary says `parallel: true`, and
+    `batched` how many began together. Parameters equal those of separate runs to rounding, which a
+    training near divergence may amplify. Where the copies do not fit into memory together they
+    follow in several stacks.
 
     Raises:
-        ConfigError: the plans differ in more than that, or one of them cannot be batched (`reason_against`).
+        ConfigError: the plans differ in more than that, or one of them cannot be batched
+            (`reason_against`).
     """
     if not together(plans):
-        raise ConfigError("a batch takes plans of one task and one optimizer that differ in settings and seeds alone")
+        raise ConfigError(
+            "a batch takes plans of one task and one optimizer that differ in settings and seeds alone"
+        )
     found: Outcomes = {}
     waiting: dict[str, Plan] = {}
     for plan in plans:
@@ -102,7 +108,10 @@ class _Batch:
             summary = summarise(plan, self.task, Status.UNSUPPORTED, str(error))
             record.finish(summary)
             return Outcome(summary, self.task.metric)
-        except (ValueError, FileNotFoundError) as error:  # one copy that cannot be built leaves the others as they are
+        except (
+            ValueError,
+            FileNotFoundError,
+        ) as error:  # one copy that cannot be built leaves the others as they are
             return refuse(plan, error)
         self.members.append(Member(copy, record, Update(copy.optimizer)))
         return None

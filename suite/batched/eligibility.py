@@ -23,8 +23,15 @@ from tasks.task import Task
 
 LARGEST = 2_000_000  # parameters of a model whose copies are worth stacking
 OWN = frozenset({"optimizer", "seed", "schedule"})  # what copies may differ in
-SHARED = (*(name for name in (*DECISIVE, *UNLESS) if name not in OWN), "log_every", "device", "threads", "allow")
-TOLERANCE = 1e-3  # of a joint loss against one by itself; what is looked for is another function, not rounding
+SHARED = (
+    *(name for name in (*DECISIVE, *UNLESS) if name not in OWN),
+    "log_every",
+    "device",
+    "threads",
+    "allow",
+)
+# of a joint loss against one by itself; what is looked for is another function, not rounding
+TOLERANCE = 1e-3
 _known: dict[str, str | None] = {}
 
 
@@ -43,9 +50,9 @@ def _common(plan: Plan) -> str:
 def reason_against(plan: Plan) -> str | None:
     """Why a plan cannot be trained among others in a batch, in words; None where it can.
 
-    What the configuration does not say is tried out: two steps of the optimizer, which may ask for one gradient each
-    and draw no random number, and a joint evaluation of two copies of the model. That takes about as long as building
-    the task, once for all plans that differ in numbers only.
+    What the configuration does not say is tried out: two steps of the optimizer, which may ask for
+    one gradient each and draw no random number, and a joint evaluation of two copies of the model.
+    That takes about as long as building the task, once for all plans that differ in numbers only.
 
     Raises:
         HopelessError: the user's file, of which the task is made, is broken.
@@ -86,7 +93,9 @@ def _at_sight(plan: Plan) -> str | None:
         "precision": (plan.precision == "bf16", "autocast is not vectorised over copies"),
         "accumulate": (config["accumulate"] > 1, "slices of a mini-batch are evaluated one by one"),
     }
-    return next((f"{name}={config[name]}: {why}" for name, (holds, why) in refused.items() if holds), None)
+    return next(
+        (f"{name}={config[name]}: {why}" for name, (holds, why) in refused.items() if holds), None
+    )
 
 
 def kind_of(plan: Plan) -> str:
@@ -97,7 +106,9 @@ def kind_of(plan: Plan) -> str:
 def _shape(value: Any) -> Any:
     """A setting with its numbers left out, but for whether they are zero."""
     if isinstance(value, Mapping):
-        return {name: _shape(item) for name, item in value.items() if name not in ("about", "search")}
+        return {
+            name: _shape(item) for name, item in value.items() if name not in ("about", "search")
+        }
     if isinstance(value, list):
         return [_shape(item) for item in value]
     number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -115,7 +126,9 @@ class _Watched(Row):
         self.asked: list[bool] = []
 
     def __call__(self) -> Tensor:
-        self.asked.append(all(torch.equal(p, b) for p, b in zip(self.params, self.before, strict=True)))
+        self.asked.append(
+            all(torch.equal(p, b) for p, b in zip(self.params, self.before, strict=True))
+        )
         return super().__call__()
 
 
@@ -148,7 +161,10 @@ def _of_model(copy: Copy) -> str | None:
         return f"the model of {copy.plan.task} draws random numbers (dropout, noise)"
     twin = copy.task.model(stream(copy.plan.seed, "model"))
     stack = Stack([twin, copy.model], copy.task.loss_fn, copy.task.l2)
-    other = batch[0].clone(), batch[1].clone()  # of another seed, as it were, which is vectorised in another way
+    other = (
+        batch[0].clone(),
+        batch[1].clone(),
+    )  # of another seed, as it were, which is vectorised in another way
     try:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
@@ -178,7 +194,9 @@ def _of_optimizer(copy: Copy) -> str | None:
             return f"a step of {name} fails: {type(error).__name__}: {error}"
         more = {oracle: count - before.get(oracle, 0) for oracle, count in row.counts.items()}
         if row.asked != [True] or more != {"value": 1, "grad": 1}:
-            return f"{name} evaluates more than the loss and its gradient once at the start of a step"
+            return (
+                f"{name} evaluates more than the loss and its gradient once at the start of a step"
+            )
         if not torch.equal(state, torch.get_rng_state()):
             return f"{name} draws random numbers at every step"
     return None

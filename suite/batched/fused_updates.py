@@ -18,10 +18,11 @@ Kernel = Callable[[dict[str, Any], list[Tensor], list[State]], None]
 class Update:
     """Steps of one copy's own optimizer, given loss and gradients.
 
-    Any optimizer steps as it does by itself. For torch's SGD, Adam and AdamW the first step makes the state, and the
-    next ones call torch's fused kernel with it, without the optimizer around: what that spends in Python is three
-    times the update of ten thousand parameters. The kernel equals torch's loop to rounding; schedules act on it, and
-    the state stays where checkpoints look for it.
+    Any optimizer steps as it does by itself. For torch's SGD, Adam and AdamW the first step makes
+    the state, and the next ones call torch's fused kernel with it, without the optimizer around:
+    what that spends in Python is three times the update of ten thousand parameters. The kernel
+    equals torch's loop to rounding; schedules act on it, and the state stays where checkpoints look
+    for it.
     """
 
     def __init__(self, optimizer: ObjectiveOptimizer) -> None:
@@ -55,23 +56,36 @@ def _plain(optimizer: ObjectiveOptimizer) -> bool:
         return False
     group = optimizer.param_groups[0]
     odd = any(group.get(name) for name in ("amsgrad", "maximize", "capturable", "differentiable"))
-    return not odd and all(parameter.is_cpu and parameter.is_floating_point() for parameter in group["params"])
+    return not odd and all(
+        parameter.is_cpu and parameter.is_floating_point() for parameter in group["params"]
+    )
 
 
 def _aligned(state: State, parameter: Tensor) -> State:
     """The state in the parameter's memory layout, which a kernel takes for granted and a checkpoint does not keep."""
     for name, value in state.items():
-        if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+        if (
+            isinstance(value, Tensor)
+            and value.shape == parameter.shape
+            and value.stride() != parameter.stride()
+        ):
             state[name] = torch.empty_like(parameter).copy_(value)
     return state
 
 
 def _sgd(group: dict[str, Any], gradients: list[Tensor], states: list[State]) -> None:
     torch._fused_sgd_(
-        group["params"], gradients, [state["momentum_buffer"] for state in states] if group["momentum"] else [],
-        weight_decay=group["weight_decay"], momentum=group["momentum"], lr=float(group["lr"]),
-        dampening=group["dampening"], nesterov=group["nesterov"], maximize=False, is_first_step=False,
-    )  # fmt: skip
+        group["params"],
+        gradients,
+        [state["momentum_buffer"] for state in states] if group["momentum"] else [],
+        weight_decay=group["weight_decay"],
+        momentum=group["momentum"],
+        lr=float(group["lr"]),
+        dampening=group["dampening"],
+        nesterov=group["nesterov"],
+        maximize=False,
+        is_first_step=False,
+    )
 
 
 def _adam(group: dict[str, Any], gradients: list[Tensor], states: list[State]) -> None:
@@ -79,10 +93,24 @@ def _adam(group: dict[str, Any], gradients: list[Tensor], states: list[State]) -
     torch._foreach_add_(steps, 1)
     kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
     kernel(
-        group["params"], gradients, [state["exp_avg"] for state in states], [state["exp_avg_sq"] for state in states],
-        [], steps, lr=float(group["lr"]), beta1=group["betas"][0], beta2=group["betas"][1],
-        weight_decay=group["weight_decay"], eps=group["eps"], amsgrad=False, maximize=False,
-    )  # fmt: skip
+        group["params"],
+        gradients,
+        [state["exp_avg"] for state in states],
+        [state["exp_avg_sq"] for state in states],
+        [],
+        steps,
+        lr=float(group["lr"]),
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        amsgrad=False,
+        maximize=False,
+    )
 
 
-KERNELS: dict[type, Kernel] = {torch.optim.SGD: _sgd, torch.optim.Adam: _adam, torch.optim.AdamW: _adam}
+KERNELS: dict[type, Kernel] = {
+    torch.optim.SGD: _sgd,
+    torch.optim.Adam: _adam,
+    torch.optim.AdamW: _adam,
+}

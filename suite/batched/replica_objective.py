@@ -28,7 +28,9 @@ class Row(Objective):
         if told is None:
             return super().__call__()
         (loss, gradients), self._told = told, None
-        if self._problem.norms and self._moment.host_state is None:  # the joint pass has moved their statistics
+        if (
+            self._problem.norms and self._moment.host_state is None
+        ):  # the joint pass has moved their statistics
             self._moment.host_state = torch.get_rng_state()
         self._count_gradient()
         for parameter, gradient in zip(self.params, gradients, strict=True):

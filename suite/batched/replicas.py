@@ -41,7 +41,9 @@ class Stream:
                 self._latest = next(self._batches)
                 self._next += 1
             if self._latest is None or number != self._next - 1:
-                raise RuntimeError(f"batch {number} is asked for when the stream is at {self._next - 1}")
+                raise RuntimeError(
+                    f"batch {number} is asked for when the stream is at {self._next - 1}"
+                )
             yield self._latest
 
 
@@ -55,7 +57,8 @@ class Company:
         self._stack: Stack | None = None
         self.costs: oracle_costs.Costs | None = None
         self.signalled = False  # whether somebody wants all of this to end
-        self.asked = False  # the same, as it was at the end of the last joint step, so that all end at one step
+        # the same, as it was at the end of the last joint step, so that all end at one step
+        self.asked = False
         self._streams: dict[tuple[int, int], Stream] = {}
         self._replays: dict[str, Replay] = {}
         self._direct = False
@@ -89,7 +92,9 @@ class Company:
         """The training data of a seed, from a step on."""
         key = seed, start
         if key not in self._streams:
-            self._streams[key] = Stream(self.task.batches("train", stream(seed, "data"), start=start), start)
+            self._streams[key] = Stream(
+                self.task.batches("train", stream(seed, "data"), start=start), start
+            )
         return self._streams[key].since(start)
 
     def evaluate(self, copy: Copy, split: str) -> dict[str, float]:
@@ -99,7 +104,9 @@ class Company:
         replay = self._replays.setdefault(split, Replay(self.stack, split))
         try:
             return replay.evaluate(self.task, copy.model, self.copies.index(copy))
-        except RuntimeError:  # an evaluation that differentiates, or draws random numbers, or has no batching rule
+        except (
+            RuntimeError
+        ):  # an evaluation that differentiates, or draws random numbers, or has no batching rule
             self._direct = True
             return self.task.evaluate(copy.model, split)
 
@@ -118,7 +125,12 @@ class Replay:
         forward, number = model.forward, count()
 
         def replayed(*inputs: Any, **options: Any) -> Any:
-            if len(inputs) != 1 or options or not isinstance(inputs[0], Tensor) or torch.is_grad_enabled():
+            if (
+                len(inputs) != 1
+                or options
+                or not isinstance(inputs[0], Tensor)
+                or torch.is_grad_enabled()
+            ):
                 return forward(*inputs, **options)
             found = self._outputs(next(number), inputs[0])
             return forward(*inputs) if found is None else found[place]
@@ -181,7 +193,10 @@ class Copy(Training):
 
     def _checkpoint_is_due(self) -> bool:
         """All copies together spend the share of the time that a run by itself may."""
-        return perf_counter() - self.saved_at > len(self.company.copies) * self.save_seconds / CHECKPOINT_SHARE
+        return (
+            perf_counter() - self.saved_at
+            > len(self.company.copies) * self.save_seconds / CHECKPOINT_SHARE
+        )
 
     def _state(self) -> dict[str, Any]:
         """A row is a view of the stack, all of which would be written with it."""

@@ -16,12 +16,13 @@ Named = dict[str, Tensor]
 class Stack:
     """B copies of one model: tensors `(B, ...)` whose row b is the storage of copy b's parameter.
 
-    The copies' models go on as they are: an optimizer that updates a parameter in place updates its row. One evaluation
-    of all is `vmap` over the rows; the sum of the losses is differentiated once, and row b of the result is the
-    gradient of copy b, as no loss depends on another's row. Buffers that batch normalisation moves, or that differ
-    between the copies, have rows too.
+    The copies' models go on as they are: an optimizer that updates a parameter in place updates its
+    row. One evaluation of all is `vmap` over the rows; the sum of the losses is differentiated
+    once, and row b of the result is the gradient of copy b, as no loss depends on another's row.
+    Buffers that batch normalisation moves, or that differ between the copies, have rows too.
 
-    It takes the memory of the B models, of their gradients, and of B times one evaluation's activations.
+    It takes the memory of the B models, of their gradients, and of B times one evaluation's
+    activations.
 
     Args:
         models: the copies, all made by one task.
@@ -33,12 +34,20 @@ class Stack:
         self.models = list(models)
         self.loss_fn = loss_fn
         self.l2 = l2
-        self._frame = copy.deepcopy(models[0])  # gives structure and modes; its own values are not used
-        trained = {name for name, parameter in models[0].named_parameters() if parameter.requires_grad}
+        self._frame = copy.deepcopy(
+            models[0]
+        )  # gives structure and modes; its own values are not used
+        trained = {
+            name for name, parameter in models[0].named_parameters() if parameter.requires_grad
+        }
         own = [_tensors(model) for model in models]
         moving = _moving(models[0])
         self._trained = [name for name in own[0] if name in trained]
-        self._others = [name for name in own[0] if name not in trained and (name in moving or _differ(own, name))]
+        self._others = [
+            name
+            for name in own[0]
+            if name not in trained and (name in moving or _differ(own, name))
+        ]
         self._strides: dict[str, tuple[int, ...]] = {}
         self._arrange(own)
 
@@ -56,7 +65,9 @@ class Stack:
             return torch.stack(values)
         one = values[0]
         strides = one.numel(), *self._strides[name]
-        rows = torch.empty_strided((len(own), *one.shape), strides, dtype=one.dtype, device=one.device)
+        rows = torch.empty_strided(
+            (len(own), *one.shape), strides, dtype=one.dtype, device=one.device
+        )
         for row, value in zip(rows, values, strict=True):
             row.copy_(value)
         return rows
@@ -78,7 +89,8 @@ class Stack:
     def follow_gradients(self, batches: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Lay the parameters out in memory as the gradients come, so that these need not be copied at every step.
 
-        A layer's backward pass often gives the transpose of what its weights look like. For updates element by element
+        A layer's backward pass often gives the transpose of what its weights look like. For updates
+        element by element
         alone: another optimizer may count on its parameters being contiguous.
         """
         held = {name: self._rows[name].clone() for name in self._others}
@@ -90,22 +102,32 @@ class Stack:
                 self._strides[name] = gradient.stride()[1:]
         self._arrange([_tensors(model) for model in self.models])
 
-    def losses_and_gradients(self, batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, list[Tensor | None]]:
+    def losses_and_gradients(
+        self, batches: Sequence[tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, list[Tensor | None]]:
         """Losses (B,) and the gradient by each stacked parameter, None where no loss depends on it.
 
-        `batches` are the copies' mini-batches; where all are one and the same it is not copied. Rows of a gradient lie
-        in memory as the parameters do.
+        `batches` are the copies' mini-batches; where all are one and the same it is not copied.
+        Rows of a gradient lie in memory as the parameters do.
         """
         losses, found = self._evaluated(batches)
-        return losses, [_laid_out(g, leaf) for g, leaf in zip(found, self._leaves.values(), strict=True)]
+        return losses, [
+            _laid_out(g, leaf) for g, leaf in zip(found, self._leaves.values(), strict=True)
+        ]
 
-    def _evaluated(self, batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, list[Tensor | None]]:
+    def _evaluated(
+        self, batches: Sequence[tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, list[Tensor | None]]:
         inputs, targets, rows = _joined(batches)
         self._frame.train(self.models[0].training)
         others = {name: self._rows[name] for name in self._others}
         with torch.enable_grad():
-            losses = vmap(self._loss, in_dims=(0, 0, rows, rows))(self._leaves, others, inputs, targets)
-            found = torch.autograd.grad(losses.sum(), list(self._leaves.values()), allow_unused=True)
+            losses = vmap(self._loss, in_dims=(0, 0, rows, rows))(
+                self._leaves, others, inputs, targets
+            )
+            found = torch.autograd.grad(
+                losses.sum(), list(self._leaves.values()), allow_unused=True
+            )
         return losses.detach(), list(found)
 
     def outputs(self, inputs: Tensor) -> Tensor:
@@ -148,7 +170,11 @@ def _joined(batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, i
     inputs, targets = batches[0]
     if all(other[0] is inputs and other[1] is targets for other in batches):
         return inputs, targets, None
-    return torch.stack([batch[0] for batch in batches]), torch.stack([batch[1] for batch in batches]), 0
+    return (
+        torch.stack([batch[0] for batch in batches]),
+        torch.stack([batch[1] for batch in batches]),
+        0,
+    )
 
 
 def _laid_out(gradient: Tensor | None, leaf: Tensor) -> Tensor | None:

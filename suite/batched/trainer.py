@@ -74,12 +74,18 @@ class Crew:
         """
         steps = max(member.copy.plan.steps for member in self.members)
         plan = self.members[0].copy.plan
-        line = ProgressLine(f"{len(self.members)} of {plan.title}", steps, enabled=plan.workers == 1)
+        line = ProgressLine(
+            f"{len(self.members)} of {plan.title}", steps, enabled=plan.workers == 1
+        )
         with ExitStack() as stack:
             for member in self.members:
                 assert member.loop is not None
                 stack.enter_context(closing(member.loop))
-            stack.enter_context(noted(lambda: self.company.signalled, lambda: setattr(self.company, "signalled", True)))
+            stack.enter_context(
+                noted(
+                    lambda: self.company.signalled, lambda: setattr(self.company, "signalled", True)
+                )
+            )
             stack.enter_context(line)
             self.company.gather([member.copy for member in self.members])
             self._tell([None] * len(self.members))
@@ -99,7 +105,9 @@ class Crew:
         clock = self.members[0].copy.clock
         start = clock()
         with _giving_up():
-            losses, gradients = self.company.stack.losses_and_gradients([member.batch for member in self.members])
+            losses, gradients = self.company.stack.losses_and_gradients(
+                [member.batch for member in self.members]
+            )
             values = losses.tolist()
         self._update(losses, gradients)
         took = (clock() - start) / len(values)
@@ -118,7 +126,11 @@ class Crew:
     def _tell(self, taken: Sequence[Taken | None]) -> None:
         """Let each copy log, judge and end; those that ended leave."""
         self.company.asked = self.company.signalled
-        ended = [member for member, said in zip(self.members, taken, strict=True) if self._has_ended(member, said)]
+        ended = [
+            member
+            for member, said in zip(self.members, taken, strict=True)
+            if self._has_ended(member, said)
+        ]
         self.company.release([member.copy for member in ended])
         self.members = [member for member in self.members if member not in ended]
 

@@ -1,11 +1,12 @@
 """`python -m suite.compare kfac adamw task=mlp`: is A better than B, by how much, and are we sure?
 
-One sentence a problem, from the runs there are: the ratio of steps, seconds and gradient-equivalents that A and B need
-to reach the target, each with its 95 % interval, memory, how many seeds arrive, and the verdict; under it the final
-values and what stands behind the figures. `--all` ranks every method. docs/comparing.md explains how to read it.
+One sentence a problem, from the runs there are: the ratio of steps, seconds and
+gradient-equivalents that A and B need to reach the target, each with its 95 % interval, memory, how
+many seeds arrive, and the verdict; under it the final values and what stands behind the figures.
+`--all` ranks every method. docs/comparing.md explains how to read it.
 
-Words with `=` choose runs by their settings (task=mlp,cnn scale=quick optimizer.lr=0.1); level=80 takes another level
-than the target; 'kfac[lr=0.1]' names one of several configurations.
+Words with `=` choose runs by their settings (task=mlp,cnn scale=quick optimizer.lr=0.1); level=80
+takes another level than the target; 'kfac[lr=0.1]' names one of several configurations.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ def _compare(options: argparse.Namespace) -> int:
     for said in paired.alone(records, first, second, pairs):
         print(f"not compared: {said}", file=sys.stderr)
     ledger = Ledger(records)
-    verdicts = [judge(ledger, a, b, _level(ledger, a.problem, level), mixed=options.mixed_devices) for a, b in pairs]
+    verdicts = [
+        judge(ledger, a, b, _level(ledger, a.problem, level), mixed=options.mixed_devices)
+        for a, b in pairs
+    ]
     show(ledger, verdicts, options.format)
     return 0
 
@@ -84,10 +88,15 @@ def _compare_all(options: argparse.Namespace, names: Sequence[str], given: dict[
     found = standings(ledger, options.unit, mixed=options.mixed_devices)
     if not found:
         there = ", ".join(records.optimizers)
-        raise ConfigError(f"nothing to rank: on no problem there are runs of two methods, only of {there}")
+        raise ConfigError(
+            f"nothing to rank: on no problem there are runs of two methods, only of {there}"
+        )
     verdicts = against_baseline(ledger, options.baseline, mixed=options.mixed_devices)
     total = overall(records, found)
-    tables = [*([matrix_table(records, verdicts)] if verdicts else []), *reversed(rank_tables(records, found, total))]
+    tables = [
+        *([matrix_table(records, verdicts)] if verdicts else []),
+        *reversed(rank_tables(records, found, total)),
+    ]
     show_all(tables, stability_lines(total), options.format)
     return 0
 
@@ -104,14 +113,19 @@ def _records(options: argparse.Namespace, filters: dict[str, str]) -> Records:
 
     runs, damaged = load_runs(options.runs)
     if not runs:
-        raise ConfigError(f"no runs in {options.runs}\nMake some:  python -m suite -m optimizer=adamw,kfac seed=0,1,2")
+        raise ConfigError(
+            f"no runs in {options.runs}\nMake some:  python -m suite -m optimizer=adamw,kfac seed=0,1,2"
+        )
     for damage in damaged:
         print(f"warning: skipped {damage.path}: {damage.reason}", file=sys.stderr)
     if options.experiment is not None:
         filters = {"experiment": options.experiment, **filters}
     records = build_records(chosen(runs, filters), damaged, load_timings(options.runs))
     if records.repeats:
-        print(f"warning: left out as repeats of a (configuration, seed): {', '.join(records.repeats)}", file=sys.stderr)
+        print(
+            f"warning: left out as repeats of a (configuration, seed): {', '.join(records.repeats)}",
+            file=sys.stderr,
+        )
     return records
 
 
@@ -126,7 +140,9 @@ def _level(ledger: Ledger, problem: str, wanted: str | None) -> str | None:
     known = list(ledger.levels(problem))
     name = wanted if wanted in known else f"{wanted.rstrip(' %')} %"
     if name not in known:
-        there = f"It has: {', '.join(known)}" if known else "Set some: python -m suite.target task=..."
+        there = (
+            f"It has: {', '.join(known)}" if known else "Set some: python -m suite.target task=..."
+        )
         raise ConfigError(f"{problem} has no level {wanted}.{did_you_mean(wanted, known)} {there}")
     return name
 
@@ -137,20 +153,43 @@ def _words(text: str | None) -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m suite.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m suite.compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("words", nargs="*", metavar="METHOD or KEY=VALUE", help="two methods, and settings that choose runs")
-    add("--runs", type=Path, default=paths.results() / "runs", metavar="DIR", help="the runs (%(default)s)")
+    add(
+        "words",
+        nargs="*",
+        metavar="METHOD or KEY=VALUE",
+        help="two methods, and settings that choose runs",
+    )
+    add(
+        "--runs",
+        type=Path,
+        default=paths.results() / "runs",
+        metavar="DIR",
+        help="the runs (%(default)s)",
+    )
     add("--experiment", metavar="NAME", help="only the runs of this experiment")
     add("--all", action="store_true", help="rank every method, on each problem and overall")
-    add("--baseline", metavar="NAME", help="with --all: what the others are set against (who set the targets)")
+    add(
+        "--baseline",
+        metavar="NAME",
+        help="with --all: what the others are set against (who set the targets)",
+    )
     add("--unit", choices=("steps", "seconds", "grad_equivalents"), help="with --all: rank by this")
     add("--mixed-devices", action="store_true", help="compare seconds of different machines")
-    add("--across", metavar="KEYS", help="compare problems that differ in these settings only, such as steps")
+    add(
+        "--across",
+        metavar="KEYS",
+        help="compare problems that differ in these settings only, such as steps",
+    )
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--json", dest="format", action="store_const", const="json", help="as JSON")
-    shape.add_argument("--markdown", dest="format", action="store_const", const="markdown", help="as Markdown")
+    shape.add_argument(
+        "--markdown", dest="format", action="store_const", const="markdown", help="as Markdown"
+    )
     return parser
 
 

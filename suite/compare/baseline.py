@@ -13,14 +13,18 @@ from suite.results.frame import Records
 from suite.results.labels import flatten
 
 
-def against_baseline(ledger: Ledger, wanted: str | None = None, *, mixed: bool = False) -> list[Verdict]:
+def against_baseline(
+    ledger: Ledger, wanted: str | None = None, *, mixed: bool = False
+) -> list[Verdict]:
     """The verdict on every method against the baseline, on every problem that the baseline ran.
 
     Raises:
         ConfigError: `wanted` has no run.
     """
     records = ledger.records
-    if wanted is not None and wanted not in set(records.frame["name"]) | set(records.frame["optimizer"]):
+    if wanted is not None and wanted not in set(records.frame["name"]) | set(
+        records.frame["optimizer"]
+    ):
         known = sorted(set(records.frame["name"]))
         raise ConfigError(
             f"baseline {wanted} has no run.{did_you_mean(wanted, known)} There are runs of: {', '.join(known)}"
@@ -30,24 +34,34 @@ def against_baseline(ledger: Ledger, wanted: str | None = None, *, mixed: bool =
         there = sides(records, problem)
         base = baseline_side(records, problem, wanted, there)
         if base is not None:
-            others = [there[name] for name in records.optimizers if name in there and name != base.label]
+            others = [
+                there[name] for name in records.optimizers if name in there and name != base.label
+            ]
             found += [judge(ledger, side, base, mixed=mixed) for side in others]
     return found
 
 
 def baseline_side(
-    records: Records, problem: str, wanted: str | None = None, there: Mapping[str, Side] | None = None
+    records: Records,
+    problem: str,
+    wanted: str | None = None,
+    there: Mapping[str, Side] | None = None,
 ) -> Side | None:
     """The baseline's runs on a problem; None where it has none.
 
-    It is the one asked for, else the one whose runs set the problem's levels, else the optimizer that a run gets which
-    names none. Of several configurations it is the one that set the levels, else the one with most runs.
+    It is the one asked for, else the one whose runs set the problem's levels, else the optimizer
+    that a run gets which names none. Of several configurations it is the one that set the levels,
+    else the one with most runs.
     """
     there = sides(records, problem) if there is None else there
-    for wish in (wanted,) if wanted else (time_to_target.baseline(records, problem), default_optimizer()):
+    for wish in (
+        (wanted,) if wanted else (time_to_target.baseline(records, problem), default_optimizer())
+    ):
         own = [side for side in there.values() if wish in (side.name, side.label)]
         if own:
-            return max(own, key=lambda side: (_set_levels(records, problem, side.label), len(side.runs)))
+            return max(
+                own, key=lambda side: (_set_levels(records, problem, side.label), len(side.runs))
+            )
     return None
 
 

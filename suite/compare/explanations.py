@@ -34,12 +34,16 @@ def reasons(ledger: Ledger, verdict: Verdict) -> list[str]:
         chance_line(ledger, verdict),
         _seeds_line(verdict),
         *(f"left out: {said}" for said in verdict.left_out),
-        _across_line(records.problem_settings[verdict.a.problem], records.problem_settings[verdict.b.problem]),
+        _across_line(
+            records.problem_settings[verdict.a.problem], records.problem_settings[verdict.b.problem]
+        ),
     ]
     return [] if verdict.refused else [line for line in lines if line]
 
 
-def shared_reasons(records: Records, verdicts: Sequence[Verdict], folders: Sequence[Path] = (FOLDER,)) -> list[str]:
+def shared_reasons(
+    records: Records, verdicts: Sequence[Verdict], folders: Sequence[Path] = (FOLDER,)
+) -> list[str]:
     """What is true of several verdicts, said once: whose clock the seconds come from, and how much was tuned."""
     judged = [verdict for verdict in verdicts if not verdict.refused]
     lines: dict[str, list[Verdict]] = {}
@@ -48,7 +52,9 @@ def shared_reasons(records: Records, verdicts: Sequence[Verdict], folders: Seque
         budgets = tuning(records, verdict.a, folders), tuning(records, verdict.b, folders)
         for line in (seconds_line(verdict), tuning_text(*budgets, names)):
             lines.setdefault(line, []).append(verdict)
-    ordered = sorted((line for line in lines if line), key=lambda line: line.partition(":")[0] != "seconds")
+    ordered = sorted(
+        (line for line in lines if line), key=lambda line: line.partition(":")[0] != "seconds"
+    )
     return [_told(line, lines[line], alone=len(lines[line]) == len(judged)) for line in ordered]
 
 
@@ -67,7 +73,11 @@ def step_line(records: Records, verdict: Verdict) -> str:
     steps = verdict.ratios.get("steps")
     if steps is None:
         return said
-    needs = f"{factor(1 / steps.value)} times fewer" if steps.value <= 1 else f"{factor(steps.value)} times as many"
+    needs = (
+        f"{factor(1 / steps.value)} times fewer"
+        if steps.value <= 1
+        else f"{factor(steps.value)} times as many"
+    )
     bound = OTHER_SIDE.get(steps.bound, steps.bound) if steps.value <= 1 else steps.bound
     return f"{said}, and needs {bound}{needs}"
 
@@ -77,7 +87,9 @@ def seconds_line(verdict: Verdict) -> str:
     if not verdict.ratios:
         return ""
     if _machines(verdict) > 1:
-        machines = " and ".join(sorted({run.hardware for side in _sides(verdict) for run in side.runs}))
+        machines = " and ".join(
+            sorted({run.hardware for side in _sides(verdict) for run in side.runs})
+        )
         if SECONDS in verdict.ratios:
             return f"seconds: measured on {machines}"
         return f"seconds: not compared, as they come from {machines} (--mixed-devices compares them all the same)"
@@ -118,7 +130,11 @@ def resolution_line(ledger: Ledger, verdict: Verdict) -> str:
         return ""
     costs = [one for side in _sides(verdict) for one in ledger.costs(side, verdict.value)]
     widest = max(one["steps"] - one["steps_before"] for one in costs if math.isfinite(one["steps"]))
-    known = f"; costs are known to {widest:g} steps, and the intervals allow for it" if widest > 1 else ""
+    known = (
+        f"; costs are known to {widest:g} steps, and the intervals allow for it"
+        if widest > 1
+        else ""
+    )
     return f"{level_text(verdict)}{known}"
 
 
@@ -179,5 +195,8 @@ def _seeds_line(verdict: Verdict) -> str:
 
 
 def _across_line(one: Settings, other: Settings) -> str:
-    told = [f"{key}={one.get(key, 'unset')} against {other.get(key, 'unset')}" for key in differing(one, other)]
+    told = [
+        f"{key}={one.get(key, 'unset')} against {other.get(key, 'unset')}"
+        for key in differing(one, other)
+    ]
     return f"not the same problem: {', '.join(told)}" if told else ""

@@ -7,7 +7,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from suite.compare.intervals import AT_LEAST, AT_MOST, BOUNDED, EXACT, FAILED_SEEDS, Array, Interval, difference
+from suite.compare.intervals import (
+    AT_LEAST,
+    AT_MOST,
+    BOUNDED,
+    EXACT,
+    FAILED_SEEDS,
+    Array,
+    Interval,
+    difference,
+)
 from suite.compare.sides import Side
 from suite.results.frame import Records, metric_columns
 from suite.results.load import VALUED
@@ -40,19 +49,30 @@ def compare_finals(records: Records, a: Side, b: Side, *, paired: bool) -> Final
         return Final(means, None, False)
     worst = float(seen.min() if a.direction == "max" else seen.max())
     values = [np.where(np.isnan(one), worst, one) for one in values]
-    by_ratio = a.direction == "min" and bool(seen.min() > 0) and float(seen.max() / seen.min()) > 10**DECADES
+    by_ratio = (
+        a.direction == "min"
+        and bool(seen.min() > 0)
+        and float(seen.max() / seen.min()) > 10**DECADES
+    )
     found = difference(*(np.log(one) if by_ratio else one for one in values), paired=paired)
     if any(missing) and min(len(a.runs), len(b.runs)) < FAILED_SEEDS:
         found = Interval(found.value, math.nan, math.nan)
     found = _opened(found, missing[0], missing[1], a.direction)
     if by_ratio:
-        found = found._replace(value=math.exp(found.value), low=math.exp(found.low), high=math.exp(found.high))
+        found = found._replace(
+            value=math.exp(found.value), low=math.exp(found.low), high=math.exp(found.high)
+        )
     return Final(means, found, by_ratio)
 
 
 def finals(side: Side) -> Array:
     """Final values, NaN where a run came to no end or to no finite value."""
-    return np.array([run.final if run.status in VALUED and math.isfinite(run.final) else math.nan for run in side.runs])
+    return np.array(
+        [
+            run.final if run.status in VALUED and math.isfinite(run.final) else math.nan
+            for run in side.runs
+        ]
+    )
 
 
 def _first(records: Records, side: Side, index: int) -> float:

@@ -1,10 +1,11 @@
 """Two sets of runs side by side: the ratio of their costs and the difference of their values, each with an interval.
 
-A run that did not arrive enters with what it could have spent, its budget: with a bound on its cost, as in a restricted
-mean. The ratio is then a bound as well, and its interval is open on the other side. Where runs of both sides failed,
-all costs are cut off at the smallest budget of these, so that nobody is charged for having been given more. A cost is
-known only to the distance of two evaluations, and the interval is widened by that: its low end sets A's costs to the
-evaluation before against B's, its high end A's against B's evaluation before.
+A run that did not arrive enters with what it could have spent, its budget: with a bound on its
+cost, as in a restricted mean. The ratio is then a bound as well, and its interval is open on the
+other side. Where runs of both sides failed, all costs are cut off at the smallest budget of these,
+so that nobody is charged for having been given more. A cost is known only to the distance of two
+evaluations, and the interval is widened by that: its low end sets A's costs to the evaluation
+before against B's, its high end A's against B's evaluation before.
 """
 
 from __future__ import annotations
@@ -24,7 +25,12 @@ LEVEL = 0.95
 FAILED_SEEDS = 3  # runs a side from which a failure can be told from an accident
 EXACT, AT_MOST, AT_LEAST, BOUNDED = "", "at most ", "at least ", "about "
 
-BOUNDS = {(True, True): EXACT, (True, False): AT_MOST, (False, True): AT_LEAST, (False, False): BOUNDED}
+BOUNDS = {
+    (True, True): EXACT,
+    (True, False): AT_MOST,
+    (False, True): AT_LEAST,
+    (False, False): BOUNDED,
+}
 ROUND_OFF = 1e-12  # of the values: a spread below it is none
 POWERS = 1e70  # larger numbers, as of a fall without end, have fourth powers that are none
 TINY = 1e-300  # stands for 0 where its reciprocal is taken
@@ -80,13 +86,22 @@ def cost_ratio(a: Costs, b: Costs, *, paired: bool) -> Interval | None:
         return None
     bound = BOUNDS[bool(a.arrived.all()), bool(b.arrived.all())]
     a, b = cut(filled(a, b), filled(b, a))
-    if not (a.arrived.any() or b.arrived.any()) or not (a.spent > 0).all() or not (b.spent > 0).all():
+    if (
+        not (a.arrived.any() or b.arrived.any())
+        or not (a.spent > 0).all()
+        or not (b.spent > 0).all()
+    ):
         return None
     found = stats.ratio_interval(a.spent, b.spent, paired=paired, level=LEVEL)
     if math.isnan(found.low) or (bound != EXACT and min(a.spent.size, b.spent.size) < FAILED_SEEDS):
         return Interval(found.ratio, math.nan, math.nan, bound)
     low, high = min(_low(a, b, paired), found.low), max(1 / _low(b, a, paired), found.high)
-    return Interval(found.ratio, 0.0 if bound == AT_MOST else low, math.inf if bound == AT_LEAST else high, bound)
+    return Interval(
+        found.ratio,
+        0.0 if bound == AT_MOST else low,
+        math.inf if bound == AT_LEAST else high,
+        bound,
+    )
 
 
 def cut(a: Costs, b: Costs) -> tuple[Costs, Costs]:
@@ -95,7 +110,11 @@ def cut(a: Costs, b: Costs) -> tuple[Costs, Costs]:
         return a, b
     most = min(float(side.spent[~side.arrived].min()) for side in (a, b))
     first, second = (
-        Costs(np.minimum(side.spent, most), np.minimum(side.before, most), side.arrived & (side.spent <= most))
+        Costs(
+            np.minimum(side.spent, most),
+            np.minimum(side.before, most),
+            side.arrived & (side.spent <= most),
+        )
         for side in (a, b)
     )
     return first, second
@@ -120,8 +139,9 @@ def _low(a: Costs, b: Costs, paired: bool) -> float:
 def difference(a: Array, b: Array, *, paired: bool) -> Interval:
     """The mean of A minus B with Student's interval: of the differences of pairs, else Welch's.
 
-    A difference that is the same for every seed, as accuracies in steps of 1/500 may have it by chance, says nothing
-    about its spread and has no interval; no difference at all is one of exactly 0.
+    A difference that is the same for every seed, as accuracies in steps of 1/500 may have it by
+    chance, says nothing about its spread and has no interval; no difference at all is one of
+    exactly 0.
     """
     first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     largest = float(np.abs(np.concatenate([first, second])).max(initial=0.0))
@@ -134,7 +154,17 @@ def difference(a: Array, b: Array, *, paired: bool) -> Interval:
     groups = [first - second] if paired else [first, second]
     parts = np.array([group.var(ddof=1) / group.size for group in groups])
     freedom = np.array([group.size - 1 for group in groups])
-    if parts.sum() <= (ROUND_OFF * max(1e-300, float(np.abs([first.mean(), second.mean()]).max()))) ** 2:
-        return Interval(0.0, 0.0, 0.0) if np.array_equal(first, second) else Interval(centre, math.nan, math.nan)
-    reach = float(student.ppf((1 + LEVEL) / 2, parts.sum() ** 2 / (parts**2 / freedom).sum()) * math.sqrt(parts.sum()))
+    if (
+        parts.sum()
+        <= (ROUND_OFF * max(1e-300, float(np.abs([first.mean(), second.mean()]).max()))) ** 2
+    ):
+        return (
+            Interval(0.0, 0.0, 0.0)
+            if np.array_equal(first, second)
+            else Interval(centre, math.nan, math.nan)
+        )
+    reach = float(
+        student.ppf((1 + LEVEL) / 2, parts.sum() ** 2 / (parts**2 / freedom).sum())
+        * math.sqrt(parts.sum())
+    )
     return Interval(centre, centre - reach, centre + reach)

@@ -24,15 +24,23 @@ from suite.tables.terminal import print_table
 WIDE = 180  # columns of a table that goes to a file or a pipe
 
 
-def show(ledger: Ledger, verdicts: Sequence[Verdict], shape: str | None, console: Console | None = None) -> None:
+def show(
+    ledger: Ledger, verdicts: Sequence[Verdict], shape: str | None, console: Console | None = None
+) -> None:
     """Print the verdicts."""
     console = console or Console(highlight=False)
     shared = shared_reasons(ledger.records, verdicts)
     if shape == "json":
-        content = {"verdicts": [as_dict(ledger, verdict) for verdict in verdicts], "reasons": shared}
+        content = {
+            "verdicts": [as_dict(ledger, verdict) for verdict in verdicts],
+            "reasons": shared,
+        }
         console.out(json.dumps(content, indent=2, ensure_ascii=False), highlight=False)
         return
-    blocks = [(sentence(verdict), [*_final_line(verdict), *reasons(ledger, verdict)]) for verdict in verdicts]
+    blocks = [
+        (sentence(verdict), [*_final_line(verdict), *reasons(ledger, verdict)])
+        for verdict in verdicts
+    ]
     if len(blocks) == 1:
         blocks[0][1].extend(shared)
     else:
@@ -46,12 +54,16 @@ def show_all(tables: Sequence[Table], lines: Sequence[str], shape: str | None) -
     if shape == "json":
         print(
             json.dumps(
-                {"tables": [_table(table) for table in tables], "lines": list(lines)}, indent=2, ensure_ascii=False
+                {"tables": [_table(table) for table in tables], "lines": list(lines)},
+                indent=2,
+                ensure_ascii=False,
             )
         )
         return
     if shape == "markdown":
-        print("\n\n".join([*(markdown(table) for table in tables), *(f"- {line}" for line in lines)]))
+        print(
+            "\n\n".join([*(markdown(table) for table in tables), *(f"- {line}" for line in lines)])
+        )
         return
     console = Console(highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
@@ -78,10 +90,14 @@ def as_dict(ledger: Ledger, verdict: Verdict) -> dict[str, Any]:
         "seconds_trusted": verdict.trusted,
         "memory": _number(verdict.memory),
         "finals": [_number(value) for value in verdict.finals],
-        "final_difference": _interval(verdict.final) if verdict.final and not verdict.by_ratio else None,
+        "final_difference": _interval(verdict.final)
+        if verdict.final and not verdict.by_ratio
+        else None,
         "final_ratio": _interval(verdict.final) if verdict.final and verdict.by_ratio else None,
         "decided_by": verdict.decided_by,
-        "outcome": None if verdict.outcome is None else {-1: "a", 1: "b", 0: "undecided"}[verdict.outcome],
+        "outcome": None
+        if verdict.outcome is None
+        else {-1: "a", 1: "b", 0: "undecided"}[verdict.outcome],
         "sentence": sentence(verdict),
         "reasons": reasons(ledger, verdict),
     }
@@ -95,7 +111,9 @@ def _final_line(verdict: Verdict) -> list[str]:
 
 def _print(console: Console, headline: str, lines: Sequence[str], *, markdown: bool) -> None:
     if markdown:
-        console.out("\n".join([f"- {headline}", *(f"  - {line}" for line in lines)]), highlight=False)
+        console.out(
+            "\n".join([f"- {headline}", *(f"  - {line}" for line in lines)]), highlight=False
+        )
     elif not console.is_terminal:  # a line a verdict, however long: that is what can be searched
         console.out("\n".join([headline, *(f"  {line}" for line in lines)]), highlight=False)
     else:
@@ -105,7 +123,9 @@ def _print(console: Console, headline: str, lines: Sequence[str], *, markdown: b
 
 
 def _table(table: Table) -> dict[str, Any]:
-    rows = [dict(zip(table.columns, (cell.text for cell in row), strict=True)) for row in table.rows]
+    rows = [
+        dict(zip(table.columns, (cell.text for cell in row), strict=True)) for row in table.rows
+    ]
     return {"name": table.name, "title": table.title, "caption": table.caption, "rows": rows}
 
 

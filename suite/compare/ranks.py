@@ -1,9 +1,10 @@
 """Every method against every other: ranks on each problem and overall, and how stable they are under resampling.
 
-On a problem a method is worth its median over seeds: of the cost to reach the level, failures infinite, or where no
-level is set of the final value. Seeds are redrawn together for all methods of a problem, and for the overall ranks the
-problems too. With few seeds or problems a bootstrap is too sure of itself, so that `stable` here says what would change
-with other seeds of these, and the sentences on pairs come from `suite.verdict`.
+On a problem a method is worth its median over seeds: of the cost to reach the level, failures
+infinite, or where no level is set of the final value. Seeds are redrawn together for all methods of
+a problem, and for the overall ranks the problems too. With few seeds or problems a bootstrap is too
+sure of itself, so that `stable` here says what would change with other seeds of these, and the
+sentences on pairs come from `suite.verdict`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Standing:
 
     Attributes:
         by: the unit that they are ranked by, or `final`.
-        scores: a row a seed, a column a method; smaller is better, `inf` is a failure, NaN a seed that was not run.
+        scores: a row a seed, a column a method; smaller is better, `inf` is a failure, NaN a seed
+            that was not run.
         medians: of the scores.
         ranks: 1 is the best; ties share the mean of their ranks.
         held: the share of the resamples in which a method keeps its place.
@@ -60,9 +62,10 @@ class Standing:
 class Overall:
     """The methods over problems, best first; `left_out` says which methods and problems take no part, and why.
 
-    `table` has a row a method: rank, low, high (of the mean rank), held, score, score_low, score_high, first (problems
-    on which it is at the top, alone or not), next (P that it beats the next). `groups` are methods next to each other
-    whose mean ranks keep their order in too few resamples to be told apart.
+    `table` has a row a method: rank, low, high (of the mean rank), held, score, score_low,
+    score_high, first (problems on which it is at the top, alone or not), next (P that it beats the
+    next). `groups` are methods next to each other whose mean ranks keep their order in too few
+    resamples to be told apart.
     """
 
     problems: tuple[str, ...]
@@ -143,14 +146,20 @@ def overall(records: Records, found: Sequence[Standing]) -> Overall | None:
     methods, points = [methods[index] for index in order], points[:, order]
     drawn = _resampled(counted, methods)
     means = drawn.mean(axis=1)
-    places = (rankdata(means, method="min", axis=1) == rankdata(points.mean(axis=0), method="min")).mean(axis=0)
+    places = (
+        rankdata(means, method="min", axis=1) == rankdata(points.mean(axis=0), method="min")
+    ).mean(axis=0)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    table = pd.DataFrame({"rank": points.mean(axis=0), "low": low, "high": high, "held": places}, index=methods)
+    table = pd.DataFrame(
+        {"rank": points.mean(axis=0), "low": low, "high": high, "held": places}, index=methods
+    )
     table["first"] = (points == points.min(axis=1, keepdims=True)).sum(axis=0)
     table = table.join(_profile_scores(counted, methods))
     beats = [_chance(counted, a, b) for a, b in pairwise(methods)]
     table["next"] = [*beats, math.nan]
-    return Overall(tuple(one.problem for one in counted), table, _groups(means, methods), (*apart, *dropped))
+    return Overall(
+        tuple(one.problem for one in counted), table, _groups(means, methods), (*apart, *dropped)
+    )
 
 
 def _groups(means: Array, methods: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -167,7 +176,11 @@ def _groups(means: Array, methods: Sequence[str]) -> tuple[tuple[str, ...], ...]
 def _complete(found: list[Standing]) -> tuple[list[Standing], list[str], list[str]]:
     """Problems and methods with no gap between them: again and again, whatever lacks most is left out."""
     names = list(dict.fromkeys(str(name) for one in found for name in one.scores))
-    ran = pd.DataFrame([[name in one.scores for name in names] for one in found], [one.problem for one in found], names)
+    ran = pd.DataFrame(
+        [[name in one.scores for name in names] for one in found],
+        [one.problem for one in found],
+        names,
+    )
     dropped: list[str] = []
     while ran.size and not ran.to_numpy().all():
         by_method, by_problem = ran.mean(axis=0), ran.mean(axis=1)
@@ -177,7 +190,9 @@ def _complete(found: list[Standing]) -> tuple[list[Standing], list[str], list[st
             ran = ran.drop(columns=worst)
         else:
             worst = str(by_problem.idxmin())
-            dropped.append(f"{worst}: {int(ran.loc[worst].to_numpy().sum())} of {ran.shape[1]} methods ran it")
+            dropped.append(
+                f"{worst}: {int(ran.loc[worst].to_numpy().sum())} of {ran.shape[1]} methods ran it"
+            )
             ran = ran.drop(index=worst)
     return [one for one in found if one.problem in ran.index], list(map(str, ran.columns)), dropped
 
@@ -199,7 +214,9 @@ def _profile_scores(found: Sequence[Standing], methods: Sequence[str]) -> pd.Dat
     """The performance profiles' score up to `TAU_MAX` on the problems with a level, and its interval."""
     timed = [one for one in found if one.by != FINAL]
     if not timed:
-        return pd.DataFrame(math.nan, index=list(methods), columns=["score", "score_low", "score_high"])
+        return pd.DataFrame(
+            math.nan, index=list(methods), columns=["score", "score_low", "score_high"]
+        )
     times = pd.DataFrame([one.medians[list(methods)] for one in timed])
     drawn = np.array([_columns(one, methods) for one in timed])
     chosen = np.random.default_rng(1).integers(len(timed), size=(DRAWS, len(timed)))
@@ -220,7 +237,9 @@ def _within(times: Array) -> Array:
 def _chance(found: Sequence[Standing], a: str, b: str) -> float:
     """P(A beats B), the mean over problems."""
     pairs = [(one.scores[a].dropna(), one.scores[b].dropna()) for one in found]
-    return float(np.mean([stats.probability_of_improvement(list(x), list(y), "min") for x, y in pairs]))
+    return float(
+        np.mean([stats.probability_of_improvement(list(x), list(y), "min") for x, y in pairs])
+    )
 
 
 def _redrawn(table: Array, generator: np.random.Generator) -> Array:
@@ -232,8 +251,12 @@ def _redrawn(table: Array, generator: np.random.Generator) -> Array:
     if not np.isnan(table).any():
         return np.asarray(np.median(drawn, axis=1))
     columns = [column[~np.isnan(column)] for column in table.T]
-    picks = [column[generator.integers(column.size, size=(DRAWS, column.size))] for column in columns]
-    return np.array([np.median(pick, axis=1) if pick.size else np.full(DRAWS, math.nan) for pick in picks]).T
+    picks = [
+        column[generator.integers(column.size, size=(DRAWS, column.size))] for column in columns
+    ]
+    return np.array(
+        [np.median(pick, axis=1) if pick.size else np.full(DRAWS, math.nan) for pick in picks]
+    ).T
 
 
 def _ranks(values: Array) -> Array:

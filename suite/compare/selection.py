@@ -36,10 +36,18 @@ def method(text: str) -> Method:
         ConfigError: it is neither a name nor a name with settings in brackets.
     """
     found = METHOD.fullmatch(text.strip())
-    pairs = [part.partition("=") for part in (found["settings"] or "").split(",") if part.strip()] if found else []
+    pairs = (
+        [part.partition("=") for part in (found["settings"] or "").split(",") if part.strip()]
+        if found
+        else []
+    )
     if found is None or not all(sign and value for _, sign, value in pairs):
-        raise ConfigError(f"{text!r} is no method: type a name, or one with settings such as 'kfac[lr=0.1]'")
-    return Method(found["name"], {key.strip(): value.strip() for key, _, value in pairs}, text.strip())
+        raise ConfigError(
+            f"{text!r} is no method: type a name, or one with settings such as 'kfac[lr=0.1]'"
+        )
+    return Method(
+        found["name"], {key.strip(): value.strip() for key, _, value in pairs}, text.strip()
+    )
 
 
 def chosen(runs: Sequence[Run], filters: Mapping[str, str]) -> list[Run]:
@@ -51,27 +59,41 @@ def chosen(runs: Sequence[Run], filters: Mapping[str, str]) -> list[Run]:
     kept = list(runs)
     for key, value in filters.items():
         told = [(run, _setting(run, key)) for run in kept]
-        passed = [run for run, text in told if text is not None and (text == value or text in value.split(","))]
+        passed = [
+            run
+            for run, text in told
+            if text is not None and (text == value or text in value.split(","))
+        ]
         if kept and not passed:
-            raise ConfigError(_no_such(key, value, [text for _, text in told if text is not None], runs))
+            raise ConfigError(
+                _no_such(key, value, [text for _, text in told if text is not None], runs)
+            )
         kept = passed
     return kept
 
 
-def pairs(records: Records, first: Method, second: Method, across: Sequence[str] = ()) -> list[tuple[Side, Side]]:
+def pairs(
+    records: Records, first: Method, second: Method, across: Sequence[str] = ()
+) -> list[tuple[Side, Side]]:
     """The two sides of every problem that both methods ran; problems that differ in `across` only count as one.
 
     Raises:
         ConfigError: there is none; the message says what there is and what to type.
     """
     mine, theirs = _sides(records, first), _sides(records, second)
-    found = [(mine[problem], theirs[problem]) for problem in records.problems if problem in mine and problem in theirs]
+    found = [
+        (mine[problem], theirs[problem])
+        for problem in records.problems
+        if problem in mine and problem in theirs
+    ]
     for problem in (name for name in mine if name not in theirs):
         settings = records.problem_settings[problem]
         alike = [
-            other for other in theirs
-            if other not in mine and not set(differing(settings, records.problem_settings[other])) - set(across)
-        ]  # fmt: skip
+            other
+            for other in theirs
+            if other not in mine
+            and not set(differing(settings, records.problem_settings[other])) - set(across)
+        ]
         found += [(mine[problem], theirs[other]) for other in alike[:1] if across]
     if not found:
         raise ConfigError(_no_pair(records, first, second, mine, theirs))
@@ -80,12 +102,18 @@ def pairs(records: Records, first: Method, second: Method, across: Sequence[str]
     return found
 
 
-def alone(records: Records, first: Method, second: Method, found: Sequence[tuple[Side, Side]]) -> list[str]:
+def alone(
+    records: Records, first: Method, second: Method, found: Sequence[tuple[Side, Side]]
+) -> list[str]:
     """The problems that only one of the methods ran, in words."""
     there = {side.problem for pair in found for side in pair}
     said: list[str] = []
     for mine, other in ((first, second), (second, first)):
-        said += [f"{name} (no run of {other.text})" for name in _sides(records, mine) if name not in there]
+        said += [
+            f"{name} (no run of {other.text})"
+            for name in _sides(records, mine)
+            if name not in there
+        ]
     return said
 
 
@@ -98,7 +126,11 @@ def command_for(records: Records, name: str, problem: str) -> str:
     """What makes runs of an optimizer on a problem: the command of a run that is there, with another optimizer."""
     typed = next((text for text in records.of(problem)["command"] if text), "")
     words = shlex.split(typed)[3:] or [f"task={records.of(problem)['task'].iloc[0]}"]
-    kept = [word for word in words if not re.match(r"\+*(optimizer[.=]|seed=|experiment=|-m$|hydra)", word)]
+    kept = [
+        word
+        for word in words
+        if not re.match(r"\+*(optimizer[.=]|seed=|experiment=|-m$|hydra)", word)
+    ]
     seeds = ",".join(map(str, sorted(set(records.of(problem)["seed"]))))
     return shlex.join(["python", "-m", "suite", "-m", f"optimizer={name}", *kept, f"seed={seeds}"])
 
@@ -115,7 +147,12 @@ def _sides(records: Records, wanted: Method) -> dict[str, Side]:
     if runs.empty:
         raise ConfigError(_no_runs(records, wanted))
     if not len(exact):
-        runs = runs[[_has(records, row["problem"], row["optimizer"], wanted.settings) for _, row in runs.iterrows()]]
+        runs = runs[
+            [
+                _has(records, row["problem"], row["optimizer"], wanted.settings)
+                for _, row in runs.iterrows()
+            ]
+        ]
     found: dict[str, Side] = {}
     for problem, group in runs.groupby("problem", sort=False):
         labels = list(dict.fromkeys(group["optimizer"]))
@@ -124,13 +161,18 @@ def _sides(records: Records, wanted: Method) -> dict[str, Side]:
         found |= {str(problem): side for side in sides(records, str(problem), group).values()}
     if not found:
         labels = sorted(set(frame.loc[frame["name"] == wanted.name, "optimizer"]))
-        raise ConfigError(f"no run of {wanted.name} has these settings: {wanted.text}\nThere are: {', '.join(labels)}")
+        raise ConfigError(
+            f"no run of {wanted.name} has these settings: {wanted.text}\nThere are: {', '.join(labels)}"
+        )
     return found
 
 
 def _has(records: Records, problem: str, label: str, wanted: Mapping[str, str]) -> bool:
     settings = records.optimizer_settings[problem, label]
-    return all(settings.get(key, settings.get(f"schedule.{key}", "unset")) == value for key, value in wanted.items())
+    return all(
+        settings.get(key, settings.get(f"schedule.{key}", "unset")) == value
+        for key, value in wanted.items()
+    )
 
 
 def _setting(run: Run, key: str) -> str | None:
@@ -149,7 +191,9 @@ def _setting(run: Run, key: str) -> str | None:
 def _no_such(key: str, value: str, texts: Sequence[str], runs: Sequence[Run]) -> str:
     if texts:
         known = sorted(set(texts))
-        return f"no run has {key}={value}.{did_you_mean(value, known)} There are: {', '.join(known)}"
+        return (
+            f"no run has {key}={value}.{did_you_mean(value, known)} There are: {', '.join(known)}"
+        )
     known = sorted({name for run in runs[:50] for name in flatten(run.config)})
     return f"no run has a setting {key!r}.{did_you_mean(key, [*known, 'level'])}\nFor example: scale=quick, level=80"
 
@@ -159,30 +203,52 @@ def _no_runs(records: Records, wanted: Method) -> str:
     said = f"there is no run of {wanted.name}.{did_you_mean(wanted.name, there)} There are runs of: {', '.join(there)}"
     if wanted.name not in registry.names("optimizer"):
         return said
-    return "\n".join([said, "Make some:", *(f"  {command_for(records, wanted.name, p)}" for p in records.problems[:3])])
+    return "\n".join(
+        [
+            said,
+            "Make some:",
+            *(f"  {command_for(records, wanted.name, p)}" for p in records.problems[:3]),
+        ]
+    )
 
 
 def _several(wanted: Method, problem: str, labels: Sequence[str]) -> str:
     told = [f"  '{label}'" for label in labels]
-    return "\n".join([f"{wanted.text} has {len(labels)} configurations on {problem}; name one of them:", *told])
+    return "\n".join(
+        [f"{wanted.text} has {len(labels)} configurations on {problem}; name one of them:", *told]
+    )
 
 
 def _no_pair(
-    records: Records, first: Method, second: Method, mine: Mapping[str, Side], theirs: Mapping[str, Side]
+    records: Records,
+    first: Method,
+    second: Method,
+    mine: Mapping[str, Side],
+    theirs: Mapping[str, Side],
 ) -> str:
     """Both have runs, but on different problems: in what they differ, and what to type."""
-    lines = [f"{first.text} and {second.text} have no problem in common, and problems are never mixed silently."]
-    lines += [f"  {one.text}: {', '.join(there)}" for one, there in ((first, mine), (second, theirs))]
+    lines = [
+        f"{first.text} and {second.text} have no problem in common, and problems are never mixed silently."
+    ]
+    lines += [
+        f"  {one.text}: {', '.join(there)}" for one, there in ((first, mine), (second, theirs))
+    ]
     alike = [
         (differing(records.problem_settings[a], records.problem_settings[b]), a, b)
-        for a, one in mine.items() for b, other in theirs.items()
+        for a, one in mine.items()
+        for b, other in theirs.items()
         if one.task == other.task
-    ]  # fmt: skip
+    ]
     if alike:
         keys, a, b = min(alike, key=lambda one: len(one[0]))
-        told = ", ".join(f"{key}={records.problem_settings[a].get(key, 'unset')} against "
-                         f"{records.problem_settings[b].get(key, 'unset')}" for key in keys)  # fmt: skip
-        lines.append(f"They differ in {told}. To set them against each other all the same: --across {','.join(keys)}")
+        told = ", ".join(
+            f"{key}={records.problem_settings[a].get(key, 'unset')} against "
+            f"{records.problem_settings[b].get(key, 'unset')}"
+            for key in keys
+        )
+        lines.append(
+            f"They differ in {told}. To set them against each other all the same: --across {','.join(keys)}"
+        )
     name = next(iter(theirs.values())).name
     lines.append(f"Make runs of both:\n  {command_for(records, name, next(iter(mine)))}")
     return "\n".join(lines)

@@ -12,13 +12,21 @@ from suite.tables.formats import number
 UNITS = {"steps": "steps", SECONDS: "seconds", WORK: "gradient-equivalents"}
 AT = f"at {100 * LEVEL:g} %"
 RESULT = {
-    SECONDS: {BETTER: f"faster {AT}", WORSE: f"slower {AT}", 0: f"which is faster cannot be told {AT}"},
+    SECONDS: {
+        BETTER: f"faster {AT}",
+        WORSE: f"slower {AT}",
+        0: f"which is faster cannot be told {AT}",
+    },
     WORK: {
         BETTER: f"cheaper in gradient-equivalents {AT}",
         WORSE: f"dearer in gradient-equivalents {AT}",
         0: f"which is cheaper in gradient-equivalents cannot be told {AT}",
     },
-    FINAL: {BETTER: f"better {AT}", WORSE: f"worse {AT}", 0: f"which is better cannot be told {AT}"},
+    FINAL: {
+        BETTER: f"better {AT}",
+        WORSE: f"worse {AT}",
+        0: f"which is better cannot be told {AT}",
+    },
 }
 SIGNS = {"max": "≥", "min": "≤"}
 
@@ -36,18 +44,27 @@ def sentence(verdict: Verdict) -> str:
 def costs_text(verdict: Verdict) -> str:
     """`kfac needs 0.38x the steps [0.31, 0.45], ...; reaches the target in 5 of 5 seeds against 5 of 5`."""
     if math.isnan(verdict.value):
-        return f"{verdict.a.label} needs {factor(verdict.memory)}x the memory" if verdict.memory > 0 else ""
+        return (
+            f"{verdict.a.label} needs {factor(verdict.memory)}x the memory"
+            if verdict.memory > 0
+            else ""
+        )
     if not any(verdict.reached):
         runs = f"{len(verdict.a.runs)} and {len(verdict.b.runs)} runs"
         return f"neither {verdict.a.label} nor {verdict.b.label} reaches the {level_text(verdict)} in any of {runs}"
     needs = [ratio_text(verdict, unit) for unit in verdict.ratios]
     needs += [f"{factor(verdict.memory)}x the memory"] if verdict.memory > 0 else []
     reached = [
-        f"{many} of {len(side.runs)}" for many, side in zip(verdict.reached, (verdict.a, verdict.b), strict=True)
+        f"{many} of {len(side.runs)}"
+        for many, side in zip(verdict.reached, (verdict.a, verdict.b), strict=True)
     ]
     seeds = "seed" if len(verdict.a.runs) == 1 else "seeds"
     says = f"reaches the {_short(verdict)} in {reached[0]} {seeds} against {reached[1]}"
-    return f"{verdict.a.label} needs {', '.join(needs)}; {says}" if needs else f"{verdict.a.label} {says}"
+    return (
+        f"{verdict.a.label} needs {', '.join(needs)}; {says}"
+        if needs
+        else f"{verdict.a.label} {says}"
+    )
 
 
 def final_text(verdict: Verdict) -> str:
@@ -89,7 +106,11 @@ def no_interval(verdict: Verdict) -> str:
         return "1 seed: no interval"
     if verdict.final is None:
         return "neither has a final value in any run"
-    failed = bool(verdict.final.bound if verdict.decided_by == FINAL else verdict.ratios[verdict.decided_by].bound)
+    failed = bool(
+        verdict.final.bound
+        if verdict.decided_by == FINAL
+        else verdict.ratios[verdict.decided_by].bound
+    )
     said = "some of which failed" if failed else "with one and the same difference"
     return f"{verdict.seeds} seeds, {said}: no interval"
 

@@ -16,9 +16,16 @@ from suite.results.load import as_number
 UNFINISHED = "interrupted"
 UNFIT = "unsupported"
 TAKEN = (
-    "seed", "status", "message", "final", "hardware", "parallel", "exclusive_seconds_per_step", "peak_memory_bytes",
+    "seed",
+    "status",
+    "message",
+    "final",
+    "hardware",
+    "parallel",
+    "exclusive_seconds_per_step",
+    "peak_memory_bytes",
     "command",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +77,9 @@ def sides(records: Records, problem: str, frame: pd.DataFrame | None = None) -> 
     """Every method on a problem by its label; of the rows of `frame` only, where it is given."""
     rows = records.of(problem) if frame is None else frame
     found: dict[str, list[Trained]] = {}
-    for index, label, *values in zip(rows.index, rows["optimizer"], *(rows[name] for name in TAKEN), strict=True):
+    for index, label, *values in zip(
+        rows.index, rows["optimizer"], *(rows[name] for name in TAKEN), strict=True
+    ):
         planned = as_number(records.runs[index].config.get("steps"))
         found.setdefault(str(label), []).append(Trained(int(index), planned, *values))
     heads = rows.drop_duplicates("optimizer").set_index("optimizer")
@@ -89,7 +98,9 @@ def match_seeds(a: Side, b: Side) -> tuple[Side, Side, bool, tuple[str, ...]]:
         stopped = [run for run in side.runs if run.status == UNFINISHED]
         if stopped:
             said.append(f"{side.label}, {_seeds(stopped)}: unfinished; {_again(stopped[0])}")
-        finished.append(replace(side, runs=tuple(run for run in side.runs if run.status != UNFINISHED)))
+        finished.append(
+            replace(side, runs=tuple(run for run in side.runs if run.status != UNFINISHED))
+        )
     a, b = finished
     common = sorted(set(a.seeds) & set(b.seeds))
     if len(common) < 2 and len(a.seeds) + len(b.seeds) > 2 * len(common):
@@ -129,7 +140,9 @@ class Ledger:
         if key not in self._costs:
             history = self.records.histories[run.index]
             clock = time_to_target.Clock(run.parallel, run.exclusive)
-            self._costs[key] = time_to_target.cost_of(history, side.metric, side.direction, level, clock)
+            self._costs[key] = time_to_target.cost_of(
+                history, side.metric, side.direction, level, clock
+            )
         return self._costs[key]
 
 

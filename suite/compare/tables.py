@@ -9,7 +9,15 @@ from collections.abc import Sequence
 import pandas as pd
 
 from suite.compare.ranks import TAU_MAX, Overall, Standing
-from suite.compare.sentences import UNITS, factor, final_text, interval_text, ratio_text, result, sentence
+from suite.compare.sentences import (
+    UNITS,
+    factor,
+    final_text,
+    interval_text,
+    ratio_text,
+    result,
+    sentence,
+)
 from suite.compare.verdict import BETTER, FINAL, SECONDS, WORK, WORSE, Verdict
 from suite.results.frame import Records
 from suite.tables.formats import NOT_RUN
@@ -28,16 +36,23 @@ def matrix_table(records: Records, verdicts: Sequence[Verdict]) -> Table:
     bases = {one.problem: one.b.label for one in verdicts}
     rows: list[dict[str, Cell | str]] = []
     for name in records.optimizers:
-        cells = {problem: _matrix_cell(found.get((name, problem)), bases[problem] == name) for problem in problems}
+        cells = {
+            problem: _matrix_cell(found.get((name, problem)), bases[problem] == name)
+            for problem in problems
+        }
         rows.append({"optimizer": name, **cells})
-    units = list(dict.fromkeys(UNITS[one.decided_by] for one in verdicts if one.decided_by != FINAL))
+    units = list(
+        dict.fromkeys(UNITS[one.decided_by] for one in verdicts if one.decided_by != FINAL)
+    )
     caption = (
         f"How many times the {' or '.join(units) or 'cost'} of the baseline each method needs to reach the target, and "
         "whether it is better or worse than the baseline at 95 % (? where that cannot be told; bold: better). Where < "
         "or > stands before a bound, or ≈ before a ratio within the smaller budget, some runs never reached the "
         f"target. `final`: the final value decides; {NOT_RUN}: not run. "
     )
-    return make_table("verdict_matrix", "Against the baseline", caption + runs_note(_runs(verdicts)), rows)
+    return make_table(
+        "verdict_matrix", "Against the baseline", caption + runs_note(_runs(verdicts)), rows
+    )
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> Table:
@@ -48,10 +63,16 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
             "optimizer": _sourced(one.a.label, one),
             "against": one.b.label,
             **{UNITS[unit]: _ratio_cell(one, unit) for unit in ("steps", WORK, SECONDS)},
-            "memory": Cell(f"{factor(one.memory)}x", order=one.memory) if one.memory > 0 else NOT_RUN,
+            "memory": Cell(f"{factor(one.memory)}x", order=one.memory)
+            if one.memory > 0
+            else NOT_RUN,
             "reached": _reached(one),
-            "final value": NOT_RUN if one.refused else final_text(one).partition(": ")[2] or NOT_RUN,
-            "verdict": Cell("does not fit" if one.refused else result(one), bold=one.outcome == BETTER),
+            "final value": NOT_RUN
+            if one.refused
+            else final_text(one).partition(": ")[2] or NOT_RUN,
+            "verdict": Cell(
+                "does not fit" if one.refused else result(one), bold=one.outcome == BETTER
+            ),
         }
         for one in verdicts
     ]
@@ -61,7 +82,9 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
         "of the method and of the baseline at the target; final value: how far the method's lies from the baseline's, "
         "or their ratio (x) where the metric falls by decades. "
     )
-    return make_table("verdicts", "Verdicts in full", caption + runs_note(_runs(verdicts)), rows, "problem")
+    return make_table(
+        "verdicts", "Verdicts in full", caption + runs_note(_runs(verdicts)), rows, "problem"
+    )
 
 
 def sentence_table(verdicts: Sequence[Verdict]) -> Table:
@@ -76,7 +99,9 @@ def sentence_table(verdicts: Sequence[Verdict]) -> Table:
         for one in verdicts
     ]
     caption = "The same in words; the command tells what stands behind each of them. "
-    return make_table("verdict_words", "Verdicts in words", caption + runs_note(_runs(verdicts)), rows, "problem")
+    return make_table(
+        "verdict_words", "Verdicts in words", caption + runs_note(_runs(verdicts)), rows, "problem"
+    )
 
 
 def rank_tables(records: Records, found: Sequence[Standing], total: Overall | None) -> list[Table]:
@@ -90,10 +115,14 @@ def overall_table(total: Overall) -> Table:
     rows: list[dict[str, Cell | str]] = [
         {
             "optimizer": str(name),
-            "mean rank": Cell(f"{row['rank']:.2f} [{row['low']:.2f}, {row['high']:.2f}]", order=float(row["rank"])),
+            "mean rank": Cell(
+                f"{row['rank']:.2f} [{row['low']:.2f}, {row['high']:.2f}]", order=float(row["rank"])
+            ),
             "keeps its place": _percent(float(row["held"])),
             "score": _score(row),
-            "first on": Cell(f"{row['first']:.0f}/{len(total.problems)}", order=float(row["first"])),
+            "first on": Cell(
+                f"{row['first']:.0f}/{len(total.problems)}", order=float(row["first"])
+            ),
             "beats the next": _share(float(row["next"])),
         }
         for name, row in total.table.iterrows()
@@ -113,7 +142,10 @@ def problem_ranks(records: Records, found: Sequence[Standing]) -> Table:
     names = [name for name in records.optimizers if any(name in one.ranks.index for one in found)]
     tops = {one.problem: _at_the_top(one) for one in found}
     rows: list[dict[str, Cell | str]] = [
-        {"optimizer": name, **{one.problem: _rank_cell(one, name, tops[one.problem]) for one in found}}
+        {
+            "optimizer": name,
+            **{one.problem: _rank_cell(one, name, tops[one.problem]) for one in found},
+        }
         for name in names
     ]
     by = "; ".join(f"{unit}: {', '.join(problems)}" for unit, problems in _by(found).items())
@@ -129,7 +161,9 @@ def stability_lines(total: Overall | None) -> list[str]:
     """`Overall: soap is first in 91 % of the resamples.`, `Cannot be told apart: soap, muon and kfac.`"""
     if total is None or len(total.problems) < 2:
         return []
-    lines = [f"Overall: {total.table.index[0]} is first in {100 * total.table['held'].iloc[0]:.0f} % of the resamples."]
+    lines = [
+        f"Overall: {total.table.index[0]} is first in {100 * total.table['held'].iloc[0]:.0f} % of the resamples."
+    ]
     return lines + [f"Cannot be told apart: {_listed(group)}." for group in total.groups]
 
 
@@ -153,8 +187,12 @@ def _matrix_cell(verdict: Verdict | None, is_baseline: bool) -> Cell:
 def _ratio_cell(verdict: Verdict, unit: str) -> Cell:
     if unit not in verdict.ratios or not any(verdict.reached):
         return Cell(NOT_RUN)
-    return Cell(ratio_text(verdict, unit).partition("x the ")[0] + "x" + interval_text(verdict.ratios[unit]),
-                order=verdict.ratios[unit].value)  # fmt: skip
+    return Cell(
+        ratio_text(verdict, unit).partition("x the ")[0]
+        + "x"
+        + interval_text(verdict.ratios[unit]),
+        order=verdict.ratios[unit].value,
+    )
 
 
 def _reached(verdict: Verdict) -> Cell:
@@ -172,7 +210,11 @@ def _rank_cell(found: Standing, name: str, top: Sequence[str]) -> Cell:
     if name not in found.ranks.index:
         return Cell(NOT_RUN)
     rank = float(found.ranks[name])
-    text = f"{rank:g} ({100 * float(found.held[name]):.0f} %)" if len(found.scores) > 1 else f"{rank:g}"
+    text = (
+        f"{rank:g} ({100 * float(found.held[name]):.0f} %)"
+        if len(found.scores) > 1
+        else f"{rank:g}"
+    )
     return Cell(text, name in top, rank, (found.problem, name))
 
 
@@ -181,9 +223,10 @@ def _at_the_top(found: Standing) -> list[str]:
     first, *others = (str(name) for name in found.ranks.index)
     fails = {name: not math.isfinite(float(found.medians[name])) for name in (first, *others)}
     kept = [
-        name for name, verdict in zip(others, found.behind, strict=True)
+        name
+        for name, verdict in zip(others, found.behind, strict=True)
         if verdict.outcome not in (BETTER, WORSE) and fails[name] == fails[first]
-    ]  # fmt: skip
+    ]
     return [first, *kept]
 
 
@@ -197,7 +240,10 @@ def _by(found: Sequence[Standing]) -> dict[str, list[str]]:
 def _score(row: pd.Series) -> Cell:
     if math.isnan(row["score"]):
         return Cell(NOT_RUN)
-    return Cell(f"{row['score']:.2f} [{row['score_low']:.2f}, {row['score_high']:.2f}]", order=float(row["score"]))
+    return Cell(
+        f"{row['score']:.2f} [{row['score_low']:.2f}, {row['score_high']:.2f}]",
+        order=float(row["score"]),
+    )
 
 
 def _percent(share: float) -> Cell:

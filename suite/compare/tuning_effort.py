@@ -56,7 +56,9 @@ def _read(path: Path) -> tuple[int, Mapping[str, str]]:
         text = path.read_text(encoding="utf-8")
         content: Any = yaml.safe_load(text) or {}
         found = TRIAL.search(text)
-        return (int(found["trials"]) if found else 0), flatten(content["optimizer"]) if content.get("optimizer") else {}
+        return (int(found["trials"]) if found else 0), flatten(content["optimizer"]) if content.get(
+            "optimizer"
+        ) else {}
     except (OSError, ValueError, yaml.YAMLError, AttributeError):
         return 0, {}
 
@@ -70,9 +72,13 @@ def _defaults(name: str) -> Mapping[str, str]:
     return {key: value for key, value in flat.items() if "${" not in value}
 
 
-def _agree(settings: Mapping[str, str], defaults: Mapping[str, str], values: Mapping[str, str]) -> bool:
+def _agree(
+    settings: Mapping[str, str], defaults: Mapping[str, str], values: Mapping[str, str]
+) -> bool:
     """Whether the settings are the tuned values, and the defaults in all else that the run knew of."""
-    others = {key: value for key, value in defaults.items() if key in settings and key not in values}
+    others = {
+        key: value for key, value in defaults.items() if key in settings and key not in values
+    }
     return all(_same(settings.get(key), value) for key, value in {**others, **values}.items())
 
 

@@ -1,9 +1,10 @@
 """A verdict on two methods on one problem: what each spent to reach a level, where each ended, and whether that can be
 told apart at 95 %.
 
-One quantity decides, chosen before the data are looked at: seconds where each run had its hardware to itself or its
-seconds come from `suite.time`, on one machine; else gradient-equivalents. Where no level was set or nobody reached it,
-the final value of the metric decides. All other figures stand beside it.
+One quantity decides, chosen before the data are looked at: seconds where each run had its hardware
+to itself or its seconds come from `suite.time`, on one machine; else gradient-equivalents. Where no
+level was set or nobody reached it, the final value of the metric decides. All other figures stand
+beside it.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class Verdict:
         final: the difference of the final values, A minus B, or with `by_ratio` A over B.
         finals: the mean final value of each side; NaN where a run has none.
         decided_by: a unit, or `final`.
-        outcome: -1 where A is better, 1 where B is, 0 where it cannot be told, None without an interval.
+        outcome: -1 where A is better, 1 where B is, 0 where it cannot be told, None without an
+            interval.
         refused: why there is no verdict at all.
         left_out: runs and seeds that take no part, in words.
         same: all seeds gave the same values, so that they are one run.
@@ -83,7 +85,9 @@ class Verdict:
         return sign * self.final.side_of(1.0 if self.by_ratio else 0.0)
 
 
-def judge(ledger: Ledger, a: Side, b: Side, level: str | None = None, *, mixed: bool = False) -> Verdict:
+def judge(
+    ledger: Ledger, a: Side, b: Side, level: str | None = None, *, mixed: bool = False
+) -> Verdict:
     """The verdict on two sides at a level: the problem's target or highest level; `mixed` lets hardware differ."""
     known = ledger.levels(a.problem)
     level = level if level is not None else time_to_target.main_level(known)
@@ -95,9 +99,17 @@ def judge(ledger: Ledger, a: Side, b: Side, level: str | None = None, *, mixed: 
         return replace(empty, refused=_none_left(a, b), left_out=left_out)
     final = compare_finals(ledger.records, a, b, paired=paired)
     start = replace(
-        empty, a=a, b=b, paired=paired, left_out=left_out, memory=_memory(a, b), same=_same(ledger.records, a, b),
-        final=final.compared, finals=final.means, by_ratio=final.by_ratio,
-    )  # fmt: skip
+        empty,
+        a=a,
+        b=b,
+        paired=paired,
+        left_out=left_out,
+        memory=_memory(a, b),
+        same=_same(ledger.records, a, b),
+        final=final.compared,
+        finals=final.means,
+        by_ratio=final.by_ratio,
+    )
     found = start if math.isnan(start.value) else _with_costs(ledger, start, mixed)
     return replace(found, outcome=None if found.same else _outcome(found))
 
@@ -108,22 +120,32 @@ def _with_costs(ledger: Ledger, verdict: Verdict, mixed: bool) -> Verdict:
     costs = [ledger.costs(side, verdict.value) for side in pair]
     machines = {run.hardware for side in pair for run in side.runs}
     sources = tuple(dict.fromkeys(str(one["source"]) for told in costs for one in told))
-    units = [unit for unit in time_to_target.UNITS if mixed or len(machines) == 1 or unit != SECONDS]
+    units = [
+        unit for unit in time_to_target.UNITS if mixed or len(machines) == 1 or unit != SECONDS
+    ]
     found = {unit: _ratio(verdict, costs, unit) for unit in units}
     ratios = {unit: ratio for unit, ratio in found.items() if ratio is not None}
     trusted = SECONDS in ratios and time_to_target.SHARED not in sources
     by = SECONDS if trusted else WORK
     arrived = [sum(math.isfinite(one["steps"]) for one in told) for told in costs]
     return replace(
-        verdict, reached=(arrived[0], arrived[1]), ratios=ratios, trusted=trusted, sources=sources,
+        verdict,
+        reached=(arrived[0], arrived[1]),
+        ratios=ratios,
+        trusted=trusted,
+        sources=sources,
         decided_by=by if by in ratios else FINAL,
-    )  # fmt: skip
+    )
 
 
-def _ratio(verdict: Verdict, costs: Sequence[Sequence[Mapping[str, Any]]], unit: str) -> Interval | None:
+def _ratio(
+    verdict: Verdict, costs: Sequence[Sequence[Mapping[str, Any]]], unit: str
+) -> Interval | None:
     """The ratio of the costs in a unit."""
     spent = [
-        restricted(told, unit, [run.status for run in side.runs], [run.planned for run in side.runs])
+        restricted(
+            told, unit, [run.status for run in side.runs], [run.planned for run in side.runs]
+        )
         for side, told in zip((verdict.a, verdict.b), costs, strict=True)
     ]
     return cost_ratio(spent[0], spent[1], paired=verdict.paired)
@@ -156,7 +178,11 @@ def _memory(a: Side, b: Side) -> float:
 
 def _unfit(side: Side) -> str:
     refused = [run for run in side.runs if run.status == UNFIT]
-    return f"{side.label} does not fit this task: {refused[0].message.partition(';')[0]}" if refused else ""
+    return (
+        f"{side.label} does not fit this task: {refused[0].message.partition(';')[0]}"
+        if refused
+        else ""
+    )
 
 
 def _none_left(a: Side, b: Side) -> str:

@@ -25,7 +25,8 @@ def planned(words: Sequence[str], results: Path, workers: int = 1) -> Plan:
     """The plan of one run, as `python -m suite <words>` composes it.
 
     Raises:
-        ConfigError, HydraException, OmegaConfBaseException: a name or a value that there is not, as for a run.
+        ConfigError, HydraException, OmegaConfBaseException: a name or a value that there is not, as
+            for a run.
     """
     resolvers.register()
     given = opened(words)

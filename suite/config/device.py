@@ -19,13 +19,17 @@ def choose(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device={name}: torch {torch.__version__} sees no CUDA device here; use device=cpu or auto")
+        raise ConfigError(
+            f"device={name}: torch {torch.__version__} sees no CUDA device here; use device=cpu or auto"
+        )
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"device={name} is not a device; use auto, cpu or cuda") from error
     if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"device={name} has no clock and no memory figures here; use auto, cpu or cuda")
+        raise ConfigError(
+            f"device={name} has no clock and no memory figures here; use auto, cpu or cuda"
+        )
     return device
 
 

@@ -10,9 +10,16 @@ from typing import Any
 
 from suite.errors import ConfigError, did_you_mean
 
-PACKAGED = ("torch.optim", "pytorch_optimizer", "schedulefree", "prodigyopt")  # optimizers of others
+PACKAGED = (
+    "torch.optim",
+    "pytorch_optimizer",
+    "schedulefree",
+    "prodigyopt",
+)  # optimizers of others
 ALWAYS_ALLOWED = ("optimizers", "tasks", *PACKAGED)
-DESCRIPTIVE = frozenset({"about", "search"})  # what a YAML says about an optimizer; no run depends on it
+DESCRIPTIVE = frozenset(
+    {"about", "search"}
+)  # what a YAML says about an optimizer; no run depends on it
 RESERVED = DESCRIPTIVE | {"_target_", "_partial_"}
 
 Node = Mapping[str, Any]
@@ -22,8 +29,8 @@ def construct(node: Node, *args: Any, allow: Sequence[str] = ()) -> Any:
     """Call the node's `_target_` with `args` and the node's other keys; inner nodes with a `_target_` come first.
 
     Raises:
-        ConfigError: a target outside the allow-list or that cannot be imported, a name its signature does not have, or
-            values that it cannot take.
+        ConfigError: a target outside the allow-list or that cannot be imported, a name its
+            signature does not have, or values that it cannot take.
     """
     target = locate(str(node["_target_"]), allow)
     kwargs = {key: _value(value, allow) for key, value in node.items() if key not in RESERVED}
@@ -34,13 +41,17 @@ def construct(node: Node, *args: Any, allow: Sequence[str] = ()) -> Any:
         return target(*args, **kwargs)
     except TypeError as error:  # a word where a number belongs, or an argument left out
         given = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
-        raise ConfigError(f"{node['_target_']} cannot be made from {given or 'nothing'}: {error}") from error
+        raise ConfigError(
+            f"{node['_target_']} cannot be made from {given or 'nothing'}: {error}"
+        ) from error
 
 
 def locate(path: str, allow: Sequence[str] = ()) -> Callable[..., Any]:
     """Import the class or function that a dotted path names."""
     allowed = (*ALWAYS_ALLOWED, *allow)
-    if not any(path == name.rstrip(".") or path.startswith(name.rstrip(".") + ".") for name in allowed):
+    if not any(
+        path == name.rstrip(".") or path.startswith(name.rstrip(".") + ".") for name in allowed
+    ):
         raise ConfigError(
             f"_target_: {path} is not on the allow-list ({', '.join(allowed)}). If you trust it, add "
             f"'allow=[{path.split('.')[0]}]' to the command."
@@ -49,10 +60,14 @@ def locate(path: str, allow: Sequence[str] = ()) -> Callable[..., Any]:
     try:
         found = getattr(import_module(module), name)
     except ImportError as error:
-        raise ConfigError(f"_target_: {path} cannot be imported: {error}{_install(path, error)}") from error
+        raise ConfigError(
+            f"_target_: {path} cannot be imported: {error}{_install(path, error)}"
+        ) from error
     except AttributeError as error:
         known = [item for item in vars(import_module(module)) if not item.startswith("_")]
-        raise ConfigError(f"_target_: {module} has no {name}.{did_you_mean(name, known)}") from error
+        raise ConfigError(
+            f"_target_: {module} has no {name}.{did_you_mean(name, known)}"
+        ) from error
     if not callable(found):
         raise ConfigError(f"_target_: {path} is not a class or function")
     return found  # type: ignore[no-any-return]
@@ -74,8 +89,16 @@ def check_names(target: Callable[..., Any], path: str, names: Mapping[str, Any])
 def _install(path: str, error: ImportError) -> str:
     """What to type where the target's own package is not there."""
     missing = path.split(".")[0]
-    return f". Install it: python -m pip install {missing.replace('_', '-')}" if error.name == missing else ""
+    return (
+        f". Install it: python -m pip install {missing.replace('_', '-')}"
+        if error.name == missing
+        else ""
+    )
 
 
 def _value(value: Any, allow: Sequence[str]) -> Any:
-    return construct(value, allow=allow) if isinstance(value, Mapping) and "_target_" in value else value
+    return (
+        construct(value, allow=allow)
+        if isinstance(value, Mapping) and "_target_" in value
+        else value
+    )

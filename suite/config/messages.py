@@ -11,7 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf.errors import OmegaConfBaseException
 
 from suite.config import overrides, registry, torchrun
@@ -38,7 +43,9 @@ def answered(arguments: Sequence[str]) -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except BrokenExecutor:
-        print("A worker was killed. The same command goes on where this one stopped.", file=sys.stderr)
+        print(
+            "A worker was killed. The same command goes on where this one stopped.", file=sys.stderr
+        )
         sys.exit(1)
 
 
@@ -51,7 +58,9 @@ def refuse_shadowed(arguments: Sequence[str]) -> None:
     for folder in overrides.folders(arguments):
         for group in registry.GROUPS:
             ours = set(registry.names(group))
-            if both := sorted(path.stem for path in (folder / group).glob("*.yaml") if path.stem in ours):
+            if both := sorted(
+                path.stem for path in (folder / group).glob("*.yaml") if path.stem in ours
+            ):
                 raise ConfigError(
                     f"{folder / group / both[0]}.yaml would not be used: the suite has a {group} {both[0]!r} of its "
                     f"own, which goes first. Give it another name and choose it with {group}=NAME"
@@ -67,7 +76,9 @@ def refuse_nothing(arguments: Sequence[str]) -> None:
     for group in registry.GROUPS:
         if overrides.typed(group, arguments) == ["null"]:
             instead = (
-                f"for none type ~{group}" if group in overrides.BY_ITSELF else f"leave {group}= out for the default"
+                f"for none type ~{group}"
+                if group in overrides.BY_ITSELF
+                else f"leave {group}= out for the default"
             )
             raise ConfigError(f"{group}=null is no choice: {instead}")
 
@@ -103,7 +114,11 @@ def _elsewhere(group: str, word: str, known: Sequence[str], folders: list[Path])
     if word.endswith("py"):
         files = [name for name, node in keys.items() if "file" in node]
         return [f"A file of your own: {group}={name} {group}.file={word}" for name in files]
-    return [f"More: {group}={name} {group}.name=..." for name, node in keys.items() if {} in node.values()]
+    return [
+        f"More: {group}={name} {group}.name=..."
+        for name, node in keys.items()
+        if {} in node.values()
+    ]
 
 
 def _unknown_key(key: str, arguments: Sequence[str]) -> str:
@@ -114,12 +129,16 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
         known = _keys(registry.read(group, lacking, overrides.folders(arguments)))
         what, more = f"{group} {lacking}", _who_has(group, name, arguments)
         if overrides.is_sweep(arguments) and not overrides.typed(group, arguments):
-            what += "".join(f" (of experiment={name})" for name in overrides.typed("experiment", arguments)[:1])
+            what += "".join(
+                f" (of experiment={name})" for name in overrides.typed("experiment", arguments)[:1]
+            )
     elif name and isinstance(settings, dict):
         what, known, more = group, list(settings), ""
     else:
         known = sorted({*_top_level(), *registry.GROUPS})
-        return f"There is no setting {key!r}.{did_you_mean(group, known)}\nKnown: {', '.join(known)}"
+        return (
+            f"There is no setting {key!r}.{did_you_mean(group, known)}\nKnown: {', '.join(known)}"
+        )
     return f"{what} has no {name!r}.{did_you_mean(name, known)}\nIt has: {', '.join(known)}{more}"
 
 
@@ -127,14 +146,20 @@ def _lacking(group: str, key: str, arguments: Sequence[str]) -> str | None:
     """The choice of a group that lacks the key: of a sweep's list the first that does."""
     names = overrides.chosen(group, arguments)
     folders = overrides.folders(arguments)
-    lacking = [name for name in names if not overrides.has(registry.read(group, name, folders), key)]
+    lacking = [
+        name for name in names if not overrides.has(registry.read(group, name, folders), key)
+    ]
     return next(iter(lacking or names), None)
 
 
 def _who_has(group: str, key: str, arguments: Sequence[str]) -> str:
     """A line that names others of the group that have the key, or nothing."""
     folders = overrides.folders(arguments)
-    names = [name for name in registry.names(group, folders) if overrides.has(registry.read(group, name, folders), key)]
+    names = [
+        name
+        for name in registry.names(group, folders)
+        if overrides.has(registry.read(group, name, folders), key)
+    ]
     more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
     return f"\nThese have it: {', '.join(names[:MOST])}{more}. Add {group}=NAME" if names else ""
 
@@ -148,7 +173,9 @@ def _keys(node: dict[str, Any], prefix: str = "") -> list[str]:
         if value == {}:  # an open one: see suite.config.open_settings
             found.append(f"{prefix}{key}.NAME")
         else:
-            found += _keys(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
+            found += (
+                _keys(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
+            )
     return found
 
 

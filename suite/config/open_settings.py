@@ -15,15 +15,22 @@ BELOW = re.compile(r"(?P<group>\w+)\.(?P<key>\w+)\.[\w.]+=")
 def opened(arguments: Sequence[str]) -> list[str]:
     """The arguments, with Hydra's sign for a new key before those that go into an empty mapping.
 
-    `optimizer=pytorch_optimizer optimizer.settings.k=5` is meant as it stands, though the YAML has no `k`.
+    `optimizer=pytorch_optimizer optimizer.settings.k=5` is meant as it stands, though the YAML has
+    no `k`.
     """
-    return [f"++{argument}" if _is_open(argument, arguments) else argument for argument in arguments]
+    return [
+        f"++{argument}" if _is_open(argument, arguments) else argument for argument in arguments
+    ]
 
 
 def label(optimizer: str, node: Mapping[str, Any]) -> str:
     """What results and reports call an optimizer: its YAML's name, and the `name` it is told if it is one of many."""
     name = node.get("name")
-    return f"{optimizer}_{re.sub(r'[^a-z0-9]+', '_', name.lower())}" if isinstance(name, str) else optimizer
+    return (
+        f"{optimizer}_{re.sub(r'[^a-z0-9]+', '_', name.lower())}"
+        if isinstance(name, str)
+        else optimizer
+    )
 
 
 def _is_open(argument: str, arguments: Sequence[str]) -> bool:

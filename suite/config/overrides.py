@@ -18,13 +18,27 @@ BY_ITSELF = {  # composed by the suite for what is chosen
     "published": "a paper's values, taken by itself in the experiments that repeat it; ~published takes none",
 }
 WIDTH = 118  # columns
-COMPOSED_ONCE = {"--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--shell-completion", "-sc"}
+COMPOSED_ONCE = {
+    "--cfg",
+    "-c",
+    "--info",
+    "-i",
+    "--help",
+    "-h",
+    "--hydra-help",
+    "--shell-completion",
+    "-sc",
+}
 
 
 def offered(arguments: Sequence[str]) -> str:
     """What --help says of the groups to choose from, ours and those of the user's folders."""
     lines = [
-        fill(f"{group}: {', '.join(registry.names(group, folders(arguments)))}", WIDTH, subsequent_indent="  ")
+        fill(
+            f"{group}: {', '.join(registry.names(group, folders(arguments)))}",
+            WIDTH,
+            subsequent_indent="  ",
+        )
         for group in OFFERED
     ]
     return "\n".join([*lines, *(f"{group}: {words}" for group, words in BY_ITSELF.items())])
@@ -62,16 +76,23 @@ def is_sweep(arguments: Sequence[str]) -> bool:
     if torchrun.SWEEPS & set(arguments):
         return True
     modes = typed("hydra.mode", arguments)
-    return "MULTIRUN" in (modes or [str(_hydra(node).get("mode")) for node in experiments(arguments)])
+    return "MULTIRUN" in (
+        modes or [str(_hydra(node).get("mode")) for node in experiments(arguments)]
+    )
 
 
 def deferred(arguments: Sequence[str]) -> list[str]:
     """The arguments, with settings that only the swept choices of a sweep have as sweeps of one value.
 
-    Before its runs Hydra composes a sweep itself, with the default optimizer and task, and would refuse
-    `task.path=input.txt` there though every task of the sweep has a path. What is swept it looks at in the runs alone.
+    Before its runs Hydra composes a sweep itself, with the default optimizer and task, and would
+    refuse `task.path=input.txt` there though every task of the sweep has a path. What is swept it
+    looks at in the runs alone.
     """
-    return [_for_the_runs(word, arguments) for word in arguments] if is_sweep(arguments) else list(arguments)
+    return (
+        [_for_the_runs(word, arguments) for word in arguments]
+        if is_sweep(arguments)
+        else list(arguments)
+    )
 
 
 def has(node: Mapping[str, Any], key: str) -> bool:
@@ -115,7 +136,9 @@ def _is_swept(word: str) -> bool:
 
 def _preset(group: str, arguments: Sequence[str]) -> list[str]:
     """The name that the defaults list has, an experiment's before that of the configuration."""
-    entries = [(f"override /{group}", node.get("defaults") or []) for node in experiments(arguments)]
+    entries = [
+        (f"override /{group}", node.get("defaults") or []) for node in experiments(arguments)
+    ]
     for key, defaults in [*entries, (group, registry.main()["defaults"])]:
         for entry in defaults:
             if isinstance(entry, dict) and entry.get(key) is not None:

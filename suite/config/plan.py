@@ -13,9 +13,18 @@ from suite.errors import ConfigError, require_one_of
 from suite.files import digest
 
 DECISIVE = (
-    "optimizer", "task", "schedule", "seed", "steps", "max_seconds", "max_grad_equivalents", "target",
-    "stop_at_target", "precision", "compile",
-)  # fmt: skip
+    "optimizer",
+    "task",
+    "schedule",
+    "seed",
+    "steps",
+    "max_seconds",
+    "max_grad_equivalents",
+    "target",
+    "stop_at_target",
+    "precision",
+    "compile",
+)
 UNLESS = {"accumulate": 1, "clip_grad_norm": None}  # decisive where they differ from this
 TELEMETRY = ("telemetry", "telemetry_products")  # decisive too where telemetry is on
 FEWEST_PRODUCTS = 10
@@ -28,9 +37,9 @@ class Plan:
 
     Attributes:
         config: the resolved configuration, plain containers only.
-        optimizer, task, experiment: the names of the YAML files that were chosen, an optimizer's with the `name` that
-            is one of its settings. A task that a file of the user's makes has that file's name, and the digest of its
-            content among its settings.
+        optimizer, task, experiment: the names of the YAML files that were chosen, an optimizer's
+            with the `name` that is one of its settings. A task that a file of the user's makes has
+            that file's name, and the digest of its content among its settings.
         results: the folder of all results.
         command: what repeats this run.
         workers: how many runs share the machine.
@@ -52,20 +61,44 @@ class Plan:
     def __post_init__(self) -> None:
         node = self.config["task"]
         object.__setattr__(self, "task", task_file.name_of(self.task, node))
-        object.__setattr__(self, "optimizer", open_settings.label(self.optimizer, self.config["optimizer"]))
+        object.__setattr__(
+            self, "optimizer", open_settings.label(self.optimizer, self.config["optimizer"])
+        )
         object.__setattr__(self, "config", {**self.config, "task": task_file.digested(node)})
         require_one_of("precision", self.config["precision"], ("auto", *device.PRECISIONS))
         require_one_of("wandb.mode", self.config["wandb"]["mode"], MODES)
-        self._require("steps", "a whole number above 0", lambda value: _is(value, int) and value > 0)
-        self._require("log_every", "a whole number above 0 or null", lambda v: v is None or (_is(v, int) and v > 0))
+        self._require(
+            "steps", "a whole number above 0", lambda value: _is(value, int) and value > 0
+        )
+        self._require(
+            "log_every",
+            "a whole number above 0 or null",
+            lambda v: v is None or (_is(v, int) and v > 0),
+        )
         for limit in ("max_seconds", "max_grad_equivalents", "clip_grad_norm"):
-            self._require(limit, "a number above 0 or null", lambda v: v is None or (_is(v, int, float) and v > 0))
-        self._require("accumulate", "a whole number above 0", lambda value: _is(value, int) and value > 0)
-        self._require("timeout", "a number above 0", lambda value: _is(value, int, float) and value > 0)
-        self._require("target", "a number or null", lambda value: value is None or _is(value, int, float))
+            self._require(
+                limit,
+                "a number above 0 or null",
+                lambda v: v is None or (_is(v, int, float) and v > 0),
+            )
+        self._require(
+            "accumulate", "a whole number above 0", lambda value: _is(value, int) and value > 0
+        )
+        self._require(
+            "timeout", "a number above 0", lambda value: _is(value, int, float) and value > 0
+        )
+        self._require(
+            "target", "a number or null", lambda value: value is None or _is(value, int, float)
+        )
         self._require("seed", "a whole number", lambda value: _is(value, int))
-        self._require("allow", "a list of modules, as in allow=[my_package]", lambda value: isinstance(value, list))
-        self._require("telemetry_products", f"a whole number, at least {FEWEST_PRODUCTS}", _enough_products)
+        self._require(
+            "allow",
+            "a list of modules, as in allow=[my_package]",
+            lambda value: isinstance(value, list),
+        )
+        self._require(
+            "telemetry_products", f"a whole number, at least {FEWEST_PRODUCTS}", _enough_products
+        )
         for name in ("stop_at_target", "compile", "force", "telemetry"):
             self._require(name, "true or false", lambda value: isinstance(value, bool))
 
@@ -98,7 +131,9 @@ class Plan:
         decisive = (*DECISIVE, *TELEMETRY) if self.config["telemetry"] else DECISIVE
         identity = {name: _without_descriptions(self.config[name]) for name in decisive}
         identity["task"] = task_file.identifying(identity["task"])
-        identity |= {name: self.config[name] for name, usual in UNLESS.items() if self.config[name] != usual}
+        identity |= {
+            name: self.config[name] for name, usual in UNLESS.items() if self.config[name] != usual
+        }
         if self.world_size > 1:
             identity["world_size"] = self.world_size
         kind = device.choose(self.config["device"]).type
@@ -127,7 +162,11 @@ def _enough_products(value: Any) -> bool:
 
 def _without_descriptions(value: Any) -> Any:
     """A search space says where to look for a value, not what was computed."""
-    return {key: item for key, item in value.items() if key not in DESCRIPTIVE} if isinstance(value, Mapping) else value
+    return (
+        {key: item for key, item in value.items() if key not in DESCRIPTIVE}
+        if isinstance(value, Mapping)
+        else value
+    )
 
 
 MODES = ("offline", "online", "disabled")

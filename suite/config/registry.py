@@ -45,7 +45,9 @@ def main() -> dict[str, Any]:
 
 def names(group: str, folders: Iterable[Path] = ()) -> list[str]:
     """The names of a group's YAML files, ours and those in the user's own configuration folders."""
-    found = {path.stem for folder in (CONFIGS, *folders) for path in (folder / group).glob("*.yaml")}
+    found = {
+        path.stem for folder in (CONFIGS, *folders) for path in (folder / group).glob("*.yaml")
+    }
     return sorted(found)
 
 
@@ -64,14 +66,24 @@ def description(group: str, name: str, folders: Iterable[Path] = ()) -> str:
     for folder in (*folders, CONFIGS):
         path = folder / group / f"{name}.yaml"
         if path.exists():
-            lines = [line for line in path.read_text().splitlines() if line.startswith("#") and "@package" not in line]
+            lines = [
+                line
+                for line in path.read_text().splitlines()
+                if line.startswith("#") and "@package" not in line
+            ]
             return re.sub(r"\s+", " ", " ".join(line.lstrip("# ") for line in lines[:1]))
     return ""
 
 
-def tasks_offering(needs: frozenset[str], folders: Sequence[Path] = (), allow: Sequence[str] = ()) -> list[str]:
+def tasks_offering(
+    needs: frozenset[str], folders: Sequence[Path] = (), allow: Sequence[str] = ()
+) -> list[str]:
     """The tasks that offer all that an optimizer needs."""
-    return [name for name in names("task", folders) if needs <= _offers(name, tuple(folders), tuple(allow))]
+    return [
+        name
+        for name in names("task", folders)
+        if needs <= _offers(name, tuple(folders), tuple(allow))
+    ]
 
 
 def family(node: Mapping[str, Any]) -> str:

@@ -17,15 +17,18 @@ SCALES = ("quick", "small", "full")
 def register() -> None:
     """Make our interpolations known to OmegaConf.
 
-    `${size:QUICK,SMALL,FULL}` is the one for the configuration's scale, `${results:}` the folder of all results,
-    `${levels:}` what `suite.target` stored for the task as it is set up, and `${target:}` the task's own target or,
-    where that is null, the stored one. `${offered:}` is what --help says of the groups.
+    `${size:QUICK,SMALL,FULL}` is the one for the configuration's scale, `${results:}` the folder of
+    all results, `${levels:}` what `suite.target` stored for the task as it is set up, and
+    `${target:}` the task's own target or, where that is null, the stored one. `${offered:}` is what
+    --help says of the groups.
     """
     OmegaConf.register_new_resolver("size", _size, replace=True)
     OmegaConf.register_new_resolver("results", lambda: str(paths.results()), replace=True)
     OmegaConf.register_new_resolver("levels", _levels, replace=True)
     OmegaConf.register_new_resolver("target", _target, replace=True)
-    OmegaConf.register_new_resolver("offered", lambda: overrides.offered(sys.argv[1:]), replace=True)
+    OmegaConf.register_new_resolver(
+        "offered", lambda: overrides.offered(sys.argv[1:]), replace=True
+    )
 
 
 def _size(quick: Any, small: Any, full: Any, *, _root_: DictConfig) -> Any:

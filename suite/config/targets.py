@@ -1,9 +1,9 @@
 """Levels of a validation metric that runs are timed to: shares of what a baseline improves, and where they are kept.
 
-With u the untrained value and m the baseline's final one, the level of a share p is u + p (m - u). A positive metric
-that is to become small and falls by more than two decades, such as the gap to a minimum, is shared out on a log scale:
-u (m / u)^p. There half of the improvement is half of the decades; half of the difference would be reached by the first
-steps, and so would 95 % of it.
+With u the untrained value and m the baseline's final one, the level of a share p is u + p (m - u).
+A positive metric that is to become small and falls by more than two decades, such as the gap to a
+minimum, is shared out on a log scale: u (m / u)^p. There half of the improvement is half of the
+decades; half of the difference would be reached by the first steps, and so would 95 % of it.
 
 Nothing here imports torch: the configuration's resolvers read the stored levels.
 """
@@ -29,7 +29,12 @@ SHARES = (50, 80, 95, 100)
 DECADES = 2.0  # a fall by more is shared out on a log scale
 DIGITS = 4  # of a level; the last one is rounded towards the untrained value
 RESOLUTION = 2.0**-52  # of the untrained value: a gap below it is zero
-LENGTH = ("steps", "eval_every", "target", "batch_size")  # how a task is trained, not what its metric says
+LENGTH = (
+    "steps",
+    "eval_every",
+    "target",
+    "batch_size",
+)  # how a task is trained, not what its metric says
 FOLDER = paths.CONFIGS / "targets"
 
 Levels = dict[int, float]
@@ -47,17 +52,22 @@ class Ladder:
 def ladder(untrained: float, final: float, direction: str) -> Ladder:
     """The levels between an untrained value and the baseline's final one.
 
-    Each is rounded to four digits, its own or those of the improvement where these are finer, towards the untrained
-    value, so that the run that sets the last one reaches it on a machine with other round-off too.
+    Each is rounded to four digits, its own or those of the improvement where these are finer,
+    towards the untrained value, so that the run that sets the last one reaches it on a machine with
+    other round-off too.
 
     Raises:
         ValueError: a value is not finite, or the final one is no improvement.
     """
     sign = 1.0 if direction == "max" else -1.0
     if not (math.isfinite(untrained) and math.isfinite(final)):
-        raise ValueError(f"the metric went from {untrained:g} to {final:g}, and levels need finite values")
+        raise ValueError(
+            f"the metric went from {untrained:g} to {final:g}, and levels need finite values"
+        )
     if sign * final <= sign * untrained:
-        raise ValueError(f"the metric went from {untrained:.6g} to {final:.6g}, which is no improvement ({direction})")
+        raise ValueError(
+            f"the metric went from {untrained:.6g} to {final:.6g}, which is no improvement ({direction})"
+        )
     least = RESOLUTION * untrained
     zero = direction == "min" and 0 <= abs(final) <= least
     reached = least if zero else final
@@ -68,7 +78,9 @@ def ladder(untrained: float, final: float, direction: str) -> Ladder:
         between = {share: untrained + share / 100 * (final - untrained) for share in SHARES}
         scale = "linear"
     improvement = abs(final - untrained)
-    return Ladder(scale, {share: lenient(value, improvement, direction) for share, value in between.items()})
+    return Ladder(
+        scale, {share: lenient(value, improvement, direction) for share, value in between.items()}
+    )
 
 
 def lenient(value: float, improvement: float, direction: str) -> float:
@@ -76,10 +88,13 @@ def lenient(value: float, improvement: float, direction: str) -> float:
     size = min(abs(value) or improvement, improvement)
     last = Decimal(1).scaleb(math.floor(math.log10(size)) - DIGITS + 1)
     exact = Decimal(f"{value:.15g}")  # 0.1 + 0.2 is 0.3
-    return float((exact / last).to_integral_value(ROUND_FLOOR if direction == "max" else ROUND_CEILING) * last)
+    return float(
+        (exact / last).to_integral_value(ROUND_FLOOR if direction == "max" else ROUND_CEILING)
+        * last
+    )
 
 
-# -- where they are kept -----------------------------------------------------------------------------------------------
+# -- where they are kept ---------------------------------------------------------------------------
 
 
 def read(path: Path) -> dict[str, Entry]:
@@ -103,19 +118,26 @@ def _read(path: Path, *stamp: int) -> dict[str, Entry]:
         return {str(scale): _checked(entry) for scale, entry in content.items()}
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"{path.parent.name}/{path.name} holds no levels ({reason}){again}") from error
+        raise ConfigError(
+            f"{path.parent.name}/{path.name} holds no levels ({reason}){again}"
+        ) from error
 
 
 def _checked(entry: Any) -> Entry:
     levels = {int(share): float(value) for share, value in entry["levels"].items()}
-    return {**entry, "levels": levels, "target": float(entry["target"]), "setting": dict(entry["setting"])}
+    return {
+        **entry,
+        "levels": levels,
+        "target": float(entry["target"]),
+        "setting": dict(entry["setting"]),
+    }
 
 
 def find(task: Mapping[str, Any], scale: str, folder: Path | None = None) -> Entry | None:
     """The stored entry for a task's resolved settings at a scale.
 
-    It is found by the settings, whatever the task's YAML is called: data, model and metric have to be the same, while
-    steps, evaluations and the size of a batch may differ.
+    It is found by the settings, whatever the task's YAML is called: data, model and metric have to
+    be the same, while steps, evaluations and the size of a batch may differ.
     """
     wanted = setting(task)
     for path in sorted((folder or FOLDER).glob("*.yaml")):
@@ -138,4 +160,6 @@ def setting(task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return json.dumps(one, sort_keys=True, default=str) == json.dumps(other, sort_keys=True, default=str)
+    return json.dumps(one, sort_keys=True, default=str) == json.dumps(
+        other, sort_keys=True, default=str
+    )

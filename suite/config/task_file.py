@@ -25,17 +25,24 @@ def name_of(task: str, node: Node) -> str:
 
 def identifying(node: Node) -> Node:
     """The settings that make a task what it is: the content of its file, wherever that lies and however it is typed."""
-    return {key: value for key, value in node.items() if key != "file"} if node.get("digest") else node
+    return (
+        {key: value for key, value in node.items() if key != "file"} if node.get("digest") else node
+    )
 
 
 def digested(node: Node) -> Node:
     """The task's settings with digits of the SHA-256 of their file, so that a run of an edited file is another run.
 
-    Tasks without `file` and `digest` stay as they are, and so does one whose file is absent: it complains itself.
+    Tasks without `file` and `digest` stay as they are, and so does one whose file is absent: it
+    complains itself.
     """
     if not node.get("file") or "digest" not in node:
         return node
     from tasks.custom.source import DIGITS  # which brings in torch, and the report does without
 
     path = Path(str(node["file"])).expanduser()
-    return {**node, "digest": sha256(path.read_bytes()).hexdigest()[:DIGITS]} if path.is_file() else node
+    return (
+        {**node, "digest": sha256(path.read_bytes()).hexdigest()[:DIGITS]}
+        if path.is_file()
+        else node
+    )

@@ -15,7 +15,9 @@ SWEEPS = frozenset({"-m", "--multirun"})
 
 def world_size() -> int:
     """How many processes carry out this run."""
-    return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ and "WORLD_SIZE" in os.environ else 1
+    return (
+        int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ and "WORLD_SIZE" in os.environ else 1
+    )
 
 
 def rank() -> int:

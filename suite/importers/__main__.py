@@ -30,11 +30,19 @@ def _parser() -> argparse.ArgumentParser:
     for name, about in FORMATS.items():
         one = formats.add_parser(name, help=about, description=about)
         one.add_argument("path", metavar="PATH")
-        one.add_argument("--out", type=Path, required=True, metavar="ARCHIVE", help="the archive, a folder")
-        one.add_argument("--about", default="", metavar="TEXT", help="a sentence that is kept with the runs")
+        one.add_argument(
+            "--out", type=Path, required=True, metavar="ARCHIVE", help="the archive, a folder"
+        )
+        one.add_argument(
+            "--about", default="", metavar="TEXT", help="a sentence that is kept with the runs"
+        )
         if name == "wandb":
-            one.add_argument("--metric", help="the metric that counts, where the runs do not name it")
-            one.add_argument("--online", action="store_true", help="PATH is <entity>/<project> on the server")
+            one.add_argument(
+                "--metric", help="the metric that counts, where the runs do not name it"
+            )
+            one.add_argument(
+                "--online", action="store_true", help="PATH is <entity>/<project> on the server"
+            )
     return parser
 
 

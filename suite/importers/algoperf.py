@@ -1,11 +1,13 @@
 """AlgoPerf's logs: `<submission>/study_<k>/<workload>_<framework>/trial_<j>/` with its measurement CSVs.
 
-The format is that of mlcommons/algorithmic-efficiency and of the logs in mlcommons/submissions_algorithms: each trial
-has `eval_measurements.csv` (a row an evaluation) and `measurements.csv` (these, and rows of the training loss), and
-`meta_data_0.json` with the workload's metric, its target and the machine. Seconds are `accumulated_submission_time`,
-the clock of the benchmark, which stands still during evaluations; rows of the training loss have none. A study is a
-seed. As in the benchmark's rules (Dahl et al. 2023, arXiv 2306.07179, section 4.4) the fastest trial to the target
-speaks for its study; its hyperparameters are kept beside it, but do not make another configuration of it.
+The format is that of mlcommons/algorithmic-efficiency and of the logs in
+mlcommons/submissions_algorithms: each trial has `eval_measurements.csv` (a row an evaluation) and
+`measurements.csv` (these, and rows of the training loss), and `meta_data_0.json` with the
+workload's metric, its target and the machine. Seconds are `accumulated_submission_time`, the clock
+of the benchmark, which stands still during evaluations; rows of the training loss have none. A
+study is a seed. As in the benchmark's rules (Dahl et al. 2023, arXiv 2306.07179, section 4.4) the
+fastest trial to the target speaks for its study; its hyperparameters are kept beside it, but do not
+make another configuration of it.
 """
 
 from __future__ import annotations
@@ -19,15 +21,29 @@ from typing import Any
 
 import pandas as pd
 
-from suite.importers.foreign import Facts, ImportFault, direction_of, metric_name, read_csv, read_json, run_of
+from suite.importers.foreign import (
+    Facts,
+    ImportFault,
+    direction_of,
+    metric_name,
+    read_csv,
+    read_json,
+    run_of,
+)
 from suite.results.run import Run
 
 SOURCE = "algoperf"
-EVALUATIONS, MEASUREMENTS, META, TUNED = "eval_measurements.csv", "measurements.csv", "meta_data_0.json", "hparams.json"
+EVALUATIONS, MEASUREMENTS, META, TUNED = (
+    "eval_measurements.csv",
+    "measurements.csv",
+    "meta_data_0.json",
+    "hparams.json",
+)
 STEP, SECONDS = "global_step", "accumulated_submission_time"
 TRIAL = re.compile(r"(?P<workload>.+)_(?P<framework>jax|pytorch)/trial_(?P<trial>\d+)$")
 STUDY = re.compile(r"study_(\d+)$")
-# Metric and validation target of the base workloads, version 0.6, for logs without meta_data_0.json.
+# Metric and validation target of the base workloads, version 0.6, for logs without
+# meta_data_0.json.
 WORKLOADS: Mapping[str, tuple[str, float]] = {
     "criteo1tb": ("loss", 0.123735),
     "fastmri": ("ssim", 0.723653),
@@ -66,7 +82,11 @@ def read(path: Path) -> list[Run]:
             f"{path} has no trials of AlgoPerf; they are folders "
             f"<submission>/study_<k>/<workload>_<framework>/trial_<j> with {EVALUATIONS} or {MEASUREMENTS}"
         )
-    targets = {trial.workload: _target(trial) for trial in found if "workload.validation_target_value" in trial.meta}
+    targets = {
+        trial.workload: _target(trial)
+        for trial in found
+        if "workload.validation_target_value" in trial.meta
+    }
     studies: dict[tuple[str, str, str, int], list[Run]] = {}
     for trial in found:
         metric, target = targets.get(trial.workload) or _target(trial)
@@ -78,11 +98,14 @@ def read(path: Path) -> list[Run]:
 def read_times(path: Path) -> pd.DataFrame:
     """A published table of times to target (a row a submission) as `suite.stats` takes it: a row a workload.
 
-    A workload on which a submission has no entry was not reached, as the benchmark's scoring has it.
+    A workload on which a submission has no entry was not reached, as the benchmark's scoring has
+    it.
     """
     table = pd.read_csv(path, index_col=0)
     if table.index.name != "submission" or not len(table.columns):
-        raise ImportFault(f"{path} is no table of times: its first column is {table.index.name!r}, not 'submission'")
+        raise ImportFault(
+            f"{path} is no table of times: its first column is {table.index.name!r}, not 'submission'"
+        )
     times: pd.DataFrame = table.astype(float).T.fillna(math.inf)
     return times.rename_axis(index="problem", columns=None)
 
@@ -90,22 +113,31 @@ def read_times(path: Path) -> pd.DataFrame:
 def _folders(path: Path) -> list[Path]:
     if not path.is_dir():
         raise ImportFault(f"{path} is no folder")
-    return sorted({file.parent for name in (EVALUATIONS, MEASUREMENTS) for file in path.rglob(name)})
+    return sorted(
+        {file.parent for name in (EVALUATIONS, MEASUREMENTS) for file in path.rglob(name)}
+    )
 
 
 def _trial(root: Path, folder: Path) -> Trial:
     found = TRIAL.search(folder.resolve().as_posix())
     study = STUDY.search(folder.parent.parent.name)
     if found is None or study is None:
-        raise ImportFault(f"{folder} is no study_<k>/<workload>_<framework>/trial_<j>, by which a trial is told")
+        raise ImportFault(
+            f"{folder} is no study_<k>/<workload>_<framework>/trial_<j>, by which a trial is told"
+        )
     meta = read_json(folder / META) if (folder / META).exists() else {}
     submission = folder.resolve().parents[2].name
     workload = found["workload"].rsplit("/", 1)[-1]
-    return Trial(folder, submission, int(study[1]), int(found["trial"]), workload, found["framework"], meta)
+    return Trial(
+        folder, submission, int(study[1]), int(found["trial"]), workload, found["framework"], meta
+    )
 
 
 def _target(trial: Trial) -> tuple[str, float]:
-    metric, target = (trial.meta.get(f"workload.{key}") for key in ("target_metric_name", "validation_target_value"))
+    metric, target = (
+        trial.meta.get(f"workload.{key}")
+        for key in ("target_metric_name", "validation_target_value")
+    )
     if isinstance(metric, str) and isinstance(target, int | float):
         return metric, float(target)
     if trial.workload not in WORKLOADS:
@@ -127,7 +159,9 @@ def _run(trial: Trial, metric: str, target: float) -> Run:
         target=target,
         environment=_environment(trial.meta),
     )
-    return run_of(facts, _history(trial.folder, metric, name), "/".join(trial.folder.resolve().parts[-4:]))
+    return run_of(
+        facts, _history(trial.folder, metric, name), "/".join(trial.folder.resolve().parts[-4:])
+    )
 
 
 def _history(folder: Path, metric: str, name: str) -> pd.DataFrame:
@@ -135,8 +169,12 @@ def _history(folder: Path, metric: str, name: str) -> pd.DataFrame:
     files = [folder / file for file in (EVALUATIONS, MEASUREMENTS) if (folder / file).exists()]
     tables = [read_csv(file, (STEP,)) for file in files]
     if not any(f"validation/{metric}" in table for table in tables):
-        raise ImportFault(f"{files[0]} has no column 'validation/{metric}', the metric of the workload's target")
-    joined = pd.concat(tables).groupby(STEP, as_index=False).first()  # the first value that is known at a step
+        raise ImportFault(
+            f"{files[0]} has no column 'validation/{metric}', the metric of the workload's target"
+        )
+    joined = (
+        pd.concat(tables).groupby(STEP, as_index=False).first()
+    )  # the first value that is known at a step
     columns = {
         STEP: "step",
         SECONDS: "seconds",
@@ -154,7 +192,12 @@ def _tuned(folder: Path) -> dict[str, Any]:
 
 
 def _environment(meta: Mapping[str, Any]) -> dict[str, Any]:
-    names = {"cpu_model_name": "cpu", "cpu_count": "cores", "python_version": "python", "git_commit_hash": "git_commit"}
+    names = {
+        "cpu_model_name": "cpu",
+        "cpu_count": "cores",
+        "python_version": "python",
+        "git_commit_hash": "git_commit",
+    }
     found = {name: meta[key] for key, name in names.items() if key in meta}
     if "gpu_model_name" in meta:
         found["gpu"] = f"{meta.get('gpu_count', 1)} x {meta['gpu_model_name']}"

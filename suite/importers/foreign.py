@@ -31,7 +31,8 @@ class Facts:
     """What is known of a run beside its history.
 
     Attributes:
-        source: the name of the format, which stands before the names of task and optimizer in the configuration.
+        source: the name of the format, which stands before the names of task and optimizer in the
+            configuration.
         task: what was trained.
         optimizer: by what.
         seed: which repetition.
@@ -70,7 +71,13 @@ def run_of(facts: Facts, history: pd.DataFrame, place: str) -> Run:
     return assemble(
         Path(task) / optimizer / run_id,
         _config(facts),
-        {"status": status, "task": task, "optimizer": optimizer, "seed": facts.seed, **_numbers(table, facts, status)},
+        {
+            "status": status,
+            "task": task,
+            "optimizer": optimizer,
+            "seed": facts.seed,
+            **_numbers(table, facts, status),
+        },
         dict(facts.environment),
         table,
     )
@@ -78,7 +85,11 @@ def run_of(facts: Facts, history: pd.DataFrame, place: str) -> Run:
 
 def direction_of(metric: str) -> str:
     """`min` for losses and errors, else `max`."""
-    return "min" if metric.lower().rsplit("_", 1)[-1] in SMALLER_IS_BETTER or metric in SMALLER_IS_BETTER else "max"
+    return (
+        "min"
+        if metric.lower().rsplit("_", 1)[-1] in SMALLER_IS_BETTER or metric in SMALLER_IS_BETTER
+        else "max"
+    )
 
 
 def metric_name(metric: str) -> str:
@@ -104,10 +115,14 @@ def read_csv(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, dtype=float, index_col=False)
     except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise ImportFault(f"{path} is not a table of numbers, or cut off ({str(error).strip()})") from error
+        raise ImportFault(
+            f"{path} is not a table of numbers, or cut off ({str(error).strip()})"
+        ) from error
     absent = [name for name in needed if name not in table]
     if absent:
-        raise ImportFault(f"{path} has no column {absent[0]!r}; it has {', '.join(map(str, table.columns))}")
+        raise ImportFault(
+            f"{path} has no column {absent[0]!r}; it has {', '.join(map(str, table.columns))}"
+        )
     if not len(table):
         raise ImportFault(f"{path} has no rows")
     return table
@@ -117,7 +132,9 @@ def _complete(history: pd.DataFrame, facts: Facts) -> pd.DataFrame:
     """The columns that every history has; what the format does not tell is NaN."""
     known = {name: history.get(name, np.nan) for name in HISTORY_COLUMNS}
     others = [name for name in history if name not in HISTORY_COLUMNS]
-    table = pd.DataFrame(known, index=history.index, dtype=float).join(history[others].astype(float))
+    table = pd.DataFrame(known, index=history.index, dtype=float).join(
+        history[others].astype(float)
+    )
     if f"val/{facts.metric}" not in table:
         table[f"val/{facts.metric}"] = np.nan
     return table.sort_values("step", kind="stable").reset_index(drop=True)
@@ -135,7 +152,10 @@ def _status(table: pd.DataFrame, facts: Facts) -> str:
 
 def _config(facts: Facts) -> dict[str, Any]:
     return {
-        "optimizer": {"_target_": f"{facts.source}.{_name(facts.optimizer)}", **facts.hyperparameters},
+        "optimizer": {
+            "_target_": f"{facts.source}.{_name(facts.optimizer)}",
+            **facts.hyperparameters,
+        },
         "task": {"_target_": f"{facts.source}.{_name(facts.task)}", **facts.settings},
         "seed": facts.seed,
         "metric": facts.metric,
@@ -167,7 +187,11 @@ def _numbers(table: pd.DataFrame, facts: Facts, status: str) -> dict[str, Any]:
 
 def _reached(table: pd.DataFrame, facts: Facts) -> dict[str, float | None]:
     spent: dict[str, float | None] = {}
-    for key, unit in (("step", "step"), ("seconds", "seconds"), ("grad_equivalents", "grad_equivalents")):
+    for key, unit in (
+        ("step", "step"),
+        ("seconds", "seconds"),
+        ("grad_equivalents", "grad_equivalents"),
+    ):
         found = math.inf
         if facts.target is not None:
             metric = f"val/{facts.metric}"
@@ -187,5 +211,7 @@ def _number(value: float) -> float | None:
 
 def _name(text: str) -> str:
     """A name that can be that of a folder."""
-    kept = "".join(letter if letter.isalnum() or letter in "_-+." else "_" for letter in text).strip(".")
+    kept = "".join(
+        letter if letter.isalnum() or letter in "_-+." else "_" for letter in text
+    ).strip(".")
     return kept or "unnamed"

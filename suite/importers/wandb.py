@@ -1,10 +1,10 @@
 """Runs of Weights & Biases: the .wandb files that an offline run leaves, or runs on a server through its API.
 
-A .wandb file is a log of records in blocks of 32 KiB, laid out like LevelDB's: each piece has a checksum (CRC-32 of
-type and content), a length and a type (whole, first, middle or last piece of a record), and a record is a protocol
-buffer of `wandb.proto`. The steps of a run are read from its key `step` (this suite's) or from W&B's own `_step`,
-seconds from `seconds` or `_runtime`. Which metric counts stands in the configuration's `metric` and `direction`, or is
-asked for.
+A .wandb file is a log of records in blocks of 32 KiB, laid out like LevelDB's: each piece has a
+checksum (CRC-32 of type and content), a length and a type (whole, first, middle or last piece of a
+record), and a record is a protocol buffer of `wandb.proto`. The steps of a run are read from its
+key `step` (this suite's) or from W&B's own `_step`, seconds from `seconds` or `_runtime`. Which
+metric counts stands in the configuration's `metric` and `direction`, or is asked for.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def read(path: Path, metric: str | None = None) -> list[Run]:
     """
     files = [path] if path.is_file() else sorted(path.rglob("*.wandb"))
     if not files:
-        raise ImportFault(f"{path} has no .wandb files; an offline run leaves one in wandb/offline-run-*/")
+        raise ImportFault(
+            f"{path} has no .wandb files; an offline run leaves one in wandb/offline-run-*/"
+        )
     return [as_run(_logged(file), metric) for file in files]
 
 
@@ -86,7 +88,9 @@ def as_run(logged: Logged, metric: str | None = None) -> Run:
         seed=config["seed"] if isinstance(config.get("seed"), int) else 0,
         metric=metric_name(named),
         direction=str(config.get("direction") or direction_of(named)),
-        hyperparameters={key: value for key, value in config.items() if key not in (*OWN, "metric", "direction")},
+        hyperparameters={
+            key: value for key, value in config.items() if key not in (*OWN, "metric", "direction")
+        },
         status=STATES.get(logged.state, "error"),
     )
     return run_of(facts, table, logged.name)
@@ -95,34 +99,60 @@ def as_run(logged: Logged, metric: str | None = None) -> Run:
 def _own(logged: Logged, config: dict[str, Any], table: pd.DataFrame, metric: str) -> Run:
     """A run that this suite recorded: its configuration and its summary are those of its directory."""
     status = logged.summary.get("status") or STATES.get(logged.state, "error")
-    task, optimizer = (str(logged.summary.get(key) or _class(config[key])) for key in ("task", "optimizer"))
+    task, optimizer = (
+        str(logged.summary.get(key) or _class(config[key])) for key in ("task", "optimizer")
+    )
     direction = str(config.get("direction") or direction_of(metric))
-    facts = Facts(SOURCE, task, optimizer, int(config["seed"]), metric, direction, status=str(status))
+    facts = Facts(
+        SOURCE, task, optimizer, int(config["seed"]), metric, direction, status=str(status)
+    )
     run = run_of(facts, table, logged.name)
-    told = {key: value for key, value in logged.summary.items() if not key.startswith("_") and key in run.summary}
-    known = {**run.summary, **{key: logged.summary[key] for key in SUITE_KEYS if key in logged.summary}, **told}
-    return replace(run, path=run.path.with_name(logged.name), config=config, summary=known, status=str(status))
+    told = {
+        key: value
+        for key, value in logged.summary.items()
+        if not key.startswith("_") and key in run.summary
+    }
+    known = {
+        **run.summary,
+        **{key: logged.summary[key] for key in SUITE_KEYS if key in logged.summary},
+        **told,
+    }
+    return replace(
+        run, path=run.path.with_name(logged.name), config=config, summary=known, status=str(status)
+    )
 
 
 def _class(node: Mapping[str, Any]) -> str:
     return str(node.get("_target_", "unnamed")).rpartition(".")[-1].lower()
 
 
-# -- what is in a history ----------------------------------------------------------------------------------------------
+# -- what is in a history --------------------------------------------------------------------------
 
 
-def _metric(logged: Logged, config: Mapping[str, Any], history: pd.DataFrame, asked: str | None) -> str:
+def _metric(
+    logged: Logged, config: Mapping[str, Any], history: pd.DataFrame, asked: str | None
+) -> str:
     """The name of the metric, without the split before it."""
     told = asked or config.get("metric")
-    candidates = [str(name) for name in history if str(name).startswith(("val/", "val_", "validation/"))]
+    candidates = [
+        str(name) for name in history if str(name).startswith(("val/", "val_", "validation/"))
+    ]
     if told:
-        found = [name for name in (told, f"val/{told}", f"val_{told}", f"validation/{told}") if name in history]
+        found = [
+            name
+            for name in (told, f"val/{told}", f"val_{told}", f"validation/{told}")
+            if name in history
+        ]
         if not found and asked:
-            raise ImportFault(f"{logged.name} logged no {asked!r}; it has {', '.join(map(str, history)) or 'nothing'}")
+            raise ImportFault(
+                f"{logged.name} logged no {asked!r}; it has {', '.join(map(str, history)) or 'nothing'}"
+            )
         return str(told).removeprefix("validation/").removeprefix("val/").removeprefix("val_")
     if len(candidates) != 1:
         listed = ", ".join(map(str, history.columns)) or "nothing"
-        raise ImportFault(f"say which metric of {logged.name} counts: --metric NAME; it logged {listed}")
+        raise ImportFault(
+            f"say which metric of {logged.name} counts: --metric NAME; it logged {listed}"
+        )
     return candidates[0].removeprefix("validation/").removeprefix("val/").removeprefix("val_")
 
 
@@ -135,8 +165,18 @@ def _history(logged: Logged, history: pd.DataFrame, metric: str) -> pd.DataFrame
     loss = next((name for name in ("loss", "train/loss", "train_loss") if name in history), None)
     named = {step: "step", seconds: "seconds", loss: "loss"}
     kept = metric_name(metric)
-    for prefix, split in (("val/", "val"), ("validation/", "val"), ("val_", "val"), ("", "val"), ("test/", "test")):
-        if f"{split}/{kept}" not in named.values() and f"{prefix}{metric}" in history and (prefix or metric != loss):
+    for prefix, split in (
+        ("val/", "val"),
+        ("validation/", "val"),
+        ("val_", "val"),
+        ("", "val"),
+        ("test/", "test"),
+    ):
+        if (
+            f"{split}/{kept}" not in named.values()
+            and f"{prefix}{metric}" in history
+            and (prefix or metric != loss)
+        ):
             named[f"{prefix}{metric}"] = f"{split}/{kept}"
     table = history.rename(columns={old: new for old, new in named.items() if old is not None})
     if step is None:
@@ -155,7 +195,7 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-# -- offline files -----------------------------------------------------------------------------------------------------
+# -- offline files ---------------------------------------------------------------------------------
 
 
 def _logged(file: Path) -> Logged:
@@ -199,14 +239,18 @@ def _records(file: Path) -> Iterator[bytes]:
         raise ImportFault(f"{file} is no file of an offline run: it does not begin with {MAGIC!r}")
     position, parts = len(MAGIC), b""
     while position + HEADER.size <= len(content):
-        if (left := BLOCK - position % BLOCK) < HEADER.size:  # no header is split between two blocks
+        if (
+            left := BLOCK - position % BLOCK
+        ) < HEADER.size:  # no header is split between two blocks
             position += left
             continue
         checksum, length, kind = HEADER.unpack_from(content, position)
         piece = content[position + HEADER.size : position + HEADER.size + length]
         if len(piece) < length:
             return
-        if kind not in (WHOLE, FIRST, MIDDLE, LAST) or checksum != zlib.crc32(piece, zlib.crc32(bytes([kind]))):
+        if kind not in (WHOLE, FIRST, MIDDLE, LAST) or checksum != zlib.crc32(
+            piece, zlib.crc32(bytes([kind]))
+        ):
             raise ImportFault(f"{file} is damaged at byte {position}")
         parts = piece if kind in (WHOLE, FIRST) else parts + piece
         position += HEADER.size + length
@@ -214,11 +258,15 @@ def _records(file: Path) -> Iterator[bytes]:
             yield parts
 
 
-# -- the server --------------------------------------------------------------------------------------------------------
+# -- the server ------------------------------------------------------------------------------------
 
 
 def _from_api(run: Any) -> Logged:
     """A run of `wandb.Api`: its whole history, not the sample that `history()` gives."""
     return Logged(
-        str(run.id), dict(run.config), [dict(row) for row in run.scan_history()], dict(run.summary), str(run.state)
+        str(run.id),
+        dict(run.config),
+        [dict(row) for row in run.scan_history()],
+        dict(run.summary),
+        str(run.state),
     )

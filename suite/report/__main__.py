@@ -43,8 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     records = build_records(chosen, damaged, load_timings(options.runs))
     if records.repeats:
-        print(f"warning: left out as repeats of a (configuration, seed): {', '.join(records.repeats)}", file=sys.stderr)
-    title = f"Optimizer comparison: {options.experiment}" if options.experiment else "Optimizer comparison"
+        print(
+            f"warning: left out as repeats of a (configuration, seed): {', '.join(records.repeats)}",
+            file=sys.stderr,
+        )
+    title = (
+        f"Optimizer comparison: {options.experiment}"
+        if options.experiment
+        else "Optimizer comparison"
+    )
     try:
         command = shlex.join(["python", "-m", "suite.report", *typed])
         paper = options.out / "paper" if options.paper is True else options.paper
@@ -55,26 +62,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     for table in tables:
         print_table(table, console)
-    console.print(f"report: {options.out / 'index.html'}", markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        f"report: {options.out / 'index.html'}", markup=False, highlight=False, soft_wrap=True
+    )
     if paper is not None:
-        console.print(f"paper:  {paper / 'main.tex'}", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            f"paper:  {paper / 'main.tex'}", markup=False, highlight=False, soft_wrap=True
+        )
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     results = paths.results()
     parser = argparse.ArgumentParser(prog="python -m suite.report", description=__doc__)
-    parser.add_argument("--runs", type=Path, default=results / "runs", metavar="DIR", help="the runs (%(default)s)")
-    parser.add_argument("--out", type=Path, default=results / "report", metavar="DIR", help="the report (%(default)s)")
+    parser.add_argument(
+        "--runs", type=Path, default=results / "runs", metavar="DIR", help="the runs (%(default)s)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=results / "report",
+        metavar="DIR",
+        help="the report (%(default)s)",
+    )
     parser.add_argument("--experiment", metavar="NAME", help="only the runs of this experiment")
     parser.add_argument("--task", nargs="+", metavar="NAME", help="only these tasks")
     parser.add_argument("--optimizer", nargs="+", metavar="NAME", help="only these optimizers")
     parser.add_argument(
-        "--paper", nargs="?", type=Path, const=True, metavar="DIR",
+        "--paper",
+        nargs="?",
+        type=Path,
+        const=True,
+        metavar="DIR",
         help="also figures, tables and a main.tex ready for LaTeX (in the report's paper/ unless DIR is given)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--allow", nargs="+", default=[], metavar="MODULE", help="draw the landscapes of this module's tasks too"
+        "--allow",
+        nargs="+",
+        default=[],
+        metavar="MODULE",
+        help="draw the landscapes of this module's tasks too",
     )
     return parser
 
@@ -90,9 +117,13 @@ def _wanted(run: Run, options: argparse.Namespace) -> bool:
 def _nothing(runs: Sequence[Run], options: argparse.Namespace) -> str:
     """Why there is nothing to report, and what to type."""
     if not runs:
-        return f"no runs in {options.runs}\nmake some with:  make compare\n           or:  {EXAMPLE}"
+        return (
+            f"no runs in {options.runs}\nmake some with:  make compare\n           or:  {EXAMPLE}"
+        )
     there = {
-        "experiments": {str(run.config["experiment"]) for run in runs if run.config.get("experiment")},
+        "experiments": {
+            str(run.config["experiment"]) for run in runs if run.config.get("experiment")
+        },
         "tasks": {run.task for run in runs},
         "optimizers": {run.optimizer for run in runs},
     }

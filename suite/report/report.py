@@ -71,7 +71,8 @@ class Making:
         out: its folder.
         title: the heading of the overall page.
         command: what repeats it.
-        allow: the modules, beside this suite's, from which a task may come whose landscape is to be drawn.
+        allow: the modules, beside this suite's, from which a task may come whose landscape is to be
+            drawn.
         paper: the folder for LaTeX, if it is asked for.
         trials: what tuning has tried.
     """
@@ -90,12 +91,17 @@ class Making:
 
 
 def write_report(
-    records: Records, out: Path, title: str, command: str, allow: Sequence[str] = (), paper: Path | None = None
+    records: Records,
+    out: Path,
+    title: str,
+    command: str,
+    allow: Sequence[str] = (),
+    paper: Path | None = None,
 ) -> list[Table]:
     """Write `index.html`, `tasks/`, `tables/` and `figures/`; give back the tables for the terminal, main one first.
 
-    `allow` names the modules, beside this suite's, from which a task may come whose landscape is to be drawn; `paper`
-    is the folder for LaTeX, if it is asked for.
+    `allow` names the modules, beside this suite's, from which a task may come whose landscape is to
+    be drawn; `paper` is the folder for LaTeX, if it is asked for.
 
     Raises:
         OSError: the folder cannot be written.
@@ -114,9 +120,12 @@ def _write(records: Records, making: Making) -> list[Table]:
     styles, links = _looks(records), links_of(records)
     (out / FOLDER).mkdir(parents=True, exist_ok=True)
     sections = _sections(records, styles, making.figures)
-    (out / OVERVIEW).write_text(render_page(_overview(records, sections, links, making), links), encoding="utf-8")
+    (out / OVERVIEW).write_text(
+        render_page(_overview(records, sections, links, making), links), encoding="utf-8"
+    )
     files = write_tables(
-        [*(table for section in sections for table in section.tables), *_configurations(records)], out / "tables"
+        [*(table for section in sections for table in section.tables), *_configurations(records)],
+        out / "tables",
     )
     records.frame.drop(columns="family_rank").to_csv(out / "tables" / "runs.csv", index=False)
     files += [out / "tables" / "runs.csv", *_files_of(sections)]
@@ -128,7 +137,9 @@ def _write(records: Records, making: Making) -> list[Table]:
     list_files(out, files)
     if paper is not None:
         write_paper(paper, out / "figures", chapters, records, making.command)
-    return [section.tables[0] for section in sections if section.anchor in PRINTED and section.tables]
+    return [
+        section.tables[0] for section in sections if section.anchor in PRINTED and section.tables
+    ]
 
 
 def _sections(records: Records, styles: dict[str, Look], figures: Path) -> list[Section]:
@@ -136,7 +147,9 @@ def _sections(records: Records, styles: dict[str, Look], figures: Path) -> list[
     outcomes = outcome_tables(records)
     return [
         Section("overview", "Problems at a glance", [overview_table(records)], []),
-        Section("main", "Final validation metric", [main_table(records)], [heat_map(records, figures)]),
+        Section(
+            "main", "Final validation metric", [main_table(records)], [heat_map(records, figures)]
+        ),
         verdicts.section(records, styles, figures),
         critical_difference.section(records, styles, figures),
         profiles.section(records, styles, figures),
@@ -145,8 +158,19 @@ def _sections(records: Records, styles: dict[str, Look], figures: Path) -> list[
         pareto.section(records, styles, figures),
         Section("targets", "Target reached", target_tables(records), []),
         _orders_at_a_glance(records),
-        Section("costs", "Time and memory", cost_tables(records), cost_pictures(records, styles, figures)),
-        Section("outcomes", "Outcomes and their reasons", outcomes, [], "" if outcomes else "Every run finished."),
+        Section(
+            "costs",
+            "Time and memory",
+            cost_tables(records),
+            cost_pictures(records, styles, figures),
+        ),
+        Section(
+            "outcomes",
+            "Outcomes and their reasons",
+            outcomes,
+            [],
+            "" if outcomes else "Every run finished.",
+        ),
         Section("results", "Results in full", [results_table(records)], []),
         Section("problems", "Settings of the problems", [problem_table(records)], []),
         _environment(records),
@@ -158,7 +182,8 @@ def _problem_sections(
 ) -> list[Section]:
     """What a problem's page shows; `records` hold that problem alone.
 
-    Pictures whose names tell the problem go to `figures`, those that every problem has under one name to its `own`.
+    Pictures whose names tell the problem go to `figures`, those that every problem has under one
+    name to its `own`.
     """
     trials = making.trials
     outcomes = outcome_tables(records)
@@ -175,7 +200,13 @@ def _problem_sections(
         phases.section(records, styles, own),
         tuning_budgets.section(records, styles, own, trials),
         lr_sensitivity.section(records, styles, own, trials),
-        Section("outcomes", "Outcomes and their reasons", outcomes, [], "" if outcomes else "Every run finished."),
+        Section(
+            "outcomes",
+            "Outcomes and their reasons",
+            outcomes,
+            [],
+            "" if outcomes else "Every run finished.",
+        ),
         Section("configurations", "Configurations and search spaces", _configurations(records), []),
         Section("problems", "The problem's settings", [problem_table(records)], []),
         _environment(records),
@@ -183,11 +214,13 @@ def _problem_sections(
     ]
 
 
-# -- pages -------------------------------------------------------------------------------------------------------------
+# -- pages -----------------------------------------------------------------------------------------
 
 
 def _overview(records: Records, sections: Sequence[Section], links: Links, making: Making) -> Page:
-    problems = Fact("Problems", records.problems, addresses=[links.problem(label) for label in records.problems])
+    problems = Fact(
+        "Problems", records.problems, addresses=[links.problem(label) for label in records.problems]
+    )
     return Page(
         making.title,
         [problems, *_facts(records, making.command)],
@@ -203,7 +236,8 @@ def _problem_page(
 ) -> tuple[Path, list[Section]]:
     """Draw and write one problem's page; give back its path and what is on it."""
     mine, slug = only(records, problem), links.problems[problem]
-    # Section functions name their files by the labels they see: labels that differ in punctuation alone need folders.
+    # Section functions name their files by the labels they see: labels that differ in punctuation
+    # alone need folders.
     figures = making.figures if slugs([problem])[problem] == slug else making.figures / slug
     sections = _problem_sections(mine, styles, figures, making.figures / slug, making)
     place = records.problems.index(problem)
@@ -222,7 +256,9 @@ def _problem_page(
 
 
 def _facts(records: Records, command: str) -> list[Fact]:
-    statuses = ", ".join(f"{many} {status}" for status, many in status_counts(records.frame).items())
+    statuses = ", ".join(
+        f"{many} {status}" for status, many in status_counts(records.frame).items()
+    )
     return [
         Fact("Optimizers", records.optimizers),
         Fact("Seeds", [str(seed) for seed in sorted(set(records.frame["seed"]))]),
@@ -234,7 +270,10 @@ def _facts(records: Records, command: str) -> list[Fact]:
 def _files_of(sections: Iterable[Section]) -> list[Path]:
     """The pictures, and the PDF files beside them."""
     pictures = [picture.file for section in sections for picture in section.pictures]
-    return [*pictures, *(pdf for pdf in (picture.with_suffix(".pdf") for picture in pictures) if pdf.exists())]
+    return [
+        *pictures,
+        *(pdf for pdf in (picture.with_suffix(".pdf") for picture in pictures) if pdf.exists()),
+    ]
 
 
 def _progress(problems: Sequence[str]) -> Iterable[str]:
@@ -245,7 +284,7 @@ def _progress(problems: Sequence[str]) -> Iterable[str]:
     return track(problems, "pages", console=console, transient=True)
 
 
-# -- sections ----------------------------------------------------------------------------------------------------------
+# -- sections --------------------------------------------------------------------------------------
 
 
 def _telemetry(records: Records, styles: dict[str, Look], figures: Path) -> Section:
@@ -264,8 +303,13 @@ def _landscapes(found: Planes, styles: dict[str, Look], figures: Path) -> Sectio
 
 def _orders(records: Records, styles: dict[str, Look], figures: Path) -> Section:
     found = convergences(records)
-    tables, pictures = order_tables(found, records.optimizers), order_pictures(found, styles, figures)
-    return Section("orders", "Order of convergence", tables[1:], pictures, ORDERS_READ if found else "")
+    tables, pictures = (
+        order_tables(found, records.optimizers),
+        order_pictures(found, styles, figures),
+    )
+    return Section(
+        "orders", "Order of convergence", tables[1:], pictures, ORDERS_READ if found else ""
+    )
 
 
 def _orders_at_a_glance(records: Records) -> Section:
@@ -279,9 +323,19 @@ def _configurations(records: Records) -> list[Table]:
 
 
 def _environment(records: Records) -> Section:
-    return Section("environment", "Environment", [table for table in [environment_table(records)] if table.rows], [])
+    return Section(
+        "environment",
+        "Environment",
+        [table for table in [environment_table(records)] if table.rows],
+        [],
+    )
 
 
 def _looks(records: Records) -> dict[str, Look]:
     named = records.frame.drop_duplicates("optimizer").set_index("optimizer")
-    return looks([(name, str(named.loc[name, "name"]), str(named.loc[name, "family"])) for name in records.optimizers])
+    return looks(
+        [
+            (name, str(named.loc[name, "name"]), str(named.loc[name, "family"]))
+            for name in records.optimizers
+        ]
+    )

@@ -21,8 +21,8 @@ class Aggregated:
     """What may be put together over problems, and what may not.
 
     Attributes:
-        by_unit: for each unit a row per run with `problem`, `optimizer`, `seed`, `cost` of reaching the main level; a
-            unit's problems are those whose costs in it compare.
+        by_unit: for each unit a row per run with `problem`, `optimizer`, `seed`, `cost` of reaching
+            the main level; a unit's problems are those whose costs in it compare.
         methods: those that ran on any of them, in the order of the tables.
         ran: on how many of the problems each method was run.
         left_out: why other problems do not count.
@@ -40,9 +40,16 @@ class Aggregated:
     @property
     def note(self) -> str:
         """What is left out, in words for a caption."""
-        parts = [_left_out("Left out", self.left_out), _left_out("Left out of the seconds", self.rough)]
+        parts = [
+            _left_out("Left out", self.left_out),
+            _left_out("Left out of the seconds", self.rough),
+        ]
         short = [name for name in self.methods if self.ran[name] < max(self.ran.values())]
-        told = f"Not run on every problem, which counts as not reached: {listed(short)}." if short else ""
+        told = (
+            f"Not run on every problem, which counts as not reached: {listed(short)}."
+            if short
+            else ""
+        )
         return " ".join(part for part in [*parts, told] if part)
 
     def why_not(self, what: str) -> str:
@@ -50,8 +57,9 @@ class Aggregated:
         problems = set(self.by_unit["steps"]["problem"])
         if not problems and all(why == NO_LEVEL for why in self.left_out.values()):
             return ""
-        many = f"{len(problems)} problem{'s' if len(problems) != 1 else ''} and {len(self.methods)} method" + (
-            "s" if len(self.methods) != 1 else ""
+        many = (
+            f"{len(problems)} problem{'s' if len(problems) != 1 else ''} and {len(self.methods)} method"
+            + ("s" if len(self.methods) != 1 else "")
         )
         return f"{what} need two problems and two methods; here are {many} that count. {self.note}".strip()
 
@@ -59,30 +67,39 @@ class Aggregated:
 def aggregated(records: Records, reached: pd.DataFrame, level: str | None = None) -> Aggregated:
     """The costs of reaching each problem's main level (or `level`), without what must not be averaged.
 
-    Test functions of a few numbers only illustrate, problems without levels have no costs, and seconds compare only
-    where all that arrived come from one kind of hardware that no other run shared, or were timed alone.
+    Test functions of a few numbers only illustrate, problems without levels have no costs, and
+    seconds compare only where all that arrived come from one kind of hardware that no other run
+    shared, or were timed alone.
     """
     left_out = {
         problem: ILLUSTRATION if is_illustration(records, problem) else NO_LEVEL
         for problem in records.problems
         if is_illustration(records, problem) or problem not in set(reached["problem"])
     }
-    wanted = {name: level or _main(reached, name) for name in records.problems if name not in left_out}
+    wanted = {
+        name: level or _main(reached, name) for name in records.problems if name not in left_out
+    }
     rows = reached[reached["level"] == reached["problem"].map(wanted)]
     rough = {}
     for problem, group in rows.groupby("problem", sort=False):
         if len(set(group["hardware"])) > 1:
             rough[str(problem)] = "several kinds of hardware"
         elif roughly_timed(group).any():
-            rough[str(problem)] = "runs shared the machine, and `python -m suite.time` has not timed them"
+            rough[str(problem)] = (
+                "runs shared the machine, and `python -m suite.time` has not timed them"
+            )
     keys = ["problem", "optimizer", "seed"]
     by_unit = {
-        unit: rows.loc[~rows["problem"].isin(rough) | (unit != "seconds"), [*keys, unit]].rename(columns={unit: "cost"})
+        unit: rows.loc[~rows["problem"].isin(rough) | (unit != "seconds"), [*keys, unit]].rename(
+            columns={unit: "cost"}
+        )
         for unit in UNITS
     }
     ran = rows.groupby("optimizer")["problem"].nunique()
     methods = [name for name in records.optimizers if name in ran.index]
-    return Aggregated(by_unit, methods, {name: int(ran[name]) for name in methods}, left_out, rough, rows.index)
+    return Aggregated(
+        by_unit, methods, {name: int(ran[name]) for name in methods}, left_out, rough, rows.index
+    )
 
 
 def _main(reached: pd.DataFrame, problem: str) -> str:
@@ -92,6 +109,8 @@ def _main(reached: pd.DataFrame, problem: str) -> str:
 
 def _left_out(start: str, why: Mapping[str, str]) -> str:
     """`Left out: a, b (reason); c (another)`."""
-    reasons = {reason: [name for name, other in why.items() if other == reason] for reason in why.values()}
+    reasons = {
+        reason: [name for name, other in why.items() if other == reason] for reason in why.values()
+    }
     said = "; ".join(f"{listed(names)} ({reason})" for reason, names in reasons.items())
     return f"{start}: {said}." if said else ""

@@ -11,12 +11,16 @@ from typing import Any
 
 from suite.paths import ROOT
 
-PRIVATE = frozenset({"user", "username", "host", "hostname", "node", "email", "entity", "cwd", "home"})
+PRIVATE = frozenset(
+    {"user", "username", "host", "hostname", "node", "email", "entity", "cwd", "home"}
+)
 POSIX = r"(?<![\w.:/~])~?(?:/[\w.@+~%-]+){2,}/?"
 WINDOWS = r"(?<!\w)[A-Za-z]:(?:\\+[\w.@+~% -]+)+"
 SHARED = r"(?<!\w)\\\\(?:[\w.@+~%-]+\\+)*[\w.@+~%-]+"
 PATHS = re.compile("|".join((POSIX, WINDOWS, SHARED)))
-KERNEL = re.compile(r"^(\w+)-.*-(x86_64|amd64|AMD64|aarch64|arm64|i\d86)\b")  # release and build name the machine
+KERNEL = re.compile(
+    r"^(\w+)-.*-(x86_64|amd64|AMD64|aarch64|arm64|i\d86)\b"
+)  # release and build name the machine
 SHORTEST_NAME = 3  # of a user or a machine that is looked for in texts
 
 
@@ -25,14 +29,18 @@ class Scrubber:
 
     def __init__(self) -> None:
         self._owners: dict[str, str] = {}
-        self._names = re.compile("|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in _names()) or r"(?!)")
+        self._names = re.compile(
+            "|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in _names()) or r"(?!)"
+        )
 
     def __call__(self, value: Any) -> Any:
         """A value of a configuration, a summary or an environment; keys that name user or machine are left out."""
         if isinstance(value, Mapping):
             kept = {key: item for key, item in value.items() if str(key).lower() not in PRIVATE}
             return {
-                key: self.platform(item) if key == "platform" and isinstance(item, str) else self(item)
+                key: self.platform(item)
+                if key == "platform" and isinstance(item, str)
+                else self(item)
                 for key, item in kept.items()
             }
         if isinstance(value, list | tuple):
@@ -66,7 +74,13 @@ def _names() -> list[str]:
     except (OSError, KeyError):
         user = ""
     names = {platform.node(), platform.node().partition(".")[0], user}
-    return [name for name in sorted(names, key=len, reverse=True) if len(name) >= SHORTEST_NAME and name not in GENERIC]
+    return [
+        name
+        for name in sorted(names, key=len, reverse=True)
+        if len(name) >= SHORTEST_NAME and name not in GENERIC
+    ]
 
 
-GENERIC = frozenset({"root", "user", "admin", "ubuntu", "runner", "localhost", "debian", "home", "none", "test"})
+GENERIC = frozenset(
+    {"root", "user", "admin", "ubuntu", "runner", "localhost", "debian", "home", "none", "test"}
+)

@@ -1,8 +1,8 @@
 """An archive: a set of runs in a few small files that stand for their directories in every report.
 
-An archive is a folder with `archive.json` (what it holds), `runs.parquet` (a row per run), `histories.parquet` (thinned
-as `suite.results.downsample` says) and, where models have two parameters, `walks.parquet`. It holds no path, user or
-machine.
+An archive is a folder with `archive.json` (what it holds), `runs.parquet` (a row per run),
+`histories.parquet` (thinned as `suite.results.downsample` says) and, where models have two
+parameters, `walks.parquet`. It holds no path, user or machine.
 """
 
 from __future__ import annotations
@@ -67,8 +67,12 @@ def write_archive(
         (folder / name).unlink(missing_ok=True)
     parquet.write(portable, folder, small=True)
     if timings:
-        # a setting that was a path is another one now, and the timings of such runs have to find them still
-        keys = {speed_key(run.config): speed_key(kept.config) for run, kept in zip(runs, portable, strict=True)}
+        # a setting that was a path is another one now, and the timings of such runs have to find
+        # them still
+        keys = {
+            speed_key(run.config): speed_key(kept.config)
+            for run, kept in zip(runs, portable, strict=True)
+        }
         moved = placed(replace(one, key=keys.get(one.key, one.key)) for one in timings.values())
         known = {moved[place].name: scrub(asdict(moved[place])) for place in sorted(moved)}
         write_atomically(folder / TIMINGS, to_json(known))
@@ -84,13 +88,17 @@ def read_archive(folder: Path) -> list[Run]:
     """
     contents = read_contents(folder)
     if contents.get("version") != VERSION:
-        raise ArchiveError(f"{folder} is an archive of version {contents.get('version')}; this suite reads {VERSION}")
+        raise ArchiveError(
+            f"{folder} is an archive of version {contents.get('version')}; this suite reads {VERSION}"
+        )
     try:
         runs = parquet.read(folder, folder)
     except parquet.PackError as error:
         raise ArchiveError(f"the archive {folder} is damaged ({error}); write it again") from error
     if len(runs) != contents.get("runs"):
-        raise ArchiveError(f"the archive {folder} is damaged ({len(runs)} runs of {contents.get('runs')})")
+        raise ArchiveError(
+            f"the archive {folder} is damaged ({len(runs)} runs of {contents.get('runs')})"
+        )
     return runs
 
 
@@ -142,7 +150,9 @@ def _walk(run: Run) -> pd.DataFrame | None:
             walk = pd.read_csv(run.path / "path.csv", dtype=float, index_col=False)[WALK]
         except (OSError, ValueError, KeyError):
             return None
-        walk = walk if run.summary else walk.iloc[:-1]  # a killed run may have been cut off in its last line
+        walk = (
+            walk if run.summary else walk.iloc[:-1]
+        )  # a killed run may have been cut off in its last line
     with np.errstate(over="ignore"):
         return walk.astype("float32").astype("float64")
 
@@ -153,7 +163,9 @@ def _contents(runs: Sequence[Run], kept: Sequence[Run], rows: int, about: str) -
         "version": VERSION,
         "about": about,
         "runs": len(runs),
-        "experiments": sorted({str(run.config["experiment"]) for run in runs if run.config.get("experiment")}),
+        "experiments": sorted(
+            {str(run.config["experiment"]) for run in runs if run.config.get("experiment")}
+        ),
         "tasks": sorted({run.task for run in runs}),
         "optimizers": sorted({run.optimizer for run in runs}),
         "rows": sum(len(run.history) for run in kept),

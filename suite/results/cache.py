@@ -1,8 +1,9 @@
 """What was read from run directories before, kept beside them so that the next report need not parse it again.
 
-The runs of a pair (task, optimizer) are kept together in `<runs>/.cache/`, under a name that says when each of their
-files was written and how long it is: a run that changes, comes or goes changes the name, and the pair is read anew.
-Nothing is ever changed in place, so processes that read and write at the same time do not meet.
+The runs of a pair (task, optimizer) are kept together in `<runs>/.cache/`, under a name that says
+when each of their files was written and how long it is: a run that changes, comes or goes changes
+the name, and the pair is read anew. Nothing is ever changed in place, so processes that read and
+write at the same time do not meet.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ FOLDER = ".cache"
 VERSION = 1
 FILES = ("config.yaml", "summary.json", "environment.json", "history.csv")
 DAMAGED = "damaged.json"
-MANY = 1000  # runs of a pair that are not kept in one piece any more, so that a new one does not cost them all
+# runs of a pair that are not kept in one piece any more, so that a new one does not cost them all
+MANY = 1000
 
 Found = tuple[list[Run], list[Damage]]
 
@@ -51,7 +53,9 @@ def shards(root: Path, directories: Sequence[Path]) -> list[Shard]:
     found: dict[str, list[Path]] = {}
     for name, members in pairs.items():
         for path in members:
-            found.setdefault(f"{name}--{path.name[:1]}" if len(members) > MANY else name, []).append(path)
+            found.setdefault(
+                f"{name}--{path.name[:1]}" if len(members) > MANY else name, []
+            ).append(path)
     return [Shard(root, name, members) for name, members in found.items()]
 
 

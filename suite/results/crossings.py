@@ -21,11 +21,16 @@ CROSSINGS = [*ENDS[:6], "level", "value", *UNITS]
 def ends(records: Records) -> pd.DataFrame:
     """A row per run, under the records' index, of pairs that fit: all that it spent. Columns as in `ENDS`."""
     rows = {
-        index: {**_who(run), **dict(zip(UNITS, _priced(history, len(history) - 1, run), strict=True))}
+        index: {
+            **_who(run),
+            **dict(zip(UNITS, _priced(history, len(history) - 1, run), strict=True)),
+        }
         for index, run, history in _runs(records)
         if len(history)
     }
-    return pd.DataFrame.from_dict(rows, orient="index", columns=ENDS).astype(dict.fromkeys(UNITS, float))
+    return pd.DataFrame.from_dict(rows, orient="index", columns=ENDS).astype(
+        dict.fromkeys(UNITS, float)
+    )
 
 
 @once
@@ -43,19 +48,30 @@ def crossings(records: Records) -> pd.DataFrame:
         sign = 1.0 if run["direction"] == "max" else -1.0
         for name, value in told.items():
             there = sign * seen >= sign * value
-            spent = _priced(history, int(there.argmax()), run) if there.any() else [math.inf] * len(UNITS)
-            rows.append({**_who(run), "level": name, "value": value, **dict(zip(UNITS, spent, strict=True))})
+            spent = (
+                _priced(history, int(there.argmax()), run)
+                if there.any()
+                else [math.inf] * len(UNITS)
+            )
+            rows.append(
+                {**_who(run), "level": name, "value": value, **dict(zip(UNITS, spent, strict=True))}
+            )
     return pd.DataFrame(rows, columns=CROSSINGS).astype(dict.fromkeys(["value", *UNITS], float))
 
 
 def baselines(records: Records, reached: pd.DataFrame) -> dict[str, str]:
     """The method that the others are measured against, for every problem that has one.
 
-    It is the one that set the problem's levels, where that is stored and it was run; else what is the baseline of most
-    problems; else the first-order method that ran on most, of those the one most of whose runs reached a level.
+    It is the one that set the problem's levels, where that is stored and it was run; else what is
+    the baseline of most problems; else the first-order method that ran on most, of those the one
+    most of whose runs reached a level.
     """
     found = {problem: label for problem in records.problems if (label := _named(records, problem))}
-    usual = max(found.values(), key=list(found.values()).count) if found else _first_order(records, reached)
+    usual = (
+        max(found.values(), key=list(found.values()).count)
+        if found
+        else _first_order(records, reached)
+    )
     ran = set(zip(reached["problem"], reached["optimizer"], strict=True))
     return {
         problem: found.get(problem, str(usual))
@@ -73,8 +89,12 @@ def common_level(reached: pd.DataFrame, against: str) -> str | None:
     if own.empty:
         return None
     all_there = np.isfinite(own["steps"]).groupby(own["level"], sort=False).all()
-    value = {str(level): float(value) for level, value in zip(own["level"], own["value"], strict=True)}
-    shares = [value[name] for name in value if name != TARGET]  # in the order in which they get harder
+    value = {
+        str(level): float(value) for level, value in zip(own["level"], own["value"], strict=True)
+    }
+    shares = [
+        value[name] for name in value if name != TARGET
+    ]  # in the order in which they get harder
     harder = 1.0 if not shares or shares[-1] >= shares[0] else -1.0
     names = sorted(value, key=lambda name: (harder * value[name], name == TARGET), reverse=True)
     reachable = [name for name in names if bool(all_there[name])]
@@ -84,12 +104,17 @@ def common_level(reached: pd.DataFrame, against: str) -> str | None:
 def _named(records: Records, problem: str) -> str | None:
     """The label of the optimizer whose runs set the levels; the one with most runs, where it has several settings."""
     runs = records.of(problem)
-    own = runs.loc[(runs["name"] == baseline(records, problem)) & (runs["status"] != "unsupported"), "optimizer"]
+    own = runs.loc[
+        (runs["name"] == baseline(records, problem)) & (runs["status"] != "unsupported"),
+        "optimizer",
+    ]
     return str(own.value_counts(sort=False).idxmax()) if len(own) else None
 
 
 def _first_order(records: Records, reached: pd.DataFrame) -> str | None:
-    first = records.frame[(records.frame["family"] == FIRST_ORDER) & (records.frame["status"] != "unsupported")]
+    first = records.frame[
+        (records.frame["family"] == FIRST_ORDER) & (records.frame["status"] != "unsupported")
+    ]
     ran = first.groupby("optimizer")["problem"].nunique()
     most = [name for name in records.optimizers if ran.get(name, 0) == ran.max()]
     share = np.isfinite(reached["steps"]).groupby(reached["optimizer"]).mean()
@@ -103,20 +128,35 @@ def step_seconds(records: Records) -> pd.DataFrame:
     source = np.where(~frame["parallel"].astype(bool), OWN, np.where(exclusive, EXCLUSIVE, SHARED))
     own = frame["seconds_per_step"]
     seconds = own.where(source != EXCLUSIVE, frame["exclusive_seconds_per_step"])
-    found = frame[["problem", "optimizer", "seed", "hardware"]].assign(seconds=seconds, source=source)
+    found = frame[["problem", "optimizer", "seed", "hardware"]].assign(
+        seconds=seconds, source=source
+    )
     return found[found["seconds"] > 0]
 
 
 def _runs(records: Records) -> Iterator[tuple[int, dict[str, Any], pd.DataFrame]]:
     """The runs of pairs that fit, with their histories."""
     wanted = [
-        "problem", "optimizer", "seed", "status", "hardware", "metric", "direction", "parallel",
+        "problem",
+        "optimizer",
+        "seed",
+        "status",
+        "hardware",
+        "metric",
+        "direction",
+        "parallel",
         "exclusive_seconds_per_step",
-    ]  # fmt: skip
+    ]
     frame = records.frame.loc[records.frame["status"] != "unsupported", wanted]
     rows: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
     for index, run in zip(frame.index, rows, strict=True):
-        run["source"] = OWN if not run["parallel"] else EXCLUSIVE if run["exclusive_seconds_per_step"] > 0 else SHARED
+        run["source"] = (
+            OWN
+            if not run["parallel"]
+            else EXCLUSIVE
+            if run["exclusive_seconds_per_step"] > 0
+            else SHARED
+        )
         yield int(index), run, records.histories[int(index)]
 
 

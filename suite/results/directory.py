@@ -54,7 +54,9 @@ class RunRecord:
         content: dict[str, Any] = json.loads(self.summary.read_text())
         return content
 
-    def begin(self, config: Mapping[str, Any], environment: Mapping[str, Any], *, resume: bool) -> None:
+    def begin(
+        self, config: Mapping[str, Any], environment: Mapping[str, Any], *, resume: bool
+    ) -> None:
         """Write what is known before the first step; a run that does not resume starts from nothing."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self.summary.unlink(missing_ok=True)
@@ -63,14 +65,18 @@ class RunRecord:
             self.path.unlink(missing_ok=True)
             self.telemetry.unlink(missing_ok=True)
             self.checkpoint.unlink(missing_ok=True)
-        write_atomically(self.config, yaml.dump(dict(config), Dumper=DUMPER, sort_keys=False, allow_unicode=True))
+        write_atomically(
+            self.config, yaml.dump(dict(config), Dumper=DUMPER, sort_keys=False, allow_unicode=True)
+        )
         self.describe_environment(environment)
 
     def join_experiment(self, name: str | None) -> None:
         """A finished run that an experiment asks for again, and skips, belongs to that experiment from now on."""
         config = yaml.safe_load(self.config.read_text())
         if name is not None and config.get("experiment") != name:
-            write_atomically(self.config, yaml.safe_dump({**config, "experiment": name}, sort_keys=False))
+            write_atomically(
+                self.config, yaml.safe_dump({**config, "experiment": name}, sort_keys=False)
+            )
 
     def describe_environment(self, environment: Mapping[str, Any]) -> None:
         """Replace what is said of the machine."""
@@ -103,7 +109,11 @@ class RowFile:
     def rewind(self, step: float) -> None:
         """Drop the rows after a step, those a checkpoint does not know of; a kill may have left the last one half."""
         with self.path.open(newline="") as file:
-            kept = [row for row in csv.DictReader(file) if None not in row.values() and int(row["step"]) <= step]
+            kept = [
+                row
+                for row in csv.DictReader(file)
+                if None not in row.values() and int(row["step"]) <= step
+            ]
         temporary = self.path.with_suffix(".tmp")
         with temporary.open("w", newline="") as file:
             self._write(file, kept, header=True)
@@ -120,7 +130,9 @@ class History(RowFile):
     """history.csv: a row for each logged step. Columns of telemetry are added when they are first met."""
 
     def __init__(self, path: Path, metrics: Sequence[str]) -> None:
-        super().__init__(path, [*COLUMNS, *(f"{split}/{name}" for split in ("val", "test") for name in metrics)])
+        super().__init__(
+            path, [*COLUMNS, *(f"{split}/{name}" for split in ("val", "test") for name in metrics)]
+        )
         self._widened = False
 
     def add(self, row: Row) -> None:
@@ -150,8 +162,9 @@ class History(RowFile):
 class PathFile(RowFile):
     """path.csv: where a model of two parameters stood before the first step and after each step.
 
-    From step EVERY_POINT on only every second point is kept, from twice that on every fourth, and so on, which is
-    still more than a logarithmic axis can show; the point of the latest step is written at every flush.
+    From step EVERY_POINT on only every second point is kept, from twice that on every fourth, and
+    so on, which is still more than a logarithmic axis can show; the point of the latest step is
+    written at every flush.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,10 +1,11 @@
 """A history without the rows that no table and no figure would miss.
 
-Kept as they are: the first `FIRST` rows, the last one, every row in which a metric stands (up to `EVALUATIONS` of
-them; then those that crossed a level, the best, the last and evenly spread ones), and the rows of sparse telemetry.
-Between them a row is kept for each stretch of steps, the one with the stretch's median loss, so that a curve of window
-medians stays where it was. A history whose gap to a known minimum is read step by step (orders of convergence) is kept
-whole up to `WHOLE` rows. The numbers of rows without a metric are rounded to single precision.
+Kept as they are: the first `FIRST` rows, the last one, every row in which a metric stands (up to
+`EVALUATIONS` of them; then those that crossed a level, the best, the last and evenly spread ones),
+and the rows of sparse telemetry. Between them a row is kept for each stretch of steps, the one with
+the stretch's median loss, so that a curve of window medians stays where it was. A history whose gap
+to a known minimum is read step by step (orders of convergence) is kept whole up to `WHOLE` rows.
+The numbers of rows without a metric are rounded to single precision.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def thin(run: Run, rows: int = ROWS) -> pd.DataFrame:
     """The run's history with about `rows` rows beside the evaluations'; see the module for which."""
     history = run.history
     metric = str(run.config.get("metric"))
-    evaluated = _filled(history, (name for name in history if str(name).startswith(("val/", "test/"))))
+    evaluated = _filled(
+        history, (name for name in history if str(name).startswith(("val/", "test/")))
+    )
     kept = evaluated.copy()
     if metric == STEP_BY_STEP and len(history) <= WHOLE:
         return history
@@ -56,7 +59,11 @@ def levels(config: dict[str, Any]) -> list[float]:
 def _filled(history: pd.DataFrame, names: Iterable[Any]) -> Mask:
     """The rows in which any of the columns has a value."""
     chosen = list(names)
-    return history[chosen].notna().any(axis=1).to_numpy() if chosen else np.zeros(len(history), dtype=bool)
+    return (
+        history[chosen].notna().any(axis=1).to_numpy()
+        if chosen
+        else np.zeros(len(history), dtype=bool)
+    )
 
 
 def _sparse(history: pd.DataFrame) -> list[str]:

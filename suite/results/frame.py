@@ -31,7 +31,8 @@ class Records:
     """All that the report knows.
 
     Attributes:
-        frame: a row per unique run, in the order of problem, family, optimizer, seed; its index is a running number.
+        frame: a row per unique run, in the order of problem, family, optimizer, seed; its index is
+            a running number.
         runs: the runs as they were read, under the frame's index.
         histories: the curve of each run, under the frame's index.
         environments: the environment of each run, under the frame's index.
@@ -40,7 +41,8 @@ class Records:
         damaged: the directories that were skipped.
         repeats: the directories of runs that repeat a configuration and seed, left out.
         timings: what `suite.time` measured, by the key of the settings and the hardware.
-        kept: what functions marked `once` have found out, by the function and its further arguments.
+        kept: what functions marked `once` have found out, by the function and its further
+            arguments.
     """
 
     frame: pd.DataFrame
@@ -52,7 +54,9 @@ class Records:
     damaged: list[Damage]
     repeats: list[str]
     timings: Timings = field(default_factory=dict)
-    kept: dict[tuple[Any, ...], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    kept: dict[tuple[Any, ...], Any] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @cached_property
     def problems(self) -> list[str]:
@@ -85,15 +89,21 @@ class Records:
 
     def pairs(self) -> list[tuple[str, str, pd.DataFrame]]:
         """Every cell that has runs, problem by problem."""
-        cells = [(problem, name, self.pair(problem, name)) for problem in self.problems for name in self.optimizers]
+        cells = [
+            (problem, name, self.pair(problem, name))
+            for problem in self.problems
+            for name in self.optimizers
+        ]
         return [(problem, name, runs) for problem, name, runs in cells if len(runs)]
 
 
-def once(function: Callable[Concatenate[Records, Asked], Answer]) -> Callable[Concatenate[Records, Asked], Answer]:
+def once(
+    function: Callable[Concatenate[Records, Asked], Answer],
+) -> Callable[Concatenate[Records, Asked], Answer]:
     """Compute what several sections ask of the same records a single time; nobody may change the answer.
 
-    The function's last argument, if it has any beside the records, names a problem, and the answer depends on the runs
-    of that problem alone: `only` hands it on.
+    The function's last argument, if it has any beside the records, names a problem, and the answer
+    depends on the runs of that problem alone: `only` hands it on.
     """
 
     @wraps(function)
@@ -115,22 +125,33 @@ def only(records: Records, problem: str) -> Records:
         frame=frame,
         environments={index: records.environments[index] for index in frame.index},
         problem_settings={problem: records.problem_settings[problem]},
-        optimizer_settings={key: value for key, value in records.optimizer_settings.items() if key[0] == problem},
+        optimizer_settings={
+            key: value for key, value in records.optimizer_settings.items() if key[0] == problem
+        },
         damaged=[],
         repeats=[],
     )
-    part.kept.update({key: answer for key, answer in records.kept.items() if key[1:] and key[-1] == problem})
+    part.kept.update(
+        {key: answer for key, answer in records.kept.items() if key[1:] and key[-1] == problem}
+    )
     return part
 
 
-def build_records(runs: Sequence[Run], damaged: Sequence[Damage], timings: Timings | None = None) -> Records:
+def build_records(
+    runs: Sequence[Run], damaged: Sequence[Damage], timings: Timings | None = None
+) -> Records:
     """Label the runs, drop repeats, and lay them out as one frame; `timings` are those of `suite.time`."""
     unique, repeats = unique_runs(runs)
     settings = problem_settings(unique)
     problems = problem_labels(unique, settings)
     optimizers = optimizer_labels(unique, problems)
-    rows = [_row(*each, timings or {}) for each in zip(unique, settings, problems, optimizers, strict=True)]
-    frame = pd.DataFrame(rows).sort_values(["problem", "family_rank", "optimizer", "seed"], kind="stable")
+    rows = [
+        _row(*each, timings or {})
+        for each in zip(unique, settings, problems, optimizers, strict=True)
+    ]
+    frame = pd.DataFrame(rows).sort_values(
+        ["problem", "family_rank", "optimizer", "seed"], kind="stable"
+    )
     order = list(frame.index)
     return Records(
         frame=frame,
@@ -138,7 +159,10 @@ def build_records(runs: Sequence[Run], damaged: Sequence[Damage], timings: Timin
         histories={index: unique[index].history for index in order},
         environments={index: unique[index].environment for index in order},
         problem_settings={problems[index]: settings[index] for index in order},
-        optimizer_settings={(problems[index], optimizers[index]): optimizer_settings(unique[index]) for index in order},
+        optimizer_settings={
+            (problems[index], optimizers[index]): optimizer_settings(unique[index])
+            for index in order
+        },
         damaged=list(damaged),
         repeats=[_place(run) for run in repeats],
         timings=timings or {},
@@ -149,7 +173,9 @@ def one_seed(runs: pd.DataFrame) -> pd.DataFrame:
     """One run of each optimizer: of the first seed that most of them have, or of its own first one."""
     counts = runs.groupby("seed")["optimizer"].nunique()
     common = counts.idxmax()
-    ordered = runs.assign(other=runs["seed"] != common).sort_values(["other", "seed"], kind="stable")
+    ordered = runs.assign(other=runs["seed"] != common).sort_values(
+        ["other", "seed"], kind="stable"
+    )
     return runs.loc[sorted(ordered.drop_duplicates("optimizer").index, key=list(runs.index).index)]
 
 
@@ -174,7 +200,9 @@ def hardware(device: str, environment: Mapping[str, Any]) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _row(run: Run, settings: Settings, problem: str, optimizer: str, timings: Timings) -> dict[str, Any]:
+def _row(
+    run: Run, settings: Settings, problem: str, optimizer: str, timings: Timings
+) -> dict[str, Any]:
     metric = settings.get("metric", "metric")
     device = settings.get("device", "cpu")
     family = registry.family(run.config["optimizer"])
@@ -247,4 +275,6 @@ def step_times(runs: pd.DataFrame) -> tuple[list[float], bool]:
     timed = runs[timed_runs(runs)]
     alone = timed[~timed["parallel"]]
     chosen = alone if len(alone) else timed
-    return [float(value) for value in chosen["seconds_per_step"]], len(alone) == 0 and len(timed) > 0
+    return [float(value) for value in chosen["seconds_per_step"]], len(alone) == 0 and len(
+        timed
+    ) > 0

@@ -13,7 +13,15 @@ Settings = dict[str, str]
 
 SPEAKS_FOR_ITSELF = ("scale", "device", "precision")
 FOUND_OUT = ("device", "precision", "metric", "direction")
-PROBLEM_KEYS = ("scale", *FOUND_OUT, "steps", "max_seconds", "max_grad_equivalents", "target", "stop_at_target")
+PROBLEM_KEYS = (
+    "scale",
+    *FOUND_OUT,
+    "steps",
+    "max_seconds",
+    "max_grad_equivalents",
+    "target",
+    "stop_at_target",
+)
 OPTIMIZER_KEYS = ("schedule", "compile")
 LONGEST_LABEL = 3
 
@@ -44,15 +52,22 @@ def show(value: Any) -> str:
 def problem_settings(runs: Sequence[Run]) -> list[Settings]:
     """Everything that makes two runs answers to different questions: budget, data, model, device, metric.
 
-    A run that was refused before its task was built knows nothing of what is found out by building it: it joins the
-    problem with which it agrees in all else, so that it stays in the denominators.
+    A run that was refused before its task was built knows nothing of what is found out by building
+    it: it joins the problem with which it agrees in all else, so that it stays in the denominators.
     """
     own = [_problem(run) for run in runs]
-    built = [(run.task, settings) for run, settings in zip(runs, own, strict=True) if "metric" in settings]
+    built = [
+        (run.task, settings)
+        for run, settings in zip(runs, own, strict=True)
+        if "metric" in settings
+    ]
     return [
         settings
         if "metric" in settings
-        else next((other for task, other in built if task == run.task and _agree(settings, other)), settings)
+        else next(
+            (other for task, other in built if task == run.task and _agree(settings, other)),
+            settings,
+        )
         for run, settings in zip(runs, own, strict=True)
     ]
 
@@ -67,8 +82,8 @@ def optimizer_settings(run: Run) -> Settings:
 def unique_runs(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
     """Keep one run of each (configuration, seed) and give back the repeats apart.
 
-    A repeat is not a sample. An ended run is kept before an unfinished one, and the later of two ended ones: never the
-    better one.
+    A repeat is not a sample. An ended run is kept before an unfinished one, and the later of two
+    ended ones: never the better one.
     """
     kept: dict[tuple[object, ...], Run] = {}
     for run in runs:
@@ -76,12 +91,16 @@ def unique_runs(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
         if key not in kept or _precedence(run) > _precedence(kept[key]):
             kept[key] = run
     chosen = {run.path for run in kept.values()}
-    return [run for run in runs if run.path in chosen], [run for run in runs if run.path not in chosen]
+    return [run for run in runs if run.path in chosen], [
+        run for run in runs if run.path not in chosen
+    ]
 
 
 def problem_labels(runs: Sequence[Run], settings: Sequence[Settings]) -> list[str]:
     """The label of each run's problem: the task's name, and what differs when the task was run in several ways."""
-    return _labels([(run.task, one) for run, one in zip(runs, settings, strict=True)], "{} ({})", smallest=True)
+    return _labels(
+        [(run.task, one) for run, one in zip(runs, settings, strict=True)], "{} ({})", smallest=True
+    )
 
 
 def optimizer_labels(runs: Sequence[Run], problems: Sequence[str]) -> list[str]:
@@ -133,14 +152,19 @@ def _label_keys(settings: Sequence[Settings], *, smallest: bool) -> list[str]:
 def _difference(settings: Settings, keys: Sequence[str]) -> list[str]:
     """`quick` for a scale, `depth=20` for a key; dotted keys lose their path where that leaves them distinct."""
     last = [key.rsplit(".", 1)[-1] for key in keys]
-    return [_said(settings, key, name if last.count(name) == 1 else key) for key, name in zip(keys, last, strict=True)]
+    return [
+        _said(settings, key, name if last.count(name) == 1 else key)
+        for key, name in zip(keys, last, strict=True)
+    ]
 
 
 def _said(settings: Settings, key: str, name: str) -> str:
     value = settings.get(key, "unset")
     if key in SPEAKS_FOR_ITSELF:
         return value
-    if name == "_target_":  # `schedule._target_=torch.optim.lr_scheduler.StepLR` reads better as schedule=StepLR
+    if (
+        name == "_target_"
+    ):  # `schedule._target_=torch.optim.lr_scheduler.StepLR` reads better as schedule=StepLR
         owner = key.removesuffix("_target_").rstrip(".").rpartition(".")[-1]
         return f"{owner or 'class'}={value.rpartition('.')[-1]}"
     return f"{name}={value}"
@@ -157,7 +181,13 @@ def _agree(refused: Settings, built: Settings) -> bool:
 
 def _identity(run: Run) -> tuple[object, ...]:
     problem, optimizer = _problem(run), optimizer_settings(run)
-    return (run.task, run.optimizer, run.seed, tuple(sorted(problem.items())), tuple(sorted(optimizer.items())))
+    return (
+        run.task,
+        run.optimizer,
+        run.seed,
+        tuple(sorted(problem.items())),
+        tuple(sorted(optimizer.items())),
+    )
 
 
 def _precedence(run: Run) -> tuple[bool, float, str]:

@@ -34,7 +34,8 @@ class Curve:
     """One optimizer on one problem: the middle over the runs that came to their end, and the others.
 
     Attributes:
-        middle: columns of AXES, each the median over runs at the same step, and `value`, `low`, `high`.
+        middle: columns of AXES, each the median over runs at the same step, and `value`, `low`,
+            `high`.
         runs: how many runs the middle is taken over.
         strands: the others.
     """
@@ -97,17 +98,21 @@ def spread(curves: Sequence[Curve], axis: str) -> float:
 def _points(history: pd.DataFrame, column: str, steps: int) -> pd.DataFrame:
     """Finite values, one per window; `bin` aligns the runs with each other.
 
-    The first steps, in which a second-order method may have arrived, stay as they are; the median of a later window,
-    unlike its mean, stays on a curve that falls by decades within it.
+    The first steps, in which a second-order method may have arrived, stay as they are; the median
+    of a later window, unlike its mean, stays on a curve that falls by decades within it.
     """
     if column not in history:
         return pd.DataFrame(columns=["bin", *AXES, "value"], dtype=float)
     value = history[column].to_numpy(dtype=float)
     finite = np.isfinite(value)
-    parts = {name: history[name].to_numpy(dtype=float)[finite] for name in AXES} | {"value": value[finite]}
+    parts = {name: history[name].to_numpy(dtype=float)[finite] for name in AXES} | {
+        "value": value[finite]
+    }
     late = np.maximum(parts["step"] - DETAIL, 0)
     bins, members = np.unique(parts["step"] - late + np.ceil(late / steps), return_inverse=True)
-    return pd.DataFrame({"bin": bins, **{name: _medians(part, members, len(bins)) for name, part in parts.items()}})
+    return pd.DataFrame(
+        {"bin": bins, **{name: _medians(part, members, len(bins)) for name, part in parts.items()}}
+    )
 
 
 def _medians(values: Array, members: npt.NDArray[np.intp], count: int) -> Array:
@@ -136,7 +141,9 @@ def _finished_values(curves: Sequence[Curve]) -> Array:
 
 
 def _first_values(curves: Sequence[Curve]) -> Array:
-    frames = [one.middle for one in curves] + [strand.points for one in curves for strand in one.strands]
+    frames = [one.middle for one in curves] + [
+        strand.points for one in curves for strand in one.strands
+    ]
     return np.array([float(frame["value"].iloc[0]) for frame in frames if len(frame)])
 
 

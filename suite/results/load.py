@@ -25,9 +25,19 @@ from suite.results.run import (
 )
 
 __all__ = [
-    "FINISHED", "TRAINED", "UNFINISHED", "VALUED",
-    "Damage", "DamagedRunError", "Run", "as_number", "load_runs", "load_timings", "plain", "read_run",
-]  # fmt: skip
+    "FINISHED",
+    "TRAINED",
+    "UNFINISHED",
+    "VALUED",
+    "Damage",
+    "DamagedRunError",
+    "Run",
+    "as_number",
+    "load_runs",
+    "load_timings",
+    "plain",
+    "read_run",
+]
 
 
 CACHED_FROM = 200  # runs; fewer are read at once
@@ -37,8 +47,9 @@ WORKERS = 2  # threads: the parser of tables works without Python's lock
 def load_runs(root: Path, *, cached: bool = True) -> tuple[list[Run], list[Damage]]:
     """Read every `<task>/<optimizer>/<run_id>` under `root`, in the order of their names.
 
-    A folder that is an archive (`suite.archive`) is read as one, and so are the archives in the folder. What many
-    directories say is kept for the next time (`suite.results.cache`), unless `cached` is false.
+    A folder that is an archive (`suite.archive`) is read as one, and so are the archives in the
+    folder. What many directories say is kept for the next time (`suite.results.cache`), unless
+    `cached` is false.
     """
     runs: list[Run] = []
     damaged: list[Damage] = []
@@ -52,7 +63,9 @@ def load_runs(root: Path, *, cached: bool = True) -> tuple[list[Run], list[Damag
     read = _Reader(root)
     keep = cached and len(directories) >= CACHED_FROM
     with ThreadPoolExecutor(WORKERS if keep else 1) as workers:
-        found = workers.map(lambda part: cache.kept(part, read) if keep else read(part.directories), parts)
+        found = workers.map(
+            lambda part: cache.kept(part, read) if keep else read(part.directories), parts
+        )
         for some, others in found:
             runs += some
             damaged += others
@@ -90,14 +103,24 @@ def read_run(directory: Path, memory: Memory | None = None) -> Run:
     """Read one directory; `memory` saves parsing what other runs have said already.
 
     Raises:
-        DamagedRunError: a file is missing, cannot be parsed, or lacks what the record's format asks for.
+        DamagedRunError: a file is missing, cannot be parsed, or lacks what the record's format asks
+            for.
     """
     memory = memory or Memory()
     config = read_config(directory / "config.yaml", memory)
     summary = read_summary(directory / "summary.json")
-    history = read_history(directory / "history.csv", needed=status_of(summary) in TRAINED, ended=bool(summary))
+    history = read_history(
+        directory / "history.csv", needed=status_of(summary) in TRAINED, ended=bool(summary)
+    )
     written = (directory / ("summary.json" if summary else "config.yaml")).stat().st_mtime
-    return assemble(directory, config, summary, memory.environment(directory / "environment.json"), history, written)
+    return assemble(
+        directory,
+        config,
+        summary,
+        memory.environment(directory / "environment.json"),
+        history,
+        written,
+    )
 
 
 def _archives(root: Path) -> list[Path]:
@@ -109,13 +132,20 @@ def _archives(root: Path) -> list[Path]:
 
 def _directories(root: Path) -> list[Path]:
     """The run directories, those of a pair together; what begins with a dot is somebody else's."""
-    return [run for task in _folders(root) for optimizer in _folders(task) for run in _folders(optimizer)]
+    return [
+        run
+        for task in _folders(root)
+        for optimizer in _folders(task)
+        for run in _folders(optimizer)
+    ]
 
 
 def _folders(folder: Path) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+            names = sorted(
+                entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()
+            )
     except OSError:
         return []
     return [folder / name for name in names]

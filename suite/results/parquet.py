@@ -1,7 +1,7 @@
 """Runs as two tables, and back: a row per run with its settings as JSON, and all rows of all histories.
 
-What many runs have in common (task, optimizer, the other settings, machine) is a column of its own, which Parquet
-stores once. Histories with the same columns stand together in one row group each.
+What many runs have in common (task, optimizer, the other settings, machine) is a column of its own,
+which Parquet stores once. Histories with the same columns stand together in one row group each.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ from pyarrow import parquet
 from suite.results.run import Run, assemble
 
 RUNS, HISTORIES, WALKS = "runs.parquet", "histories.parquet", "walks.parquet"
-APART = ("optimizer", "task", "seed", "command", "experiment")  # parts of a configuration with a column of their own
+APART = (
+    "optimizer",
+    "task",
+    "seed",
+    "command",
+    "experiment",
+)  # parts of a configuration with a column of their own
 ITEMS = "__items__"  # stands for a mapping whose keys are not all texts, which JSON cannot have
 SMALL: dict[str, Any] = {"compression": "zstd", "compression_level": 19}
 FAST: dict[str, Any] = {"compression": "lz4", "use_dictionary": False, "write_statistics": False}
@@ -55,14 +61,30 @@ def read(folder: Path, root: Path) -> list[Run]:
         walks = _read_walks(folder / WALKS)
         parsed = _Parsed()
         return [
-            _run(root, {key: column[i] for key, column in rows.items()}, histories[i], walks.get(i), parsed)
+            _run(
+                root,
+                {key: column[i] for key, column in rows.items()},
+                histories[i],
+                walks.get(i),
+                parsed,
+            )
             for i in range(len(rows["run"]))
         ]
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise PackError(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}") from error
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        IndexError,
+        AttributeError,
+    ) as error:
+        raise PackError(
+            f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        ) from error
 
 
-# -- settings ----------------------------------------------------------------------------------------------------------
+# -- settings --------------------------------------------------------------------------------------
 
 
 class _Parsed:
@@ -104,7 +126,9 @@ def _text(value: Any) -> str:
 
 
 def _runs_table(runs: Sequence[Run], groups: Mapping[tuple[str, ...], list[int]]) -> pa.Table:
-    group_of = {index: number for number, members in enumerate(groups.values()) for index in members}
+    group_of = {
+        index: number for number, members in enumerate(groups.values()) for index in members
+    }
     names = list(groups)
     rows = [
         {
@@ -112,8 +136,13 @@ def _runs_table(runs: Sequence[Run], groups: Mapping[tuple[str, ...], list[int]]
             "optimizer": run.path.parts[-2],
             "run": run.path.parts[-1],
             "written": run.written,
-            "config": _text({key: None if key in APART else value for key, value in run.config.items()}),
-            **{f"config.{key}": _text(run.config[key]) if key in run.config else None for key in APART},
+            "config": _text(
+                {key: None if key in APART else value for key, value in run.config.items()}
+            ),
+            **{
+                f"config.{key}": _text(run.config[key]) if key in run.config else None
+                for key in APART
+            },
             "summary": _text(run.summary),
             "environment": _text(run.environment),
             "group": group_of[index],
@@ -125,17 +154,25 @@ def _runs_table(runs: Sequence[Run], groups: Mapping[tuple[str, ...], list[int]]
     return pa.Table.from_pylist(rows)
 
 
-def _run(root: Path, row: Mapping[str, Any], history: pd.DataFrame, walk: pd.DataFrame | None, parsed: _Parsed) -> Run:
+def _run(
+    root: Path,
+    row: Mapping[str, Any],
+    history: pd.DataFrame,
+    walk: pd.DataFrame | None,
+    parsed: _Parsed,
+) -> Run:
     config = dict(parsed(row["config"]))
     for key in APART:
         if row[f"config.{key}"] is not None:
             config[key] = parsed(row[f"config.{key}"])
     summary = decode(json.loads(row["summary"]))
     path = root / row["task"] / row["optimizer"] / row["run"]
-    return assemble(path, config, summary, parsed(row["environment"]), history, row["written"], walk)
+    return assemble(
+        path, config, summary, parsed(row["environment"]), history, row["written"], walk
+    )
 
 
-# -- histories ---------------------------------------------------------------------------------------------------------
+# -- histories -------------------------------------------------------------------------------------
 
 
 def _groups(runs: Sequence[Run]) -> dict[tuple[str, ...], list[int]]:
@@ -147,28 +184,44 @@ def _groups(runs: Sequence[Run]) -> dict[tuple[str, ...], list[int]]:
 
 
 def _write_histories(
-    histories: Sequence[pd.DataFrame], groups: Mapping[tuple[str, ...], list[int]], path: Path, *, small: bool
+    histories: Sequence[pd.DataFrame],
+    groups: Mapping[tuple[str, ...], list[int]],
+    path: Path,
+    *,
+    small: bool,
 ) -> None:
     names = list(dict.fromkeys(name for columns in groups for name in columns))
-    whole = [name for name in names if small and all(_is_whole(each[name]) for each in histories if name in each)]
+    whole = [
+        name
+        for name in names
+        if small and all(_is_whole(each[name]) for each in histories if name in each)
+    ]
     schema = pa.schema([(name, pa.int64() if name in whole else pa.float64()) for name in names])
-    with parquet.ParquetWriter(path, schema, **(_encodings(names, whole) if small else FAST)) as writer:
+    with parquet.ParquetWriter(
+        path, schema, **(_encodings(names, whole) if small else FAST)
+    ) as writer:
         for columns, members in groups.items():
             rows = sum(len(histories[index]) for index in members)
             if rows:
                 values = _stack([histories[index] for index in members], len(columns), rows)
-                writer.write_table(_history_table(dict(zip(columns, values, strict=True)), schema, rows), rows)
+                writer.write_table(
+                    _history_table(dict(zip(columns, values, strict=True)), schema, rows), rows
+                )
 
 
 def _encodings(names: Iterable[str], whole: Sequence[str]) -> dict[str, Any]:
     """Differences for whole numbers; the bytes of the others apart from each other, as those at the end are often 0."""
-    chosen = {name: "DELTA_BINARY_PACKED" if name in whole else "BYTE_STREAM_SPLIT" for name in names}
+    chosen = {
+        name: "DELTA_BINARY_PACKED" if name in whole else "BYTE_STREAM_SPLIT" for name in names
+    }
     return {**SMALL, "use_dictionary": False, "column_encoding": chosen, "write_statistics": False}
 
 
 def _is_whole(column: pd.Series[float]) -> bool:
     values = column.to_numpy(dtype=float)
-    return bool((np.isfinite(values) & (values == np.round(values)) & (np.abs(values) < 2**53)).all())
+    return bool(
+        (np.isfinite(values) & (values == np.round(values)) & (np.abs(values) < 2**53)).all()
+    )
 
 
 def _stack(histories: Sequence[pd.DataFrame], columns: int, rows: int) -> Array:
@@ -204,13 +257,19 @@ def _read_histories(path: Path, rows: Mapping[str, Sequence[Any]]) -> list[pd.Da
         for _, indices in sorted(members.items()):
             columns = pd.Index(json.loads(rows["columns"][indices[0]]))
             lengths = [rows["rows"][index] for index in indices]
-            values = _read_group(file, number, list(columns)) if sum(lengths) else np.empty((len(columns), 0))
+            values = (
+                _read_group(file, number, list(columns))
+                if sum(lengths)
+                else np.empty((len(columns), 0))
+            )
             number += bool(sum(lengths))
             if values.shape[1] != sum(lengths):
                 raise PackError("the histories have another number of rows than the runs say")
             ends = np.cumsum(lengths)
             for index, end, length in zip(indices, ends, lengths, strict=True):
-                histories[index] = pd.DataFrame(values[:, end - length : end].T, columns=columns, copy=False)
+                histories[index] = pd.DataFrame(
+                    values[:, end - length : end].T, columns=columns, copy=False
+                )
     return [histories[index] for index in range(len(rows["run"]))]
 
 
@@ -223,7 +282,7 @@ def _read_group(file: Any, number: int, columns: list[str]) -> Array:
     return values
 
 
-# -- the paths of models with two parameters ---------------------------------------------------------------------------
+# -- the paths of models with two parameters -------------------------------------------------------
 
 
 def _walks_table(walks: Mapping[int, pd.DataFrame]) -> pa.Table:
@@ -235,4 +294,7 @@ def _read_walks(path: Path) -> dict[int, pd.DataFrame]:
     if not path.exists():
         return {}
     frame = parquet.read_table(path).to_pandas()
-    return {int(index): walk.drop(columns="run").reset_index(drop=True) for index, walk in frame.groupby("run")}
+    return {
+        int(index): walk.drop(columns="run").reset_index(drop=True)
+        for index, walk in frame.groupby("run")
+    }

@@ -45,7 +45,10 @@ class Memory:
         try:
             for section in sections[1:]:
                 config |= self._section(section)
-        except (yaml.YAMLError, TypeError):  # an alias of another section, or text that only looked like a key
+        except (
+            yaml.YAMLError,
+            TypeError,
+        ):  # an alias of another section, or text that only looked like a key
             return yaml.load(text, Loader=LOADER)
         return config
 
@@ -162,7 +165,9 @@ def _parse_carefully(content: bytes) -> pd.DataFrame:
     try:
         return pd.read_csv(io.BytesIO(content), dtype=float, index_col=False)
     except (ValueError, pd.errors.ParserError) as error:
-        raise DamagedRunError(f"history.csv is not a table of numbers ({first_line(error)})") from error
+        raise DamagedRunError(
+            f"history.csv is not a table of numbers ({first_line(error)})"
+        ) from error
 
 
 def _make_room(known: dict[str, dict[str, Any]]) -> None:

@@ -11,7 +11,10 @@ from typing import Any
 import pandas as pd
 
 FINISHED = ("done", "target")
-VALUED = (*FINISHED, "timeout")  # a run stopped by its limit of seconds has used up its budget: its last value counts
+VALUED = (
+    *FINISHED,
+    "timeout",
+)  # a run stopped by its limit of seconds has used up its budget: its last value counts
 TRAINED = (*VALUED, "diverged")
 UNFINISHED = "unfinished: no summary.json, so the run is still going or was killed"
 HISTORY_COLUMNS = ("step", "seconds", "loss", "grad_equivalents")
@@ -34,11 +37,13 @@ class Run:
     """One training as its record tells it. Parts of `config` and `environment` may be shared between runs: read only.
 
     Attributes:
-        path: the run's directory; of a run from an archive, where it would stand beneath the archive's folder.
+        path: the run's directory; of a run from an archive, where it would stand beneath the
+            archive's folder.
         status: a word of `suite.results.status`; `interrupted` while there is no summary.
         summary: empty while the run has not ended.
         history: a row per logged step.
-        written: when its record was completed, in seconds since 1970; the later one of two repeats is kept.
+        written: when its record was completed, in seconds since 1970; the later one of two repeats
+            is kept.
         walk: the points of path.csv where they do not stand in the directory.
     """
 
@@ -107,9 +112,13 @@ def status_of(summary: Mapping[str, Any]) -> str:
 
 def as_number(value: object) -> float:
     """A float, or NaN for anything that is not a plain number."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    return (
+        float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    )
 
 
 def plain(value: object) -> str:
     """Text on one line, without control characters that a terminal would obey."""
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in str(value)).split())
+    return " ".join(
+        "".join(letter if letter.isprintable() else " " for letter in str(value)).split()
+    )

@@ -18,9 +18,17 @@ class Status(StrEnum):
     @property
     def final(self) -> bool:
         """Whether the same run, asked for again, is skipped: it would end the same way."""
-        return self in {Status.DONE, Status.TARGET, Status.DIVERGED, Status.TIMEOUT, Status.UNSUPPORTED}
+        return self in {
+            Status.DONE,
+            Status.TARGET,
+            Status.DIVERGED,
+            Status.TIMEOUT,
+            Status.UNSUPPORTED,
+        }
 
     @property
     def exit_code(self) -> int:
         """What a single run's process ends with."""
-        return {Status.UNSUPPORTED: 2, Status.OOM: 1, Status.ERROR: 1, Status.INTERRUPTED: 130}.get(self, 0)
+        return {Status.UNSUPPORTED: 2, Status.OOM: 1, Status.ERROR: 1, Status.INTERRUPTED: 130}.get(
+            self, 0
+        )

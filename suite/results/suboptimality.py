@@ -12,7 +12,11 @@ import pandas as pd
 METRIC = "gap"
 ROUND_OFF = 1e-12  # of the largest gap: what is flat below is round-off
 COLUMN = f"val/{METRIC}"
-EPS = {"float64": float(np.finfo(np.float64).eps), "float32": float(np.finfo(np.float32).eps), "bf16": 2.0**-8}
+EPS = {
+    "float64": float(np.finfo(np.float64).eps),
+    "float32": float(np.finfo(np.float32).eps),
+    "bf16": 2.0**-8,
+}
 
 Array = npt.NDArray[np.float64]
 
@@ -30,10 +34,11 @@ class Gaps:
 def gap_sequence(history: pd.DataFrame, eps: float) -> Gaps | None:
     """The gaps of one run; None where there are fewer than two.
 
-    The metric is evaluated every so many steps only, but the loss that is logged with step k+1 is `f(x_k)` where it is
-    exact: then `loss - f*` fills in what the evaluations leave out. It is exact if `loss - gap`, wherever both are
-    known of one point, is the same number, f*; the pair with the smallest gap tells f* best. A loss with noise, or of
-    a mini-batch, leaves the evaluations alone.
+    The metric is evaluated every so many steps only, but the loss that is logged with step k+1 is
+    `f(x_k)` where it is exact: then `loss - f*` fills in what the evaluations leave out. It is
+    exact if `loss - gap`, wherever both are known of one point, is the same number, f*; the pair
+    with the smallest gap tells f* best. A loss with noise, or of a mini-batch, leaves the
+    evaluations alone.
     """
     if COLUMN not in history:
         return None
@@ -47,7 +52,11 @@ def gap_sequence(history: pd.DataFrame, eps: float) -> Gaps | None:
     steps, values = known.index.to_numpy(dtype=float), known.to_numpy(dtype=float)
     if len(steps) < 2:
         return None
-    calls = np.interp(steps, history["step"].to_numpy(dtype=float), history["grad_equivalents"].to_numpy(dtype=float))
+    calls = np.interp(
+        steps,
+        history["step"].to_numpy(dtype=float),
+        history["grad_equivalents"].to_numpy(dtype=float),
+    )
     return Gaps(steps, calls, values, minimum or 0.0)
 
 

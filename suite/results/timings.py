@@ -12,8 +12,17 @@ from suite.config import task_file
 from suite.config.instantiate import DESCRIPTIVE
 from suite.files import digest, to_json, write_atomically
 
-SPEED = ("precision", "compile", "accumulate", "clip_grad_norm")  # settings beside optimizer and task that cost time
-LENGTH = ("steps", "target", "eval_every")  # settings of a task that say how long it runs, not how long a step takes
+SPEED = (
+    "precision",
+    "compile",
+    "accumulate",
+    "clip_grad_norm",
+)  # settings beside optimizer and task that cost time
+LENGTH = (
+    "steps",
+    "target",
+    "eval_every",
+)  # settings of a task that say how long it runs, not how long a step takes
 
 
 Place = tuple[str, str]  # the key of the settings, and the hardware
@@ -32,7 +41,8 @@ class Timing:
         command: what repeats it.
         steps: the number of steps that a window's mean is over.
         first: how many steps were taken before those; 0 where a window begins where a run does.
-        period: the number of steps after which refreshes repeat; a window that is shorter than a run has whole ones.
+        period: the number of steps after which refreshes repeat; a window that is shorter than a
+            run has whole ones.
         others: how many cores other processes kept busy meanwhile; None where nobody can tell.
         shared: whether that was enough to doubt the figures.
     """
@@ -64,7 +74,11 @@ class Timing:
     @property
     def spread(self) -> float:
         """The largest window's mean step over the smallest one's."""
-        return max(self.windows) / min(self.windows) if self.windows and min(self.windows) > 0 else float("inf")
+        return (
+            max(self.windows) / min(self.windows)
+            if self.windows and min(self.windows) > 0
+            else float("inf")
+        )
 
 
 Timings = Mapping[Place, Timing]
@@ -73,14 +87,23 @@ Timings = Mapping[Place, Timing]
 def speed_key(config: Mapping[str, Any]) -> str:
     """8 hex digits over what a step's seconds depend on beside the hardware, from a recorded configuration.
 
-    Of the device it is the kind that counts; a timing holds on its own hardware alone (`Timing.place`).
+    Of the device it is the kind that counts; a timing holds on its own hardware alone
+    (`Timing.place`).
     """
-    task = {name: value for name, value in task_file.identifying(config["task"]).items() if name not in LENGTH}
-    optimizer = {name: value for name, value in config["optimizer"].items() if name not in DESCRIPTIVE}
+    task = {
+        name: value
+        for name, value in task_file.identifying(config["task"]).items()
+        if name not in LENGTH
+    }
+    optimizer = {
+        name: value for name, value in config["optimizer"].items() if name not in DESCRIPTIVE
+    }
     rest = {name: config.get(name) for name in SPEED}
     if (ranks := config.get("world_size") or 1) > 1:
         rest["world_size"] = ranks
-    return digest({"task": task, "optimizer": optimizer, "kind": str(config.get("device", "cpu")), **rest})
+    return digest(
+        {"task": task, "optimizer": optimizer, "kind": str(config.get("device", "cpu")), **rest}
+    )
 
 
 def placed(timings: Iterable[Timing]) -> dict[Place, Timing]:
@@ -104,7 +127,9 @@ def store(timing: Timing, folder: Path) -> Path:
 
 def load(folder: Path) -> dict[Place, Timing]:
     """All stored timings by what they hold for; a file that cannot be read is left out."""
-    return placed(found for path in sorted(folder.glob("*/*/*.json")) if (found := _read(path)) is not None)
+    return placed(
+        found for path in sorted(folder.glob("*/*/*.json")) if (found := _read(path)) is not None
+    )
 
 
 def from_json(content: Mapping[str, Any]) -> Timing:

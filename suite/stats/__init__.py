@@ -1,7 +1,8 @@
 """The statistics of the suite: pure functions of arrays and frames. docs/statistics.md says how to read each of them.
 
-`times` is a frame with a row a problem and a column a solver; `inf` = target not reached, NaN = not run. `scores` is
-the same with values that are better when larger, unless `mode="min"`. One value has no interval: None or NaN, no guess.
+`times` is a frame with a row a problem and a column a solver; `inf` = target not reached, NaN = not
+run. `scores` is the same with values that are better when larger, unless `mode="min"`. One value
+has no interval: None or NaN, no guess.
 """
 
 from suite.stats.algoperf import study_time, with_held_out
@@ -14,7 +15,12 @@ from suite.stats.bootstrap import (
     told_from_best,
 )
 from suite.stats.budgets import budget_curve, expected_best
-from suite.stats.improvement import Improvement, improvement_interval, mean_improvement, probability_of_improvement
+from suite.stats.improvement import (
+    Improvement,
+    improvement_interval,
+    mean_improvement,
+    probability_of_improvement,
+)
 from suite.stats.profile_bands import profile_band, score_interval
 from suite.stats.profiles import (
     at,
@@ -39,7 +45,12 @@ from suite.stats.ranks import (
     wilcoxon_holm,
 )
 from suite.stats.ratios import Ratio, ratio_interval
-from suite.stats.running_time import expected_running_time, median_with_failures, simulated_restarts, time_to_target
+from suite.stats.running_time import (
+    expected_running_time,
+    median_with_failures,
+    simulated_restarts,
+    time_to_target,
+)
 from suite.stats.sensitivity import (
     GoodShare,
     RateSensitivity,

@@ -17,7 +17,8 @@ WITHIN = 4.0
 def study_time(studies: Iterable[Iterable[float]]) -> float:
     """The time that counts on a workload: the median over studies of the fastest trial of each; `inf` = not reached.
 
-    Source: AlgoPerf's documentation, "External tuning ruleset"; a study is 5 trials there, of 5 studies (3 later).
+    Source: AlgoPerf's documentation, "External tuning ruleset"; a study is 5 trials there, of 5
+    studies (3 later).
     """
     fastest = [float(sample(trials, "a study's trials").min()) for trials in studies]
     if not fastest:
@@ -26,24 +27,30 @@ def study_time(studies: Iterable[Iterable[float]]) -> float:
 
 
 def with_held_out(
-    times: pd.DataFrame, held_out: pd.DataFrame, base_of: Mapping[Any, Any], *, within: float = WITHIN
+    times: pd.DataFrame,
+    held_out: pd.DataFrame,
+    base_of: Mapping[Any, Any],
+    *,
+    within: float = WITHIN,
 ) -> pd.DataFrame:
     """Times on the base problems after AlgoPerf's rules for held-out variants: what does not meet them is `inf`.
 
-    For a finite time a solver has to (1) reach the target on the base problem, (2) in at most `within` times the best
-    time on it, (3) reach the target on its held-out variant, (4) in at most `within` times the best time on that, where
-    only solvers that reached the base problem's target are looked at. A base problem without a variant needs 1 and 2.
+    For a finite time a solver has to (1) reach the target on the base problem, (2) in at most
+    `within` times the best time on it, (3) reach the target on its held-out variant, (4) in at most
+    `within` times the best time on that, where only solvers that reached the base problem's target
+    are looked at. A base problem without a variant needs 1 and 2.
 
     Args:
-        times: a row a base problem, a column a solver; `inf` = not reached; NaN, not run, counts as that here.
+        times: a row a base problem, a column a solver; `inf` = not reached; NaN, not run, counts as
+            that here.
         held_out: a row a variant, the same columns.
         base_of: the base problem of each variant.
 
     Raises:
         ValueError: a variant without a base problem, or other solvers.
 
-    Source: AlgoPerf's documentation, "Using held-out workloads in scoring". The code of its first competition (2024)
-    applied rule 4 without its second half; today's applies it as here.
+    Source: AlgoPerf's documentation, "Using held-out workloads in scoring". The code of its first
+    competition (2024) applied rule 4 without its second half; today's applies it as here.
     """
     base, variants = times_frame(times), times_frame(held_out, "held_out")
     _require_fit(base, variants, base_of)
@@ -52,7 +59,9 @@ def with_held_out(
         variants.loc[name] = variants.loc[name].mask(np.isinf(base.loc[base_of[name]]), math.inf)
     base, variants = _near_the_best(base, within), _near_the_best(variants, within)
     for name in variants.index:
-        base.loc[base_of[name]] = base.loc[base_of[name]].mask(np.isinf(variants.loc[name]), math.inf)
+        base.loc[base_of[name]] = base.loc[base_of[name]].mask(
+            np.isinf(variants.loc[name]), math.inf
+        )
     return base
 
 

@@ -25,14 +25,17 @@ def mean_std(values: Sequence[float]) -> tuple[float, float]:
         return math.nan, math.nan
     largest = float(np.abs(array).max())
     unit = largest if SQUARABLE < largest < math.inf else 1.0
-    return float(array.mean()), unit * float((array / unit).std(ddof=1)) if array.size > 1 else math.nan
+    return float(array.mean()), unit * float(
+        (array / unit).std(ddof=1)
+    ) if array.size > 1 else math.nan
 
 
 def interquartile_mean(values: Iterable[float]) -> float:
     """IQM: the mean of the middle half, without the floor(n / 4) smallest and as many largest values.
 
-    Less moved by outliers than the mean, less wasteful than the median. Fewer than four values are all kept: their IQM
-    is their mean. Source: Agarwal et al. (2021), section 4.3; the whole numbers cut are those of rliable.
+    Less moved by outliers than the mean, less wasteful than the median. Fewer than four values are
+    all kept: their IQM is their mean. Source: Agarwal et al. (2021), section 4.3; the whole numbers
+    cut are those of rliable.
     """
     return float(trim_mean(sample(values), 0.25))
 
@@ -49,22 +52,24 @@ def bootstrap_interval(
 ) -> tuple[float, float] | None:
     """Percentile bootstrap interval of a statistic; None for fewer than two values, which say nothing about spread.
 
-    The statistic of `draws` samples drawn with replacement, cut at (1 - level) / 2 on both sides. With few values it is
-    too narrow: measured coverage of the nominal 95 % for the mean of normal values is 76 % for 3 values, 84 % for 5,
-    90 % for 10, 92 % for 20 and 94 % for 30; of skewed ones it is less (docs/statistics.md). `expanded` cuts further
-    out: 76, 92, 95, 94 and 95 %. No resample of three values leaves their range, so that nothing helps there; a verdict
-    between two methods belongs to `ratio_interval`.
+    The statistic of `draws` samples drawn with replacement, cut at (1 - level) / 2 on both sides.
+    With few values it is too narrow: measured coverage of the nominal 95 % for the mean of normal
+    values is 76 % for 3 values, 84 % for 5, 90 % for 10, 92 % for 20 and 94 % for 30; of skewed
+    ones it is less (docs/statistics.md). `expanded` cuts further out: 76, 92, 95, 94 and 95 %. No
+    resample of three values leaves their range, so that nothing helps there; a verdict between two
+    methods belongs to `ratio_interval`.
 
     Args:
         values: what is resampled; infinities are carried, and a bound is then a drawn value.
         statistic: of one sample, a vector; the mean where it is not named.
         level: the share of samples whose interval should hold the truth.
-        strata: a label for each value, e.g. its task; drawing stays within a label (Agarwal et al. 2021, section 4.1).
-            None if no stratum has two values.
-        expanded: the expanded percentile interval (Hesterberg 2015, section 5.3), with n the size of the smallest
-            stratum that has more than one value.
+        strata: a label for each value, e.g. its task; drawing stays within a label (Agarwal et al.
+            2021, section 4.1). None if no stratum has two values.
+        expanded: the expanded percentile interval (Hesterberg 2015, section 5.3), with n the size
+            of the smallest stratum that has more than one value.
 
-    Cost: `draws` evaluations of the statistic; the mean, the median and the IQM of 2,000 draws take milliseconds.
+    Cost: `draws` evaluations of the statistic; the mean, the median and the IQM of 2,000 draws take
+    milliseconds.
     """
     array = numbers(values)
     require_level(level)
@@ -89,7 +94,11 @@ def resamples(
     if max((len(members) for members in groups), default=0) < 2:
         return None
     return np.concatenate(
-        [members[generator.integers(len(members), size=(draws, len(members)))] for members in groups], 1
+        [
+            members[generator.integers(len(members), size=(draws, len(members)))]
+            for members in groups
+        ],
+        1,
     )
 
 
@@ -99,7 +108,10 @@ def interval_of(drawn: Array, level: float = LEVEL) -> tuple[float, float]:
     if np.isfinite(drawn).all():
         low, high = np.quantile(drawn, tails)
     else:
-        low, high = np.quantile(drawn, tails[0], method="lower"), np.quantile(drawn, tails[1], method="higher")
+        low, high = (
+            np.quantile(drawn, tails[0], method="lower"),
+            np.quantile(drawn, tails[1], method="higher"),
+        )
     return float(low), float(high)
 
 
@@ -113,15 +125,17 @@ def curve_band(
 ) -> pd.DataFrame:
     """The typical curve over runs with its pointwise bootstrap band: columns `centre`, `low`, `high`.
 
-    Whole runs are redrawn, the same at every step, so that the band is as smooth as the curves. Each point is covered
-    at the level, not the whole curve at once. A NaN is a run that has no value there: it is left out of that step.
+    Whole runs are redrawn, the same at every step, so that the band is as smooth as the curves.
+    Each point is covered at the level, not the whole curve at once. A NaN is a run that has no
+    value there: it is left out of that step.
 
     Args:
         curves: a row a step, a column a run.
         statistic: of the values at one step; the median where it is not named.
 
     Returns:
-        A frame with the index of `curves`; `low` and `high` are NaN where fewer than two runs have a value.
+        A frame with the index of `curves`; `low` and `high` are NaN where fewer than two runs have
+        a value.
     """
     require_level(level)
     if curves.empty:
@@ -135,7 +149,11 @@ def curve_band(
             chosen = resamples(int(pattern.sum()), draws=draws, seed=seed)
             for row in rows:
                 values = table[row, pattern]
-                bounds = interval_of(_statistics(values[chosen], middle), level) if chosen is not None else ()
+                bounds = (
+                    interval_of(_statistics(values[chosen], middle), level)
+                    if chosen is not None
+                    else ()
+                )
                 band[row, : 1 + len(bounds)] = [_statistics(values[None], middle)[0], *bounds]
     return pd.DataFrame(band, index=curves.index, columns=["centre", "low", "high"])
 

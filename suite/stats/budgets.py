@@ -14,31 +14,40 @@ from suite.stats.checks import Array, numbers, require_draws, require_level, req
 
 
 def expected_best(
-    values: Iterable[float], k: int, mode: str = "max", *, replace: bool = True, worst: float | None = None
+    values: Iterable[float],
+    k: int,
+    mode: str = "max",
+    *,
+    replace: bool = True,
+    worst: float | None = None,
 ) -> float:
     """The expected best of k trials drawn from the n that were made.
 
-    E[V*_k] = sum_i v_(i) (F_i - F_(i-1)), with F_i = (i / n)^k the chance that all of k draws with replacement are
-    among the i worst; without replacement F_i = C(i, k) / C(n, k). The first is Dodge's, biased towards worse values
-    for k near n (at k = n it expects less than the best of the n); the second is Tang's unbiased U-statistic.
+    E[V*_k] = sum_i v_(i) (F_i - F_(i-1)), with F_i = (i / n)^k the chance that all of k draws with
+    replacement are among the i worst; without replacement F_i = C(i, k) / C(n, k). The first is
+    Dodge's, biased towards worse values for k near n (at k = n it expects less than the best of the
+    n); the second is Tang's unbiased U-statistic.
 
-    The trials must be exchangeable: random or quasi-random search, not one that learns from its trials.
+    The trials must be exchangeable: random or quasi-random search, not one that learns from its
+    trials.
 
     Args:
         values: a value a trial; NaN, or the infinity on the bad side, is a failed trial.
         k: the budget, 1 to n.
         mode: `max` where larger is better, else `min`.
         replace: whether draws are with replacement.
-        worst: what a failed trial is worth, e.g. the value before training; that of the worst trial that did not fail
-            where it is not named. A failure is drawn like every other trial.
+        worst: what a failed trial is worth, e.g. the value before training; that of the worst trial
+            that did not fail where it is not named. A failure is drawn like every other trial.
 
     Returns:
-        The expectation; the infinity on the bad side where all trials failed and `worst` is not named.
+        The expectation; the infinity on the bad side where all trials failed and `worst` is not
+        named.
 
     Raises:
         ValueError: no trial, k outside 1 ... n, a trial that is infinitely good.
 
-    Source: Dodge et al. (2019), section 3.2, the equation for E[V*_n | n]; Tang et al. (2020), section 4.
+    Source: Dodge et al. (2019), section 3.2, the equation for E[V*_n | n]; Tang et al. (2020),
+    section 4.
     """
     ordered = _ordered(values, mode, worst)
     return _signed(_expected(_weights(ordered.size, k, replace), ordered), mode)
@@ -57,16 +66,17 @@ def budget_curve(
 ) -> pd.DataFrame:
     """The expected best after each budget, with its bootstrap interval.
 
-    The interval redraws the trials. It is fair for k well below n and far too narrow near n, where it cannot exceed the
-    best trial that was made (Tang et al. 2020; measured in docs/statistics.md): read the left half of a budget curve.
+    The interval redraws the trials. It is fair for k well below n and far too narrow near n, where
+    it cannot exceed the best trial that was made (Tang et al. 2020; measured in
+    docs/statistics.md): read the left half of a budget curve.
 
     Args:
         values, mode, replace, worst: as for `expected_best`.
         budgets: the k's; 1 to n where they are not named.
 
     Returns:
-        Index `trials`; columns `expected`, `std` (of the best of k trials: the luck of one search; Dodge's error bars),
-        `low`, `high` (of `expected`; NaN for a single trial).
+        Index `trials`; columns `expected`, `std` (of the best of k trials: the luck of one search;
+        Dodge's error bars), `low`, `high` (of `expected`; NaN for a single trial).
     """
     require_level(level)
     require_draws(draws)
@@ -75,19 +85,26 @@ def budget_curve(
     weights = [_weights(ordered.size, k, replace) for k in chosen]
     expected = np.array([_expected(row, ordered) for row in weights])
     table = pd.DataFrame({"expected": expected}, index=pd.Index(chosen, name="trials"))
-    table["std"] = [_spread(row, ordered, mean) for row, mean in zip(weights, expected, strict=True)]
+    table["std"] = [
+        _spread(row, ordered, mean) for row, mean in zip(weights, expected, strict=True)
+    ]
     low, high = _bounds(ordered, np.array(weights), level, draws, seed)
     if mode == "min":
         expected, low, high = -expected, -high, -low
     return table.assign(expected=expected, low=low, high=high)
 
 
-def _bounds(ordered: Array, weights: Array, level: float, draws: int, seed: int) -> tuple[Array, Array]:
+def _bounds(
+    ordered: Array, weights: Array, level: float, draws: int, seed: int
+) -> tuple[Array, Array]:
     if ordered.size < 2 or not np.isfinite(ordered).all():
         nothing = np.full(len(weights), math.nan)
         return nothing, nothing
     generator = np.random.default_rng(seed)
-    drawn = np.sort(ordered[generator.integers(ordered.size, size=(draws, ordered.size))], axis=1) @ weights.T
+    drawn = (
+        np.sort(ordered[generator.integers(ordered.size, size=(draws, ordered.size))], axis=1)
+        @ weights.T
+    )
     low, high = np.array([interval_of(column, level) for column in drawn.T]).T
     return low, high
 
@@ -100,7 +117,9 @@ def _ordered(values: Iterable[float], mode: str, worst: float | None) -> Array:
         raise ValueError("values is empty: an expected best needs at least one trial")
     turned = array if mode == "max" else -array
     if (turned == math.inf).any():
-        raise ValueError("a trial is infinitely good: give a failure as NaN or as the infinity on the bad side")
+        raise ValueError(
+            "a trial is infinitely good: give a failure as NaN or as the infinity on the bad side"
+        )
     failed = ~np.isfinite(turned)
     if worst is not None:
         stand_in = _signed(worst, mode)
@@ -118,7 +137,9 @@ def _weights(n: int, k: int, replace: bool) -> Array:
         return np.diff((places / n) ** k)
     chance = np.zeros(n + 1)
     high = places[int(k) :]
-    chance[int(k) :] = np.exp(gammaln(high + 1) - gammaln(high - k + 1) - gammaln(n + 1) + gammaln(n - k + 1))
+    chance[int(k) :] = np.exp(
+        gammaln(high + 1) - gammaln(high - k + 1) - gammaln(n + 1) + gammaln(n - k + 1)
+    )
     return np.diff(chance)
 
 

@@ -39,20 +39,26 @@ def sample(values: Iterable[float], name: str = "values") -> Array:
     if not array.size:
         raise ValueError(f"{name} is empty: give a value for each run")
     if np.isnan(array).any():
-        raise ValueError(f"{name} holds NaN: leave out what was not run, and give a failure as an infinite cost")
+        raise ValueError(
+            f"{name} holds NaN: leave out what was not run, and give a failure as an infinite cost"
+        )
     return array
 
 
 def numbers(values: Iterable[float]) -> Array:
     """Whatever holds numbers, as a float64 vector."""
-    return np.asarray(values if isinstance(values, np.ndarray | pd.Series) else list(values), dtype=np.float64).ravel()
+    return np.asarray(
+        values if isinstance(values, np.ndarray | pd.Series) else list(values), dtype=np.float64
+    ).ravel()
 
 
 def costs(values: Iterable[float], name: str = "costs") -> Array:
     """Positive costs as a vector; `inf` stands for a failure."""
     array = sample(values, name)
     if (array <= 0).any():
-        raise ValueError(f"{name} must be positive, got {array.min():g}: a ratio of costs has no meaning at zero")
+        raise ValueError(
+            f"{name} must be positive, got {array.min():g}: a ratio of costs has no meaning at zero"
+        )
     return array
 
 
@@ -65,7 +71,9 @@ def times_frame(times: Any, name: str = "times", *, solvers: int = 1) -> pd.Data
     if not isinstance(times, pd.DataFrame):
         raise ValueError(f"{name} must be a pandas DataFrame: a row a problem, a column a solver")
     if times.empty:
-        raise ValueError(f"{name} is empty: it needs a row for each problem and a column for each solver")
+        raise ValueError(
+            f"{name} is empty: it needs a row for each problem and a column for each solver"
+        )
     if times.shape[1] < solvers:
         raise ValueError(f"{name} needs at least {solvers} solvers (columns), got {times.shape[1]}")
     if not times.columns.is_unique:
@@ -75,5 +83,7 @@ def times_frame(times: Any, name: str = "times", *, solvers: int = 1) -> pd.Data
     if frame.empty:
         raise ValueError(f"{name} holds nothing but NaN (not run)")
     if (frame < 0).to_numpy().any():
-        raise ValueError(f"{name} must not be negative; give `inf` for a target that was not reached")
+        raise ValueError(
+            f"{name} must not be negative; give `inf` for a target that was not reached"
+        )
     return frame

@@ -24,8 +24,8 @@ class Improvement(NamedTuple):
 def probability_of_improvement(a: Iterable[float], b: Iterable[float], mode: str = "max") -> float:
     """P(A beats B): the share of pairs, one run of A and one of B, in which A is better; ties count half.
 
-    P = U / (n m), with U the Mann-Whitney statistic. 1/2 says that neither is better more often; it says nothing of by
-    how much. Infinities are ordinary values here: two failures are a tie.
+    P = U / (n m), with U the Mann-Whitney statistic. 1/2 says that neither is better more often; it
+    says nothing of by how much. Infinities are ordinary values here: two failures are a tie.
 
     Args:
         a, b: a value a run.
@@ -50,8 +50,9 @@ def mean_improvement(
 ) -> Improvement:
     """P(A beats B) averaged over the problems that both ran, with a bootstrap interval stratified by problem.
 
-    Runs are redrawn within each problem and method; every problem counts the same. The interval is NaN where no problem
-    has two runs of both. With three to five runs it is a percentile bootstrap of few values and is too narrow.
+    Runs are redrawn within each problem and method; every problem counts the same. The interval is
+    NaN where no problem has two runs of both. With three to five runs it is a percentile bootstrap
+    of few values and is too narrow.
 
     Args:
         a, b: the values of each problem's runs, by problem.
@@ -66,13 +67,20 @@ def mean_improvement(
     require_draws(draws)
     shared = [problem for problem in a if problem in b]
     if not shared:
-        raise ValueError("no problem was run by both: a and b need the values of each problem under the same names")
-    pairs = [(sample(a[problem], f"a[{problem}]"), sample(b[problem], f"b[{problem}]")) for problem in shared]
+        raise ValueError(
+            "no problem was run by both: a and b need the values of each problem under the same names"
+        )
+    pairs = [
+        (sample(a[problem], f"a[{problem}]"), sample(b[problem], f"b[{problem}]"))
+        for problem in shared
+    ]
     centre = float(np.mean([probability_of_improvement(*pair, mode) for pair in pairs]))
     if max(min(len(first), len(second)) for first, second in pairs) < 2:
         return Improvement(centre, np.nan, np.nan, len(shared))
     generator = np.random.default_rng(seed)
-    drawn = np.mean([_wins(*(_redrawn(part, draws, generator) for part in pair)) for pair in pairs], axis=0)
+    drawn = np.mean(
+        [_wins(*(_redrawn(part, draws, generator) for part in pair)) for pair in pairs], axis=0
+    )
     low, high = interval_of(drawn if mode == "max" else 1 - drawn, level)
     return Improvement(centre, low, high, len(shared))
 

@@ -27,37 +27,48 @@ def profile_band(
 ) -> pd.DataFrame:
     """The performance profile of the medians over seeds, with its stratified bootstrap band.
 
-    Runs are redrawn within each (problem, solver), the medians and the profile made anew; the band holds the middle
-    `level` of the redrawn shares at each tau. The problems stay: the band says what other seeds would have shown on
-    these problems, not what other problems would. Pointwise, and with 3 to 5 seeds too narrow, as every
-    percentile bootstrap.
+    Runs are redrawn within each (problem, solver), the medians and the profile made anew; the band
+    holds the middle `level` of the redrawn shares at each tau. The problems stay: the band says
+    what other seeds would have shown on these problems, not what other problems would. Pointwise,
+    and with 3 to 5 seeds too narrow, as every percentile bootstrap.
 
     Args:
         runs: a row a run, columns `problem`, `solver`, `time` (`inf` = not reached).
         taus: where; the steps of the profile where they are not named.
 
     Returns:
-        Index `tau`; columns (solver, `share`), (solver, `low`), (solver, `high`), the bounds NaN if no cell of that
-        solver has two runs. Cost: draws x problems x solvers x taus comparisons.
+        Index `tau`; columns (solver, `share`), (solver, `low`), (solver, `high`), the bounds NaN if
+        no cell of that solver has two runs. Cost: draws x problems x solvers x taus comparisons.
 
-    Source: Agarwal et al. (2021), section 4.1 for the strata; Dolan and More (2002) for the profile.
+    Source: Agarwal et al. (2021), section 4.1 for the strata; Dolan and More (2002) for the
+    profile.
     """
     cells = _cells(runs)
     centre = performance_profile(_medians(cells))
     grid = np.asarray(centre.index if taus is None else list(taus), dtype=float)
     ratios = _redrawn_ratios(cells, centre, level, draws, seed)
     known = np.maximum((~np.isnan(ratios)).sum(axis=1), 1)
-    shares = np.stack([(ratios <= tau).sum(axis=1) / known for tau in grid])  # (taus, draws, solvers)
+    shares = np.stack(
+        [(ratios <= tau).sum(axis=1) / known for tau in grid]
+    )  # (taus, draws, solvers)
     columns: dict[tuple[Any, str], Any] = {}
     for place, name in enumerate(centre.columns):
         columns[name, "share"] = at(centre, grid)[name].to_numpy()
-        bounds = [interval_of(row, level) if _repeated(cells, name) else (math.nan,) * 2 for row in shares[:, :, place]]
+        bounds = [
+            interval_of(row, level) if _repeated(cells, name) else (math.nan,) * 2
+            for row in shares[:, :, place]
+        ]
         columns[name, "low"], columns[name, "high"] = zip(*bounds, strict=True)
     return pd.DataFrame(columns, index=pd.Index(grid, name="tau"))
 
 
 def score_interval(
-    runs: pd.DataFrame, tau_max: float = 4.0, *, level: float = LEVEL, draws: int = DRAWS, seed: int = 0
+    runs: pd.DataFrame,
+    tau_max: float = 4.0,
+    *,
+    level: float = LEVEL,
+    draws: int = DRAWS,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """The score of each solver's profile (`profile_score` of the medians) with its stratified bootstrap interval.
 
@@ -65,7 +76,8 @@ def score_interval(
         runs: as for `profile_band`.
 
     Returns:
-        A row a solver, columns `score`, `low`, `high`; NaN bounds if no cell of that solver has two runs.
+        A row a solver, columns `score`, `low`, `high`; NaN bounds if no cell of that solver has two
+        runs.
     """
     cells = _cells(runs)
     scores = profile_score(_medians(cells), tau_max)
@@ -83,7 +95,9 @@ def score_interval(
 def _cells(runs: pd.DataFrame) -> Cells:
     missing = [name for name in COLUMNS if name not in runs]
     if missing or runs.empty:
-        raise ValueError(f"runs needs a row a run and the columns {', '.join(COLUMNS)}; missing: {missing or 'rows'}")
+        raise ValueError(
+            f"runs needs a row a run and the columns {', '.join(COLUMNS)}; missing: {missing or 'rows'}"
+        )
     known = runs.dropna(subset=["time"])
     if (known["time"] < 0).any():
         raise ValueError("times must not be negative; give `inf` for a target that was not reached")

@@ -20,7 +20,8 @@ class Friedman(NamedTuple):
 
     Attributes:
         statistic, p_value: chi-squared with k - 1 degrees of freedom.
-        f_statistic, f_p_value: Iman and Davenport's F with k - 1 and (k - 1)(n - 1); `inf` where all problems agree.
+        f_statistic, f_p_value: Iman and Davenport's F with k - 1 and (k - 1)(n - 1); `inf` where
+            all problems agree.
         ranks: the mean rank of each solver, 1 the best.
         problems: their number n.
     """
@@ -40,7 +41,8 @@ class Nemenyi(NamedTuple):
         ranks: the mean rank of each solver, ascending.
         difference: the critical difference.
         p_values: of every pair, adjusted for all of them.
-        groups: the largest groups whose ranks lie within the difference, by name: the bars of a diagram.
+        groups: the largest groups whose ranks lie within the difference, by name: the bars of a
+            diagram.
     """
 
     ranks: pd.Series
@@ -57,14 +59,16 @@ def mean_ranks(scores: pd.DataFrame, mode: str = "max") -> pd.Series:
 def friedman(scores: pd.DataFrame, tie_correction: bool = True, mode: str = "max") -> Friedman:
     """Do the solvers differ at all? Friedman's test on ranks within each problem, and Iman and Davenport's F.
 
-    chi2 = 12 n / (k (k + 1)) sum_j (R_j - (k + 1) / 2)^2 for mean ranks R_j of k solvers on n problems;
-    F = (n - 1) chi2 / (n (k - 1) - chi2). The tie correction divides chi2 by 1 - sum (t^3 - t) / (n k (k^2 - 1)) over
-    groups of t equal ranks; Demsar leaves it out, scipy applies it. Where nothing but ties is seen chi2 is 0.
+    chi2 = 12 n / (k (k + 1)) sum_j (R_j - (k + 1) / 2)^2 for mean ranks R_j of k solvers on n
+    problems; F = (n - 1) chi2 / (n (k - 1) - chi2). The tie correction divides chi2 by 1 - sum (t^3
+    - t) / (n k (k^2 - 1)) over groups of t equal ranks; Demsar leaves it out, scipy applies it.
+      Where nothing but ties is seen chi2 is 0.
 
     chi2 is too careful for few problems and solvers: prefer F. Ranks depend on who takes part.
 
     Args:
-        scores: a row a problem, a column a solver, complete; infinities are ranked: failures share the last rank.
+        scores: a row a problem, a column a solver, complete; infinities are ranked: failures share
+            the last rank.
         tie_correction: whether ties make chi2 larger, as they should.
         mode: `max` where larger is better, `min` for times.
 
@@ -90,11 +94,13 @@ def friedman(scores: pd.DataFrame, tie_correction: bool = True, mode: str = "max
 def critical_difference(k: int, n: int, alpha: float = 0.05) -> float:
     """CD = q_alpha sqrt(k (k + 1) / (6 n)): mean ranks of k solvers on n problems that lie further apart differ.
 
-    q_alpha is the upper quantile of the studentized range of k normal values over sqrt(2), computed, not from a table.
-    Source: Nemenyi (1963); Demsar (2006), section 3.2.2 and Table 5a.
+    q_alpha is the upper quantile of the studentized range of k normal values over sqrt(2),
+    computed, not from a table. Source: Nemenyi (1963); Demsar (2006), section 3.2.2 and Table 5a.
     """
     if k < 2 or n < 2:
-        raise ValueError(f"a critical difference needs at least 2 solvers and 2 problems, got k={k}, n={n}")
+        raise ValueError(
+            f"a critical difference needs at least 2 solvers and 2 problems, got k={k}, n={n}"
+        )
     _require_alpha(alpha)
     q = float(distributions.studentized_range.ppf(1 - alpha, k, math.inf)) / math.sqrt(2)
     return q * math.sqrt(k * (k + 1) / (6 * n))
@@ -103,21 +109,24 @@ def critical_difference(k: int, n: int, alpha: float = 0.05) -> float:
 def nemenyi(scores: pd.DataFrame, alpha: float = 0.05, mode: str = "max") -> Nemenyi:
     """Which pairs of solvers differ: Nemenyi's test on mean ranks, all pairs at once.
 
-    It asks for Friedman's test to be significant first, and has little power: that two solvers share a group says that
-    these problems do not tell them apart, not that they are equal.
+    It asks for Friedman's test to be significant first, and has little power: that two solvers
+    share a group says that these problems do not tell them apart, not that they are equal.
 
     Args:
         scores: as for `friedman`.
         alpha: the chance of any false difference.
 
-    Source: Demsar (2006), section 3.2.2; p-values as in scikit-posthocs' `posthoc_nemenyi_friedman`.
+    Source: Demsar (2006), section 3.2.2; p-values as in scikit-posthocs'
+    `posthoc_nemenyi_friedman`.
     """
     ranks = _ranks(scores, mode)
     n, k = ranks.shape
     difference = critical_difference(k, n, alpha)
     middles = ranks.mean().sort_values(kind="stable").rename("rank")
     apart = np.abs(np.subtract.outer(middles.to_numpy(), middles.to_numpy()))
-    p_values = distributions.studentized_range.sf(apart * math.sqrt(12 * n / (k * (k + 1))), k, math.inf)
+    p_values = distributions.studentized_range.sf(
+        apart * math.sqrt(12 * n / (k * (k + 1))), k, math.inf
+    )
     return Nemenyi(
         middles,
         difference,
@@ -149,26 +158,30 @@ def wilcoxon_holm(
 ) -> pd.DataFrame:
     """Signed-rank tests of pairs of solvers over problems, with Holm's correction for their number.
 
-    T = min(R+, R-), the smaller sum of ranks of |differences| over problems that speak for either; problems without a
-    difference, two failures among them, are split evenly. A failure outranks every finite difference. The p-value is
-    exact up to 100 problems, ties and all, and normal beyond that.
+    T = min(R+, R-), the smaller sum of ranks of |differences| over problems that speak for either;
+    problems without a difference, two failures among them, are split evenly. A failure outranks
+    every finite difference. The p-value is exact up to 100 problems, ties and all, and normal
+    beyond that.
 
     Args:
         scores: as for `friedman`.
         control: test only the pairs with this solver, for more power.
-        relative: ranks |log a - log b| instead of |a - b|: for times, whose scale differs between problems.
+        relative: ranks |log a - log b| instead of |a - b|: for times, whose scale differs between
+            problems.
 
     Returns:
-        A row a pair: `a`, `b`, `wins` (problems on which a is better), `losses`, `statistic` T, `p_value`, `adjusted`
-        (Holm), `differs` (adjusted <= alpha).
+        A row a pair: `a`, `b`, `wins` (problems on which a is better), `losses`, `statistic` T,
+        `p_value`, `adjusted` (Holm), `differs` (adjusted <= alpha).
 
-    Source: Wilcoxon (1945), Holm (1979); Demsar (2006), section 3.1.3, who ignores one of an odd number of ties;
-    Benavoli, Corani and Mangili (2016) for preferring it to Nemenyi's test.
+    Source: Wilcoxon (1945), Holm (1979); Demsar (2006), section 3.1.3, who ignores one of an odd
+    number of ties; Benavoli, Corani and Mangili (2016) for preferring it to Nemenyi's test.
     """
     frame = _complete(scores, mode)
     _require_alpha(alpha)
     if control is not None and control not in frame:
-        raise ValueError(f"control={control!r} is none of the solvers {', '.join(map(str, frame.columns))}")
+        raise ValueError(
+            f"control={control!r} is none of the solvers {', '.join(map(str, frame.columns))}"
+        )
     pairs = [pair for pair in combinations(frame.columns, 2) if control is None or control in pair]
     rows = [_tested(frame, a, b, mode, relative) for a, b in pairs]
     columns = ["a", "b", "wins", "losses", "statistic", "p_value"]
@@ -184,7 +197,9 @@ def holm(p_values: Array) -> Array:
     return np.asarray(multipletests(np.asarray(p_values, dtype=float), method="holm")[1])
 
 
-def _tested(frame: pd.DataFrame, a: Any, b: Any, mode: str, relative: bool) -> tuple[Any, Any, int, int, float, float]:
+def _tested(
+    frame: pd.DataFrame, a: Any, b: Any, mode: str, relative: bool
+) -> tuple[Any, Any, int, int, float, float]:
     differences = _differences(frame[a].to_numpy(), frame[b].to_numpy(), relative)
     better = differences if mode == "max" else -differences
     return (a, b, int((better > 0).sum()), int((better < 0).sum()), *_signed_rank(differences))
@@ -218,10 +233,16 @@ def _differences(a: Array, b: Array, relative: bool) -> Array:
     if relative and (min(a.min(), b.min()) <= 0):
         raise ValueError("relative=True needs positive times: log ratios are ranked")
     with np.errstate(invalid="ignore"):
-        found = np.where(a == b, 0.0, np.log(a) - np.log(b) if relative else a - b)  # two failures are a tie
+        found = np.where(
+            a == b, 0.0, np.log(a) - np.log(b) if relative else a - b
+        )  # two failures are a tie
     finite = found[np.isfinite(found)]
     size = float(np.abs(finite).max(initial=0.0))
-    scale = max(size, float(np.abs(np.concatenate([a, b])[np.isfinite([a, b]).ravel()]).max(initial=0.0)), 1e-300)
+    scale = max(
+        size,
+        float(np.abs(np.concatenate([a, b])[np.isfinite([a, b]).ravel()]).max(initial=0.0)),
+        1e-300,
+    )
     found = np.where(np.isfinite(found), np.round(found / scale, 12) * scale, found)
     return np.asarray(np.clip(found, -2 * size - 1, 2 * size + 1))
 
@@ -230,7 +251,9 @@ def _complete(scores: pd.DataFrame, mode: str) -> pd.DataFrame:
     require_mode(mode)
     if scores.shape[0] < 2 or scores.shape[1] < 2:
         rows, columns = scores.shape
-        raise ValueError(f"ranks need at least 2 problems (rows) and 2 solvers (columns), got {rows} and {columns}")
+        raise ValueError(
+            f"ranks need at least 2 problems (rows) and 2 solvers (columns), got {rows} and {columns}"
+        )
     if not scores.columns.is_unique:
         raise ValueError("scores names a solver twice")
     gaps = scores.index[scores.isna().any(axis=1)]

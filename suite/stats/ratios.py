@@ -20,8 +20,10 @@ class Ratio(NamedTuple):
     """A ratio of typical costs with its interval.
 
     Attributes:
-        ratio: A's cost over B's; 0 or `inf` where only one of them typically reaches the target, NaN where neither.
-        low, high: the interval; NaN where a single seed allows none, 0 and `inf` where nothing can be told.
+        ratio: A's cost over B's; 0 or `inf` where only one of them typically reaches the target,
+            NaN where neither.
+        low, high: the interval; NaN where a single seed allows none, 0 and `inf` where nothing can
+            be told.
         method: how the interval was made, in words.
     """
 
@@ -42,52 +44,75 @@ def ratio_interval(
 ) -> Ratio:
     """The factor by which A's typical cost differs from B's, with an interval that is honest at 3 to 5 seeds.
 
-    Where every run reached the target: log costs are taken as normal, exp of Student's t interval of the mean log ratio
-    (`paired`), or of Welch's for the difference of mean logs; the ratio is that of geometric means.
+    Where every run reached the target: log costs are taken as normal, exp of Student's t interval
+    of the mean log ratio (`paired`), or of Welch's for the difference of mean logs; the ratio is
+    that of geometric means.
 
-    Where a run failed: the interval that inverts the exact rank-sum test of all ratios a_i / b_j, which bears
-    infinities, and Hodges and Lehmann's estimate, the median of these ratios. Pairs are not used then: signed ranks of
-    pairs tell no more, for every failure spoils all averages with its pair, and nothing at all below 6 pairs. Rank sums
-    are careful where pairs go together, and tell nothing below 4 runs a side: (0, inf).
+    Where a run failed: the interval that inverts the exact rank-sum test of all ratios a_i / b_j,
+    which bears infinities, and Hodges and Lehmann's estimate, the median of these ratios. Pairs are
+    not used then: signed ranks of pairs tell no more, for every failure spoils all averages with
+    its pair, and nothing at all below 6 pairs. Rank sums are careful where pairs go together, and
+    tell nothing below 4 runs a side: (0, inf).
 
-    Measured coverage of the 95 % interval with 3, 5 and 10 seeds (docs/statistics.md): 94 to 96 % for log-normal costs,
-    95 to 97 % for gamma and exponential ones, 97 to 100 % with failures. The percentile bootstrap of the same ratio
-    covers 74 to 79 % with 3 seeds, 84 to 87 % with 5, 89 to 92 % with 10.
+    Measured coverage of the 95 % interval with 3, 5 and 10 seeds (docs/statistics.md): 94 to 96 %
+    for log-normal costs, 95 to 97 % for gamma and exponential ones, 97 to 100 % with failures. The
+    percentile bootstrap of the same ratio covers 74 to 79 % with 3 seeds, 84 to 87 % with 5, 89 to
+    92 % with 10.
 
     Args:
         a, b: the cost of each run, positive; `inf` = not reached.
         paired: whether the i-th entries share a seed.
         level: the share of comparisons whose interval should hold the true factor.
-        budgets: the least that a failed run of A, and of B, had spent; failed runs are later than that. Without them
-            a failed run is taken as later than every run that reached the target, of either method.
-        resolution: the distance of evaluations of A and of B: a cost c is known only to lie in (c - resolution, c]. The
-            interval is widened to hold those with all of A's, and with all of B's, costs at the early end. Without it,
-            costs that agree give an interval of no width.
+        budgets: the least that a failed run of A, and of B, had spent; failed runs are later than
+            that. Without them a failed run is taken as later than every run that reached the
+            target, of either method.
+        resolution: the distance of evaluations of A and of B: a cost c is known only to lie in (c -
+            resolution, c]. The interval is widened to hold those with all of A's, and with all of
+            B's, costs at the early end. Without it, costs that agree give an interval of no width.
 
     Raises:
-        ValueError: no run, NaN, a cost or budget that is not positive, a negative resolution, or unequal numbers of
-            paired runs.
+        ValueError: no run, NaN, a cost or budget that is not positive, a negative resolution, or
+            unequal numbers of paired runs.
 
-    Source: Student (1908) and Welch (1947); Hodges and Lehmann (1963); Lehmann (1975), Nonparametrics, 2.6.
+    Source: Student (1908) and Welch (1947); Hodges and Lehmann (1963); Lehmann (1975),
+    Nonparametrics, 2.6.
     """
     require_level(level)
     first, second = costs(a, "a"), costs(b, "b")
     if paired and first.size != second.size:
-        raise ValueError(f"paired costs need one of each a seed, got {first.size} and {second.size}")
+        raise ValueError(
+            f"paired costs need one of each a seed, got {first.size} and {second.size}"
+        )
     if min(resolution) < 0 or min(budgets or (1.0,)) <= 0:
-        raise ValueError(f"budgets must be positive and resolution not negative, got {budgets} and {resolution}")
+        raise ValueError(
+            f"budgets must be positive and resolution not negative, got {budgets} and {resolution}"
+        )
     found = _interval(first, second, paired, level, budgets)
     if not any(resolution) or math.isnan(found.low):
         return found
-    early_a, early_b = np.maximum(first - resolution[0], 0.0), np.maximum(second - resolution[1], 0.0)
+    early_a, early_b = (
+        np.maximum(first - resolution[0], 0.0),
+        np.maximum(second - resolution[1], 0.0),
+    )
     low = _interval(early_a, second, paired, level, budgets).low if early_a.all() else 0.0
     high = _interval(first, early_b, paired, level, budgets).high if early_b.all() else math.inf
-    return Ratio(found.ratio, min(low, found.low), max(high, found.high), found.method + ", widened by the resolution")
+    return Ratio(
+        found.ratio,
+        min(low, found.low),
+        max(high, found.high),
+        found.method + ", widened by the resolution",
+    )
 
 
-def _interval(a: Array, b: Array, paired: bool, level: float, budgets: tuple[float, float] | None) -> Ratio:
+def _interval(
+    a: Array, b: Array, paired: bool, level: float, budgets: tuple[float, float] | None
+) -> Ratio:
     if np.isfinite(a).all() and np.isfinite(b).all():
-        return _paired_t(np.log(a) - np.log(b), level) if paired else _welch(np.log(a), np.log(b), level)
+        return (
+            _paired_t(np.log(a) - np.log(b), level)
+            if paired
+            else _welch(np.log(a), np.log(b), level)
+        )
     return _by_ranks(np.log(a), np.log(b), level, budgets)
 
 
@@ -108,7 +133,11 @@ def _welch(a: Array, b: Array, level: float) -> Ratio:
     if total == 0:
         return _from_logs(centre, 0.0, "Welch's t on log costs")
     freedom = total**2 / float((parts**2 / np.array([a.size - 1, b.size - 1])).sum())
-    return _from_logs(centre, float(student.ppf((1 + level) / 2, freedom)) * math.sqrt(total), "Welch's t on log costs")
+    return _from_logs(
+        centre,
+        float(student.ppf((1 + level) / 2, freedom)) * math.sqrt(total),
+        "Welch's t on log costs",
+    )
 
 
 def _from_logs(centre: float, reach: float, method: str) -> Ratio:
@@ -123,7 +152,9 @@ def _by_ranks(a: Array, b: Array, level: float, budgets: tuple[float, float] | N
     if not reached.size:
         return Ratio(math.nan, 0.0, math.inf, "no run reached the target")
     last = float(reached.max()) + STRICTLY
-    least_a, least_b = (math.log(value) for value in budgets) if budgets is not None else (last, last)
+    least_a, least_b = (
+        (math.log(value) for value in budgets) if budgets is not None else (last, last)
+    )
     with np.errstate(invalid="ignore"):  # two failures have no ratio: NaN
         ratio = _hodges_lehmann(np.subtract.outer(a, b))
     method = "exact rank sums, failures as infinite"
@@ -140,7 +171,8 @@ def _by_ranks(a: Array, b: Array, level: float, budgets: tuple[float, float] | N
 def _hodges_lehmann(values: Array) -> float:
     """exp of the median; NaN where it hangs on ratios of two failures."""
     middles = [
-        _middle(np.sort(np.where(np.isnan(values), stand_in, values), axis=None)) for stand_in in (-math.inf, math.inf)
+        _middle(np.sort(np.where(np.isnan(values), stand_in, values), axis=None))
+        for stand_in in (-math.inf, math.inf)
     ]
     return float(np.exp(middles[0])) if middles[0] == middles[1] else math.nan
 
@@ -153,8 +185,8 @@ def _middle(ordered: Array) -> float:
 def rank_sum_skip(m: int, n: int, level: float) -> int | None:
     """How many of the m n ordered differences are cut off on each side; None where none can be: P(U = 0) is too large.
 
-    From the exact null distribution of the Mann-Whitney U, whose generating function is the Gaussian binomial
-    coefficient prod_i (1 - x^(m + i)) / (1 - x^i), i = 1 ... n.
+    From the exact null distribution of the Mann-Whitney U, whose generating function is the
+    Gaussian binomial coefficient prod_i (1 - x^(m + i)) / (1 - x^i), i = 1 ... n.
     """
     ways = np.zeros(m * n + 1)
     ways[0] = 1

@@ -12,12 +12,18 @@ from suite.stats.checks import Array, Flags, require_draws, require_mode, sample
 
 
 def time_to_target(
-    history: pd.DataFrame, target: float, mode: str, *, metric: str | None = None, unit: str = "seconds"
+    history: pd.DataFrame,
+    target: float,
+    mode: str,
+    *,
+    metric: str | None = None,
+    unit: str = "seconds",
 ) -> float:
     """What a run had spent when its metric was first at the target or better; `inf` where it never was.
 
-    T = min {t_i : m_i <= target} for `mode="min"`, m_i >= target for `mode="max"`, over the logged rows i. A NaN never
-    is at the target. The metric is known only where it was evaluated: T is late by less than a distance of evaluations.
+    T = min {t_i : m_i <= target} for `mode="min"`, m_i >= target for `mode="max"`, over the logged
+    rows i. A NaN never is at the target. The metric is known only where it was evaluated: T is late
+    by less than a distance of evaluations.
 
     Args:
         history: a row per logged step, with `unit` and the metric among its columns.
@@ -35,11 +41,15 @@ def time_to_target(
     if metric is None:
         found = [str(name) for name in history if str(name).startswith("val/")]
         if len(found) != 1:
-            raise ValueError(f"name the metric's column; there are {', '.join(found) or 'none under val/'}")
+            raise ValueError(
+                f"name the metric's column; there are {', '.join(found) or 'none under val/'}"
+            )
         metric = found[0]
     for column in (metric, unit):
         if column not in history:
-            raise ValueError(f"the history has no column {column!r}; it has {', '.join(map(str, history)) or 'none'}")
+            raise ValueError(
+                f"the history has no column {column!r}; it has {', '.join(map(str, history)) or 'none'}"
+            )
     values = history[metric]
     there = history.loc[values >= target if mode == "max" else values <= target, unit]
     return float(there.iloc[0]) if len(there) else math.inf
@@ -54,9 +64,10 @@ def median_with_failures(reached: Sequence[float], total: int) -> float:
 def expected_running_time(spent: Iterable[float], reached: Iterable[bool]) -> float:
     """ERT: what independent restarts would spend on average until the target is reached.
 
-    ERT = (cost of all runs) / (number of successes); `inf` without a success. It is the mean of the process that
-    restarts after every failure, m_s + m_f (1 - p) / p, with the means m of successful and failed runs and the chance p
-    of a success as they were seen. It grows with the budget given to runs that fail: compare equal budgets only.
+    ERT = (cost of all runs) / (number of successes); `inf` without a success. It is the mean of the
+    process that restarts after every failure, m_s + m_f (1 - p) / p, with the means m of successful
+    and failed runs and the chance p of a success as they were seen. It grows with the budget given
+    to runs that fail: compare equal budgets only.
 
     Args:
         spent: the cost of each run: up to the target where it was reached, else all of it.
@@ -65,20 +76,24 @@ def expected_running_time(spent: Iterable[float], reached: Iterable[bool]) -> fl
     Raises:
         ValueError: no run, a cost that is negative or infinite, or unequal lengths.
 
-    Source: Auger and Hansen (2005), Performance evaluation of an advanced local search evolutionary algorithm, eq. 2;
-    Hansen et al. (2021), COCO, where it is called the average runtime.
+    Source: Auger and Hansen (2005), Performance evaluation of an advanced local search evolutionary
+    algorithm, eq. 2; Hansen et al. (2021), COCO, where it is called the average runtime.
     """
     cost, success = _runs(spent, reached)
     return float(cost.sum() / success.sum()) if success.any() else math.inf
 
 
-def simulated_restarts(spent: Iterable[float], reached: Iterable[bool], *, draws: int = 1000, seed: int = 0) -> Array:
+def simulated_restarts(
+    spent: Iterable[float], reached: Iterable[bool], *, draws: int = 1000, seed: int = 0
+) -> Array:
     """Costs of `draws` simulated runs, each of them stored runs drawn one after another until one is a success.
 
-    Their mean tends to `expected_running_time`; COCO's ECDF shows their distribution, so that a curve may go on beyond
-    the budget of a single run. All are `inf` without a success. Cost: draws / (share of successes) draws.
+    Their mean tends to `expected_running_time`; COCO's ECDF shows their distribution, so that a
+    curve may go on beyond the budget of a single run. All are `inf` without a success. Cost: draws
+    / (share of successes) draws.
 
-    Source: Hansen et al. (2021), COCO, simulated restarts; unlike there every run is drawn at random, the first too.
+    Source: Hansen et al. (2021), COCO, simulated restarts; unlike there every run is drawn at
+    random, the first too.
     """
     cost, success = _runs(spent, reached)
     require_draws(draws)
@@ -96,7 +111,11 @@ def simulated_restarts(spent: Iterable[float], reached: Iterable[bool], *, draws
 def _runs(spent: Iterable[float], reached: Iterable[bool]) -> tuple[Array, Flags]:
     cost, success = sample(spent, "spent"), np.asarray(list(reached), dtype=bool).ravel()
     if cost.size != success.size:
-        raise ValueError(f"spent and reached need one entry a run, got {cost.size} and {success.size}")
+        raise ValueError(
+            f"spent and reached need one entry a run, got {cost.size} and {success.size}"
+        )
     if not np.isfinite(cost).all() or (cost < 0).any():
-        raise ValueError("spent must be finite and not negative: a failed run spent its whole budget, not infinity")
+        raise ValueError(
+            "spent must be finite and not negative: a failed run spent its whole budget, not infinity"
+        )
     return cost, success

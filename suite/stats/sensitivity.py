@@ -48,7 +48,8 @@ class SeedSensitivity(NamedTuple):
 
     Attributes:
         runs, failed: the number of runs, and of those without a finite value.
-        median, std, iqr, smallest, largest: of the others; NaN where fewer than two are left (median: one).
+        median, std, iqr, smallest, largest: of the others; NaN where fewer than two are left
+            (median: one).
         relative: std over |mean|, the coefficient of variation.
     """
 
@@ -72,13 +73,15 @@ def rate_sensitivity(
 ) -> RateSensitivity:
     """How much of the range of learning rates gives a result within a share of the best one.
 
-    A rate is good if its result is within `within` |best| of the best. It stands for its cell, the part of the log axis
-    nearer to it than to any other rate that was tried, cut off at the ends of the space: `share` is the length of all
-    good cells over that of the space, `decades` the length of the unbroken run of good cells round the best. Both are
-    exact to one cell: eight rates over four decades resolve half a decade. Failed runs (NaN or infinite) are bad.
+    A rate is good if its result is within `within` |best| of the best. It stands for its cell, the
+    part of the log axis nearer to it than to any other rate that was tried, cut off at the ends of
+    the space: `share` is the length of all good cells over that of the space, `decades` the length
+    of the unbroken run of good cells round the best. Both are exact to one cell: eight rates over
+    four decades resolve half a decade. Failed runs (NaN or infinite) are bad.
 
-    A wide good region in absolute terms means little if the best is poor; compare `best` first. A loss near zero makes
-    `within` |best| tiny: use the metric that the task reports, or a larger `within`.
+    A wide good region in absolute terms means little if the best is poor; compare `best` first. A
+    loss near zero makes `within` |best| tiny: use the metric that the task reports, or a larger
+    `within`.
 
     Args:
         rates: the learning rate of each run; several runs at a rate count with their median.
@@ -92,7 +95,9 @@ def rate_sensitivity(
     table = _by_rate(rates, values, mode)
     low, high = space if space is not None else (float(table.index.min()), float(table.index.max()))
     if not (0 < low <= table.index.min() and table.index.max() <= high < math.inf):
-        raise ValueError(f"space must be a range (low, high) that holds all rates, got {(low, high)}")
+        raise ValueError(
+            f"space must be a range (low, high) that holds all rates, got {(low, high)}"
+        )
     good = is_good(table.to_numpy(), mode, within)
     logs = np.log10(table.index.to_numpy(dtype=float))
     edges = np.concatenate([[math.log10(low)], (logs[1:] + logs[:-1]) / 2, [math.log10(high)]])
@@ -108,19 +113,24 @@ def rate_sensitivity(
     )
 
 
-def good_share(values: Iterable[float], mode: str = "max", *, within: float = 0.05, level: float = LEVEL) -> GoodShare:
+def good_share(
+    values: Iterable[float], mode: str = "max", *, within: float = 0.05, level: float = LEVEL
+) -> GoodShare:
     """The share of trials of a random search within `within` |best| of the best: the volume of good settings.
 
-    For independent uniform draws from the search space the share estimates the part of its volume that is good,
-    whatever the number of hyperparameters; the interval is Clopper and Pearson's, exact for a fixed threshold and
-    somewhat careful for quasi-random trials. The best itself is one of the trials, so that the share is never 0.
+    For independent uniform draws from the search space the share estimates the part of its volume
+    that is good, whatever the number of hyperparameters; the interval is Clopper and Pearson's,
+    exact for a fixed threshold and somewhat careful for quasi-random trials. The best itself is one
+    of the trials, so that the share is never 0.
 
     Args:
         values: a value a trial; failed ones NaN or infinite.
     """
     require_level(level)
     good = is_good(numbers(values), mode, within)
-    found = binomtest(int(good.sum()), good.size).proportion_ci(confidence_level=level, method="exact")
+    found = binomtest(int(good.sum()), good.size).proportion_ci(
+        confidence_level=level, method="exact"
+    )
     return GoodShare(float(good.mean()), float(found.low), float(found.high), good.size)
 
 
@@ -138,7 +148,9 @@ def seed_sensitivity(values: Iterable[float]) -> SeedSensitivity:
     std, mean = float(known.std(ddof=1)), float(known.mean())
     relative = std / abs(mean) if mean else math.nan
     ends = float(known.min()), float(known.max())
-    return SeedSensitivity(array.size, failed, float(middle), std, float(high - low), *ends, relative)
+    return SeedSensitivity(
+        array.size, failed, float(middle), std, float(high - low), *ends, relative
+    )
 
 
 def is_good(values: Array, mode: str, within: float) -> Flags:
@@ -169,7 +181,9 @@ def _by_rate(rates: Sequence[float], values: Sequence[float], mode: str) -> pd.S
     """The median value at each rate, failures at the bad end, in the order of the rates."""
     require_mode(mode)
     if len(rates) != len(values) or not len(rates):
-        raise ValueError(f"rates and values need one entry a run, got {len(rates)} and {len(values)}")
+        raise ValueError(
+            f"rates and values need one entry a run, got {len(rates)} and {len(values)}"
+        )
     if not (np.asarray(rates, dtype=float) > 0).all():
         raise ValueError("rates must be positive: their range is measured on a log scale")
     bad = math.inf if mode == "min" else -math.inf

@@ -11,21 +11,59 @@ from dataclasses import dataclass, replace
 from suite.tables.formats import NOT_RUN
 from suite.tables.table import Cell, Table
 
-ACROSS = 104  # characters that \footnotesize sets into 6.5 inches, the space between columns counted as two
+# characters that \footnotesize sets into 6.5 inches, the space between columns counted as two
+ACROSS = 104
 DOWN = 44  # lines of \footnotesize on a page beside the caption
 LONG = 34  # characters; longer cells are broken into lines
 SPACE = 2
 LABELS = ("problem", "optimizer")  # columns that lead every part of a table that is too wide
 SPECIAL = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"$\sim$", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", "[": "{[}", "]": "{]}", '"': r"\textquotedbl{}", "…": r"\dots{}", "—": "---", "\u2013": "--",
-    "\u2019": "'", "\u2018": "`", "\u201c": "``", "\u201d": "''",
-    "±": r"$\pm$", "∞": r"$\infty$", "↑": r"$\uparrow$", "↓": r"$\downarrow$",
-    "→": r"$\to$", "·": r"$\cdot$", "\u00d7": r"$\times$", "\u2212": "$-$", "≤": r"$\le$", "≥": r"$\ge$",
-    "≈": r"$\approx$", "≠": r"$\ne$", "∈": r"$\in$", "√": r"$\surd$", "∑": r"$\sum$", "²": "$^2$", "³": "$^3$",
-    "°": r"$^\circ$", "µ": r"$\mu$", "★": r"$\star$", "†": r"\dag{}", "✓": r"$\surd$",
-}  # fmt: skip
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"$\sim$",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "[": "{[}",
+    "]": "{]}",
+    '"': r"\textquotedbl{}",
+    "…": r"\dots{}",
+    "—": "---",
+    "\u2013": "--",
+    "\u2019": "'",
+    "\u2018": "`",
+    "\u201c": "``",
+    "\u201d": "''",
+    "±": r"$\pm$",
+    "∞": r"$\infty$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "→": r"$\to$",
+    "·": r"$\cdot$",
+    "\u00d7": r"$\times$",
+    "\u2212": "$-$",
+    "≤": r"$\le$",
+    "≥": r"$\ge$",
+    "≈": r"$\approx$",
+    "≠": r"$\ne$",
+    "∈": r"$\in$",
+    "√": r"$\surd$",
+    "∑": r"$\sum$",
+    "²": "$^2$",
+    "³": "$^3$",
+    "°": r"$^\circ$",
+    "µ": r"$\mu$",
+    "★": r"$\star$",
+    "†": r"\dag{}",
+    "✓": r"$\surd$",
+}
 GREEK = "GREEK SMALL LETTER "
 
 
@@ -53,7 +91,9 @@ Part = tuple[list[Column], list[list[Cell]]]
 def latex(table: Table) -> str:
     """Table environments of the booktabs package: one, or a part after the other."""
     parts = _parts(table)
-    return "\n".join(_environment(table, part, number, len(parts)) for number, part in enumerate(parts, 1))
+    return "\n".join(
+        _environment(table, part, number, len(parts)) for number, part in enumerate(parts, 1)
+    )
 
 
 def escape_latex(text: str) -> str:
@@ -138,7 +178,9 @@ def _pieces(block: Sequence[Column], rows: Sequence[list[Cell]]) -> Iterator[lis
     piece: list[list[Cell]] = []
     used = 0
     for row in rows:
-        lines = max(math.ceil(1.15 * len(row[column.place].text) / max(column.width, 1)) for column in block)
+        lines = max(
+            math.ceil(1.15 * len(row[column.place].text) / max(column.width, 1)) for column in block
+        )
         lines = max(lines, 1) if any(column.width < column.wanted for column in block) else 1
         if piece and used + lines > DOWN:
             yield piece
@@ -159,7 +201,9 @@ def _head(column: Column) -> str:
 
 def _cell(cell: Cell, column: Column) -> str:
     text = escape_latex(cell.text)
-    if column.width < column.wanted:  # the names of classes and settings would stick out of their lines
+    if (
+        column.width < column.wanted
+    ):  # the names of classes and settings would stick out of their lines
         text = re.sub(r"(?<=[^ \d])([.=/])(?=[^ ])", r"\1\\allowbreak{}", text)
     return rf"\textbf{{{text}}}" if cell.bold else text
 

@@ -17,7 +17,11 @@ def write_tables(tables: list[Table], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for table in tables:
-        for suffix, text in (("md", markdown(table)), ("tex", latex(table)), ("csv", csv_text(table))):
+        for suffix, text in (
+            ("md", markdown(table)),
+            ("tex", latex(table)),
+            ("csv", csv_text(table)),
+        ):
             written.append(folder / f"{table.name}.{suffix}")
             written[-1].write_text(text, encoding="utf-8")
     return written
@@ -27,7 +31,9 @@ def markdown(table: Table) -> str:
     """A GitHub-flavoured table between its title and its caption."""
     lines = [_line(map(escape_markdown, table.columns)), _line("---" for _ in table.columns)]
     lines += [_line(_markdown_cell(cell) for cell in row) for row in table.rows]
-    return "\n".join([f"**{escape_markdown(table.title)}**", "", *lines, "", escape_markdown(table.caption), ""])
+    return "\n".join(
+        [f"**{escape_markdown(table.title)}**", "", *lines, "", escape_markdown(table.caption), ""]
+    )
 
 
 def csv_text(table: Table) -> str:

@@ -16,7 +16,8 @@ class Cell:
         text: the words, the same in every format.
         bold: whether it is among the best.
         order: the number that a click on the column's head sorts by.
-        source: the problem and the optimizer whose runs it was computed from; the page links to them.
+        source: the problem and the optimizer whose runs it was computed from; the page links to
+            them.
     """
 
     text: str
@@ -53,7 +54,10 @@ def make_table(
     name: str, title: str, caption: str, rows: Sequence[Mapping[str, Cell | str]], groups: str = ""
 ) -> Table:
     """A table from rows of cells; plain text stands for a cell that sorts by its text."""
-    cells = [{key: Cell(cell) if isinstance(cell, str) else cell for key, cell in row.items()} for row in rows]
+    cells = [
+        {key: Cell(cell) if isinstance(cell, str) else cell for key, cell in row.items()}
+        for row in rows
+    ]
     return Table(name, title, caption, pd.DataFrame(cells, dtype=object), groups)
 
 

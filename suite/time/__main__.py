@@ -1,18 +1,20 @@
 """Seconds with the machine to oneself: `python -m suite.time optimizer=kfac,adamw task=resnet [windows=5] [key=value]`.
 
-For each pair the optimizer's steps are timed in windows, and the median of the windows' means is stored under
-results/timing. A window is a run of its own from the first step to the last where that fits, else whole refresh periods
-after the first ones, so that the spikes of refreshes are in the mean. The optimizers of a task take turns, window by
-window, so that what disturbs the machine disturbs them alike. Another pass tells where a step's seconds go.
+For each pair the optimizer's steps are timed in windows, and the median of the windows' means is
+stored under results/timing. A window is a run of its own from the first step to the last where that
+fits, else whole refresh periods after the first ones, so that the spikes of refreshes are in the
+mean. The optimizers of a task take turns, window by window, so that what disturbs the machine
+disturbs them alike. Another pass tells where a step's seconds go.
 
     windows=5         how many are taken of each pair
     max_seconds=60    the time for a pair; one that needs more is left out, and that is said
     threads=1         of torch; the figures are those of runs with as many
     phases=true       whether the second pass is made
 
-`experiment=NAME` without `optimizer=` or `task=` times those that the experiment goes over: `experiment=quick` all
-pairs of `make compare`, in a quarter of an hour. All other words are settings of the runs, as `python -m suite` takes
-them. Nothing else should run on the machine meanwhile: what others used of it is measured, stored, and said.
+`experiment=NAME` without `optimizer=` or `task=` times those that the experiment goes over:
+`experiment=quick` all pairs of `make compare`, in a quarter of an hour. All other words are
+settings of the runs, as `python -m suite` takes them. Nothing else should run on the machine
+meanwhile: what others used of it is measured, stored, and said.
 """
 
 from __future__ import annotations
@@ -41,7 +43,10 @@ if TYPE_CHECKING:
     from suite.time.windows import Extent, Ongoing
     from tasks.task import Task
 
-OWN = ("schedule", "seed")  # settings that a step's seconds do not depend on, and that the timing chooses
+OWN = (
+    "schedule",
+    "seed",
+)  # settings that a step's seconds do not depend on, and that the timing chooses
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,16 @@ class Request:
 
     def words(self, optimizer: str, task: str) -> list[str]:
         """What makes the run whose steps are timed; the learning rate is constant, as a warm-up would begin at zero."""
-        threads = [] if any(word.startswith("threads=") for word in self.overrides) else ["threads=1"]
-        return [f"optimizer={optimizer}", f"task={task}", "schedule=constant", *threads, *self.overrides]
+        threads = (
+            [] if any(word.startswith("threads=") for word in self.overrides) else ["threads=1"]
+        )
+        return [
+            f"optimizer={optimizer}",
+            f"task={task}",
+            "schedule=constant",
+            *threads,
+            *self.overrides,
+        ]
 
 
 @dataclass
@@ -135,7 +148,11 @@ def measure_task(request: Request, task: str) -> list[timings.Timing]:
     found = []
     for each in contenders:
         if each.why_not:
-            print(f"{each.plan.optimizer} on {task}: not timed: {each.why_not}", file=sys.stderr, flush=True)
+            print(
+                f"{each.plan.optimizer} on {task}: not timed: {each.why_not}",
+                file=sys.stderr,
+                flush=True,
+            )
             continue
         found.append(_timing(each, request, task))
         print(told(found[-1]), flush=True)
@@ -189,7 +206,9 @@ def _attempt(contender: Contender, action: Callable[[], None]) -> None:
 def _prepare(each: Contender, request: Request) -> None:
     from suite.time.windows import SAFETY, extent, period_of, warm_up
 
-    share = SAFETY * request.max_seconds / (request.windows + 1 + request.phases)  # a window's; the warm-up has one
+    share = (
+        SAFETY * request.max_seconds / (request.windows + 1 + request.phases)
+    )  # a window's; the warm-up has one
     step = warm_up(each.begin, period_of(each.plan.config["optimizer"]), share)
     each.part = extent(step, each.plan, share)
 
@@ -244,12 +263,18 @@ def told(found: timings.Timing) -> str:
     low, high = (in_words(extreme(found.windows)) for extreme in (min, max))
     after = f" after the first {found.first}" if found.first else ""
     windows = f"{len(found.windows)} windows of {found.steps} steps{after}: {low} to {high}; {found.hardware}"
-    lines = [f"{found.optimizer} on {found.task}: {in_words(found.seconds_per_step)} a step ({windows})"]
+    lines = [
+        f"{found.optimizer} on {found.task}: {in_words(found.seconds_per_step)} a step ({windows})"
+    ]
     if total := sum(found.phases.values()):
-        shares = ", ".join(f"{name} {100 * seconds / total:.0f} %" for name, seconds in found.phases.items())
+        shares = ", ".join(
+            f"{name} {100 * seconds / total:.0f} %" for name, seconds in found.phases.items()
+        )
         lines.append(f"  {shares}")
     if found.shared:
-        lines.append(f"  Others kept {found.others:.2g} cores busy meanwhile: marked as shared; time it again alone")
+        lines.append(
+            f"  Others kept {found.others:.2g} cores busy meanwhile: marked as shared; time it again alone"
+        )
     return "\n".join(lines)
 
 
@@ -260,7 +285,7 @@ def in_words(seconds: float) -> str:
     return f"{seconds / units[unit]:.3g} {unit}"
 
 
-# -- the command line --------------------------------------------------------------------------------------------------
+# -- the command line ------------------------------------------------------------------------------
 
 
 def parse(arguments: Sequence[str]) -> Request:
@@ -274,9 +299,13 @@ def parse(arguments: Sequence[str]) -> Request:
     overrides = [word for word in arguments if word.partition("=")[0] not in own]
     for name in (word.partition("=")[0] for word in overrides):
         if name in OWN:
-            raise ConfigError(f"{name}= is not for this command: a step takes as long with any other")
+            raise ConfigError(
+                f"{name}= is not for this command: a step takes as long with any other"
+            )
     if torchrun.world_size() > 1:
-        raise ConfigError("steps are timed in one process; start python -m suite.time without torchrun")
+        raise ConfigError(
+            "steps are timed in one process; start python -m suite.time without torchrun"
+        )
     for name in choices.typed("experiment", arguments):
         require_one_of("experiment", name, registry.names("experiment"))
     pair = {}
@@ -291,7 +320,9 @@ def parse(arguments: Sequence[str]) -> Request:
     windows, seconds = given.get("windows", "5"), given.get("max_seconds", "60")
     if not windows.isdigit() or int(windows) < 1:
         raise ConfigError(f"windows must be a whole number from 1 on, got {windows!r}")
-    return Request(pair["optimizer"], pair["task"], int(windows), _seconds(seconds), phases, overrides)
+    return Request(
+        pair["optimizer"], pair["task"], int(windows), _seconds(seconds), phases, overrides
+    )
 
 
 def _seconds(text: str) -> float:

@@ -52,8 +52,8 @@ def _locked(descriptor: int) -> bool:
 class Watch:
     """What processes other than this one use of the machine, between two looks.
 
-    It reads the kernel's accounts: all cores' busy time, less this process's own. Ticks are 10 ms, so that an interval
-    below a tenth of a second tells nothing.
+    It reads the kernel's accounts: all cores' busy time, less this process's own. Ticks are 10 ms,
+    so that an interval below a tenth of a second tells nothing.
     """
 
     def __init__(self) -> None:

@@ -65,8 +65,9 @@ def _count(value: Any) -> bool:
 def extent(step: float, plan: Plan, budget: float) -> Extent:
     """What a window of `budget` seconds holds, at about `step` seconds a step.
 
-    The whole run where it fits, as often as `SHORTEST` asks for: then the mean is that of the run, with its first
-    steps, its refreshes, and all that changes on its way. Else whole periods after the first ones.
+    The whole run where it fits, as often as `SHORTEST` asks for: then the mean is that of the run,
+    with its first steps, its refreshes, and all that changes on its way. Else whole periods after
+    the first ones.
 
     Raises:
         NotTimed: not even one period fits.
@@ -74,7 +75,9 @@ def extent(step: float, plan: Plan, budget: float) -> Extent:
     node = plan.config["optimizer"]
     period, fitting = period_of(node), int(budget / step) if step > 0 else plan.steps
     if fitting >= plan.steps:
-        return Extent(0, plan.steps, max(1, math.ceil(SHORTEST / (step * plan.steps))) if step > 0 else 1)
+        return Extent(
+            0, plan.steps, max(1, math.ceil(SHORTEST / (step * plan.steps))) if step > 0 else 1
+        )
     first = max(period, beginning_of(node))
     whole = (fitting - first) // period * period
     if whole < 1:
@@ -115,7 +118,9 @@ class Ongoing:
         self._taken += 1
         self._first = value if math.isnan(self._first) else self._first
         if not (math.isfinite(value) and value <= EXPLODED * max(1.0, abs(self._first))):
-            raise NotTimed(f"it diverged at step {self._taken} (loss {value:.3g}), and steps of such a run say nothing")
+            raise NotTimed(
+                f"it diverged at step {self._taken} (loss {value:.3g}), and steps of such a run say nothing"
+            )
         return took
 
 
@@ -131,7 +136,9 @@ def warm_up(begin: Callable[[], Ongoing], period: int, budget: float) -> float:
         took.append(ongoing.step())
     spent = sum(took)
     if spent >= budget and len(took) < 3:
-        raise NotTimed(f"{len(took)} of its steps took {spent:.3g} s, and {budget:.3g} s are there. max_seconds=...")
+        raise NotTimed(
+            f"{len(took)} of its steps took {spent:.3g} s, and {budget:.3g} s are there. max_seconds=..."
+        )
     later = took[1:] or took
     return sum(later) / len(later)
 

@@ -16,7 +16,9 @@ from suite.config.device import Clock
 from suite.training.optimizer import Averaging
 from tasks.task import Task
 
-STATISTICS_BATCHES = 10  # of training data, that batch normalisation sees anew at weights it has not been trained at
+STATISTICS_BATCHES = (
+    10  # of training data, that batch normalisation sees anew at weights it has not been trained at
+)
 
 
 @dataclass
@@ -24,7 +26,8 @@ class Trip:
     """What it took to get to the judged weights and back.
 
     Attributes:
-        seconds: of the optimizer's switches and of new running statistics; known once the way back is behind.
+        seconds: of the optimizer's switches and of new running statistics; known once the way back
+            is behind.
         passes: forward passes that the statistics took.
     """
 
@@ -34,16 +37,22 @@ class Trip:
 
 @contextmanager
 def judged_weights(
-    model: nn.Module, optimizer: Averaging, task: Task, seed: int, clock: Clock, *, renews: bool = True
+    model: nn.Module,
+    optimizer: Averaging,
+    task: Task,
+    seed: int,
+    clock: Clock,
+    *,
+    renews: bool = True,
 ) -> Iterator[Trip]:
     """Set the model to the weights that its optimizer is judged by, for the duration of the context.
 
-    Afterwards the weights and statistics of the training are put back bit for bit (switching back by arithmetic would
-    leave a rounding error), so that evaluations leave no trace in a run.
+    Afterwards the weights and statistics of the training are put back bit for bit (switching back
+    by arithmetic would leave a rounding error), so that evaluations leave no trace in a run.
 
     Args:
-        seed: of the training data, the same every time, that the running statistics of batch normalisation are taken
-            of, and of what a forward pass draws there.
+        seed: of the training data, the same every time, that the running statistics of batch
+            normalisation are taken of, and of what a forward pass draws there.
         clock: seconds, as a run counts them.
         renews: whether this process takes the statistics anew; of several one does.
     """
@@ -53,7 +62,8 @@ def judged_weights(
     began = clock()
     optimizer.eval()
     there = clock()
-    # a method that averages only where it is asked to has gone nowhere, and the statistics are those of its weights
+    # a method that averages only where it is asked to has gone nowhere, and the statistics are
+    # those of its weights
     moved = any(not torch.equal(tensor, value) for tensor, value in held)
     needed = STATISTICS_BATCHES if moved and statistics else 0
     inputs = [batch[0] for batch in islice(task.batches("train", seed), needed)]

@@ -56,8 +56,16 @@ class World:
         if not isinstance(error, RankLostError) or self._store is None:
             return f"{type(error).__name__}: {error}"
         try:
-            keys = {rank: f"failure/{rank}" for rank in range(self.ranks.size) if rank != self.ranks.rank}
-            left = [f"rank {r}: {self._store.get(key).decode()}" for r, key in keys.items() if self._store.check([key])]
+            keys = {
+                rank: f"failure/{rank}"
+                for rank in range(self.ranks.size)
+                if rank != self.ranks.rank
+            }
+            left = [
+                f"rank {r}: {self._store.get(key).decode()}"
+                for r, key in keys.items()
+                if self._store.check([key])
+            ]
         except RuntimeError:
             left = []
         return "; ".join([str(error), *left])
@@ -65,14 +73,17 @@ class World:
     def _glance(self) -> None:
         """While a collective waits: a process that is asked to end does not wait for ranks that do not answer."""
         if self._asked_at is not None and monotonic() - self._asked_at > GRACE:
-            raise RankLostError(f"asked to end, and another rank has not answered for {GRACE:.0f} s")
+            raise RankLostError(
+                f"asked to end, and another rank has not answered for {GRACE:.0f} s"
+            )
 
 
 @contextmanager
 def joined(size: int, place: torch.device, timeout: float) -> Iterator[World]:
     """Join the processes of a run of this size; a run of one process has nothing to join.
 
-    Numbers on the CPU travel by gloo, those on GPUs by NCCL; where processes share a GPU, which NCCL refuses, by gloo.
+    Numbers on the CPU travel by gloo, those on GPUs by NCCL; where processes share a GPU, which
+    NCCL refuses, by gloo.
     """
     if size == 1:
         yield World()
@@ -82,11 +93,18 @@ def joined(size: int, place: torch.device, timeout: float) -> Iterator[World]:
     store = PrefixStore(f"suite/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     if place.type == "cuda":
         torch.cuda.set_device(place)
-    own_gpus = place.type == "cuda" and torchrun.local_size() <= torch.cuda.device_count() and dist.is_nccl_available()
+    own_gpus = (
+        place.type == "cuda"
+        and torchrun.local_size() <= torch.cuda.device_count()
+        and dist.is_nccl_available()
+    )
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if own_gpus else "gloo",
-        store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout),
-    )  # fmt: skip
+        store=store,
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=timeout),
+    )
     world = World(store)
     try:
         with _noting(world):
@@ -109,7 +127,9 @@ def _noting(world: World) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.signal(number, world.note) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {
+        number: signal.signal(number, world.note) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:

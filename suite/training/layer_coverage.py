@@ -21,7 +21,9 @@ def shares(rule_of: dict[str, str], named: Iterable[tuple[str, Tensor]]) -> dict
     found: dict[str, float] = {}
     for name, size in sizes.items():
         found[rule_of[name]] = found.get(rule_of[name], 0.0) + size / sum(sizes.values())
-    return {rule: round(share, 6) for rule, share in sorted(found.items(), key=lambda item: -item[1])}
+    return {
+        rule: round(share, 6) for rule, share in sorted(found.items(), key=lambda item: -item[1])
+    }
 
 
 def in_words(found: dict[str, float]) -> str:

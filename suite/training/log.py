@@ -35,7 +35,13 @@ class Log:
         """However training ends, what was logged is on disk."""
         self.flush()
 
-    def write(self, row: Row, *, flush: bool = False, layers: Mapping[tuple[str, str], float] | None = None) -> None:
+    def write(
+        self,
+        row: Row,
+        *,
+        flush: bool = False,
+        layers: Mapping[tuple[str, str], float] | None = None,
+    ) -> None:
         """Append a row; with `flush` all rows so far are on disk afterwards, and the mirror shows this one.
 
         The mirror gets no other rows: a call to it costs as much as a small optimizer step.

@@ -29,7 +29,10 @@ class Stateful(Protocol):
 
 def state_bytes(optimizer: Stateful) -> int:
     """The bytes of all tensors in the optimizer's state, each storage counted once."""
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(optimizer.state_dict())}
+    storages = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+        for t in _tensors(optimizer.state_dict())
+    }
     return sum(storages.values())
 
 
@@ -53,8 +56,9 @@ class Limited(Counter[str]):
 def peak_bytes(prepare: Callable[[], Step], resident: int, device: torch.device) -> int:
     """The most bytes that tensors occupied during the step that `prepare` gives, `resident` of them before all this.
 
-    On CUDA it is the allocator's figure; on the CPU the running sum of the profiler's allocation events, which is exact
-    and repeatable. The profiler knows only blocks it saw allocated, so what a step may free is made in `prepare`.
+    On CUDA it is the allocator's figure; on the CPU the running sum of the profiler's allocation
+    events, which is exact and repeatable. The profiler knows only blocks it saw allocated, so what
+    a step may free is made in `prepare`.
     """
     if device.type == "cuda":
         step = prepare()

@@ -50,17 +50,24 @@ class Averaging(ObjectiveOptimizer, Protocol):
 
 def averages(optimizer: ObjectiveOptimizer) -> TypeGuard[Averaging]:
     """Whether an optimizer is one that averages."""
-    return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
+    return callable(getattr(optimizer, "train", None)) and callable(
+        getattr(optimizer, "eval", None)
+    )
 
 
-def build_optimizer(plan: Plan, task: Task, model: torch.nn.Module, ranks: Alone) -> ObjectiveOptimizer:
+def build_optimizer(
+    plan: Plan, task: Task, model: torch.nn.Module, ranks: Alone
+) -> ObjectiveOptimizer:
     """The plan's optimizer, of those parameters of a model that are trained.
 
     Raises:
-        Unsupported: the optimizer needs what the task, a compiled model or several processes cannot give it.
+        Unsupported: the optimizer needs what the task, a compiled model or several processes cannot
+            give it.
     """
     allow = plan.config["allow"]
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    named = [
+        (name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
+    ]
     torch.manual_seed(stream(plan.seed, "optimizer"))
     optimizer: ObjectiveOptimizer = construct(plan.config["optimizer"], named, allow=allow)
     needs: frozenset[str] = getattr(optimizer, "needs", frozenset())
@@ -71,7 +78,9 @@ def build_optimizer(plan: Plan, task: Task, model: torch.nn.Module, ranks: Alone
             + _because(task, missing, needs, allow)
         )
     if needs and plan.config["compile"]:
-        raise Unsupported(f"compile=true is for first-order optimizers; {plan.optimizer} differentiates twice")
+        raise Unsupported(
+            f"compile=true is for first-order optimizers; {plan.optimizer} differentiates twice"
+        )
     if ranks.size > 1 and not getattr(optimizer, "parallel", "layers" not in needs):
         raise Unsupported(
             f"{plan.optimizer} records layers, of which each of the {ranks.size} ranks sees its share "
@@ -84,7 +93,9 @@ def build_optimizer(plan: Plan, task: Task, model: torch.nn.Module, ranks: Alone
     return optimizer
 
 
-def _because(task: Task, missing: frozenset[str], needs: frozenset[str], allow: Sequence[str]) -> str:
+def _because(
+    task: Task, missing: frozenset[str], needs: frozenset[str], allow: Sequence[str]
+) -> str:
     """Why a task of the user's own lacks what is missing; for another, the tasks that do not."""
     lacks: Mapping[str, str] = getattr(task, "lacks", {})
     if said := [f"{offer}: {lacks[offer]}" for offer in sorted(missing) if offer in lacks]:

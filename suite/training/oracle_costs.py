@@ -19,7 +19,8 @@ from tasks.task import Task
 
 JACOBIAN_LIMIT = 20_000_000
 REPEATS = 5
-ORACLES = 2  # raised when an oracle is computed in another way: figures measured before are not used any more
+# raised when an oracle is computed in another way: figures measured before are not used any more
+ORACLES = 2
 SLOW = 2.0  # seconds of a call that is not repeated
 
 Costs = dict[str, float]
@@ -52,10 +53,12 @@ def load_or_measure(path: Path, measure: Callable[[], Costs]) -> Costs:
 def measure(task: Task, objective: Objective, clock: Callable[[], float] = perf_counter) -> Costs:
     """Medians of interleaved timings: forward, forward and backward, and each product that the task offers.
 
-    `value` is a forward pass and `grad` the rest of a gradient, so that the two add up to 1; products are taken on a
-    kept graph; `examples` is one example's gradient.
+    `value` is a forward pass and `grad` the rest of a gradient, so that the two add up to 1;
+    products are taken on a kept graph; `examples` is one example's gradient.
     """
-    with warnings.catch_warnings():  # an operator without a batching rule is slow, which is what is measured here
+    with (
+        warnings.catch_warnings()
+    ):  # an operator without a batching rule is slow, which is what is measured here
         warnings.filterwarnings("ignore", message=".*batching rule.*")
         calls = _calls(task, objective)
         times = {name: [_seconds(call, clock)] for name, call in calls.items()}
@@ -63,7 +66,9 @@ def measure(task: Task, objective: Objective, clock: Callable[[], float] = perf_
         for name, call in calls.items():
             if times[name][0] < SLOW:
                 times[name].append(_seconds(call, clock))
-    times = {name: seconds[1:] or seconds for name, seconds in times.items()}  # the first call warms up
+    times = {
+        name: seconds[1:] or seconds for name, seconds in times.items()
+    }  # the first call warms up
     unit = median(times["both"])
     costs = {name: median(seconds) / unit for name, seconds in times.items() if name != "both"}
     costs["value"] = min(costs["value"], 1.0)

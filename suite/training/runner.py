@@ -40,11 +40,13 @@ class Outcome:
 def run(plan: Plan, watch: Watch | None = None) -> Outcome:
     """Carry out a plan, or look it up if it has been done; training failures become a status.
 
-    Of several processes that carry it out together, one keeps the record. `watch` is told the step and the metric at
-    each evaluation before the last, and may give a reason to stop there: the run is then `interrupted`.
+    Of several processes that carry it out together, one keeps the record. `watch` is told the step
+    and the metric at each evaluation before the last, and may give a reason to stop there: the run
+    is then `interrupted`.
 
     Raises:
-        ConfigError, ValueError, FileNotFoundError: the optimizer or the task cannot be built as asked for.
+        ConfigError, ValueError, FileNotFoundError: the optimizer or the task cannot be built as
+            asked for.
     """
     place = place_of(device.choose(plan.config["device"]))
     with joined(plan.world_size, place, plan.config["timeout"]) as world:
@@ -63,7 +65,9 @@ def looked_up(plan: Plan, record: RunRecord) -> Outcome | None:
     return Outcome(summary, metric_of(summary), skipped=True)
 
 
-def _carried_out(plan: Plan, record: RunRecord, place: torch.device, world: World, watch: Watch | None) -> Outcome:
+def _carried_out(
+    plan: Plan, record: RunRecord, place: torch.device, world: World, watch: Watch | None
+) -> Outcome:
     threads = device.set_threads(plan.config["threads"], plan.workers * torchrun.local_size())
     task = build_task(plan, place)
     described = describe(plan, task, place)
@@ -78,10 +82,16 @@ def _carried_out(plan: Plan, record: RunRecord, place: torch.device, world: Worl
     if world.leads:
         record.begin(described, facts, resume=resume)
     tracker = Tracker(
-        plan.config["wandb"]["mode"] if world.leads else "disabled", record.directory, plan.run_id, described,
-        project=plan.config["wandb"]["project"], group=f"{plan.experiment or 'single'}/{plan.task}",
-        job_type=plan.config["wandb"]["job_type"], name=plan.title, tags=[plan.optimizer, plan.task],
-    )  # fmt: skip
+        plan.config["wandb"]["mode"] if world.leads else "disabled",
+        record.directory,
+        plan.run_id,
+        described,
+        project=plan.config["wandb"]["project"],
+        group=f"{plan.experiment or 'single'}/{plan.task}",
+        job_type=plan.config["wandb"]["job_type"],
+        name=plan.title,
+        tags=[plan.optimizer, plan.task],
+    )
     summary = training.carry_out(record, tracker, resume=resume)
     if world.leads:
         rules = {"layer_coverage": rule_of} if (rule_of := training.rules()) else {}
@@ -94,7 +104,9 @@ def refuse(plan: Plan, error: Exception) -> Outcome:
     """Record a run that could not be built: in a sweep a failure is a result like any other."""
     record = RunRecord(plan.directory)
     described = {**plan.config, "experiment": plan.experiment, "command": plan.command}
-    record.begin(described, {}, resume=record.resumable)  # an unfinished run goes on once it can be built again
+    record.begin(
+        described, {}, resume=record.resumable
+    )  # an unfinished run goes on once it can be built again
     summary = summarise(plan, None, Status.ERROR, f"{type(error).__name__}: {error}")
     record.finish(summary)
     return Outcome(summary, "metric")

@@ -20,9 +20,9 @@ Facts = dict[str, float]
 def step_facts(gradient: Tensor, update: Tensor, before: float, after: float) -> Facts:
     """A step d compared with the gradient g at its start, f the loss of its mini-batch there and f+ after it.
 
-    `cosine` is -g'd / |g||d|. `overshoot` is 2 (f+ - f - g'd) / -g'd, which for a quadratic is d'Hd / -g'd: 1 where the
-    step ends at the minimum along its line, 2 where the loss is back at its start. It is left out where the step leads
-    uphill or the slope is lost in the round-off of f.
+    `cosine` is -g'd / |g||d|. `overshoot` is 2 (f+ - f - g'd) / -g'd, which for a quadratic is d'Hd
+    / -g'd: 1 where the step ends at the minimum along its line, 2 where the loss is back at its
+    start. It is left out where the step leads uphill or the slope is lost in the round-off of f.
     """
     slope = float(gradient.double() @ update.double())
     resolution = UNRESOLVED * torch.finfo(gradient.dtype).eps * abs(before)
@@ -45,7 +45,9 @@ def norm(vector: Tensor) -> float:
 def cosine(one: Tensor, other: Tensor) -> float:
     """The cosine of the angle between two tensors, NaN where one of them is zero."""
     lengths = norm(one) * norm(other)
-    return float(one.double().flatten() @ other.double().flatten()) / lengths if lengths else math.nan
+    return (
+        float(one.double().flatten() @ other.double().flatten()) / lengths if lengths else math.nan
+    )
 
 
 def along(hessian: Curvature, vector: Tensor) -> float:

@@ -11,15 +11,33 @@ from tasks.task import Task
 Summary = dict[str, Any]
 
 
-def summarise(plan: Plan, task: Task | None, status: Status, message: str, found: Summary | None = None) -> Summary:
+def summarise(
+    plan: Plan, task: Task | None, status: Status, message: str, found: Summary | None = None
+) -> Summary:
     """All keys of summary.json, in order; what is not known is null."""
     metric = "metric" if task is None else task.metric
     keys = (
-        "steps", "seconds", "seconds_per_step", "final_loss", f"best_{metric}", f"final_{metric}",
-        "target", "target_step", "target_seconds", "target_grad_equivalents",
-        "counts", "state_bytes", "peak_memory_bytes",
-    )  # fmt: skip
-    empty: Summary = {**dict.fromkeys(keys), "steps": 0, "seconds": 0.0, "counts": {}, "target": plan.config["target"]}
+        "steps",
+        "seconds",
+        "seconds_per_step",
+        "final_loss",
+        f"best_{metric}",
+        f"final_{metric}",
+        "target",
+        "target_step",
+        "target_seconds",
+        "target_grad_equivalents",
+        "counts",
+        "state_bytes",
+        "peak_memory_bytes",
+    )
+    empty: Summary = {
+        **dict.fromkeys(keys),
+        "steps": 0,
+        "seconds": 0.0,
+        "counts": {},
+        "target": plan.config["target"],
+    }
     return {
         "status": status.value,
         "task": plan.task,

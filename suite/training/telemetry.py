@@ -1,7 +1,8 @@
 """Numbers along a run that say why it goes as it goes: the step against the gradient, the curvature it meets.
 
-All of it is measured off the clock and aside from the run: with objectives, counts and random streams of its own, on
-buffers that do not move. A run with telemetry takes the very steps of the run without.
+All of it is measured off the clock and aside from the run: with objectives, counts and random
+streams of its own, on buffers that do not move. A run with telemetry takes the very steps of the
+run without.
 """
 
 from __future__ import annotations
@@ -26,7 +27,15 @@ from optimizers.linalg.spectrum import spectral_density
 from optimizers.objective.step_state import held_statistics
 from suite.results.directory import Row, RowFile
 from suite.training.seeds import stream
-from suite.training.step_diagnostics import Facts, along, cosine, largest_tensors, norm, spread, step_facts
+from suite.training.step_diagnostics import (
+    Facts,
+    along,
+    cosine,
+    largest_tensors,
+    norm,
+    spread,
+    step_facts,
+)
 from tasks.task import Batch, Task
 
 PREFIX = "telemetry/"
@@ -89,7 +98,7 @@ class Telemetry:
         self._update: Tensor | None = None
         self._watching = True
 
-    # -- a step --------------------------------------------------------------------------------------------------------
+    # -- a step ------------------------------------------------------------------------------------
 
     def begin(self, inputs: Tensor, targets: Tensor) -> None:
         """Remember where a step starts: the parameters, the loss and the gradient of its mini-batch."""
@@ -135,14 +144,17 @@ class Telemetry:
                 self.layers["gradient_norm", name] = norm(slope)
         return ratios
 
-    # -- the curvature -------------------------------------------------------------------------------------------------
+    # -- the curvature -----------------------------------------------------------------------------
 
     def curvature(self) -> Facts:
         """The Hessian of the loss of the run's first mini-batch, at the parameters as they are."""
         if "hessian" not in self.task.offers or self.products == 0:
             return {}
         before, facts = self.seconds, None
-        with self._surviving("curvature is"), self._aside(self.seed):  # the same dropout masks at every evaluation
+        with (
+            self._surviving("curvature is"),
+            self._aside(self.seed),
+        ):  # the same dropout masks at every evaluation
             facts = self._curvature(self._objective(self.batch).hessian())
         self.evaluations += 1
         self.curvature_seconds += self.seconds - before
@@ -157,8 +169,15 @@ class Telemetry:
         density = spectral_density(hessian, self.products - DIRECTIONS, EIGENVALUES)
         if density is None:
             return facts
-        facts |= {f"eigenvalue_{rank}": float(value) for rank, value in enumerate(density.largest, start=1)}
-        facts |= {"eigenvalue_min": density.smallest, "eigenvalue_error": density.error, "trace": density.trace}
+        facts |= {
+            f"eigenvalue_{rank}": float(value)
+            for rank, value in enumerate(density.largest, start=1)
+        }
+        facts |= {
+            "eigenvalue_min": density.smallest,
+            "eigenvalue_error": density.error,
+            "trace": density.trace,
+        }
         facts |= {"negative_share": density.negative_share, "negative_mass": density.negative_mass}
         lr = self.optimizer.param_groups[0].get("lr")
         if lr is not None:
@@ -174,7 +193,7 @@ class Telemetry:
             self.note = f"{what} left out from here on: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
             print(f"Telemetry: {self.note}", file=sys.stderr)
 
-    # -- what is recorded ----------------------------------------------------------------------------------------------
+    # -- what is recorded --------------------------------------------------------------------------
 
     def row(self, *, evaluated: bool) -> Row:
         """The columns for the history, what is not known left empty; the curvature at evaluations only."""
@@ -182,14 +201,20 @@ class Telemetry:
         if evaluated:
             facts |= self.curvature()
         self._step, self._update = {}, None
-        return {PREFIX + name: value if math.isfinite(value) else "" for name, value in facts.items()}
+        return {
+            PREFIX + name: value if math.isfinite(value) else "" for name, value in facts.items()
+        }
 
     def _told(self) -> Facts:
         """What the optimizer says of itself, and its failures so far in one number."""
         failures: Counter[str] | None = getattr(self.optimizer, "failures", None)
         facts = {} if failures is None else {"failures": float(sum(failures.values()))}
         tell: Callable[[], Mapping[str, float]] | None = getattr(self.optimizer, "telemetry", None)
-        return facts if tell is None else facts | {name: float(value) for name, value in tell().items()}
+        return (
+            facts
+            if tell is None
+            else facts | {name: float(value) for name, value in tell().items()}
+        )
 
     def summary(self) -> dict[str, Any]:
         """What it cost, for summary.json."""
@@ -200,7 +225,7 @@ class Telemetry:
             "telemetry_note": self.note,
         }
 
-    # -- aside from the run --------------------------------------------------------------------------------------------
+    # -- aside from the run ------------------------------------------------------------------------
 
     def _objective(self, batch: Batch, *, autocast: bool = False) -> Objective:
         loss_fn, l2 = self.task.loss_fn, self.task.l2
@@ -212,7 +237,10 @@ class Telemetry:
         began = perf_counter()
         device = self.params[0].device
         try:
-            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), held_statistics(self.norms):
+            with (
+                torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+                held_statistics(self.norms),
+            ):
                 if seed is not None:
                     torch.manual_seed(seed)
                 yield

@@ -40,28 +40,39 @@ from tasks.task import Batch, Task
 
 EXPLODED = 1e6  # a loss of this many times the first one will not come back
 LOGGED_ROWS = 200
-FIRST_ROWS = 100  # steps that are logged one by one, where second-order methods do most of their work
+FIRST_ROWS = (
+    100  # steps that are logged one by one, where second-order methods do most of their work
+)
 FAILED = frozenset({Status.OOM, Status.UNSUPPORTED, Status.ERROR})
 CHECKPOINT_SHARE = 0.005  # of a run's time that may go into checkpoints
-STATISTICS_BATCHES = 10  # of training data, that batch normalisation sees anew at weights it has not been trained at
+STATISTICS_BATCHES = (
+    10  # of training data, that batch normalisation sees anew at weights it has not been trained at
+)
 
 Taken = tuple[Tensor | float, float]  # a step's loss at its start, and its seconds
 Loop = Generator[Objective, Taken | None, Status]
 
-Watch = Callable[[int, float], str | None]  # told the step and the metric at each evaluation; a reason to stop, or None
+Watch = Callable[
+    [int, float], str | None
+]  # told the step and the metric at each evaluation; a reason to stop, or None
 
 
 class Training:
     """Everything of one run that has state.
 
-    Of several processes each has a training of its own; all take the same steps on the same parameters, and one of
-    them evaluates, decides and records.
+    Of several processes each has a training of its own; all take the same steps on the same
+    parameters, and one of them evaluates, decides and records.
     """
 
     kind: ClassVar[type[Objective]] = Objective
 
     def __init__(
-        self, plan: Plan, task: Task, place: torch.device, world: World | None = None, watch: Watch | None = None
+        self,
+        plan: Plan,
+        task: Task,
+        place: torch.device,
+        world: World | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.plan = plan
         self.watch = watch
@@ -88,11 +99,13 @@ class Training:
         self.saved_at = self.save_seconds = 0.0
         self.costs: oracle_costs.Costs = {}
         self.peak_bytes: int | None = None
-        self.objective = self._objective(self.model, ranks=self.ranks, parts=plan.config["accumulate"])
+        self.objective = self._objective(
+            self.model, ranks=self.ranks, parts=plan.config["accumulate"]
+        )
         self.ranks.share(len(self.objective.inputs))
         self.telemetry = self._build_telemetry()
 
-    # -- building ------------------------------------------------------------------------------------------------------
+    # -- building ----------------------------------------------------------------------------------
 
     def _build_schedule(self) -> torch.optim.lr_scheduler.LRScheduler | None:
         node = self.plan.config["schedule"]
@@ -103,9 +116,14 @@ class Training:
         if not config["telemetry"] or not self.world.leads:
             return None
         return Telemetry(
-            self.model, self.task, self.optimizer, self.plan.seed,
-            products=config["telemetry_products"], autocast=self.plan.precision == "bf16", parts=config["accumulate"],
-        )  # fmt: skip
+            self.model,
+            self.task,
+            self.optimizer,
+            self.plan.seed,
+            products=config["telemetry_products"],
+            autocast=self.plan.precision == "bf16",
+            parts=config["accumulate"],
+        )
 
     def _objective(
         self,
@@ -121,10 +139,19 @@ class Training:
         compiled = self.plan.config["compile"] if compiled is None else compiled
         forward: Any = torch.compile(model) if compiled else model
         return self.kind(
-            forward, self.task.loss_fn, inputs, targets, l2=self.task.l2, sampler=self._fresh,
-            generator=self.generator, autocast=self.plan.precision == "bf16", counts=counts,
-            ranks=ranks, parts=parts, clip=self.plan.config["clip_grad_norm"],
-        )  # fmt: skip
+            forward,
+            self.task.loss_fn,
+            inputs,
+            targets,
+            l2=self.task.l2,
+            sampler=self._fresh,
+            generator=self.generator,
+            autocast=self.plan.precision == "bf16",
+            counts=counts,
+            ranks=ranks,
+            parts=parts,
+            clip=self.plan.config["clip_grad_norm"],
+        )
 
     def _first_batch(self) -> Batch:
         return next(self.task.batches("train", stream(self.plan.seed, "data")))
@@ -134,11 +161,13 @@ class Training:
         return self.task.batches("train", stream(self.plan.seed, "data"), start=self.step)
 
     def _fresh(self) -> Batch:
-        batches = self.task.batches("train", stream(self.plan.seed, "fresh"), start=self.fresh_drawn)
+        batches = self.task.batches(
+            "train", stream(self.plan.seed, "fresh"), start=self.fresh_drawn
+        )
         self.fresh_drawn += 1
         return next(batches)
 
-    # -- before the first step -----------------------------------------------------------------------------------------
+    # -- before the first step ---------------------------------------------------------------------
 
     def prepare(self) -> None:
         """Measure what is measured off the clock, on models of its own, then set every random stream to its start."""
@@ -166,14 +195,17 @@ class Training:
         return oracle_costs.load_or_measure(
             # products need a graph that a compiled model does not keep
             path,
-            lambda: oracle_costs.measure(self.task, self._objective(self.task.model(0), compiled=False), self.clock),
+            lambda: oracle_costs.measure(
+                self.task, self._objective(self.task.model(0), compiled=False), self.clock
+            ),
         )
 
     def _warm_up(self) -> int | None:
         """Two untimed steps of a copy, the second one's memory measured; a compiled model is compiled here.
 
-        None where that takes too long: the CPU's profiler keeps every operation, and a minute of a second-order
-        method's products would fill the memory. Of several processes each takes these steps by itself, on its share.
+        None where that takes too long: the CPU's profiler keeps every operation, and a minute of a
+        second-order method's products would fill the memory. Of several processes each takes these
+        steps by itself, on its share.
         """
         counts = memory.Limited(memory.LONGEST) if self.place.type == "cpu" else None
         inputs, targets = self._first_batch()
@@ -183,7 +215,9 @@ class Training:
         def first() -> memory.Step:
             twin = self.task.model(stream(self.plan.seed, "model"))
             optimizer = build_optimizer(self.plan, self.task, twin, self.ranks)
-            objective = self._objective(twin, counts=counts, parts=self.plan.config["accumulate"], batch=batch)
+            objective = self._objective(
+                twin, counts=counts, parts=self.plan.config["accumulate"], batch=batch
+            )
             optimizer.step(objective)
             return lambda: optimizer.step(objective.on(*batch))
 
@@ -192,7 +226,7 @@ class Training:
         except memory.TooLongError:
             return None
 
-    # -- training ------------------------------------------------------------------------------------------------------
+    # -- training ----------------------------------------------------------------------------------
 
     def carry_out(self, record: RunRecord, tracker: Tracker, *, resume: bool) -> Summary:
         """Train to the end or to a failure, and say how it went."""
@@ -221,7 +255,9 @@ class Training:
 
     def _remark(self) -> str:
         """What a reader of a run by several processes has to know."""
-        coupled = any(isinstance(module, _NormBase) and couples(module) for module in self.model.modules())
+        coupled = any(
+            isinstance(module, _NormBase) and couples(module) for module in self.model.modules()
+        )
         if self.ranks.size == 1 or not coupled:
             return ""
         return f"batch normalisation saw the share of each of the {self.ranks.size} ranks, not the whole batch"
@@ -289,7 +325,9 @@ class Training:
                 if not self._sound():
                     log.write(self._row(), flush=True)
                     return Status.DIVERGED
-                spent = self.seconds > limit or (most is not None and self._grad_equivalents() > most)
+                spent = self.seconds > limit or (
+                    most is not None and self._grad_equivalents() > most
+                )
                 last = self.step == steps or spent
                 if last or self.step % eval_every == 0:
                     status = self._checkpointed_evaluation(record, log, last)
@@ -331,7 +369,9 @@ class Training:
     def _watched_out(self) -> bool:
         """Whether whoever watches the run has seen enough; it can be gone on with like one that was interrupted."""
         if self.watch is not None:
-            self.stopped = self.ranks.told((self.watch(self.step, self.value) or "") if self.world.leads else "")
+            self.stopped = self.ranks.told(
+                (self.watch(self.step, self.value) or "") if self.world.leads else ""
+            )
         return bool(self.stopped)
 
     def _ending(self, last: bool) -> Status | None:
@@ -357,7 +397,7 @@ class Training:
         if counts:
             self.optimizer.failures = Counter(counts)  # type: ignore[attr-defined]
 
-    # -- what is known at a step ---------------------------------------------------------------------------------------
+    # -- what is known at a step -------------------------------------------------------------------
 
     def _evaluate(self, split: str) -> dict[str, float]:
         """The metrics, which one process computes and tells the others."""
@@ -374,16 +414,20 @@ class Training:
     def _judged_weights(self, timed: bool = False) -> Iterator[None]:
         """The weights that the optimizer wants to be judged by.
 
-        What it takes to get there and back is part of the method: its seconds are on the run's clock if `timed`, and
-        the forward passes are counted. It is so once for each evaluation; a final test and checkpoint use what is
-        known.
+        What it takes to get there and back is part of the method: its seconds are on the run's
+        clock if `timed`, and the forward passes are counted. It is so once for each evaluation; a
+        final test and checkpoint use what is known.
         """
-        if not averages(self.optimizer) or not self.step:  # before the first step there is one place only
+        if (
+            not averages(self.optimizer) or not self.step
+        ):  # before the first step there is one place only
             yield
             return
         seed = stream(self.plan.seed, "statistics")
         leads = self.world.leads
-        with judged_weights(self.model, self.optimizer, self.task, seed, self.clock, renews=leads) as trip:
+        with judged_weights(
+            self.model, self.optimizer, self.task, seed, self.clock, renews=leads
+        ) as trip:
             yield
         if timed:
             (took,) = self.ranks.greatest((trip.seconds,))
@@ -394,7 +438,9 @@ class Training:
         """Every process computes the same steps, so a difference of one bit is a fault that would only grow."""
         if self.ranks.size == 1:
             return
-        sums = torch.stack([p.detach().double().sum().cpu() for p in self.model.parameters()]).nan_to_num()
+        sums = torch.stack(
+            [p.detach().double().sum().cpu() for p in self.model.parameters()]
+        ).nan_to_num()
         most, least = self.ranks.greatest((float(sums.sum()), -float(sums.sum())))
         if most != -least:
             raise RuntimeError(
@@ -410,12 +456,18 @@ class Training:
             self.best = self.value
         target = self.plan.config["target"]
         if target is not None and not self.target and sign * self.value >= sign * target:
-            self.target = {"step": self.step, "seconds": self.seconds, "grad_equivalents": self._grad_equivalents()}
+            self.target = {
+                "step": self.step,
+                "seconds": self.seconds,
+                "grad_equivalents": self._grad_equivalents(),
+            }
 
     def _grad_equivalents(self) -> float:
         return oracle_costs.grad_equivalents(self.objective.counts, self.costs)
 
-    def _row(self, validation: dict[str, float] | None = None, test: dict[str, float] | None = None) -> Row:
+    def _row(
+        self, validation: dict[str, float] | None = None, test: dict[str, float] | None = None
+    ) -> Row:
         counts = self.objective.counts
         row: Row = {
             "step": self.step,
@@ -441,7 +493,11 @@ class Training:
         return PathFile(record.path) if two and (record.path.exists() or not resume) else None
 
     def _point(self) -> list[float]:
-        return [float(value) for parameter in trained(self.model) for value in parameter.detach().flatten().tolist()]
+        return [
+            float(value)
+            for parameter in trained(self.model)
+            for value in parameter.detach().flatten().tolist()
+        ]
 
     @property
     def _shown(self) -> bool:
@@ -451,7 +507,7 @@ class Training:
     def _report(self) -> str:
         return f"loss {self.loss:.4g}  {self.task.metric} {self.value:.4g}"
 
-    # -- interruption and resumption -----------------------------------------------------------------------------------
+    # -- interruption and resumption ---------------------------------------------------------------
 
     @property
     def _asked(self) -> bool:
@@ -481,7 +537,17 @@ class Training:
         self.save_seconds = self.saved_at - began
 
     def _state(self) -> dict[str, Any]:
-        numbers = ("step", "seconds", "loss", "first_loss", "value", "best", "target", "fresh_drawn", "failures")
+        numbers = (
+            "step",
+            "seconds",
+            "loss",
+            "first_loss",
+            "value",
+            "best",
+            "target",
+            "fresh_drawn",
+            "failures",
+        )
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -498,7 +564,9 @@ class Training:
     def _restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if averages(self.optimizer):  # the last checkpoint of a run holds the weights that it was judged by
+        if averages(
+            self.optimizer
+        ):  # the last checkpoint of a run holds the weights that it was judged by
             self.optimizer.train()
         if self.schedule is not None:
             self.schedule.load_state_dict(state["schedule"])
@@ -512,7 +580,9 @@ class Training:
 
     def _own(self, states: Tensor) -> Tensor:
         """This process's row of the random states of all."""
-        return states.cpu().view(self.ranks.size, -1)[self.ranks.rank].clone()  # torch does not look at a view's offset
+        return (
+            states.cpu().view(self.ranks.size, -1)[self.ranks.rank].clone()
+        )  # torch does not look at a view's offset
 
     def _summarise(self, status: Status, message: str) -> Summary:
         ended_well = status in (Status.DONE, Status.TARGET, Status.TIMEOUT, Status.INTERRUPTED)
@@ -542,7 +612,9 @@ class Training:
 
     def _state_bytes(self, status: Status) -> int | None:
         """Of this process; unknown after a failure among several, when the others do not answer any more."""
-        return None if self.ranks.size > 1 and status in FAILED else memory.state_bytes(self.optimizer)
+        return (
+            None if self.ranks.size > 1 and status in FAILED else memory.state_bytes(self.optimizer)
+        )
 
 
 def advanced(loop: Loop, taken: Taken | None = None) -> Objective | Status:

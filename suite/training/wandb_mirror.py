@@ -16,7 +16,9 @@ PERIOD = 2.0  # seconds
 class Tracker:
     """Sends rows and the summary to W&B; the first failure is said once and ends the mirroring, not the run."""
 
-    def __init__(self, mode: str, directory: Path, run_id: str, config: Mapping[str, Any], **labels: Any) -> None:
+    def __init__(
+        self, mode: str, directory: Path, run_id: str, config: Mapping[str, Any], **labels: Any
+    ) -> None:
         self._run: Any = None
         self._pending: list[dict[str, Any]] = []
         self._sent = monotonic()
@@ -24,7 +26,12 @@ class Tracker:
             self._guard(lambda: self._start(mode, directory, run_id, config, labels))
 
     def _start(
-        self, mode: Any, directory: Path, run_id: str, config: Mapping[str, Any], labels: dict[str, Any]
+        self,
+        mode: Any,
+        directory: Path,
+        run_id: str,
+        config: Mapping[str, Any],
+        labels: dict[str, Any],
     ) -> None:
         for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
             os.environ.setdefault(name, str(directory / "wandb"))
@@ -32,15 +39,27 @@ class Tracker:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
-        # What it would collect about machine and packages stands in environment.json, and costs a run's time to gather.
+        # What it would collect about machine and packages stands in environment.json, and costs a
+        # run's time to gather.
         settings = wandb.Settings(
-            console="off", x_disable_stats=True, x_disable_machine_info=True, x_save_requirements=False,
-            disable_git=True, disable_code=True, disable_job_creation=True,
-        )  # fmt: skip
+            console="off",
+            x_disable_stats=True,
+            x_disable_machine_info=True,
+            x_save_requirements=False,
+            disable_git=True,
+            disable_code=True,
+            disable_job_creation=True,
+        )
         self._run = wandb.init(
-            dir=directory, id=run_id, mode=mode, resume="allow" if mode == "online" else None,
-            config=dict(config), settings=settings, reinit="finish_previous", **labels,
-        )  # fmt: skip
+            dir=directory,
+            id=run_id,
+            mode=mode,
+            resume="allow" if mode == "online" else None,
+            config=dict(config),
+            settings=settings,
+            reinit="finish_previous",
+            **labels,
+        )
         self._run.define_metric("*", step_metric="step")
 
     def log(self, row: Mapping[str, Any]) -> None:
@@ -62,7 +81,12 @@ class Tracker:
         """Send what is left and the summary, and close the run."""
         self.flush()
         if self._run is not None:
-            self._guard(lambda: (self._run.summary.update(dict(summary)), self._run.finish(exit_code=exit_code)))
+            self._guard(
+                lambda: (
+                    self._run.summary.update(dict(summary)),
+                    self._run.finish(exit_code=exit_code),
+                )
+            )
 
     def _guard(self, call: Callable[[], Any]) -> None:
         try:

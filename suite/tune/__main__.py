@@ -1,14 +1,16 @@
 """Equal-budget tuning: `python -m suite.tune optimizer=kfac,adamw task=mlp,cnn trials=12 [key=value ...]`.
 
-Every optimizer gets the same number of trials on a task: its default settings first, then quasi-random points of the
-`search` space in its YAML. A trial is an ordinary recorded run under results/tune/, and a study is a journal beside
-them, so one that is stopped goes on where it was, and several processes or machines may work on one. The setting with
-the best final validation metric becomes configs/tuned/<task>_<optimizer>.yaml; a trial that failed counts as worst,
-and the test split is not looked at.
+Every optimizer gets the same number of trials on a task: its default settings first, then
+quasi-random points of the `search` space in its YAML. A trial is an ordinary recorded run under
+results/tune/, and a study is a journal beside them, so one that is stopped goes on where it was,
+and several processes or machines may work on one. The setting with the best final validation metric
+becomes configs/tuned/<task>_<optimizer>.yaml; a trial that failed counts as worst, and the test
+split is not looked at.
 
-Of the study itself: trials=12 jobs=2 sampler=quasi|random|tpe pruner=none|halving seeds=1 batched=1|auto|32
-storage=FOLDER (of the studies, to be shared) out=FOLDER (of what is found). Everything else is a setting of the runs,
-as `python -m suite` takes it: scale=quick steps=300 schedule=cosine. See docs/tuning.md.
+Of the study itself: trials=12 jobs=2 sampler=quasi|random|tpe pruner=none|halving seeds=1
+batched=1|auto|32 storage=FOLDER (of the studies, to be shared) out=FOLDER (of what is found).
+Everything else is a setting of the runs, as `python -m suite` takes it: scale=quick steps=300
+schedule=cosine. See docs/tuning.md.
 """
 
 from __future__ import annotations
@@ -69,7 +71,10 @@ def parse(arguments: Sequence[str]) -> Request:
     for group, chosen in (("optimizer", optimizers), ("task", tasks)):
         for name in chosen:
             require_one_of(group, name, registry.names(group))
-    trials, jobs = _count("trials", given.pop("trials", "12")), _count("jobs", given.pop("jobs", str(cores())))
+    trials, jobs = (
+        _count("trials", given.pop("trials", "12")),
+        _count("jobs", given.pop("jobs", str(cores()))),
+    )
     sampler, pruner = given.pop("sampler", SAMPLERS[0]), given.pop("pruner", PRUNERS[0])
     require_one_of("sampler", sampler, SAMPLERS)
     require_one_of("pruner", pruner, PRUNERS)
@@ -83,7 +88,9 @@ def parse(arguments: Sequence[str]) -> Request:
             "pruner=halving runs all trials side by side, a run each: leave out seeds, batched and sampler=tpe, or the "
             "pruner"
         )
-    return Request(optimizers, tasks, trials, jobs, overrides, out, sampler, pruner, seeds, storage, together)
+    return Request(
+        optimizers, tasks, trials, jobs, overrides, out, sampler, pruner, seeds, storage, together
+    )
 
 
 def _settings(arguments: Sequence[str]) -> dict[str, str]:

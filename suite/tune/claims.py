@@ -1,8 +1,9 @@
 """Who carries out a trial, and whether they are still there: what lets another take over the trial of a killed process.
 
-A process on this machine is looked up by its number and the moment it started; one on another machine is believed gone
-when the file that it touches every `BEAT` seconds has not been touched for `STALE` seconds, by the clock of whoever
-keeps the files, so that the machines' own clocks need not agree.
+A process on this machine is looked up by its number and the moment it started; one on another
+machine is believed gone when the file that it touches every `BEAT` seconds has not been touched for
+`STALE` seconds, by the clock of whoever keeps the files, so that the machines' own clocks need not
+agree.
 """
 
 from __future__ import annotations
@@ -91,7 +92,9 @@ def _machine() -> str:
     with suppress(OSError):
         facts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
         facts.append(os.readlink("/proc/self/ns/pid"))
-    return "/".join(facts) if len(facts) == 3 else f"{facts[0]}/{uuid4().hex}"  # unknown: nobody else is on it
+    return (
+        "/".join(facts) if len(facts) == 3 else f"{facts[0]}/{uuid4().hex}"
+    )  # unknown: nobody else is on it
 
 
 def _started(process: int) -> str:

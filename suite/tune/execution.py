@@ -23,7 +23,9 @@ from suite.tune.trial import PRUNED, Trial, grad_equivalents
 
 def plans_of(study: Study, settings: Settings) -> list[Plan]:
     """The runs of a trial."""
-    return [planned(study.request, study.optimizer, study.task, settings, seed) for seed in study.seeds]
+    return [
+        planned(study.request, study.optimizer, study.task, settings, seed) for seed in study.seeds
+    ]
 
 
 def carry_out(plan: Plan, watch: Watch | None = None) -> Outcome:
@@ -39,7 +41,9 @@ def carry_out(plan: Plan, watch: Watch | None = None) -> Outcome:
         raise
     except (ValueError, FileNotFoundError) as error:
         outcome = refuse(plan, error)
-    if outcome.status is Status.INTERRUPTED and not outcome.summary["message"]:  # not by the one who watches
+    if (
+        outcome.status is Status.INTERRUPTED and not outcome.summary["message"]
+    ):  # not by the one who watches
         raise KeyboardInterrupt
     return outcome
 
@@ -67,16 +71,21 @@ def carry_out_together(plans: Sequence[Plan]) -> list[Outcome]:
     return outcomes
 
 
-def trial_of(number: int, settings: Settings, plans: Sequence[Plan], outcomes: Sequence[Outcome]) -> Trial:
+def trial_of(
+    number: int, settings: Settings, plans: Sequence[Plan], outcomes: Sequence[Outcome]
+) -> Trial:
     """What the runs of a trial came to; one that failed fails the trial."""
     metric = next((outcome.metric for outcome in outcomes if outcome.metric != "metric"), "")
     values = [_value(outcome) for outcome in outcomes]
     known = [value for value in values if value is not None]
-    worst = next((o for o, value in zip(outcomes, values, strict=True) if value is None), outcomes[0])
+    worst = next(
+        (o for o, value in zip(outcomes, values, strict=True) if value is None), outcomes[0]
+    )
     sign = _sign(plans[0])
     stopped = any(outcome.status is Status.INTERRUPTED for outcome in outcomes)
     return Trial(
-        number, settings,
+        number,
+        settings,
         status=PRUNED if stopped else str(worst.status),
         value=fmean(known) if len(known) == len(plans) else None,
         sign=sign,
@@ -86,7 +95,7 @@ def trial_of(number: int, settings: Settings, plans: Sequence[Plan], outcomes: S
         runs=[plan.directory.relative_to(paths.results()).as_posix() for plan in plans],
         message=str(worst.summary.get("message") or ""),
         scores=scores_of(plans[0].directory, plans[0].steps, metric, sign),
-    )  # fmt: skip
+    )
 
 
 def _value(outcome: Outcome) -> float | None:

@@ -1,9 +1,10 @@
 """Successive halving (Jamieson and Talwalkar 2016): runs that do badly, for their length, are not gone on with.
 
-All trials run to a ninth of their steps; the best third of them goes on to a third of the steps, and the best third of
-those to the end. A run is planned for its whole length, so its schedule is that of a whole run, and it is stopped and
-gone on with bit for bit, so what a survivor comes to is what it would have come to by itself, in whatever order the
-trials ran. Trial 0, the default, is never stopped. What was spent on a trial until it was stopped is recorded.
+All trials run to a ninth of their steps; the best third of them goes on to a third of the steps,
+and the best third of those to the end. A run is planned for its whole length, so its schedule is
+that of a whole run, and it is stopped and gone on with bit for bit, so what a survivor comes to is
+what it would have come to by itself, in whatever order the trials ran. Trial 0, the default, is
+never stopped. What was spent on a trial until it was stopped is recorded.
 """
 
 from __future__ import annotations
@@ -27,7 +28,11 @@ class Halt:
 
     def __call__(self, step: int, value: float) -> str | None:
         """The reason to stop here, or None."""
-        return f"stopped by successive halving at step {step} of {self.steps}" if step >= self.step else None
+        return (
+            f"stopped by successive halving at step {step} of {self.steps}"
+            if step >= self.step
+            else None
+        )
 
 
 def rungs(steps: int) -> list[int]:
@@ -53,5 +58,7 @@ def scores_of(directory: Path, steps: int, metric: str, sign: float) -> list[flo
     except FileNotFoundError:
         return []
     evaluated = [(step, sign * float(value)) for step, value in rows if value]
-    found = [next((score for step, score in evaluated if step >= rung), None) for rung in rungs(steps)]
+    found = [
+        next((score for step, score in evaluated if step >= rung), None) for rung in rungs(steps)
+    ]
     return [score for score in found if score is not None]

@@ -1,7 +1,8 @@
 """A study on disk: Optuna's journal, one file a study, which several processes and machines may work on at once.
 
-Every trial has a number that says which point of the space it tries. It is claimed under a lock, by one process, which
-writes its name into it; a trial whose process is gone is claimed again by another. What came of it is written once.
+Every trial has a number that says which point of the space it tries. It is claimed under a lock, by
+one process, which writes its name into it; a trial whose process is gone is claimed again by
+another. What came of it is written once.
 """
 
 from __future__ import annotations
@@ -58,15 +59,19 @@ class Journal:
             if key not in self.optuna.user_attrs:
                 self.optuna.set_user_attr(key, value)
 
-    # -- what there is -------------------------------------------------------------------------------------------------
+    # -- what there is -----------------------------------------------------------------------------
 
     def trials(self) -> dict[int, FrozenTrial]:
         """All trials by number, as far as the request goes."""
-        return {number: trial for number, trial in self._all().items() if number < self.study.trials}
+        return {
+            number: trial for number, trial in self._all().items() if number < self.study.trials
+        }
 
     def recorded(self) -> list[Trial]:
         """Those that have ended, in order."""
-        ended = {number: trial for number, trial in self.trials().items() if trial.state.is_finished()}
+        ended = {
+            number: trial for number, trial in self.trials().items() if trial.state.is_finished()
+        }
         return [trial_in(ended[number]) for number in sorted(ended)]
 
     @property
@@ -86,7 +91,7 @@ class Journal:
                 found.setdefault(int(trial.user_attrs["number"]), trial)
         return found
 
-    # -- what this process does ----------------------------------------------------------------------------------------
+    # -- what this process does --------------------------------------------------------------------
 
     def decide(self) -> list[Trial]:
         """Under successive halving, end the trials that do not go on beyond a rung which all have come to by now."""
@@ -100,7 +105,10 @@ class Journal:
         there = [trial.state.is_finished() or _passed(trial) >= rung for trial in trials.values()]
         if len(trials) < self.study.trials or not all(there):
             return []
-        go_on, ended = survivors({number: _score(trial, rung) for number, trial in trials.items()}, rung), []
+        go_on, ended = (
+            survivors({number: _score(trial, rung) for number, trial in trials.items()}, rung),
+            [],
+        )
         for number, trial in trials.items():
             if trial.state.is_finished() or not _waits(trial) or _passed(trial) != rung:
                 continue
@@ -108,7 +116,11 @@ class Journal:
                 self.storage.set_trial_user_attr(trial._trial_id, "allowed", rung)
             else:
                 self._end(trial._trial_id, trial.user_attrs["partial"])
-                ended.append(Trial.from_dict(number, dict(trial.user_attrs["settings"]), trial.user_attrs["partial"]))
+                ended.append(
+                    Trial.from_dict(
+                        number, dict(trial.user_attrs["settings"]), trial.user_attrs["partial"]
+                    )
+                )
         return ended
 
     def claim(self, most: int = 1) -> list[Claim]:
@@ -116,7 +128,11 @@ class Journal:
         claimed: list[Claim] = []
         with alone(self.path.with_suffix(".claims")):
             trials = self.trials()
-            busy = [t.params for t in trials.values() if t.params and not (t.state.is_finished() or self._left(t))]
+            busy = [
+                t.params
+                for t in trials.values()
+                if t.params and not (t.state.is_finished() or self._left(t))
+            ]
             for number in range(self.study.trials):
                 if len(claimed) == most:
                     break
@@ -133,11 +149,18 @@ class Journal:
         told = parameters(settings, space, self.study.defaults)
         if told in busy:  # the same setting again is the same run, and another process is at it
             return []
-        kept = {"number": number, "settings": settings, "owner": self.owner.to_dict(), "attempts": 1}
+        kept = {
+            "number": number,
+            "settings": settings,
+            "owner": self.owner.to_dict(),
+            "attempts": 1,
+        }
         template = optuna.trial.create_trial(
-            state=TrialState.RUNNING, params=told, user_attrs=kept,
+            state=TrialState.RUNNING,
+            params=told,
+            user_attrs=kept,
             distributions=distributions({name: space[name] for name in told}),
-        )  # fmt: skip
+        )
         trial = self.storage.create_new_trial(self.id, template)
         if self._all()[number]._trial_id != trial:  # the lock was lost, and another was quicker
             self.storage.set_trial_state_values(trial, TrialState.FAIL)

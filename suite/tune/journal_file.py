@@ -58,7 +58,9 @@ def opened(path: Path, name: str) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         storage = JournalStorage(WholeLines(path))
-        return optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+        return optuna.create_study(
+            study_name=name, storage=storage, direction="maximize", load_if_exists=True
+        )
     except (ValueError, KeyError, AssertionError) as error:
         raise ConfigError(
             f"the study's journal {path} is damaged ({error}). Move it away and type the same command: trials whose "

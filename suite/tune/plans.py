@@ -21,12 +21,17 @@ GROUP = "tune"  # the experiment, and W&B's job_type, of every trial
 
 
 def planned(
-    request: Request, optimizer: str, task: str, settings: Mapping[str, Any] | None = None, seed: int = TUNING_SEED
+    request: Request,
+    optimizer: str,
+    task: str,
+    settings: Mapping[str, Any] | None = None,
+    seed: int = TUNING_SEED,
 ) -> Plan:
     """One run of a trial; its target is the task's own, so that one stored later does not make it another run.
 
     Raises:
-        ConfigError, HydraException, OmegaConfBaseException: a name or a value that there is not, as for a run.
+        ConfigError, HydraException, OmegaConfBaseException: a name or a value that there is not, as
+            for a run.
     """
     resolvers.register()
     pair = [f"optimizer={optimizer}", f"task={task}", f"seed={seed}", "~tuned", "threads=1"]
@@ -37,9 +42,21 @@ def planned(
         config = compose("config", [*given, "wandb.mode=disabled", f"wandb.job_type={GROUP}"])
     require_one_of("scale", config.scale, resolvers.SCALES)
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    return Plan(plain, optimizer, task, GROUP, paths.results() / GROUP, as_command(given), workers=request.jobs)
+    return Plan(
+        plain,
+        optimizer,
+        task,
+        GROUP,
+        paths.results() / GROUP,
+        as_command(given),
+        workers=request.jobs,
+    )
 
 
 def _typed(value: Any) -> Any:
     """As the command line has it: Hydra reads `null`, `true` and `false`."""
-    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else value
+    return (
+        {None: "null", True: "true", False: "false"}[value]
+        if value is None or isinstance(value, bool)
+        else value
+    )

@@ -38,7 +38,9 @@ def carry_out_all(request: Request, of: Sequence[Study]) -> None:
         return
     context = multiprocessing.get_context("spawn")
     said: Any = context.SimpleQueue()
-    workers = [context.Process(target=_worker, args=(request, said, os.getpid())) for _ in range(jobs)]
+    workers = [
+        context.Process(target=_worker, args=(request, said, os.getpid())) for _ in range(jobs)
+    ]
     with asked_to_end():
         for worker in workers:
             worker.start()
@@ -71,7 +73,9 @@ def _judge(workers: Sequence[BaseProcess], of: Sequence[Study]) -> None:
         return
     me = claims.myself()
     missing = not all(Journal(study, me).complete for study in of)
-    print(f"{len(lost)} of {len(workers)} workers ended early (exit codes {[worker.exitcode for worker in lost]})")
+    print(
+        f"{len(lost)} of {len(workers)} workers ended early (exit codes {[worker.exitcode for worker in lost]})"
+    )
     if missing:
         raise BrokenProcessPool
 
@@ -80,7 +84,9 @@ def _end(workers: Sequence[BaseProcess]) -> None:
     """Ask the workers to end, which saves the runs they are at, and wait for them."""
     until = time.monotonic() + GRACE
     for worker in workers:
-        worker.join(NOTICE)  # Ctrl-C reaches them, too; what was sent to this process alone does not
+        worker.join(
+            NOTICE
+        )  # Ctrl-C reaches them, too; what was sent to this process alone does not
     for worker in workers:
         worker.terminate()
     for worker in workers:

@@ -1,9 +1,10 @@
 """Which setting a trial tries: its point, as a function of the space, the trial's number and, for TPE, what was found.
 
-Trial 0 is the default setting whatever the sampler. The points of `quasi` (scrambled Sobol) and `random` depend on the
-space and the trial's number only: trials of a study are exchangeable, in any order, on any machine, and a larger budget
-adds to a smaller one. `tpe` (Bergstra et al. 2011) looks at the trials so far; those still running count as bad ones
-(constant liar), so that parallel trials do not all try the same.
+Trial 0 is the default setting whatever the sampler. The points of `quasi` (scrambled Sobol) and
+`random` depend on the space and the trial's number only: trials of a study are exchangeable, in any
+order, on any machine, and a larger budget adds to a smaller one. `tpe` (Bergstra et al. 2011) looks
+at the trials so far; those still running count as bad ones (constant liar), so that parallel trials
+do not all try the same.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ SAMPLERS = ("quasi", "random", "tpe")
 QUASI, RANDOM, TPE = SAMPLERS
 EXCHANGEABLE = frozenset({QUASI, RANDOM})
 SEED = 0  # of the sequence of points; the seeds of the runs are others
-STARTUP = 10  # trials of the quasi-random sequence that TPE begins with: the default and nine points
+STARTUP = (
+    10  # trials of the quasi-random sequence that TPE begins with: the default and nine points
+)
 
 
 def point(sampler: str, space: Space, number: int, past: Sequence[Any] = ()) -> Settings:
@@ -62,7 +65,10 @@ def _sequence(text: str, trials: int) -> list[Settings]:
     space = json.loads(text)
     with _quietly():
         sampler = optuna.samplers.QMCSampler(
-            seed=SEED, scramble=True, warn_independent_sampling=False, warn_asynchronous_seeding=False
+            seed=SEED,
+            scramble=True,
+            warn_independent_sampling=False,
+            warn_asynchronous_seeding=False,
         )
         study, asked = optuna.create_study(sampler=sampler), distributions(space)
         points = [study.ask(asked).params for _ in range(trials)]

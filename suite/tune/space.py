@@ -24,7 +24,8 @@ def checked(space: Space | None, whose: str) -> dict[str, dict[str, Any]]:
     """The space with plain entries.
 
     Raises:
-        ConfigError: an entry that is neither a range with a low and a higher end nor a list of choices.
+        ConfigError: an entry that is neither a range with a low and a higher end nor a list of
+            choices.
     """
     for name, entry in (space or {}).items():
         if problem := _problem(entry):
@@ -46,19 +47,29 @@ def rounded(value: Any, entry: Entry) -> Any:
 
 def inside(settings: Settings, space: Space) -> bool:
     """Whether settings are a point of the space: every name of it has a value there."""
-    return set(settings) == set(space) and all(_holds(entry, settings[name]) for name, entry in space.items())
+    return set(settings) == set(space) and all(
+        _holds(entry, settings[name]) for name, entry in space.items()
+    )
 
 
 def on_edge(settings: Settings, space: Space) -> list[str]:
     """The names whose value lies within two percent of an end of its range; choices have no ends."""
     ranged = {name: value for name, value in settings.items() if "choices" not in space[name]}
-    return [name for name, value in ranged.items() if not EDGE <= _place(float(value), space[name]) <= 1 - EDGE]
+    return [
+        name
+        for name, value in ranged.items()
+        if not EDGE <= _place(float(value), space[name]) <= 1 - EDGE
+    ]
 
 
 def _place(value: float, entry: Entry) -> float:
     """Where in its range a value lies, from 0 to 1, in the logarithm if the range is searched so."""
     low, high = float(entry["low"]), float(entry["high"])
-    return math.log(value / low) / math.log(high / low) if entry.get("log") else (value - low) / (high - low)
+    return (
+        math.log(value / low) / math.log(high / low)
+        if entry.get("log")
+        else (value - low) / (high - low)
+    )
 
 
 def _holds(entry: Entry, value: Any) -> bool:
@@ -89,7 +100,10 @@ def _problem(entry: Any) -> str | None:
         return None if entry["choices"] else "has no choices"
     low, high = entry.get("low"), entry.get("high")
     kinds = (int,) if entry.get("integer") else (int, float)
-    if not all(isinstance(end, kinds) and not isinstance(end, bool) and math.isfinite(end) for end in (low, high)):
+    if not all(
+        isinstance(end, kinds) and not isinstance(end, bool) and math.isfinite(end)
+        for end in (low, high)
+    ):
         what = "whole numbers" if entry.get("integer") else "numbers"
         return f"must have {what} as low and high, got {low!r} and {high!r}"
     if not low < high:  # type: ignore[operator]

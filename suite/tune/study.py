@@ -41,7 +41,8 @@ class Request:
         sampler, pruner: how settings are chosen, and whether runs that do badly are stopped early.
         seeds: how many seeds a setting is tried with; its value is their mean.
         storage: the folder of the studies, to be shared by all who work on them.
-        batched: how many trials are trained at once with stacked parameters, where the method allows it.
+        batched: how many trials are trained at once with stacked parameters, where the method
+            allows it.
     """
 
     optimizers: Sequence[str]
@@ -59,9 +60,17 @@ class Request:
     @property
     def command(self) -> str:
         """What repeats the study."""
-        parts = [f"optimizer={','.join(self.optimizers)}", f"task={','.join(self.tasks)}", f"trials={self.trials}"]
+        parts = [
+            f"optimizer={','.join(self.optimizers)}",
+            f"task={','.join(self.tasks)}",
+            f"trials={self.trials}",
+        ]
         usual = {"sampler": QUASI, "pruner": NO_PRUNER, "seeds": 1}
-        parts += [f"{name}={getattr(self, name)}" for name, value in usual.items() if getattr(self, name) != value]
+        parts += [
+            f"{name}={getattr(self, name)}"
+            for name, value in usual.items()
+            if getattr(self, name) != value
+        ]
         return shlex.join(["python", "-m", "suite.tune", *parts, *self.overrides])
 
     @property
@@ -110,7 +119,12 @@ class Study:
     @cached_property
     def name(self) -> str:
         """The study's name: another space, budget, data set or sampler is another study."""
-        how = {"sampler": self.request.sampler, "pruner": self.request.pruner, "seeds": self.seeds, "points": SEED}
+        how = {
+            "sampler": self.request.sampler,
+            "pruner": self.request.pruner,
+            "seeds": self.seeds,
+            "points": SEED,
+        }
         if self.request.pruner == HALVING:  # which sets all trials of a study against each other
             how["trials"] = self.trials
         return f"{self.problem}_{self.label}_{digest({'run': self.plan.run_id, 'space': self.space, **how})}"
@@ -141,7 +155,11 @@ class Study:
 
 def studies(request: Request) -> list[Study]:
     """The studies that a request comes to, every one of them composed, so that a wrong name stops it at once."""
-    return [study_of(request, optimizer, task) for task in request.tasks for optimizer in request.optimizers]
+    return [
+        study_of(request, optimizer, task)
+        for task in request.tasks
+        for optimizer in request.optimizers
+    ]
 
 
 def study_of(request: Request, optimizer: str, task: str) -> Study:
@@ -156,7 +174,13 @@ def study_of(request: Request, optimizer: str, task: str) -> Study:
     space = checked(plan.config["optimizer"].get("search"), f"optimizer {optimizer}")
     for name in space:
         _at(plan.config["optimizer"], name)
-    return Study(optimizer, task, plan, {name: space[name] for name in space if name not in _set(request)}, request)
+    return Study(
+        optimizer,
+        task,
+        plan,
+        {name: space[name] for name in space if name not in _set(request)},
+        request,
+    )
 
 
 def _set(request: Request) -> set[str]:
@@ -169,6 +193,8 @@ def _at(node: Any, name: str) -> Any:
     """The value under a dotted name."""
     for part in name.split("."):
         if not isinstance(node, dict) or part not in node:
-            raise ConfigError(f"the search space names {name!r}, which is no setting of {node.get('_target_', 'it')}")
+            raise ConfigError(
+                f"the search space names {name!r}, which is no setting of {node.get('_target_', 'it')}"
+            )
         node = node[part]
     return node

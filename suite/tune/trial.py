@@ -13,7 +13,9 @@ from typing import Any
 from suite.results.status import Status
 from suite.tune.space import Settings
 
-PRUNED = "pruned"  # a trial whose run was stopped early: the run is `interrupted`, the trial has ended
+PRUNED = (
+    "pruned"  # a trial whose run was stopped early: the run is `interrupted`, the trial has ended
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Trial:
     Attributes:
         number: which point of the space it is; 0 is the default setting.
         status: the word of its worst run, or `pruned`.
-        value: the final validation metric, over several seeds their mean; None for a trial that failed.
+        value: the final validation metric, over several seeds their mean; None for a trial that
+            failed.
         sign: 1 where larger values are better, -1 where smaller ones are.
         seconds, grad_equivalents: what its runs spent.
         runs: their directories, below the folder of all results.
@@ -54,13 +57,28 @@ class Trial:
 
     def to_dict(self) -> dict[str, Any]:
         """What the journal keeps of it, beside its number and settings."""
-        names = ("status", "value", "sign", "metric", "seconds", "grad_equivalents", "message", "score")
-        return {**{name: getattr(self, name) for name in names}, "runs": list(self.runs), "scores": list(self.scores)}
+        names = (
+            "status",
+            "value",
+            "sign",
+            "metric",
+            "seconds",
+            "grad_equivalents",
+            "message",
+            "score",
+        )
+        return {
+            **{name: getattr(self, name) for name in names},
+            "runs": list(self.runs),
+            "scores": list(self.scores),
+        }
 
     @classmethod
     def from_dict(cls, number: int, settings: Settings, kept: Mapping[str, Any]) -> Trial:
         """The trial that a journal keeps."""
-        return cls(number, settings, **{name: value for name, value in kept.items() if name != "score"})
+        return cls(
+            number, settings, **{name: value for name, value in kept.items() if name != "score"}
+        )
 
 
 def grad_equivalents(directory: Path) -> float:

@@ -18,7 +18,18 @@ from suite.tune.space import Settings, Space, checked
 from suite.tune.trial import grad_equivalents
 
 CIRCUMSTANCES = frozenset(
-    {"allow", "command", "experiment", "force", "levels", "log_every", "optimizer", "threads", "timeout", "wandb"}
+    {
+        "allow",
+        "command",
+        "experiment",
+        "force",
+        "levels",
+        "log_every",
+        "optimizer",
+        "threads",
+        "timeout",
+        "wandb",
+    }
 )
 MOST = 64  # points of the sequence that a setting is looked up in
 
@@ -44,7 +55,10 @@ def rows(results: Path, known: Collection[str], damaged: list[tuple[str, str]]) 
 
 def _row(directory: Path) -> Row:
     """What a run's record tells of the trial it was; its settings are those that its command line set."""
-    config = yaml.load((directory / "config.yaml").read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    config = yaml.load(
+        (directory / "config.yaml").read_text(),
+        Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader),
+    )
     summary = json.loads((directory / "summary.json").read_text())
     task, optimizer = directory.parent.parent.name, directory.parent.name
     space = checked(config["optimizer"].get("search"), f"optimizer {optimizer}")
@@ -74,8 +88,14 @@ def _row(directory: Path) -> Row:
 
 
 def _settings(config: Mapping[str, Any], space: Space) -> Settings:
-    words = dict(word.lstrip("+").partition("=")[::2] for word in shlex.split(str(config["command"])))
-    return {name: yaml.safe_load(words[f"optimizer.{name}"]) for name in space if f"optimizer.{name}" in words}
+    words = dict(
+        word.lstrip("+").partition("=")[::2] for word in shlex.split(str(config["command"]))
+    )
+    return {
+        name: yaml.safe_load(words[f"optimizer.{name}"])
+        for name in space
+        if f"optimizer.{name}" in words
+    }
 
 
 def _setup(config: Mapping[str, Any], space: Space) -> dict[str, Any]:
@@ -95,7 +115,10 @@ def _numbered(trials: list[Row]) -> Iterator[Row]:
     """In the order of the sequence of points; a setting that is not in it comes after those that are."""
     space = trials[0]["space"]
     points = [_text(point) for point in sequence(space, MOST)] if space else [_text({})]
-    there = [points.index(_text(row["settings"])) if _text(row["settings"]) in points else MOST for row in trials]
+    there = [
+        points.index(_text(row["settings"])) if _text(row["settings"]) in points else MOST
+        for row in trials
+    ]
     order = sorted(range(len(trials)), key=lambda index: there[index])
     after = MOST
     for index in order:

@@ -24,16 +24,22 @@ def conclude(study: Study, trials: Sequence[Trial]) -> Path | None:
     ended = [trial for trial in trials if not trial.failed and trial.status != PRUNED]
     if not ended:
         where = f"{study.label} on {study.problem}"
-        print(f"{where}: no trial of {len(trials)} ended well ({_words(trials)}); nothing is written")
+        print(
+            f"{where}: no trial of {len(trials)} ended well ({_words(trials)}); nothing is written"
+        )
         return None
     best = max(ended, key=lambda trial: trial.score)
     path = study.request.out / f"{study.problem}_{study.label}.yaml"
     write_atomically(path, "\n".join(_origin(study, trials, best)) + "\n" + _values(best))
     for name in on_edge(best.settings, study.space):
         print(f"{study.label} on {study.problem}: {_edge(study, best, name)}")
-    if study.label != study.optimizer:  # one of many that a YAML stands for: the others may not take its values
+    if (
+        study.label != study.optimizer
+    ):  # one of many that a YAML stands for: the others may not take its values
         print(f"to use what was found: tuned={study.problem}_{study.label}")
-    elif study.problem not in registry.names("task"):  # made by a file: no run of another may take its values
+    elif study.problem not in registry.names(
+        "task"
+    ):  # made by a file: no run of another may take its values
         print(f"to use what was found: 'tuned={study.problem}_${{optimizer}}'")
     return path
 
@@ -44,9 +50,13 @@ def before(request: Request, journals: Sequence[Journal]) -> list[str]:
     if recorded := sum(len(journal.recorded()) for journal in journals):
         said.append(f"{recorded} of them are recorded already")
     for study in [journal.study for journal in journals if not journal.study.space]:
-        said.append(f"{study.label} on {study.problem}: nothing to search, so its default setting is its only trial")
+        said.append(
+            f"{study.label} on {study.problem}: nothing to search, so its default setting is its only trial"
+        )
     if request.sampler == TPE and request.jobs > 1:
-        said.append("sampler=tpe with several jobs tries other settings each time; jobs=1 is reproducible")
+        said.append(
+            "sampler=tpe with several jobs tries other settings each time; jobs=1 is reproducible"
+        )
     return said
 
 
@@ -57,7 +67,9 @@ def compared(of: Sequence[Study], beyond: Sequence[int]) -> list[str]:
         counts = {study.label: study.trials for study in of if study.problem == task}
         if len(set(counts.values())) > 1:
             words = ", ".join(f"{label} {count}" for label, count in counts.items())
-            said.append(f"not equally tuned on {task}; trials: {words} (nothing to search is one trial, the default)")
+            said.append(
+                f"not equally tuned on {task}; trials: {words} (nothing to search is one trial, the default)"
+            )
     for study, more in zip(of, beyond, strict=True):
         if more:
             said.append(
@@ -102,7 +114,9 @@ def _cost(trials: Sequence[Trial]) -> str:
 
 def _words(trials: Sequence[Trial]) -> str:
     """`2 diverged, 1 oom`."""
-    return ", ".join(f"{count} {word}" for word, count in Counter(str(trial.status) for trial in trials).items())
+    return ", ".join(
+        f"{count} {word}" for word, count in Counter(str(trial.status) for trial in trials).items()
+    )
 
 
 def _edge(study: Study, best: Trial, name: str) -> str:

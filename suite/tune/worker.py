@@ -88,7 +88,9 @@ class Worker:
             every = [plan for _, plans in planned for plan in plans]
             if (reason := against_together(every)) is None:
                 found = iter(carry_out_together(every))
-                yield from ((claim, plans, [next(found) for _ in plans]) for claim, plans in planned)
+                yield from (
+                    (claim, plans, [next(found) for _ in plans]) for claim, plans in planned
+                )
                 return
             print(f"{study.label} on {study.problem}, not batched: {reason}", flush=True)
             self.single.add(study.name)
@@ -101,12 +103,16 @@ class Worker:
         total = sum(journal.study.trials for journal in self.journals)
         value = "" if trial.value is None else f", {trial.metric} {trial.value:.4g}"
         print(
-            f"[{count}/{total}] {study.label} on {study.problem}, {trial.settings}: {trial.status}{value}", flush=True
+            f"[{count}/{total}] {study.label} on {study.problem}, {trial.settings}: {trial.status}{value}",
+            flush=True,
         )
 
     def _say_waiting(self) -> None:
         missing = sum(journal.study.trials - len(journal.recorded()) for journal in self.journals)
-        print(f"waiting for {missing} trial{'s' if missing > 1 else ''} that another process carries out", flush=True)
+        print(
+            f"waiting for {missing} trial{'s' if missing > 1 else ''} that another process carries out",
+            flush=True,
+        )
 
 
 def _watch(study: Study, claim: Claim, plan: Plan) -> Watch | None:

@@ -27,7 +27,12 @@ SYNONYMS = {
 }
 
 
-OPTIONAL = {"batch_size": (int,), "metric": (FunctionType,), "metrics": (dict,), "direction": (str,)}
+OPTIONAL = {
+    "batch_size": (int,),
+    "metric": (FunctionType,),
+    "metrics": (dict,),
+    "direction": (str,),
+}
 USED = frozenset({*SYNONYMS, *OPTIONAL})
 
 
@@ -47,14 +52,19 @@ def required(names: Names, name: str, source: Source) -> Any:
     """What the file binds to a name, or to the same in capitals.
 
     Raises:
-        BrokenFile: nothing; where the file has something that may be meant, the message says how to name it.
+        BrokenFile: nothing; where the file has something that may be meant, the message says how to
+            name it.
     """
     for known in (name, name.capitalize()):
         if names.get(known) is not None:
             return names[known]
-    candidates = [key for key in SYNONYMS[name] if key in names] or get_close_matches(name, names, n=1)
+    candidates = [key for key in SYNONYMS[name] if key in names] or get_close_matches(
+        name, names, n=1
+    )
     if name == "model" and not candidates:
-        candidates = [key for key, value in names.items() if _is_own_module_class(value, names["__name__"])]
+        candidates = [
+            key for key, value in names.items() if _is_own_module_class(value, names["__name__"])
+        ]
     hint = f"; it has {candidates[0]}: write {name} = {candidates[0]}" if candidates else ""
     line = source.line_of(candidates[0]) if candidates else None
     return source.refuse(f"the file does not say what {name} is{hint}", name, line=line)
@@ -90,7 +100,10 @@ def metrics_of(names: Names, source: Source) -> tuple[dict[str, Metric], Directi
     """The metrics by name, the one that judges first, and its better end; none where the file has none."""
     several = names.get("metrics")
     if several is not None and not isinstance(several, Mapping | ModuleType):  # imported ones pass
-        source.refuse(f"metrics is {kind_of(several)}, not a dictionary; one function is called metric", "metrics")
+        source.refuse(
+            f"metrics is {kind_of(several)}, not a dictionary; one function is called metric",
+            "metrics",
+        )
     found: dict[str, Any] = dict(several) if isinstance(several, Mapping) else {}
     single = names.get("metric")
     if single is not None:
@@ -100,7 +113,9 @@ def metrics_of(names: Names, source: Source) -> tuple[dict[str, Metric], Directi
             source.refuse(f"{name} is {kind_of(metric)}, not a function", "metric")
     direction = names.get("direction")
     if found and direction not in ("min", "max"):
-        source.refuse(f'direction must be "min" or "max" beside a metric, got {direction!r}', "metric")
+        source.refuse(
+            f'direction must be "min" or "max" beside a metric, got {direction!r}', "metric"
+        )
     return {str(name): metric for name, metric in found.items()}, direction or "min"
 
 
@@ -111,10 +126,18 @@ def refuse_misspelt(names: Names, source: Source) -> None:
         BrokenFile: the file binds, say, `batchsize` to a number and does not bind `batch_size`.
     """
     for known, kinds in OPTIONAL.items():
-        meant = {name.lower(): name for name in source.lines if name not in USED and type(names.get(name)) in kinds}
-        if names.get(known) is None and (close := get_close_matches(known, meant, n=1, cutoff=0.85)):
+        meant = {
+            name.lower(): name
+            for name in source.lines
+            if name not in USED and type(names.get(name)) in kinds
+        }
+        if names.get(known) is None and (
+            close := get_close_matches(known, meant, n=1, cutoff=0.85)
+        ):
             found = meant[close[0]]
-            source.refuse(f"{found} is not read; write {known} = {found}", known, line=source.line_of(found))
+            source.refuse(
+                f"{found} is not read; write {known} = {found}", known, line=source.line_of(found)
+            )
 
 
 def batch_size_of(names: Names, of_loader: int | None, source: Source) -> int | None:

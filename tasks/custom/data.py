@@ -37,27 +37,38 @@ def splits_of(data: Any, held_out: float, source: Source) -> dict[str, Pair]:
     """Training, validation and test examples; what the user does not give is held out of the training examples.
 
     Args:
-        data: a pair (inputs, targets); a data set or a loader of such pairs; or a dictionary, or a tuple of three, from
-            `train`, `val` and `test` to one of these. A function without arguments may give it.
-        held_out: the share of the training examples that goes into each split that is not given. They are drawn by a
-            shuffle that is always the same.
+        data: a pair (inputs, targets); a data set or a loader of such pairs; or a dictionary, or a
+            tuple of three, from `train`, `val` and `test` to one of these. A function without
+            arguments may give it.
+        held_out: the share of the training examples that goes into each split that is not given.
+            They are drawn by a shuffle that is always the same.
         source: where to point in a complaint.
 
     Raises:
-        BrokenFile: the data are none of these, differ in length, are too few, or have values that are not finite.
+        BrokenFile: the data are none of these, differ in length, are too few, or have values that
+            are not finite.
     """
     data = by_split(data, source)
     if "train" not in data or set(data) - set(SPLITS):
         given = ", ".join(map(str, data)) or "none"
-        source.refuse(f"data must have the key train, and may have val and test; its keys are: {given}", "data")
-    splits = {split: _pair(data[split], f"data[{split!r}]", source) for split in SPLITS if split in data}
+        source.refuse(
+            f"data must have the key train, and may have val and test; its keys are: {given}",
+            "data",
+        )
+    splits = {
+        split: _pair(data[split], f"data[{split!r}]", source) for split in SPLITS if split in data
+    }
     total = len(splits["train"][0])
     missing = [split for split in SPLITS if split not in splits]
     if missing and total < FEWEST:
         wanted = " and ".join(missing)
-        source.refuse(f"data has {total} training examples, too few to hold some out for {wanted}", "data")
+        source.refuse(
+            f"data has {total} training examples, too few to hold some out for {wanted}", "data"
+        )
     for split in missing:
-        splits["train"], splits[split] = hold_out(*splits["train"], max(1, round(held_out * total)), "held_out")
+        splits["train"], splits[split] = hold_out(
+            *splits["train"], max(1, round(held_out * total)), "held_out"
+        )
     return {split: splits[split] for split in SPLITS}
 
 
@@ -67,12 +78,16 @@ def _pair(given: Any, name: str, source: Source) -> Pair:
     if not isinstance(given, tuple | list) or len(given) != 2:
         source.refuse(f"{name} must be a pair (inputs, targets), got {_described(given)}", "data")
     inputs, targets = (
-        _tensor(part, f"the {what} of {name}", source) for part, what in zip(given, ("inputs", "targets"), strict=True)
+        _tensor(part, f"the {what} of {name}", source)
+        for part, what in zip(given, ("inputs", "targets"), strict=True)
     )
     if len(inputs) != len(targets) or not len(inputs):
         source.refuse(f"{name} has {len(inputs)} inputs and {len(targets)} targets", "data")
     small = targets.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32)
-    return inputs, targets.long() if small else targets  # torch's losses take class numbers as int64 alone
+    return (
+        inputs,
+        targets.long() if small else targets,
+    )  # torch's losses take class numbers as int64 alone
 
 
 def _unpacked(given: Any) -> Any:
@@ -95,8 +110,13 @@ def _stacked(given: Dataset[Any]) -> tuple[Tensor, ...]:
     examples = [given[index] for index in range(len(given))]  # type: ignore[arg-type]
     if isinstance(examples[0], Mapping):
         keys = [repr(key) for key in examples[0]]
-        raise TypeError(f"its examples are dictionaries with {', '.join(keys)}; return (inputs, targets) instead")
-    return tuple(torch.stack([torch.as_tensor(part) for part in column]) for column in zip(*examples, strict=True))
+        raise TypeError(
+            f"its examples are dictionaries with {', '.join(keys)}; return (inputs, targets) instead"
+        )
+    return tuple(
+        torch.stack([torch.as_tensor(part) for part in column])
+        for column in zip(*examples, strict=True)
+    )
 
 
 def _tensor(given: Any, what: str, source: Source) -> Tensor:
@@ -104,11 +124,16 @@ def _tensor(given: Any, what: str, source: Source) -> Tensor:
     if isinstance(given, np.ndarray) and given.dtype.kind in "fiub":
         given = torch.from_numpy(np.ascontiguousarray(given))
     if not isinstance(given, Tensor):
-        source.refuse(f"{what} must be a tensor or an array of numbers, got {_described(given)}", "data")
+        source.refuse(
+            f"{what} must be a tensor or an array of numbers, got {_described(given)}", "data"
+        )
     tensor = given.detach().cpu()
     if tensor.ndim == 0 or tensor.is_complex() or tensor.layout != torch.strided:
         kind = f"{tensor.dtype}, {tensor.layout}, shape {tuple(tensor.shape)}"
-        source.refuse(f"{what} must be dense and real, with the examples along the first dimension, got {kind}", "data")
+        source.refuse(
+            f"{what} must be dense and real, with the examples along the first dimension, got {kind}",
+            "data",
+        )
     if tensor.is_floating_point():
         _require_finite(tensor, what, source)
     return tensor
@@ -127,7 +152,11 @@ def _require_finite(tensor: Tensor, what: str, source: Source) -> None:
 
 def _described(value: Any) -> str:
     kind = type(value)
-    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__.split('.')[0]}'s {kind.__name__}"
+    name = (
+        kind.__name__
+        if kind.__module__ == "builtins"
+        else f"{kind.__module__.split('.')[0]}'s {kind.__name__}"
+    )
     if kind.__name__ in ("DataFrame", "Series"):
         return f"{name} (write torch.as_tensor(frame.to_numpy()))"
     return f"{name} of length {len(value)}" if isinstance(value, tuple | list | Mapping) else name

@@ -23,14 +23,17 @@ MODULES: Mapping[Any, type[nn.Module]] = {
 }
 
 
-def offers_of(model: nn.Module, loss_fn: nn.Module, inputs: Tensor, targets: Tensor) -> frozenset[str]:
+def offers_of(
+    model: nn.Module, loss_fn: nn.Module, inputs: Tensor, targets: Tensor
+) -> frozenset[str]:
     """The offers of a model and a loss that are known to work on these few examples.
 
-    `hessian` is offered where the loss can be differentiated twice. `ggn`, `sampled` and `jacobian` are offered for
-    torch's own classification and squared losses only, whose curvature by the outputs and whose distribution are known;
-    a loss of the user's own, a subclass included, offers none of them. `sampled` excludes weights, label smoothing and
-    ignored targets, which make it another distribution. `per_example` holds where the mean over single examples is the
-    loss of all and no layer normalises by the batch.
+    `hessian` is offered where the loss can be differentiated twice. `ggn`, `sampled` and `jacobian`
+    are offered for torch's own classification and squared losses only, whose curvature by the
+    outputs and whose distribution are known; a loss of the user's own, a subclass included, offers
+    none of them. `sampled` excludes weights, label smoothing and ignored targets, which make it
+    another distribution. `per_example` holds where the mean over single examples is the loss of all
+    and no layer normalises by the batch.
     """
     found = _of_layers(model)
     twice = _twice_differentiable(model, loss_fn, inputs, targets)
@@ -57,9 +60,13 @@ def reasons(model: nn.Module, loss_fn: nn.Module, found: frozenset[str]) -> dict
     said = {
         "hessian": once,
         "ggn": once if known else own,
-        "jacobian": once if isinstance(loss_fn, SQUARES) else "the loss is no sum of squares; nn.MSELoss() is",
+        "jacobian": once
+        if isinstance(loss_fn, SQUARES)
+        else "the loss is no sum of squares; nn.MSELoss() is",
         "sampled": weighted if known else own,
-        "per_example": "the loss is no mean over examples, for which batch normalisation is a reason" if known else own,
+        "per_example": "the loss is no mean over examples, for which batch normalisation is a reason"
+        if known
+        else own,
         "layers": "the model has no nn.Linear and no nn.Conv2d",
         "matrices": "the model has fewer than two trainable matrices beside its embeddings",
     }
@@ -71,20 +78,27 @@ def _of_layers(model: nn.Module) -> set[str]:
     modules = list(model.modules())
     captured = any(isinstance(module, nn.Linear | nn.Conv2d) for module in modules)
     embeddings = {id(module.weight) for module in modules if isinstance(module, nn.Embedding)}
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1 and id(p) not in embeddings]
+    matrices = [
+        p for p in model.parameters() if p.requires_grad and p.ndim > 1 and id(p) not in embeddings
+    ]
     return ({"layers"} if captured else set()) | ({"matrices"} if len(matrices) > 1 else set())
 
 
-def _twice_differentiable(model: nn.Module, loss_fn: nn.Module, inputs: Tensor, targets: Tensor) -> bool:
+def _twice_differentiable(
+    model: nn.Module, loss_fn: nn.Module, inputs: Tensor, targets: Tensor
+) -> bool:
     """Whether a Hessian product can be formed: some operations of torch have a first derivative only."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         with sdpa_kernel(SDPBackend.MATH):
             loss = loss_fn(model(inputs), targets)
-            slopes = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
+            slopes = torch.autograd.grad(
+                loss, parameters, create_graph=True, materialize_grads=True
+            )
             total = torch.stack([(slope * slope.detach()).sum() for slope in slopes]).sum()
             if total.requires_grad:
-                total.backward()  # autograd.grad would pass over a node that refuses, as it leads to no parameter
+                # autograd.grad would pass over a node that refuses, as it leads to no parameter
+                total.backward()
     except (RuntimeError, NotImplementedError):
         return False
     return True
@@ -94,11 +108,18 @@ def _is_plain(loss_fn: nn.Module, targets: Tensor) -> bool:
     """Whether a loss is a negative log-likelihood of every target, without weights."""
     if isinstance(loss_fn, nn.CrossEntropyLoss):
         ignored = not targets.is_floating_point() and bool((targets == loss_fn.ignore_index).any())
-        return loss_fn.weight is None and loss_fn.label_smoothing == 0 and loss_fn.ignore_index == -100 and not ignored
+        return (
+            loss_fn.weight is None
+            and loss_fn.label_smoothing == 0
+            and loss_fn.ignore_index == -100
+            and not ignored
+        )
     return getattr(loss_fn, "weight", None) is None and getattr(loss_fn, "pos_weight", None) is None
 
 
-def _is_mean_over_examples(model: nn.Module, loss_fn: nn.Module, inputs: Tensor, targets: Tensor) -> bool:
+def _is_mean_over_examples(
+    model: nn.Module, loss_fn: nn.Module, inputs: Tensor, targets: Tensor
+) -> bool:
     if any(isinstance(module, _BatchNorm) for module in model.modules()):
         return False
     try:

@@ -42,10 +42,16 @@ EXPECTED: Mapping[str, tuple[str, str]] = {
         "a function of (outputs, targets) that gives one number, or one for each example, and which way is better",
         'def metric(outputs, targets):\n    return outputs.argmax(1) == targets\n\ndirection = "max"',
     ),
-    "metrics": ("functions of (outputs, targets) by name, that which judges first", 'metrics = {"accuracy": accuracy}'),
+    "metrics": (
+        "functions of (outputs, targets) by name, that which judges first",
+        'metrics = {"accuracy": accuracy}',
+    ),
     "direction": ("which values of the metric are better", 'direction = "max"'),
     "batch_size": ("a whole number above 0, or None for the full batch", "batch_size = 64"),
-    "steps": ("the length of a run on the command line", "python -m suite task=custom task.file=FILE steps=500"),
+    "steps": (
+        "the length of a run on the command line",
+        "python -m suite task=custom task.file=FILE steps=500",
+    ),
 }
 
 
@@ -68,7 +74,9 @@ class Source:
         self.given = given
         self.lines: dict[str, int] = {}
         if not path.is_file():
-            raise BrokenFile(f"task.file={given}: there is no such file; looked for {path}\n{_expected('file')}")
+            raise BrokenFile(
+                f"task.file={given}: there is no such file; looked for {path}\n{_expected('file')}"
+            )
         self.text = path.read_text(encoding="utf-8", errors="replace")
         self.digest = hashlib.sha256(path.read_bytes()).hexdigest()[:DIGITS]
         try:
@@ -77,7 +85,9 @@ class Source:
             line = getattr(error, "lineno", None)
             self.refuse(f"this is no Python: {getattr(error, 'msg', error)}", "file", line=line)
 
-    def refuse(self, what: str, name: str, *, line: int | None = None, cause: BaseException | None = None) -> NoReturn:
+    def refuse(
+        self, what: str, name: str, *, line: int | None = None, cause: BaseException | None = None
+    ) -> NoReturn:
         """Raise BrokenFile about a name: the line it is defined in unless another is given, and what is expected."""
         number = line or self.line_of(name)
         place = f"{self.given}, line {number}" if number else self.given
@@ -91,7 +101,9 @@ class Source:
     def line_of_function(self, function: Any) -> int | None:
         """The line in which a function of this file begins; None for one that is defined elsewhere."""
         code = getattr(function, "__code__", None)
-        return code.co_firstlineno if code is not None and code.co_filename == str(self.path) else None
+        return (
+            code.co_firstlineno if code is not None and code.co_filename == str(self.path) else None
+        )
 
     @contextmanager
     def blaming(self, what: str, name: str) -> Iterator[None]:
@@ -110,7 +122,9 @@ class Source:
 
     def _quoted(self, number: int | None) -> str:
         lines = self.text.splitlines()
-        return f"  {number} | {lines[number - 1].rstrip()}" if number and number <= len(lines) else ""
+        return (
+            f"  {number} | {lines[number - 1].rstrip()}" if number and number <= len(lines) else ""
+        )
 
 
 def open_source(file: str) -> Source:
@@ -168,4 +182,9 @@ def _line_of_names(tree: ast.Module) -> dict[str, int]:
 
 def _expected(name: str) -> str:
     what, example = EXPECTED[name]
-    return "\n".join([f"Expected: {what}, for example", *(f"    {line}".rstrip() for line in example.splitlines())])
+    return "\n".join(
+        [
+            f"Expected: {what}, for example",
+            *(f"    {line}".rstrip() for line in example.splitlines()),
+        ]
+    )

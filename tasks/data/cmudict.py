@@ -16,7 +16,10 @@ from tasks.data.vendored import read_vendored
 SHA256 = "2eca4a0a37b8dd89d322f116bb03d0378eb7999a5b9c16fb713d0d6fbf9e336b"
 EVERY = 4  # of the full set's usable entries every fourth is kept in the repository
 ENTRY = re.compile(r"[A-Z]+  [A-Z0-2 ]+")  # first pronunciations of words made of letters alone
-PAD, BOUNDARY = 0, 1  # the numbers of a place without a symbol, and of a pronunciation's beginning and end
+PAD, BOUNDARY = (
+    0,
+    1,
+)  # the numbers of a place without a symbol, and of a pronunciation's beginning and end
 
 Entry = tuple[str, tuple[str, ...]]
 
@@ -40,7 +43,11 @@ def load_entries(data: str, stress: bool, longest: int) -> list[Entry]:
     """
     if data not in NAMED:
         raise ValueError(f"data must be one of {', '.join(NAMED)}, got {data!r}")
-    entries = [(word, phonemes) for word, phonemes in _parsed(data, stress) if max(len(word), len(phonemes)) <= longest]
+    entries = [
+        (word, phonemes)
+        for word, phonemes in _parsed(data, stress)
+        if max(len(word), len(phonemes)) <= longest
+    ]
     if not entries:
         raise ValueError(f"longest must leave some words, got {longest}")
     return entries
@@ -49,7 +56,8 @@ def load_entries(data: str, stress: bool, longest: int) -> list[Entry]:
 def encode_entries(entries: list[Entry], longest: int) -> tuple[Tensor, Tensor, list[str]]:
     """Letters `(N, longest)`, phonemes `(N, longest + 2)` between two boundaries, and the symbols they number.
 
-    Letters count from 1 (A), phonemes from 2 in the order of the list; places that are left over are PAD.
+    Letters count from 1 (A), phonemes from 2 in the order of the list; places that are left over
+    are PAD.
     """
     symbols = sorted({phoneme for _, phonemes in entries for phoneme in phonemes})
     numbers = {symbol: number for number, symbol in enumerate(symbols, BOUNDARY + 1)}
@@ -82,7 +90,10 @@ def read_full() -> str:
 @lru_cache(maxsize=2)
 def _parsed(data: str, stress: bool) -> list[Entry]:
     pairs = (line.split("  ", 1) for line in usable_lines(NAMED[data]()))
-    return [(word, tuple(said.split() if stress else re.sub(r"\d", "", said).split())) for word, said in pairs]
+    return [
+        (word, tuple(said.split() if stress else re.sub(r"\d", "", said).split()))
+        for word, said in pairs
+    ]
 
 
 NAMED: dict[str, Callable[[], str]] = {

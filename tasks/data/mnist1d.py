@@ -36,9 +36,10 @@ DIGITS = (
 def mnist_1d(samples: int = 5000, seed: int = 42, shuffled: bool = False) -> tuple[Pair, Pair]:
     """Training (80 %) and test signals, `(N, 40)` floats, and their digits, `(N,)`.
 
-    Greydanus and Kobak, "Scaling down deep learning with MNIST-1D", 2020 (arXiv 2011.14439), with the published
-    constants; random numbers are drawn in the published order, so that 5000 samples and seed 42 are the published set.
-    A signal is its digit's template of 12 points, between -1 and 1:
+    Greydanus and Kobak, "Scaling down deep learning with MNIST-1D", 2020 (arXiv 2011.14439), with
+    the published constants; random numbers are drawn in the published order, so that 5000 samples
+    and seed 42 are the published set. A signal is its digit's template of 12 points, between -1 and
+    1:
 
     1. 36 to 60 zeros are appended, and the whole is interpolated to 72 points: a random stretch;
     2. it is multiplied by a factor within 20 % of one and rotated by up to 47 points;
@@ -50,7 +51,8 @@ def mnist_1d(samples: int = 5000, seed: int = 42, shuffled: bool = False) -> tup
     Args:
         samples: how many signals; each digit has a tenth of them.
         seed: of all that is random.
-        shuffled: permute the points of all signals alike: no model then gains from knowing which are neighbours.
+        shuffled: permute the points of all signals alike: no model then gains from knowing which
+            are neighbours.
 
     Raises:
         ValueError: `samples` is not a positive multiple of 10.
@@ -83,7 +85,9 @@ def _distorted(template: Array, random: np.random.RandomState) -> Array:
     """One signal, `(40,)`."""
     shortest, longest = PADDING
     padding = shortest + int(random.rand() * (longest - shortest + 1))
-    signal = resampled(np.concatenate([template + NEVER_ZERO, np.zeros(padding)]), TEMPLATE + longest)
+    signal = resampled(
+        np.concatenate([template + NEVER_ZERO, np.zeros(padding)]), TEMPLATE + longest
+    )
     signal *= 1 + SCALE * (random.rand() - 0.5)
     signal = np.roll(signal, random.choice(MAX_TRANSLATION))
     background = blurred(CORRELATED_NOISE * random.randn(len(signal)))
@@ -101,4 +105,6 @@ def blurred(noise: Array) -> Array:
     """A convolution with a Gaussian of deviation 2, cut off at four deviations; at the ends the noise is mirrored."""
     reach = round(4 * CORRELATION_LENGTH)
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / CORRELATION_LENGTH) ** 2)
-    return np.convolve(np.pad(noise, reach, mode="symmetric"), weights / weights.sum(), mode="valid")
+    return np.convolve(
+        np.pad(noise, reach, mode="symmetric"), weights / weights.sum(), mode="valid"
+    )

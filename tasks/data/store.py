@@ -38,5 +38,7 @@ def read_verified(path: Path, sha256: str) -> bytes:
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
-        raise DataCorrupt(f"{path} is damaged: its SHA-256 is {found}, not {sha256}; restore or delete it")
+        raise DataCorrupt(
+            f"{path} is damaged: its SHA-256 is {found}, not {sha256}; restore or delete it"
+        )
     return content

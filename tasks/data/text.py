@@ -37,8 +37,9 @@ def encode(text: str) -> tuple[Tensor, str]:
 def split_windows(numbers: Tensor, context: int, val_size: int, test_size: int) -> dict[str, Pair]:
     """Training, validation and test windows: contiguous pieces of the text, in this order.
 
-    The text is cut into windows of `context + 1` characters that do not overlap. A window's inputs are all but its
-    last character, its targets all but its first, both of shape `(windows, context)`.
+    The text is cut into windows of `context + 1` characters that do not overlap. A window's inputs
+    are all but its last character, its targets all but its first, both of shape `(windows,
+    context)`.
 
     Args:
         numbers: the encoded text.
@@ -55,7 +56,9 @@ def split_windows(numbers: Tensor, context: int, val_size: int, test_size: int) 
         raise ValueError(
             f"val_size + test_size must be below the text's {len(windows)} windows, got {val_size} + {test_size}"
         )
-    parts = zip(("train", "val", "test"), windows.split([train_size, val_size, test_size]), strict=True)
+    parts = zip(
+        ("train", "val", "test"), windows.split([train_size, val_size, test_size]), strict=True
+    )
     return {split: (part[:, :-1].contiguous(), part[:, 1:].contiguous()) for split, part in parts}
 
 

@@ -19,10 +19,15 @@ SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 def torchvision_datasets() -> ModuleType:
     """`torchvision.datasets`, also where torchvision's compiled part does not fit torch.
 
-    The package index has torchvision built for CUDA. Beside a CPU build of torch its compiled part does not load, and
-    the import then stops at two operators that it takes for granted. They are declared first, and never called.
+    The package index has torchvision built for CUDA. Beside a CPU build of torch its compiled part
+    does not load, and the import then stops at two operators that it takes for granted. They are
+    declared first, and never called.
     """
-    if "torchvision" not in sys.modules and torch.version.cuda is None and not _compiled_part_loads():
+    if (
+        "torchvision" not in sys.modules
+        and torch.version.cuda is None
+        and not _compiled_part_loads()
+    ):
         library = torch.library.Library("torchvision", "FRAGMENT")
         for name in OPERATORS:
             library.define(name + SIGNATURE)

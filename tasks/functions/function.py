@@ -26,15 +26,16 @@ class MeanValue(nn.Module):
 class FunctionTask(Task):
     """Minimise `f(x) = |r(x)|^2`, a sum of squared residuals, or an `f` that is none.
 
-    `build` gives a module whose one parameter is `x`, of shape `(n,)`. It maps inputs of shape `(N, 1)`, whose values
-    it ignores, to N equal rows of residuals, `(N, residuals)`, or, without residuals, to N equal values `f(x)`, `(N,)`.
-    There is no data, so every split is the function itself, in float64.
+    `build` gives a module whose one parameter is `x`, of shape `(n,)`. It maps inputs of shape `(N,
+    1)`, whose values it ignores, to N equal rows of residuals, `(N, residuals)`, or, without
+    residuals, to N equal values `f(x)`, `(N,)`. There is no data, so every split is the function
+    itself, in float64.
 
-    A function without residuals has no Gauss-Newton matrix, Jacobian or predictive distribution: it offers `hessian`
-    and `per_example` alone.
+    A function without residuals has no Gauss-Newton matrix, Jacobian or predictive distribution: it
+    offers `hessian` and `per_example` alone.
 
-    The metric `gap` is `f(x) - minimum`, computed without the noise that a subclass may add. It is negative where a
-    point below `minimum` was found, and is reported so.
+    The metric `gap` is `f(x) - minimum`, computed without the noise that a subclass may add. It is
+    negative where a point below `minimum` was found, and is reported so.
 
     Args:
         dimension: n.
@@ -84,7 +85,9 @@ class FunctionTask(Task):
             ValueError: `points` is not of shape `(k, n)`.
         """
         if points.ndim != 2 or points.shape[1] != self.dimension:
-            raise ValueError(f"points must have the shape (k, {self.dimension}), got {tuple(points.shape)}")
+            raise ValueError(
+                f"points must have the shape (k, {self.dimension}), got {tuple(points.shape)}"
+            )
         model, (inputs, targets) = self.model(0), self._exact_batch()
 
         def value(x: Tensor) -> Tensor:
@@ -101,7 +104,9 @@ class FunctionTask(Task):
 
     def batches(self, split: str, seed: int, start: int = 0) -> Iterator[Batch]:
         require_split(split)
-        return self._training_batches(seed, start) if split == "train" else iter([self._exact_batch()])
+        return (
+            self._training_batches(seed, start) if split == "train" else iter([self._exact_batch()])
+        )
 
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
         require_split(split)

@@ -22,36 +22,41 @@ SEED_OFFSETS = {"train": 0, "test": 1, "val": 2}
 class NoisyQuadratic(DataTask):
     """A quadratic with a deep network's spectrum, whose minimum every example puts somewhere else.
 
-        f(theta) = (1/N) sum_n 1/2 (theta - z_n)^T H (theta - z_n) = (1/N) sum_n |r_n(theta)|^2,   z_n ~ N(0, noise^2 I)
-        H = Q^T diag(s) Q,   r_n = diag(s)^(1/2) Q (theta - z_n) / sqrt(2)
+        f(theta) = (1/N) sum_n 1/2 (theta - z_n)^T H (theta - z_n) = (1/N) sum_n |r_n(theta)|^2,
+        z_n ~ N(0, noise^2 I) H = Q^T diag(s) Q,   r_n = diag(s)^(1/2) Q (theta - z_n) / sqrt(2)
 
-    in 100 dimensions: 90 eigenvalues uniform in (0, 1), 10 uniform in (30, 60), Q a random rotation. The start is
-    (1, ..., 1), plus `spread` times a standard normal draw of the model's seed. Inputs are the z_n, `(N, 100)`, targets
-    zeros, and the outputs the residuals, so that the Gauss-Newton matrix is the Hessian, H, for every batch; float64.
+    in 100 dimensions: 90 eigenvalues uniform in (0, 1), 10 uniform in (30, 60), Q a random
+    rotation. The start is (1, ..., 1), plus `spread` times a standard normal draw of the model's
+    seed. Inputs are the z_n, `(N, 100)`, targets zeros, and the outputs the residuals, so that the
+    Gauss-Newton matrix is the Hessian, H, for every batch; float64.
 
-    Training, validation and test set are draws of their own, `examples` each, the latter two cut to whole batches. The
-    metric `gap` is the noiseless `1/2 theta^T H theta`, whichever split is asked for: the expected loss of a new
-    example above its minimum. `loss` is the split's mean, DeepOBS's own measure: the gap plus about the noise floor,
-    `noise^2/2 tr H` (the attribute `floor`, 85.97 here), so never near zero. The minimiser over B examples, the mean of
-    their z, has itself an expected gap of `floor / B`: 0.67 after a full Newton step on a batch of 128, 0.086 at the
-    minimum of the training loss (0.066 in DeepOBS's instance). What is below that was reached by luck.
+    Training, validation and test set are draws of their own, `examples` each, the latter two cut to
+    whole batches. The metric `gap` is the noiseless `1/2 theta^T H theta`, whichever split is asked
+    for: the expected loss of a new example above its minimum. `loss` is the split's mean, DeepOBS's
+    own measure: the gap plus about the noise floor, `noise^2/2 tr H` (the attribute `floor`, 85.97
+    here), so never near zero. The minimiser over B examples, the mean of their z, has itself an
+    expected gap of `floor / B`: 0.67 after a full Newton step on a batch of 128, 0.086 at the
+    minimum of the training loss (0.066 in DeepOBS's instance). What is below that was reached by
+    luck.
 
-    The default is DeepOBS's TensorFlow instance in double precision: spectrum, rotation and data come from numpy's
-    generator with the seeds 42 (training), 43 (test) and 44 (validation), and incomplete batches are dropped.
-    `reshuffle: false` shows the examples in one order, drawn once per seed, in every epoch, as DeepOBS's runner does in
-    TensorFlow 1 (it initialises the iterator anew under a fixed seed). The noise of an epoch then is the same each time
-    instead of a random walk, and heavy momentum averages it out: momentum 0.99 at lr 0.001 ends 100 epochs at a gap
+    The default is DeepOBS's TensorFlow instance in double precision: spectrum, rotation and data
+    come from numpy's generator with the seeds 42 (training), 43 (test) and 44 (validation), and
+    incomplete batches are dropped. `reshuffle: false` shows the examples in one order, drawn once
+    per seed, in every epoch, as DeepOBS's runner does in TensorFlow 1 (it initialises the iterator
+    anew under a fixed seed). The noise of an epoch then is the same each time instead of a random
+    walk, and heavy momentum averages it out: momentum 0.99 at lr 0.001 ends 100 epochs at a gap
     near 0.16, against 0.7 with a new order in every epoch.
 
-    Schneider, Balles and Hennig, "DeepOBS: A deep learning optimizer benchmark suite", 2019, `quadratic_deep`; the
-    spectrum follows Chaudhari et al., 2016 (arXiv 1611.01838).
+    Schneider, Balles and Hennig, "DeepOBS: A deep learning optimizer benchmark suite", 2019,
+    `quadratic_deep`; the spectrum follows Chaudhari et al., 2016 (arXiv 1611.01838).
 
     Args:
         noise: the standard deviation of a component of z; 0 is a deterministic function.
         examples: how many z each split holds.
         batch_size: examples in a training batch; None is the full batch.
         reshuffle: whether every epoch has an order of its own.
-        spread: how far the starts of different seeds lie apart; 0 is DeepOBS's start for every seed.
+        spread: how far the starts of different seeds lie apart; 0 is DeepOBS's start for every
+            seed.
         problem_seed: which quadratic and which data; 42 is DeepOBS's.
 
     Raises:
@@ -83,7 +88,8 @@ class NoisyQuadratic(DataTask):
         self.root = self.eigenvalues.sqrt()[:, None] * rotation / math.sqrt(2)
         self.floor = noise**2 / 2 * float(self.eigenvalues.sum())
         self.splits = {
-            split: _examples(problem_seed + offset, examples, noise) for split, offset in SEED_OFFSETS.items()
+            split: _examples(problem_seed + offset, examples, noise)
+            for split, offset in SEED_OFFSETS.items()
         }
         self.loss_fn = MSEPerExample()
         super().__init__(steps=steps, eval_every=eval_every, batch_size=batch_size, target=target)
@@ -148,8 +154,9 @@ def _spectrum(seed: int) -> tuple[Tensor, Tensor]:
 def _rotation(random: np.random.RandomState, dimension: int) -> NDArray[np.float64]:
     """A rotation from the Haar measure, a dimension at a time (Diaconis and Shahshahani, 1987, the subgroup algorithm).
 
-    A rotation of d dimensions becomes one of d + 1 by leaving the first axis alone and then reflecting that axis onto a
-    random direction. Where the published code gives -R this gives R, which makes the same H.
+    A rotation of d dimensions becomes one of d + 1 by leaving the first axis alone and then
+    reflecting that axis onto a random direction. Where the published code gives -R this gives R,
+    which makes the same H.
     """
     angle = 2 * math.pi * random.uniform()
     rotation = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])

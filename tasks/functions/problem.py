@@ -20,9 +20,10 @@ Minimum = float | Mapping[int, float] | Callable[[int], float] | None
 class Problem:
     """A test function: its formula, its standard start and its published minima.
 
-    The formula is either a vector of residuals, `f(x) = sum_i r_i(x)^2` (without a factor 1/2), or `f` itself. It is
-    written for one point, `(n,)`, in torch operations that differentiate twice and go through `torch.func.vmap`; at
-    points where the mathematics breaks down it gives infinity or NaN.
+    The formula is either a vector of residuals, `f(x) = sum_i r_i(x)^2` (without a factor 1/2), or
+    `f` itself. It is written for one point, `(n,)`, in torch operations that differentiate twice
+    and go through `torch.func.vmap`; at points where the mathematics breaks down it gives infinity
+    or NaN.
 
     Attributes:
         name: the name by which it is asked for.
@@ -32,9 +33,10 @@ class Problem:
         value: `(n,)` to a scalar, for a function that is none.
         number: its number in the collection of Moré, Garbow and Hillstrom, 1 to 35.
         sizes: the n that are allowed; None for a fixed n.
-        minimum: the smallest value f*: a number, a table or a function of n. Minus infinity where there is none, None
-            where nobody has published it.
-        minimizers: where f* is attained, as functions of n; empty where that is not known or not finitely many points.
+        minimum: the smallest value f*: a number, a table or a function of n. Minus infinity where
+            there is none, None where nobody has published it.
+        minimizers: where f* is attained, as functions of n; empty where that is not known or not
+            finitely many points.
         local_minima: other published values at which correct solvers end.
         box: the rectangle worth a picture at n = 2.
     """

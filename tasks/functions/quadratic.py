@@ -28,26 +28,34 @@ def _clustered(count: int, condition: float) -> Tensor:
     return eigenvalues
 
 
-SPECTRA: dict[str, Callable[[int, float], Tensor]] = {"log": _log, "linear": _linear, "clustered": _clustered}
+SPECTRA: dict[str, Callable[[int, float], Tensor]] = {
+    "log": _log,
+    "linear": _linear,
+    "clustered": _clustered,
+}
 
 
 class Quadratic(FunctionTask):
     """The model of every smooth minimum: a bowl of a given condition number, in a random rotation.
 
-        f(x) = 1/2 (x - x*)^T H (x - x*) = |r(x)|^2,   H = Q diag(s) Q^T,   r(x) = diag(s)^(1/2) Q^T (x - x*) / sqrt(2)
+        f(x) = 1/2 (x - x*)^T H (x - x*) = |r(x)|^2,   H = Q diag(s) Q^T,   r(x) = diag(s)^(1/2) Q^T
+        (x - x*) / sqrt(2)
 
-    The eigenvalues run from 1 down to `1 / condition`. With `noise` s, example i asks for the residuals
-    `s e_i / sqrt(2)` with `e_i` standard normal, so a batch of B has the gradient `H (x - x*)` plus normal noise of
-    covariance `s^2 H / B`: the noisy quadratic model of Zhang et al., "Which algorithmic choices matter at which batch
-    sizes?", 2019 (arXiv 1907.04164). The metric `gap` is always the noiseless `f`.
+    The eigenvalues run from 1 down to `1 / condition`. With `noise` s, example i asks for the
+    residuals `s e_i / sqrt(2)` with `e_i` standard normal, so a batch of B has the gradient `H (x -
+    x*)` plus normal noise of covariance `s^2 H / B`: the noisy quadratic model of Zhang et al.,
+    "Which algorithmic choices matter at which batch sizes?", 2019 (arXiv 1907.04164). The metric
+    `gap` is always the noiseless `f`.
 
-    `problem_seed` draws Q and `x*` (standard normal); the model's seed draws the start (standard normal).
+    `problem_seed` draws Q and `x*` (standard normal); the model's seed draws the start (standard
+    normal).
 
     Args:
         dimension: n, at least 2.
         condition: the largest eigenvalue over the smallest, at least 1.
-        spectrum: `log` (evenly spaced logarithms), `linear` (evenly spaced) or `clustered` (a tenth of the eigenvalues,
-            rounded down but at least one, at 1, the others at `1 / condition`, as in an over-parameterised network).
+        spectrum: `log` (evenly spaced logarithms), `linear` (evenly spaced) or `clustered` (a tenth
+            of the eigenvalues, rounded down but at least one, at 1, the others at `1 / condition`,
+            as in an over-parameterised network).
         noise: the scale s of the gradient noise; 0 is the exact function.
         batch_size: B; it changes nothing without noise.
         problem_seed: which quadratic.
@@ -73,10 +81,19 @@ class Quadratic(FunctionTask):
         require_at_least(0, noise=noise)
         require_positive(batch_size=batch_size)
         require_choice(SPECTRA, spectrum=spectrum)
-        super().__init__(dimension, dimension, steps=steps, eval_every=eval_every, target=target, batch_size=batch_size)
+        super().__init__(
+            dimension,
+            dimension,
+            steps=steps,
+            eval_every=eval_every,
+            target=target,
+            batch_size=batch_size,
+        )
         self.noise = noise
         generator = torch.Generator().manual_seed(problem_seed)
-        rotation = torch.linalg.qr(torch.randn(dimension, dimension, generator=generator, dtype=torch.float64)).Q
+        rotation = torch.linalg.qr(
+            torch.randn(dimension, dimension, generator=generator, dtype=torch.float64)
+        ).Q
         self.eigenvalues = SPECTRA[spectrum](dimension, condition)
         self.root = self.eigenvalues.sqrt()[:, None] * rotation.T
         self.optimum = torch.randn(dimension, generator=generator, dtype=torch.float64)
@@ -100,7 +117,9 @@ class Quadratic(FunctionTask):
         return (float(low[0]), float(high[0])), (float(low[1]), float(high[1]))
 
     def build(self) -> nn.Module:
-        return QuadraticResiduals(torch.randn(self.dimension, dtype=torch.float64), self.root, self.optimum)
+        return QuadraticResiduals(
+            torch.randn(self.dimension, dtype=torch.float64), self.root, self.optimum
+        )
 
     def targets(self, seed: int, step: int) -> Tensor:
         if self.noise == 0:

@@ -14,17 +14,20 @@ class Rosenbrock(FunctionTask):
 
         f(x) = sum_i 100 (x_{i+1} - x_i^2)^2 + (1 - x_i)^2,   i = 1 .. n-1
 
-    as the sum of squares of the `2(n-1)` residuals `10 (x_{i+1} - x_i^2)` and `1 - x_i`. The minimum is 0 at
-    `(1, ..., 1)`. From four dimensions on there is a second local minimum near `(-1, 1, ..., 1)` (f = 3.9866 for
-    n = 10), where correct solvers do end from the classic start: a large final gap there is not an error.
+    as the sum of squares of the `2(n-1)` residuals `10 (x_{i+1} - x_i^2)` and `1 - x_i`. The
+    minimum is 0 at `(1, ..., 1)`. From four dimensions on there is a second local minimum near
+    `(-1, 1, ..., 1)` (f = 3.9866 for n = 10), where correct solvers do end from the classic start:
+    a large final gap there is not an error.
 
-    The start is the classic `(-1.2, 1, -1.2, 1, ...)` plus `spread` times a standard normal draw of the model's seed.
+    The start is the classic `(-1.2, 1, -1.2, 1, ...)` plus `spread` times a standard normal draw of
+    the model's seed.
 
     Rosenbrock, "An automatic method for finding the greatest or least value of a function", 1960.
 
     Args:
         dimension: n, at least 2.
-        spread: how far the starts of different seeds lie apart; 0 is the classic start for every seed.
+        spread: how far the starts of different seeds lie apart; 0 is the classic start for every
+            seed.
 
     Raises:
         ValueError: `dimension` is below 2 or `spread` below 0.
@@ -40,7 +43,9 @@ class Rosenbrock(FunctionTask):
     ) -> None:
         require_at_least(2, dimension=dimension)
         require_at_least(0, spread=spread)
-        super().__init__(dimension, 2 * (dimension - 1), steps=steps, eval_every=eval_every, target=target)
+        super().__init__(
+            dimension, 2 * (dimension - 1), steps=steps, eval_every=eval_every, target=target
+        )
         self.spread = spread
 
     @property
@@ -54,7 +59,9 @@ class Rosenbrock(FunctionTask):
     def build(self) -> nn.Module:
         start = torch.ones(self.dimension, dtype=torch.float64)
         start[::2] = -1.2
-        return RosenbrockResiduals(start + self.spread * torch.randn(self.dimension, dtype=torch.float64))
+        return RosenbrockResiduals(
+            start + self.spread * torch.randn(self.dimension, dtype=torch.float64)
+        )
 
 
 class RosenbrockResiduals(nn.Module):

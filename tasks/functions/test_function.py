@@ -16,33 +16,37 @@ from tasks.functions.problems import PROBLEMS
 class TestFunction(FunctionTask):
     """Minimise a classical test function: one of the 35 of Moré, Garbow and Hillstrom, or one of seven others.
 
-    `tasks.functions.problems.PROBLEMS` lists them. Most are sums of squares, `f(x) = |r(x)|^2`, without the factor 1/2
-    that least-squares programs often use; `rastrigin`, `styblinski_tang`, `ackley` and the saddles have no residuals,
-    and offer a Hessian but no Gauss-Newton matrix.
+    `tasks.functions.problems.PROBLEMS` lists them. Most are sums of squares, `f(x) = |r(x)|^2`,
+    without the factor 1/2 that least-squares programs often use; `rastrigin`, `styblinski_tang`,
+    `ackley` and the saddles have no residuals, and offer a Hessian but no Gauss-Newton matrix.
 
     The metric `gap` is measured from `minimum`, which is
 
-    - f* where it is known, a published value refined to double precision. A local minimum has a positive gap, and a
-      value below f*, which would be a discovery, a negative one;
-    - 0 where nobody has published f* for this n (`penalty2`, `watson` and `chebyquad` at some n): a sum of squares
-      cannot be smaller, but the gap need not reach 0;
-    - -1 for the two functions without a minimum, `saddle` and `monkey_saddle`. Their saddle point, where f is 0, then
-      has the gap 1, and only a run that has left it meets a small positive target.
+    - f* where it is known, a published value refined to double precision. A local minimum has a
+      positive gap, and a value below f*, which would be a discovery, a negative one;
+    - 0 where nobody has published f* for this n (`penalty2`, `watson` and `chebyquad` at some n): a
+      sum of squares cannot be smaller, but the gap need not reach 0;
+    - -1 for the two functions without a minimum, `saddle` and `monkey_saddle`. Their saddle point,
+      where f is 0, then has the gap 1, and only a run that has left it meets a small positive
+      target.
 
-    The start is the standard one, `x0`, moved by `spread * |x0_j| * draw` in every coordinate j, the draws standard
-    normal ones of the model's seed. The functions' scales differ by twelve orders, so the spread is a relative one;
-    coordinates that are zero stay so, except at a start that is zero throughout, which moves by `spread * draw`.
+    The start is the standard one, `x0`, moved by `spread * |x0_j| * draw` in every coordinate j,
+    the draws standard normal ones of the model's seed. The functions' scales differ by twelve
+    orders, so the spread is a relative one; coordinates that are zero stay so, except at a start
+    that is zero throughout, which moves by `spread * draw`.
 
-    Sources: Moré, Garbow and Hillstrom, "Testing unconstrained optimization software", 1981; the others in the
-    docstrings of their formulas.
+    Sources: Moré, Garbow and Hillstrom, "Testing unconstrained optimization software", 1981; the
+    others in the docstrings of their formulas.
 
     Args:
         name: which function.
         dimension: n; None is the function's usual one. Most of the small functions have a fixed n.
-        spread: how far the starts of different seeds lie apart; 0 is the standard start for every seed.
+        spread: how far the starts of different seeds lie apart; 0 is the standard start for every
+            seed.
 
     Raises:
-        ValueError: there is no function of that name, it is not defined for that n, or `spread` is below 0.
+        ValueError: there is no function of that name, it is not defined for that n, or `spread` is
+            below 0.
     """
 
     __test__ = False
@@ -72,7 +76,9 @@ class TestFunction(FunctionTask):
         """The rectangle of the literature, or one around the start and the minimizers; None unless n is 2."""
         if self.dimension != 2:
             return None
-        return self.problem.box or _around(torch.stack([self.problem.start(2), *self._known_minimizers()]))
+        return self.problem.box or _around(
+            torch.stack([self.problem.start(2), *self._known_minimizers()])
+        )
 
     @property
     def minimizers(self) -> Tensor:

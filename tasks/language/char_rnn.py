@@ -14,8 +14,9 @@ from tasks.language.characters import CharacterModel
 class CharRNN(CharacterModel):
     """Embedding, LSTM and a linear head: long products of Jacobians, shared over the positions.
 
-    Every window starts from a zero state. Hochreiter and Schmidhuber, "Long short-term memory", 1997. The head is the
-    only layer whose inputs and output gradients can be captured; the recurrent matrices are hidden matrices.
+    Every window starts from a zero state. Hochreiter and Schmidhuber, "Long short-term memory",
+    1997. The head is the only layer whose inputs and output gradients can be captured; the
+      recurrent matrices are hidden matrices.
 
     Args:
         path, context, val_size, test_size: see `CharacterModel`.
@@ -64,7 +65,12 @@ class Recurrent(nn.Module):
     """Character numbers `(N, T)` to logits `(N, characters, T)`."""
 
     def __init__(
-        self, cell: Callable[..., nn.RNNBase], characters: int, embedding: int, hidden: int, layers: int
+        self,
+        cell: Callable[..., nn.RNNBase],
+        characters: int,
+        embedding: int,
+        hidden: int,
+        layers: int,
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(characters, embedding)

@@ -15,9 +15,10 @@ from tasks.language.characters import CharacterModel
 class CharTransformer(CharacterModel):
     """A decoder-only transformer: per block `x <- x + attention(norm(x))`, then `x <- x + mlp(norm(x))`.
 
-    Learned positions, one linear layer for queries, keys and values, GELU, a last norm before the head. The
-    initialisation is GPT-2's (Radford et al. 2019): normal weights of deviation 0.02, divided by `sqrt(2 layers)` in
-    the layers that end a residual branch. `full` has the sizes of nanoGPT's character model.
+    Learned positions, one linear layer for queries, keys and values, GELU, a last norm before the
+    head. The initialisation is GPT-2's (Radford et al. 2019): normal weights of deviation 0.02,
+    divided by `sqrt(2 layers)` in the layers that end a residual branch. `full` has the sizes of
+    nanoGPT's character model.
 
     The CPU's default attention kernel has no second derivative: take curvature products inside
     `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`.
@@ -27,9 +28,10 @@ class CharTransformer(CharacterModel):
         layers: how many blocks.
         heads: attention heads; they divide `width`.
         width: the width of the residual stream.
-        dropout: the probability of dropping, after the embeddings, in the attention and at the end of each branch.
-        tied: share the head's weight with the embedding. The head then is a layer that a curvature method sees without
-            the embedding's part of its gradient.
+        dropout: the probability of dropping, after the embeddings, in the attention and at the end
+            of each branch.
+        tied: share the head's weight with the embedding. The head then is a layer that a curvature
+            method sees without the embedding's part of its gradient.
     """
 
     offers = frozenset({"hessian", "ggn", "sampled", "per_example", "layers", "matrices"})
@@ -72,7 +74,9 @@ class CharTransformer(CharacterModel):
         )
 
     def build(self) -> nn.Module:
-        blocks = [TransformerBlock(self.width, self.heads, self.dropout) for _ in range(self.layers)]
+        blocks = [
+            TransformerBlock(self.width, self.heads, self.dropout) for _ in range(self.layers)
+        ]
         model = Transformer(len(self.alphabet), self.context, self.width, blocks, self.dropout)
         _initialise(model, self.layers)
         if self.tied:
@@ -84,7 +88,12 @@ class Transformer(nn.Module):
     """Character numbers `(N, T)` to logits `(N, characters, T)`, for T up to `context`."""
 
     def __init__(
-        self, characters: int, context: int, width: int, blocks: list[TransformerBlock], dropout: float
+        self,
+        characters: int,
+        context: int,
+        width: int,
+        blocks: list[TransformerBlock],
+        dropout: float,
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(characters, width)
@@ -115,7 +124,9 @@ class TransformerBlock(nn.Module):
 
     def forward(self, stream: Tensor) -> Tensor:
         stream = stream + self.dropout(self.attention(self.attention_norm(stream)))
-        output: Tensor = stream + self.dropout(self.contract(F.gelu(self.expand(self.mlp_norm(stream)))))
+        output: Tensor = stream + self.dropout(
+            self.contract(F.gelu(self.expand(self.mlp_norm(stream))))
+        )
         return output
 
 
@@ -133,7 +144,9 @@ class CausalAttention(nn.Module):
         projected: Tensor = self.qkv(stream)
         queries, keys, values = projected.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout, is_causal=True)
+        mixed = F.scaled_dot_product_attention(
+            queries, keys, values, dropout_p=dropout, is_causal=True
+        )
         output: Tensor = self.contract(mixed.transpose(1, 2).flatten(2))
         return output
 

@@ -16,12 +16,14 @@ from tasks.task import DataTask
 class CharacterModel(DataTask):
     """Predict the next character of a text.
 
-    Inputs and targets `(N, context)` are character numbers, the targets one character ahead; the model's logits have
-    the shape `(N, characters, context)`, so that the loss is a plain cross-entropy, averaged over examples and
-    positions. The metric is `bits_per_char`, the loss divided by ln 2. The alphabet is that of the whole text.
+    Inputs and targets `(N, context)` are character numbers, the targets one character ahead; the
+    model's logits have the shape `(N, characters, context)`, so that the loss is a plain
+    cross-entropy, averaged over examples and positions. The metric is `bits_per_char`, the loss
+    divided by ln 2. The alphabet is that of the whole text.
 
     Args:
-        path: a UTF-8 text file; None is Moby Dick (Melville 1851, 1.2 million characters), kept in the repository.
+        path: a UTF-8 text file; None is Moby Dick (Melville 1851, 1.2 million characters), kept in
+            the repository.
         context: how many characters a window has; the windows do not overlap.
         val_size: how many windows to validate on, from the piece of the text before the last.
         test_size: how many windows to test on, the end of the text.

@@ -14,35 +14,42 @@ from tasks.data.splits import hold_out, three_way
 from tasks.task import DataTask
 
 LETTERS = 26
-CERTAIN = 100.0  # the logit of PAD where there is nothing to say: every other class has probability e^-100 or less
+# the logit of PAD where there is nothing to say: every other class has probability e^-100 or less
+CERTAIN = 100.0
 
 
 class Seq2Seq(DataTask):
     """Say how an English word is pronounced: one GRU reads its letters, another one writes its phonemes.
 
-    The decoder starts from the encoder's last state and is given the right phonemes so far (teacher forcing). With
-    `attention` each of its states also looks at all of the encoder's: softmax of their inner products, then a linear
-    layer on both. Cho et al. 2014 (arXiv 1406.1078); Sutskever, Vinyals and Le 2014 (arXiv 1409.3215); the attention is
-    the `dot` form of Luong, Pham and Manning 2015 (arXiv 1508.04025).
+    The decoder starts from the encoder's last state and is given the right phonemes so far (teacher
+    forcing). With `attention` each of its states also looks at all of the encoder's: softmax of
+    their inner products, then a linear layer on both. Cho et al. 2014 (arXiv 1406.1078); Sutskever,
+    Vinyals and Le 2014 (arXiv 1409.3215); the attention is the `dot` form of Luong, Pham and
+    Manning 2015 (arXiv 1508.04025).
 
-    Inputs are `(N, 2 longest + 1)`: the letters, then what the decoder is given, both padded. Targets are the phonemes,
-    an end, and PAD, `(N, longest + 1)`; the logits have the shape `(N, symbols, longest + 1)`.
+    Inputs are `(N, 2 longest + 1)`: the letters, then what the decoder is given, both padded.
+    Targets are the phonemes, an end, and PAD, `(N, longest + 1)`; the logits have the shape `(N,
+    symbols, longest + 1)`.
 
-    Where a word has ended there is nothing to predict, and the model answers PAD there with certainty, whatever its
-    parameters: loss, gradient and curvature of these places are exactly zero, targets drawn from the model are PAD, and
-    their states are zero for whoever records layers. The loss is a plain cross-entropy, the mean over examples and all
-    `longest + 1` places: a mean over examples of sums over phonemes, up to a constant. A mean over the phonemes alone
-    would weigh an example by the others of its batch, and its curvature would count places that are not there.
+    Where a word has ended there is nothing to predict, and the model answers PAD there with
+    certainty, whatever its parameters: loss, gradient and curvature of these places are exactly
+    zero, targets drawn from the model are PAD, and their states are zero for whoever records
+    layers. The loss is a plain cross-entropy, the mean over examples and all `longest + 1` places:
+    a mean over examples of sums over phonemes, up to a constant. A mean over the phonemes alone
+    would weigh an example by the others of its batch, and its curvature would count places that are
+    not there.
 
-    The metric `token_error` is the share of a word's phonemes (its end included) that are wrong under teacher forcing,
-    averaged over words. `exact` is the share of words without a mistake, which is the same as for greedy decoding: both
-    go the same way until the first mistake.
+    The metric `token_error` is the share of a word's phonemes (its end included) that are wrong
+    under teacher forcing, averaged over words. `exact` is the share of words without a mistake,
+    which is the same as for greedy decoding: both go the same way until the first mistake.
 
-    Data: the Carnegie Mellon Pronouncing Dictionary, a quarter of it in the repository; first pronunciations of words
-    made of letters. Validation and test words are drawn at random, so that a relative of a word may be trained on.
+    Data: the Carnegie Mellon Pronouncing Dictionary, a quarter of it in the repository; first
+    pronunciations of words made of letters. Validation and test words are drawn at random, so that
+    a relative of a word may be trained on.
 
     Args:
-        data: `cmudict_small` (29,127 words) or `cmudict` (116,506; python scripts/fetch_data.py cmudict).
+        data: `cmudict_small` (29,127 words) or `cmudict` (116,506; python scripts/fetch_data.py
+            cmudict).
         stress: tell the stresses of vowels apart: 69 phonemes in place of 39.
         longest: words of more letters or phonemes are left out.
         embedding: the width of a letter's and a phoneme's vector.
@@ -76,17 +83,28 @@ class Seq2Seq(DataTask):
         target: float | None = None,
     ) -> None:
         require_positive(longest=longest, embedding=embedding, hidden=hidden)
-        letters, phonemes, self.symbols = encode_entries(load_entries(data, stress, longest), longest)
+        letters, phonemes, self.symbols = encode_entries(
+            load_entries(data, stress, longest), longest
+        )
         inputs, targets = torch.cat([letters, given_to_decoder(phonemes)], dim=1), phonemes[:, 1:]
         rest, test = hold_out(inputs, targets, test_size, "test_size")
         self.splits = three_way(rest, test, val_size, None)
-        self.longest, self.embedding, self.hidden, self.attention = longest, embedding, hidden, attention
+        self.longest, self.embedding, self.hidden, self.attention = (
+            longest,
+            embedding,
+            hidden,
+            attention,
+        )
         self.loss_fn = nn.CrossEntropyLoss()
         super().__init__(steps=steps, eval_every=eval_every, batch_size=batch_size, target=target)
 
     def build(self) -> nn.Module:
         return EncoderDecoder(
-            len(self.symbols) + 2, self.embedding, self.hidden, self.longest, attention=self.attention
+            len(self.symbols) + 2,
+            self.embedding,
+            self.hidden,
+            self.longest,
+            attention=self.attention,
         )
 
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -101,7 +119,9 @@ class Seq2Seq(DataTask):
 class EncoderDecoder(nn.Module):
     """Letters and the phonemes so far, `(N, longest + places)`, to logits `(N, symbols, places)`."""
 
-    def __init__(self, symbols: int, embedding: int, hidden: int, longest: int, *, attention: bool) -> None:
+    def __init__(
+        self, symbols: int, embedding: int, hidden: int, longest: int, *, attention: bool
+    ) -> None:
         super().__init__()
         self.longest = longest
         self.letter_embedding = nn.Embedding(LETTERS + 1, embedding)
@@ -118,7 +138,9 @@ class EncoderDecoder(nn.Module):
         start = read[torch.arange(len(read), device=read.device), last]
         states, _ = self.decoder(self.phoneme_embedding(phonemes), start[None].contiguous())
         if self.mixer is not None:
-            states = torch.tanh(self.mixer(torch.cat([states, _attended(states, read, letters)], dim=2)))
+            states = torch.tanh(
+                self.mixer(torch.cat([states, _attended(states, read, letters)], dim=2))
+            )
         speaking = (phonemes != PAD)[:, :, None]
         logits: Tensor = self.head(states * speaking)
         silence = F.one_hot(torch.tensor(PAD, device=logits.device), logits.shape[2]) * CERTAIN

@@ -12,18 +12,22 @@ from torch import Tensor, nn
 class JetNet(nn.Module):
     r"""A fully connected tanh network whose forward pass carries derivatives along ("forward Laplacian").
 
-    A jet is the stack of a function's value, its d first derivatives and its Laplacian, `(N, d + 2, width)`. A linear
-    layer acts on each of these rows alike, save that the bias belongs to the value alone; tanh maps a jet to
+    A jet is the stack of a function's value, its d first derivatives and its Laplacian, `(N, d + 2,
+    width)`. A linear layer acts on each of these rows alike, save that the bias belongs to the
+    value alone; tanh maps a jet to
 
-        v = tanh(z),    v_i = v' z_i,    Lap v = v' Lap z + v'' sum_i z_i^2,    v' = 1 - v^2,    v'' = -2 v v'
+        v = tanh(z),    v_i = v' z_i,    Lap v = v' Lap z + v'' sum_i z_i^2,    v' = 1 - v^2,    v''
+        = -2 v v'
 
-    (Li et al., "A computational framework for neural network-based variational Monte Carlo with forward Laplacian",
-    2024, arXiv 2307.08214). Everything is plain tensor operations: autograd by the parameters works to any order.
+    (Li et al., "A computational framework for neural network-based variational Monte Carlo with
+    forward Laplacian", 2024, arXiv 2307.08214). Everything is plain tensor operations: autograd by
+    the parameters works to any order.
 
-    The bias is a column of each layer's weight, on an input that is 1 for the value and 0 for its derivatives. So every
-    layer is a `Linear` without bias, used at d + 2 positions, whose inputs and output gradients can be captured. That
-    is the view of Dangel, Müller and Zeinhofer, "Kronecker-factored approximate curvature for physics-informed neural
-    networks", 2024 (arXiv 2405.15603). Weights start as torch's Linear has them, uniform within `1 / sqrt(width + 1)`.
+    The bias is a column of each layer's weight, on an input that is 1 for the value and 0 for its
+    derivatives. So every layer is a `Linear` without bias, used at d + 2 positions, whose inputs
+    and output gradients can be captured. That is the view of Dangel, Müller and Zeinhofer,
+    "Kronecker-factored approximate curvature for physics-informed neural networks", 2024 (arXiv
+    2405.15603). Weights start as torch's Linear has them, uniform within `1 / sqrt(width + 1)`.
 
     Cost: d + 2 times that of the plain network, in time and memory.
 
@@ -35,7 +39,9 @@ class JetNet(nn.Module):
     def __init__(self, dimension: int, hidden: Sequence[int]) -> None:
         super().__init__()
         widths = [dimension, *hidden, 1]
-        self.layers = nn.ModuleList(nn.Linear(before + 1, after, bias=False) for before, after in pairwise(widths))
+        self.layers = nn.ModuleList(
+            nn.Linear(before + 1, after, bias=False) for before, after in pairwise(widths)
+        )
 
     def forward(self, points: Tensor) -> Tensor:
         """Points `(N, d)` to the jet `(N, d + 2)`: value, gradient, Laplacian."""
@@ -48,7 +54,9 @@ class JetNet(nn.Module):
 def coordinates(points: Tensor) -> Tensor:
     """The jet of the identity, `(N, d + 2, d)`: the point, the unit vectors, zero."""
     dimension = points.shape[1]
-    unit = torch.eye(dimension, dtype=points.dtype, device=points.device).expand(len(points), -1, -1)
+    unit = torch.eye(dimension, dtype=points.dtype, device=points.device).expand(
+        len(points), -1, -1
+    )
     return torch.cat([points[:, None], unit, torch.zeros_like(points[:, None])], dim=1)
 
 

@@ -20,27 +20,32 @@ GRID = 100
 class PinnPoisson(DataTask):
     r"""Solve -Lap u = f on the unit square with u = 0 on its boundary: a nonlinear least squares problem, no noise.
 
-        loss = (1/n) sum_i (Lap u(x_i) + f(x_i))^2 + (1/m) sum_j u(b_j)^2,    f = 2 pi^2 sin(pi x) sin(pi y)
+        loss = (1/n) sum_i (Lap u(x_i) + f(x_i))^2 + (1/m) sum_j u(b_j)^2,    f = 2 pi^2 sin(pi x)
+        sin(pi y)
 
     over n interior points x_i and m boundary points b_j, for a tanh network u; the solution is
-    `u* = sin(pi x) sin(pi y)`. Everything is float64. Second-order methods end on such losses at errors that are orders
-    of magnitude below those of first-order ones: Müller and Zeinhofer, "Achieving high accuracy with PINNs via energy
-    natural gradients", 2023 (arXiv 2302.13163).
+    `u* = sin(pi x) sin(pi y)`. Everything is float64. Second-order methods end on such losses at
+    errors that are orders of magnitude below those of first-order ones: Müller and Zeinhofer,
+    "Achieving high accuracy with PINNs via energy natural gradients", 2023 (arXiv 2302.13163).
 
-    An example is a point `(x, y, b)`, b = 1 on the boundary and 0 inside. The model's output is its residual, `(N, 1)`,
-    times the square root of `(n + m) / n` or `(n + m) / m`, so that the loss is the mean of the squared outputs against
-    targets of zero, and a mini-batch's an unbiased estimate of it.
+    An example is a point `(x, y, b)`, b = 1 on the boundary and 0 inside. The model's output is its
+    residual, `(N, 1)`, times the square root of `(n + m) / n` or `(n + m) / m`, so that the loss is
+    the mean of the squared outputs against targets of zero, and a mini-batch's an unbiased estimate
+    of it.
 
-    The metric `relative_error` is `|u - u*| / |u*|` in L2, by the midpoint rule on 100 x 100 cells: the same whichever
-    split is asked for. `loss` is the split's own; validation and test are as many other points, at random.
+    The metric `relative_error` is `|u - u*| / |u*|` in L2, by the midpoint rule on 100 x 100 cells:
+    the same whichever split is asked for. `loss` is the split's own; validation and test are as
+    many other points, at random.
 
-    Differences from the paper's program for this equation (network 2-32-1, points 1/29 apart): the boundary's mean is
-    not multiplied by its length 4, the interior grid has 30 x 30 points and the boundary 120 (there 28 x 28 and 116),
-    the weights start as in torch instead of normal with deviation 0.1, and the error is relative.
+    Differences from the paper's program for this equation (network 2-32-1, points 1/29 apart): the
+    boundary's mean is not multiplied by its length 4, the interior grid has 30 x 30 points and the
+    boundary 120 (there 28 x 28 and 116), the weights start as in torch instead of normal with
+    deviation 0.1, and the error is relative.
 
     Args:
         hidden: the widths of the hidden layers.
-        points: `grid` (regular, as in the paper) or `random` (uniform, drawn by `problem_seed`), for training.
+        points: `grid` (regular, as in the paper) or `random` (uniform, drawn by `problem_seed`),
+            for training.
         interior: n; a square number for `grid`.
         boundary: m; a multiple of 4 for `grid`.
         problem_seed: draws all random points.
@@ -50,7 +55,9 @@ class PinnPoisson(DataTask):
         ValueError: an argument is out of its range, or `points` is neither of the two.
     """
 
-    offers = frozenset({"hessian", "ggn", "jacobian", "sampled", "per_example", "layers", "matrices"})
+    offers = frozenset(
+        {"hessian", "ggn", "jacobian", "sampled", "per_example", "layers", "matrices"}
+    )
     metric = "relative_error"
     direction = "min"
     dtype = torch.float64
@@ -106,7 +113,9 @@ class PoissonResiduals(nn.Module):
     `Lap u + f` inside and `u` on the boundary, times the square root of the weight of either kind.
     """
 
-    def __init__(self, hidden: Sequence[int], interior_weight: float, boundary_weight: float) -> None:
+    def __init__(
+        self, hidden: Sequence[int], interior_weight: float, boundary_weight: float
+    ) -> None:
         super().__init__()
         self.network = JetNet(2, hidden)
         self.interior_root = math.sqrt(interior_weight)
@@ -146,7 +155,9 @@ def _grid_points(interior: int, boundary: int) -> Tensor:
         raise ValueError(f"boundary must be a multiple of 4 for points=grid, got {boundary}")
     axis = torch.arange(1, side + 1, dtype=torch.float64) / (side + 1)
     along = 4 * torch.arange(boundary, dtype=torch.float64) / boundary
-    return torch.cat([_flagged(torch.cartesian_prod(axis, axis), 0.0), _flagged(_around(along), 1.0)])
+    return torch.cat(
+        [_flagged(torch.cartesian_prod(axis, axis), 0.0), _flagged(_around(along), 1.0)]
+    )
 
 
 def _around(along: Tensor) -> Tensor:

@@ -19,16 +19,18 @@ class Logistic(DataTask):
 
         f(theta) = (1/N) sum_n log(1 + e^z_n) - t_n z_n + l2/2 |theta|^2,   z_n = w^T x_n + b
 
-    Inputs `(N, 30)`, standardised with the training split's mean and deviation; targets `(N, 1)` in {0, 1}; float64.
-    The l2 term covers the bias too. It is the task's, not the loss function's: `l2` tells whoever minimises to add it
-    to loss, gradient and curvature.
+    Inputs `(N, 30)`, standardised with the training split's mean and deviation; targets `(N, 1)` in
+    {0, 1}; float64. The l2 term covers the bias too. It is the task's, not the loss function's:
+    `l2` tells whoever minimises to add it to loss, gradient and curvature.
 
-    What tells optimizers apart on a convex problem is how far they have got, and accuracy and validation loss stop
-    moving long before that. The metric is therefore `gap`: the regularised objective over the whole *training* split
-    minus its minimum, the same number whichever split is asked for. `loss` and `accuracy` are the split's own. The
-    minimum is found once, by damped Newton steps.
+    What tells optimizers apart on a convex problem is how far they have got, and accuracy and
+    validation loss stop moving long before that. The metric is therefore `gap`: the regularised
+    objective over the whole *training* split minus its minimum, the same number whichever split is
+    asked for. `loss` and `accuracy` are the split's own. The minimum is found once, by damped
+    Newton steps.
 
-    Data: Breast Cancer Wisconsin (Diagnostic), Wolberg, Street and Mangasarian 1995, from scikit-learn.
+    Data: Breast Cancer Wisconsin (Diagnostic), Wolberg, Street and Mangasarian 1995, from
+    scikit-learn.
 
     Args:
         l2: the weight of the regularisation; a smaller one makes the problem harder.
@@ -37,8 +39,8 @@ class Logistic(DataTask):
         batch_size: None is the full batch.
 
     Raises:
-        ValueError: `l2` is not above 0 (the classes can be separated, so that there is no minimum without it), or a
-            size does not fit the 569 examples.
+        ValueError: `l2` is not above 0 (the classes can be separated, so that there is no minimum
+            without it), or a size does not fit the 569 examples.
     """
 
     offers = frozenset({"hessian", "ggn", "sampled", "per_example", "layers"})
@@ -73,7 +75,9 @@ class Logistic(DataTask):
         return {"loss": loss.squeeze(1), "accuracy": correct.squeeze(1)}
 
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
-        theta = torch.cat([parameter.detach().double().flatten() for parameter in model.parameters()])
+        theta = torch.cat(
+            [parameter.detach().double().flatten() for parameter in model.parameters()]
+        )
         inputs, targets = self.splits["train"]
         gap = self._objective(inputs.double(), targets.double(), theta) - self.minimum
         return {"gap": max(gap, 0.0)} | super().evaluate(model, split)
@@ -98,8 +102,8 @@ def _breast_cancer(val_size: int, test_size: int) -> dict[str, Batch]:
 def _minimise(inputs: Tensor, targets: Tensor, l2: float) -> Tensor:
     """The minimiser of the regularised loss, by Newton's method.
 
-    A step is shortened by `1 + decrement`, the damping that makes Newton's method converge from anywhere on
-    self-concordant functions; it fades as the minimum comes near.
+    A step is shortened by `1 + decrement`, the damping that makes Newton's method converge from
+    anywhere on self-concordant functions; it fades as the minimum comes near.
     """
     design = torch.cat([inputs, torch.ones_like(targets)], dim=1)
     theta = torch.zeros(design.shape[1], dtype=design.dtype)
@@ -107,7 +111,9 @@ def _minimise(inputs: Tensor, targets: Tensor, l2: float) -> Tensor:
     for _ in range(NEWTON_STEPS):
         chance = torch.sigmoid(design @ theta)
         gradient = design.T @ (chance - targets[:, 0]) / count + l2 * theta
-        hessian = (design.T * (chance * (1 - chance))) @ design / count + l2 * torch.eye(len(theta), dtype=theta.dtype)
+        hessian = (design.T * (chance * (1 - chance))) @ design / count + l2 * torch.eye(
+            len(theta), dtype=theta.dtype
+        )
         step = torch.linalg.solve(hessian, gradient)
         theta = theta - step / (1 + (count * gradient @ step).clamp(min=0).sqrt())
     return theta

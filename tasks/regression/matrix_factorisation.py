@@ -15,43 +15,51 @@ from tasks.task import Batch, DataTask
 class MatrixFactorisation(DataTask):
     """Complete a matrix of low rank as a product of two thin factors.
 
-        f(U, V) = (1/N) sum_(i,j) observed (u_i^T v_j - Y_ij)^2,   U (m, k), V (n, k),   Y = M + noise
+        f(U, V) = (1/N) sum_(i,j) observed (u_i^T v_j - Y_ij)^2,   U (m, k), V (n, k),   Y = M +
+        noise
 
-        M = sqrt(m n) A diag(s) B^T,   A^T A = B^T B = I,   s_r from 1 down to 1 / condition, evenly spaced
+        M = sqrt(m n) A diag(s) B^T,   A^T A = B^T B = I,   s_r from 1 down to 1 / condition, evenly
+        spaced
 
-    so an entry of M is of order one. Inputs are index pairs, `(N, 2)` int64, targets entries, `(N,)`, outputs the
-    predictions, `(N,)`; float64. Entries that are not observed are held out without noise, half for validation, half
-    for test. The metric `error` is the relative error on the split's entries, `|U V^T - M| / |M|` (Frobenius). With
-    `observed: 1` nothing is left to hold out, and validation and test are the whole of M. Then the minimum is known:
-    the k largest singular triplets of Y, where the loss is the sum of the other squared singular values over m n
+    so an entry of M is of order one. Inputs are index pairs, `(N, 2)` int64, targets entries,
+    `(N,)`, outputs the predictions, `(N,)`; float64. Entries that are not observed are held out
+    without noise, half for validation, half for test. The metric `error` is the relative error on
+    the split's entries, `|U V^T - M| / |M|` (Frobenius). With `observed: 1` nothing is left to hold
+    out, and validation and test are the whole of M. Then the minimum is known: the k largest
+    singular triplets of Y, where the loss is the sum of the other squared singular values over m n
     (Eckart and Young, 1936).
 
     What it asks of a method:
 
-    - (U G, V G^-T) has the same product for every invertible G: at a minimum with factors of full rank, k^2 directions
-      have no curvature, and undamped Newton has no unique step;
-    - (0, 0) is a saddle point, with zero gradient and an indefinite Hessian, and the start, of scale `init`, lies near;
-    - gradient descent needs a number of steps proportional to `condition`, preconditioned by (V^T V)^-1 and (U^T U)^-1
-      one that does not depend on it (Tong, Ma and Chi, 2021, "ScaledGD").
+    - (U G, V G^-T) has the same product for every invertible G: at a minimum with factors of full
+      rank, k^2 directions have no curvature, and undamped Newton has no unique step;
+    - (0, 0) is a saddle point, with zero gradient and an indefinite Hessian, and the start, of
+      scale `init`, lies near;
+    - gradient descent needs a number of steps proportional to `condition`, preconditioned by (V^T
+      V)^-1 and (U^T U)^-1 one that does not depend on it (Tong, Ma and Chi, 2021, "ScaledGD").
 
-    With enough entries of an incoherent matrix, and a bound on the rows, no local minimum is spurious (Ge, Lee and Ma,
-    2016). With `rank` above `true_rank` other matrices may fit the observed entries just as well: the error then tells
-    which of them a method prefers, not only how far it has got. The parametrisation is Burer and Monteiro's, 2003.
+    With enough entries of an incoherent matrix, and a bound on the rows, no local minimum is
+    spurious (Ge, Lee and Ma, 2016). With `rank` above `true_rank` other matrices may fit the
+    observed entries just as well: the error then tells which of them a method prefers, not only how
+    far it has got. The parametrisation is Burer and Monteiro's, 2003.
 
     Args:
         rows: m.
         columns: n.
         rank: k, the columns of the factors.
         true_rank: the rank of M.
-        condition: the largest singular value of M over its smallest one that is not zero, at least 1.
+        condition: the largest singular value of M over its smallest one that is not zero, at least
+            1.
         noise: the standard deviation of the noise on observed entries.
         observed: the fraction of entries that is observed, above 0 up to 1.
-        init: the standard deviation of the factors' entries at the start, drawn by the model's seed.
+        init: the standard deviation of the factors' entries at the start, drawn by the model's
+            seed.
         batch_size: entries in a batch; None is all that are observed.
         problem_seed: which matrix, noise and observed entries.
 
     Raises:
-        ValueError: an argument is out of its range, or too few entries are left to train on or to hold out.
+        ValueError: an argument is out of its range, or too few entries are left to train on or to
+            hold out.
     """
 
     offers = frozenset({"hessian", "ggn", "jacobian", "sampled", "per_example"})
@@ -76,7 +84,9 @@ class MatrixFactorisation(DataTask):
         eval_every: int = 20,
         target: float | None = 1e-4,
     ) -> None:
-        require_positive(rows=rows, columns=columns, rank=rank, true_rank=true_rank, observed=observed, init=init)
+        require_positive(
+            rows=rows, columns=columns, rank=rank, true_rank=true_rank, observed=observed, init=init
+        )
         require_at_least(1, condition=condition)
         require_at_least(0, noise=noise)
         _require_at_most(min(rows, columns), rank=rank, true_rank=true_rank)
@@ -89,7 +99,9 @@ class MatrixFactorisation(DataTask):
         super().__init__(steps=steps, eval_every=eval_every, batch_size=batch_size, target=target)
 
     def build(self) -> nn.Module:
-        left, right = (self.init * torch.randn(size, self.rank, dtype=torch.float64) for size in self.shape)
+        left, right = (
+            self.init * torch.randn(size, self.rank, dtype=torch.float64) for size in self.shape
+        )
         return Factors(left, right)
 
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -120,14 +132,18 @@ def _singular_values(count: int, condition: float) -> Tensor:
 def _low_rank(rows: int, columns: int, singular: Tensor, generator: torch.Generator) -> Tensor:
     """A matrix with these singular values times `sqrt(rows columns)`, in random directions."""
     left, right = (
-        torch.linalg.qr(torch.randn(size, len(singular), generator=generator, dtype=torch.float64)).Q
+        torch.linalg.qr(
+            torch.randn(size, len(singular), generator=generator, dtype=torch.float64)
+        ).Q
         for size in (rows, columns)
     )
     matrix: Tensor = math.sqrt(rows * columns) * (left * singular) @ right.T
     return matrix
 
 
-def _observe(matrix: Tensor, noise: float, observed: float, generator: torch.Generator) -> dict[str, Batch]:
+def _observe(
+    matrix: Tensor, noise: float, observed: float, generator: torch.Generator
+) -> dict[str, Batch]:
     """The noisy entries that are seen, and the exact ones to validate and test on."""
     pairs = torch.cartesian_prod(torch.arange(len(matrix)), torch.arange(matrix.shape[1]))
     exact = matrix.flatten()
@@ -138,9 +154,15 @@ def _observe(matrix: Tensor, noise: float, observed: float, generator: torch.Gen
         return {"train": (pairs, noisy), "val": (pairs, exact), "test": (pairs, exact)}
     half = (len(pairs) - seen) // 2
     if seen == 0 or half == 0:
-        raise ValueError(f"observed must leave entries to train on and to hold out, got {observed} of {len(pairs)}")
+        raise ValueError(
+            f"observed must leave entries to train on and to hold out, got {observed} of {len(pairs)}"
+        )
     train, val, test = order[:seen].sort().values, order[seen : seen + half], order[seen + half :]
-    return {"train": (pairs[train], noisy[train]), "val": (pairs[val], exact[val]), "test": (pairs[test], exact[test])}
+    return {
+        "train": (pairs[train], noisy[train]),
+        "val": (pairs[val], exact[val]),
+        "test": (pairs[test], exact[test]),
+    }
 
 
 def _require_at_most(most: float, **values: float) -> None:

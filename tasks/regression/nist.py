@@ -81,23 +81,24 @@ class Nist(Task):
 
         f(b) = (1/N) sum_n (model(b, x_n) - y_n)^2
 
-    Inputs are the predictors, `(N, k)`, targets the responses, `(N, 1)`: N from 6 to 250, k = 1 (Nelson 2); the
-    parameters are one vector `(p,)`, p from 2 to 9, whose components differ by up to nine decades within a problem
-    (Nelson), which is what makes the problems hard for methods that are not scale-invariant. Every batch and every
-    split is the whole problem; float64.
+    Inputs are the predictors, `(N, k)`, targets the responses, `(N, 1)`: N from 6 to 250, k = 1
+    (Nelson 2); the parameters are one vector `(p,)`, p from 2 to 9, whose components differ by up
+    to nine decades within a problem (Nelson), which is what makes the problems hard for methods
+    that are not scale-invariant. Every batch and every split is the whole problem; float64.
 
-    The metric `digits` is the number of correct significant digits of the worst parameter (NIST's log relative error),
-    between 0 and the 11 that are certified. `residual_sum` is N times the loss. Lanczos1's certified residual sum,
-    1.4e-25, lies at the rounding error of the data in double precision: there only the parameters can be compared.
+    The metric `digits` is the number of correct significant digits of the worst parameter (NIST's
+    log relative error), between 0 and the 11 that are certified. `residual_sum` is N times the
+    loss. Lanczos1's certified residual sum, 1.4e-25, lies at the rounding error of the data in
+    double precision: there only the parameters can be compared.
 
-    Data, starts and certified values: NIST's Statistical Reference Datasets (StRD), nonlinear regression. The loss
-    differs from NIST's residual sum by the factor 1/N.
+    Data, starts and certified values: NIST's Statistical Reference Datasets (StRD), nonlinear
+    regression. The loss differs from NIST's residual sum by the factor 1/N.
 
     Args:
         name: which regression, by NIST's name.
         start: NIST's first starting point, far away, or its second.
-        spread: the start's components are multiplied by 1 plus `spread` times a standard normal draw of the model's
-            seed; 0 is NIST's start for every seed.
+        spread: the start's components are multiplied by 1 plus `spread` times a standard normal
+            draw of the model's seed; 0 is NIST's start for every seed.
 
     Raises:
         ValueError: there is no such regression, `start` is neither 1 nor 2, or `spread` is below 0.
@@ -141,7 +142,11 @@ class Nist(Task):
         with torch.no_grad():
             loss = float(self.loss_fn(model(inputs), targets))
         (b,) = model.parameters()
-        return {"digits": self.regression.digits(b), "residual_sum": len(inputs) * loss, "loss": loss}
+        return {
+            "digits": self.regression.digits(b),
+            "residual_sum": len(inputs) * loss,
+            "loss": loss,
+        }
 
     def _problem(self) -> Batch:
         x, y = self.regression.x, self.regression.y[:, None]
@@ -163,9 +168,14 @@ class NistModel(nn.Module):
 def _parse(text: str) -> Regression:
     """Read one of NIST's files: a table of parameters, certified sums, and the data behind a last heading."""
     name = _find(r"Dataset Name:\s+(\w+)", text)
-    columns = torch.tensor([[float(value) for value in row] for row in ROW.findall(text)], dtype=torch.float64).T
+    columns = torch.tensor(
+        [[float(value) for value in row] for row in ROW.findall(text)], dtype=torch.float64
+    ).T
     data = _find(r"\nData:\s+y\s.*\n([\s\S]+)", text)
-    rows = torch.tensor([[float(value) for value in line.split()] for line in data.splitlines()], dtype=torch.float64)
+    rows = torch.tensor(
+        [[float(value) for value in line.split()] for line in data.splitlines()],
+        dtype=torch.float64,
+    )
     return Regression(
         name=name,
         level=_find(r"(\w+) Level of Difficulty", text).lower(),

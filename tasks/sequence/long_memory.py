@@ -19,19 +19,22 @@ CONNECTIONS, RADIUS = 15, 1.1
 class LongMemory(DataTask):
     """Carry a little information over many steps: gradients that vanish or explode, curvature along with them.
 
-    `adding`: the sum of the two marked ones among `length` numbers; squared error, chance 1/6 = 0.1667. `copy`: repeat
-    a word of `items` symbols after a pause of `length` steps; cross-entropy over the answers, averaged over examples
-    and positions, chance ln(symbols). The metric `error` is the squared error of `adding`, and the share of wrong
-    symbols of `copy` (chance 1 - 1/symbols); the attribute `chance` has its value for the best constant answer. A
-    network that has learnt nothing but the targets' mean stays at it, often for a long time.
+    `adding`: the sum of the two marked ones among `length` numbers; squared error, chance 1/6 =
+    0.1667. `copy`: repeat a word of `items` symbols after a pause of `length` steps; cross-entropy
+    over the answers, averaged over examples and positions, chance ln(symbols). The metric `error`
+    is the squared error of `adding`, and the share of wrong symbols of `copy` (chance 1 -
+    1/symbols); the attribute `chance` has its value for the best constant answer. A network that
+    has learnt nothing but the targets' mean stays at it, often for a long time.
 
-    Hochreiter and Schmidhuber, "Long short-term memory", 1997; as problems for a second-order method Martens and
-    Sutskever, "Learning recurrent neural networks with Hessian-free optimization", 2011; in today's form Le, Jaitly and
-    Hinton 2015 (arXiv 1504.00941) and Arjovsky, Shah and Bengio 2016 (arXiv 1511.06464). Differences from the latter:
-    the training set is finite and fixed, and copying is judged at the answers alone, not at the blanks before them.
+    Hochreiter and Schmidhuber, "Long short-term memory", 1997; as problems for a second-order
+    method Martens and Sutskever, "Learning recurrent neural networks with Hessian-free
+    optimization", 2011; in today's form Le, Jaitly and Hinton 2015 (arXiv 1504.00941) and Arjovsky,
+    Shah and Bengio 2016 (arXiv 1511.06464). Differences from the latter: the training set is finite
+    and fixed, and copying is judged at the answers alone, not at the blanks before them.
 
-    The recurrent layer is the one `nn.RNNBase` among `model.modules()`, with `batch_first=True` and a single layer: the
-    first value it returns, `(N, T, hidden)`, are the hidden states, which structural damping needs.
+    The recurrent layer is the one `nn.RNNBase` among `model.modules()`, with `batch_first=True` and
+    a single layer: the first value it returns, `(N, T, hidden)`, are the hidden states, which
+    structural damping needs.
 
     Args:
         problem: `adding` or `copy`.
@@ -40,18 +43,22 @@ class LongMemory(DataTask):
         symbols: the size of the alphabet (`copy` only).
         cell: `rnn` (plain tanh), `lstm` or `gru`.
         hidden: the number of hidden units.
-        init: `sparse`: each hidden unit (each gate's unit) hears 15 others through standard normal weights, rescaled to
-            a spectral radius of 1.1, and the recurrent layer's biases are zero, after Martens and Sutskever 2011 and
-            Sutskever et al. 2013; or `torch` for torch's default.
+        init: `sparse`: each hidden unit (each gate's unit) hears 15 others through standard normal
+            weights, rescaled to a spectral radius of 1.1, and the recurrent layer's biases are
+            zero, after Martens and Sutskever 2011 and Sutskever et al. 2013; or `torch` for torch's
+            default.
         train_size, val_size, test_size: the number of sequences.
         problem_seed: draws the sequences.
         batch_size: None is the full batch.
 
     Raises:
-        ValueError: an argument is out of its range or none of its choices, or there are too few words for `copy`.
+        ValueError: an argument is out of its range or none of its choices, or there are too few
+            words for `copy`.
     """
 
-    offers = frozenset({"hessian", "ggn", "jacobian", "sampled", "per_example", "layers", "matrices"})
+    offers = frozenset(
+        {"hessian", "ggn", "jacobian", "sampled", "per_example", "layers", "matrices"}
+    )
     metric = "error"
     direction = "min"
 
@@ -99,7 +106,10 @@ class LongMemory(DataTask):
         return Memory(recurrent, self.problem.outputs, self.problem.answers)
 
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        return {"loss": self.problem.loss(outputs, targets), "error": self.problem.error(outputs, targets)}
+        return {
+            "loss": self.problem.loss(outputs, targets),
+            "error": self.problem.error(outputs, targets),
+        }
 
 
 class Memory(nn.Module):

@@ -29,7 +29,8 @@ class MemoryProblem:
     Args:
         draw: inputs `(count, T, features)` and targets of that many sequences, no two alike.
         outputs: how many numbers an answer has.
-        answers: at how many of the last steps an answer is wanted; None is one answer, after the last step.
+        answers: at how many of the last steps an answer is wanted; None is one answer, after the
+            last step.
         loss_fn: the loss; `loss` gives it for each example, `(N,)`.
         error: the metric of each example, `(N,)`.
         chance: the error of the best constant answer.
@@ -47,7 +48,8 @@ class MemoryProblem:
 def adding(lengths: Lengths) -> MemoryProblem:
     """Add the two marked numbers: inputs `(N, T, 2)`, a uniform number and a mark a step; targets `(N, 1)`.
 
-    One mark lies in either half. The error is the squared error; always answering 1 makes 1/6, the sum's variance.
+    One mark lies in either half. The error is the squared error; always answering 1 makes 1/6, the
+    sum's variance.
     """
     if lengths.length < 2:
         raise ValueError(f"length must be at least 2 for problem=adding, got {lengths.length}")
@@ -69,8 +71,9 @@ def adding(lengths: Lengths) -> MemoryProblem:
 def copying(lengths: Lengths) -> MemoryProblem:
     """Repeat a word after a pause: inputs `(N, length + 2 items, symbols + 2)`, one-hot; targets `(N, items)`.
 
-    The word's `items` symbols come first, then `length - 1` blanks and the signal to begin, then `items` blanks, during
-    which the word is to be said. The error is the share of wrong symbols; guessing makes `1 - 1 / symbols`.
+    The word's `items` symbols come first, then `length - 1` blanks and the signal to begin, then
+    `items` blanks, during which the word is to be said. The error is the share of wrong symbols;
+    guessing makes `1 - 1 / symbols`.
     """
     items, symbols = lengths.items, lengths.symbols
 
@@ -87,7 +90,9 @@ def copying(lengths: Lengths) -> MemoryProblem:
     def wrong(outputs: Tensor, targets: Tensor) -> Tensor:
         return (outputs.argmax(dim=1) != targets).double().mean(dim=1)
 
-    return MemoryProblem(draw, symbols, items, nn.CrossEntropyLoss(), cross_entropy, wrong, chance=1 - 1 / symbols)
+    return MemoryProblem(
+        draw, symbols, items, nn.CrossEntropyLoss(), cross_entropy, wrong, chance=1 - 1 / symbols
+    )
 
 
 def distinct_words(count: int, items: int, symbols: int, generator: torch.Generator) -> Tensor:
@@ -98,7 +103,9 @@ def distinct_words(count: int, items: int, symbols: int, generator: torch.Genera
     """
     words: Tensor = torch.randint(symbols, (2 * count, items), generator=generator).unique(dim=0)
     if len(words) < count:
-        raise ValueError(f"items must be so large that symbols^items exceeds twice the {count} sequences, got {items}")
+        raise ValueError(
+            f"items must be so large that symbols^items exceeds twice the {count} sequences, got {items}"
+        )
     chosen = torch.randperm(len(words), generator=generator)[:count]
     return words.index_select(0, chosen)
 

@@ -19,20 +19,21 @@ WIDTHS = {"linear": 1, "dense": 100, "convolutional": 25, "recurrent": 6}
 class MNIST1D(DataTask):
     """Classify signals `(N, 40)` into ten digits, with the cross-entropy of logits `(N, 10)`; metric `accuracy`.
 
-    Greydanus and Kobak, "Scaling down deep learning with MNIST-1D", 2020 (arXiv 2011.14439). A digit is a curve that
-    has been moved, stretched and sheared under noise, so that a network without an idea of neighbourhood or order must
-    learn much: published test accuracies are 32 % for `linear`, 68 % for `dense`, 94 % for `convolutional` and 91 % for
-    `recurrent`, and 32, 68, 56 and 57 % when `shuffled`. The networks are the published ones, in torch's default
+    Greydanus and Kobak, "Scaling down deep learning with MNIST-1D", 2020 (arXiv 2011.14439). A
+    digit is a curve that has been moved, stretched and sheared under noise, so that a network
+    without an idea of neighbourhood or order must learn much: published test accuracies are 32 %
+    for `linear`, 68 % for `dense`, 94 % for `convolutional` and 91 % for `recurrent`, and 32, 68,
+    56 and 57 % when `shuffled`. The networks are the published ones, in torch's default
     initialisation:
 
     - `linear`: logistic regression, 410 parameters;
     - `dense`: `h = relu(A x)`, `h + relu(B h)`, a linear head; width 100: 15,210 parameters;
-    - `convolutional`: three convolutions of stride 2 with ReLU, kernels of 5, 3 and 3, a linear head; 25 channels:
-      5,210;
+    - `convolutional`: three convolutions of stride 2 with ReLU, kernels of 5, 3 and 3, a linear
+      head; 25 channels: 5,210;
     - `recurrent`: a GRU in both directions, a linear head on all its states; width 6: 5,134.
 
-    Data are made by the published recipe, see `tasks.data.mnist1d`. Difference: `val_size` of the 4000 training signals
-    are held out for validation.
+    Data are made by the published recipe, see `tasks.data.mnist1d`. Difference: `val_size` of the
+    4000 training signals are held out for validation.
 
     Args:
         model: `linear`, `dense`, `convolutional` or `recurrent`.

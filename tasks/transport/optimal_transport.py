@@ -18,26 +18,30 @@ RADIUS, THICKNESS = 2.0, 0.2
 class OptimalTransport(Task):
     """Find the prices at which moving one cloud of points onto another costs least.
 
-    For n source points x of weight 1/n, m target points y of weight b_j = 1/m and costs C_ij = |x_i - y_j|^2, divided
-    by their mean, the entropic transport cost is the maximum over prices g in R^m of the semi-dual
+    For n source points x of weight 1/n, m target points y of weight b_j = 1/m and costs C_ij = |x_i
+    - y_j|^2, divided by their mean, the entropic transport cost is the maximum over prices g in R^m
+      of the semi-dual
 
         D(g) = sum_j b_j g_j - (epsilon / n) sum_i log sum_j b_j exp((g_j - C_ij) / epsilon),
 
-    concave and smooth. With the logits z_ij = (g_j - C_ij) / epsilon + log b_j, whose softmax over j is where the mass
-    of i goes, -D / epsilon is up to a constant the mean cross-entropy of z with the soft targets b. The loss is that
-    cross-entropy, `nn.CrossEntropyLoss`: the plan is its predictive distribution, and as z is linear in g, Gauss-Newton
-    matrix, Fisher information and Hessian are the same.
+    concave and smooth. With the logits z_ij = (g_j - C_ij) / epsilon + log b_j, whose softmax over
+    j is where the mass of i goes, -D / epsilon is up to a constant the mean cross-entropy of z with
+    the soft targets b. The loss is that cross-entropy, `nn.CrossEntropyLoss`: the plan is its
+    predictive distribution, and as z is linear in g, Gauss-Newton matrix, Fisher information and
+    Hessian are the same.
 
-    Its gradient is (the target marginal of the plan - b) / epsilon, its Hessian (diag(marginal) - mean_i p_i p_i^T) /
-    epsilon^2. As epsilon falls the plan becomes sparse and the Hessian the Laplacian of an almost disconnected graph:
-    its smallest eigenvalues vanish exponentially. Adding a constant to g changes nothing: one eigenvalue is zero.
+    Its gradient is (the target marginal of the plan - b) / epsilon, its Hessian (diag(marginal) -
+    mean_i p_i p_i^T) / epsilon^2. As epsilon falls the plan becomes sparse and the Hessian the
+    Laplacian of an almost disconnected graph: its smallest eigenvalues vanish exponentially. Adding
+    a constant to g changes nothing: one eigenvalue is zero.
 
-    The metric `gap` is the maximum of D less D(g), in units of the mean cost; it is found by Sinkhorn's iterations with
-    a falling epsilon and Newton's method. `marginal_error` is the L1 distance of the plan's target marginal from b.
-    There is one problem and no sampling error, so that all splits are alike; every batch is the full batch. float64.
+    The metric `gap` is the maximum of D less D(g), in units of the mean cost; it is found by
+    Sinkhorn's iterations with a falling epsilon and Newton's method. `marginal_error` is the L1
+    distance of the plan's target marginal from b. There is one problem and no sampling error, so
+    that all splits are alike; every batch is the full batch. float64.
 
-    Cuturi, "Sinkhorn distances", 2013 (arXiv 1306.0895); the semi-dual: Cuturi and Peyre 2016 (arXiv 1503.02533);
-    Genevay, Cuturi, Peyre and Bach 2016 (arXiv 1605.08527).
+    Cuturi, "Sinkhorn distances", 2013 (arXiv 1306.0895); the semi-dual: Cuturi and Peyre 2016
+    (arXiv 1503.02533); Genevay, Cuturi, Peyre and Bach 2016 (arXiv 1605.08527).
 
     Args:
         points: n, the points of a standard normal cloud in the plane.
@@ -47,7 +51,8 @@ class OptimalTransport(Task):
         problem_seed: draws the clouds.
 
     Raises:
-        ValueError: an argument is out of its range, or `epsilon` is so small that no maximum is found in float64.
+        ValueError: an argument is out of its range, or `epsilon` is so small that no maximum is
+            found in float64.
     """
 
     offers = frozenset({"hessian", "ggn", "sampled", "per_example"})
@@ -135,6 +140,8 @@ def clouds_apart(points: int, target_points: int, seed: int) -> Tensor:
     source = torch.randn(points, 2, generator=generator, dtype=torch.float64)
     angles = 2 * torch.pi * torch.rand(target_points, generator=generator, dtype=torch.float64)
     circle = RADIUS * torch.stack([angles.cos(), angles.sin()], dim=1)
-    circle = circle + THICKNESS * torch.randn(target_points, 2, generator=generator, dtype=torch.float64)
+    circle = circle + THICKNESS * torch.randn(
+        target_points, 2, generator=generator, dtype=torch.float64
+    )
     costs = (source[:, None] - circle[None]).square().sum(dim=2)
     return costs / costs.mean()

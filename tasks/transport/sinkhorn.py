@@ -8,7 +8,9 @@ from torch import Tensor
 SWEEPS = 20  # of Sinkhorn's iteration at each epsilon on the way down
 FACTOR = 0.5
 NEWTON_STEPS = 200
-TOLERANCE = 1e-10  # of the marginal, in L1; the error of the semi-dual is of the order of its square
+TOLERANCE = (
+    1e-10  # of the marginal, in L1; the error of the semi-dual is of the order of its square
+)
 ROUNDING = 1e-12  # a decrease that is lost in the value's rounding is not waited for
 SHORTEST = 1e-10
 
@@ -16,8 +18,9 @@ SHORTEST = 1e-10
 def solve(costs: Tensor, weights: Tensor, epsilon: float) -> Tensor:
     """Prices `(m,)` of mean zero that maximise the semi-dual for uniform source weights.
 
-    Sinkhorn's iteration, from a large epsilon down to the one asked for, comes near; Newton's method, shortened until
-    the semi-dual rises, does the rest, where Sinkhorn's linear rate would take very long.
+    Sinkhorn's iteration, from a large epsilon down to the one asked for, comes near; Newton's
+    method, shortened until the semi-dual rises, does the rest, where Sinkhorn's linear rate would
+    take very long.
 
     Args:
         costs: `(n, m)`.
@@ -35,14 +38,18 @@ def solve(costs: Tensor, weights: Tensor, epsilon: float) -> Tensor:
     prices = newton(costs, weights, epsilon, sinkhorn(costs, weights, epsilon, prices, SWEEPS))
     error = float((plan(costs, weights, epsilon, prices).mean(dim=0) - weights).abs().sum())
     if not error < TOLERANCE:
-        raise ValueError(f"epsilon={epsilon} is too small: the marginal of the best plan found is off by {error:.1e}")
+        raise ValueError(
+            f"epsilon={epsilon} is too small: the marginal of the best plan found is off by {error:.1e}"
+        )
     return prices - prices.mean()
 
 
 def sinkhorn(costs: Tensor, weights: Tensor, epsilon: float, prices: Tensor, sweeps: int) -> Tensor:
     """Prices after so many sweeps in the logarithmic domain: each makes both marginals right in turn."""
     for _ in range(sweeps):
-        values = -epsilon * ((prices - costs) / epsilon + weights.log()).logsumexp(dim=1, keepdim=True)
+        values = -epsilon * ((prices - costs) / epsilon + weights.log()).logsumexp(
+            dim=1, keepdim=True
+        )
         scaled = (values - costs) / epsilon
         prices = -epsilon * (scaled.logsumexp(dim=0) - torch.tensor(float(len(costs))).log())
     return prices
@@ -59,18 +66,25 @@ def newton(costs: Tensor, weights: Tensor, epsilon: float, prices: Tensor) -> Te
         if error < TOLERANCE and error >= best / 2:
             break
         best = min(best, error)
-        constants = marginal.mean() / len(weights)  # gives the direction of no curvature some, and changes no step
+        constants = marginal.mean() / len(
+            weights
+        )  # gives the direction of no curvature some, and changes no step
         curvature = (marginal.diag() - shares.T @ shares / len(shares) + constants) / epsilon
         step = torch.linalg.lstsq(curvature, slope[:, None]).solution[:, 0]
         prices = prices - _length(costs, weights, epsilon, prices, step, float(slope @ step)) * step
     return prices
 
 
-def _length(costs: Tensor, weights: Tensor, epsilon: float, prices: Tensor, step: Tensor, slope: float) -> float:
+def _length(
+    costs: Tensor, weights: Tensor, epsilon: float, prices: Tensor, step: Tensor, slope: float
+) -> float:
     """The largest power of 1/2 at which the value falls by a share of what the slope promises; 1 near the solution."""
     value, length = _negative_dual(costs, weights, epsilon, prices), 1.0
     while slope > ROUNDING and length > SHORTEST:
-        if _negative_dual(costs, weights, epsilon, prices - length * step) <= value - 1e-4 * length * slope:
+        if (
+            _negative_dual(costs, weights, epsilon, prices - length * step)
+            <= value - 1e-4 * length * slope
+        ):
             break
         length /= 2
     return length

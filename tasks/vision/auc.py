@@ -20,35 +20,43 @@ from tasks.vision.classification import normalised
 class Auc(DataTask):
     """Tell shirts from all other clothes by a score, with few shirts to learn from.
 
-    The area under the ROC curve is the chance that a positive scores above a negative. Its square surrogate is
+    The area under the ROC curve is the chance that a positive scores above a negative. Its square
+    surrogate is
 
         L = mean over pairs (i positive, j negative) of (1 - (s_i - s_j))^2
           = (1 - m_+ + m_-)^2 + v_+ + v_-,
 
-    m and v the mean and the variance of each class's scores. It is the value of the min-max problem of Ying, Wen and
-    Lyu, "Stochastic online AUC maximization", 2016 (networks: Liu et al. 2020, arXiv 1908.10831),
+    m and v the mean and the variance of each class's scores. It is the value of the min-max problem
+    of Ying, Wen and Lyu, "Stochastic online AUC maximization", 2016 (networks: Liu et al. 2020,
+    arXiv 1908.10831),
 
-        min over a, b, max over alpha of E_+ (s - a)^2 + E_- (s - b)^2 + 2 (1 + alpha)(E_- s - E_+ s) - alpha^2 + 1,
+        min over a, b, max over alpha of E_+ (s - a)^2 + E_- (s - b)^2 + 2 (1 + alpha)(E_- s - E_+
+        s) - alpha^2 + 1,
 
-    whose inner problems are solved in closed form, on the batch: a = m_+, b = m_-, alpha = m_- - m_+. So an ordinary
-    minimiser can run it. Both papers keep a, b and alpha as variables instead, stepped along with the network, as their
-    batches may lack a class; here every batch has the classes in the training set's proportion (each epoch interleaves
-    two shuffles), and as L is a mean over pairs, its gradient on such a batch is unbiased.
+    whose inner problems are solved in closed form, on the batch: a = m_+, b = m_-, alpha = m_- -
+    m_+. So an ordinary minimiser can run it. Both papers keep a, b and alpha as variables instead,
+    stepped along with the network, as their batches may lack a class; here every batch has the
+    classes in the training set's proportion (each epoch interleaves two shuffles), and as L is a
+    mean over pairs, its gradient on such a batch is unbiased.
 
-    The loss couples the examples of a batch, hence no `per_example`; it is convex in the scores and has no predictive
-    distribution. With `accumulate` or several ranks, pairs are formed within each slice only.
+    The loss couples the examples of a batch, hence no `per_example`; it is convex in the scores and
+    has no predictive distribution. With `accumulate` or several ranks, pairs are formed within each
+    slice only.
 
-    The metric `roc_auc` and the validation loss are of a whole split, at the data's own proportion of positives.
+    The metric `roc_auc` and the validation loss are of a whole split, at the data's own proportion
+    of positives.
 
     Args:
         data: see `ImageClassification`.
         positive: the class to rank first; 6 is Fashion-MNIST's shirt, the one most often mistaken.
-        share: the positives' share of the training examples, at most the one they have; the others are left out.
+        share: the positives' share of the training examples, at most the one they have; the others
+            are left out.
         hidden: the widths of the hidden layers, at least one.
         val_size, test_size, image_size: see `ImageClassification`.
 
     Raises:
-        ValueError: an argument does not fit the data, or a batch would be too small to have both classes.
+        ValueError: an argument does not fit the data, or a batch would be too small to have both
+            classes.
     """
 
     offers = frozenset({"hessian", "ggn", "layers", "matrices"})
@@ -73,9 +81,14 @@ class Auc(DataTask):
         self.hidden = positive_widths("hidden", hidden)
         images = load_images(data, image_size)
         if not 0 <= positive < images.classes:
-            raise ValueError(f"positive must be a class from 0 to {images.classes - 1}, got {positive}")
+            raise ValueError(
+                f"positive must be a class from 0 to {images.classes - 1}, got {positive}"
+            )
         splits = three_way(images.train, images.test, val_size, test_size)
-        splits = {split: (inputs, (labels == positive).float()[:, None]) for split, (inputs, labels) in splits.items()}
+        splits = {
+            split: (inputs, (labels == positive).float()[:, None])
+            for split, (inputs, labels) in splits.items()
+        }
         self.splits = normalised(splits | {"train": thinned(splits["train"], share)})
         self.loss_fn = PairwiseSquare()
         super().__init__(steps=steps, eval_every=eval_every, batch_size=batch_size, target=target)
@@ -100,7 +113,10 @@ class Auc(DataTask):
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """The mean over the rows is the loss, and the area, of all of these examples."""
         loss = self.loss_fn(outputs, targets)
-        return {"loss": loss.expand(len(outputs)), "roc_auc": ranked_above(outputs[:, 0], targets[:, 0] > 0.5)}
+        return {
+            "loss": loss.expand(len(outputs)),
+            "roc_auc": ranked_above(outputs[:, 0], targets[:, 0] > 0.5),
+        }
 
 
 class PairwiseSquare(nn.Module):

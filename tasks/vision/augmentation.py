@@ -13,7 +13,8 @@ def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
     """Shift each image by up to 4 pixels and mirror every second one, at random.
 
     Args:
-        images: `(N, channels, height, width)`; what comes in at the edges is zero, the mean of normalised inputs.
+        images: `(N, channels, height, width)`; what comes in at the edges is zero, the mean of
+            normalised inputs.
         generator: a CPU generator.
 
     Returns:

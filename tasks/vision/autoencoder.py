@@ -23,18 +23,19 @@ CONNECTIONS = 15
 class Autoencoder(DataTask):
     """Squeeze an image through a narrow linear code layer and rebuild it: deep, ill-conditioned, no label noise.
 
-    Encoder and mirrored decoder are fully connected with sigmoid units (rectified linear ones in Goldfarb, Ren and
-    Bahamou 2020, arXiv 2006.08877, who start them as torch does); the code layer is linear. The outputs are
-    logits `z` of pixels `t` in [0, 1], shape `(N, pixels)`, and the loss is the cross-entropy summed over the pixels
-    and averaged over the images. The metric is the literature's `squared_error`, `sum_j (sigmoid(z_j) - t_j)^2` per
-    image.
+    Encoder and mirrored decoder are fully connected with sigmoid units (rectified linear ones in
+    Goldfarb, Ren and Bahamou 2020, arXiv 2006.08877, who start them as torch does); the code layer
+    is linear. The outputs are logits `z` of pixels `t` in [0, 1], shape `(N, pixels)`, and the loss
+    is the cross-entropy summed over the pixels and averaged over the images. The metric is the
+    literature's `squared_error`, `sum_j (sigmoid(z_j) - t_j)^2` per image.
 
-    Hinton and Salakhutdinov, "Reducing the dimensionality of data with neural networks", 2006; with the sparse
-    initialisation of Martens, "Deep learning via Hessian-free optimization", 2010: 15 incoming weights of each unit are
-    standard normal, everything else is zero. MNIST with widths 1000-500-250-30 and CURVES with 400-200-100-50-25-6 are
-    the problems of these papers and of Martens and Grosse 2015 (arXiv 1503.05671); in the place of CURVES, which is not
-    public, stands `curves_lookalike`. The default, scikit-learn's 8x8 digits in full batches, orders methods alike in a
-    second.
+    Hinton and Salakhutdinov, "Reducing the dimensionality of data with neural networks", 2006; with
+    the sparse initialisation of Martens, "Deep learning via Hessian-free optimization", 2010: 15
+    incoming weights of each unit are standard normal, everything else is zero. MNIST with widths
+    1000-500-250-30 and CURVES with 400-200-100-50-25-6 are the problems of these papers and of
+    Martens and Grosse 2015 (arXiv 1503.05671); in the place of CURVES, which is not public, stands
+    `curves_lookalike`. The default, scikit-learn's 8x8 digits in full batches, orders methods alike
+    in a second.
 
     Args:
         data: a data set or an image folder, see `ImageClassification`.
@@ -96,7 +97,10 @@ class Autoencoder(DataTask):
 
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         loss = F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
-        return {"loss": loss.sum(dim=1), "squared_error": (outputs.sigmoid() - targets).square().sum(dim=1)}
+        return {
+            "loss": loss.sum(dim=1),
+            "squared_error": (outputs.sigmoid() - targets).square().sum(dim=1),
+        }
 
 
 def sparse_(layer: nn.Linear) -> None:
@@ -107,7 +111,9 @@ def sparse_(layer: nn.Linear) -> None:
         layer.bias.zero_()
 
 
-def _pixels(images: Images, train_size: int | None, val_size: int, test_size: int | None) -> dict[str, Batch]:
+def _pixels(
+    images: Images, train_size: int | None, val_size: int, test_size: int | None
+) -> dict[str, Batch]:
     """Brightness between 0 and 1, `(N, pixels)`, as inputs and as targets."""
     available = len(images.train[0])
     if train_size is not None and not 0 < train_size <= available:

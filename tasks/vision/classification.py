@@ -15,17 +15,18 @@ from tasks.vision.augmentation import crop_and_flip
 class ImageClassification(DataTask):
     """Classify images `(N, channels, height, width)` with the cross-entropy of logits `(N, classes)`.
 
-    Inputs are normalised by the mean and deviation of each channel over the training split, unless a subclass scales
-    them in another way. The metric is `accuracy`.
+    Inputs are normalised by the mean and deviation of each channel over the training split, unless
+    a subclass scales them in another way. The metric is `accuracy`.
 
     Args:
-        data: `fashion_mnist_small` (10,000 + 2,000 images, kept in the repository), `digits`, `fashion_mnist`, `mnist`,
-            `cifar10`, or the path of an image folder, `train/<class>/<file>` and `test/<class>/<file>` or
-            `<class>/<file>`.
+        data: `fashion_mnist_small` (10,000 + 2,000 images, kept in the repository), `digits`,
+            `fashion_mnist`, `mnist`, `cifar10`, or the path of an image folder,
+            `train/<class>/<file>` and `test/<class>/<file>` or `<class>/<file>`.
         val_size: how many training images to keep for validation.
         test_size: how many test images to use, the first ones; None is all.
         image_size: pixels a side that the images are resized to; None leaves them as they are.
-        augmentation: crop at random (4 pixels of padding) and flip left-right the images of a training batch.
+        augmentation: crop at random (4 pixels of padding) and flip left-right the images of a
+            training batch.
 
     Raises:
         ValueError: an argument does not fit the data.
@@ -52,7 +53,9 @@ class ImageClassification(DataTask):
         self.classes = images.classes
         self.augmentation = augmentation
         self.loss_fn = nn.CrossEntropyLoss()
-        self.splits = self.scaled(three_way(images.train, images.test, val_size, test_size), images.peak)
+        self.splits = self.scaled(
+            three_way(images.train, images.test, val_size, test_size), images.peak
+        )
         super().__init__(steps=steps, eval_every=eval_every, batch_size=batch_size, target=target)
 
     @property
@@ -84,4 +87,6 @@ def normalised(splits: dict[str, Batch]) -> dict[str, Batch]:
 
 def brightness(splits: dict[str, Batch], peak: int) -> dict[str, Batch]:
     """Pixels as floats from 0, black, to 1, full brightness."""
-    return {split: (inputs.float().div_(peak), labels) for split, (inputs, labels) in splits.items()}
+    return {
+        split: (inputs.float().div_(peak), labels) for split, (inputs, labels) in splits.items()
+    }

@@ -13,9 +13,9 @@ from tasks.vision.classification import ImageClassification
 class CNN(ImageClassification):
     """Two convolutions, each with ReLU and 2x2 max pooling, a hidden layer and a linear head.
 
-    The pattern of LeNet-5 (LeCun et al. 1998) with 3x3 kernels, padding 1 and ReLU. Inputs `(N, C, H, W)`, outputs
-    `(N, classes)`; torch's default initialisation. With `batch_norm` an example's loss depends on its batch, so the
-    task then stops offering `per_example`.
+    The pattern of LeNet-5 (LeCun et al. 1998) with 3x3 kernels, padding 1 and ReLU. Inputs `(N, C,
+    H, W)`, outputs `(N, classes)`; torch's default initialisation. With `batch_norm` an example's
+    loss depends on its batch, so the task then stops offering `per_example`.
 
     Args:
         data, val_size, test_size, image_size, augmentation: see `ImageClassification`.

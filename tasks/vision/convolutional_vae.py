@@ -15,23 +15,30 @@ HIDDEN = 24
 class ConvolutionalVAE(nn.Module):
     """Images and noise, `(N, pixels + latent)`, to pixels, means and log variances, `(N, pixels + 2 latent)`.
 
-    Encoder: three 4x4 convolutions with leaky ReLU of slope 0.3, the first two of stride 2, and two linear maps for the
-    means m and the log variances v. Decoder, on m + e^(v/2) noise: dense layers of 24 and (H/4) (W/4) units with leaky
-    ReLU, the latter as an image, three transposed 4x4 convolutions with ReLU, the first of stride 2, and a dense layer
-    to all pixels. Sizes are halved, doubled or kept (TensorFlow's `same`). Glorot's uniform initialisation, biases of
-    zero. 28x28 grey pixels, 64 channels and 8 latent dimensions make 10,151,489 parameters, 9,835,280 of them in the
-    last layer.
+    Encoder: three 4x4 convolutions with leaky ReLU of slope 0.3, the first two of stride 2, and two
+    linear maps for the means m and the log variances v. Decoder, on m + e^(v/2) noise: dense layers
+    of 24 and (H/4) (W/4) units with leaky ReLU, the latter as an image, three transposed 4x4
+    convolutions with ReLU, the first of stride 2, and a dense layer to all pixels. Sizes are
+    halved, doubled or kept (TensorFlow's `same`). Glorot's uniform initialisation, biases of zero.
+    28x28 grey pixels, 64 channels and 8 latent dimensions make 10,151,489 parameters, 9,835,280 of
+    them in the last layer.
 
     Args:
         image_shape: channels, height and width; the latter two are multiples of 4.
         latent: the dimension of the code.
         channels: of the convolutions.
-        dropout: the probability of dropping after the encoder's convolutions and the decoder's first two.
+        dropout: the probability of dropping after the encoder's convolutions and the decoder's
+            first two.
         likelihood: `gaussian` ends in a sigmoid, `bernoulli` in logits.
     """
 
     def __init__(
-        self, image_shape: tuple[int, int, int], latent: int, channels: int, dropout: float, likelihood: str
+        self,
+        image_shape: tuple[int, int, int],
+        latent: int,
+        channels: int,
+        dropout: float,
+        likelihood: str,
     ) -> None:
         super().__init__()
         colours, height, width = image_shape
@@ -51,7 +58,11 @@ class ConvolutionalVAE(nn.Module):
             *(nn.Linear(latent, HIDDEN), nn.LeakyReLU(SLOPE)),
             *(nn.Linear(HIDDEN, small[0] * small[1]), nn.LeakyReLU(SLOPE)),
             nn.Unflatten(1, (1, *small)),
-            *(nn.ConvTranspose2d(1, channels, KERNEL, stride=2, padding=1), nn.ReLU(), nn.Dropout(dropout)),
+            *(
+                nn.ConvTranspose2d(1, channels, KERNEL, stride=2, padding=1),
+                nn.ReLU(),
+                nn.Dropout(dropout),
+            ),
             *(KeepingSize(channels), nn.ReLU(), nn.Dropout(dropout)),
             *(KeepingSize(channels), nn.ReLU()),
             nn.Flatten(),

@@ -15,12 +15,12 @@ from tasks.vision.initialisation import truncated_normal_
 class Net2c2d(ImageClassification):
     """DeepOBS's 2c2d: two 5x5 convolutions, each with ReLU and 2x2 max pooling, a hidden layer and a linear head.
 
-    Schneider, Balles and Hennig, "DeepOBS: a deep learning optimizer benchmark suite", 2019 (arXiv 1903.05499); what
-    the paper leaves open follows release 1.1.2 of its software.
+    Schneider, Balles and Hennig, "DeepOBS: a deep learning optimizer benchmark suite", 2019 (arXiv
+    1903.05499); what the paper leaves open follows release 1.1.2 of its software.
 
-    Weights are drawn from a normal distribution of deviation 0.05 cut off at twice that, biases are 0.05. Pixels lie
-    between 0 and 1. With the published widths, on 28x28 grey pixels: 3,274,634 parameters. `full` is the published
-    problem `fmnist_2c2d`, 100 epochs of 390 steps.
+    Weights are drawn from a normal distribution of deviation 0.05 cut off at twice that, biases are
+    0.05. Pixels lie between 0 and 1. With the published widths, on 28x28 grey pixels: 3,274,634
+    parameters. `full` is the published problem `fmnist_2c2d`, 100 epochs of 390 steps.
 
     Args:
         data, val_size, test_size, image_size, augmentation: see `ImageClassification`.
@@ -66,10 +66,19 @@ class Net2c2d(ImageClassification):
         inputs, height, width = self.image_shape
         layers: list[nn.Module] = []
         for outputs in self.channels:
-            layers += [nn.Conv2d(inputs, outputs, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)]
+            layers += [
+                nn.Conv2d(inputs, outputs, 5, padding=2),
+                nn.ReLU(),
+                nn.MaxPool2d(2, ceil_mode=True),
+            ]
             inputs, height, width = outputs, (height + 1) // 2, (width + 1) // 2
         flat = inputs * height * width
-        layers += [nn.Flatten(), nn.Linear(flat, self.hidden), nn.ReLU(), nn.Linear(self.hidden, self.classes)]
+        layers += [
+            nn.Flatten(),
+            nn.Linear(flat, self.hidden),
+            nn.ReLU(),
+            nn.Linear(self.hidden, self.classes),
+        ]
         model = nn.Sequential(*layers)
         truncated_normal_(model, deviation=0.05, bias=0.05)
         return model

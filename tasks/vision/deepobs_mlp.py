@@ -15,12 +15,12 @@ from tasks.vision.mlp import MLP
 class DeepOBSMLP(MLP):
     """DeepOBS's mlp: 784-1000-500-100-10 with ReLU on pixels between 0 and 1.
 
-    Schneider, Balles and Hennig, "DeepOBS: a deep learning optimizer benchmark suite", 2019 (arXiv 1903.05499); what
-    the paper leaves open follows release 1.1.2 of its software.
+    Schneider, Balles and Hennig, "DeepOBS: a deep learning optimizer benchmark suite", 2019 (arXiv
+    1903.05499); what the paper leaves open follows release 1.1.2 of its software.
 
-    Weights are drawn from a normal distribution of deviation 0.03 cut off at twice that, biases are zero. With the
-    published widths, on 28x28 grey pixels: 1,336,610 parameters. `full` is the published problem `fmnist_mlp`, 100
-    epochs of 390 steps.
+    Weights are drawn from a normal distribution of deviation 0.03 cut off at twice that, biases are
+    zero. With the published widths, on 28x28 grey pixels: 1,336,610 parameters. `full` is the
+    published problem `fmnist_mlp`, 100 epochs of 390 steps.
 
     Args:
         data, val_size, test_size, image_size, augmentation: see `ImageClassification`.

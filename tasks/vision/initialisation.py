@@ -21,7 +21,8 @@ def truncated_normal_(model: nn.Module, deviation: float, bias: float) -> None:
 def glorot_(layer: Layer, distribution: str) -> None:
     """Weights of variance `2 / (fan_in + fan_out)`, `normal` or `uniform`; biases of zero.
 
-    Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks", 2010, equation 16.
+    Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks",
+    2010, equation 16.
     """
     draw = {"normal": nn.init.xavier_normal_, "uniform": nn.init.xavier_uniform_}[distribution]
     draw(layer.weight)

@@ -11,20 +11,26 @@ from torch import nn
 from tasks.checks import positive_widths, require_choice
 from tasks.vision.classification import ImageClassification
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "gelu": nn.GELU}
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "gelu": nn.GELU,
+}
 
 
 class MLP(ImageClassification):
     """The plainest deep network: `z = W_L a(... a(W_1 x + b_1) ...) + b_L` on flattened pixels.
 
-    Every weight is a matrix between two vectors, so every method of the suite applies, per-example ones included. By
-    default 784-256-10 on Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, arXiv 1708.07747). torch's default
-    initialisation.
+    Every weight is a matrix between two vectors, so every method of the suite applies, per-example
+    ones included. By default 784-256-10 on Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, arXiv
+    1708.07747). torch's default initialisation.
 
     Args:
         data, val_size, test_size, image_size, augmentation: see `ImageClassification`.
         hidden: the widths of the hidden layers, at least one.
-        activation: `relu`, `tanh`, `sigmoid` or `gelu`; the last three make the loss twice differentiable everywhere.
+        activation: `relu`, `tanh`, `sigmoid` or `gelu`; the last three make the loss twice
+            differentiable everywhere.
     """
 
     offers = frozenset({"hessian", "ggn", "sampled", "per_example", "layers", "matrices"})

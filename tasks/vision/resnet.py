@@ -14,18 +14,20 @@ SHORTCUTS = ("A", "B")
 class ResNet(ImageClassification):
     """A residual network for small images, of depth 6n+2: three stages of n blocks, `x -> relu(shortcut(x) + F(x))`.
 
-    F is two 3x3 convolutions with batch normalisation; the stages have `width`, `2 width` and `4 width` channels and
-    halve the image where they begin; global average pooling and a linear head follow. He, Zhang, Ren and Sun, "Deep
-    residual learning", 2015 (arXiv 1512.03385), section 4.2: depth 20 and width 16 on CIFAR-10 have 269,722 parameters.
+    F is two 3x3 convolutions with batch normalisation; the stages have `width`, `2 width` and `4
+    width` channels and halve the image where they begin; global average pooling and a linear head
+    follow. He, Zhang, Ren and Sun, "Deep residual learning", 2015 (arXiv 1512.03385), section 4.2:
+    depth 20 and width 16 on CIFAR-10 have 269,722 parameters.
 
-    Batch normalisation makes an example's loss depend on its batch, so there are no per-example gradients.
+    Batch normalisation makes an example's loss depend on its batch, so there are no per-example
+    gradients.
 
     Args:
         data, val_size, test_size, image_size, augmentation: see `ImageClassification`.
         depth: 8, 14, 20, 32, 44, 56, ... (6n+2).
         width: channels of the first stage.
-        shortcut: where the shape changes, `A` skips pixels and adds zero channels (no parameters, the paper's choice),
-            `B` is a 1x1 convolution.
+        shortcut: where the shape changes, `A` skips pixels and adds zero channels (no parameters,
+            the paper's choice), `B` is a 1x1 convolution.
     """
 
     offers = frozenset({"hessian", "ggn", "sampled", "layers", "matrices"})
@@ -72,7 +74,9 @@ class ResNet(ImageClassification):
                 stride = 2 if stage > 0 and block == 0 else 1
                 layers.append(Block(channels, self.width * 2**stage, stride, self.shortcut))
                 channels = self.width * 2**stage
-        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, self.classes))
+        return nn.Sequential(
+            *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, self.classes)
+        )
 
 
 class Block(nn.Module):

@@ -19,24 +19,26 @@ LIKELIHOODS = ("gaussian", "bernoulli")
 class VAE(DataTask):
     """Encode an image into a distribution, draw a code from it, decode it: maximise the evidence lower bound.
 
-        q(z|x) = N(m, diag(e^v)),   z = m + e^(v/2) eps,   loss = -log p(x|z) + KL(q(z|x) | N(0, 1)),
-        KL = sum_i (e^{v_i} + m_i^2 - 1 - v_i) / 2,    averaged over the images
+        q(z|x) = N(m, diag(e^v)),   z = m + e^(v/2) eps,   loss = -log p(x|z) + KL(q(z|x) | N(0,
+        1)), KL = sum_i (e^{v_i} + m_i^2 - 1 - v_i) / 2,    averaged over the images
 
-    Kingma and Welling, "Auto-encoding variational Bayes", 2013 (arXiv 1312.6114), equation 10 with one draw. The
-    model's outputs are `(x', m, v)` side by side, `(N, pixels + 2 latent)`. The loss is a convex function of them:
-    hence `ggn`. It is not the negative log-likelihood of targets, as the divergence has none: hence no `sampled`.
+    Kingma and Welling, "Auto-encoding variational Bayes", 2013 (arXiv 1312.6114), equation 10 with
+    one draw. The model's outputs are `(x', m, v)` side by side, `(N, pixels + 2 latent)`. The loss
+    is a convex function of them: hence `ggn`. It is not the negative log-likelihood of targets, as
+    the divergence has none: hence no `sampled`.
 
-    The noise eps comes with the batch, as the last `latent` columns of its inputs: the model is a function, every
-    evaluation within a step sees the same noise, another step (and the same image in another epoch) other noise, and a
-    validation or test image always its own. The loss is an example's own: hence `per_example`.
+    The noise eps comes with the batch, as the last `latent` columns of its inputs: the model is a
+    function, every evaluation within a step sees the same noise, another step (and the same image
+    in another epoch) other noise, and a validation or test image always its own. The loss is an
+    example's own: hence `per_example`.
 
-    The network, `ConvolutionalVAE`, is that of DeepOBS (Schneider, Balles and Hennig 2019, arXiv 1903.05499; release
-    1.1.2), whose problem `fmnist_vae` is `full`: 100 epochs of 781 steps.
+    The network, `ConvolutionalVAE`, is that of DeepOBS (Schneider, Balles and Hennig 2019, arXiv
+    1903.05499; release 1.1.2), whose problem `fmnist_vae` is `full`: 100 epochs of 781 steps.
 
     Args:
         data: a data set or an image folder, see `ImageClassification`; sides are multiples of 4.
-        likelihood: `gaussian`, the squared error `|x - x'|^2` of pixels in [0, 1] (variance 1/2, without its constant),
-            as in DeepOBS, or `bernoulli`, the cross-entropy of logits x'.
+        likelihood: `gaussian`, the squared error `|x - x'|^2` of pixels in [0, 1] (variance 1/2,
+            without its constant), as in DeepOBS, or `bernoulli`, the cross-entropy of logits x'.
         latent: the dimension of the code.
         channels: of the convolutions; published are 64.
         dropout: the probability of dropping after each convolution but the last; published is 0.2.
@@ -74,19 +76,28 @@ class VAE(DataTask):
         require_positive(latent=latent, channels=channels)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
-        self.likelihood, self.latent, self.channels, self.dropout = likelihood, latent, channels, dropout
+        self.likelihood, self.latent, self.channels, self.dropout = (
+            likelihood,
+            latent,
+            channels,
+            dropout,
+        )
         images = load_images(data, image_size)
         _, *shape = images.train[0].shape
         self.image_shape = shape[0], shape[1], shape[2]
         if shape[1] % 4 or shape[2] % 4:
-            raise ValueError(f"image_size must be a multiple of 4, got images of {shape[1]} x {shape[2]} pixels")
+            raise ValueError(
+                f"image_size must be a multiple of 4, got images of {shape[1]} x {shape[2]} pixels"
+            )
         self.loss_fn = NegativeELBO(latent, likelihood)
         parts = three_way(images.train, images.test, val_size, test_size)
         self.splits = _with_noise(brightness(parts, images.peak), latent)
         super().__init__(steps=steps, eval_every=eval_every, batch_size=batch_size, target=target)
 
     def build(self) -> nn.Module:
-        return ConvolutionalVAE(self.image_shape, self.latent, self.channels, self.dropout, self.likelihood)
+        return ConvolutionalVAE(
+            self.image_shape, self.latent, self.channels, self.dropout, self.likelihood
+        )
 
     def augment(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         """The same images with the noise of this step."""
@@ -96,7 +107,12 @@ class VAE(DataTask):
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         reconstruction, divergence = self.loss_fn.parts(outputs, targets)
         bound = reconstruction + divergence
-        return {"loss": bound, "negative_elbo": bound, "reconstruction": reconstruction, "divergence": divergence}
+        return {
+            "loss": bound,
+            "negative_elbo": bound,
+            "reconstruction": reconstruction,
+            "divergence": divergence,
+        }
 
 
 class NegativeELBO(nn.Module):
@@ -120,7 +136,9 @@ class NegativeELBO(nn.Module):
 
     def parts(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Both terms of each example, `(N,)`, in nats (less a constant for `gaussian`)."""
-        pixels, mean, log_variance = outputs.split([targets.shape[1], self.latent, self.latent], dim=1)
+        pixels, mean, log_variance = outputs.split(
+            [targets.shape[1], self.latent, self.latent], dim=1
+        )
         if self.likelihood == "bernoulli":
             reconstruction = F.binary_cross_entropy_with_logits(pixels, targets, reduction="none")
         else:

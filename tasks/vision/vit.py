@@ -17,15 +17,16 @@ EPS = 1e-6
 class VisionTransformer(ImageClassification):
     """Patches of an image as a sequence: per block `x <- x + attention(norm(x))`, then `x <- x + mlp(norm(x))`.
 
-    Dosovitskiy et al., "An image is worth 16x16 words", 2020 (arXiv 2010.11929): patches are embedded by a linear map
-    (a convolution whose stride is its kernel), a class token is put before them, learned positions are added; the head
-    reads the class token after a last norm. GELU, a hidden layer of four times the width, norms with eps 1e-6. The
-    published ViT-B/16 (224 pixels, patch 16, width 768, 12 layers and heads, 1000 classes) has 86,567,656 parameters.
+    Dosovitskiy et al., "An image is worth 16x16 words", 2020 (arXiv 2010.11929): patches are
+    embedded by a linear map (a convolution whose stride is its kernel), a class token is put before
+    them, learned positions are added; the head reads the class token after a last norm. GELU, a
+    hidden layer of four times the width, norms with eps 1e-6. The published ViT-B/16 (224 pixels,
+    patch 16, width 768, 12 layers and heads, 1000 classes) has 86,567,656 parameters.
 
-    Initialisation: patches' weights have variance `1 / fan_in`, positions deviation 0.02, all other matrices Glorot's
-    uniform distribution (queries, keys and values each on its own); the class token and all biases are zero. Difference
-    from the authors' code, where the head starts at zero as well: then only the head would have a gradient, and
-    curvature, in the first step.
+    Initialisation: patches' weights have variance `1 / fan_in`, positions deviation 0.02, all other
+    matrices Glorot's uniform distribution (queries, keys and values each on its own); the class
+    token and all biases are zero. Difference from the authors' code, where the head starts at zero
+    as well: then only the head would have a gradient, and curvature, in the first step.
 
     The CPU's default attention kernel has no second derivative: take curvature products inside
     `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`.
@@ -95,7 +96,12 @@ class Encoder(nn.Module):
     """Images `(N, channels, H, W)` to the logits of their classes, `(N, classes)`."""
 
     def __init__(
-        self, embedding: nn.Conv2d, patches: int, blocks: list[EncoderBlock], classes: int, dropout: float
+        self,
+        embedding: nn.Conv2d,
+        patches: int,
+        blocks: list[EncoderBlock],
+        classes: int,
+        dropout: float,
     ) -> None:
         super().__init__()
         width = embedding.out_channels
@@ -135,7 +141,9 @@ class EncoderBlock(nn.Module):
 
     def forward(self, stream: Tensor) -> Tensor:
         stream = stream + self.dropout(self.attention(self.attention_norm(stream)))
-        output: Tensor = stream + self.dropout(self.contract(F.gelu(self.expand(self.mlp_norm(stream)))))
+        output: Tensor = stream + self.dropout(
+            self.contract(F.gelu(self.expand(self.mlp_norm(stream))))
+        )
         return output
 
 

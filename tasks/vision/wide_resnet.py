@@ -15,25 +15,29 @@ INITIALISATIONS = ("he", "glorot")
 class WideResNet(ImageClassification):
     """WRN-d-k: three stages of n = (d - 4) / 6 blocks of two 3x3 convolutions that come after norm and ReLU.
 
-        x <- s + conv(relu(norm(conv(relu(norm(x)))))),   s = x, or a 1x1 convolution of relu(norm(x)) for new shapes
+        x <- s + conv(relu(norm(conv(relu(norm(x)))))),   s = x, or a 1x1 convolution of
+        relu(norm(x)) for new shapes
 
-    The stages have `k width`, `2 k width` and `4 k width` channels; the later two halve the image where they begin. A
-    last norm with ReLU, global average pooling and a linear head follow. Zagoruyko and Komodakis, "Wide residual
-    networks", 2016 (arXiv 1605.07146), without dropout. With width 16, three colours and ten classes WRN-16-4 has
-    2,748,890 parameters, WRN-40-4 8,949,210 and WRN-28-10 36,479,194.
+    The stages have `k width`, `2 k width` and `4 k width` channels; the later two halve the image
+    where they begin. A last norm with ReLU, global average pooling and a linear head follow.
+    Zagoruyko and Komodakis, "Wide residual networks", 2016 (arXiv 1605.07146), without dropout.
+    With width 16, three colours and ten classes WRN-16-4 has 2,748,890 parameters, WRN-40-4
+    8,949,210 and WRN-28-10 36,479,194.
 
-    DeepOBS's `svhn_wrn164` is this network with `init=glorot`, depth 16 and widening 4, for 160 epochs on SVHN, which
-    must be brought as an image folder; its `cifar100_wrn404` has depth 40. Difference: DeepOBS spares biases and norms
-    the `l2`, which is put on all parameters here.
+    DeepOBS's `svhn_wrn164` is this network with `init=glorot`, depth 16 and widening 4, for 160
+    epochs on SVHN, which must be brought as an image folder; its `cifar100_wrn404` has depth 40.
+    Difference: DeepOBS spares biases and norms the `l2`, which is put on all parameters here.
 
-    Batch normalisation makes an example's loss depend on its batch, so there are no per-example gradients.
+    Batch normalisation makes an example's loss depend on its batch, so there are no per-example
+    gradients.
 
     Args:
         data, val_size, test_size, image_size, augmentation: see `ImageClassification`.
         depth: d, one of 10, 16, 22, 28, 34, 40, ... (6n+4).
         widening: k.
         width: channels of the first convolution.
-        init: of the convolutions, `he` (normal, by the fan out, the authors' choice) or `glorot` (uniform).
+        init: of the convolutions, `he` (normal, by the fan out, the authors' choice) or `glorot`
+            (uniform).
         l2: the factor of `|theta|^2 / 2` in the training loss.
     """
 
@@ -84,7 +88,9 @@ class WideResNet(ImageClassification):
         for stage in range(3):
             wide = self.width * self.widening * 2**stage
             for block in range((self.depth - 4) // 6):
-                layers.append(WideBlock(channels, wide, stride=2 if stage > 0 and block == 0 else 1))
+                layers.append(
+                    WideBlock(channels, wide, stride=2 if stage > 0 and block == 0 else 1)
+                )
                 channels = wide
         layers += [nn.BatchNorm2d(channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         model = nn.Sequential(*layers, nn.Linear(channels, self.classes))

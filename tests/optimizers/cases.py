@@ -63,7 +63,9 @@ class SelfAttention(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         query, key, value = self.qkv(inputs).chunk(3, dim=-1)
-        mixed = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], is_causal=True)
+        mixed = F.scaled_dot_product_attention(
+            query[:, None], key[:, None], value[:, None], is_causal=True
+        )
         return self.head(mixed[:, 0]).transpose(1, 2)
 
 
@@ -150,7 +152,10 @@ def mlp(sizes: Sequence[int] = (4, 5, 3), activation: type[nn.Module] = nn.Tanh)
 
 
 def _build(
-    model: Callable[[], nn.Module], loss_fn: nn.Module, inputs: Callable[[], Tensor], targets: Callable[[], Tensor]
+    model: Callable[[], nn.Module],
+    loss_fn: nn.Module,
+    inputs: Callable[[], Tensor],
+    targets: Callable[[], Tensor],
 ):
     def build() -> Problem:
         torch.manual_seed(0)
@@ -173,7 +178,12 @@ def _bits(*shape: int) -> Callable[[], Tensor]:
 
 def conv_bn() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(8, 3)
+        nn.Conv2d(1, 2, 3, padding=1),
+        nn.BatchNorm2d(2),
+        nn.ReLU(),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(8, 3),
     )
 
 
@@ -206,11 +216,16 @@ MODELS: dict[str, Builder] = {
     "conv_bn": _build(conv_bn, nn.CrossEntropyLoss(), _normal(5, 1, 4, 4), _classes(3, 5)),
     "dropout": _build(dropout_net, nn.CrossEntropyLoss(), _normal(6, 4), _classes(3, 6)),
     "lstm": _build(LSTMNet, nn.CrossEntropyLoss(), _normal(2, 3, 2), _classes(3, 2, 3)),
-    "sdpa": _build(SelfAttention, nn.CrossEntropyLoss(reduction="sum"), _normal(2, 3, 4), _classes(3, 2, 3)),
+    "sdpa": _build(
+        SelfAttention, nn.CrossEntropyLoss(reduction="sum"), _normal(2, 3, 4), _classes(3, 2, 3)
+    ),
     "multihead": _build(MultiHead, nn.MSELoss(), _normal(3, 3, 4), _normal(3, 2)),
     "tied": _build(TiedEmbedding, nn.CrossEntropyLoss(), _classes(5, 2, 4), _classes(5, 2, 4)),
     "rosenbrock": _build(
-        rosenbrock, nn.MSELoss(reduction="sum"), _normal(1, 1), lambda: torch.zeros(1, 2, dtype=torch.float64)
+        rosenbrock,
+        nn.MSELoss(reduction="sum"),
+        _normal(1, 1),
+        lambda: torch.zeros(1, 2, dtype=torch.float64),
     ),
 }
 CASES = LOSSES | MODELS
@@ -218,7 +233,7 @@ RANDOM = {"dropout"}  # evaluations draw random numbers
 COUPLED = {"conv_bn"}  # an example's loss depends on its batch
 
 
-# -- references: one backward pass per row, nothing kept, nothing batched ----------------------------------------------
+# -- references: one backward pass per row, nothing kept, nothing batched --------------------------
 
 
 class Reference:
@@ -235,7 +250,9 @@ class Reference:
         params = dict(zip(self.names, unflatten(theta, self.problem.params), strict=True))
         with torch.random.fork_rng(devices=[]), sdpa_kernel(SDPBackend.MATH):
             torch.set_rng_state(self.random_state)
-            return functional_call(copy.deepcopy(self.problem.model), params, (self.problem.inputs,))
+            return functional_call(
+                copy.deepcopy(self.problem.model), params, (self.problem.inputs,)
+            )
 
     def data_loss(self, outputs: Tensor) -> Tensor:
         return self.problem.loss_fn(outputs, self.problem.targets)
@@ -251,7 +268,9 @@ class Reference:
 
     def jacobian(self) -> Tensor:
         """Of the outputs, (outputs, n)."""
-        return torch.autograd.functional.jacobian(lambda theta: self.outputs(theta).flatten(), self.theta)
+        return torch.autograd.functional.jacobian(
+            lambda theta: self.outputs(theta).flatten(), self.theta
+        )
 
     def ggn(self) -> Tensor:
         outputs = self.outputs(self.theta).detach()
@@ -259,7 +278,9 @@ class Reference:
             lambda flat: self.data_loss(flat.view_as(outputs)), outputs.flatten()
         )
         jacobian = self.jacobian()
-        return jacobian.T @ curvature @ jacobian + self.l2 * torch.eye(len(self.theta), dtype=self.theta.dtype)
+        return jacobian.T @ curvature @ jacobian + self.l2 * torch.eye(
+            len(self.theta), dtype=self.theta.dtype
+        )
 
     def per_example_grads(self) -> Tensor:
         """The gradient of each example's loss, alone where the model draws nothing, else cut out of the batch."""
@@ -267,7 +288,9 @@ class Reference:
         for i in range(len(self.problem.inputs)):
 
             def loss(theta: Tensor, i: int = i) -> Tensor:
-                return self.problem.loss_fn(self.outputs(theta)[i : i + 1], self.problem.targets[i : i + 1])
+                return self.problem.loss_fn(
+                    self.outputs(theta)[i : i + 1], self.problem.targets[i : i + 1]
+                )
 
             rows.append(torch.autograd.functional.jacobian(loss, self.theta))
         factor = len(rows) if getattr(self.problem.loss_fn, "reduction", "") == "sum" else 1

@@ -21,9 +21,15 @@ SIZE = 2
 STEPS = 8
 WAYS: dict[str, tuple[Any, str]] = {
     "adafisher": (partial(AdaFisher, lr=0.02, statistics_period=3), "layers"),
-    "adafisher average": (partial(AdaFisher, lr=1e-3, normalize="average", statistics_period=2), "conv"),
+    "adafisher average": (
+        partial(AdaFisher, lr=1e-3, normalize="average", statistics_period=2),
+        "conv",
+    ),
     "adafisher released": (partial(AdaFisher, as_released=True, statistics_period=3), "layers"),
-    "adafisher sampled": (partial(AdaFisher, lr=0.02, fisher="sampled", statistics_period=2), "tied"),
+    "adafisher sampled": (
+        partial(AdaFisher, lr=0.02, fisher="sampled", statistics_period=2),
+        "tied",
+    ),
     "sgd_ph": (SGDPH, "layers"),
     "sgd_ph exact": (partial(SGDPH, exact_block=True), "layers"),
     "sgd_ph signs": (partial(SGDPH, exact_block=True, max_exact=2, probes=2), "conv"),
@@ -37,7 +43,9 @@ def problem_of(name: str) -> Problem:
     if name != "layers":
         return MODELS[name]()
     model = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 3)).double()
-    return Problem(model, nn.CrossEntropyLoss(), torch.randn(15, 4).double(), torch.randint(3, (15,)))
+    return Problem(
+        model, nn.CrossEntropyLoss(), torch.randn(15, 4).double(), torch.randint(3, (15,))
+    )
 
 
 def trained(name: str, ranks: Alone) -> dict[str, Any]:
@@ -45,20 +53,34 @@ def trained(name: str, ranks: Alone) -> dict[str, Any]:
     method, problem = WAYS[name][0], problem_of(WAYS[name][1])
     optimizer = method(problem.model.named_parameters())
     objective = Objective(
-        problem.model, problem.loss_fn, problem.inputs, problem.targets, l2=0.01, ranks=ranks,
+        problem.model,
+        problem.loss_fn,
+        problem.inputs,
+        problem.targets,
+        l2=0.01,
+        ranks=ranks,
         generator=torch.Generator().manual_seed(7),
-    )  # fmt: skip
+    )
     start = flatten(problem.params).detach().clone()
     losses = [optimizer.step(objective.on(problem.inputs, problem.targets)) for _ in range(STEPS)]
     end = flatten(problem.params).detach()
-    return {"start": start, "end": end, "losses": torch.stack(losses), "telemetry": optimizer.telemetry()}
+    return {
+        "start": start,
+        "end": end,
+        "losses": torch.stack(losses),
+        "telemetry": optimizer.telemetry(),
+    }
 
 
 def work(rank: int, folder: str) -> None:
     """What one of the processes does; its answers go into a file."""
     torch.set_num_threads(1)
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=SIZE, timeout=timedelta(seconds=60)
+        "gloo",
+        init_method=f"file://{folder}/meeting",
+        rank=rank,
+        world_size=SIZE,
+        timeout=timedelta(seconds=60),
     )
     found = {name: trained(name, Ranks()) for name in WAYS}
     torch.save(found, Path(folder) / f"{rank}.pt")

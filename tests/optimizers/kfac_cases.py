@@ -19,7 +19,12 @@ def stack(layers: int = 5, examples: int = 6) -> Problem:
     """A network with this many layers of equal shape."""
     torch.manual_seed(0)
     model = mlp((4,) * (layers + 1)).double()
-    return Problem(model, nn.CrossEntropyLoss(), torch.randn(examples, 4).double(), torch.randint(4, (examples,)))
+    return Problem(
+        model,
+        nn.CrossEntropyLoss(),
+        torch.randn(examples, 4).double(),
+        torch.randint(4, (examples,)),
+    )
 
 
 def weights(problem: Problem) -> list[Tensor]:

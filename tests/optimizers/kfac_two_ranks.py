@@ -23,8 +23,11 @@ STEPS = 10
 HALF = 5  # no step that renews anything: what is resumed has to be complete
 PLAIN: dict[str, object] = {"statistics_period": 2, "inverse_period": 3, "lr": 0.05}
 QUADRATIC: dict[str, object] = {
-    **PLAIN, "step_rule": "exact", "damping_rule": "adaptive", "damping_period": 2,
-}  # fmt: skip
+    **PLAIN,
+    "step_rule": "exact",
+    "damping_rule": "adaptive",
+    "damping_period": 2,
+}
 MEMORY: dict[str, object] = {"distribution": "memory"}
 Way = tuple[type[KFAC], Mapping[str, object], str]
 
@@ -35,7 +38,11 @@ WAYS: dict[str, Way] = {
     "lstm": (KFAC, {**PLAIN, "shared_weights": "reduce"}, "lstm"),
     "tied": (KFAC, PLAIN, "tied"),
     "adapted": (KFAC, QUADRATIC, "classifier"),
-    "adapted share": (KFAC, {**QUADRATIC, "curvature_share": 0.5, "statistics_share": 0.6}, "classifier"),
+    "adapted share": (
+        KFAC,
+        {**QUADRATIC, "curvature_share": 0.5, "statistics_share": 0.6},
+        "classifier",
+    ),
     "staggered": (KFAC, {**PLAIN, "staggered": True}, "classifier"),
     "memory": (KFAC, {**PLAIN, **MEMORY}, "classifier"),
     "memory conv": (KFAC, {**PLAIN, **MEMORY, "fisher": "exact"}, "conv"),
@@ -47,7 +54,11 @@ WAYS: dict[str, Way] = {
     "ekfac staggered": (EKFAC, {**PLAIN, "staggered": True, "averaging": 0.8}, "classifier"),
 }
 TINY: dict[str, Way] = {  # parts of less than an example for every rank
-    "shares": (KFAC, {**QUADRATIC, "curvature_share": 0.01, "statistics_share": 0.01}, "classifier"),
+    "shares": (
+        KFAC,
+        {**QUADRATIC, "curvature_share": 0.01, "statistics_share": 0.01},
+        "classifier",
+    ),
     "slices": (KFAC, {**PLAIN, "staggered": True, "statistics_period": 7}, "sum"),
 }
 
@@ -56,7 +67,9 @@ def problem_of(name: str) -> Problem:
     torch.manual_seed(0)
     if name == "classifier":
         model = mlp((4, 6, 5, 3)).double()
-        return Problem(model, nn.CrossEntropyLoss(), torch.randn(24, 4).double(), torch.randint(3, (24,)))
+        return Problem(
+            model, nn.CrossEntropyLoss(), torch.randn(24, 4).double(), torch.randint(3, (24,))
+        )
     return {**LOSSES, **MODELS, "sum": LOSSES["mlp_ce_sum"]}[name]()
 
 
@@ -69,9 +82,14 @@ class Run:
         self.model = copy.deepcopy(self.problem.model)
         self.optimizer = method(self.model.named_parameters(), **options)
         self.objective = Objective(
-            self.model, self.problem.loss_fn, self.problem.inputs, self.problem.targets, l2=0.01, ranks=ranks,
+            self.model,
+            self.problem.loss_fn,
+            self.problem.inputs,
+            self.problem.targets,
+            l2=0.01,
+            ranks=ranks,
             generator=torch.Generator().manual_seed(7),
-        )  # fmt: skip
+        )
         self.step = 0
         self.losses: list[Tensor] = []
 
@@ -144,7 +162,11 @@ def work(rank: int, folder: str) -> None:
     """What one of the processes does; its answers go into a file."""
     torch.set_num_threads(1)
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=SIZE, timeout=timedelta(seconds=60)
+        "gloo",
+        init_method=f"file://{folder}/meeting",
+        rank=rank,
+        world_size=SIZE,
+        timeout=timedelta(seconds=60),
     )
     found = {name: trained(name, Ranks()) for name in WAYS}
     tiny = {name: Run(way, Ranks()).go(STEPS) for name, way in TINY.items()}

@@ -17,7 +17,10 @@ def linear_layers(*sizes: int, bias: bool = False, dtype: torch.dtype = torch.fl
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise(sizes):
         layers += [nn.Linear(before, after, bias=bias), nn.Tanh()]
-    inputs, targets = torch.randn(64, sizes[0], dtype=dtype), torch.randn(64, sizes[-1], dtype=dtype)
+    inputs, targets = (
+        torch.randn(64, sizes[0], dtype=dtype),
+        torch.randn(64, sizes[-1], dtype=dtype),
+    )
     return Problem(nn.Sequential(*layers[:-1]).to(dtype), nn.MSELoss(), inputs, targets)
 
 
@@ -25,11 +28,17 @@ def kernels(dtype: torch.dtype = torch.float64) -> Problem:
     """A regression by two convolutions and a linear layer, without biases."""
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(3, 4, 3, bias=False), nn.Tanh(), nn.Conv2d(4, 4, 2, bias=False), nn.Flatten(),
+        nn.Conv2d(3, 4, 3, bias=False),
+        nn.Tanh(),
+        nn.Conv2d(4, 4, 2, bias=False),
+        nn.Flatten(),
         nn.Linear(16, 4, bias=False),
-    )  # fmt: skip
+    )
     return Problem(
-        model.to(dtype), nn.MSELoss(), torch.randn(64, 3, 5, 5, dtype=dtype), torch.randn(64, 4, dtype=dtype)
+        model.to(dtype),
+        nn.MSELoss(),
+        torch.randn(64, 3, 5, 5, dtype=dtype),
+        torch.randn(64, 4, dtype=dtype),
     )
 
 
@@ -37,7 +46,9 @@ def classifier(dtype: torch.dtype = torch.float64) -> Problem:
     """A classification by four layers with biases."""
     torch.manual_seed(0)
     model = mlp((5, 6, 6, 6, 4)).to(dtype)
-    return Problem(model, nn.CrossEntropyLoss(), torch.randn(64, 5, dtype=dtype), torch.randint(4, (64,)))
+    return Problem(
+        model, nn.CrossEntropyLoss(), torch.randn(64, 5, dtype=dtype), torch.randint(4, (64,))
+    )
 
 
 def batches(problem: Problem, steps: int, size: int = 24) -> Iterator[tuple[Tensor, Tensor]]:

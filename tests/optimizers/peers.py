@@ -63,13 +63,17 @@ def scipy_run(name: str, method: str, **options: Any) -> Run:
         counts["hvp"] += 1
         point = torch.tensor(x).requires_grad_()
         (gradient,) = torch.autograd.grad(problem(point), point, create_graph=True)
-        (image,) = torch.autograd.grad(gradient, point, torch.tensor(vector), materialize_grads=True)
+        (image,) = torch.autograd.grad(
+            gradient, point, torch.tensor(vector), materialize_grads=True
+        )
         return image.numpy()
 
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         try:
-            scipy.optimize.minimize(fun, x0.numpy(), method=method, jac=jac, hessp=hessp, options=options)
+            scipy.optimize.minimize(
+                fun, x0.numpy(), method=method, jac=jac, hessp=hessp, options=options
+            )
         except _SolvedError:
             return Run(True, dict(counts))
     return Run(False, dict(counts))
@@ -84,5 +88,7 @@ def our_run(name: str, method: str, max_steps: int, **options: Any) -> Run:
 
 def median_ratio(ours: list[Run], theirs: list[Run], kind: str) -> float:
     """The median, over the problems that both solve, of our calls of a kind over theirs."""
-    both = [(a.counts, b.counts) for a, b in zip(ours, theirs, strict=True) if a.solved and b.solved]
+    both = [
+        (a.counts, b.counts) for a, b in zip(ours, theirs, strict=True) if a.solved and b.solved
+    ]
     return statistics.median(a.get(kind, 0) / max(b.get(kind, 0), 1) for a, b in both)

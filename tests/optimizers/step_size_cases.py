@@ -25,7 +25,12 @@ def bowl(start: Sequence[float] = (3.0, -4.0), scale: float = 1.0, lowest: float
 def classification(examples: int = 40) -> Problem:
     torch.manual_seed(0)
     model = mlp((6, 8, 3)).double()
-    return Problem(model, nn.CrossEntropyLoss(), torch.randn(examples, 6).double(), torch.randint(3, (examples,)))
+    return Problem(
+        model,
+        nn.CrossEntropyLoss(),
+        torch.randn(examples, 6).double(),
+        torch.randint(3, (examples,)),
+    )
 
 
 def separable(examples: int = 30, dimension: int = 80) -> Problem:
@@ -40,7 +45,12 @@ def interpolating(examples: int = 20, dimension: int = 50) -> Problem:
     """Least squares with more parameters than examples: one solution fits all mini-batches."""
     torch.manual_seed(0)
     model = nn.Linear(dimension, 1, bias=False).double()
-    return Problem(model, nn.MSELoss(), torch.randn(examples, dimension).double(), torch.randn(examples, 1).double())
+    return Problem(
+        model,
+        nn.MSELoss(),
+        torch.randn(examples, dimension).double(),
+        torch.randn(examples, 1).double(),
+    )
 
 
 def batches(problem: Problem, steps: int, size: int = 8) -> list[tuple[Tensor, Tensor]]:
@@ -49,7 +59,9 @@ def batches(problem: Problem, steps: int, size: int = 8) -> list[tuple[Tensor, T
     return [(problem.inputs[index], problem.targets[index]) for index in chosen]
 
 
-def run(problem: Problem, method: Method, data: list[tuple[Tensor, Tensor]], l2: float = 0.0) -> list[float]:
+def run(
+    problem: Problem, method: Method, data: list[tuple[Tensor, Tensor]], l2: float = 0.0
+) -> list[float]:
     """The losses before the steps on these mini-batches."""
     objective: Objective = problem.objective(l2)
     return [float(method.step(objective.on(*batch))) for batch in data]
@@ -76,7 +88,10 @@ def vector(problem: Problem) -> Tensor:
 
 def slope(problem: Problem) -> Tensor:
     return torch.cat(
-        [torch.zeros_like(p).reshape(-1) if p.grad is None else p.grad.reshape(-1) for p in problem.params]
+        [
+            torch.zeros_like(p).reshape(-1) if p.grad is None else p.grad.reshape(-1)
+            for p in problem.params
+        ]
     )
 
 

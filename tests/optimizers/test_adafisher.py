@@ -23,7 +23,10 @@ Pair = tuple[Tensor, Tensor]
 def classes(model: nn.Module, *shape: int, count: int = 120) -> Problem:
     torch.manual_seed(1)
     return Problem(
-        model.double(), nn.CrossEntropyLoss(), torch.randn(count, *shape).double(), torch.randint(3, (count,))
+        model.double(),
+        nn.CrossEntropyLoss(),
+        torch.randn(count, *shape).double(),
+        torch.randint(3, (count,)),
     )
 
 
@@ -35,15 +38,23 @@ def perceptron() -> Problem:
 def kernels() -> Problem:
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Tanh(), nn.Conv2d(4, 5, 2, stride=2, bias=False),
-        nn.BatchNorm2d(5), nn.Tanh(), nn.Flatten(), nn.Linear(20, 3, bias=False),
-    )  # fmt: skip
+        nn.Conv2d(2, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.Tanh(),
+        nn.Conv2d(4, 5, 2, stride=2, bias=False),
+        nn.BatchNorm2d(5),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(20, 3, bias=False),
+    )
     return classes(model, 2, 4, 4)
 
 
 def tokens() -> Problem:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Tanh(), nn.Flatten(), nn.Linear(18, 3))
+    model = nn.Sequential(
+        nn.Linear(4, 6), nn.LayerNorm(6), nn.Tanh(), nn.Flatten(), nn.Linear(18, 3)
+    )
     return classes(model, 3, 4)
 
 
@@ -62,10 +73,12 @@ def trained(of: Problem, steps: int, **options: Any) -> AdaFisher:
 
 def distance(one: Problem, other: Problem) -> float:
     moved = [(a - b).detach().flatten() for a, b in zip(one.params, other.params, strict=True)]
-    return float(torch.cat(moved).norm() / torch.cat([p.detach().flatten() for p in other.params]).norm())
+    return float(
+        torch.cat(moved).norm() / torch.cat([p.detach().flatten() for p in other.params]).norm()
+    )
 
 
-# -- the paper's form --------------------------------------------------------------------------------------------------
+# -- the paper's form ------------------------------------------------------------------------------
 
 
 def normalised(values: np.ndarray) -> np.ndarray:
@@ -93,7 +106,10 @@ def by_hand(
             if t % period == 0:
                 fresh = (a**2).mean(0), (g**2).mean(0)
                 fresh = fresh if after else tuple(normalised(x) for x in fresh)
-                factors[i] = tuple(gamma * old + (1 - gamma) * new for old, new in zip(factors[i], fresh, strict=True))
+                factors[i] = tuple(
+                    gamma * old + (1 - gamma) * new
+                    for old, new in zip(factors[i], fresh, strict=True)
+                )
             means[i] = 0.9 * means[i] + 0.1 * g.T @ a
         for i, (h, s) in enumerate(factors):
             h, s = (normalised(h), normalised(s)) if after else (h, s)
@@ -107,7 +123,9 @@ def by_hand(
 def test_it_is_the_papers_recursion(period: int, normalize: str) -> None:
     """The averages begin with ones in the recursion by hand, which normalising them afterwards takes out."""
     ours, twin = perceptron(), perceptron()
-    trained(ours, 30, lr=3e-3, gamma=0.7, damping=0.02, statistics_period=period, normalize=normalize)
+    trained(
+        ours, 30, lr=3e-3, gamma=0.7, damping=0.02, statistics_period=period, normalize=normalize
+    )
     expected = by_hand(twin, 30, period, 3e-3, 0.7, 0.02, normalize == "average")
     for one, other in zip(ours.params, expected, strict=True):
         close(one.detach(), torch.from_numpy(other), 1e-10)
@@ -137,7 +155,11 @@ def test_the_factors_do_not_depend_on_the_scale_of_the_loss(reduction: str) -> N
     held = method.state[problem.params[0]]
     rows = problem.inputs.square().mean(0)
     expected = torch.cat([rows, torch.ones(1).double()])
-    close(held["a"], 0.8 + 0.2 * (expected - expected.min()) / (expected.max() - expected.min()), 1e-12)
+    close(
+        held["a"],
+        0.8 + 0.2 * (expected - expected.min()) / (expected.max() - expected.min()),
+        1e-12,
+    )
     assert float(held["g"].min()) == pytest.approx(0.8)
     assert float(held["g"].max()) == pytest.approx(1)
 
@@ -163,7 +185,7 @@ def test_a_factor_without_a_range() -> None:
     assert method.state[problem.params[0]]["g"].tolist() == [1]
 
 
-# -- as released -------------------------------------------------------------------------------------------------------
+# -- as released -----------------------------------------------------------------------------------
 
 
 def layer_numbers(layer: nn.Module, a: Tensor, g: Tensor) -> Pair:
@@ -183,13 +205,19 @@ def layer_numbers(layer: nn.Module, a: Tensor, g: Tensor) -> Pair:
     return columns.square().mean(0), g.square().mean(0)
 
 
-def released(of: Problem, steps: int, period: int, lr: float, decay: float, decoupled: bool) -> list[Tensor]:
+def released(
+    of: Problem, steps: int, period: int, lr: float, decay: float, decoupled: bool
+) -> list[Tensor]:
     """The released update with hooks of our own; returns F of all parameters in the last step."""
     layers = [m for m in of.model.modules() if hasattr(m, "weight")]
     held: dict[nn.Module, dict[str, Tensor]] = {layer: {} for layer in layers}
     for layer in layers:
-        layer.register_forward_hook(lambda layer, inputs, _: held[layer].update(a=inputs[0].detach()))
-        layer.register_full_backward_hook(lambda layer, _, slopes: held[layer].update(g=slopes[0].detach()))
+        layer.register_forward_hook(
+            lambda layer, inputs, _: held[layer].update(a=inputs[0].detach())
+        )
+        layer.register_full_backward_hook(
+            lambda layer, _, slopes: held[layer].update(g=slopes[0].detach())
+        )
     factors: dict[nn.Module, Pair] = {}
     means = {p: torch.zeros_like(p) for p in of.params}
     last: list[Tensor] = []
@@ -202,13 +230,17 @@ def released(of: Problem, steps: int, period: int, lr: float, decay: float, deco
                 new = layer_numbers(layer, **held[layer])
                 old = factors.get(layer, tuple(map(torch.ones_like, new)))
                 fresh = [(x - x.min()) / (x.max() - x.min() + 1e-12) for x in new]
-                factors[layer] = tuple(0.08 * x + 0.008 * y for x, y in zip(old, fresh, strict=True))  # type: ignore[assignment]
+                factors[layer] = tuple(
+                    0.08 * x + 0.008 * y for x, y in zip(old, fresh, strict=True)
+                )  # type: ignore[assignment]
             h, s = factors[layer]
             matrix = torch.outer(s, h) + 1e-3
             parts = [matrix] if layer.bias is None else [matrix[:, :-1], matrix[:, -1:]]
             for p, part in zip(layer.parameters(recurse=False), parts, strict=True):
                 assert p.grad is not None
-                means[p] = 0.9 * means[p] + 0.1 * (p.grad if decoupled else p.grad + decay * p.detach())
+                means[p] = 0.9 * means[p] + 0.1 * (
+                    p.grad if decoupled else p.grad + decay * p.detach()
+                )
                 change = means[p] / (1 - 0.9 ** (t + 1)) / part.reshape(p.shape)
                 p.data -= lr * (change + decay * p.data * decoupled)
                 last.append(part.flatten())
@@ -217,20 +249,29 @@ def released(of: Problem, steps: int, period: int, lr: float, decay: float, deco
 
 @pytest.mark.parametrize("make", [perceptron, kernels, tokens])
 @pytest.mark.parametrize("decoupled", [True, False])
-def test_as_released_it_is_the_released_update(make: Callable[[], Problem], decoupled: bool) -> None:
+def test_as_released_it_is_the_released_update(
+    make: Callable[[], Problem], decoupled: bool
+) -> None:
     ours, twin = make(), make()
     options = {"lr": 3e-4, "weight_decay": 0.02, "decoupled": decoupled}
     method = trained(ours, 25, as_released=True, statistics_period=10, **options)
     numbers = torch.cat(released(twin, 25, 10, 3e-4, 0.02, decoupled))
     assert distance(ours, twin) < 1e-11
-    assert method.telemetry()["spread"] == pytest.approx(float(numbers.max() / numbers.min()), rel=1e-9)
+    assert method.telemetry()["spread"] == pytest.approx(
+        float(numbers.max() / numbers.min()), rel=1e-9
+    )
 
 
 def digits() -> Problem:
     data = load_digits()
     torch.manual_seed(0)
     images = torch.tensor(data.data) / 16
-    return Problem(mlp((64, 32, 10), nn.ReLU).double(), nn.CrossEntropyLoss(), images, torch.tensor(data.target))
+    return Problem(
+        mlp((64, 32, 10), nn.ReLU).double(),
+        nn.CrossEntropyLoss(),
+        images,
+        torch.tensor(data.target),
+    )
 
 
 def test_as_released_it_is_momentum_with_one_number_for_all_parameters() -> None:
@@ -261,7 +302,10 @@ def test_as_released_it_is_momentum_with_one_number_for_all_parameters() -> None
 
 def test_in_the_papers_form_the_spread_grows() -> None:
     """With averages that are averages the smallest entry goes to zero, and F to the damping there."""
-    spreads = [trained(perceptron(), n, lr=1e-4, statistics_period=1).telemetry()["spread"] for n in (1, 5, 40)]
+    spreads = [
+        trained(perceptron(), n, lr=1e-4, statistics_period=1).telemetry()["spread"]
+        for n in (1, 5, 40)
+    ]
     assert spreads[0] == pytest.approx((1 + 1e-3) / (0.8**2 + 1e-3), rel=1e-9)
     assert spreads[0] < spreads[1] < spreads[2]
     assert spreads[2] > 100
@@ -274,7 +318,7 @@ def test_normalised_afterwards_it_is_there_at_once() -> None:
         AdaFisher(perceptron().params, as_released=True, normalize="average")
 
 
-# -- layers ------------------------------------------------------------------------------------------------------------
+# -- layers ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "rosenbrock"])
@@ -288,7 +332,9 @@ def test_every_kind_of_layer_has_factors(name: str, as_released: bool) -> None:
     assert set(method.layer_coverage().values()) == {"adafisher"}
     for before, after in zip(start.params, problem.params, strict=True):
         assert after.grad is not None
-        assert not torch.equal(before, after) or float(after.grad.abs().max()) < 1e-12  # a bias before a normalisation
+        assert (
+            not torch.equal(before, after) or float(after.grad.abs().max()) < 1e-12
+        )  # a bias before a normalisation
 
 
 def test_an_unknown_layer_goes_to_the_fallback_and_the_last_layers_move() -> None:
@@ -307,9 +353,12 @@ def test_an_unknown_layer_goes_to_the_fallback_and_the_last_layers_move() -> Non
     start = copy.deepcopy(problem)
     method = trained(problem, 2, as_released=True)
     assert method.layer_coverage() == {
-        "0.weight": "adafisher", "0.bias": "adafisher", "1.gain": "adamw", "3.weight": "adafisher",
+        "0.weight": "adafisher",
+        "0.bias": "adafisher",
+        "1.gain": "adamw",
+        "3.weight": "adafisher",
         "3.bias": "adafisher",
-    }  # fmt: skip
+    }
     assert all(not torch.equal(a, b) for a, b in zip(start.params, problem.params, strict=True))
     assert 0.9 < method.telemetry()["preconditioned"] < 1
 
@@ -332,11 +381,13 @@ def test_a_tied_table_has_one_factor_for_both_uses() -> None:
     method.step(problem.objective())
     state = method.state[problem.model.embedding.weight]
     assert {key: tuple(value.shape) for key, value in state.items()} == {
-        "a": (5,), "g": (3,), "mean_gradient": (5, 3),
-    }  # fmt: skip
+        "a": (5,),
+        "g": (3,),
+        "mean_gradient": (5, 3),
+    }
 
 
-# -- the rest ----------------------------------------------------------------------------------------------------------
+# -- the rest --------------------------------------------------------------------------------------
 
 
 def test_the_true_fisher_costs_a_backward_pass_at_its_turn() -> None:
@@ -344,8 +395,9 @@ def test_the_true_fisher_costs_a_backward_pass_at_its_turn() -> None:
     for fisher in ("empirical", "sampled"):
         problem = perceptron()
         method, objective = (
-            AdaFisher(problem.model.named_parameters(), fisher=fisher, statistics_period=5), problem.objective()
-        )  # fmt: skip
+            AdaFisher(problem.model.named_parameters(), fisher=fisher, statistics_period=5),
+            problem.objective(),
+        )
         for batch in batches(problem, 10):
             method.step(objective.on(*batch))
         counts[fisher] = objective.counts["grad"]

@@ -34,16 +34,28 @@ def quadratic(bends: list[float] = BENDS) -> Problem:
 def classifier(reduction: str = "mean") -> Problem:
     torch.manual_seed(0)
     inputs, targets = torch.randn(40, 4, dtype=torch.float64), torch.randint(3, (40,))
-    return Problem(mlp((4, 6, 5, 3)).double(), nn.CrossEntropyLoss(reduction=reduction), inputs, targets)
+    return Problem(
+        mlp((4, 6, 5, 3)).double(), nn.CrossEntropyLoss(reduction=reduction), inputs, targets
+    )
 
 
 def kernels() -> Problem:
     """Kernels of one, two and three dimensions, matrices and vectors."""
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv3d(1, 2, 2), nn.Tanh(), nn.Flatten(2), nn.Conv1d(2, 3, 3), nn.Tanh(), nn.Unflatten(2, (2, 3)),
-        nn.Conv2d(3, 2, 2), nn.Tanh(), nn.Flatten(), nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3),
-    )  # fmt: skip
+        nn.Conv3d(1, 2, 2),
+        nn.Tanh(),
+        nn.Flatten(2),
+        nn.Conv1d(2, 3, 3),
+        nn.Tanh(),
+        nn.Unflatten(2, (2, 3)),
+        nn.Conv2d(3, 2, 2),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(4, 5),
+        nn.Tanh(),
+        nn.Linear(5, 3),
+    )
     inputs = torch.randn(6, 1, 3, 3, 3, dtype=torch.float64)
     return Problem(model.double(), nn.CrossEntropyLoss(), inputs, torch.randint(3, (6,)))
 
@@ -62,14 +74,17 @@ def distance(one: Problem, other: Problem) -> float:
     return float((mine - theirs).norm() / theirs.norm())
 
 
-# -- the trajectory ----------------------------------------------------------------------------------------------------
+# -- the trajectory --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("options", "theirs"),
     [
         ({}, {}),
-        ({"weight_decay": 0.1, "hessian_power": 0.7, "beta2": 0.9}, {"weight_decay": 0.1, "hessian_power": 0.7}),
+        (
+            {"weight_decay": 0.1, "hessian_power": 0.7, "beta2": 0.9},
+            {"weight_decay": 0.1, "hessian_power": 0.7},
+        ),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Using backward")
@@ -86,7 +101,11 @@ def test_it_is_pytorch_optimizers_with_the_same_probes(
 
     def same(like: Tensor, *_: object, **__: object) -> Tensor:
         if not drawn:
-            drawn.extend(unflatten(probe(flatten(twin.params).detach(), "rademacher", next(seeds)), twin.params))
+            drawn.extend(
+                unflatten(
+                    probe(flatten(twin.params).detach(), "rademacher", next(seeds)), twin.params
+                )
+            )
         signs = drawn.pop(0)
         assert signs.shape == like.shape
         return (signs + 1) / 2
@@ -95,7 +114,9 @@ def test_it_is_pytorch_optimizers_with_the_same_probes(
     for step in range(30):
         index = (torch.arange(8) + 5 * step) % len(twin.inputs)
         peer.zero_grad()
-        twin.loss_fn(twin.model(twin.inputs[index]), twin.targets[index]).backward(create_graph=True)
+        twin.loss_fn(twin.model(twin.inputs[index]), twin.targets[index]).backward(
+            create_graph=True
+        )
         peer.step()
     assert distance(problem, twin) < 4e-15
 
@@ -171,7 +192,7 @@ def test_the_order_of_the_parameters_and_their_groups_change_nothing() -> None:
     assert distance(problem, twin) == 0
 
 
-# -- the lazy Hessian --------------------------------------------------------------------------------------------------
+# -- the lazy Hessian ------------------------------------------------------------------------------
 
 
 def test_a_period_asks_for_that_many_products_fewer() -> None:
@@ -189,7 +210,9 @@ def test_the_square_is_corrected_by_the_number_of_refreshes() -> None:
         optimizer.step(problem.objective())
         diagonal = optimizer.diagonal()
         assert diagonal is not None
-        torch.testing.assert_close(diagonal, torch.tensor([3.0, 0.5, 7.0], dtype=torch.float64), rtol=1e-12, atol=0)
+        torch.testing.assert_close(
+            diagonal, torch.tensor([3.0, 0.5, 7.0], dtype=torch.float64), rtol=1e-12, atol=0
+        )
     assert optimizer.telemetry()["age"] == 10
     peers = pytest.importorskip("pytorch_optimizer")
     twin = quadratic([3.0, 0.5, 7.0])
@@ -206,7 +229,11 @@ def test_the_square_is_corrected_by_the_number_of_refreshes() -> None:
 def test_the_steps_between_refreshes_are_corrected_by_their_number_too() -> None:
     """Adam's with |a| for the root, in numbers: a constant curvature is known from the first refresh on."""
     bends = torch.tensor(BENDS, dtype=torch.float64)
-    problem, x, mean = quadratic(), torch.ones(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
+    problem, x, mean = (
+        quadratic(),
+        torch.ones(4, dtype=torch.float64),
+        torch.zeros(4, dtype=torch.float64),
+    )
     optimizer = AdaHessian(problem.params, lr=1e-2, period=4, eps=1e-3)
     for step in range(1, 12):
         mean = 0.9 * mean + 0.1 * bends * x
@@ -251,7 +278,9 @@ def test_a_curvature_that_is_not_finite_refuses_the_first_step_and_later_only_th
 
 
 @pytest.mark.parametrize("kind", [AdaHessian, SophiaH, SophiaG])
-def test_a_limit_on_the_gradients_norm_holds_on_a_refresh_as_between_them(kind: type[Method]) -> None:
+def test_a_limit_on_the_gradients_norm_holds_on_a_refresh_as_between_them(
+    kind: type[Method],
+) -> None:
     for period in (1, 2):
         problem = classifier()
         optimizer = kind(problem.params, lr=0.0, beta1=0.0, period=period)
@@ -260,7 +289,7 @@ def test_a_limit_on_the_gradients_norm_holds_on_a_refresh_as_between_them(kind: 
         assert float(momentum.norm()) == pytest.approx(1e-3, rel=1e-2)
 
 
-# -- what the probe estimates ------------------------------------------------------------------------------------------
+# -- what the probe estimates ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
@@ -284,9 +313,9 @@ def test_what_it_squares_estimates_the_norm_of_a_row_not_the_diagonal() -> None:
     hessian = Reference(problem).hessian()
     curvature = problem.objective().hessian()
     size = len(curvature.gradient)
-    samples = torch.stack([
-        curvature(probe(curvature.gradient, "rademacher", seed)).square() for seed in range(800)
-    ])  # fmt: skip
+    samples = torch.stack(
+        [curvature(probe(curvature.gradient, "rademacher", seed)).square() for seed in range(800)]
+    )
     error = (samples.mean(0) - hessian.square().sum(1)).abs()
     assert bool((error <= 5 * samples.std(0) / math.sqrt(800) + 1e-12).all())
     inflated = (hessian.square().sum(1) / hessian.diagonal().square()).sqrt()
@@ -300,7 +329,9 @@ def test_probes_have_mean_zero_variance_one_and_no_correlation(distribution: str
     drawn = torch.stack([probe(like, distribution, seed) for seed in range(400)])
     assert abs(float(drawn.mean())) < 5 / math.sqrt(drawn.numel())
     correlation = drawn.T @ drawn / 400 - torch.eye(1000, dtype=torch.float64)
-    worst = 7 if distribution == "rademacher" else 10  # the largest of half a million, in standard deviations
+    worst = (
+        7 if distribution == "rademacher" else 10
+    )  # the largest of half a million, in standard deviations
     assert float(correlation.abs().max()) < worst / math.sqrt(400)
     assert torch.equal(probe(like, distribution, 3), drawn[3])
     if distribution == "rademacher":
@@ -310,7 +341,10 @@ def test_probes_have_mean_zero_variance_one_and_no_correlation(distribution: str
 def test_the_true_diagonal() -> None:
     for name in ("mlp_mse", "conv", "tied"):
         problem = CASES[name]()
-        close(hessian_diagonal(problem.objective(l2=0.1)), Reference(problem, l2=0.1).hessian().diagonal())
+        close(
+            hessian_diagonal(problem.objective(l2=0.1)),
+            Reference(problem, l2=0.1).hessian().diagonal(),
+        )
 
 
 def test_an_agreement_in_numbers() -> None:
@@ -337,7 +371,7 @@ def test_a_hessian_for_one_product_gives_it_and_no_second() -> None:
         curvature(vector)
 
 
-# -- memory ------------------------------------------------------------------------------------------------------------
+# -- memory ----------------------------------------------------------------------------------------
 
 
 class Sine(nn.Module):

@@ -25,7 +25,9 @@ from tests.optimizers.step_size_cases import (
 
 @pytest.mark.parametrize(("momentum", "adjusted"), [(0.0, False), (0.9, False), (0.9, True)])
 @pytest.mark.parametrize(("cap", "exact"), [(1e-3, True), (5.0, False)])
-def test_the_trajectory_is_pytorch_optimizers(momentum: float, adjusted: bool, cap: float, exact: bool) -> None:
+def test_the_trajectory_is_pytorch_optimizers(
+    momentum: float, adjusted: bool, cap: float, exact: bool
+) -> None:
     """Where the cap holds, to the last digits; else to the float32 in which that one sums the squares of gradients."""
     peers = pytest.importorskip("pytorch_optimizer")
     problem = classification()

@@ -57,7 +57,7 @@ def classic(size: int) -> Tensor:
     return start
 
 
-# -- the subproblem ----------------------------------------------------------------------------------------------------
+# -- the subproblem --------------------------------------------------------------------------------
 
 
 def is_global_minimiser(matrix: Tensor, gradient: Tensor, sigma: float, found: ModelStep) -> None:
@@ -68,7 +68,9 @@ def is_global_minimiser(matrix: Tensor, gradient: Tensor, sigma: float, found: M
     assert found.multiplier == pytest.approx(sigma * float(found.step.norm()), rel=1e-9)
     assert float(torch.linalg.eigvalsh(shifted)[0]) >= -1e-12 * float(matrix.norm())
     value = cubic(matrix, gradient, sigma, found.step)
-    assert cubic_change(found, sigma) == pytest.approx(value, rel=1e-9, abs=1e-12 * size * found.norm)
+    assert cubic_change(found, sigma) == pytest.approx(
+        value, rel=1e-9, abs=1e-12 * size * found.norm
+    )
 
 
 def best_of_many_starts(matrix: Tensor, gradient: Tensor, sigma: float, starts: int = 6) -> float:
@@ -82,7 +84,10 @@ def best_of_many_starts(matrix: Tensor, gradient: Tensor, sigma: float, starts: 
 
     rng = np.random.default_rng(0)
     origins = rng.standard_normal((starts, len(g))) * 10 / sigma
-    runs = [scipy_minimize(value, origin, jac=slope, method="BFGS", options={"gtol": 1e-9}) for origin in origins]
+    runs = [
+        scipy_minimize(value, origin, jac=slope, method="BFGS", options={"gtol": 1e-9})
+        for origin in origins
+    ]
     return min(float(run.fun) for run in runs)
 
 
@@ -119,19 +124,27 @@ def test_it_is_never_beaten_on_random_indefinite_models() -> None:
 @pytest.mark.parametrize("seed", range(40))
 def test_optimality_conditions(seed: int) -> None:
     size = seed % 7 + 1
-    matrix, gradient = symmetric(size, seed), normal(size, seed=seed + 1000) * 10.0 ** (seed % 5 - 2)
+    matrix, gradient = (
+        symmetric(size, seed),
+        normal(size, seed=seed + 1000) * 10.0 ** (seed % 5 - 2),
+    )
     if seed % 3 == 1:
         matrix = matrix @ matrix
     if seed % 4 == 1:  # orthogonal to the lowest eigenvector up to round-off
         lowest = torch.linalg.eigh(matrix)[1][:, 0]
         gradient = gradient - (gradient @ lowest) * lowest
     for sigma in (1e-8, 0.1, 1.0, 1e6):
-        is_global_minimiser(matrix, gradient, sigma, cubic_subproblem(*torch.linalg.eigh(matrix), gradient, sigma))
+        is_global_minimiser(
+            matrix, gradient, sigma, cubic_subproblem(*torch.linalg.eigh(matrix), gradient, sigma)
+        )
 
 
 def test_the_hard_case_in_closed_form() -> None:
     """B = diag(-2, 1), g = (0, 1), sigma = 1: lambda = |s| = 2, s = (+-(4 - 1/9)^(1/2), -1/3)."""
-    matrix, gradient = torch.diag(torch.tensor([-2.0, 1.0])).double(), torch.tensor([0.0, 1.0]).double()
+    matrix, gradient = (
+        torch.diag(torch.tensor([-2.0, 1.0])).double(),
+        torch.tensor([0.0, 1.0]).double(),
+    )
     found = cubic_subproblem(*torch.linalg.eigh(matrix), gradient, 1.0)
     assert found.hard
     close(found.step.abs(), torch.tensor([(4 - 1 / 9) ** 0.5, 1 / 3], dtype=torch.float64), 1e-14)
@@ -143,10 +156,14 @@ def test_the_hard_case_in_closed_form() -> None:
 
 def test_without_a_gradient() -> None:
     nothing = torch.zeros(2, dtype=torch.float64)
-    along = cubic_subproblem(*torch.linalg.eigh(torch.diag(torch.tensor([-2.0, 1.0])).double()), nothing, 0.5)
+    along = cubic_subproblem(
+        *torch.linalg.eigh(torch.diag(torch.tensor([-2.0, 1.0])).double()), nothing, 0.5
+    )
     close(along.step.abs(), torch.tensor([4.0, 0.0]).double(), 1e-15)
     for lowest in (0.0, 2.0):
-        still = cubic_subproblem(*torch.linalg.eigh(torch.diag(torch.tensor([lowest, 3.0])).double()), nothing, 0.5)
+        still = cubic_subproblem(
+            *torch.linalg.eigh(torch.diag(torch.tensor([lowest, 3.0])).double()), nothing, 0.5
+        )
         assert (still.norm, still.change, still.hard) == (0, 0, False)
     with pytest.raises(ValueError, match="sigma must be a positive number, got 0"):
         cubic_subproblem(torch.ones(1), torch.ones(1, 1), torch.ones(1), 0)
@@ -158,7 +175,9 @@ def test_the_krylov_spaces_minimiser_is_the_whole_ones_in_the_end(seed: int) -> 
     exact = cubic_subproblem(*torch.linalg.eigh(matrix), gradient, sigma)
     values = []
     for iterations in range(1, 21):
-        process = cubic_process(lambda v, m=matrix: m @ v, gradient, sigma, iterations, lambda slope, norm: False)
+        process = cubic_process(
+            lambda v, m=matrix: m @ v, gradient, sigma, iterations, lambda slope, norm: False
+        )
         coefficients, found, slope = krylov_cubic(process, float(gradient.norm()), sigma)
         step = process.lift(coefficients)
         values.append(cubic(matrix, gradient, sigma, step))
@@ -169,7 +188,7 @@ def test_the_krylov_spaces_minimiser_is_the_whole_ones_in_the_end(seed: int) -> 
     close(step, exact.step, 1e-8)
 
 
-# -- the method --------------------------------------------------------------------------------------------------------
+# -- the method ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("start", [[1.0, 0.0], [0.0, 0.0]])
@@ -179,7 +198,9 @@ def test_the_exact_form_leaves_the_saddle(start: list[float]) -> None:
     assert result.fun == pytest.approx(-1, abs=1e-12)
 
 
-@pytest.mark.parametrize("options", [{}, {"subproblem": "lanczos"}, {"increase": 10.0, "decrease": 3.0}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"subproblem": "lanczos"}, {"increase": 10.0, "decrease": 3.0}], ids=str
+)
 def test_rosenbrock_in_two_dimensions(options: dict[str, object]) -> None:
     result = minimize(rosenbrock, classic(2), method="arc", tol=1e-10, **options)
     assert result.success
@@ -202,7 +223,9 @@ def test_a_refused_step_needs_no_product(subproblem: str) -> None:
 @pytest.mark.parametrize("subproblem", ["exact", "lanczos"])
 def test_the_forms_agree_when_the_krylov_space_is_the_whole_one(subproblem: str) -> None:
     torch.manual_seed(0)
-    problem = Problem(mlp((3, 4, 2)).double(), nn.CrossEntropyLoss(), normal(20, 3), torch.randint(2, (20,)))
+    problem = Problem(
+        mlp((3, 4, 2)).double(), nn.CrossEntropyLoss(), normal(20, 3), torch.randint(2, (20,))
+    )
     twin = copy.deepcopy(problem)
     exact = ARC(problem.model.parameters(), subproblem="exact")
     krylov = ARC(twin.model.parameters(), subproblem="lanczos", tolerance=0.0)
@@ -216,7 +239,9 @@ def test_the_forms_agree_when_the_krylov_space_is_the_whole_one(subproblem: str)
 @pytest.mark.parametrize("options", [{}, {"subproblem": "lanczos"}, {"curvature": "ggn"}], ids=str)
 def test_the_loss_of_a_network_never_rises(options: dict[str, object]) -> None:
     torch.manual_seed(0)
-    problem = Problem(mlp((4, 8, 3)).double(), nn.CrossEntropyLoss(), normal(40, 4), torch.randint(3, (40,)))
+    problem = Problem(
+        mlp((4, 8, 3)).double(), nn.CrossEntropyLoss(), normal(40, 4), torch.randint(3, (40,))
+    )
     optimizer = ARC(problem.model.parameters(), **options)  # type: ignore[arg-type]
     losses = [float(optimizer.step(problem.objective())) for _ in range(25)]
     assert losses == sorted(losses, reverse=True)
@@ -236,7 +261,14 @@ def test_sigma_means_the_same_for_sums_and_means() -> None:
 
 def test_sigma_follows_the_ratio() -> None:
     optimizer = ARC([nn.Parameter(torch.zeros(2))], increase=3.0, decrease=5.0)
-    assert [optimizer._adapted(1.0, ratio) for ratio in (nan, -1.0, 0.09, 0.1, 0.89, 0.9)] == [3, 3, 3, 1, 1, 0.2]
+    assert [optimizer._adapted(1.0, ratio) for ratio in (nan, -1.0, 0.09, 0.1, 0.89, 0.9)] == [
+        3,
+        3,
+        3,
+        1,
+        1,
+        0.2,
+    ]
 
 
 def test_trial_points_outside_the_domain() -> None:
@@ -258,18 +290,25 @@ def test_what_it_cannot_do_is_said() -> None:
         optimizer = ARC(bowl.model.parameters(), subproblem=subproblem)
         optimizer.step(bowl.objective())
         assert "the gradient is zero" in optimizer.stuck
-    with pytest.raises(Unsupported, match=r"ARC works with dense matrices: 6,000 parameters .* subproblem=lanczos"):
+    with pytest.raises(
+        Unsupported, match=r"ARC works with dense matrices: 6,000 parameters .* subproblem=lanczos"
+    ):
         ARC([nn.Parameter(torch.zeros(6000))], subproblem="exact")
 
 
-# -- sub-samples -------------------------------------------------------------------------------------------------------
+# -- sub-samples -----------------------------------------------------------------------------------
 
 ALL = {"hessian_share": 1.0, "gradient_share": 1.0, "function_share": 1.0}
 
 
 def classifier(loss_fn: nn.Module | None = None) -> Problem:
     torch.manual_seed(0)
-    return Problem(mlp((4, 5, 3)).double(), loss_fn or nn.CrossEntropyLoss(), normal(60, 4), torch.randint(3, (60,)))
+    return Problem(
+        mlp((4, 5, 3)).double(),
+        loss_fn or nn.CrossEntropyLoss(),
+        normal(60, 4),
+        torch.randint(3, (60,)),
+    )
 
 
 @pytest.mark.parametrize("sampling", ["adaptive", "fixed"])
@@ -278,7 +317,9 @@ def test_with_all_the_examples_it_is_arc(sampling: str) -> None:
     whole = ARC(problem.model.parameters(), max_trials=4)
     part = SubsampledARC(twin.model.parameters(), sampling=sampling, **ALL)  # type: ignore[arg-type]
     for _ in range(8):
-        assert torch.equal(whole.step(problem.objective(l2=0.01)), part.step(twin.objective(l2=0.01)))
+        assert torch.equal(
+            whole.step(problem.objective(l2=0.01)), part.step(twin.objective(l2=0.01))
+        )
     for one, two in zip(problem.params, twin.params, strict=True):
         assert torch.equal(one, two)
 
@@ -288,10 +329,19 @@ def test_fixed_shares_are_what_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
     problem, seen = classifier(), []
     subset = Objective.subset
-    monkeypatch.setattr(Objective, "subset", lambda self, index: seen.append(index) or subset(self, index))
-    options = {"hessian_share": 0.2, "gradient_share": 0.5, "function_share": 0.3, "sampling": "fixed"}
+    monkeypatch.setattr(
+        Objective, "subset", lambda self, index: seen.append(index) or subset(self, index)
+    )
+    options = {
+        "hessian_share": 0.2,
+        "gradient_share": 0.5,
+        "function_share": 0.3,
+        "sampling": "fixed",
+    }
     SubsampledARC(problem.model.parameters(), **options).step(problem.objective())  # type: ignore[arg-type]
-    hessian, function, gradient = sorted((set(index.tolist()) for index in seen if len(index) > 1), key=len)
+    hessian, function, gradient = sorted(
+        (set(index.tolist()) for index in seen if len(index) > 1), key=len
+    )
     assert (len(hessian), len(gradient), len(function)) == (12, 30, 18)
     assert hessian < function < gradient
 
@@ -301,7 +351,10 @@ def test_adaptive_sizes_follow_the_steps_length() -> None:
     size = sum(p.numel() for p in problem.params)
     optimizer = SubsampledARC(problem.model.parameters(), constant=0.01)
     group = optimizer.param_groups[0]
-    assert (optimizer._size("hessian", 2, 1000), optimizer._size("gradient", 4, 1000)) == (100, 250)  # the shares
+    assert (optimizer._size("hessian", 2, 1000), optimizer._size("gradient", 4, 1000)) == (
+        100,
+        250,
+    )  # the shares
     group["length"] = 0.01
     assert optimizer._size("hessian", 2, 1000) == round(0.01 * log(size) / 0.01**2 + 0.5)
     assert optimizer._size("gradient", 4, 1000) == 1000
@@ -313,11 +366,18 @@ def test_adaptive_sizes_follow_the_steps_length() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("loss_fn", [nn.CrossEntropyLoss(), nn.CrossEntropyLoss(reduction="sum")], ids=str)
+@pytest.mark.parametrize(
+    "loss_fn", [nn.CrossEntropyLoss(), nn.CrossEntropyLoss(reduction="sum")], ids=str
+)
 def test_estimates_are_unbiased_in_the_batchs_units(loss_fn: nn.Module) -> None:
     """The mean over many draws of loss, gradient and Hessian product, also for a loss that is a sum; with an l2."""
     problem = classifier(loss_fn)
-    options = {"hessian_share": 0.3, "gradient_share": 0.4, "function_share": 0.5, "sampling": "fixed"}
+    options = {
+        "hessian_share": 0.3,
+        "gradient_share": 0.4,
+        "function_share": 0.5,
+        "sampling": "fixed",
+    }
     optimizer = SubsampledARC(problem.model.parameters(), **options)  # type: ignore[arg-type]
     objective = problem.objective(l2=0.5)
     exact, vector = objective.hessian(), normal(43, seed=5)
@@ -326,7 +386,11 @@ def test_estimates_are_unbiased_in_the_batchs_units(loss_fn: nn.Module) -> None:
         ("loss", exact.loss[None], [view.loss[None] for view in draws]),
         ("gradient", exact.gradient, [view.gradient for view in draws]),
         ("product", exact(vector), [view.product(vector) for view in draws[:100]]),
-        ("value", objective.value(0.1 * vector)[None], [view.value(0.1 * vector)[None] for view in draws]),
+        (
+            "value",
+            objective.value(0.1 * vector)[None],
+            [view.value(0.1 * vector)[None] for view in draws],
+        ),
     ):
         stacked = torch.stack(found)
         error = (stacked.mean(0) - expected).abs() / (stacked.std(0) / len(found) ** 0.5 + 1e-12)
@@ -338,7 +402,13 @@ def test_estimates_are_unbiased_in_the_batchs_units(loss_fn: nn.Module) -> None:
 
 def test_the_draws_continue_after_a_checkpoint() -> None:
     problem, other = classifier(), classifier()
-    options = {"hessian_share": 0.2, "gradient_share": 0.3, "function_share": 0.4, "seed": 3, "constant": 0.01}
+    options = {
+        "hessian_share": 0.2,
+        "gradient_share": 0.3,
+        "function_share": 0.4,
+        "seed": 3,
+        "constant": 0.01,
+    }
     first = SubsampledARC(problem.model.parameters(), **options)  # type: ignore[arg-type]
     for _ in range(4):
         first.step(problem.objective())
@@ -359,17 +429,25 @@ def cancer() -> Problem:
     features = torch.from_numpy(StandardScaler().fit_transform(data.data))
     model = nn.Linear(30, 1, bias=False).double()
     nn.init.zeros_(model.weight)
-    return Problem(model, nn.BCEWithLogitsLoss(), features, torch.from_numpy(data.target).double()[:, None])
+    return Problem(
+        model, nn.BCEWithLogitsLoss(), features, torch.from_numpy(data.target).double()[:, None]
+    )
 
 
 def test_a_tenth_of_the_hessian_reaches_sklearns_optimum() -> None:
     """With the whole gradient the fixed point is exact, however rough the Hessian (Xu, Roosta and Mahoney)."""
     problem, l2 = cancer(), 0.01
     features, targets = problem.inputs.numpy(), problem.targets[:, 0].numpy()
-    solver = LogisticRegression(C=1 / (l2 * len(features)), solver="newton-cholesky", fit_intercept=False, tol=1e-12)
+    solver = LogisticRegression(
+        C=1 / (l2 * len(features)), solver="newton-cholesky", fit_intercept=False, tol=1e-12
+    )
     optimum = torch.from_numpy(solver.fit(features, targets).coef_)
     optimizer = SubsampledARC(
-        problem.model.parameters(), sampling="fixed", hessian_share=0.1, gradient_share=1.0, sigma=0.1
+        problem.model.parameters(),
+        sampling="fixed",
+        hessian_share=0.1,
+        gradient_share=1.0,
+        sigma=0.1,
     )
     for _ in range(150):
         optimizer.step(problem.objective(l2=l2))
@@ -379,9 +457,13 @@ def test_a_tenth_of_the_hessian_reaches_sklearns_optimum() -> None:
 def test_growing_samples_reach_sklearns_optimum() -> None:
     problem, l2 = cancer(), 0.01
     features, targets = problem.inputs.numpy(), problem.targets[:, 0].numpy()
-    solver = LogisticRegression(C=1 / (l2 * len(features)), solver="newton-cholesky", fit_intercept=False, tol=1e-12)
+    solver = LogisticRegression(
+        C=1 / (l2 * len(features)), solver="newton-cholesky", fit_intercept=False, tol=1e-12
+    )
     optimum = torch.from_numpy(solver.fit(features, targets).coef_)
-    optimizer = SubsampledARC(problem.model.parameters(), hessian_share=0.05, gradient_share=0.05, sigma=0.1)
+    optimizer = SubsampledARC(
+        problem.model.parameters(), hessian_share=0.05, gradient_share=0.05, sigma=0.1
+    )
     sizes = []
     for _ in range(40):
         optimizer.step(problem.objective(l2=l2))

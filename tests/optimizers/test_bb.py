@@ -101,12 +101,15 @@ def test_a_loss_is_below_the_largest_of_as_many_as_are_remembered(memory: int) -
 def test_in_the_plane_the_rate_is_superlinear() -> None:
     """Barzilai and Borwein's theorem: for two variables the gradient's norms fall faster than any geometric series.
 
-    Steepest descent with exact steps needs 190 steps for each factor of ten thousand at this condition.
+    Steepest descent with exact steps needs 190 steps for each factor of ten thousand at this
+    condition.
     """
     scales = torch.tensor([1.0, 20.0]).double()
     problem = quadratic(scales.tolist(), [20.0, 1.0])
     norms = [float((scales * x).norm()) for x in path(problem, BB(problem.params, memory=50), 40)]
-    decades = [next(i for i, n in enumerate(norms) if n < norms[0] * 10.0**-d) for d in (4, 8, 12, 16, 20)]
+    decades = [
+        next(i for i, n in enumerate(norms) if n < norms[0] * 10.0**-d) for d in (4, 8, 12, 16, 20)
+    ]
     spans = [after - before for before, after in pairwise(decades)]
     assert decades[0] < 25
     assert spans[-1] <= 3
@@ -172,7 +175,9 @@ def test_negative_curvature_gives_a_step_of_its_size() -> None:
 
 
 def test_a_search_that_fails_is_counted_and_told() -> None:
-    problem = function((1.0, 2.0), lambda x: (x.detach() * 2 - x).square().sum())  # its gradient is that of -f
+    problem = function(
+        (1.0, 2.0), lambda x: (x.detach() * 2 - x).square().sum()
+    )  # its gradient is that of -f
     method = BB(problem.params, max_trials=7)
     before = vector(problem)
     run(problem, method, full(problem, 1))
@@ -198,7 +203,7 @@ def test_zero_gradient() -> None:
     assert method.stuck == "the gradient is zero"
 
 
-# -- one step size an epoch --------------------------------------------------------------------------------------------
+# -- one step size an epoch ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("smoothing", [False, True])
@@ -265,7 +270,12 @@ def test_sgd_bb_forgets_its_first_step_size(smoothing: bool) -> None:
     data = batches(least, 500)
     for first in (1e-3, 0.1, 10.0):
         problem, plain = logistic(), logistic()
-        run(problem, BB(problem.params, steps_per_epoch=50, first=first, smoothing=smoothing), data, l2=0.01)
+        run(
+            problem,
+            BB(problem.params, steps_per_epoch=50, first=first, smoothing=smoothing),
+            data,
+            l2=0.01,
+        )
         gaps.append(float(problem.objective(1e-2).value()) - best)
         sgd, loss = torch.optim.SGD(plain.params, lr=first), plain.objective(1e-2)
         for batch in data:

@@ -25,7 +25,9 @@ def classes(high: int, *shape: int, seed: int = 2) -> Tensor:
     return torch.randint(high, shape, generator=torch.Generator().manual_seed(seed))
 
 
-def factored(problem: Problem, fisher: str = "exact", **options: object) -> tuple[list[tuple[Block, dict]], float]:
+def factored(
+    problem: Problem, fisher: str = "exact", **options: object
+) -> tuple[list[tuple[Block, dict]], float]:
     """The blocks of a problem's model with their factors, and the scale of its loss."""
     blocks = blocks_of(problem.model, {id(parameter): 0 for parameter in problem.params})
     kinds = tuple({type(module) for block in blocks for module in block.modules})
@@ -33,14 +35,18 @@ def factored(problem: Problem, fisher: str = "exact", **options: object) -> tupl
     _, passes = objective.scores(kinds, fisher)
     measure = Measure(objective.terms, objective.scale, **options)  # type: ignore[arg-type]
     found = [(block, block.sums(passes, measure)) for block in blocks]
-    return [(block, block.factors(sums)) for block, sums in found if sums is not None], objective.scale
+    return [
+        (block, block.factors(sums)) for block, sums in found if sums is not None
+    ], objective.scale
 
 
 def indices(problem: Problem, block: Block) -> Tensor:
     """Where the entries of a block's matrix stand in the flat vector of all parameters."""
     offsets, offset = {}, 0
     for parameter in problem.params:
-        offsets[id(parameter)] = torch.arange(offset, offset + parameter.numel()).view(parameter.shape)
+        offsets[id(parameter)] = torch.arange(offset, offset + parameter.numel()).view(
+            parameter.shape
+        )
         offset += parameter.numel()
     return block.matrix([offsets[id(parameter)] for parameter in block.parameters]).long()
 
@@ -71,7 +77,9 @@ def assert_exact(problem: Problem, names: set[str] | None = None, **options: obj
             close(scale * dense(block, factors), exact(problem, block), 1e-12)
             checked.add(block.name)
     if names is None:
-        assert {id(p) for block, _ in found for p in block.parameters} == {id(p) for p in problem.params}
+        assert {id(p) for block, _ in found for p in block.parameters} == {
+            id(p) for p in problem.params
+        }
     else:
         assert checked == names
 
@@ -110,39 +118,68 @@ class Attended(nn.Module):
 
     def forward(self, query: Tensor) -> Tensor:
         size = (len(query), -1, -1)
-        return self.attention(query, self.keys.expand(size), self.values.expand(size), need_weights=False)[0]
+        return self.attention(
+            query, self.keys.expand(size), self.values.expand(size), need_weights=False
+        )[0]
 
 
-# -- one example at one position: exact for every kind -----------------------------------------------------------------
+# -- one example at one position: exact for every kind ---------------------------------------------
 
 ONE: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
-    "conv1d": (lambda: net(nn.Conv1d(2, 3, 4, dilation=2), nn.Tanh(), nn.Flatten(), nn.Linear(3, 2)), normal(1, 2, 7)),
+    "conv1d": (
+        lambda: net(nn.Conv1d(2, 3, 4, dilation=2), nn.Tanh(), nn.Flatten(), nn.Linear(3, 2)),
+        normal(1, 2, 7),
+    ),
     "conv2d_grouped": (
         lambda: net(nn.Conv2d(4, 6, 3, groups=2), nn.Tanh(), nn.Flatten(), nn.Linear(6, 2)),
         normal(1, 4, 3, 3),
     ),
-    "conv3d": (lambda: net(nn.Conv3d(2, 3, (2, 1, 3)), nn.Flatten(), nn.Linear(3, 2)), normal(1, 2, 2, 1, 3)),
+    "conv3d": (
+        lambda: net(nn.Conv3d(2, 3, (2, 1, 3)), nn.Flatten(), nn.Linear(3, 2)),
+        normal(1, 2, 2, 1, 3),
+    ),
     "conv2d_strided": (
         lambda: net(nn.Conv2d(2, 3, 3, stride=4), nn.Flatten(), nn.Linear(3, 2)),
         normal(1, 2, 4, 5),
     ),
     "transposed": (
-        lambda: net(nn.ConvTranspose2d(4, 2, 2, groups=2, bias=False), nn.Tanh(), nn.Flatten(), nn.Linear(8, 2)),
+        lambda: net(
+            nn.ConvTranspose2d(4, 2, 2, groups=2, bias=False),
+            nn.Tanh(),
+            nn.Flatten(),
+            nn.Linear(8, 2),
+        ),
         normal(1, 4, 1, 1),
     ),
     "embedding": (lambda: net(nn.Embedding(5, 3), nn.Tanh(), nn.Linear(3, 2)), torch.tensor([3])),
-    "rnn": (lambda: net(nn.RNN(3, 4, 2, batch_first=True), First(), nn.Flatten(), nn.Linear(4, 2)), normal(1, 1, 3)),
+    "rnn": (
+        lambda: net(nn.RNN(3, 4, 2, batch_first=True), First(), nn.Flatten(), nn.Linear(4, 2)),
+        normal(1, 1, 3),
+    ),
     "lstm": (
-        lambda: net(nn.LSTM(3, 4, 2, bidirectional=True, batch_first=True), First(), nn.Flatten(), nn.Linear(8, 2)),
+        lambda: net(
+            nn.LSTM(3, 4, 2, bidirectional=True, batch_first=True),
+            First(),
+            nn.Flatten(),
+            nn.Linear(8, 2),
+        ),
         normal(1, 1, 3),
     ),
     "lstm_projected": (
-        lambda: net(nn.LSTM(3, 4, proj_size=2, batch_first=True), First(), nn.Flatten(), nn.Linear(2, 2)),
+        lambda: net(
+            nn.LSTM(3, 4, proj_size=2, batch_first=True), First(), nn.Flatten(), nn.Linear(2, 2)
+        ),
         normal(1, 1, 3),
     ),
-    "gru": (lambda: net(nn.GRU(3, 4, batch_first=True), First(), nn.Flatten(), nn.Linear(4, 2)), normal(1, 1, 3)),
+    "gru": (
+        lambda: net(nn.GRU(3, 4, batch_first=True), First(), nn.Flatten(), nn.Linear(4, 2)),
+        normal(1, 1, 3),
+    ),
     "attention": (lambda: net(Attended(1), nn.Flatten(), nn.Linear(4, 2)), normal(1, 1, 4)),
-    "attention_sizes": (lambda: net(Attended(1, kdim=3, vdim=5), nn.Flatten(), nn.Linear(4, 2)), normal(1, 1, 4)),
+    "attention_sizes": (
+        lambda: net(Attended(1, kdim=3, vdim=5), nn.Flatten(), nn.Linear(4, 2)),
+        normal(1, 1, 4),
+    ),
 }
 
 
@@ -151,25 +188,33 @@ ONE: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
 def test_exact_for_one_example_at_one_position(name: str, loss: str) -> None:
     build, value = ONE[name]
     targets = torch.tensor([1]) if loss == "ce" else normal(1, 2)
-    assert_exact(Problem(build(), nn.CrossEntropyLoss() if loss == "ce" else nn.MSELoss(), value, targets))
+    assert_exact(
+        Problem(build(), nn.CrossEntropyLoss() if loss == "ce" else nn.MSELoss(), value, targets)
+    )
 
 
 def test_the_queries_of_one_position_are_exact_where_keys_are_many() -> None:
     """A gradient by queries that is not zero: one query among four keys."""
     problem = Problem(
-        net(Attended(4, kdim=3, vdim=5), nn.Flatten(), nn.Linear(4, 2)), nn.MSELoss(), normal(1, 1, 4), normal(1, 2)
+        net(Attended(4, kdim=3, vdim=5), nn.Flatten(), nn.Linear(4, 2)),
+        nn.MSELoss(),
+        normal(1, 1, 4),
+        normal(1, 2),
     )
     assert_exact(problem, {"0.attention.q_proj_weight", "0.attention.out_proj.weight", "2.weight"})
     with pytest.raises(AssertionError, match="relative error"):
         assert_exact(problem, {"0.attention.v_proj_weight"})
 
 
-# -- any number of examples: deep linear networks with squared error ---------------------------------------------------
+# -- any number of examples: deep linear networks with squared error -------------------------------
 
 LINEAR: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "embedding": (lambda: net(nn.Embedding(5, 3), nn.Linear(3, 2)), classes(5, 7)),
     "embedding_positions": (lambda: net(nn.Embedding(5, 3), nn.Linear(3, 2)), classes(5, 4, 6)),
-    "embedding_padding": (lambda: net(nn.Embedding(5, 3, padding_idx=2), nn.Linear(3, 2)), classes(5, 4, 6)),
+    "embedding_padding": (
+        lambda: net(nn.Embedding(5, 3, padding_idx=2), nn.Linear(3, 2)),
+        classes(5, 4, 6),
+    ),
     "linear_positions": (lambda: net(nn.Linear(3, 4), nn.Linear(4, 2)), normal(5, 6, 3)),
     "conv1d_one_place": (
         lambda: net(nn.Conv1d(2, 3, 4), nn.Flatten(), nn.Linear(3, 2)),
@@ -193,11 +238,18 @@ def test_exact_for_deep_linear_networks_with_squared_error(name: str) -> None:
 POOLED: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "linear": (lambda: net(nn.Linear(3, 4), MeanPool(), nn.Linear(4, 2)), normal(5, 6, 3)),
     "conv2d": (
-        lambda: net(nn.Conv2d(2, 3, 2, stride=(1, 2)), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)),
+        lambda: net(
+            nn.Conv2d(2, 3, 2, stride=(1, 2)),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(3, 2),
+        ),
         normal(5, 2, 4, 6),
     ),
     "conv1d_grouped": (
-        lambda: net(nn.Conv1d(4, 6, 3, groups=2), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(6, 2)),
+        lambda: net(
+            nn.Conv1d(4, 6, 3, groups=2), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(6, 2)
+        ),
         normal(5, 4, 6),
     ),
 }
@@ -214,13 +266,18 @@ def test_reduce_is_exact_for_linear_networks_with_mean_pooling(name: str) -> Non
 
 def test_a_reduced_embedding_keeps_the_diagonal_of_its_mean_counts() -> None:
     index = classes(5, 4, 6)
-    problem = Problem(net(nn.Embedding(5, 3), MeanPool(), nn.Linear(3, 2)), nn.MSELoss(), index, normal(4, 2))
+    problem = Problem(
+        net(nn.Embedding(5, 3), MeanPool(), nn.Linear(3, 2)), nn.MSELoss(), index, normal(4, 2)
+    )
     found, _ = factored(problem, reduce=True)
     counts = torch.nn.functional.one_hot(index, 5).double().mean(1)
-    close({block.name: factors for block, factors in found}["0.weight"]["a"], counts.square().sum(0) / 4)
+    close(
+        {block.name: factors for block, factors in found}["0.weight"]["a"],
+        counts.square().sum(0) / 4,
+    )
 
 
-# -- several positions: a naive computation ----------------------------------------------------------------------------
+# -- several positions: a naive computation --------------------------------------------------------
 
 
 @pytest.mark.parametrize("fisher", ["empirical", "exact"])
@@ -247,13 +304,19 @@ def test_the_factors_of_an_lstm_are_moments_over_examples_and_times(fisher: str)
     if fisher == "empirical":
         roots = [probability - nn.functional.one_hot(problem.targets, 2)]
     else:
-        roots = [probability[:, k : k + 1].sqrt() * (torch.eye(2).double()[k] - probability) for k in range(2)]
+        roots = [
+            probability[:, k : k + 1].sqrt() * (torch.eye(2).double()[k] - probability)
+            for k in range(2)
+        ]
     found = {block.name: factors for block, factors in factored(problem, fisher)[0]}
     for number, name in ((0, "0.weight_ih_l0"), (2, "0.weight_hh_l0")):
         a = torch.cat([torch.cat([use[number], torch.ones(5, 1)], 1) for use in kept])
         close(found[name]["a"], (a.T @ a / 5).detach(), 1e-12)
         products = [use[number + 1] for use in kept]
-        slopes = [torch.cat(torch.autograd.grad(logits, products, root, retain_graph=True)) for root in roots]
+        slopes = [
+            torch.cat(torch.autograd.grad(logits, products, root, retain_graph=True))
+            for root in roots
+        ]
         close(found[name]["g"], sum(g.T @ g for g in slopes) / 30, 1e-12)
 
 
@@ -262,16 +325,27 @@ def test_the_factors_of_an_lstm_are_moments_over_examples_and_times(fisher: str)
 def test_convolutions_against_curvlinops(sharing: str, loss: str) -> None:
     curvlinops = pytest.importorskip("curvlinops")
     model = net(
-        nn.Conv2d(2, 3, 3, padding=1), nn.Tanh(), nn.Conv2d(3, 2, (2, 3), stride=(1, 2), padding="valid"), nn.Tanh(),
-        nn.Conv2d(2, 2, 2, dilation=2, bias=False), nn.Flatten(), nn.Linear(8, 3),
-    )  # fmt: skip
+        nn.Conv2d(2, 3, 3, padding=1),
+        nn.Tanh(),
+        nn.Conv2d(3, 2, (2, 3), stride=(1, 2), padding="valid"),
+        nn.Tanh(),
+        nn.Conv2d(2, 2, 2, dilation=2, bias=False),
+        nn.Flatten(),
+        nn.Linear(8, 3),
+    )
     targets = classes(3, 4) if loss == "ce" else normal(4, 3)
     loss_fn = nn.CrossEntropyLoss() if loss == "ce" else nn.MSELoss(reduction="sum")
     problem = Problem(model, loss_fn, normal(4, 2, 5, 9), targets)
     operator = curvlinops.KFACLinearOperator(
-        model, loss_fn, problem.params, [(problem.inputs, targets)], fisher_type=curvlinops.FisherType.TYPE2,
-        kfac_approx=curvlinops.KFACType(sharing), separate_weight_and_bias=False, check_deterministic=False,
-    )  # fmt: skip
+        model,
+        loss_fn,
+        problem.params,
+        [(problem.inputs, targets)],
+        fisher_type=curvlinops.FisherType.TYPE2,
+        kfac_approx=curvlinops.KFACType(sharing),
+        separate_weight_and_bias=False,
+        check_deterministic=False,
+    )
     whole = (operator @ torch.eye(sum(p.numel() for p in problem.params)).double()).double()
     found, scale = factored(problem, reduce=sharing == "reduce")
     assert len(found) == 4
@@ -280,7 +354,7 @@ def test_convolutions_against_curvlinops(sharing: str, loss: str) -> None:
         close(scale * dense(block, factors)[0], whole[index][:, index])
 
 
-# -- scale and shift ---------------------------------------------------------------------------------------------------
+# -- scale and shift -------------------------------------------------------------------------------
 
 
 class Affine(nn.Module):
@@ -308,7 +382,10 @@ NORMS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "batch_no_statistics": (lambda: nn.BatchNorm2d(2, track_running_stats=False), (3, 2, 3, 2)),
     "instance1d": (lambda: nn.InstanceNorm1d(4, affine=True), (3, 4, 5)),
     "instance2d": (lambda: nn.InstanceNorm2d(2, affine=True), (3, 2, 3, 2)),
-    "instance2d_statistics": (lambda: nn.InstanceNorm2d(2, affine=True, track_running_stats=True), (3, 2, 3, 2)),
+    "instance2d_statistics": (
+        lambda: nn.InstanceNorm2d(2, affine=True, track_running_stats=True),
+        (3, 2, 3, 2),
+    ),
     "instance3d": (lambda: nn.InstanceNorm3d(2, affine=True), (3, 2, 2, 1, 2)),
 }
 
@@ -328,9 +405,13 @@ def affine(name: str, loss: nn.Module) -> Problem:
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), nn.CrossEntropyLoss(reduction="sum"), nn.MSELoss()])
+@pytest.mark.parametrize(
+    "loss", [nn.CrossEntropyLoss(), nn.CrossEntropyLoss(reduction="sum"), nn.MSELoss()]
+)
 @pytest.mark.parametrize("name", NORMS)
-def test_scale_and_shift_are_exact_for_any_number_of_examples(name: str, loss: nn.Module, training: bool) -> None:
+def test_scale_and_shift_are_exact_for_any_number_of_examples(
+    name: str, loss: nn.Module, training: bool
+) -> None:
     """Also a batch normalisation with the statistics of its batch, if none follows it."""
     problem = affine(name, loss)
     problem.model.train(training)
@@ -364,12 +445,16 @@ def test_scale_and_shift_solve_their_damped_systems(frozen: str) -> None:
     objective()
     gradients = [parameter.grad for parameter in block.parameters]
     matrix = block.matrix(gradients)  # type: ignore[arg-type]
-    inverses = {name: torch.linalg.inv(tensor) for name, tensor in block.damped(factors, 0.1).items()}
+    inverses = {
+        name: torch.linalg.inv(tensor) for name, tensor in block.damped(factors, 0.1).items()
+    }
     steps = block.tensors(block.solve(inverses, matrix))
     for channel in range(4):
         damped = factors["b"][channel] + 0.1 * torch.eye(len(block.parameters)).double()
         slope = torch.stack([gradient[channel] for gradient in gradients])  # type: ignore[index]
-        close(torch.stack([step[channel] for step in steps]), torch.linalg.solve(damped, slope), 1e-12)
+        close(
+            torch.stack([step[channel] for step in steps]), torch.linalg.solve(damped, slope), 1e-12
+        )
     assert block.state_bytes(1.0) == 2 * factors["b"].numel() * 8
 
 
@@ -384,12 +469,14 @@ def test_one_example_without_a_batch_axis() -> None:
         close(factors["b"], r @ r.mT / objective.terms, 1e-12)
 
 
-# -- several uses of a weight ------------------------------------------------------------------------------------------
+# -- several uses of a weight ----------------------------------------------------------------------
 
 
 def test_a_tied_embedding_keeps_the_partial_traces_of_both_uses() -> None:
     torch.manual_seed(0)
-    problem = Problem(TiedEmbedding().double(), nn.CrossEntropyLoss(), classes(5, 4, 6), classes(5, 4, 6, seed=3))
+    problem = Problem(
+        TiedEmbedding().double(), nn.CrossEntropyLoss(), classes(5, 4, 6), classes(5, 4, 6, seed=3)
+    )
     objective = problem.objective()
     found = {block.name: (block, factors) for block, factors in factored(problem)[0]}
     block, factors = found["embedding.weight"]
@@ -401,7 +488,9 @@ def test_a_tied_embedding_keeps_the_partial_traces_of_both_uses() -> None:
     total = torch.zeros(15, 15).double()
     counts = torch.bincount(problem.inputs.flatten(), minlength=5).double()
     slopes = torch.cat([record[embedding].gradients[0].flatten(0, 1) for record in passes]) * 24
-    total += torch.kron(slopes.T @ slopes / 24, torch.diag(counts) / 24)  # (dim, tokens) in both axes
+    total += torch.kron(
+        slopes.T @ slopes / 24, torch.diag(counts) / 24
+    )  # (dim, tokens) in both axes
     inputs = passes[0][head].inputs[0].flatten(0, 1)
     slopes = torch.cat([record[head].gradients[0].flatten(0, 1) for record in passes]) * 24
     total += torch.kron(inputs.T @ inputs / 24, slopes.T @ slopes / 24)
@@ -418,7 +507,11 @@ def test_a_tied_embedding_in_either_order_and_with_large_factors(head_first: boo
             super().__init__()
             embedding, head = nn.Embedding(5, 3), nn.Linear(3, 5, bias=False)
             head.weight = embedding.weight
-            layers = {"head": head, "embedding": embedding} if head_first else {"embedding": embedding, "head": head}
+            layers = (
+                {"head": head, "embedding": embedding}
+                if head_first
+                else {"embedding": embedding, "head": head}
+            )
             for name, layer in layers.items():
                 self.add_module(name, layer)
 
@@ -426,12 +519,16 @@ def test_a_tied_embedding_in_either_order_and_with_large_factors(head_first: boo
             return self.head(self.embedding(tokens)).transpose(1, 2)
 
     torch.manual_seed(0)
-    problem = Problem(Tied().double(), nn.CrossEntropyLoss(), classes(5, 4, 6), classes(5, 4, 6, seed=3))
+    problem = Problem(
+        Tied().double(), nn.CrossEntropyLoss(), classes(5, 4, 6), classes(5, 4, 6, seed=3)
+    )
     (block, factors), *rest = factored(problem)[0]
     assert not rest
     order = ("a", "g") if not head_first else ("g", "a")
     assert tuple(factors[name].shape for name in order) == ((5, 5), (3, 3))
-    close(block.tensors(block.matrix([block.parameters[0]]))[0].detach(), block.parameters[0].detach())
+    close(
+        block.tensors(block.matrix([block.parameters[0]]))[0].detach(), block.parameters[0].detach()
+    )
     (block, few), *_ = factored(problem, largest=4)[0]
     assert tuple(few[name].shape for name in order) == ((5,), (3, 3))
     close(few[order[0]], factors[order[0]].diagonal(), 1e-12)
@@ -441,7 +538,9 @@ def test_a_tied_embedding_in_either_order_and_with_large_factors(head_first: boo
         for name, tensor in block.damped(few, 0.3).items()
     }
     gradient = normal(*block.matrix([block.parameters[0]]).shape)
-    full = torch.kron(*(t.contiguous() if t.ndim == 2 else t.diag() for t in (inverses["g"], inverses["a"])))
+    full = torch.kron(
+        *(t.contiguous() if t.ndim == 2 else t.diag() for t in (inverses["g"], inverses["a"]))
+    )
     close(block.solve(inverses, gradient).flatten(), full @ gradient.flatten(), 1e-12)
 
 
@@ -456,7 +555,9 @@ def test_layers_that_share_a_weight_count_as_further_examples() -> None:
             return self.two(torch.tanh(self.one(torch.tanh(self.one(inputs)))))
 
     torch.manual_seed(0)
-    problem = Problem(Shared().double(), nn.MSELoss(reduction="sum"), normal(4, 3), normal(4, 3, seed=3))
+    problem = Problem(
+        Shared().double(), nn.MSELoss(reduction="sum"), normal(4, 3), normal(4, 3, seed=3)
+    )
     found = {block.name: factors for block, factors in factored(problem, "empirical")[0]}
     assert set(found) == {"one.weight", "one.bias", "two.bias"}
     model = problem.model
@@ -477,11 +578,17 @@ class Positions(nn.Module):
     def __init__(self, each: bool) -> None:
         super().__init__()
         self.each = each
-        self.tokens, self.positions, self.head = nn.Embedding(4, 2), nn.Embedding(3, 2), nn.Linear(2, 2)
+        self.tokens, self.positions, self.head = (
+            nn.Embedding(4, 2),
+            nn.Embedding(3, 2),
+            nn.Linear(2, 2),
+        )
 
     def forward(self, inputs: Tensor) -> Tensor:
         index = torch.arange(inputs.shape[1])
-        hidden = self.tokens(inputs) + self.positions(index.expand(inputs.shape) if self.each else index)
+        hidden = self.tokens(inputs) + self.positions(
+            index.expand(inputs.shape) if self.each else index
+        )
         return self.head(torch.tanh(hidden).mean(1))
 
 
@@ -495,7 +602,9 @@ def test_positions_broadcast_over_the_batch_are_estimated_without_bias() -> None
     total = torch.zeros(6, 6).double()
     for labels in itertools.product(range(2), repeat=3):
         problem = Problem(once, nn.CrossEntropyLoss(), inputs, torch.tensor(labels))
-        block, factors = next((b, f) for b, f in factored(problem, "empirical")[0] if b.name == name)
+        block, factors = next(
+            (b, f) for b, f in factored(problem, "empirical")[0] if b.name == name
+        )
         total += probability[torch.arange(3), list(labels)].prod() * dense(block, factors)[0]
     problem = Problem(each, nn.CrossEntropyLoss(), inputs, torch.zeros(3).long())
     block, factors = next((b, f) for b, f in factored(problem)[0] if b.name == name)

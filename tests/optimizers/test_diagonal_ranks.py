@@ -21,7 +21,9 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ranks")
     context = multiprocessing.get_context("spawn")
     ranks = range(diagonal_two_ranks.SIZE)
-    processes = [context.Process(target=diagonal_two_ranks.work, args=(rank, str(folder))) for rank in ranks]
+    processes = [
+        context.Process(target=diagonal_two_ranks.work, args=(rank, str(folder))) for rank in ranks
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -40,4 +42,6 @@ def test_the_steps_are_those_of_one_process(both: list[dict[str, Any]], name: st
     close(first["end"], expected["end"], 1e-9)
     close(first["losses"], expected["losses"], 1e-9)
     assert float((expected["end"] - expected["start"]).norm()) > 1e-3
-    assert first["telemetry"] == second["telemetry"] == pytest.approx(expected["telemetry"], rel=1e-6)
+    assert (
+        first["telemetry"] == second["telemetry"] == pytest.approx(expected["telemetry"], rel=1e-6)
+    )

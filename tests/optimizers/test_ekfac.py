@@ -12,7 +12,12 @@ from torch import Tensor, nn
 from optimizers.natural_gradient import EKFAC, KFAC
 from tests.optimizers.cases import CASES, Problem, Reference, close, mlp
 
-PLAIN: dict[str, object] = {"kl_clip": None, "momentum": 0.0, "statistics_period": 1, "inverse_period": 1}
+PLAIN: dict[str, object] = {
+    "kl_clip": None,
+    "momentum": 0.0,
+    "statistics_period": 1,
+    "inverse_period": 1,
+}
 MEASURED: dict[str, object] = {**PLAIN, "decay": 0.0}  # the scales are those of the last mini-batch
 LAYERS = (nn.Linear, nn.Conv2d)
 
@@ -31,7 +36,10 @@ class Sequence(nn.Module):
 def sequence() -> Problem:
     torch.manual_seed(0)
     return Problem(
-        Sequence().double(), nn.CrossEntropyLoss(), torch.randn(5, 4, 3).double(), torch.tensor([0, 1, 1, 0, 1])
+        Sequence().double(),
+        nn.CrossEntropyLoss(),
+        torch.randn(5, 4, 3).double(),
+        torch.tensor([0, 1, 1, 0, 1]),
     )
 
 
@@ -44,14 +52,18 @@ def deep(loss_fn: nn.Module, examples: int, activation: type[nn.Module]) -> Prob
 
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {
-    **{name: CASES[name] for name in ("mlp_ce", "mlp_ce_sum", "mlp_bce", "mlp_mse_example", "conv")},
+    **{
+        name: CASES[name] for name in ("mlp_ce", "mlp_ce_sum", "mlp_bce", "mlp_mse_example", "conv")
+    },
     "sequence": sequence,
 }
 
 
 def still(method: type[KFAC], problem: Problem, steps: int = 1, **options: object) -> KFAC:
     """The method after steps of length zero."""
-    optimizer = method(problem.model.named_parameters(), lr=0.0, fallback_lr=0.0, **{**MEASURED, **options})
+    optimizer = method(
+        problem.model.named_parameters(), lr=0.0, fallback_lr=0.0, **{**MEASURED, **options}
+    )
     objective = problem.objective()
     for _ in range(steps):
         optimizer.step(objective.on(problem.inputs, problem.targets))
@@ -68,7 +80,9 @@ def index_of(problem: Problem) -> dict[str, Tensor]:
     """The places of each layer's matrix (out, in + bias) in the flat parameters, by the layer's name."""
     places, offset = {}, 0
     for parameter in problem.params:
-        places[id(parameter)] = torch.arange(offset, offset + parameter.numel()).view(len(parameter), -1)
+        places[id(parameter)] = torch.arange(offset, offset + parameter.numel()).view(
+            len(parameter), -1
+        )
         offset += parameter.numel()
     found = {}
     for name, layer in problem.model.named_modules():
@@ -88,7 +102,7 @@ def kept(state: dict[str, Tensor]) -> Tensor:
     return (basis * state["scales"].flatten()) @ basis.T
 
 
-# -- K-FAC by eigen-decomposition --------------------------------------------------------------------------------------
+# -- K-FAC by eigen-decomposition ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -98,9 +112,17 @@ def test_eigen_is_the_dense_inverse_without_cross_terms(name: str, l2: float) ->
     problem = PROBLEMS[name]()
     scale, gradient = scale_of(problem), Reference(problem, l2).gradient()
     before = {
-        name: torch.cat([p.detach().flatten() for p in problem.params])[i] for name, i in index_of(problem).items()
+        name: torch.cat([p.detach().flatten() for p in problem.params])[i]
+        for name, i in index_of(problem).items()
     }
-    optimizer = KFAC(problem.model.named_parameters(), lr=0.5, damping=0.2, fisher="exact", inverse="eigen", **PLAIN)
+    optimizer = KFAC(
+        problem.model.named_parameters(),
+        lr=0.5,
+        damping=0.2,
+        fisher="exact",
+        inverse="eigen",
+        **PLAIN,
+    )
     optimizer.step(problem.objective(l2))
     after = torch.cat([p.detach().flatten() for p in problem.params])
     for name, index in index_of(problem).items():
@@ -117,9 +139,15 @@ def test_a_damping_that_moves_is_used_at_once_by_the_eigen_decomposition() -> No
     for period in (1, 100):
         problem = CASES["mlp_ce"]()
         optimizer = KFAC(
-            problem.model.named_parameters(), fisher="exact", inverse="eigen", statistics_period=100,
-            inverse_period=period, damping_rule="decay", damping_decay=0.5, kl_clip=None,
-        )  # fmt: skip
+            problem.model.named_parameters(),
+            fisher="exact",
+            inverse="eigen",
+            statistics_period=100,
+            inverse_period=period,
+            damping_rule="decay",
+            damping_decay=0.5,
+            kl_clip=None,
+        )
         for _ in range(4):
             optimizer.step(problem.objective())
         ends.append(torch.cat([p.detach().flatten() for p in problem.params]))
@@ -128,7 +156,9 @@ def test_a_damping_that_moves_is_used_at_once_by_the_eigen_decomposition() -> No
 
 def test_a_factor_without_a_decomposition_keeps_the_last_one() -> None:
     problem = CASES["mlp_ce"]()
-    optimizer = KFAC(problem.model.named_parameters(), inverse="eigen", statistics_period=100, inverse_period=1)
+    optimizer = KFAC(
+        problem.model.named_parameters(), inverse="eigen", statistics_period=100, inverse_period=1
+    )
     optimizer.step(problem.objective())
     state, other = (optimizer.state[problem.model[i].weight] for i in (0, 2))
     before = {name: state[name].clone() for name in ("a_basis", "g_basis", "scales")}
@@ -142,7 +172,7 @@ def test_a_factor_without_a_decomposition_keeps_the_last_one() -> None:
     close(other["scales"], doubled)  # the block beside it is renewed
 
 
-# -- the measured eigenvalues ------------------------------------------------------------------------------------------
+# -- the measured eigenvalues ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -170,7 +200,9 @@ def test_scales_are_the_diagonal_of_the_exact_block_in_the_basis(name: str) -> N
 
 
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU])
-@pytest.mark.parametrize("loss_fn", [nn.CrossEntropyLoss(), nn.MSELoss(reduction="sum")], ids=["ce", "mse_sum"])
+@pytest.mark.parametrize(
+    "loss_fn", [nn.CrossEntropyLoss(), nn.MSELoss(reduction="sum")], ids=["ce", "mse_sum"]
+)
 def test_exact_for_a_single_example(loss_fn: nn.Module, activation: type[nn.Module]) -> None:
     problem = deep(loss_fn, 1, activation)
     ggn = Reference(problem).ggn()
@@ -200,9 +232,13 @@ def test_never_further_from_the_exact_block_than_kfac(examples: int, loss_fn: nn
 def test_sampled_scales_average_to_the_exact_ones() -> None:
     problem = deep(nn.CrossEntropyLoss(), 30, nn.Tanh)
     exact = still(EKFAC, problem, fisher="exact")
-    sampled = still(EKFAC, problem, steps=1, fisher="exact", statistics_period=1, inverse_period=10**6)
+    sampled = still(
+        EKFAC, problem, steps=1, fisher="exact", statistics_period=1, inverse_period=10**6
+    )
     for parameter, state in exact.state.items():  # the same basis
-        sampled.state[parameter].update({k: v.clone() for k, v in state.items() if k.endswith("_basis")})
+        sampled.state[parameter].update(
+            {k: v.clone() for k, v in state.items() if k.endswith("_basis")}
+        )
     sampled.fisher, sampled.decay = "sampled", 1.0
     objective = problem.objective()
     for state in sampled.state.values():
@@ -221,16 +257,21 @@ def test_a_step_is_the_dense_solve_with_the_measured_eigenvalues() -> None:
     problem = CASES["mlp_mse"]()
     scale, gradient = scale_of(problem), Reference(problem).gradient()
     before = torch.cat([p.detach().flatten() for p in problem.params])
-    optimizer = EKFAC(problem.model.named_parameters(), lr=0.5, damping=0.1, fisher="exact", **MEASURED)
+    optimizer = EKFAC(
+        problem.model.named_parameters(), lr=0.5, damping=0.1, fisher="exact", **MEASURED
+    )
     optimizer.step(problem.objective())
     after = torch.cat([p.detach().flatten() for p in problem.params])
     for name, index in index_of(problem).items():
         dense = kept(state_of(problem, optimizer, name))
         damped = dense + 0.1 * torch.eye(len(dense)).double()
-        close((after - before)[index].flatten(), -0.5 * torch.linalg.solve(damped, gradient[index].flatten() / scale))
+        close(
+            (after - before)[index].flatten(),
+            -0.5 * torch.linalg.solve(damped, gradient[index].flatten() / scale),
+        )
 
 
-# -- how they are averaged ---------------------------------------------------------------------------------------------
+# -- how they are averaged -------------------------------------------------------------------------
 
 
 def test_average_of_the_scales_after_a_renewal() -> None:
@@ -263,7 +304,9 @@ def test_equal_periods_do_not_make_it_kfac() -> None:
     for method in (EKFAC, KFAC):
         problem = deep(nn.CrossEntropyLoss(), 12, nn.Tanh)
         options = {"inverse": "eigen"} if method is KFAC else {}
-        optimizer = method(problem.model.named_parameters(), damping=1e-3, fisher="exact", **PLAIN, **options)
+        optimizer = method(
+            problem.model.named_parameters(), damping=1e-3, fisher="exact", **PLAIN, **options
+        )
         optimizer.step(problem.objective())
         ends.append(problem.model[0].weight.detach())
     assert float((ends[0] - ends[1]).norm()) > 1e-3 * float(ends[0].norm())
@@ -285,7 +328,13 @@ def test_huge_damping_is_sgd_with_momentum() -> None:
     damping = 1e14
     problem = CASES["mlp_ce"]()
     twin = copy.deepcopy(problem)
-    ours = EKFAC(problem.model.named_parameters(), lr=0.2 * damping, damping=damping, kl_clip=None, momentum=0.8)
+    ours = EKFAC(
+        problem.model.named_parameters(),
+        lr=0.2 * damping,
+        damping=damping,
+        kl_clip=None,
+        momentum=0.8,
+    )
     theirs = torch.optim.SGD(twin.model.parameters(), lr=0.2, momentum=0.8)
     objective, other = problem.objective(), twin.objective()
     for _ in range(10):

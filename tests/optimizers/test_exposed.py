@@ -20,18 +20,33 @@ def outputs_of(result: object) -> list[Tensor]:
     """The tensors in a layer's result, however nested."""
     if isinstance(result, Tensor):
         return [result]
-    return [tensor for part in result for tensor in outputs_of(part)] if isinstance(result, tuple) else []
+    return (
+        [tensor for part in result for tensor in outputs_of(part)]
+        if isinstance(result, tuple)
+        else []
+    )
 
 
-def evaluated(layer: nn.Module, call: Callable[[nn.Module], object]) -> tuple[list[Tensor], list[Tensor]]:
+def evaluated(
+    layer: nn.Module, call: Callable[[nn.Module], object]
+) -> tuple[list[Tensor], list[Tensor]]:
     """Outputs, and the gradients of a function of all of them by the parameters."""
     torch.manual_seed(3)
     outputs = outputs_of(call(layer))
-    loss = torch.stack([(output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum() for output in outputs])
-    return outputs, list(torch.autograd.grad(loss.sum(), list(layer.parameters()), materialize_grads=True))
+    loss = torch.stack(
+        [
+            (output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum()
+            for output in outputs
+        ]
+    )
+    return outputs, list(
+        torch.autograd.grad(loss.sum(), list(layer.parameters()), materialize_grads=True)
+    )
 
 
-def assert_same(layer: nn.Module, call: Callable[[nn.Module], object], recorded: bool = True) -> None:
+def assert_same(
+    layer: nn.Module, call: Callable[[nn.Module], object], recorded: bool = True
+) -> None:
     expected, slopes = evaluated(layer, call)
     with capture(layer, [type(layer), nn.Linear]) as captured:
         found, gradients = evaluated(layer, call)
@@ -46,7 +61,7 @@ def normal(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1)).double()
 
 
-# -- recurrent layers --------------------------------------------------------------------------------------------------
+# -- recurrent layers ------------------------------------------------------------------------------
 
 KINDS = [nn.RNN, nn.LSTM, nn.GRU]
 
@@ -60,7 +75,9 @@ def test_recurrent_layers(
     kind: type[nn.RNNBase], bidirectional: bool, layers: int, batch_first: bool, bias: bool
 ) -> None:
     torch.manual_seed(0)
-    layer = kind(3, 4, layers, bias=bias, batch_first=batch_first, bidirectional=bidirectional).double()
+    layer = kind(
+        3, 4, layers, bias=bias, batch_first=batch_first, bidirectional=bidirectional
+    ).double()
     assert_same(layer, lambda module: module(normal(2, 5, 3)))
     examples = 2 if batch_first else 5
     start = normal(layers * (2 if bidirectional else 1), examples, 4)
@@ -78,7 +95,9 @@ def test_relu_and_projections() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("batch_first", [False, True])
-def test_dropout_between_layers_draws_the_same_masks(kind: type[nn.RNNBase], batch_first: bool) -> None:
+def test_dropout_between_layers_draws_the_same_masks(
+    kind: type[nn.RNNBase], batch_first: bool
+) -> None:
     layer = kind(3, 4, 3, dropout=0.4, batch_first=batch_first, bidirectional=True).double()
     assert_same(layer, lambda module: module(normal(2, 5, 3)))
     assert_same(layer.eval(), lambda module: module(normal(2, 5, 3)))
@@ -95,11 +114,17 @@ def test_cells(kind: type[nn.RNNCellBase], bias: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_inputs_without_a_batch_and_packed_sequences_are_left_to_torch(kind: type[nn.RNNBase]) -> None:
+def test_inputs_without_a_batch_and_packed_sequences_are_left_to_torch(
+    kind: type[nn.RNNBase],
+) -> None:
     layer = kind(3, 4).double()
     packed = pack_padded_sequence(normal(5, 2, 3), torch.tensor([5, 3]))
     assert_same(layer, lambda module: module(normal(5, 3)), recorded=False)
-    assert_same(layer, lambda module: (module(packed)[0].data, *outputs_of(module(packed)[1])), recorded=False)
+    assert_same(
+        layer,
+        lambda module: (module(packed)[0].data, *outputs_of(module(packed)[1])),
+        recorded=False,
+    )
 
 
 def test_one_use_of_every_weight_and_frozen_ones_left_out() -> None:
@@ -131,7 +156,9 @@ def test_gradients_by_edges_equal_those_of_hooks(name: str) -> None:
     found = passes(noted, gradients)
     assert set(found) == set(watched)
     for key, record in watched.items():
-        for (value, gradient), (other_value, other) in zip(record.uses(), found[key].uses(), strict=True):
+        for (value, gradient), (other_value, other) in zip(
+            record.uses(), found[key].uses(), strict=True
+        ):
             close(other_value, value)
             close(other, gradient)
 
@@ -172,7 +199,7 @@ def test_a_layer_with_a_forward_pass_of_its_own_is_left_alone() -> None:
     assert_same(Doubled(3, 4).double(), lambda module: module(normal(2, 5, 3)), recorded=False)
 
 
-# -- attention ---------------------------------------------------------------------------------------------------------
+# -- attention -------------------------------------------------------------------------------------
 
 
 def attention(**options: object) -> nn.MultiheadAttention:
@@ -193,9 +220,17 @@ SELF = {
     "causal": {"attn_mask": CAUSAL, "is_causal": True, "need_weights": False},
     "causal_weights": {"attn_mask": CAUSAL, "is_causal": True},
     "boolean": {"attn_mask": torch.ones(3, 3).triu(1).bool()},
-    "per_head": {"attn_mask": torch.linspace(-1, 1, 36).view(4, 3, 3).double(), "need_weights": False},
+    "per_head": {
+        "attn_mask": torch.linspace(-1, 1, 36).view(4, 3, 3).double(),
+        "need_weights": False,
+    },
     "padding": {"key_padding_mask": PADDING, "need_weights": False},
-    "both": {"key_padding_mask": PADDING, "attn_mask": CAUSAL.isinf(), "is_causal": True, "need_weights": False},
+    "both": {
+        "key_padding_mask": PADDING,
+        "attn_mask": CAUSAL.isinf(),
+        "is_causal": True,
+        "need_weights": False,
+    },
 }
 
 
@@ -210,11 +245,15 @@ def test_self_attention(name: str, bias: bool, batch_first: bool) -> None:
 
 
 @pytest.mark.parametrize("need_weights", [False, True])
-@pytest.mark.parametrize("sizes", [{}, {"kdim": 5, "vdim": 3}, {"kdim": 5, "vdim": 3, "bias": False}])
+@pytest.mark.parametrize(
+    "sizes", [{}, {"kdim": 5, "vdim": 3}, {"kdim": 5, "vdim": 3, "bias": False}]
+)
 def test_cross_attention(sizes: dict[str, int], need_weights: bool) -> None:
     layer = attention(batch_first=True, **sizes)
     keys, values = normal(2, 6, sizes.get("kdim", 4)), normal(2, 6, sizes.get("vdim", 4))
-    assert_same(layer, lambda module: module(normal(2, 3, 4), keys, values, need_weights=need_weights))
+    assert_same(
+        layer, lambda module: module(normal(2, 3, 4), keys, values, need_weights=need_weights)
+    )
 
 
 @pytest.mark.parametrize("need_weights", [False, True])
@@ -228,7 +267,9 @@ def test_attention_dropout_draws_the_same_masks(need_weights: bool) -> None:
 def test_other_attention_is_left_to_torch(options: dict[str, bool]) -> None:
     value = normal(3, 2, 4)
     assert_same(attention(**options), lambda module: module(value, value, value), recorded=False)
-    assert_same(attention(), lambda module: module(value[:, 0], value[:, 0], value[:, 0]), recorded=False)
+    assert_same(
+        attention(), lambda module: module(value[:, 0], value[:, 0], value[:, 0]), recorded=False
+    )
 
 
 @pytest.mark.parametrize("training", [False, True])

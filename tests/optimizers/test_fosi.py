@@ -21,7 +21,9 @@ def spread(seed: int = 0, lowest: float = -2.0) -> Tensor:
     """A symmetric matrix with eigenvalues from `lowest` to 100."""
     generator = torch.Generator().manual_seed(seed)
     basis, _ = torch.linalg.qr(torch.randn(SIZE, SIZE, generator=generator, dtype=torch.float64))
-    values = torch.cat([torch.linspace(lowest, 1, SIZE - 5), torch.tensor([5.0, 10, 20, 50, 100])]).double()
+    values = torch.cat(
+        [torch.linspace(lowest, 1, SIZE - 5), torch.tensor([5.0, 10, 20, 50, 100])]
+    ).double()
     return basis @ (values[:, None] * basis.T)
 
 
@@ -60,14 +62,27 @@ def test_a_short_process_finds_what_stands_out() -> None:
     problem = quadratic(spread())
     optimizer = fosi(problem, top=3, warmup=0, order=12)
     run(problem, optimizer, 1)
-    close(optimizer.state[problem.params[0]]["eigenvalues"], torch.tensor([20.0, 50, 100]).double(), 1e-3)
+    close(
+        optimizer.state[problem.params[0]]["eigenvalues"],
+        torch.tensor([20.0, 50, 100]).double(),
+        1e-3,
+    )
 
 
 class ByHand:
     """The text with dense eigenvectors, the velocity as a vector of n, and the base optimizers written out."""
 
-    def __init__(self, matrix: np.ndarray, base: str, lr: float, alpha: float, momentum: float, decay: float) -> None:
-        self.matrix, self.base, self.lr, self.alpha, self.rate, self.decay = matrix, base, lr, alpha, momentum, decay
+    def __init__(
+        self, matrix: np.ndarray, base: str, lr: float, alpha: float, momentum: float, decay: float
+    ) -> None:
+        self.matrix, self.base, self.lr, self.alpha, self.rate, self.decay = (
+            matrix,
+            base,
+            lr,
+            alpha,
+            momentum,
+            decay,
+        )
         self.theta, self.velocity = np.ones(SIZE), np.zeros(SIZE)
         self.first, self.second, self.t, self.scale = np.zeros(SIZE), np.zeros(SIZE), 0, 1.0
         self.vectors, self.values = np.zeros((SIZE, 0)), np.zeros(0)
@@ -97,7 +112,9 @@ class ByHand:
         newton = self.vectors @ ((self.vectors.T @ self.velocity) / np.abs(self.values))
         base = self.based(gradient - inside)
         base = base - self.vectors @ (self.vectors.T @ base)
-        self.theta = (1 - self.lr * self.decay) * self.theta + self.scale * base - self.alpha * newton
+        self.theta = (
+            (1 - self.lr * self.decay) * self.theta + self.scale * base - self.alpha * newton
+        )
         return self.theta
 
 
@@ -109,9 +126,17 @@ def test_it_is_the_text(base: str, top: int, bottom: int) -> None:
     options = {"lr": 1e-3, "alpha": 0.2, "momentum": 0.8}
     problem = quadratic(matrix)
     optimizer = fosi(
-        problem, base=base, top=top, bottom=bottom, period=10, warmup=7, order=SIZE, weight_decay=0.1, max_scale=4.0,
+        problem,
+        base=base,
+        top=top,
+        bottom=bottom,
+        period=10,
+        warmup=7,
+        order=SIZE,
+        weight_decay=0.1,
+        max_scale=4.0,
         **options,
-    )  # fmt: skip
+    )
     ours = run(problem, optimizer, 37)
     twin = ByHand(matrix.numpy(), base, decay=0.1, **options)
     for t, point in enumerate(ours):
@@ -142,7 +167,9 @@ def test_newtons_step_ends_the_gradient_in_the_subspace_and_leaves_saddles() -> 
     """alpha = 1 and no momentum: the top directions are done, the negative ones left twice as far."""
     matrix = spread()
     problem = quadratic(matrix)
-    optimizer = fosi(problem, lr=0.0, base="sgd", alpha=1.0, momentum=0.0, top=5, bottom=2, warmup=0, order=SIZE)
+    optimizer = fosi(
+        problem, lr=0.0, base="sgd", alpha=1.0, momentum=0.0, top=5, bottom=2, warmup=0, order=SIZE
+    )
     before = problem.params[0].detach().clone()
     run(problem, optimizer, 1)
     vectors = torch.linalg.eigh(matrix)[1].T
@@ -155,8 +182,12 @@ def test_newtons_step_ends_the_gradient_in_the_subspace_and_leaves_saddles() -> 
 def test_a_flat_direction_counts_as_curved_as_the_floor_says() -> None:
     """Newton's step alone: to the minimum where there is one, and 1 / (1e-3 10) along the slope that has none."""
     matrix = torch.diag(torch.tensor([10.0, 1.0, 1e-9]).double())
-    problem = Problem(Scalar([1.0] * 3, lambda x: x @ matrix @ x / 2 + x[2]), Identity(), ZERO, ZERO)
-    optimizer = fosi(problem, base="sgd", lr=0.0, top=3, order=3, warmup=0, alpha=1.0, momentum=0.0, floor=1e-3)
+    problem = Problem(
+        Scalar([1.0] * 3, lambda x: x @ matrix @ x / 2 + x[2]), Identity(), ZERO, ZERO
+    )
+    optimizer = fosi(
+        problem, base="sgd", lr=0.0, top=3, order=3, warmup=0, alpha=1.0, momentum=0.0, floor=1e-3
+    )
     (point,) = run(problem, optimizer, 1)
     np.testing.assert_allclose(point, [0.0, 0.0, 1 - 100.0], rtol=0, atol=1e-5)
 
@@ -200,7 +231,14 @@ def test_steep_directions_no_longer_limit_the_rate() -> None:
     for alpha, warmup in ((0.5, 0), (0.5, 10**6)):
         problem = quadratic(spread(lowest=0.1))
         optimizer = fosi(
-            problem, lr=0.05, base="sgd", momentum=0.0, alpha=alpha, warmup=warmup, order=SIZE, max_scale=1.0
+            problem,
+            lr=0.05,
+            base="sgd",
+            momentum=0.0,
+            alpha=alpha,
+            warmup=warmup,
+            order=SIZE,
+            max_scale=1.0,
         )
         run(problem, optimizer, 150)
         ends[warmup] = float(problem.objective().value())
@@ -253,8 +291,12 @@ def test_the_share_of_the_gradient_in_the_subspace_is_told() -> None:
 @pytest.mark.parametrize(("base", "own"), [("adamw", 2 * 27 + 2), ("sgd", 27)])
 def test_state_is_what_the_formula_says(base: str, own: int) -> None:
     """From the first step on, so that memory does not jump when the first estimate comes."""
-    problem = Problem(nn.Linear(8, 3), nn.CrossEntropyLoss(), torch.randn(9, 8), torch.randint(3, (9,)))
+    problem = Problem(
+        nn.Linear(8, 3), nn.CrossEntropyLoss(), torch.randn(9, 8), torch.randint(3, (9,))
+    )
     optimizer = fosi(problem, base=base, top=3, bottom=1, warmup=2)
     for _ in range(4):
         optimizer.step(problem.objective())
-        assert sum(t.numel() for state in optimizer.state.values() for t in state.values()) == own + 4 * (27 + 2)
+        assert sum(
+            t.numel() for state in optimizer.state.values() for t in state.values()
+        ) == own + 4 * (27 + 2)

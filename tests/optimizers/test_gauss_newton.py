@@ -27,7 +27,9 @@ def nonlinear(start: Sequence[float], residuals: Callable[[Tensor], Tensor]) -> 
     """The loss |residuals(x)|^2."""
     count = len(residuals(torch.tensor(start, dtype=torch.float64)))
     targets = torch.zeros(1, count, dtype=torch.float64)
-    return Problem(Residuals(start, residuals), nn.MSELoss(reduction="sum"), torch.zeros(1, 1), targets)
+    return Problem(
+        Residuals(start, residuals), nn.MSELoss(reduction="sum"), torch.zeros(1, 1), targets
+    )
 
 
 def linear(matrix: Tensor, b: Tensor, start: Sequence[float] | None = None) -> Problem:
@@ -42,23 +44,33 @@ def graded(rows: int, columns: int, condition: float) -> Tensor:
     """A matrix whose singular values fall evenly from 1 to 1 / condition."""
     left, _ = torch.linalg.qr(normal(rows, columns, seed=1))
     right, _ = torch.linalg.qr(normal(columns, columns, seed=2))
-    return left * torch.logspace(0, -torch.tensor(condition).log10(), columns, dtype=torch.float64) @ right
+    return (
+        left
+        * torch.logspace(0, -torch.tensor(condition).log10(), columns, dtype=torch.float64)
+        @ right
+    )
 
 
-# -- the linear problem ------------------------------------------------------------------------------------------------
+# -- the linear problem ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("scaled", [False, True])
-def test_every_form_is_the_qr_solution_of_the_stacked_problem(form: str, shape: tuple[int, int], scaled: bool) -> None:
+def test_every_form_is_the_qr_solution_of_the_stacked_problem(
+    form: str, shape: tuple[int, int], scaled: bool
+) -> None:
     rows, columns = shape
     matrix, residuals = normal(rows, columns), normal(rows, seed=1)
-    scales = normal(columns, seed=2).abs() + 0.1 if scaled else torch.ones(columns, dtype=torch.float64)
+    scales = (
+        normal(columns, seed=2).abs() + 0.1 if scaled else torch.ones(columns, dtype=torch.float64)
+    )
     system = DampedLeastSquares(matrix, scales if scaled else None, form)
     for damping in (1e-3, 1.0, 1e3):
         stacked = torch.cat([matrix, damping**0.5 * torch.diag(scales)])
-        expected = torch.linalg.lstsq(stacked, torch.cat([-residuals, torch.zeros(columns).double()])).solution
+        expected = torch.linalg.lstsq(
+            stacked, torch.cat([-residuals, torch.zeros(columns).double()])
+        ).solution
         step = system.solve(damping, residuals)
         assert step is not None
         close(step, expected, 1e-10)
@@ -102,7 +114,9 @@ def test_the_condition_number_is_not_squared(form: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("shape", [(12, 6), (5, 9)])
-def test_rank_deficient_problems_have_the_solution_of_least_norm(form: str, shape: tuple[int, int]) -> None:
+def test_rank_deficient_problems_have_the_solution_of_least_norm(
+    form: str, shape: tuple[int, int]
+) -> None:
     rows, columns = shape
     matrix, residuals = normal(rows, 3) @ normal(3, columns, seed=1), normal(rows, seed=2)
     system = DampedLeastSquares(matrix, None, form, cut=1e-13)
@@ -133,12 +147,14 @@ def test_zero_and_overflowing_matrices() -> None:
         zero = DampedLeastSquares(torch.zeros(4, 3).double(), None, form).solve(0.0, normal(4))
         assert zero is not None
         assert torch.equal(zero, torch.zeros(3).double())
-    huge = DampedLeastSquares(1e200 * normal(5, 3), None, "primal").solve(0.0, 1e200 * normal(5, seed=1))
+    huge = DampedLeastSquares(1e200 * normal(5, 3), None, "primal").solve(
+        0.0, 1e200 * normal(5, seed=1)
+    )
     assert huge is not None  # the Gram matrix overflows, the singular value decomposition does not
     close(huge, -torch.linalg.pinv(normal(5, 3)) @ normal(5, seed=1))
 
 
-# -- steps -------------------------------------------------------------------------------------------------------------
+# -- steps -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -174,7 +190,10 @@ def test_a_step_solves_the_gauss_newton_equations(name: str) -> None:
 
 
 def test_zero_residual_problems_converge_quadratically() -> None:
-    problem = nonlinear([1.2, 0.5], lambda x: torch.stack([x[0] ** 2 + x[1] ** 2 - 1, x[0] - x[1], x[0] * x[1] - 0.5]))
+    problem = nonlinear(
+        [1.2, 0.5],
+        lambda x: torch.stack([x[0] ** 2 + x[1] ** 2 - 1, x[0] - x[1], x[0] * x[1] - 0.5]),
+    )
     optimizer = GaussNewton(problem.model.parameters())
     errors = []
     for _ in range(5):
@@ -196,7 +215,9 @@ def test_the_path_does_not_depend_on_the_coordinates() -> None:
 
     start = torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)
     one = nonlinear(start.tolist(), residuals)
-    two = nonlinear(torch.linalg.solve(transform, start).tolist(), lambda z: residuals(transform @ z))
+    two = nonlinear(
+        torch.linalg.solve(transform, start).tolist(), lambda z: residuals(transform @ z)
+    )
     first, second = GaussNewton(one.model.parameters()), GaussNewton(two.model.parameters())
     for _ in range(6):
         first.step(one.objective())
@@ -225,11 +246,14 @@ def test_the_loss_never_rises_on_one_batch() -> None:
         assert losses[-1] < 0.7 * losses[0]
 
 
-# -- where it ends -----------------------------------------------------------------------------------------------------
+# -- where it ends ---------------------------------------------------------------------------------
 
 
 def test_a_zero_gradient_and_zero_residuals_are_named() -> None:
-    for problem in (nonlinear([1.0, 1.0], lambda x: x - 1), nonlinear([0.0], lambda x: torch.cat([x**2 + 1]))):
+    for problem in (
+        nonlinear([1.0, 1.0], lambda x: x - 1),
+        nonlinear([0.0], lambda x: torch.cat([x**2 + 1])),
+    ):
         before = flat(problem).clone()
         optimizer = GaussNewton(problem.model.parameters())
         optimizer.step(problem.objective())
@@ -239,7 +263,9 @@ def test_a_zero_gradient_and_zero_residuals_are_named() -> None:
 
 def test_it_goes_on_to_the_last_digit_and_says_so() -> None:
     """A residual of 0.3 remains: the loss shows no more than half of the digits that the steps can gain."""
-    problem = nonlinear([0.5, 0.5], lambda x: torch.stack([x[0] ** 2 - 2, x[0] * x[1] - 1, x[1] - 0.3]))
+    problem = nonlinear(
+        [0.5, 0.5], lambda x: torch.stack([x[0] ** 2 - 2, x[0] * x[1] - 1, x[1] - 0.3])
+    )
     optimizer = GaussNewton(problem.model.parameters())
     for _ in range(100):
         optimizer.step(problem.objective())
@@ -281,7 +307,7 @@ def test_a_direction_along_which_nothing_falls_is_refused_and_another_method_nam
     assert (float(flat(problem)), optimizer.stuck) == (0.0, "")
 
 
-# -- declarations ------------------------------------------------------------------------------------------------------
+# -- declarations ----------------------------------------------------------------------------------
 
 
 def test_too_large_a_jacobian_is_refused_with_its_size() -> None:
@@ -289,7 +315,9 @@ def test_too_large_a_jacobian_is_refused_with_its_size() -> None:
     inputs, targets = torch.randn(1000, 40), torch.randn(1000, 30)
     objective = Objective(model, nn.MSELoss(), inputs, targets)
     optimizer = GaussNewton(model.parameters(), max_gib=0.25)
-    with pytest.raises(Unsupported, match=r"30,000 residuals by 1,230 parameters are 0\.27 GiB") as refusal:
+    with pytest.raises(
+        Unsupported, match=r"30,000 residuals by 1,230 parameters are 0\.27 GiB"
+    ) as refusal:
         optimizer.step(objective)
     assert "ggn_cg and hessian_free" in str(refusal.value)
     assert objective.counts == {"value": 1}
@@ -313,8 +341,12 @@ def test_counts_and_needs() -> None:
 
 def test_the_function_and_the_package_of_the_same_name() -> None:
     start = torch.tensor([-1.2, 1.0], dtype=torch.float64)
-    for _ in range(2):  # loading the package in the first call must not hide the function from the second
-        result = optimizers.least_squares(lambda x: torch.stack([10 * (x[1] - x[0] ** 2), 1 - x[0]]), start)
+    for _ in range(
+        2
+    ):  # loading the package in the first call must not hide the function from the second
+        result = optimizers.least_squares(
+            lambda x: torch.stack([10 * (x[1] - x[0] ** 2), 1 - x[0]]), start
+        )
         assert result.success
     from optimizers import least_squares
 

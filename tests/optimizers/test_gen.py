@@ -71,7 +71,9 @@ def test_the_learning_rate_is_that_of_the_equations(period: int) -> None:
     problem = classification()
     twin = copy.deepcopy(problem)
     options = {"weight_decay": 0.02, "betas": (0.8, 0.9)}
-    method = GeN(problem.params, partial(torch.optim.AdamW, lr=0.05, **options), period=period, smoothing=0.6)
+    method = GeN(
+        problem.params, partial(torch.optim.AdamW, lr=0.05, **options), period=period, smoothing=0.6
+    )
     adam = torch.optim.AdamW(twin.params, lr=1.0, **options)  # type: ignore[arg-type]
     eta, changes = 0.05, 0
     for count, batch in enumerate(batches(problem, 20)):
@@ -108,10 +110,17 @@ def test_gen_optim_finds_the_same_learning_rates() -> None:
         method.step(problem.objective())
         evaluated(twin, batch)
         peers.lr_parabola(
-            twin.model, theirs, tr_iter=iter([batch]), device="cpu", task="image_cls", lr_factor=[-1, 0, 1]
+            twin.model,
+            theirs,
+            tr_iter=iter([batch]),
+            device="cpu",
+            task="image_cls",
+            lr_factor=[-1, 0, 1],
         )
         theirs.step()
-        assert method.telemetry()["step_size"] == pytest.approx(theirs.param_groups[0]["lr"], rel=1e-5)
+        assert method.telemetry()["step_size"] == pytest.approx(
+            theirs.param_groups[0]["lr"], rel=1e-5
+        )
     torch.testing.assert_close(vector(problem), vector(twin), rtol=1e-5, atol=1e-6)
 
 
@@ -161,7 +170,12 @@ def test_whose_losses_they_are() -> None:
         drawn.append(1)
         return problem.inputs, problem.targets
 
-    for kind, horizon, values in (("fresh", None, 4), ("own", None, 3), ("auto", None, 4), ("auto", 1.0, 3)):
+    for kind, horizon, values in (
+        ("fresh", None, 4),
+        ("own", None, 3),
+        ("auto", None, 4),
+        ("auto", 1.0, 3),
+    ):
         drawn.clear()
         objective = problem.objective(sampler=sampler)
         method = GeN(problem.params, SGD, batch=kind)

@@ -84,7 +84,10 @@ def test_damping_falls_on_a_good_model_and_rises_on_a_bad_one() -> None:
     assert optimizer.param_groups[0]["damping"] == pytest.approx(2 / 3)
 
     bad = Problem(
-        Residuals([3.0], lambda x: torch.atan(x)), nn.MSELoss(), torch.zeros(1, 1), torch.zeros(1, 1).double()
+        Residuals([3.0], lambda x: torch.atan(x)),
+        nn.MSELoss(),
+        torch.zeros(1, 1),
+        torch.zeros(1, 1).double(),
     )
     optimizer = GGNCG(bad.model.parameters(), damping=1e-6)
     optimizer.step(bad.objective())  # a full Gauss-Newton step overshoots and must be cut
@@ -103,7 +106,9 @@ def test_the_ratio_is_that_of_the_first_trial() -> None:
 
 def test_the_learning_rate_is_the_first_length() -> None:
     problem, matrix, b = least_squares()
-    GGNCG(problem.model.parameters(), lr=0.25, damping=0.0, tolerance=1e-14).step(problem.objective())
+    GGNCG(problem.model.parameters(), lr=0.25, damping=0.0, tolerance=1e-14).step(
+        problem.objective()
+    )
     close(flat(problem), 0.25 * torch.linalg.lstsq(matrix, b).solution)
 
 
@@ -134,7 +139,9 @@ def solution(monkeypatch: pytest.MonkeyPatch, x: float) -> None:
     monkeypatch.setattr("optimizers.least_squares.ggn_cg.conjugate_gradients", answer)
 
 
-def test_a_direction_that_does_not_descend_cannot_raise_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_direction_that_does_not_descend_cannot_raise_the_loss(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """f = (2 + sin x)^2 rises from 0 and is back at pi: a sufficient decrease of a positive slope would be a rise."""
     model = Residuals([0.0], lambda x: 2 + torch.sin(x))
     problem = Problem(model, nn.MSELoss(), torch.zeros(1, 1), torch.zeros(1, 1).double())
@@ -144,7 +151,9 @@ def test_a_direction_that_does_not_descend_cannot_raise_the_loss(monkeypatch: py
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_solution_that_is_not_finite_is_forgotten(monkeypatch: pytest.MonkeyPatch, bad: float) -> None:
+def test_a_solution_that_is_not_finite_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch, bad: float
+) -> None:
     problem, matrix, b = least_squares()
     optimizer = GGNCG(problem.model.parameters(), damping=0.0, tolerance=1e-14)
     with monkeypatch.context() as patched:

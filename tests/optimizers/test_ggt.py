@@ -31,7 +31,9 @@ def second_moment(means: np.ndarray, window: int, beta2: float, average: bool) -
 @pytest.mark.parametrize("beta2", [0.9, 1.0])
 @pytest.mark.parametrize("average", [True, False])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_it_is_the_dense_root(window: int, steps: int, beta2: float, average: bool, momentum: float) -> None:
+def test_it_is_the_dense_root(
+    window: int, steps: int, beta2: float, average: bool, momentum: float
+) -> None:
     """beta2=1, the sum and a long window: full-matrix AdaGrad (Duchi, Hazan and Singer, 2011)."""
     model, rows, eps = linear(), gradients(steps), 1e-3
     options = {"window": window, "beta2": beta2, "average": average, "momentum": momentum}
@@ -51,7 +53,9 @@ def test_the_root_is_scipys() -> None:
     points = follow(model, GGT(model.parameters(), lr=1.0, eps=1e-2, window=60, momentum=0.0), rows)
     root = np.real(sqrtm(second_moment(rows.numpy(), 60, 1.0, True)))
     step = np.linalg.solve(root + 1e-2 * np.eye(SIZE), rows[-1].numpy())
-    np.testing.assert_allclose((points[-2] - points[-1]).numpy(), step, rtol=0, atol=1e-8 * np.abs(step).max())
+    np.testing.assert_allclose(
+        (points[-2] - points[-1]).numpy(), step, rtol=0, atol=1e-8 * np.abs(step).max()
+    )
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -85,7 +89,11 @@ def test_a_loss_times_c_changes_nothing_where_eps_is_small() -> None:
     points = []
     for factor in (1.0, 1e3):
         model = linear()
-        points.append(follow(model, GGT(model.parameters(), lr=0.1, eps=1e-12, window=6), factor * gradients(20)))
+        points.append(
+            follow(
+                model, GGT(model.parameters(), lr=0.1, eps=1e-12, window=6), factor * gradients(20)
+            )
+        )
     torch.testing.assert_close(*points, rtol=1e-7, atol=1e-8)
 
 

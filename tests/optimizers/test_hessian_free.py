@@ -36,10 +36,12 @@ class PlainRNN(nn.Module):
 def recurrent() -> Problem:
     torch.manual_seed(0)
     targets = torch.randn(5, 3, dtype=torch.float64)
-    return Problem(PlainRNN().double(), nn.MSELoss(), torch.randn(5, 6, 2, dtype=torch.float64), targets)
+    return Problem(
+        PlainRNN().double(), nn.MSELoss(), torch.randn(5, 6, 2, dtype=torch.float64), targets
+    )
 
 
-# -- a step ------------------------------------------------------------------------------------------------------------
+# -- a step ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["mlp_ce", "mlp_bce_sum", "mlp_mse", "lstm", "tied"])
@@ -47,7 +49,12 @@ def recurrent() -> Problem:
 def test_with_cg_run_to_its_end_a_step_is_the_dense_solve(name: str, preconditioner: str) -> None:
     problem = CASES[name]()
     reference = Reference(problem, 0.1)
-    options = {"progress": 0.0, "max_iterations": 800, "preconditioner": preconditioner, "exponent": 0.5}
+    options = {
+        "progress": 0.0,
+        "max_iterations": 800,
+        "preconditioner": preconditioner,
+        "exponent": 0.5,
+    }
     optimizer = HessianFree(problem.model.parameters(), damping=0.4, adaptive=False, **options)
     objective = problem.objective(0.1)
     optimizer.step(objective)
@@ -74,7 +81,12 @@ def test_the_kept_iterates_are_those_of_conjugate_gradients() -> None:
 
 def test_the_loss_chooses_the_iterate() -> None:
     """On a valley that the model does not see the last iterate is not the best one."""
-    path = [(1, torch.tensor([1.0])), (2, torch.tensor([2.0])), (3, torch.tensor([3.0])), (5, torch.tensor([5.0]))]
+    path = [
+        (1, torch.tensor([1.0])),
+        (2, torch.tensor([2.0])),
+        (3, torch.tensor([3.0])),
+        (5, torch.tensor([5.0])),
+    ]
 
     class Valley:
         def value(self, step: Tensor) -> Tensor:
@@ -126,10 +138,12 @@ def test_the_digits_autoencoder_as_the_literature_trains_it() -> None:
     assert after < 2 < 5 < before
 
 
-# -- diagonals and parts -----------------------------------------------------------------------------------------------
+# -- diagonals and parts ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["mlp_ce", "mlp_ce_sum", "mlp_bce_sum", "mlp_mse", "mlp_mse_example"])
+@pytest.mark.parametrize(
+    "name", ["mlp_ce", "mlp_ce_sum", "mlp_bce_sum", "mlp_mse", "mlp_mse_example"]
+)
 def test_the_fisher_diagonal_is_unbiased(name: str) -> None:
     problem = LOSSES[name]()
     objective = problem.objective(0.2, generator=torch.Generator().manual_seed(0))
@@ -157,7 +171,7 @@ def test_every_example_has_its_turn() -> None:
     assert rotating_part(objective, 1.0, 7) is objective
 
 
-# -- structural damping ------------------------------------------------------------------------------------------------
+# -- structural damping ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["rnn", "lstm"])
@@ -173,7 +187,14 @@ def test_structural_damping_adds_the_gauss_newton_matrix_of_the_hidden_states(ki
     twin.model(twin.inputs)
     hidden = states[0].flatten()
     rows = [
-        torch.cat([g.flatten() for g in torch.autograd.grad(h, twin.params, retain_graph=True, materialize_grads=True)])
+        torch.cat(
+            [
+                g.flatten()
+                for g in torch.autograd.grad(
+                    h, twin.params, retain_graph=True, materialize_grads=True
+                )
+            ]
+        )
         for h in hidden
     ]
     jacobian = torch.stack(rows)
@@ -192,7 +213,12 @@ def test_structural_damping_keeps_the_states_where_they_are() -> None:
         problem = recurrent()
         layer = next(m for m in problem.model.modules() if isinstance(m, nn.RNNBase))
         before = layer(problem.inputs)[0].detach()
-        options = {"structural": structural, "damping": 0.1, "adaptive": False, "preconditioner": "none"}
+        options = {
+            "structural": structural,
+            "damping": 0.1,
+            "adaptive": False,
+            "preconditioner": "none",
+        }
         HessianFree(problem.model.parameters(), **options).step(problem.objective())
         moved.append(float((layer(problem.inputs)[0].detach() - before).norm()))
     assert moved[0] > moved[1] > moved[2] > 0
@@ -204,11 +230,16 @@ def test_structural_damping_needs_a_recurrent_layer() -> None:
         HessianFree(problem.model.parameters(), structural=0.1).step(problem.objective())
 
 
-# -- bad input ---------------------------------------------------------------------------------------------------------
+# -- bad input -------------------------------------------------------------------------------------
 
 
 def test_a_stationary_point_is_named() -> None:
-    problem = Problem(nn.Linear(2, 1).double(), nn.MSELoss(), torch.zeros(3, 2).double(), torch.zeros(3, 1).double())
+    problem = Problem(
+        nn.Linear(2, 1).double(),
+        nn.MSELoss(),
+        torch.zeros(3, 2).double(),
+        torch.zeros(3, 1).double(),
+    )
     with torch.no_grad():
         problem.model.bias.zero_()
     before = flat(problem)
@@ -220,7 +251,13 @@ def test_a_stationary_point_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("preconditioner", "jacobi"), ("exponent", 2.0), ("curvature_share", 0.0), ("structural", -1.0), ("lr", 0.0)],
+    [
+        ("preconditioner", "jacobi"),
+        ("exponent", 2.0),
+        ("curvature_share", 0.0),
+        ("structural", -1.0),
+        ("lr", 0.0),
+    ],
 )
 def test_ranges(option: str, value: object) -> None:
     with pytest.raises(ValueError, match=option):
@@ -233,7 +270,9 @@ def test_an_unknown_loss_is_refused_by_the_default_preconditioner_only() -> None
             return (outputs - targets).abs().pow(1.5).mean()
 
     torch.manual_seed(0)
-    problem = Problem(LSTMNet().double(), Odd(), torch.randn(2, 3, 2).double(), torch.randn(2, 3, 3).double())
+    problem = Problem(
+        LSTMNet().double(), Odd(), torch.randn(2, 3, 2).double(), torch.randn(2, 3, 3).double()
+    )
     with pytest.raises(Unsupported, match="sampled"):
         HessianFree(problem.model.parameters()).step(problem.objective())
     loss = HessianFree(problem.model.parameters(), preconditioner="none").step(problem.objective())

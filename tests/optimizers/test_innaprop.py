@@ -34,7 +34,10 @@ def test_it_is_the_text(alpha: float, beta: float, decay: float) -> None:
     model, rows = linear(), gradients(60)
     optimizer = INNAprop(model.parameters(), lr=0.02, alpha=alpha, beta=beta, weight_decay=decay)
     np.testing.assert_allclose(
-        follow(model, optimizer, rows).numpy(), by_hand(rows.numpy(), 0.02, alpha, beta, decay), rtol=0, atol=1e-12
+        follow(model, optimizer, rows).numpy(),
+        by_hand(rows.numpy(), 0.02, alpha, beta, decay),
+        rtol=0,
+        atol=1e-12,
     )
 
 
@@ -43,8 +46,12 @@ def test_where_alpha_beta_is_one_it_is_adamw_without_momentum(beta: float) -> No
     """psi stays zero; the decay of both is lr weight_decay."""
     model, twin, rows = linear(), linear(), gradients(50)
     ours = INNAprop(model.parameters(), lr=0.02, alpha=1 / beta, beta=beta, weight_decay=0.1)
-    adamw = torch.optim.AdamW(twin.parameters(), lr=0.02 * beta, betas=(0.0, 0.999), weight_decay=0.1 / beta)
-    torch.testing.assert_close(follow(model, ours, rows), follow(twin, adamw, rows), rtol=0, atol=1e-12)
+    adamw = torch.optim.AdamW(
+        twin.parameters(), lr=0.02 * beta, betas=(0.0, 0.999), weight_decay=0.1 / beta
+    )
+    torch.testing.assert_close(
+        follow(model, ours, rows), follow(twin, adamw, rows), rtol=0, atol=1e-12
+    )
     assert float(ours.state[model.weight]["psi"].abs().max()) < 1e-15
 
 
@@ -79,7 +86,8 @@ def test_small_steps_follow_the_dynamics_with_the_hessian(alpha: float, beta: fl
     curvature = torch.logspace(-1, 1, SIZE, dtype=torch.float64)
     exact = torch.tensor([exactly(h, alpha, beta, 2.0) for h in curvature.tolist()])
     errors = [
-        float((constant_scale(curvature, lr, alpha, beta, 2.0) - exact).abs().max()) for lr in (0.01, 0.005, 0.0025)
+        float((constant_scale(curvature, lr, alpha, beta, 2.0) - exact).abs().max())
+        for lr in (0.01, 0.005, 0.0025)
     ]
     assert errors[0] / errors[1] == pytest.approx(2, rel=0.05)
     assert errors[1] / errors[2] == pytest.approx(2, rel=0.03)
@@ -104,7 +112,9 @@ def test_a_parameter_that_comes_late_is_corrected_for_its_own_steps() -> None:
 
 def test_a_rate_that_reaches_beta_is_refused() -> None:
     model = linear()
-    with pytest.raises(ValueError, match=r"lr must be below beta=0.5, got 0.5; lower lr or raise beta"):
+    with pytest.raises(
+        ValueError, match=r"lr must be below beta=0.5, got 0.5; lower lr or raise beta"
+    ):
         INNAprop(model.parameters(), lr=0.5, beta=0.5)
     optimizer = INNAprop(model.parameters(), lr=0.1, beta=0.5)
     optimizer.param_groups[0]["lr"] = 0.7

@@ -35,7 +35,7 @@ def pairs(count: int, size: int) -> list[tuple[Tensor, Tensor]]:
     return [(s, matrix @ s) for s in steps]
 
 
-# -- pairs -------------------------------------------------------------------------------------------------------------
+# -- pairs -----------------------------------------------------------------------------------------
 
 
 def test_the_update_is_scipys() -> None:
@@ -79,7 +79,7 @@ def test_pairs_that_are_flat_or_not_finite_change_nothing() -> None:
     assert torch.equal(changed, inverse)
 
 
-# -- the method --------------------------------------------------------------------------------------------------------
+# -- the method ------------------------------------------------------------------------------------
 
 
 class Twin:
@@ -95,7 +95,10 @@ class Twin:
     def look(self) -> list[tuple[np.ndarray, ...]]:
         """abar, s, g by examples, and the gradient of the matrix, for each layer."""
         seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
-        handles = [m.register_forward_hook(lambda m, i, o: seen.update({m: (i[0], o)})) for m in self.layers]
+        handles = [
+            m.register_forward_hook(lambda m, i, o: seen.update({m: (i[0], o)}))
+            for m in self.layers
+        ]
         loss = self.problem.loss_fn(self.problem.model(self.problem.inputs), self.problem.targets)
         for handle in handles:
             handle.remove()
@@ -110,7 +113,9 @@ class Twin:
     def step(self, number: int) -> None:
         before = self.look()
         keep = min(1 - 1 / number, 0.9)
-        for (abar, s, _, gradient), state, layer in zip(before, self.state, self.layers, strict=True):
+        for (abar, s, _, gradient), state, layer in zip(
+            before, self.state, self.layers, strict=True
+        ):
             state["A"] = keep * state.get("A", 0) + (1 - keep) * abar.T @ abar / len(abar)
             if number == 1:
                 state["Ha"] = np.linalg.inv(state["A"] + self.root * np.eye(len(state["A"])))
@@ -123,7 +128,9 @@ class Twin:
         for first, second, state in zip(before, self.look(), self.state, strict=True):
             state["s"] = 0.9 * state["s"] + 0.1 * (second[1].mean(0) - first[1].mean(0))
             state["y"] = 0.9 * state["y"] + 0.1 * (second[2].mean(0) - first[2].mean(0))
-            state["Hg"] = _update(state["Hg"], *self.damped(state), np.linalg.norm(first[2].mean(0)))
+            state["Hg"] = _update(
+                state["Hg"], *self.damped(state), np.linalg.norm(first[2].mean(0))
+            )
             mean = first[0].mean(0)
             s = state["Ha"] @ mean
             y = state["A"] @ s + self.root * s
@@ -155,7 +162,9 @@ def test_a_plain_twin(damping: float) -> None:
     run(problem, optimizer, 25)
     twin = Twin(other, 0.5, damping, 25)
     close(flat(problem), flat(other), 1e-8)
-    for layer, state in zip([m for m in problem.model if isinstance(m, nn.Linear)], twin.state, strict=True):
+    for layer, state in zip(
+        [m for m in problem.model if isinstance(m, nn.Linear)], twin.state, strict=True
+    ):
         close(optimizer.state[layer.weight]["a_inverse"], torch.tensor(state["Ha"]), 1e-7)
         close(optimizer.state[layer.weight]["g_inverse"], torch.tensor(state["Hg"]), 1e-7)
 
@@ -165,7 +174,9 @@ def test_least_squares_is_solved_once_the_curvature_is_known() -> None:
     torch.manual_seed(0)
     inputs, targets = torch.randn(20, 4).double(), torch.randn(20, 1).double()
     problem = Problem(nn.Linear(4, 1).double(), nn.MSELoss(), inputs, targets)
-    optimizer = KBFGS(problem.model.named_parameters(), lr=1.0, momentum=0.0, damping=1e-18, pair_decay=0.0)
+    optimizer = KBFGS(
+        problem.model.named_parameters(), lr=1.0, momentum=0.0, damping=1e-18, pair_decay=0.0
+    )
     run(problem, optimizer, 2)
     close(optimizer.state[problem.params[0]]["g_inverse"], torch.tensor([[0.5]]).double(), 1e-8)
     rows = torch.cat([inputs, torch.ones(20, 1).double()], dim=1)
@@ -196,7 +207,9 @@ def test_huge_damping_is_momentum_where_the_loss_curves_little() -> None:
     damping = 1e20
     problem = CASES["mlp_ce"]()
     twin = copy.deepcopy(problem)
-    run(problem, KBFGS(problem.model.named_parameters(), lr=0.2 * damping**0.5, damping=damping), 10)
+    run(
+        problem, KBFGS(problem.model.named_parameters(), lr=0.2 * damping**0.5, damping=damping), 10
+    )
     averages = [torch.zeros_like(p) for p in twin.params]
     for _ in range(10):
         twin.objective()()
@@ -227,7 +240,9 @@ def test_a_new_point_that_is_not_finite_leaves_the_factors() -> None:
     problem.model = nn.Sequential(nn.Linear(4, 5), Exponential(), nn.Linear(5, 3)).double()
     optimizer = KBFGS(problem.model.named_parameters())
     run(problem, optimizer, 3)
-    kept = [state["g_inverse"].clone() for state in optimizer.state.values() if "g_inverse" in state]
+    kept = [
+        state["g_inverse"].clone() for state in optimizer.state.values() if "g_inverse" in state
+    ]
     for group in optimizer.param_groups:
         group["lr"] = 1e8
     run(problem, optimizer, 1)
@@ -236,11 +251,16 @@ def test_a_new_point_that_is_not_finite_leaves_the_factors() -> None:
     assert all(torch.equal(a, b) for a, b in zip(kept, after, strict=True))
 
 
-def test_a_first_inverse_that_fails_leaves_the_layer_to_the_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_first_inverse_that_fails_leaves_the_layer_to_the_fallback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     problem = CASES["mlp_ce"]()
     optimizer = KBFGS(problem.model.named_parameters())
     with monkeypatch.context() as patched:
-        patched.setattr("optimizers.natural_gradient.kbfgs.inverses_positive", lambda matrices: [None] * len(matrices))
+        patched.setattr(
+            "optimizers.natural_gradient.kbfgs.inverses_positive",
+            lambda matrices: [None] * len(matrices),
+        )
         run(problem, optimizer, 1)
     assert optimizer.failures["inverse"] == 2
     assert set(optimizer.layer_coverage().values()) == {"adamw"}
@@ -252,14 +272,23 @@ def test_state_is_what_the_formula_says() -> None:
     problem = CASES["mlp_ce"]()
     optimizer = KBFGS(problem.model.named_parameters())
     run(problem, optimizer, 2)
-    for layer, (size, out) in zip((problem.params[:2], problem.params[2:]), [(5, 5), (6, 3)], strict=True):
+    for layer, (size, out) in zip(
+        (problem.params[:2], problem.params[2:]), [(5, 5), (6, 3)], strict=True
+    ):
         states = [optimizer.state[parameter] for parameter in layer]
-        held = sum(value.numel() for state in states for value in state.values() if isinstance(value, Tensor))
+        held = sum(
+            value.numel()
+            for state in states
+            for value in state.values()
+            if isinstance(value, Tensor)
+        )
         assert held == 2 * size**2 + out**2 + size * out + 2 * out
 
 
 @pytest.mark.parametrize("kind", [KBFGS, KFAC])
-def test_factors_above_the_parameters_precision_survive_a_checkpoint(kind: type[KBFGS | KFAC]) -> None:
+def test_factors_above_the_parameters_precision_survive_a_checkpoint(
+    kind: type[KBFGS | KFAC],
+) -> None:
     problem = CASES["mlp_ce"]()
     problem.model, problem.inputs = problem.model.bfloat16(), problem.inputs.bfloat16()
     optimizer = kind(problem.model.named_parameters(), statistics_period=1)
@@ -277,19 +306,12 @@ def test_factors_above_the_parameters_precision_survive_a_checkpoint(kind: type[
     assert resumed.state[other.params[0]]["a"].dtype == torch.float32
 
 
-# -- layers and invariances --------------------------------------------------------------------------------------------
+# -- layers and invariances ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("name", "left"),
-    [
-        ("conv", 0),
-        ("conv_bn", 2),
-        ("lstm", 0),
-        ("multihead", 0),
-        ("sdpa", 0),
-        ("tied", 1),
-    ],
+    [("conv", 0), ("conv_bn", 2), ("lstm", 0), ("multihead", 0), ("sdpa", 0), ("tied", 1)],
 )
 def test_layers_of_all_kinds(name: str, left: int) -> None:
     problem = CASES[name]()
@@ -305,8 +327,11 @@ def test_large_layers_are_left_out_or_refused() -> None:
     optimizer = KBFGS(problem.model.named_parameters(), max_dim=5)
     run(problem, optimizer, 1)
     assert optimizer.layer_coverage() == {
-        "0.weight": "kbfgs", "0.bias": "kbfgs", "2.weight": "adamw", "2.bias": "adamw",
-    }  # fmt: skip
+        "0.weight": "kbfgs",
+        "0.bias": "kbfgs",
+        "2.weight": "adamw",
+        "2.bias": "adamw",
+    }
     with pytest.raises(Unsupported, match="max_gib"):
         run(problem, KBFGS(problem.model.named_parameters(), max_gib=1e-9), 1)
 
@@ -324,7 +349,11 @@ def test_same_trajectory_whatever_the_reduction(family: str) -> None:
 
 def test_order_and_groups_of_the_parameters_do_not_matter() -> None:
     ends = []
-    for arrange in (list, lambda named: named[::-1], lambda named: [{"params": named[:2]}, {"params": named[2:]}]):
+    for arrange in (
+        list,
+        lambda named: named[::-1],
+        lambda named: [{"params": named[:2]}, {"params": named[2:]}],
+    ):
         problem = CASES["mlp_ce"]()
         run(problem, KBFGS(arrange(list(problem.model.named_parameters()))), 8)
         ends.append(flat(problem))

@@ -21,7 +21,9 @@ def block_of(layer: nn.Module) -> KroneckerBlock:
     return block
 
 
-def factors_of(layer: nn.Module, inputs: Tensor, gradients: Tensor, measure: Measure) -> dict[str, Tensor]:
+def factors_of(
+    layer: nn.Module, inputs: Tensor, gradients: Tensor, measure: Measure
+) -> dict[str, Tensor]:
     block = block_of(layer)
     sums = block.sums([{layer: LayerRecord([inputs], [gradients])}], measure)
     assert sums is not None
@@ -29,7 +31,9 @@ def factors_of(layer: nn.Module, inputs: Tensor, gradients: Tensor, measure: Mea
 
 
 def spd(size: int, seed: int) -> Tensor:
-    rows = torch.randn(2 * size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    rows = torch.randn(
+        2 * size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
     return rows.T @ rows
 
 
@@ -53,22 +57,32 @@ def test_factors_of_a_convolution(reduce: bool) -> None:
     omega, gamma = torch.zeros(9, 9).double(), torch.zeros(3, 3).double()
     for n in range(4):
         places = [(i, j) for i in range(2) for j in range(2)]
-        patches = [torch.cat([inputs[n, :, i : i + 2, j : j + 2].flatten(), torch.ones(1).double()]) for i, j in places]
+        patches = [
+            torch.cat([inputs[n, :, i : i + 2, j : j + 2].flatten(), torch.ones(1).double()])
+            for i, j in places
+        ]
         gradients = [4 * captured[n, :, i, j] for i, j in places]
         if reduce:
             patches, gradients = [torch.stack(patches).mean(0)], [torch.stack(gradients).sum(0)]
         omega += sum(torch.outer(patch, patch) for patch in patches) / 4
-        gamma += sum(torch.outer(gradient, gradient) for gradient in gradients) / (4 * len(gradients))
+        gamma += sum(torch.outer(gradient, gradient) for gradient in gradients) / (
+            4 * len(gradients)
+        )
     found = factors_of(layer, inputs, captured, Measure(terms=4, scale=1.0, reduce=reduce))
     close(found["a"], omega)
     close(found["g"], gamma)
 
 
 def test_factors_have_the_weights_precision() -> None:
-    found = factors_of(nn.Linear(3, 2), torch.randn(4, 3).bfloat16(), torch.randn(4, 2).bfloat16(), Measure(4, 1.0))
+    found = factors_of(
+        nn.Linear(3, 2), torch.randn(4, 3).bfloat16(), torch.randn(4, 2).bfloat16(), Measure(4, 1.0)
+    )
     assert {factor.dtype for factor in found.values()} == {torch.float32}
     half = factors_of(
-        nn.Linear(3, 2).bfloat16(), torch.randn(4, 3).bfloat16(), torch.randn(4, 2).bfloat16(), Measure(4, 1.0)
+        nn.Linear(3, 2).bfloat16(),
+        torch.randn(4, 3).bfloat16(),
+        torch.randn(4, 2).bfloat16(),
+        Measure(4, 1.0),
     )
     assert {factor.dtype for factor in half.values()} == {torch.float32}
 
@@ -83,10 +97,16 @@ def test_factored_damping_is_a_dense_solve(damping: float, split: str) -> None:
     block, state = block_of(nn.Linear(3, 3).double()), {"a": a, "g": g}
     Cholesky(split).refresh([(block, state, damping)], Counter())
     gradient = torch.randn(3, 4).double()
-    close(Cholesky().solve(block, state, damping, gradient).flatten(), torch.linalg.solve(dense, gradient.flatten()))
+    close(
+        Cholesky().solve(block, state, damping, gradient).flatten(),
+        torch.linalg.solve(dense, gradient.flatten()),
+    )
     Eigen().refresh([(block, state, damping)], Counter())
     exact = torch.kron(g, a) + damping * torch.eye(12).double()
-    close(Eigen().solve(block, state, damping, gradient).flatten(), torch.linalg.solve(exact, gradient.flatten()))
+    close(
+        Eigen().solve(block, state, damping, gradient).flatten(),
+        torch.linalg.solve(exact, gradient.flatten()),
+    )
 
 
 def test_dead_inputs_and_factors_that_are_not_finite() -> None:
@@ -99,7 +119,9 @@ def test_dead_inputs_and_factors_that_are_not_finite() -> None:
     failures: Counter[str] = Counter()
     broken = [{"a": float("nan") * unit, "g": unit}, {"a": unit, "g": float("inf") * unit}]
     healthy = {"a": unit, "g": unit}
-    Cholesky().refresh([(block, state, 0.25) for state in (broken[0], healthy, broken[1])], failures)
+    Cholesky().refresh(
+        [(block, state, 0.25) for state in (broken[0], healthy, broken[1])], failures
+    )
     assert failures == {"inverse": 2}
     assert [set(state) for state in broken] == [{"a", "g"}] * 2
     close(healthy["a_inverse"], unit / 1.5)
@@ -112,7 +134,9 @@ def test_blocks_of_equal_shape_are_inverted_as_each_alone() -> None:
     for ways in (Cholesky(), Eigen()):
         together, alone = ([dict(state) for state in states] for _ in range(2))
         failures: Counter[str] = Counter()
-        ways.refresh([(block, state, 0.1) for block, state in zip(blocks, together, strict=True)], failures)
+        ways.refresh(
+            [(block, state, 0.1) for block, state in zip(blocks, together, strict=True)], failures
+        )
         for block, state in zip(blocks, alone, strict=True):
             ways.refresh([(block, state, 0.1)], Counter())
         assert failures == ({"inverse": 1} if isinstance(ways, Cholesky) else {})
@@ -120,5 +144,7 @@ def test_blocks_of_equal_shape_are_inverted_as_each_alone() -> None:
         for number, (block, one, other) in enumerate(zip(blocks, together, alone, strict=True)):
             assert one.keys() == other.keys()
             if number != 2:
-                close(ways.solve(block, one, 0.1, gradient), ways.solve(block, other, 0.1, gradient))
+                close(
+                    ways.solve(block, one, 0.1, gradient), ways.solve(block, other, 0.1, gradient)
+                )
         assert bool(ways.kept(together[2])) is isinstance(ways, Eigen)

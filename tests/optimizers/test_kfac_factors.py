@@ -14,12 +14,19 @@ from optimizers.natural_gradient.kfac import KFAC
 from tests.optimizers.cases import CASES, ExampleBCE, ExampleMSE, Problem, Reference, close, mlp
 
 
-def observed(problem: Problem, fisher: str = "exact", steps: int = 1, l2: float = 0.0, **options: object) -> KFAC:
+def observed(
+    problem: Problem, fisher: str = "exact", steps: int = 1, l2: float = 0.0, **options: object
+) -> KFAC:
     """K-FAC after steps of length zero: factors of the initial point."""
     optimizer = KFAC(
-        problem.model.named_parameters(), lr=0.0, fallback_lr=0.0, fisher=fisher, statistics_period=1, inverse_period=1,
+        problem.model.named_parameters(),
+        lr=0.0,
+        fallback_lr=0.0,
+        fisher=fisher,
+        statistics_period=1,
+        inverse_period=1,
         **options,
-    )  # fmt: skip
+    )
     objective = problem.objective(l2)
     for _ in range(steps):
         optimizer.step(objective.on(problem.inputs, problem.targets))
@@ -34,14 +41,20 @@ def scale_of(problem: Problem) -> float:
 
 def layers_of(problem: Problem) -> dict[str, nn.Linear | nn.Conv2d]:
     named = problem.model.named_modules()
-    return {name: m for name, m in named if isinstance(m, nn.Linear | nn.Conv2d) and m.weight.requires_grad}
+    return {
+        name: m
+        for name, m in named
+        if isinstance(m, nn.Linear | nn.Conv2d) and m.weight.requires_grad
+    }
 
 
 def block(problem: Problem, layer: nn.Linear | nn.Conv2d, dense: Tensor) -> Tensor:
     """A layer's block of a dense matrix, its rows in the order of the matrix (out, in + bias)."""
     parts, offset = {}, 0
     for parameter in problem.params:
-        parts[id(parameter)] = torch.arange(offset, offset + parameter.numel()).view(len(parameter), -1)
+        parts[id(parameter)] = torch.arange(offset, offset + parameter.numel()).view(
+            len(parameter), -1
+        )
         offset += parameter.numel()
     index = parts[id(layer.weight)]
     if layer.bias is not None and layer.bias.requires_grad:
@@ -66,7 +79,9 @@ def make(model: nn.Module, loss_fn: nn.Module, examples: int, inputs: int, outpu
     classes = torch.randint(outputs, (examples,))
     numbers = torch.rand(examples, outputs).double()
     numbers = numbers.round() if isinstance(loss_fn, nn.BCEWithLogitsLoss) else numbers
-    return Problem(model, loss_fn, values, classes if isinstance(loss_fn, nn.CrossEntropyLoss) else numbers)
+    return Problem(
+        model, loss_fn, values, classes if isinstance(loss_fn, nn.CrossEntropyLoss) else numbers
+    )
 
 
 LOSSES: dict[str, Callable[[], nn.Module]] = {
@@ -90,7 +105,9 @@ def test_exact_for_a_single_example(loss: str, activation: type[nn.Module]) -> N
 
 @pytest.mark.parametrize("loss", [name for name in LOSSES if name.startswith("mse")])
 @pytest.mark.parametrize("sizes", [(4, 3), (4, 5, 3), (4, 5, 2, 3)])
-def test_exact_for_deep_linear_networks_with_squared_error(loss: str, sizes: tuple[int, ...]) -> None:
+def test_exact_for_deep_linear_networks_with_squared_error(
+    loss: str, sizes: tuple[int, ...]
+) -> None:
     problem = make(mlp(sizes, nn.Identity), LOSSES[loss](), 7, sizes[0], sizes[-1])
     assert_exact_blocks(problem, observed(problem))
 
@@ -124,13 +141,18 @@ def test_exact_for_a_convolution_with_one_location() -> None:
     assert_exact_blocks(problem, observed(problem))
 
 
-# -- curvlinops --------------------------------------------------------------------------------------------------------
+# -- curvlinops ------------------------------------------------------------------------------------
 
 
 def convolutional(loss_fn: nn.Module) -> Problem:
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(2, 3, 3, padding=1, stride=2), nn.Tanh(), nn.Conv2d(3, 2, 2), nn.Tanh(), nn.Flatten(), nn.Linear(2, 3)
+        nn.Conv2d(2, 3, 3, padding=1, stride=2),
+        nn.Tanh(),
+        nn.Conv2d(3, 2, 2),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(2, 3),
     )
     problem = make(model, loss_fn, 5, 4, 3)
     problem.inputs = torch.randn(5, 2, 4, 4).double()
@@ -138,8 +160,16 @@ def convolutional(loss_fn: nn.Module) -> Problem:
 
 
 AGAINST = {
-    **{f"mlp-{name}": lambda n=name: make(mlp(), LOSSES[n](), 6, 4, 3) for name in LOSSES if "example" not in name},
-    **{f"conv-{name}": lambda n=name: convolutional(LOSSES[n]()) for name in LOSSES if "example" not in name},
+    **{
+        f"mlp-{name}": lambda n=name: make(mlp(), LOSSES[n](), 6, 4, 3)
+        for name in LOSSES
+        if "example" not in name
+    },
+    **{
+        f"conv-{name}": lambda n=name: convolutional(LOSSES[n]())
+        for name in LOSSES
+        if "example" not in name
+    },
     "sequences": CASES["sdpa"],
 }
 
@@ -150,16 +180,21 @@ def test_against_curvlinops(name: str) -> None:
     problem = AGAINST[name]()
     optimizer = observed(problem)
     operator = curvlinops.KFACLinearOperator(
-        problem.model, problem.loss_fn, problem.params, [(problem.inputs, problem.targets)],
-        fisher_type=curvlinops.FisherType.TYPE2, separate_weight_and_bias=False, check_deterministic=False,
-    )  # fmt: skip
+        problem.model,
+        problem.loss_fn,
+        problem.params,
+        [(problem.inputs, problem.targets)],
+        fisher_type=curvlinops.FisherType.TYPE2,
+        separate_weight_and_bias=False,
+        check_deterministic=False,
+    )
     dense = operator @ torch.eye(sum(p.numel() for p in problem.params)).double()
     for layer in layers_of(problem).values():
         state = optimizer.state[layer.weight]
         close(scale_of(problem) * torch.kron(state["g"], state["a"]), block(problem, layer, dense))
 
 
-# -- other Fishers, averages -------------------------------------------------------------------------------------------
+# -- other Fishers, averages -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("loss", ["ce", "bce", "mse_sum"])
@@ -181,7 +216,9 @@ def test_empirical_factors_are_those_of_the_true_targets(loss: str) -> None:
     rows = []
     for i in range(6):
         outputs = problem.model(problem.inputs[i : i + 1])
-        total = {"ce": nn.CrossEntropyLoss, "bce": nn.BCEWithLogitsLoss, "mse": nn.MSELoss}[loss.split("_")[0]]
+        total = {"ce": nn.CrossEntropyLoss, "bce": nn.BCEWithLogitsLoss, "mse": nn.MSELoss}[
+            loss.split("_")[0]
+        ]
         value = total(reduction="sum")(outputs, problem.targets[i : i + 1])
         rows.append(torch.autograd.grad(value, outputs)[0][0])
     close(optimizer.state[layer.weight]["g"], sum(torch.outer(g, g) for g in rows) / 6)

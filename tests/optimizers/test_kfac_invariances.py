@@ -17,8 +17,11 @@ Options = Mapping[str, object]
 
 PLAIN: Options = {"statistics_period": 2, "inverse_period": 3}
 QUADRATIC: Options = {
-    **PLAIN, "step_rule": "exact", "damping_rule": "adaptive", "damping_period": 2,
-}  # fmt: skip
+    **PLAIN,
+    "step_rule": "exact",
+    "damping_rule": "adaptive",
+    "damping_period": 2,
+}
 WAYS: dict[str, tuple[type[KFAC], Options]] = {
     "kfac": (KFAC, PLAIN),
     "eigen": (KFAC, {**PLAIN, "inverse": "eigen", "shared_weights": "reduce"}),
@@ -37,7 +40,7 @@ def run(problem: Problem, optimizer: KFAC, steps: int = 6, **options: object) ->
     return flatten(problem.params).detach()
 
 
-# -- order, groups, parts ----------------------------------------------------------------------------------------------
+# -- order, groups, parts --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -56,7 +59,10 @@ def test_two_groups_of_equal_settings_are_one(way: str) -> None:
     problem, other = CASES["conv_bn"](), CASES["conv_bn"]()
     expected = run(problem, method(problem.model.parameters(), **options))
     layers = [layer for layer in other.model if list(layer.parameters())]
-    groups = [{"params": list(layers[0].parameters())}, {"params": [p for m in layers[1:] for p in m.parameters()]}]
+    groups = [
+        {"params": list(layers[0].parameters())},
+        {"params": [p for m in layers[1:] for p in m.parameters()]},
+    ]
     close(run(other, method(groups, **options)), expected)
 
 
@@ -73,7 +79,7 @@ def test_a_batch_in_parts_is_the_whole_batch(fisher: str, way: str, name: str) -
     close(ends[1], ends[0], 1e-8)
 
 
-# -- coordinates -------------------------------------------------------------------------------------------------------
+# -- coordinates -----------------------------------------------------------------------------------
 
 
 class Transformed(nn.Module):
@@ -107,7 +113,9 @@ def regression(transform: bool) -> Problem:
     return Problem(nn.Sequential(first, nn.Tanh(), second), nn.MSELoss(), inputs, targets)
 
 
-def outputs_along(optimizer_of: Callable[[nn.Module], KFAC], transform: bool, steps: int = 10) -> Tensor:
+def outputs_along(
+    optimizer_of: Callable[[nn.Module], KFAC], transform: bool, steps: int = 10
+) -> Tensor:
     """The network's outputs after each of some steps."""
     problem = regression(transform)
     optimizer, seen = optimizer_of(problem.model), []
@@ -164,7 +172,7 @@ def test_damping_breaks_it() -> None:
     assert float((outputs_along(make, True) - outputs_along(make, False)).abs().max()) > 1e-2
 
 
-# -- precision ---------------------------------------------------------------------------------------------------------
+# -- precision -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("way", ["kfac", "ekfac"])
@@ -177,11 +185,16 @@ def test_autocast_keeps_the_factors_in_single_precision(way: str) -> None:
         problem.inputs = problem.inputs.float()
         optimizer = method(problem.model.named_parameters(), fisher="exact", **options)
         optimizer.step(problem.objective(autocast=autocast))
-        found.append({(i, k): v for i, p in enumerate(problem.params) for k, v in optimizer.state[p].items()})
+        found.append(
+            {(i, k): v for i, p in enumerate(problem.params) for k, v in optimizer.state[p].items()}
+        )
         run(problem, optimizer, 5, autocast=autocast)
         for state in optimizer.state.values():
             tensors = [value for value in state.values() if isinstance(value, Tensor)]
-            assert all(tensor.dtype == torch.float32 and bool(tensor.isfinite().all()) for tensor in tensors)
+            assert all(
+                tensor.dtype == torch.float32 and bool(tensor.isfinite().all())
+                for tensor in tensors
+            )
         assert not optimizer.failures
     single, mixed = found
     assert mixed.keys() == single.keys()
@@ -203,7 +216,7 @@ def test_single_precision_follows_double_precision(way: str) -> None:
     close(ends[1], ends[0], 1e-4)
 
 
-# -- modules -----------------------------------------------------------------------------------------------------------
+# -- modules ---------------------------------------------------------------------------------------
 
 
 class Chain(nn.Module):
@@ -246,12 +259,16 @@ def test_frozen_layers_stay_and_change_nothing_for_the_others(way: str, frozen: 
     problem, whole = CASES["mlp_ce"](), CASES["mlp_ce"]()
     problem.model[frozen].requires_grad_(False)
     before = copy.deepcopy(problem.model[frozen].state_dict())
-    optimizer = method([p for p in problem.model.parameters() if p.requires_grad], fisher="exact", **options)
+    optimizer = method(
+        [p for p in problem.model.parameters() if p.requires_grad], fisher="exact", **options
+    )
     other = method(whole.model.parameters(), fisher="exact", **options)
     optimizer.step(problem.objective())
     other.step(whole.objective())
     trained = 2 - frozen
-    ours, theirs = (o.state[p.model[trained].weight] for o, p in ((optimizer, problem), (other, whole)))
+    ours, theirs = (
+        o.state[p.model[trained].weight] for o, p in ((optimizer, problem), (other, whole))
+    )
     for key in ("a", "g"):
         close(ours[key], theirs[key])
     run(problem, optimizer)

@@ -71,22 +71,39 @@ class Transformer(nn.Module):
 
 def residual() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(),
-        nn.Conv2d(4, 4, 3, stride=2, groups=2), nn.GroupNorm(2, 4), nn.ReLU(),
-        nn.Conv2d(4, 6, 1), nn.InstanceNorm2d(6, affine=True), nn.Flatten(), nn.Linear(24, 3),
-    )  # fmt: skip
+        nn.Conv2d(2, 4, 3, padding=1, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 3, stride=2, groups=2),
+        nn.GroupNorm(2, 4),
+        nn.ReLU(),
+        nn.Conv2d(4, 6, 1),
+        nn.InstanceNorm2d(6, affine=True),
+        nn.Flatten(),
+        nn.Linear(24, 3),
+    )
 
 
 def one_and_three_axes() -> nn.Module:
     return nn.Sequential(
-        nn.Conv3d(1, 2, 3, padding=1), nn.BatchNorm3d(2), nn.Tanh(), nn.Flatten(2),
-        nn.Conv1d(2, 3, 4, stride=3, dilation=2), nn.RMSNorm(7), nn.ConvTranspose1d(3, 2, 3, stride=2), nn.Tanh(),
-        nn.Flatten(), nn.LayerNorm(30), nn.Linear(30, 3),
-    )  # fmt: skip
+        nn.Conv3d(1, 2, 3, padding=1),
+        nn.BatchNorm3d(2),
+        nn.Tanh(),
+        nn.Flatten(2),
+        nn.Conv1d(2, 3, 4, stride=3, dilation=2),
+        nn.RMSNorm(7),
+        nn.ConvTranspose1d(3, 2, 3, stride=2),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.LayerNorm(30),
+        nn.Linear(30, 3),
+    )
 
 
 def of_tokens(model: Callable[[], nn.Module]) -> Callable[[], Problem]:
-    return lambda: Problem(model().double(), nn.CrossEntropyLoss(), classes(5, 8, 6), (classes(5, 8, 6) + 1) % 5)
+    return lambda: Problem(
+        model().double(), nn.CrossEntropyLoss(), classes(5, 8, 6), (classes(5, 8, 6) + 1) % 5
+    )
 
 
 NETWORKS: dict[str, Callable[[], Problem]] = {
@@ -96,7 +113,9 @@ NETWORKS: dict[str, Callable[[], Problem]] = {
     "cell": of_tokens(Stepped),
     "transformer": of_tokens(lambda: Transformer(False)),
     "transformer_tied": of_tokens(lambda: Transformer(True)),
-    "images": lambda: Problem(residual().double(), nn.CrossEntropyLoss(), normal(8, 2, 6, 6), classes(3, 8)),
+    "images": lambda: Problem(
+        residual().double(), nn.CrossEntropyLoss(), normal(8, 2, 6, 6), classes(3, 8)
+    ),
     "other_axes": lambda: Problem(
         one_and_three_axes().double(), nn.CrossEntropyLoss(), normal(8, 1, 3, 3, 3), classes(3, 8)
     ),
@@ -119,9 +138,13 @@ def build(name: str) -> Problem:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_all_parameters_are_preconditioned_and_the_loss_falls(name: str, kind: type[KFAC]) -> None:
     problem = build(name)
-    optimizer = kind(problem.model.named_parameters(), lr=0.3, damping=0.1, statistics_period=1, inverse_period=2)
+    optimizer = kind(
+        problem.model.named_parameters(), lr=0.3, damping=0.1, statistics_period=1, inverse_period=2
+    )
     objective = problem.objective()
-    losses = [float(optimizer.step(objective.on(problem.inputs, problem.targets))) for _ in range(15)]
+    losses = [
+        float(optimizer.step(objective.on(problem.inputs, problem.targets))) for _ in range(15)
+    ]
     assert set(optimizer.layer_coverage().values()) == {kind.rule}
     assert optimizer.telemetry()["preconditioned"] == 1
     assert not optimizer.failures
@@ -135,11 +158,18 @@ def test_a_first_step_is_the_damped_inverse_times_the_gradient(name: str, option
     problem = build(name)
     before = [parameter.detach().clone() for parameter in problem.params]
     optimizer = KFAC(
-        problem.model.named_parameters(), lr=0.5, momentum=0.0, damping=0.2, kl_clip=None, **OPTIONS[options]
+        problem.model.named_parameters(),
+        lr=0.5,
+        momentum=0.0,
+        damping=0.2,
+        kl_clip=None,
+        **OPTIONS[options],
     )  # type: ignore[arg-type]
     objective = problem.objective()
     optimizer.step(objective)
-    steps = {id(p): (start - p.detach()) / 0.5 for p, start in zip(problem.params, before, strict=True)}
+    steps = {
+        id(p): (start - p.detach()) / 0.5 for p, start in zip(problem.params, before, strict=True)
+    }
     assert optimizer._blocks
     for block in optimizer._blocks:
         state = optimizer.state[block.parameters[0]]
@@ -148,14 +178,21 @@ def test_a_first_step_is_the_damped_inverse_times_the_gradient(name: str, option
             damped, extra = factors, 0.2
         else:
             damped, extra = block.damped(factors, 0.2), 0.0
-        dense = [t if block.is_dense(t) else torch.diag_embed(t) for t in (damped[key] for key in sorted(damped))]
+        dense = [
+            t if block.is_dense(t) else torch.diag_embed(t)
+            for t in (damped[key] for key in sorted(damped))
+        ]
         stacks = [t.reshape(-1, *t.shape[-2:]) for t in dense]
         matrix = block.matrix([p.grad for p in block.parameters]) / objective.scale  # type: ignore[misc]
         found = block.matrix([steps[id(p)] for p in block.parameters])
         for number, (slope, step) in enumerate(
             zip(*(m.reshape(-1, *m.shape[-2:]) for m in (matrix, found)), strict=True)
         ):
-            whole = stacks[0][number] if len(stacks) == 1 else torch.kron(stacks[1][number], stacks[0][number])
+            whole = (
+                stacks[0][number]
+                if len(stacks) == 1
+                else torch.kron(stacks[1][number], stacks[0][number])
+            )
             whole = whole + extra * torch.eye(len(whole)).double()
             close(step.flatten(), torch.linalg.solve(whole, slope.flatten()), 1e-8)
 
@@ -168,9 +205,13 @@ def test_two_parameter_groups_are_as_one(name: str) -> None:
         problem = build(name)
         named = list(problem.model.named_parameters())
         last = named[-1][0].split(".")[0]
-        parts = [[pair for pair in named if pair[0].startswith(last) == side] for side in (True, False)]
+        parts = [
+            [pair for pair in named if pair[0].startswith(last) == side] for side in (True, False)
+        ]
         assert all(parts)
-        optimizer = KFAC([{"params": part} for part in parts] if split else named, lr=0.1, kl_clip=None)
+        optimizer = KFAC(
+            [{"params": part} for part in parts] if split else named, lr=0.1, kl_clip=None
+        )
         for _ in range(2):
             optimizer.step(problem.objective(generator=torch.Generator().manual_seed(0)))
         results.append(problem.params)
@@ -182,7 +223,10 @@ def test_frozen_parts_and_unknown_layers_are_left_to_the_fallback() -> None:
     class Scaled(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.lstm, self.attention = nn.LSTM(3, 4, batch_first=True), nn.MultiheadAttention(4, 2, batch_first=True)
+            self.lstm, self.attention = (
+                nn.LSTM(3, 4, batch_first=True),
+                nn.MultiheadAttention(4, 2, batch_first=True),
+            )
             self.bilinear, self.factor = nn.Bilinear(4, 4, 2), nn.Parameter(torch.ones(2))
 
         def forward(self, inputs: Tensor) -> Tensor:
@@ -194,16 +238,24 @@ def test_frozen_parts_and_unknown_layers_are_left_to_the_fallback() -> None:
     problem = Problem(Scaled().double(), nn.MSELoss(), normal(4, 5, 3), normal(4, 2))
     problem.model.lstm.weight_hh_l0.requires_grad_(False)
     problem.model.attention.in_proj_bias.requires_grad_(False)
-    optimizer = KFAC((pair for pair in problem.model.named_parameters() if pair[1].requires_grad), lr=0.1)
+    optimizer = KFAC(
+        (pair for pair in problem.model.named_parameters() if pair[1].requires_grad), lr=0.1
+    )
     optimizer.step(problem.objective())
     coverage = optimizer.layer_coverage()
     assert {name for name, rule in coverage.items() if rule == "kfac"} == {
-        "lstm.weight_ih_l0", "lstm.bias_ih_l0", "lstm.bias_hh_l0",
-        "attention.in_proj_weight", "attention.out_proj.weight", "attention.out_proj.bias",
-    }  # fmt: skip
+        "lstm.weight_ih_l0",
+        "lstm.bias_ih_l0",
+        "lstm.bias_hh_l0",
+        "attention.in_proj_weight",
+        "attention.out_proj.weight",
+        "attention.out_proj.bias",
+    }
     assert {name for name, rule in coverage.items() if rule == "adamw"} == {
-        "bilinear.weight", "bilinear.bias", "factor"
-    }  # fmt: skip
+        "bilinear.weight",
+        "bilinear.bias",
+        "factor",
+    }
 
 
 @pytest.mark.parametrize("options", [{"bias_k": True}, {"packed": True}])
@@ -212,7 +264,9 @@ def test_what_torch_computes_itself_is_left_to_the_fallback(options: dict[str, b
         def __init__(self) -> None:
             super().__init__()
             self.lstm = nn.LSTM(3, 4, batch_first=True)
-            self.attention = nn.MultiheadAttention(4, 2, batch_first=True, add_bias_kv="bias_k" in options)
+            self.attention = nn.MultiheadAttention(
+                4, 2, batch_first=True, add_bias_kv="bias_k" in options
+            )
             self.head = nn.Linear(4, 2)
 
         def forward(self, inputs: Tensor) -> Tensor:
@@ -230,7 +284,10 @@ def test_what_torch_computes_itself_is_left_to_the_fallback(options: dict[str, b
     before = [parameter.detach().clone() for parameter in problem.params]
     optimizer.step(problem.objective())
     left = "lstm" if "packed" in options else "attention"
-    assert all((rule == "adamw") == name.startswith(left) for name, rule in optimizer.layer_coverage().items())
+    assert all(
+        (rule == "adamw") == name.startswith(left)
+        for name, rule in optimizer.layer_coverage().items()
+    )
     assert all(not torch.equal(p, start) for p, start in zip(problem.params, before, strict=True))
 
 
@@ -248,7 +305,11 @@ class Checkpointed(nn.Module):
         return self.attention(hidden, hidden, hidden, need_weights=False)[0]
 
     def forward(self, inputs: Tensor) -> Tensor:
-        mixed = checkpoint(self.body, inputs, use_reentrant=False) if self.checkpointed else self.body(inputs)
+        mixed = (
+            checkpoint(self.body, inputs, use_reentrant=False)
+            if self.checkpointed
+            else self.body(inputs)
+        )
         return self.head(mixed.mean(1))
 
 
@@ -257,8 +318,12 @@ def test_checkpointed_layers_are_seen_once(fisher: str) -> None:
     results = []
     for checkpointed in (False, True):
         torch.manual_seed(0)
-        problem = Problem(Checkpointed(checkpointed).double(), nn.MSELoss(), normal(3, 5, 4), normal(3, 2))
-        optimizer = KFAC(problem.model.named_parameters(), lr=0.1, fisher=fisher, statistics_period=1)
+        problem = Problem(
+            Checkpointed(checkpointed).double(), nn.MSELoss(), normal(3, 5, 4), normal(3, 2)
+        )
+        optimizer = KFAC(
+            problem.model.named_parameters(), lr=0.1, fisher=fisher, statistics_period=1
+        )
         for _ in range(3):
             optimizer.step(problem.objective(generator=torch.Generator().manual_seed(0)))
         assert set(optimizer.layer_coverage().values()) == {"kfac"}

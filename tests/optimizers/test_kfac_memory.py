@@ -34,15 +34,23 @@ def test_factors_that_do_not_fit_are_refused_before_the_first_step() -> None:
     enough = KFAC(model.named_parameters(), max_gib=sum(bytes_of.values()) / 2**30)
     enough.step(problem.objective())
     with pytest.raises(Unsupported):
-        KFAC(model.named_parameters(), max_gib=(sum(bytes_of.values()) - 1) / 2**30).step(problem.objective())
-    KFAC(model.named_parameters(), max_gib=(bytes_of["2"]) / 2**30, skip=["0."]).step(problem.objective())
+        KFAC(model.named_parameters(), max_gib=(sum(bytes_of.values()) - 1) / 2**30).step(
+            problem.objective()
+        )
+    KFAC(model.named_parameters(), max_gib=(bytes_of["2"]) / 2**30, skip=["0."]).step(
+        problem.objective()
+    )
 
 
 def test_the_refusal_says_how_many_gib() -> None:
-    model = nn.Sequential(nn.Linear(511, 4, device="meta"), nn.Linear(40_000, 50_000, bias=False, device="meta"))
+    model = nn.Sequential(
+        nn.Linear(511, 4, device="meta"), nn.Linear(40_000, 50_000, bias=False, device="meta")
+    )
     blocks = blocks_of(model, {id(p): 0 for p in model.parameters()})
     sizes = [2 * (fan_in**2 + out**2) * 4 / 2**30 for fan_in, out in ((512, 4), (40_000, 50_000))]
-    expected = rf"would keep {sum(sizes):,.3g} GiB of factors, {sizes[1]:,.3g} GiB of them for 1.weight"
+    expected = (
+        rf"would keep {sum(sizes):,.3g} GiB of factors, {sizes[1]:,.3g} GiB of them for 1.weight"
+    )
     optimizer = KFAC(model.named_parameters())
     with pytest.raises(Unsupported, match=expected):
         require_fitting(optimizer, blocks, float("inf"), 8.0)
@@ -55,8 +63,16 @@ def test_large_factors_are_kept_as_diagonals(method: type[KFAC], name: str) -> N
     """The diagonal of the dense factor, and a step that is the dense solve with the diagonal matrix."""
     problem = CASES[name]()
     dense, limited = copy.deepcopy(problem), copy.deepcopy(problem)
-    options: dict[str, object] = {"lr": 0.5, "damping": 0.1, "fisher": "exact", "kl_clip": None, "momentum": 0.0}
-    limit = 4 if name == "mlp_ce" else 5  # above: (in + bias, out) = (5, 5), (6, 3); (9, 3), (13, 2)
+    options: dict[str, object] = {
+        "lr": 0.5,
+        "damping": 0.1,
+        "fisher": "exact",
+        "kl_clip": None,
+        "momentum": 0.0,
+    }
+    limit = (
+        4 if name == "mlp_ce" else 5
+    )  # above: (in + bias, out) = (5, 5), (6, 3); (9, 3), (13, 2)
     whole = KFAC(dense.model.named_parameters(), **options)
     whole.step(dense.objective())
     optimizer = method(limited.model.named_parameters(), max_dim=limit, **options)
@@ -72,9 +88,14 @@ def test_large_factors_are_kept_as_diagonals(method: type[KFAC], name: str) -> N
         root, gradient = 0.1**0.5, matrix(short.weight.grad, short.bias.grad) / objective.scale
         if method is KFAC:
             pi = ((a.trace() / len(a)) / (g.trace() / len(g))) ** 0.5
-            curved = torch.kron(g + root / pi * torch.eye(len(g)).double(), a + pi * root * torch.eye(len(a)).double())
+            curved = torch.kron(
+                g + root / pi * torch.eye(len(g)).double(),
+                a + pi * root * torch.eye(len(a)).double(),
+            )
         else:
-            bases = [state.get(f"{k}_basis", torch.eye(len(f)).double()) for k, f in (("g", g), ("a", a))]
+            bases = [
+                state.get(f"{k}_basis", torch.eye(len(f)).double()) for k, f in (("g", g), ("a", a))
+            ]
             basis = torch.kron(*(base.contiguous() for base in bases))
             curved = (basis * (state["scales"].flatten() + 0.1)) @ basis.T
         move = matrix(short.weight, short.bias) - matrix(start.weight, start.bias)
@@ -91,7 +112,9 @@ def test_skipped_layers_are_left_to_the_fallback() -> None:
     problem = stack(3)
     whole = KFAC(copy.deepcopy(problem).model.named_parameters(), fallback="sgd")
     assert whole.skip == ()
-    optimizer = KFAC(problem.model.named_parameters(), skip=["2."], fallback="sgd", fallback_lr=0.01)
+    optimizer = KFAC(
+        problem.model.named_parameters(), skip=["2."], fallback="sgd", fallback_lr=0.01
+    )
     before = problem.model[2].weight.detach().clone()
     optimizer.step(problem.objective())
     rules = optimizer.layer_coverage()
@@ -108,11 +131,15 @@ def test_state_bytes_are_the_formula(method: type[KFAC], step_rule: str) -> None
     """2 (in^2 + out^2) + in out floats a layer, EKFAC in out more."""
     torch.manual_seed(0)
     sizes = (20, 30, 25, 10)
-    problem = Problem(mlp(sizes), nn.CrossEntropyLoss(), torch.randn(8, 20), torch.randint(10, (8,)))
+    problem = Problem(
+        mlp(sizes), nn.CrossEntropyLoss(), torch.randn(8, 20), torch.randint(10, (8,))
+    )
     optimizer = method(problem.model.named_parameters(), step_rule=step_rule)
     for _ in range(2):
         optimizer.step(problem.objective())
-    tensors = [t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
+    tensors = [
+        t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor)
+    ]
     assert {t.dtype for t in tensors} == {torch.float32}
     shapes = [(fan_in + 1, out) for fan_in, out in itertools.pairwise(sizes)]
     extra = 2 if method is EKFAC else 1
@@ -121,7 +148,9 @@ def test_state_bytes_are_the_formula(method: type[KFAC], step_rule: str) -> None
 
 
 @pytest.mark.parametrize("method", [KFAC, EKFAC])
-@pytest.mark.parametrize("options", [{}, {"staggered": True}, {"step_rule": "exact"}, {"fisher": "empirical"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"staggered": True}, {"step_rule": "exact"}, {"fisher": "empirical"}], ids=str
+)
 def test_a_model_without_known_layers_is_trained_by_the_fallback(
     method: type[KFAC], options: dict[str, object]
 ) -> None:

@@ -104,7 +104,11 @@ class Stream:
 def test_joined_batches_grow_to_their_limit() -> None:
     problem, stream = stack(2), Stream()
     optimizer = KFAC(
-        problem.model.named_parameters(), batch_growth=1.5, max_batches=4, fisher="exact", statistics_period=1
+        problem.model.named_parameters(),
+        batch_growth=1.5,
+        max_batches=4,
+        fisher="exact",
+        statistics_period=1,
     )
     objective, sizes, calls = problem.objective(sampler=stream), [], []
     original = Objective.scores
@@ -129,7 +133,9 @@ def test_a_joined_batch_is_that_batch() -> None:
     ends = []
     for whole in (False, True):
         problem, stream = stack(2), Stream()
-        optimizer = KFAC(problem.model.named_parameters(), batch_growth=1.0 if whole else 4.0, fisher="exact")
+        optimizer = KFAC(
+            problem.model.named_parameters(), batch_growth=1.0 if whole else 4.0, fisher="exact"
+        )
         first = stream()
         objective = problem.objective(sampler=stream)
         loss = optimizer.step(objective.on(*first))

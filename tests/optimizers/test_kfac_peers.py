@@ -15,8 +15,13 @@ from optimizers.natural_gradient import EKFAC, KFAC
 from tests.optimizers.cases import Problem, close, mlp
 
 EVERY: dict[str, object] = {
-    "fisher": "exact", "statistics_period": 1, "inverse_period": 1, "momentum": 0.0, "kl_clip": None, "decay": 0.0,
-}  # fmt: skip
+    "fisher": "exact",
+    "statistics_period": 1,
+    "inverse_period": 1,
+    "momentum": 0.0,
+    "kl_clip": None,
+    "decay": 0.0,
+}
 
 
 def perceptron(loss_fn: nn.Module) -> Problem:
@@ -61,13 +66,21 @@ def operator_of(kind: str, problem: Problem) -> object:
     curvlinops = pytest.importorskip("curvlinops")
     make = {"kfac": curvlinops.KFACLinearOperator, "ekfac": curvlinops.EKFACLinearOperator}[kind]
     return make(
-        problem.model, problem.loss_fn, problem.params, [(problem.inputs, problem.targets)],
-        fisher_type=curvlinops.FisherType.TYPE2, separate_weight_and_bias=False, check_deterministic=False,
-    )  # fmt: skip
+        problem.model,
+        problem.loss_fn,
+        problem.params,
+        [(problem.inputs, problem.targets)],
+        fisher_type=curvlinops.FisherType.TYPE2,
+        separate_weight_and_bias=False,
+        check_deterministic=False,
+    )
 
 
 def descend(
-    problem: Problem, optimizer: KFAC, direction: Callable[[Problem, Tensor, float], Tensor], lr: float
+    problem: Problem,
+    optimizer: KFAC,
+    direction: Callable[[Problem, Tensor, float], Tensor],
+    lr: float,
 ) -> float:
     """Ten steps of ours beside theta -= lr direction on a copy; how far they moved."""
     twin = copy.deepcopy(problem)
@@ -76,7 +89,11 @@ def descend(
         optimizer.step(problem.objective())
         objective = twin.objective()
         objective()
-        add_([p.data for p in twin.params], direction(twin, objective.gradient(), objective.scale), alpha=-lr)
+        add_(
+            [p.data for p in twin.params],
+            direction(twin, objective.gradient(), objective.scale),
+            alpha=-lr,
+        )
         close(flatten(problem.params).detach(), flatten(twin.params).detach(), 1e-8)
     return float((flatten(problem.params).detach() - start).norm())
 
@@ -94,11 +111,15 @@ def test_ten_steps_are_those_with_curvlinops_inverse(model: str, loss: str, inve
         operator = operator_of("kfac", twin)
         # theirs approximates the curvature of the loss as it is, for which the damping is scaled
         return (
-            curvlinops.KFACInverseLinearOperator(operator, damping=0.1 * scale, min_damping=0.0, **{way: True})
+            curvlinops.KFACInverseLinearOperator(
+                operator, damping=0.1 * scale, min_damping=0.0, **{way: True}
+            )
             @ gradient
         )
 
-    optimizer = KFAC(problem.model.named_parameters(), lr=0.3, damping=0.1, inverse=inverse, **EVERY)
+    optimizer = KFAC(
+        problem.model.named_parameters(), lr=0.3, damping=0.1, inverse=inverse, **EVERY
+    )
     assert descend(problem, optimizer, direction, 0.3) > 0.1
 
 
@@ -109,7 +130,9 @@ def test_ten_steps_are_those_with_curvlinops_corrected_eigenvalues(model: str, l
 
     def direction(twin: Problem, gradient: Tensor, scale: float) -> Tensor:
         identity = torch.eye(len(gradient)).double()
-        return torch.linalg.solve(operator_of("ekfac", twin) @ identity + 0.1 * scale * identity, gradient)
+        return torch.linalg.solve(
+            operator_of("ekfac", twin) @ identity + 0.1 * scale * identity, gradient
+        )
 
     optimizer = EKFAC(problem.model.named_parameters(), lr=0.3, damping=0.1, **EVERY)
     assert descend(problem, optimizer, direction, 0.3) > 0.1
@@ -125,7 +148,10 @@ def test_factors_are_those_of_backpack(loss: str) -> None:
     optimizer = KFAC(problem.model.named_parameters(), lr=0.0, **EVERY)
     objective = problem.objective()
     optimizer.step(objective)
-    extended, loss_fn = backpack.extend(copy.deepcopy(problem.model)), backpack.extend(copy.deepcopy(problem.loss_fn))
+    extended, loss_fn = (
+        backpack.extend(copy.deepcopy(problem.model)),
+        backpack.extend(copy.deepcopy(problem.loss_fn)),
+    )
     with backpack.backpack(extensions.KFLR()):
         loss_fn(extended(problem.inputs), problem.targets).backward()
     layers = [[m for m in model if isinstance(m, nn.Linear)] for model in (problem.model, extended)]
@@ -136,7 +162,7 @@ def test_factors_are_those_of_backpack(loss: str) -> None:
         close(objective.scale * state["g"], theirs.bias.kflr[0])
 
 
-# -- a network that first-order methods find hard ----------------------------------------------------------------------
+# -- a network that first-order methods find hard --------------------------------------------------
 
 
 def autoencoder() -> Problem:
@@ -148,8 +174,12 @@ def autoencoder() -> Problem:
 
     sizes = (64, 32, 16, 6, 16, 32, 64)
     model = mlp(sizes, nn.Sigmoid).double()
-    for layer in (m for m in model if isinstance(m, nn.Linear)):  # Martens (2010): few inputs of weight one a unit
-        chosen = torch.rand(layer.weight.shape, generator=generator).argsort(1) < min(15, layer.in_features)
+    for layer in (
+        m for m in model if isinstance(m, nn.Linear)
+    ):  # Martens (2010): few inputs of weight one a unit
+        chosen = torch.rand(layer.weight.shape, generator=generator).argsort(1) < min(
+            15, layer.in_features
+        )
         layer.weight.data = normal(*layer.weight.shape) * chosen
         layer.bias.data.zero_()
     place = torch.linspace(-1, 1, 8, dtype=torch.float64)
@@ -176,9 +206,14 @@ def error_after(optimizer_of: Callable[[nn.Module], torch.optim.Optimizer], step
 def test_an_autoencoder_within_sixty_steps(method: type[KFAC]) -> None:
     """With nothing tuned K-FAC gets to a fraction of the error that Adam has with the best of four rates."""
     rates = (3e-3, 1e-2, 3e-2, 1e-1)
-    adam = min(error_after(lambda model, lr=lr: torch.optim.Adam(model.parameters(), lr=lr), 60) for lr in rates)
+    adam = min(
+        error_after(lambda model, lr=lr: torch.optim.Adam(model.parameters(), lr=lr), 60)
+        for lr in rates
+    )
     ours = error_after(
-        lambda model: method(model.named_parameters(), step_rule="exact", damping_rule="adaptive", damping=1.0),
+        lambda model: method(
+            model.named_parameters(), step_rule="exact", damping_rule="adaptive", damping=1.0
+        ),
         60,
     )
     assert ours < 0.25 * adam

@@ -28,7 +28,11 @@ def direction(problem: Problem, optimizer: KFAC, scale: float, gradient: Tensor)
     parts, rest = [], gradient / scale
     for layer in (m for m in problem.model if isinstance(m, nn.Linear)):
         count = layer.weight.numel()
-        weight, bias, rest = rest[:count], rest[count : count + len(layer.bias)], rest[count + len(layer.bias) :]
+        weight, bias, rest = (
+            rest[:count],
+            rest[count : count + len(layer.bias)],
+            rest[count + len(layer.bias) :],
+        )
         state = optimizer.state[layer.weight]
         matrix = torch.cat([weight.view_as(layer.weight), bias[:, None]], dim=1)
         solved = state["g_inverse"] @ matrix @ state["a_inverse"]
@@ -42,7 +46,7 @@ def scale_of(problem: Problem) -> float:
     return objective.scale
 
 
-# -- the best combination ----------------------------------------------------------------------------------------------
+# -- the best combination --------------------------------------------------------------------------
 
 
 def random_problem(size: int, rank: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -53,12 +57,17 @@ def random_problem(size: int, rank: int, seed: int) -> tuple[Tensor, Tensor]:
     return matrix, matrix @ torch.randn(size, dtype=torch.float64, generator=generator)
 
 
-def dense_best(matrix: Tensor, gradient: Tensor, directions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def dense_best(
+    matrix: Tensor, gradient: Tensor, directions: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
     """The point D x that minimises the model in the span, and the model there, by a basis of the span."""
     spanned = torch.stack(list(directions), dim=1)
     basis, values, _ = torch.linalg.svd(spanned, full_matrices=False)
     basis = basis[:, values > 1e-9 * values.max()]
-    point = basis @ torch.linalg.lstsq(basis.T @ matrix @ basis, -basis.T @ gradient, driver="gelsd").solution
+    point = (
+        basis
+        @ torch.linalg.lstsq(basis.T @ matrix @ basis, -basis.T @ gradient, driver="gelsd").solution
+    )
     return point, gradient @ point + point @ matrix @ point / 2
 
 
@@ -67,7 +76,10 @@ def dense_best(matrix: Tensor, gradient: Tensor, directions: Sequence[Tensor]) -
 def test_best_combination_is_the_dense_minimum_over_the_span(rank: int, count: int) -> None:
     for seed in range(20):
         matrix, gradient = random_problem(8, rank, seed)
-        directions = list(torch.randn(count, 8, dtype=torch.float64) * torch.logspace(-6, 6, count).double()[:, None])
+        directions = list(
+            torch.randn(count, 8, dtype=torch.float64)
+            * torch.logspace(-6, 6, count).double()[:, None]
+        )
         found = best_combination(lambda v, m=matrix: m @ v, gradient, directions)
         assert found is not None
         coefficients, change = found
@@ -83,7 +95,12 @@ def test_best_combination_is_the_dense_minimum_over_the_span(rank: int, count: i
 def test_best_combination_of_directions_that_span_less(second: str) -> None:
     matrix, gradient = random_problem(6, 6, 0)
     first = torch.randn(6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    others = {"parallel": 1e-3 * first, "opposite": -first, "zero": 0 * first, "almost parallel": first * (1 + 1e-13)}
+    others = {
+        "parallel": 1e-3 * first,
+        "opposite": -first,
+        "zero": 0 * first,
+        "almost parallel": first * (1 + 1e-13),
+    }
     found = best_combination(lambda v: matrix @ v, gradient, [first, others[second]])
     assert found is not None
     (alpha, mu), change = found
@@ -103,7 +120,7 @@ def test_best_combination_without_a_slope_or_a_number() -> None:
     assert best_combination(lambda v: matrix @ v, gradient * float("inf"), directions) is None
 
 
-# -- the step ----------------------------------------------------------------------------------------------------------
+# -- the step --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", [KFAC, EKFAC])
@@ -180,9 +197,14 @@ def test_curvature_of_a_share_of_the_batch(name: str, l2: float) -> None:
     part = copy.deepcopy(problem)
     part.inputs, part.targets = part.inputs[:2], part.targets[:2]
     gradient, size = Reference(problem, l2).gradient(), len(flat(problem))
-    matrix = Reference(part).ggn() * scale / scale_of(part) + (l2 + scale * damping) * torch.eye(size).double()
+    matrix = (
+        Reference(part).ggn() * scale / scale_of(part)
+        + (l2 + scale * damping) * torch.eye(size).double()
+    )
     before = flat(problem)
-    optimizer = KFAC(problem.model.named_parameters(), damping=damping, curvature_share=0.3, **QUADRATIC)
+    optimizer = KFAC(
+        problem.model.named_parameters(), damping=damping, curvature_share=0.3, **QUADRATIC
+    )
     objective = problem.objective(l2)
     optimizer.step(objective)
     u = direction(problem, optimizer, scale, gradient)
@@ -202,7 +224,9 @@ def test_same_trajectory_whatever_the_reduction(family: str, options: dict[str, 
     for reduction in ("", "_sum", "_example") if family != "ce" else ("", "_sum"):
         problem = CASES[f"mlp_{family}{reduction}"]()
         optimizer = KFAC(problem.model.named_parameters(), **{**QUADRATIC, **ADAPTED, **options})
-        objective = problem.objective(0.1 * scale_of(problem), generator=torch.Generator().manual_seed(0))
+        objective = problem.objective(
+            0.1 * scale_of(problem), generator=torch.Generator().manual_seed(0)
+        )
         for _ in range(6):
             optimizer.step(objective.on(problem.inputs, problem.targets))
             dampings.add(round(optimizer.param_groups[0]["damping"], 9))
@@ -218,17 +242,25 @@ def test_cost_of_a_step() -> None:
     optimizer = KFAC(problem.model.named_parameters(), step_rule="exact", statistics_period=10)
     assert "ggn" in optimizer.needs
     optimizer.step(objective)
-    assert objective.counts == {"value": 2, "grad": 2, "ggnvp": 1}  # the first step has no other to go on with
+    assert objective.counts == {
+        "value": 2,
+        "grad": 2,
+        "ggnvp": 1,
+    }  # the first step has no other to go on with
     optimizer.step(objective)
     assert objective.counts == {"value": 3, "grad": 3, "ggnvp": 3}
 
 
-# -- the damping -------------------------------------------------------------------------------------------------------
+# -- the damping -----------------------------------------------------------------------------------
 
 
 RUNS = {
     "exact": [{"step_rule": "exact", "damping": 0.02}],
-    "lr": [{"lr": 1.0, "momentum": 0.0}, {"lr": 2.0, "momentum": 0.9}, {"lr": 1.5, "momentum": 0.5, "damping": 3.0}],
+    "lr": [
+        {"lr": 1.0, "momentum": 0.0},
+        {"lr": 2.0, "momentum": 0.9},
+        {"lr": 1.5, "momentum": 0.5, "damping": 3.0},
+    ],
 }
 
 
@@ -240,16 +272,24 @@ def test_ratio_and_rule(step_rule: str, l2: float) -> None:
     for options in RUNS[step_rule]:
         problem = CASES["mlp_ce_sum"]()
         scale = scale_of(problem)
-        optimizer = KFAC(problem.model.named_parameters(), kl_clip=None, **{**EVERY, **ADAPTED, **options})
+        optimizer = KFAC(
+            problem.model.named_parameters(), kl_clip=None, **{**EVERY, **ADAPTED, **options}
+        )
         for _ in range(10):
-            reference, before, damping = Reference(problem, l2), flat(problem), optimizer.param_groups[0]["damping"]
+            reference, before, damping = (
+                Reference(problem, l2),
+                flat(problem),
+                optimizer.param_groups[0]["damping"],
+            )
             optimizer.step(problem.objective(l2))
             step = flat(problem) - before
             matrix = reference.ggn() + scale * damping * torch.eye(len(step)).double()
             model = reference.gradient() @ step + step @ matrix @ step / 2
             actual = reference.loss(before + step) - reference.loss(before)
             ratio = float(actual / model) if model < 0 else float("nan")
-            assert optimizer.telemetry()["reduction_ratio"] == pytest.approx(ratio, rel=1e-6, nan_ok=True)
+            assert optimizer.telemetry()["reduction_ratio"] == pytest.approx(
+                ratio, rel=1e-6, nan_ok=True
+            )
             factor = 0.8 if ratio > 0.75 else 1.0 if ratio >= 0.25 else 1 / 0.8
             assert optimizer.param_groups[0]["damping"] == pytest.approx(damping * factor)
             assert optimizer.telemetry()["damping"] == optimizer.param_groups[0]["damping"]
@@ -265,22 +305,36 @@ def test_ratio_of_a_scheduled_step() -> None:
     scale = scale_of(problem)
     for share in (1.0, 0.7, 0.4):
         optimizer.param_groups[0]["lr"] = share * optimizer.param_groups[0]["initial_lr"]
-        reference, before, damping = Reference(problem), flat(problem), optimizer.param_groups[0]["damping"]
+        reference, before, damping = (
+            Reference(problem),
+            flat(problem),
+            optimizer.param_groups[0]["damping"],
+        )
         optimizer.step(problem.objective())
         step = flat(problem) - before
         matrix = reference.ggn() + scale * damping * torch.eye(len(step)).double()
         model = reference.gradient() @ step + step @ matrix @ step / 2
         actual = reference.loss(before + step) - reference.loss(before)
-        assert optimizer.telemetry()["reduction_ratio"] == pytest.approx(float(actual / model), rel=1e-6)
+        assert optimizer.telemetry()["reduction_ratio"] == pytest.approx(
+            float(actual / model), rel=1e-6
+        )
 
 
 @pytest.mark.parametrize("step_rule", ["exact", "lr"])
 def test_the_damping_is_judged_once_a_period(step_rule: str) -> None:
     problem = CASES["mlp_ce"]()
     optimizer = KFAC(
-        problem.model.named_parameters(), lr=1e-3, step_rule=step_rule, fisher="exact", damping=1.0,
-        statistics_period=10, damping_rule="adaptive", damping_period=3, damping_decay=0.9, min_damping=0.6,
-    )  # fmt: skip
+        problem.model.named_parameters(),
+        lr=1e-3,
+        step_rule=step_rule,
+        fisher="exact",
+        damping=1.0,
+        statistics_period=10,
+        damping_rule="adaptive",
+        damping_period=3,
+        damping_decay=0.9,
+        min_damping=0.6,
+    )
     dampings, values = [], []
     objective = problem.objective()
     for _ in range(9):
@@ -288,10 +342,22 @@ def test_the_damping_is_judged_once_a_period(step_rule: str) -> None:
         optimizer.step(objective.on(problem.inputs, problem.targets))
         values.append(objective.counts["value"] - before)
         dampings.append(optimizer.param_groups[0]["damping"])
-    expected = [1.0, 1.0, 0.9**3, 0.9**3, 0.9**3, 0.6, 0.6, 0.6, 0.6]  # a tiny step is predicted well
+    expected = [
+        1.0,
+        1.0,
+        0.9**3,
+        0.9**3,
+        0.9**3,
+        0.6,
+        0.6,
+        0.6,
+        0.6,
+    ]  # a tiny step is predicted well
     assert dampings == pytest.approx(expected)
     judged = [values[i] - values[i - 1] for i in (2, 5, 8)]
-    assert judged == ([1, 1, 1] if step_rule == "exact" else [2, 2, 2])  # the trial; and the model's own
+    assert judged == (
+        [1, 1, 1] if step_rule == "exact" else [2, 2, 2]
+    )  # the trial; and the model's own
 
 
 class Cliff(nn.MSELoss):
@@ -312,9 +378,15 @@ def test_a_trial_that_is_not_finite_refuses_the_step(step_rule: str) -> None:
     inputs = torch.rand(8, 3).double()
     problem = Problem(mlp((3, 2)).double(), Cliff(), inputs, 3 * torch.ones(8, 2).double())
     optimizer = KFAC(
-        problem.model.named_parameters(), lr=1.0, momentum=0.5, kl_clip=None, damping=1e-2, weight_decay=0.1,
-        averaging=0.5, **{**EVERY, **ADAPTED, "step_rule": step_rule},
-    )  # fmt: skip
+        problem.model.named_parameters(),
+        lr=1.0,
+        momentum=0.5,
+        kl_clip=None,
+        damping=1e-2,
+        weight_decay=0.1,
+        averaging=0.5,
+        **{**EVERY, **ADAPTED, "step_rule": step_rule},
+    )
     before = flat(problem)
     for refused in range(1, 4):
         loss = optimizer.step(problem.objective())
@@ -352,5 +424,8 @@ def test_the_damping_decays_to_its_floor() -> None:
 def test_a_rule_that_could_not_adapt_is_refused(decay: float, period: int) -> None:
     with pytest.raises(ValueError, match="needs damping_decay below 1"):
         KFAC(
-            mlp().named_parameters(), damping_rule="adaptive", damping_decay=decay, damping_period=period
-        )  # fmt: skip
+            mlp().named_parameters(),
+            damping_rule="adaptive",
+            damping_decay=decay,
+            damping_period=period,
+        )

@@ -23,7 +23,8 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ranks")
     context = multiprocessing.get_context("spawn")
     processes = [
-        context.Process(target=kfac_two_ranks.work, args=(rank, str(folder))) for rank in range(kfac_two_ranks.SIZE)
+        context.Process(target=kfac_two_ranks.work, args=(rank, str(folder)))
+        for rank in range(kfac_two_ranks.SIZE)
     ]
     for process in processes:
         process.start()
@@ -32,7 +33,10 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         if process.is_alive():
             process.kill()
     assert [process.exitcode for process in processes] == [0, 0]
-    return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(kfac_two_ranks.SIZE)]
+    return [
+        torch.load(Path(folder) / f"{rank}.pt", weights_only=False)
+        for rank in range(kfac_two_ranks.SIZE)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +45,9 @@ def alone() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", WAYS)
-def test_ten_steps_are_those_of_one_process(both: list[dict[str, Any]], alone: dict[str, Any], name: str) -> None:
+def test_ten_steps_are_those_of_one_process(
+    both: list[dict[str, Any]], alone: dict[str, Any], name: str
+) -> None:
     first, second = (found[name] for found in both)
     expected = alone[name]
     assert torch.equal(first["end"], second["end"])
@@ -56,18 +62,27 @@ def test_ten_steps_are_those_of_one_process(both: list[dict[str, Any]], alone: d
 
 
 @pytest.mark.parametrize("name", WAYS)
-def test_a_checkpoint_holds_everything(both: list[dict[str, Any]], alone: dict[str, Any], name: str) -> None:
-    states = [found["saved"]["optimizer"]["state"] for found in (both[0][name], both[1][name], alone[name])]
+def test_a_checkpoint_holds_everything(
+    both: list[dict[str, Any]], alone: dict[str, Any], name: str
+) -> None:
+    states = [
+        found["saved"]["optimizer"]["state"]
+        for found in (both[0][name], both[1][name], alone[name])
+    ]
     for one, other, expected in zip(*(state.values() for state in states), strict=True):
         assert set(one) == set(other) == set(expected)
         for key, value in expected.items():
-            if isinstance(value, torch.Tensor) and not key.endswith("_basis"):  # eigenvectors have no sign
+            if isinstance(value, torch.Tensor) and not key.endswith(
+                "_basis"
+            ):  # eigenvectors have no sign
                 assert torch.equal(one[key], other[key])
                 close(one[key], value, 1e-8)
 
 
 @pytest.mark.parametrize("name", WAYS)
-def test_a_run_goes_on_from_a_checkpoint(both: list[dict[str, Any]], alone: dict[str, Any], name: str) -> None:
+def test_a_run_goes_on_from_a_checkpoint(
+    both: list[dict[str, Any]], alone: dict[str, Any], name: str
+) -> None:
     for found in (*(each[name] for each in both), alone[name]):
         assert torch.equal(found["gone on"], found["end"])
         assert torch.equal(found["resumed"], found["end"])
@@ -89,9 +104,13 @@ def test_who_keeps_the_inverses(both: list[dict[str, Any]], name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_parts_with_less_than_an_example_for_every_rank_are_rounded_up(both: list[dict[str, Any]], name: str) -> None:
+def test_parts_with_less_than_an_example_for_every_rank_are_rounded_up(
+    both: list[dict[str, Any]], name: str
+) -> None:
     first, second = (found["tiny"][name] for found in both)
     assert torch.equal(first, second)
-    start = torch.cat([p.detach().flatten() for p in kfac_two_ranks.problem_of(TINY[name][2]).params])
+    start = torch.cat(
+        [p.detach().flatten() for p in kfac_two_ranks.problem_of(TINY[name][2]).params]
+    )
     assert bool(first.isfinite().all())
     assert float((first - start).norm()) > 1e-2

@@ -17,11 +17,17 @@ from tests.optimizers.kfac_cases import STILL, flat, stack, weights
 @pytest.mark.parametrize("inverse", ["cholesky", "eigen"])
 def test_every_inverse_is_renewed_once_a_period(layers: int, period: int, inverse: str) -> None:
     problem = stack(layers)
-    optimizer = KFAC(problem.model.named_parameters(), staggered=True, inverse_period=period, inverse=inverse)
+    optimizer = KFAC(
+        problem.model.named_parameters(), staggered=True, inverse_period=period, inverse=inverse
+    )
     renewed = []
-    original, optimizer._refresh = optimizer._refresh, lambda blocks, objective: (  # type: ignore[method-assign]
-        renewed.append([block.name for block in blocks]), original(blocks, objective),
-    )  # fmt: skip
+    original, optimizer._refresh = (
+        optimizer._refresh,
+        lambda blocks, objective: (  # type: ignore[method-assign]
+            renewed.append([block.name for block in blocks]),
+            original(blocks, objective),
+        ),
+    )
     name = "a_inverse" if inverse == "cholesky" else "a_basis"
     kept, changed = [None] * layers, []
     for _ in range(1 + 3 * period):
@@ -33,14 +39,18 @@ def test_every_inverse_is_renewed_once_a_period(layers: int, period: int, invers
     for first in range(1, 1 + 2 * period):  # any window of a period's length
         counts = [sum(column) for column in zip(*changed[first : first + period], strict=True)]
         assert counts == [1] * layers
-    assert max(sum(step) for step in changed[1:]) == -(-layers // period)  # no step has more than its share
+    assert max(sum(step) for step in changed[1:]) == -(
+        -layers // period
+    )  # no step has more than its share
     assert sum(len(names) for names in renewed) == layers * 4
 
 
 @pytest.mark.parametrize("staggered", [False, True])
 def test_the_first_steps_each_renew_all_inverses(staggered: bool) -> None:
     problem = stack(3)
-    optimizer = KFAC(problem.model.named_parameters(), staggered=staggered, inverse_period=5, first_inverses=4)
+    optimizer = KFAC(
+        problem.model.named_parameters(), staggered=staggered, inverse_period=5, first_inverses=4
+    )
     ages, changed = [], []
     kept: list[object] = [None] * 3
     for _ in range(11):
@@ -58,7 +68,9 @@ def test_the_first_steps_each_renew_all_inverses(staggered: bool) -> None:
 @pytest.mark.parametrize(("examples", "period"), [(6, 3), (7, 3), (3, 5), (6, 1)])
 def test_every_example_is_used_once_a_period(examples: int, period: int) -> None:
     problem = stack(2, examples)
-    optimizer = KFAC(problem.model.named_parameters(), staggered=True, statistics_period=period, **STILL)
+    optimizer = KFAC(
+        problem.model.named_parameters(), staggered=True, statistics_period=period, **STILL
+    )
     seen: list[list[float]] = []
     original = Objective.scores
 
@@ -75,22 +87,31 @@ def test_every_example_is_used_once_a_period(examples: int, period: int) -> None
     everything = sorted(problem.inputs[:, 0].tolist())
     assert sorted(seen[0]) == everything
     for first in range(1, 2 + period):
-        assert sorted(value for step in seen[first : first + period] for value in step) == everything
+        assert (
+            sorted(value for step in seen[first : first + period] for value in step) == everything
+        )
     assert max(len(step) for step in seen[1:]) == -(-examples // period)
 
 
 @pytest.mark.parametrize("method", [KFAC, EKFAC])
 @pytest.mark.parametrize("name", ["mlp_ce", "mlp_ce_sum", "mlp_mse", "conv"])
 @pytest.mark.parametrize("period", [2, 3, 4, 20])
-def test_spread_statistics_are_those_of_the_whole_batch(method: type[KFAC], name: str, period: int) -> None:
+def test_spread_statistics_are_those_of_the_whole_batch(
+    method: type[KFAC], name: str, period: int
+) -> None:
     """At a point that does not move, after whole periods, also where the slices differ in size or are empty."""
     found = []
     for staggered in (False, True):
         problem = CASES[name]()
         optimizer = method(
-            problem.model.named_parameters(), staggered=staggered, statistics_period=period, inverse_period=100,
-            decay=1.0, fisher="exact", **STILL,
-        )  # fmt: skip
+            problem.model.named_parameters(),
+            staggered=staggered,
+            statistics_period=period,
+            inverse_period=100,
+            decay=1.0,
+            fisher="exact",
+            **STILL,
+        )
         objective = problem.objective()
         for _ in range(1 + 2 * period):
             optimizer.step(objective.on(problem.inputs, problem.targets))
@@ -136,12 +157,19 @@ def test_spread_statistics_cost_what_plain_ones_do(fisher: str, passes: int) -> 
     counts = []
     for staggered in (False, True):
         problem = stack(2)
-        optimizer = KFAC(problem.model.named_parameters(), staggered=staggered, statistics_period=3, fisher=fisher)
+        optimizer = KFAC(
+            problem.model.named_parameters(),
+            staggered=staggered,
+            statistics_period=3,
+            fisher=fisher,
+        )
         objective, each = problem.objective(), []
         for _ in range(1 + 6):
             before = dict(objective.counts)
             optimizer.step(objective.on(problem.inputs, problem.targets))
-            each.append({key: objective.counts[key] - before.get(key, 0) for key in ("value", "grad")})
+            each.append(
+                {key: objective.counts[key] - before.get(key, 0) for key in ("value", "grad")}
+            )
         counts.append((each, dict(objective.counts)))
     (_, plain), (each, spread) = counts
     assert each[1]["grad"] == pytest.approx(1 + passes / 3)
@@ -158,9 +186,15 @@ def test_spread_work_with_huge_damping_is_sgd_with_momentum() -> None:
     problem = stack(3)
     twin = copy.deepcopy(problem)
     ours = KFAC(
-        problem.model.named_parameters(), lr=0.2 * damping, damping=damping, kl_clip=None, momentum=0.8, staggered=True,
-        statistics_period=2, inverse_period=3,
-    )  # fmt: skip
+        problem.model.named_parameters(),
+        lr=0.2 * damping,
+        damping=damping,
+        kl_clip=None,
+        momentum=0.8,
+        staggered=True,
+        statistics_period=2,
+        inverse_period=3,
+    )
     theirs = torch.optim.SGD(twin.model.parameters(), lr=0.2, momentum=0.8)
     objective, other = problem.objective(), twin.objective()
     for _ in range(10):

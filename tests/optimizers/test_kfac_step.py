@@ -13,7 +13,12 @@ from optimizers import Objective
 from optimizers.natural_gradient.kfac import KFAC
 from tests.optimizers.cases import CASES, Problem, close, mlp
 
-PLAIN: dict[str, object] = {"kl_clip": None, "momentum": 0.0, "statistics_period": 1, "inverse_period": 1}
+PLAIN: dict[str, object] = {
+    "kl_clip": None,
+    "momentum": 0.0,
+    "statistics_period": 1,
+    "inverse_period": 1,
+}
 
 
 def flat(problem: Problem) -> Tensor:
@@ -27,7 +32,11 @@ def moved(layer: nn.Linear | nn.Conv2d, before: Tensor) -> Tensor:
 
 def matrix(layer: nn.Linear | nn.Conv2d) -> Tensor:
     weight = layer.weight.detach().flatten(1)
-    return weight.clone() if layer.bias is None else torch.cat([weight, layer.bias.detach()[:, None]], dim=1)
+    return (
+        weight.clone()
+        if layer.bias is None
+        else torch.cat([weight, layer.bias.detach()[:, None]], dim=1)
+    )
 
 
 def layers_of(problem: Problem) -> list[nn.Linear | nn.Conv2d]:
@@ -37,7 +46,11 @@ def layers_of(problem: Problem) -> list[nn.Linear | nn.Conv2d]:
 def weight_gradient(layer: nn.Linear | nn.Conv2d) -> Tensor:
     """The gradient of weight and bias as one matrix."""
     gradient = layer.weight.grad.flatten(1)
-    return gradient.clone() if layer.bias is None else torch.cat([gradient, layer.bias.grad[:, None]], dim=1)
+    return (
+        gradient.clone()
+        if layer.bias is None
+        else torch.cat([gradient, layer.bias.grad[:, None]], dim=1)
+    )
 
 
 @pytest.mark.parametrize(
@@ -57,7 +70,8 @@ def test_a_step_is_the_dense_damped_solve(name: str, l2: float) -> None:
         a, g = (optimizer.state[layer.weight][key] for key in ("a", "g"))
         pi = ((a.trace() / len(a)) / (g.trace() / len(g))) ** 0.5
         dense = torch.kron(
-            g + damping**0.5 / pi * torch.eye(len(g)).double(), a + pi * damping**0.5 * torch.eye(len(a)).double()
+            g + damping**0.5 / pi * torch.eye(len(g)).double(),
+            a + pi * damping**0.5 * torch.eye(len(a)).double(),
         )
         expected = -0.5 * torch.linalg.solve(dense, (gradient / objective.scale).flatten())
         close(moved(layer, start).flatten(), expected)
@@ -69,7 +83,13 @@ def test_same_trajectory_whatever_the_reduction(family: str, fisher: str) -> Non
     ends = []
     for reduction in ("", "_sum", "_example"):
         problem = CASES[f"mlp_{family}{reduction}"]()
-        optimizer = KFAC(problem.model.named_parameters(), lr=0.3, fisher=fisher, statistics_period=2, inverse_period=4)
+        optimizer = KFAC(
+            problem.model.named_parameters(),
+            lr=0.3,
+            fisher=fisher,
+            statistics_period=2,
+            inverse_period=4,
+        )
         objective = problem.objective(generator=torch.Generator().manual_seed(0))
         for _ in range(10):
             optimizer.step(objective.on(problem.inputs, problem.targets))
@@ -83,7 +103,13 @@ def test_huge_damping_is_sgd_with_momentum() -> None:
     damping = 1e14
     problem = CASES["mlp_ce"]()
     twin = copy.deepcopy(problem)
-    ours = KFAC(problem.model.named_parameters(), lr=0.2 * damping, damping=damping, kl_clip=None, momentum=0.8)
+    ours = KFAC(
+        problem.model.named_parameters(),
+        lr=0.2 * damping,
+        damping=damping,
+        kl_clip=None,
+        momentum=0.8,
+    )
     theirs = torch.optim.SGD(twin.model.parameters(), lr=0.2, momentum=0.8)
     objective, other = problem.objective(), twin.objective()
     for _ in range(10):
@@ -106,16 +132,23 @@ def test_clip_bounds_the_predicted_change() -> None:
     assert predicted > 1e-3
     close(flat(clipped) - flat(problem), (1e-3 / predicted) ** 0.5 * step)
     loose = copy.deepcopy(problem)
-    KFAC(loose.model.named_parameters(), **{**options, "kl_clip": 2 * predicted}).step(loose.objective())
+    KFAC(loose.model.named_parameters(), **{**options, "kl_clip": 2 * predicted}).step(
+        loose.objective()
+    )
     close(flat(loose), flat(free))
 
 
 def test_momentum_is_heavy_ball_on_the_preconditioned_gradient() -> None:
     problem = CASES["mlp_mse"]()
     optimizer = KFAC(
-        problem.model.named_parameters(), lr=0.1, momentum=0.9, kl_clip=None, fisher="exact", inverse_period=100,
+        problem.model.named_parameters(),
+        lr=0.1,
+        momentum=0.9,
+        kl_clip=None,
+        fisher="exact",
+        inverse_period=100,
         weight_decay=0.01,
-    )  # fmt: skip
+    )
     layer = problem.model[0]
     buffer = torch.zeros(5, 5).double()
     for _ in range(4):
@@ -123,16 +156,25 @@ def test_momentum_is_heavy_ball_on_the_preconditioned_gradient() -> None:
         optimizer.step(problem.objective())
         state = optimizer.state[layer.weight]
         scale = 1 / 3  # of the mean over three outputs
-        buffer = 0.9 * buffer + state["g_inverse"] @ (weight_gradient(layer) / scale) @ state["a_inverse"]
+        buffer = (
+            0.9 * buffer
+            + state["g_inverse"] @ (weight_gradient(layer) / scale) @ state["a_inverse"]
+        )
         close(matrix(layer), (1 - 0.1 * 0.01) * start - 0.1 * buffer)
 
 
 def test_momentum_of_the_gradient_is_its_average() -> None:
     problem = CASES["mlp_mse"]()
     optimizer = KFAC(
-        problem.model.named_parameters(), lr=0.1, momentum=0.9, momentum_of="gradient", kl_clip=1e-4, fisher="exact",
-        statistics_period=1, inverse_period=1,
-    )  # fmt: skip
+        problem.model.named_parameters(),
+        lr=0.1,
+        momentum=0.9,
+        momentum_of="gradient",
+        kl_clip=1e-4,
+        fisher="exact",
+        statistics_period=1,
+        inverse_period=1,
+    )
     layers = [module for module in problem.model if hasattr(module, "weight")]
     averages = [torch.zeros_like(matrix(layer)) for layer in layers]
     for _ in range(4):
@@ -143,7 +185,9 @@ def test_momentum_of_the_gradient_is_its_average() -> None:
             state = optimizer.state[layer.weight]
             average.mul_(0.9).add_(0.1 * weight_gradient(layer))
             whole = average * 3  # of the mean over three outputs
-            steps.append(state["g_inverse"] @ whole @ state["a_inverse"])  # those of this step's inverses
+            steps.append(
+                state["g_inverse"] @ whole @ state["a_inverse"]
+            )  # those of this step's inverses
             predicted += float(0.1**2 * (steps[-1] * whole).sum())
         assert predicted > 1e-4
         for layer, start, step in zip(layers, starts, steps, strict=True):
@@ -170,7 +214,14 @@ def test_periods() -> None:
     assert passes == [2, 1, 2, 1, 2, 1, 2]
     assert objective.counts["value"] == 7  # the targets of the statistics share the forward pass
     assert updates == [1, 1, 2, 2, 3, 3, 4]
-    assert [inverses[i] is inverses[i + 1] for i in range(6)] == [True, True, False, True, True, False]
+    assert [inverses[i] is inverses[i + 1] for i in range(6)] == [
+        True,
+        True,
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(("fisher", "gradients"), [("sampled", 2), ("exact", 4), ("empirical", 1)])
@@ -182,7 +233,7 @@ def test_cost_of_a_step_with_statistics(fisher: str, gradients: int) -> None:
     assert KFAC.needs == {"layers", "sampled"}
 
 
-# -- coverage and fallback ---------------------------------------------------------------------------------------------
+# -- coverage and fallback -------------------------------------------------------------------------
 
 
 class Everything(nn.Module):
@@ -205,7 +256,11 @@ class Everything(nn.Module):
         self.out = nn.Linear(6, 3)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        pixels = self.grouped(torch.relu(self.norm(self.conv(inputs[:, None])))).flatten(2).transpose(1, 2)
+        pixels = (
+            self.grouped(torch.relu(self.norm(self.conv(inputs[:, None]))))
+            .flatten(2)
+            .transpose(1, 2)
+        )
         tokens = self.embedding((inputs[:, 0] > 0).long())
         mixed, _ = self.lstm(pixels + tokens[:, :1] * self.scale)
         mixed, _ = self.attention(mixed, mixed, mixed, need_weights=False)
@@ -217,7 +272,12 @@ REST = {"scale", "mix"}  # parameters of no layer
 
 def everything() -> Problem:
     torch.manual_seed(0)
-    return Problem(Everything().double(), nn.CrossEntropyLoss(), torch.randn(5, 6, 6).double(), torch.randint(3, (5,)))
+    return Problem(
+        Everything().double(),
+        nn.CrossEntropyLoss(),
+        torch.randn(5, 6, 6).double(),
+        torch.randint(3, (5,)),
+    )
 
 
 @pytest.mark.parametrize("fallback", ["adamw", "sgd"])
@@ -240,7 +300,9 @@ def test_fallback_equals_torch(fallback: str) -> None:
     optimizer = KFAC(trainable, fallback=fallback, fallback_lr=0.01, weight_decay=0.1, lr=0.2)
     twins = {name: p.detach().clone().requires_grad_() for name, p in trainable if name in REST}
     if fallback == "adamw":
-        other: torch.optim.Optimizer = torch.optim.AdamW(twins.values(), lr=0.01, weight_decay=0.1, foreach=False)
+        other: torch.optim.Optimizer = torch.optim.AdamW(
+            twins.values(), lr=0.01, weight_decay=0.1, foreach=False
+        )
     else:
         other = torch.optim.SGD(twins.values(), lr=0.01, momentum=0.9, foreach=False)
     schedules = [torch.optim.lr_scheduler.ExponentialLR(o, 0.7) for o in (optimizer, other)]
@@ -267,7 +329,10 @@ def test_two_groups_have_their_own_settings() -> None:
     first, _, second = problem.model
     one = copy.deepcopy(problem)
     KFAC(one.model.named_parameters(), lr=0.1, fisher="exact", **PLAIN).step(one.objective())
-    groups = [{"params": list(first.parameters())}, {"params": list(second.parameters()), "lr": 0.3}]
+    groups = [
+        {"params": list(first.parameters())},
+        {"params": list(second.parameters()), "lr": 0.3},
+    ]
     before = [matrix(first), matrix(second)]
     optimizer = KFAC(groups, lr=0.1, fisher="exact", **PLAIN)
     optimizer.step(problem.objective())
@@ -277,11 +342,21 @@ def test_two_groups_have_their_own_settings() -> None:
 
 
 @pytest.mark.parametrize("missing", [False, True])
-def test_a_layer_that_is_split_between_groups_or_half_managed_has_two_blocks_or_half_of_one(missing: bool) -> None:
+def test_a_layer_that_is_split_between_groups_or_half_managed_has_two_blocks_or_half_of_one(
+    missing: bool,
+) -> None:
     problem = CASES["mlp_mse"]()
     first, _, second = problem.model
     biases = [] if missing else [{"params": [("0.bias", first.bias)]}]
-    groups = [{"params": [("0.weight", first.weight), *((f"2.{n}", p) for n, p in second.named_parameters())]}, *biases]
+    groups = [
+        {
+            "params": [
+                ("0.weight", first.weight),
+                *((f"2.{n}", p) for n, p in second.named_parameters()),
+            ]
+        },
+        *biases,
+    ]
     optimizer = KFAC(groups, fisher="exact", **PLAIN)
     start = first.bias.detach().clone()
     optimizer.step(problem.objective())
@@ -294,7 +369,7 @@ def test_a_layer_that_is_split_between_groups_or_half_managed_has_two_blocks_or_
         close(optimizer.state[first.bias]["g"], optimizer.state[first.weight]["g"])
 
 
-# -- failures ----------------------------------------------------------------------------------------------------------
+# -- failures --------------------------------------------------------------------------------------
 
 
 def test_inputs_that_are_not_finite_change_nothing_and_are_counted() -> None:
@@ -357,7 +432,11 @@ def test_first_statistics_fail_then_the_layer_joins() -> None:
     """Until then the fallback moves it, whose state must not get in the way."""
     problem = CASES["mlp_ce"]()
     optimizer = KFAC(
-        problem.model.named_parameters(), statistics_period=2, inverse_period=2, fallback="sgd", momentum=0.0
+        problem.model.named_parameters(),
+        statistics_period=2,
+        inverse_period=2,
+        fallback="sgd",
+        momentum=0.0,
     )
     original, optimizer._fold = optimizer._fold, lambda *_: None  # type: ignore[method-assign]
     optimizer.step(problem.objective())
@@ -399,6 +478,8 @@ def test_one_step_solves_a_badly_scaled_linear_regression() -> None:
     inputs = torch.randn(200, 6, dtype=torch.float64) * scales
     targets = (inputs / scales) @ torch.randn(6, 2, dtype=torch.float64)
     problem = Problem(mlp((6, 2)).double(), nn.MSELoss(), inputs, targets)
-    optimizer = KFAC(problem.model.named_parameters(), lr=1.0, damping=1e-16, fisher="exact", **PLAIN)
+    optimizer = KFAC(
+        problem.model.named_parameters(), lr=1.0, damping=1e-16, fisher="exact", **PLAIN
+    )
     first = optimizer.step(problem.objective())
     assert float(problem.objective().value()) < 1e-6 * float(first)

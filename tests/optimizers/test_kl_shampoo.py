@@ -23,7 +23,11 @@ class Twin:
 
     def power(self, factor: Tensor, exponent: float) -> Tensor:
         values, vectors = torch.linalg.eigh(factor)
-        return vectors @ torch.diag(values.clamp(min=self.eps * float(values.mean())) ** exponent) @ vectors.T
+        return (
+            vectors
+            @ torch.diag(values.clamp(min=self.eps * float(values.mean())) ** exponent)
+            @ vectors.T
+        )
 
     def step(self) -> None:
         gradient = self.parameter.grad
@@ -35,7 +39,9 @@ class Twin:
         self.count += 1
         self.moment = 0.9 * self.moment + 0.1 * gradient
         corrected = self.moment / (1 - 0.9**self.count)
-        self.parameter.sub_(0.01 * self.power(self.left, -0.5) @ corrected @ self.power(self.right, -0.5))
+        self.parameter.sub_(
+            0.01 * self.power(self.left, -0.5) @ corrected @ self.power(self.right, -0.5)
+        )
         left = gradient @ self.power(self.right, -1.0) @ gradient.T / n
         right = gradient.T @ self.power(self.left, -1.0) @ gradient / m
         self.left, self.right = 0.95 * self.left + 0.05 * left, 0.95 * self.right + 0.05 * right
@@ -44,7 +50,13 @@ class Twin:
 @pytest.mark.parametrize("eps", [1e-5, 0.1])
 def test_at_period_one_it_is_the_dense_definition(eps: float) -> None:
     problem, twin = linear_layers(6, 8, 5, 3), linear_layers(6, 8, 5, 3)
-    options: dict[str, Any] = {"lr": 0.01, "beta2": 0.95, "period": 1, "basis": "eigh", "weight_decay": 0.0}
+    options: dict[str, Any] = {
+        "lr": 0.01,
+        "beta2": 0.95,
+        "period": 1,
+        "basis": "eigh",
+        "weight_decay": 0.0,
+    }
     train(problem, KLShampoo(problem.model.named_parameters(), eps=eps, **options), 30)
     twins = [Twin(parameter, eps) for parameter in twin.params]
     train_by_hand(twin, lambda: [each.step() for each in twins], 30)
@@ -93,7 +105,9 @@ def test_the_factors_converge_to_the_covariance(basis: str, period: int) -> None
         found = state[f"basis_{mode}"] @ state[f"factor_{mode}"] @ state[f"basis_{mode}"].T
         torch.testing.assert_close(up_to_scale(found), up_to_scale(expected), rtol=0, atol=0.03)
         assert off_diagonal(state[f"factor_{mode}"]) < 0.05
-    scale = float(state["factor_0"].trace() * state["factor_1"].trace() / (rows.trace() * columns.trace()))
+    scale = float(
+        state["factor_0"].trace() * state["factor_1"].trace() / (rows.trace() * columns.trace())
+    )
     assert scale == pytest.approx(1, abs=0.05)
 
 
@@ -111,14 +125,18 @@ def test_turning_the_basis_changes_no_factor() -> None:
             optimizer.basis = basis
             optimizer._turn(stack, slice(0, len(stack)))
             for old, new in zip(before, dense(stack), strict=True):
-                torch.testing.assert_close(new, old, rtol=1e-10, atol=1e-12 * float(old.abs().max()))
+                torch.testing.assert_close(
+                    new, old, rtol=1e-10, atol=1e-12 * float(old.abs().max())
+                )
         assert max(off_diagonal(each) for each in stack.tensors["factor_0"]) < 1e-10
 
 
 def dense(stack: Any) -> list[Tensor]:
     """The factors and the momentum in the original basis."""
     bases = [stack.tensors["basis_0"], stack.tensors["basis_1"]]
-    factors = [basis @ stack.tensors[f"factor_{mode}"] @ basis.mT for mode, basis in enumerate(bases)]
+    factors = [
+        basis @ stack.tensors[f"factor_{mode}"] @ basis.mT for mode, basis in enumerate(bases)
+    ]
     return [*factors, bases[0] @ stack.tensors["exp_avg"] @ bases[1].mT]
 
 
@@ -138,7 +156,9 @@ def test_a_first_gradient_of_zero_is_waited_out() -> None:
 def test_the_second_moment_in_the_basis_turns_as_a_diagonal_covariance() -> None:
     """A permutation permutes it, and no turn changes its sum."""
     problem = linear_layers(4, 5, 3)
-    optimizer = KLShampoo(problem.model.named_parameters(), adam_in_basis=True, period=100, basis="eigh")
+    optimizer = KLShampoo(
+        problem.model.named_parameters(), adam_in_basis=True, period=100, basis="eigh"
+    )
     train(problem, optimizer, 10)
     for stack in optimizer._stacks:
         before = stack.tensors["exp_avg_sq"].clone()
@@ -157,10 +177,17 @@ def test_a_basis_that_fails_is_kept_and_counted(monkeypatch: pytest.MonkeyPatch)
 
     def failing(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype).expand_as(matrices)
-        return torch.ones_like(matrices[..., 0]), identity, torch.zeros(len(matrices), dtype=torch.bool)
+        return (
+            torch.ones_like(matrices[..., 0]),
+            identity,
+            torch.zeros(len(matrices), dtype=torch.bool),
+        )
 
     monkeypatch.setattr(module, "stacked_eigen", failing)
     train(problem, optimizer, 1)
-    assert all(torch.equal(a, state["basis_0"]) for a, state in zip(bases, optimizer.state.values(), strict=True))
+    assert all(
+        torch.equal(a, state["basis_0"])
+        for a, state in zip(bases, optimizer.state.values(), strict=True)
+    )
     assert optimizer.failures == {"basis": 4}
     assert all(bool(p.isfinite().all()) for p in problem.params)

@@ -8,7 +8,17 @@ from torch import Tensor, nn
 
 from optimizers import Objective, Unsupported, minimize
 from optimizers.krylov.ksd import KSD
-from tests.optimizers.cases import CASES, LOSSES, Identity, Problem, Reference, Residuals, Scalar, close, mlp
+from tests.optimizers.cases import (
+    CASES,
+    LOSSES,
+    Identity,
+    Problem,
+    Reference,
+    Residuals,
+    Scalar,
+    close,
+    mlp,
+)
 
 
 def flat(problem: Problem) -> Tensor:
@@ -37,7 +47,9 @@ def test_a_step_lies_in_the_krylov_space_and_the_previous_step(name: str) -> Non
     problem = CASES[name]()
     optimizer = KSD(problem.model.parameters(), dimension=4)
     previous: list[Tensor] = []
-    for _ in range(2):  # by the third the losses are near zero, and the vectors parallel to round-off
+    for _ in range(
+        2
+    ):  # by the third the losses are near zero, and the vectors parallel to round-off
         reference, before = Reference(problem), flat(problem)
         gradient, matrix = reference.gradient(), reference.ggn()
         powers = [gradient]
@@ -57,9 +69,13 @@ def test_the_point_is_the_lowest_of_the_subspace() -> None:
     reference, before = Reference(problem), flat(problem)
     gradient, matrix = reference.gradient(), reference.ggn()
     KSD(problem.model.parameters(), dimension=3, search_steps=200).step(problem.objective())
-    basis = torch.linalg.qr(torch.stack([gradient, matrix @ gradient, matrix @ (matrix @ gradient)]).T).Q.T
+    basis = torch.linalg.qr(
+        torch.stack([gradient, matrix @ gradient, matrix @ (matrix @ gradient)]).T
+    ).Q.T
     x = torch.zeros(3, dtype=torch.float64, requires_grad=True)
-    other = torch.optim.LBFGS([x], max_iter=500, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
+    other = torch.optim.LBFGS(
+        [x], max_iter=500, tolerance_grad=1e-12, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> Tensor:
         other.zero_grad()
@@ -91,7 +107,9 @@ def test_the_hessian_may_be_indefinite() -> None:
         optimizer.step(problem.objective())
     assert float(saddle(problem.params[0].detach())) == pytest.approx(-1)
     assert optimizer.needs == {"hessian"}
-    assert minimize(saddle, torch.tensor([1.0, 1e-3]).double(), "ksd", curvature="hessian").fun == pytest.approx(-1)
+    assert minimize(
+        saddle, torch.tensor([1.0, 1e-3]).double(), "ksd", curvature="hessian"
+    ).fun == pytest.approx(-1)
     with pytest.raises(Unsupported, match="least_squares"):
         minimize(saddle, torch.tensor([1.0, 1e-3]).double(), "ksd")
 
@@ -122,7 +140,13 @@ def test_a_stationary_point_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("dimension", 0), ("curvature", "fisher"), ("preconditioner", "x"), ("search_share", 0.0), ("floor", 0.0)],
+    [
+        ("dimension", 0),
+        ("curvature", "fisher"),
+        ("preconditioner", "x"),
+        ("search_share", 0.0),
+        ("floor", 0.0),
+    ],
 )
 def test_ranges(option: str, value: object) -> None:
     with pytest.raises(ValueError, match=option):

@@ -14,7 +14,9 @@ from tests.optimizers.cases import close
 
 def symmetric(spectrum: Tensor, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    basis, _ = torch.linalg.qr(torch.randn(len(spectrum), len(spectrum), dtype=torch.float64, generator=generator))
+    basis, _ = torch.linalg.qr(
+        torch.randn(len(spectrum), len(spectrum), dtype=torch.float64, generator=generator)
+    )
     return (basis * spectrum) @ basis.T
 
 
@@ -23,12 +25,16 @@ def vector(size: int, seed: int = 1) -> Tensor:
 
 
 def test_extreme_eigenpairs_equal_scipys() -> None:
-    spectrum = torch.cat([torch.linspace(-1, 1, 196), torch.tensor([-9.0, -4.0, 6.0, 12.0])]).double()
+    spectrum = torch.cat(
+        [torch.linspace(-1, 1, 196), torch.tensor([-9.0, -4.0, 6.0, 12.0])]
+    ).double()
     matrix = symmetric(spectrum)
     found = lanczos(lambda v: matrix @ v, vector(200), 60)
     values, vectors = found.eigen()
     ends = [0, 1, -2, -1]
-    theirs, their_vectors = eigsh(matrix.numpy(), k=4, which="BE", v0=vector(200).numpy(), tol=1e-14)
+    theirs, their_vectors = eigsh(
+        matrix.numpy(), k=4, which="BE", v0=vector(200).numpy(), tol=1e-14
+    )
     close(values[ends], torch.from_numpy(np.sort(theirs)), 1e-12)
     ritz = vectors.T[ends] @ found.basis
     overlap = (ritz * torch.from_numpy(their_vectors.T[np.argsort(theirs)])).sum(1).abs()
@@ -89,7 +95,12 @@ def test_the_whole_space_gives_the_whole_spectrum() -> None:
 
 def test_the_rule_of_the_caller_stops_it() -> None:
     matrix, calls = symmetric(torch.linspace(1, 2, 30, dtype=torch.float64)), []
-    found = lanczos(lambda v: calls.append(1) or matrix @ v, vector(30), 30, stop=lambda lz: len(lz.diagonal) == 7)
+    found = lanczos(
+        lambda v: calls.append(1) or matrix @ v,
+        vector(30),
+        30,
+        stop=lambda lz: len(lz.diagonal) == 7,
+    )
     assert (len(found.diagonal), len(found.off_diagonal), len(calls)) == (7, 6, 7)
 
 
@@ -111,7 +122,9 @@ def test_products_that_are_not_finite_end_it() -> None:
     assert len(lanczos(lambda v: v / 0, vector(5), 3).diagonal) == 0
 
 
-@pytest.mark.parametrize("start", [torch.zeros(3), torch.tensor([1.0, float("nan")]), torch.tensor([float("inf")])])
+@pytest.mark.parametrize(
+    "start", [torch.zeros(3), torch.tensor([1.0, float("nan")]), torch.tensor([float("inf")])]
+)
 def test_a_start_without_a_direction_is_refused(start: Tensor) -> None:
     with pytest.raises(ValueError, match="start of finite, positive length"):
         lanczos(lambda v: v, start, 2)

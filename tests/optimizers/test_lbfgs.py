@@ -59,7 +59,11 @@ def test_the_buffer_keeps_the_newest_pairs_in_order() -> None:
         optimizer.learn(*pair)
         optimizer.param_groups[0]["pairs"] += 1
         first = max(0, i - 2)
-        close(optimizer.apply(vector), two_loop(vector, steps[first : i + 1], changes[first : i + 1]), 1e-12)
+        close(
+            optimizer.apply(vector),
+            two_loop(vector, steps[first : i + 1], changes[first : i + 1]),
+            1e-12,
+        )
     state = optimizer.state[model.weight]
     assert sum(t.numel() for t in state.values()) == 2 * 3 * 9
 
@@ -96,7 +100,9 @@ def test_the_first_two_steps_are_those_of_bfgs() -> None:
 def test_fixed_steps_are_those_of_torch(name: str) -> None:
     ours, theirs = CASES[name](), CASES[name]()
     optimizer = LBFGS(ours.model.parameters(), lr=0.3, history=5, line_search="none")
-    reference = torch.optim.LBFGS(theirs.model.parameters(), lr=0.3, history_size=5, max_iter=1, tolerance_grad=0)
+    reference = torch.optim.LBFGS(
+        theirs.model.parameters(), lr=0.3, history_size=5, max_iter=1, tolerance_grad=0
+    )
     objective = theirs.objective()
     for _ in range(20):
         optimizer.step(ours.objective())
@@ -107,7 +113,9 @@ def test_fixed_steps_are_those_of_torch(name: str) -> None:
 def test_logistic_regression_as_scikit_learn() -> None:
     inputs, weight = normal(60, 4), normal(4, 3, seed=1)
     targets = (inputs @ weight + normal(60, 3, seed=2)).argmax(1)
-    reference = LogisticRegression(C=1 / (60 * 0.01), tol=1e-12, max_iter=10000, fit_intercept=False)
+    reference = LogisticRegression(
+        C=1 / (60 * 0.01), tol=1e-12, max_iter=10000, fit_intercept=False
+    )
     reference.fit(inputs.numpy(), targets.numpy())
     model = nn.Linear(4, 3, bias=False).double()
     optimizer = LBFGS(model.parameters())
@@ -126,15 +134,21 @@ def test_many_parameters(name: str) -> None:
     assert result.counts["value"] <= 120
 
 
-# -- mini-batches ------------------------------------------------------------------------------------------------------
+# -- mini-batches ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["mlp_mse", "mlp_mse_sum", "mlp_mse_example", "mlp_ce", "mlp_ce_sum"])
+@pytest.mark.parametrize(
+    "name", ["mlp_mse", "mlp_mse_sum", "mlp_mse_example", "mlp_ce", "mlp_ce_sum"]
+)
 @pytest.mark.parametrize(("overlap", "count"), [(0.5, 3), (0.2, 1), (0.01, 1), (0.999, 6)])
-def test_a_pair_on_an_overlap_is_the_change_of_its_mean_gradient(name: str, overlap: float, count: int) -> None:
+def test_a_pair_on_an_overlap_is_the_change_of_its_mean_gradient(
+    name: str, overlap: float, count: int
+) -> None:
     """On the last examples of the batch, in units of the batch's loss, with all of the regulariser."""
     problem = CASES[name]()
-    part = Problem(problem.model, problem.loss_fn, problem.inputs[-count:], problem.targets[-count:])
+    part = Problem(
+        problem.model, problem.loss_fn, problem.inputs[-count:], problem.targets[-count:]
+    )
     before = Reference(part, 0.3)
     optimizer = LBFGS(problem.model.parameters(), line_search="none", overlap=overlap, lr=0.1)
     optimizer.step(problem.objective(0.3))
@@ -169,7 +183,9 @@ def test_a_whole_overlap_is_the_full_batch() -> None:
         ({"line_search": "armijo", "overlap": 0.5}, {"value": 3, "grad": 2}),
     ],
 )
-def test_counts_of_a_first_step_on_a_mini_batch(options: dict[str, object], counts: dict[str, int]) -> None:
+def test_counts_of_a_first_step_on_a_mini_batch(
+    options: dict[str, object], counts: dict[str, int]
+) -> None:
     problem = CASES["mlp_ce"]()
     objective = problem.objective()
     LBFGS(problem.model.parameters(), lr=0.1, **options).step(objective)  # type: ignore[arg-type]
@@ -187,7 +203,9 @@ def test_damped_pairs_keep_their_share_of_the_curvature() -> None:
     objective = problem.objective()
     for step in range(20):
         index = torch.tensor([step % 6, (step + 2) % 6, (step + 3) % 6])
-        batch = Problem(problem.model, problem.loss_fn, problem.inputs[index], problem.targets[index])
+        batch = Problem(
+            problem.model, problem.loss_fn, problem.inputs[index], problem.targets[index]
+        )
         known = optimizer.param_groups[0]["pairs"]
         before = Reference(batch)
         direction = -optimizer.apply(before.gradient()) if known else -before.gradient()
@@ -200,7 +218,9 @@ def test_damped_pairs_keep_their_share_of_the_curvature() -> None:
             assert float(state["steps"][known] @ state["changes"][known]) >= 0.2 * bent * (1 - 1e-6)
 
 
-@pytest.mark.parametrize(("line_search", "overlap"), [("strong_wolfe", 1.0), ("armijo", 0.5), ("none", 0.25)])
+@pytest.mark.parametrize(
+    ("line_search", "overlap"), [("strong_wolfe", 1.0), ("armijo", 0.5), ("none", 0.25)]
+)
 def test_mini_batches_of_a_convex_problem(line_search: str, overlap: float) -> None:
     """Logistic regression on batches of a quarter with short steps ends near the optimum of all examples."""
     inputs, weight = normal(400, 5), normal(5, 3, seed=1)

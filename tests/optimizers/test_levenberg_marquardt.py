@@ -17,7 +17,14 @@ from torch.func import jacrev, jvp
 
 from optimizers import Objective, Result, Unsupported, least_squares
 from optimizers.least_squares import GaussNewton, LevenbergMarquardt
-from optimizers.least_squares.rules import MarquardtRule, NielsenRule, diagonal, floored, identity, running_maximum
+from optimizers.least_squares.rules import (
+    MarquardtRule,
+    NielsenRule,
+    diagonal,
+    floored,
+    identity,
+    running_maximum,
+)
 from tasks.functions.problems import MORE_GARBOW_HILLSTROM, PROBLEMS
 from tasks.regression.nist import datasets
 from tests.optimizers.cases import CASES, Problem, Reference, Residuals, close
@@ -31,7 +38,9 @@ def nonlinear(start: Sequence[float], residuals: Callable[[Tensor], Tensor]) -> 
     """The loss |residuals(x)|^2."""
     count = len(residuals(torch.tensor(start, dtype=torch.float64)))
     targets = torch.zeros(1, count, dtype=torch.float64)
-    return Problem(Residuals(start, residuals), nn.MSELoss(reduction="sum"), torch.zeros(1, 1), targets)
+    return Problem(
+        Residuals(start, residuals), nn.MSELoss(reduction="sum"), torch.zeros(1, 1), targets
+    )
 
 
 def flat(problem: Problem) -> Tensor:
@@ -51,7 +60,7 @@ def walled(x: Tensor) -> Tensor:
     return torch.where(x.detach() == 2.0, x, x + float("nan"))
 
 
-# -- the step ----------------------------------------------------------------------------------------------------------
+# -- the step --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", SQUARES)
@@ -63,9 +72,15 @@ def test_a_step_solves_the_damped_equations(name: str, scaling: str, form: str) 
     matrix, gradient = reference.ggn(), reference.gradient()
     objective = problem.objective(0.01)
     objective.value()
-    squares = objective.scale * torch.ones_like(gradient) if scaling == "identity" else matrix.diagonal()
-    damping = 10 * float((matrix.diagonal() / squares).max())  # so much that the loss falls, and lr = 1 is taken
-    optimizer = LevenbergMarquardt(problem.model.parameters(), scaling=scaling, tau=10.0, first_step=None, form=form)
+    squares = (
+        objective.scale * torch.ones_like(gradient) if scaling == "identity" else matrix.diagonal()
+    )
+    damping = 10 * float(
+        (matrix.diagonal() / squares).max()
+    )  # so much that the loss falls, and lr = 1 is taken
+    optimizer = LevenbergMarquardt(
+        problem.model.parameters(), scaling=scaling, tau=10.0, first_step=None, form=form
+    )
     optimizer.step(objective)
     expected = -torch.linalg.solve(matrix + damping * torch.diag(squares), gradient)
     close(flat(problem) - reference.theta, expected, 1e-9)
@@ -73,8 +88,12 @@ def test_a_step_solves_the_damped_equations(name: str, scaling: str, form: str) 
 
 @pytest.mark.parametrize("scaling", SCALINGS)
 def test_without_damping_it_is_gauss_newton(scaling: str) -> None:
-    one, two = (nonlinear([-1.2, 1.0], lambda x: torch.cat([valley(x), x[:1] * x[1:]])) for _ in range(2))
-    LevenbergMarquardt(one.model.parameters(), scaling=scaling, tau=1e-14, first_step=None).step(one.objective())
+    one, two = (
+        nonlinear([-1.2, 1.0], lambda x: torch.cat([valley(x), x[:1] * x[1:]])) for _ in range(2)
+    )
+    LevenbergMarquardt(one.model.parameters(), scaling=scaling, tau=1e-14, first_step=None).step(
+        one.objective()
+    )
     GaussNewton(two.model.parameters(), line_search="none").step(two.objective())
     close(flat(one), flat(two), 1e-9)
 
@@ -86,7 +105,9 @@ def test_with_much_damping_it_is_scaled_steepest_descent(scaling: str) -> None:
     _, gradient = problem.objective().value_and_gradient()
     jacobian = jacrev(valley)(start)
     squares = torch.ones(2).double() if scaling == "identity" else jacobian.square().sum(0)
-    LevenbergMarquardt(problem.model.parameters(), scaling=scaling, tau=1e8, first_step=None).step(problem.objective())
+    LevenbergMarquardt(problem.model.parameters(), scaling=scaling, tau=1e8, first_step=None).step(
+        problem.objective()
+    )
     moved = flat(problem) - start
     close(moved / moved.norm(), -(gradient / squares) / (gradient / squares).norm(), 1e-6)
 
@@ -123,14 +144,18 @@ def test_the_first_step_is_bounded() -> None:
     regression = datasets()["BoxBOD"]
     problem = nonlinear(regression.starts[0].tolist(), regression.residuals)
     LevenbergMarquardt(problem.model.parameters(), scaling="identity").step(problem.objective())
-    assert 0 < float((flat(problem) - regression.starts[0]).norm()) <= float(regression.starts[0].norm())
+    assert (
+        0
+        < float((flat(problem) - regression.starts[0]).norm())
+        <= float(regression.starts[0].norm())
+    )
     lost = least_squares(regression.residuals, regression.starts[0], first_step=None, tol=0.0)
     found = least_squares(regression.residuals, regression.starts[0], tol=0.0)
     assert regression.digits(lost.x) == 0
     assert regression.digits(found.x) > 10
 
 
-# -- the rules ---------------------------------------------------------------------------------------------------------
+# -- the rules -------------------------------------------------------------------------------------
 
 
 def test_nielsens_rule() -> None:
@@ -152,15 +177,23 @@ def test_marquardts_rule() -> None:
             MarquardtRule(increase, decrease)
 
 
-@pytest.mark.parametrize(("rule", "factors"), [("nielsen", [2, 8, 64, 1024]), ("marquardt", [10, 100, 1000, 10000])])
-def test_refused_steps_raise_the_damping_and_reuse_the_jacobian(rule: str, factors: list[float]) -> None:
+@pytest.mark.parametrize(
+    ("rule", "factors"), [("nielsen", [2, 8, 64, 1024]), ("marquardt", [10, 100, 1000, 10000])]
+)
+def test_refused_steps_raise_the_damping_and_reuse_the_jacobian(
+    rule: str, factors: list[float]
+) -> None:
     problem = nonlinear([2.0], walled)
-    optimizer = LevenbergMarquardt(problem.model.parameters(), rule=rule, tau=0.5, first_step=None, max_trials=2)
+    optimizer = LevenbergMarquardt(
+        problem.model.parameters(), rule=rule, tau=0.5, first_step=None, max_trials=2
+    )
     objective = problem.objective()
     optimizer.step(objective)
     assert optimizer.param_groups[0]["damping"] == pytest.approx(0.5 * factors[1])
     assert objective.counts == {"value": 1 + 2, "jac": 1}
-    optimizer.step(objective.on(problem.inputs, problem.targets))  # goes on where the last step gave up
+    optimizer.step(
+        objective.on(problem.inputs, problem.targets)
+    )  # goes on where the last step gave up
     assert optimizer.param_groups[0]["damping"] == pytest.approx(0.5 * factors[3])
     assert optimizer.stuck == ""
     assert flat(problem).tolist() == [2.0]
@@ -177,7 +210,12 @@ def test_accepted_steps_on_a_linear_problem_divide_the_damping_by_three() -> Non
 def test_delayed_gratification_keeps_the_factors_it_is_given() -> None:
     problem = nonlinear([3.0, 4.0], lambda x: torch.stack([x[0] - 1, 2 * x[1] + x[0], x[1] - 5]))
     optimizer = LevenbergMarquardt(
-        problem.model.parameters(), rule="marquardt", increase=3.0, decrease=0.2, tau=1.0, first_step=None
+        problem.model.parameters(),
+        rule="marquardt",
+        increase=3.0,
+        decrease=0.2,
+        tau=1.0,
+        first_step=None,
     )
     optimizer.step(problem.objective())
     assert optimizer.param_groups[0]["damping"] == pytest.approx(0.2)
@@ -194,7 +232,9 @@ def test_the_scalings() -> None:
 def test_scales_have_a_floor_that_looks_at_what_they_mean_for_the_residuals() -> None:
     theta = vector(3, 2, -1)
     assert floored(vector(1, 4, 0), theta, 1e-16).tolist() == pytest.approx([1, 4, 4e-8])
-    assert floored(vector(1e30, 4, 1e-20), vector(1e-30, 1, 1), 1e-16).tolist() == pytest.approx([1e30, 4, 4e-8])
+    assert floored(vector(1e30, 4, 1e-20), vector(1e-30, 1, 1), 1e-16).tolist() == pytest.approx(
+        [1e30, 4, 4e-8]
+    )
     assert floored(vector(1, 4, 0), vector(0, 0, 0), 1e-16).tolist() == pytest.approx([1, 4, 4e-8])
     assert floored(vector(0, 0, 0), theta, 1e-16).tolist() == [1, 1, 1]
 
@@ -236,14 +276,19 @@ def test_a_dead_parameter_stays_where_it_is() -> None:
         close(flat(problem), vector(1, 1, 7), 1e-8)
 
 
-# -- geodesic acceleration ---------------------------------------------------------------------------------------------
+# -- geodesic acceleration -------------------------------------------------------------------------
 
 
 def test_the_acceleration_is_the_second_directional_derivative() -> None:
     """The residuals are quadratic, so the finite difference is exact."""
     start = vector(-0.9, 0.8)
     problem = nonlinear(start.tolist(), valley)
-    options: dict[str, Any] = {"scaling": "identity", "tau": 5e-3, "first_step": None, "max_acceleration": 100.0}
+    options: dict[str, Any] = {
+        "scaling": "identity",
+        "tau": 5e-3,
+        "first_step": None,
+        "max_acceleration": 100.0,
+    }
     objective = problem.objective()
     LevenbergMarquardt(problem.model.parameters(), acceleration=True, **options).step(objective)
     jacobian, residuals = jacrev(valley)(start), valley(start)
@@ -275,13 +320,14 @@ def test_a_large_acceleration_is_refused_before_the_trial_point_is_looked_at() -
 def test_acceleration_takes_fewer_steps_along_a_curved_valley() -> None:
     regression = datasets()["Bennett5"]
     plain, curved = (
-        least_squares(regression.residuals, regression.starts[0], tol=0.0, acceleration=flag) for flag in (False, True)
+        least_squares(regression.residuals, regression.starts[0], tol=0.0, acceleration=flag)
+        for flag in (False, True)
     )
     assert min(regression.digits(plain.x), regression.digits(curved.x)) > 10
     assert 4 * curved.steps < plain.steps
 
 
-# -- where it ends -----------------------------------------------------------------------------------------------------
+# -- where it ends ---------------------------------------------------------------------------------
 
 
 def test_a_zero_gradient_and_zero_residuals_are_named() -> None:
@@ -321,7 +367,9 @@ def test_problems_without_residuals_end_in_words(name: str) -> None:
 
 
 def test_it_goes_on_to_the_last_digit_and_says_so() -> None:
-    problem = nonlinear([0.5, 0.5], lambda x: torch.stack([x[0] ** 2 - 2, x[0] * x[1] - 1, x[1] - 0.3]))
+    problem = nonlinear(
+        [0.5, 0.5], lambda x: torch.stack([x[0] ** 2 - 2, x[0] * x[1] - 1, x[1] - 0.3])
+    )
     optimizer = LevenbergMarquardt(problem.model.parameters())
     losses = []
     for _ in range(200):
@@ -381,14 +429,15 @@ def test_points_where_the_model_breaks_down_are_stepped_back_from() -> None:
     close(flat(problem), vector(1), 1e-9)
 
 
-# -- awkward problems --------------------------------------------------------------------------------------------------
+# -- awkward problems ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)
 def test_rank_deficient_problems(scaling: str) -> None:
     """Only x0 + x1 matters, so a whole line of solutions exists; a residual of 0.5 remains."""
     problem = nonlinear(
-        [2.0, -0.5, 1.0], lambda x: torch.stack([torch.exp(x[0] + x[1]) - 2, (x[0] + x[1]) * x[2] - 1, x[2] - 1])
+        [2.0, -0.5, 1.0],
+        lambda x: torch.stack([torch.exp(x[0] + x[1]) - 2, (x[0] + x[1]) * x[2] - 1, x[2] - 1]),
     )
     optimizer = LevenbergMarquardt(problem.model.parameters(), scaling=scaling)
     for _ in range(120):
@@ -398,27 +447,37 @@ def test_rank_deficient_problems(scaling: str) -> None:
     end = flat(problem)
     assert float(end.abs().max()) < 10  # no flight along the line of solutions
     reference = scipy.optimize.least_squares(
-        lambda z: [np.exp(z[0]) - 2, z[0] * z[1] - 1, z[1] - 1], [1.5, 1.0], xtol=1e-15, ftol=1e-15, gtol=1e-15
+        lambda z: [np.exp(z[0]) - 2, z[0] * z[1] - 1, z[1] - 1],
+        [1.5, 1.0],
+        xtol=1e-15,
+        ftol=1e-15,
+        gtol=1e-15,
     )
     close(torch.stack([end[0] + end[1], end[2]]), torch.from_numpy(reference.x), 1e-7)
 
 
 @pytest.mark.parametrize("form", ["auto", *FORMS])
 def test_fewer_residuals_than_parameters(form: str) -> None:
-    problem = nonlinear([0.5, -1.0, 2.0, 0.1], lambda x: torch.stack([x.square().sum() - 3, x[0] * x[1] - x[2]]))
+    problem = nonlinear(
+        [0.5, -1.0, 2.0, 0.1], lambda x: torch.stack([x.square().sum() - 3, x[0] * x[1] - x[2]])
+    )
     optimizer = LevenbergMarquardt(problem.model.parameters(), form=form)
     for _ in range(40):
         optimizer.step(problem.objective())
     assert float(problem.objective().value()) < 1e-24
 
 
-@pytest.mark.parametrize("options", [{}, {"acceleration": True}, {"rule": "marquardt"}, {"scaling": "identity"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"acceleration": True}, {"rule": "marquardt"}, {"scaling": "identity"}]
+)
 def test_the_loss_never_rises_on_one_batch(options: dict[str, Any]) -> None:
     for name in ("mlp_mse", "conv", "multihead", "rosenbrock"):
         problem = CASES[name]()
         optimizer = LevenbergMarquardt(problem.model.parameters(), **options)
         losses = [float(optimizer.step(problem.objective())) for _ in range(20)]
-        rises = [after - before - 1e-14 * before**0.5 for before, after in pairwise(losses)]  # residuals have 16 digits
+        rises = [
+            after - before - 1e-14 * before**0.5 for before, after in pairwise(losses)
+        ]  # residuals have 16 digits
         assert max(rises) <= 0, name
         assert losses[-1] < 0.7 * losses[0], name
 
@@ -426,10 +485,14 @@ def test_the_loss_never_rises_on_one_batch(options: dict[str, Any]) -> None:
 def test_mini_batches_of_a_network() -> None:
     """A network that can fit its teacher does, from mini-batches with fewer residuals than parameters."""
     torch.manual_seed(0)
-    teacher, student = (nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2)).double() for _ in range(2))
+    teacher, student = (
+        nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2)).double() for _ in range(2)
+    )
     inputs = torch.randn(200, 3, dtype=torch.float64)
     targets = teacher(inputs).detach()
-    optimizer = LevenbergMarquardt(student.parameters(), rule="marquardt", increase=2.0, decrease=0.5, tau=1.0)
+    optimizer = LevenbergMarquardt(
+        student.parameters(), rule="marquardt", increase=2.0, decrease=0.5, tau=1.0
+    )
     objective = Objective(student, nn.MSELoss(), inputs, targets)
     before = float(objective.value())
     for step in range(150):
@@ -441,7 +504,9 @@ def test_mini_batches_of_a_network() -> None:
 def test_too_large_a_jacobian_is_refused_with_its_size() -> None:
     model = nn.Linear(40, 30)
     objective = Objective(model, nn.MSELoss(), torch.randn(1000, 40), torch.randn(1000, 30))
-    with pytest.raises(Unsupported, match=r"30,000 residuals by 1,230 parameters are 0\.27 GiB.*max_gib=0\.25"):
+    with pytest.raises(
+        Unsupported, match=r"30,000 residuals by 1,230 parameters are 0\.27 GiB.*max_gib=0\.25"
+    ):
         LevenbergMarquardt(model.parameters(), max_gib=0.25).step(objective)
     optimizer = LevenbergMarquardt(model.parameters())
     small = Objective(model, nn.MSELoss(), torch.randn(10, 40), torch.randn(10, 30))
@@ -451,9 +516,20 @@ def test_too_large_a_jacobian_is_refused_with_its_size() -> None:
     assert small.counts == {"value": 5, "jac": 2}  # the size is looked at once
 
 
-# -- other people's numbers --------------------------------------------------------------------------------------------
+# -- other people's numbers ------------------------------------------------------------------------
 
-EASY = ("BoxBOD", "Chwirut2", "DanWood", "Gauss1", "Hahn1", "Lanczos3", "Misra1a", "Nelson", "Rat43", "Thurber")
+EASY = (
+    "BoxBOD",
+    "Chwirut2",
+    "DanWood",
+    "Gauss1",
+    "Hahn1",
+    "Lanczos3",
+    "Misra1a",
+    "Nelson",
+    "Rat43",
+    "Thurber",
+)
 
 
 @pytest.mark.parametrize("start", [1, 2])
@@ -475,7 +551,9 @@ def test_all_certified_values() -> None:
         for name, regression in datasets().items()
         for start in (1, 2)
         if regression.digits(
-            least_squares(regression.residuals, regression.starts[start - 1], tol=0.0, max_steps=10_000).x
+            least_squares(
+                regression.residuals, regression.starts[start - 1], tol=0.0, max_steps=10_000
+            ).x
         )
         < 9
     ]
@@ -532,7 +610,8 @@ def assert_as_cheap(names: Sequence[str], median: float) -> None:
     ours, theirs = compared(names)
     assert sum(result.success for result in ours) >= sum(solved for solved, _ in theirs)
     ratios = [
-        result.counts["value"] / calls  # each Jacobian counts as a value too, so this is residuals plus Jacobians
+        result.counts["value"]
+        / calls  # each Jacobian counts as a value too, so this is residuals plus Jacobians
         for result, (solved, calls) in zip(ours, theirs, strict=True)
         if solved and result.success
     ]

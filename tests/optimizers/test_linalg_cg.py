@@ -16,7 +16,9 @@ from tests.optimizers.cases import close
 def positive(size: int, seed: int = 0, condition: float = 100.0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     basis, _ = torch.linalg.qr(torch.randn(size, size, dtype=torch.float64, generator=generator))
-    return (basis * torch.logspace(0, torch.tensor(condition).log10().item(), size, dtype=torch.float64)) @ basis.T
+    return (
+        basis * torch.logspace(0, torch.tensor(condition).log10().item(), size, dtype=torch.float64)
+    ) @ basis.T
 
 
 def vector(size: int, seed: int = 1) -> Tensor:
@@ -53,7 +55,9 @@ def test_model_values_are_the_quadratics() -> None:
 def test_iterates_equal_scipys(iterations: int) -> None:
     matrix, b, start = positive(9), vector(9), vector(9, 3)
     ours = conjugate_gradients(lambda v: matrix @ v, b, x0=start, max_iterations=iterations)
-    theirs, _ = scipy_cg(matrix.numpy(), b.numpy(), x0=start.numpy(), rtol=0, atol=0, maxiter=iterations)
+    theirs, _ = scipy_cg(
+        matrix.numpy(), b.numpy(), x0=start.numpy(), rtol=0, atol=0, maxiter=iterations
+    )
     close(ours.x, torch.from_numpy(theirs))
 
 
@@ -61,7 +65,9 @@ def test_warm_start_at_the_solution_needs_no_iteration_and_is_not_written() -> N
     matrix, b = positive(6), vector(6)
     solution = torch.linalg.solve(matrix, b)
     kept = solution.clone()
-    result = conjugate_gradients(lambda v: matrix @ v, b, x0=solution, max_iterations=50, tolerance=1e-12)
+    result = conjugate_gradients(
+        lambda v: matrix @ v, b, x0=solution, max_iterations=50, tolerance=1e-12
+    )
     assert result.iterations == 0
     assert result.reason == "converged"
     conjugate_gradients(lambda v: matrix @ v, b, x0=solution, max_iterations=3)
@@ -79,7 +85,11 @@ def test_exact_preconditioner_solves_at_once() -> None:
     matrix, b = positive(12, condition=1e4), vector(12)
     inverse = torch.linalg.inv(matrix)
     result = conjugate_gradients(
-        lambda v: matrix @ v, b, max_iterations=50, tolerance=1e-9, preconditioner=lambda r: inverse @ r
+        lambda v: matrix @ v,
+        b,
+        max_iterations=50,
+        tolerance=1e-9,
+        preconditioner=lambda r: inverse @ r,
     )
     assert result.iterations == 1
     close(result.x, inverse @ b, 1e-9)
@@ -88,7 +98,9 @@ def test_exact_preconditioner_solves_at_once() -> None:
 def test_diagonal_preconditioner_is_plain_cg_on_the_scaled_system() -> None:
     matrix, b = positive(7), vector(7)
     root = torch.linspace(1, 3, 7, dtype=torch.float64)
-    ours = conjugate_gradients(lambda v: matrix @ v, b, max_iterations=4, preconditioner=lambda r: r / root**2)
+    ours = conjugate_gradients(
+        lambda v: matrix @ v, b, max_iterations=4, preconditioner=lambda r: r / root**2
+    )
     scaled = conjugate_gradients(lambda v: (matrix @ (v / root)) / root, b / root, max_iterations=4)
     close(ours.x, scaled.x / root)
 

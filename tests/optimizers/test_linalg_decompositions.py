@@ -21,7 +21,9 @@ from tests.optimizers.cases import close
 
 def symmetric(spectrum: list[float]) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    basis, _ = torch.linalg.qr(torch.randn(len(spectrum), len(spectrum), dtype=torch.float64, generator=generator))
+    basis, _ = torch.linalg.qr(
+        torch.randn(len(spectrum), len(spectrum), dtype=torch.float64, generator=generator)
+    )
     return (basis * torch.tensor(spectrum, dtype=torch.float64)) @ basis.T
 
 
@@ -58,7 +60,11 @@ def test_a_singular_matrix_gets_the_smallest_jitter_that_works() -> None:
     matrix -= 1e-12 * torch.eye(3)
     inverse = inverse_positive(matrix)
     assert inverse is not None
-    close(inverse, torch.linalg.inv(matrix + 1e-8 * float(matrix.diagonal().mean()) * torch.eye(3)), 1e-6)
+    close(
+        inverse,
+        torch.linalg.inv(matrix + 1e-8 * float(matrix.diagonal().mean()) * torch.eye(3)),
+        1e-6,
+    )
 
 
 def test_an_indefinite_matrix_and_a_zero_matrix_have_no_inverse() -> None:
@@ -83,7 +89,11 @@ def test_inverses_of_many_are_those_of_each(dtype: torch.dtype) -> None:
         assert inverse.dtype == dtype
         assert inverse.is_contiguous()
         expected = [inverse_positive(single) for single in matrix.reshape(-1, *matrix.shape[-2:])]
-        close(inverse.reshape(-1, *matrix.shape[-2:]), torch.stack(expected), 1e-12 if dtype == torch.float64 else 1e-5)
+        close(
+            inverse.reshape(-1, *matrix.shape[-2:]),
+            torch.stack(expected),
+            1e-12 if dtype == torch.float64 else 1e-5,
+        )
     assert inverses_positive([]) == []
 
 
@@ -111,11 +121,17 @@ def test_eigen_decompositions_of_many_are_those_of_each(dtype: torch.dtype) -> N
         assert values.shape == matrix.shape[:-1]
         assert vectors.is_contiguous()
         assert bool((values.diff(dim=-1) >= 0).all())
-        close((vectors * values.unsqueeze(-2)) @ vectors.mT, matrix, 1e-12 if dtype == torch.float64 else 1e-6)
+        close(
+            (vectors * values.unsqueeze(-2)) @ vectors.mT,
+            matrix,
+            1e-12 if dtype == torch.float64 else 1e-6,
+        )
     assert symmetric_eigens([]) == []
 
 
-def test_eigen_decompositions_of_many_of_which_some_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_eigen_decompositions_of_many_of_which_some_have_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     good, other = symmetric([1.0, 2.0, 3.0]), symmetric([2.0, 3.0, 4.0])
     broken = torch.stack([good, good * float("nan")])
     found = symmetric_eigens([good, broken, other])
@@ -134,7 +150,10 @@ def test_eigen_decompositions_of_many_of_which_some_have_none(monkeypatch: pytes
     assert pair is not None
     assert stacked is not None
     close(pair[0], torch.tensor([1.0, 2.0, 3.0]).double())
-    close(stacked[0], torch.tensor([[1.0], [1.1]], dtype=torch.float64) * torch.tensor([1.0, 2.0, 3.0]))
+    close(
+        stacked[0],
+        torch.tensor([[1.0], [1.1]], dtype=torch.float64) * torch.tensor([1.0, 2.0, 3.0]),
+    )
 
 
 def test_flat_vectors() -> None:
@@ -171,7 +190,11 @@ def test_dense_falls_back_to_single_products(vectorised: bool) -> None:
 
     counts: Counter[str] = Counter()
     curvature = Curvature(
-        torch.zeros(()), torch.zeros(5).double(), lambda v: matrix @ v, rows, lambda calls: counts.update(hvp=calls)
+        torch.zeros(()),
+        torch.zeros(5).double(),
+        lambda v: matrix @ v,
+        rows,
+        lambda calls: counts.update(hvp=calls),
     )
     close(curvature.dense(chunk=2), matrix)
     assert counts == {"hvp": 5}

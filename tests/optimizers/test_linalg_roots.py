@@ -8,7 +8,14 @@ from torch import Tensor
 from torch.optim._muon import _zeropower_via_newtonschulz
 
 from optimizers.linalg.decompositions import settled
-from optimizers.linalg.roots import QUINTIC, conditions, inverse_roots, newton_schulz, power_step, stacked_eigen
+from optimizers.linalg.roots import (
+    QUINTIC,
+    conditions,
+    inverse_roots,
+    newton_schulz,
+    power_step,
+    stacked_eigen,
+)
 from tests.optimizers.cases import close
 
 
@@ -83,12 +90,14 @@ def test_when_the_batch_fails_each_is_tried_alone(monkeypatch: pytest.MonkeyPatc
     assert torch.equal(vectors[2], torch.eye(6, dtype=torch.float64))
 
 
-# -- the power step ----------------------------------------------------------------------------------------------------
+# -- the power step --------------------------------------------------------------------------------
 
 
 def test_power_steps_find_the_eigenvectors_in_falling_order() -> None:
     matrices = positive()
-    bases = torch.linalg.qr(torch.randn(3, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3)))[0]
+    bases = torch.linalg.qr(
+        torch.randn(3, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    )[0]
     identity = torch.eye(6, dtype=torch.float64).expand(3, 6, 6)
     for _ in range(400):
         bases, quotients, _ = power_step(matrices, bases)
@@ -100,7 +109,9 @@ def test_power_steps_find_the_eigenvectors_in_falling_order() -> None:
 
 def test_the_order_says_which_column_continues_which() -> None:
     values = torch.tensor([1.0, 5.0, 3.0], dtype=torch.float64)
-    bases, quotients, order = power_step(values.diag()[None], torch.eye(3, dtype=torch.float64)[None])
+    bases, quotients, order = power_step(
+        values.diag()[None], torch.eye(3, dtype=torch.float64)[None]
+    )
     assert order.tolist() == [[1, 2, 0]]
     assert quotients.tolist() == [[5.0, 3.0, 1.0]]
     torch.testing.assert_close(bases.abs()[0], torch.eye(3, dtype=torch.float64)[:, [1, 2, 0]])
@@ -108,11 +119,13 @@ def test_the_order_says_which_column_continues_which() -> None:
 
 def test_a_power_step_of_a_singular_matrix_stays_orthonormal() -> None:
     vector = torch.ones(4, dtype=torch.float64)
-    bases, _, _ = power_step(torch.outer(vector, vector)[None], torch.eye(4, dtype=torch.float64)[None])
+    bases, _, _ = power_step(
+        torch.outer(vector, vector)[None], torch.eye(4, dtype=torch.float64)[None]
+    )
     close(bases.mT @ bases, torch.eye(4, dtype=torch.float64)[None], 1e-13)
 
 
-# -- Newton-Schulz -----------------------------------------------------------------------------------------------------
+# -- Newton-Schulz ---------------------------------------------------------------------------------
 
 SHAPES = [(5, 5), (4, 12), (12, 4), (1, 7), (7, 1), (32, 20)]
 
@@ -120,7 +133,9 @@ SHAPES = [(5, 5), (4, 12), (12, 4), (1, 7), (7, 1), (32, 20)]
 @pytest.mark.parametrize("shape", SHAPES)
 def test_singular_values_land_in_the_band_and_vectors_stay(shape: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(0)
-    u, _, v = torch.linalg.svd(torch.randn(*shape, generator=generator, dtype=torch.float64), full_matrices=False)
+    u, _, v = torch.linalg.svd(
+        torch.randn(*shape, generator=generator, dtype=torch.float64), full_matrices=False
+    )
     values = torch.linspace(1, 0.05, len(v), dtype=torch.float64)
     found = newton_schulz((u * values) @ v)
     singular = torch.linalg.svdvals(found)
@@ -135,7 +150,9 @@ def test_singular_values_land_in_the_band_and_vectors_stay(shape: tuple[int, int
 def test_in_bfloat16_it_is_torchs(shape: tuple[int, int]) -> None:
     matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
     found = newton_schulz(matrices.bfloat16())
-    expected = torch.stack([_zeropower_via_newtonschulz(m.clone(), QUINTIC, 5, 1e-7) for m in matrices])
+    expected = torch.stack(
+        [_zeropower_via_newtonschulz(m.clone(), QUINTIC, 5, 1e-7) for m in matrices]
+    )
     torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
 
 
@@ -157,7 +174,10 @@ def test_a_null_space_has_the_same_basis_whatever_the_rounding() -> None:
     """Of a factor of few gradients; as `eigh` returns it, it is made of rounding errors."""
     torch.manual_seed(0)
     rows = torch.randn(1, 5, 40, dtype=torch.float64)
-    exact, rounded = rows.mT @ rows, (rows.mT[..., :2] @ rows[:, :2]) + rows.mT[..., 2:] @ rows[:, 2:]
+    exact, rounded = (
+        rows.mT @ rows,
+        (rows.mT[..., :2] @ rows[:, :2]) + rows.mT[..., 2:] @ rows[:, 2:],
+    )
     assert not torch.equal(exact, rounded)
 
     def apart(first: Tensor, second: Tensor) -> float:

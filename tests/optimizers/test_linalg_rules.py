@@ -12,7 +12,17 @@ from optimizers.linalg.line_search import armijo
 
 @pytest.mark.parametrize(
     ("ratio", "expected"),
-    [(-1.0, 3.0), (0.2, 3.0), (0.25, 2.0), (0.5, 2.0), (0.75, 2.0), (0.9, 4 / 3), (nan, 3.0), (inf, 3.0), (-inf, 3.0)],
+    [
+        (-1.0, 3.0),
+        (0.2, 3.0),
+        (0.25, 2.0),
+        (0.5, 2.0),
+        (0.75, 2.0),
+        (0.9, 4 / 3),
+        (nan, 3.0),
+        (inf, 3.0),
+        (-inf, 3.0),
+    ],
 )
 def test_ratio_rule(ratio: float, expected: float) -> None:
     assert RatioRule()(2.0, ratio) == pytest.approx(expected)
@@ -27,7 +37,15 @@ def test_ratio_rule_stays_within_its_bounds_and_leaves_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"increase": 1.0}, {"decrease": 1.0}, {"decrease": 0.0}, {"low": 0.0}, {"low": 0.8}, {"increase": nan}]
+    "options",
+    [
+        {"increase": 1.0},
+        {"decrease": 1.0},
+        {"decrease": 0.0},
+        {"low": 0.0},
+        {"low": 0.8},
+        {"increase": nan},
+    ],
 )
 def test_ratio_rule_rejects(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="need"):
@@ -61,7 +79,10 @@ def test_armijo_takes_the_first_sufficient_step() -> None:
 
     assert armijo(value, 0.09, -0.6) == (0.5, pytest.approx(0.04))
     assert tried == [1.0, 0.5]
-    assert armijo(lambda a: (a - 0.3) ** 2, 0.09, -0.6, sufficient=0.5) == (0.25, pytest.approx(0.0025))
+    assert armijo(lambda a: (a - 0.3) ** 2, 0.09, -0.6, sufficient=0.5) == (
+        0.25,
+        pytest.approx(0.0025),
+    )
     assert armijo(lambda a: (a - 0.3) ** 2, 0.09, -0.6, first=0.3) == (0.3, 0.0)
 
 

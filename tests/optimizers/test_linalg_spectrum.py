@@ -15,23 +15,33 @@ from optimizers.linalg.curvature import Curvature
 from optimizers.linalg.spectrum import rademacher, spectral_density
 from tests.optimizers.cases import close
 
-GAP = torch.cat([torch.tensor([-4.0, -2.5]), torch.linspace(-0.5, 1.0, 194), torch.tensor([5.0, 7.0, 9.0, 12.0])])
+GAP = torch.cat(
+    [
+        torch.tensor([-4.0, -2.5]),
+        torch.linspace(-0.5, 1.0, 194),
+        torch.tensor([5.0, 7.0, 9.0, 12.0]),
+    ]
+)
 
 
 def curvature(matrix: Tensor, spent: list[int] | None = None) -> Curvature:
     """A matrix as an objective gives it; `spent` collects the numbers of products."""
     count: Callable[[int], None] = (lambda _: None) if spent is None else spent.append
     gradient = torch.ones(len(matrix), dtype=matrix.dtype)
-    return Curvature(gradient.sum(), gradient, lambda v: matrix @ v, lambda rows: rows @ matrix, count)
+    return Curvature(
+        gradient.sum(), gradient, lambda v: matrix @ v, lambda rows: rows @ matrix, count
+    )
 
 
 def symmetric(spectrum: Tensor, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    basis, _ = torch.linalg.qr(torch.randn(len(spectrum), len(spectrum), dtype=torch.float64, generator=generator))
+    basis, _ = torch.linalg.qr(
+        torch.randn(len(spectrum), len(spectrum), dtype=torch.float64, generator=generator)
+    )
     return (basis * spectrum.double()) @ basis.T
 
 
-# -- all eigenvalues ---------------------------------------------------------------------------------------------------
+# -- all eigenvalues -------------------------------------------------------------------------------
 
 
 def test_a_small_matrix_is_decomposed() -> None:
@@ -49,7 +59,9 @@ def test_a_small_matrix_is_decomposed() -> None:
 
 
 def test_fewer_parameters_than_eigenvalues_asked_for() -> None:
-    found = spectral_density(curvature(torch.diag(torch.tensor([3.0, -1.0]))), products=10, largest=3)
+    found = spectral_density(
+        curvature(torch.diag(torch.tensor([3.0, -1.0]))), products=10, largest=3
+    )
     assert found is not None
     assert found.largest.tolist() == pytest.approx([3, -1])
 
@@ -80,7 +92,7 @@ def test_a_zero_matrix() -> None:
         assert found.largest.tolist()[0] == 0
 
 
-# -- estimates ---------------------------------------------------------------------------------------------------------
+# -- estimates -------------------------------------------------------------------------------------
 
 
 def test_the_ends_of_the_spectrum_are_found_within_the_stated_error() -> None:
@@ -106,8 +118,12 @@ def test_the_points_and_weights_have_the_moments_of_the_probes() -> None:
     probes = [rademacher(torch.zeros(200, dtype=torch.float64), generator) for _ in range(2)]
     assert set(probes[0].tolist()) == {-1.0, 1.0}
     for power in (1, 2, 5, 19):
-        expected = np.mean([float(z @ torch.linalg.matrix_power(matrix, power) @ z) / 200 for z in probes])
-        assert float(found.weights @ found.points**power) == pytest.approx(expected, rel=1e-9, abs=1e-14)
+        expected = np.mean(
+            [float(z @ torch.linalg.matrix_power(matrix, power) @ z) / 200 for z in probes]
+        )
+        assert float(found.weights @ found.points**power) == pytest.approx(
+            expected, rel=1e-9, abs=1e-14
+        )
 
 
 def test_estimates_tend_to_the_truth_with_more_probes() -> None:
@@ -116,7 +132,9 @@ def test_estimates_tend_to_the_truth_with_more_probes() -> None:
     errors = []
     for products in (40, 160):
         found = [
-            spectral_density(curvature(matrix), products, generator=torch.Generator().manual_seed(seed))
+            spectral_density(
+                curvature(matrix), products, generator=torch.Generator().manual_seed(seed)
+            )
             for seed in range(8)
         ]
         traces = [one.trace for one in found if one is not None]
@@ -154,7 +172,7 @@ def test_odd_budgets_are_refused() -> None:
         spectral_density(curvature(torch.eye(2)), products=10, largest=0)
 
 
-# -- a network ---------------------------------------------------------------------------------------------------------
+# -- a network -------------------------------------------------------------------------------------
 
 
 def test_a_networks_hessian() -> None:
@@ -164,18 +182,29 @@ def test_a_networks_hessian() -> None:
     inputs, targets = torch.randn(20, 3).double(), torch.randn(20, 2).double()
     objective = Objective(model, nn.MSELoss(), inputs, targets)
     named = dict(model.named_parameters())
-    blocks = hessian(lambda p: nn.functional.mse_loss(functional_call(model, p, (inputs,)), targets))(named)
+    blocks = hessian(
+        lambda p: nn.functional.mse_loss(functional_call(model, p, (inputs,)), targets)
+    )(named)
     size = sum(p.numel() for p in named.values())
     dense = torch.cat(
-        [torch.cat([blocks[a][b].reshape(named[a].numel(), named[b].numel()) for b in named], dim=1) for a in named]
+        [
+            torch.cat(
+                [blocks[a][b].reshape(named[a].numel(), named[b].numel()) for b in named], dim=1
+            )
+            for a in named
+        ]
     ).detach()
     values = torch.linalg.eigvalsh(dense)
     exact = spectral_density(objective.hessian(), products=size)
     assert exact is not None
     close(exact.points, values, 1e-12)
     assert exact.trace == pytest.approx(float(dense.trace()), rel=1e-12)
-    assert exact.negative_share == pytest.approx(float((values < -1e-8 * values.abs().max()).double().mean()))
-    assert exact.negative_mass == pytest.approx(float(values[values < 0].abs().sum() / values.abs().sum()), rel=1e-10)
+    assert exact.negative_share == pytest.approx(
+        float((values < -1e-8 * values.abs().max()).double().mean())
+    )
+    assert exact.negative_mass == pytest.approx(
+        float(values[values < 0].abs().sum() / values.abs().sum()), rel=1e-10
+    )
     few = spectral_density(objective.hessian(), products=size - 2)
     assert few is not None
     assert not few.exact

@@ -33,7 +33,9 @@ class Counted:
         return strong_wolfe(self, value, slope, **options)  # type: ignore[arg-type]
 
 
-def assert_wolfe(point: WolfePoint, function: Function, sufficient: float, curvature: float) -> None:
+def assert_wolfe(
+    point: WolfePoint, function: Function, sufficient: float, curvature: float
+) -> None:
     (start, slope), (value, derivative) = function(0.0), function(point.alpha)
     assert point.wolfe
     assert (point.value, point.slope) == (value, derivative)
@@ -41,7 +43,7 @@ def assert_wolfe(point: WolfePoint, function: Function, sufficient: float, curva
     assert abs(derivative) <= curvature * abs(slope)
 
 
-# -- the six functions of Moré and Thuente (1994), section 5 ----------------------------------------------------------
+# -- the six functions of Moré and Thuente (1994), section 5 ---------------------------------------
 
 
 def rational(alpha: float) -> tuple[float, float]:
@@ -77,7 +79,8 @@ def yanai(first: float, second: float) -> Function:
 
 
 MORE_THUENTE: list[tuple[Function, float, float, tuple[int, ...]]] = [
-    # function, sufficient, curvature, evaluations published for first trials of 1e-3, 1e-1, 1e1, 1e3 (tables 1 to 6)
+    # function, sufficient, curvature, evaluations published for first trials of 1e-3, 1e-1, 1e1,
+    # 1e3 (tables 1 to 6)
     (rational, 1e-3, 0.1, (6, 3, 1, 4)),
     (quintic, 0.099, 0.1, (12, 8, 8, 11)),
     (oscillating, 0.099, 0.1, (12, 12, 10, 13)),
@@ -92,7 +95,9 @@ MORE_THUENTE: list[tuple[Function, float, float, tuple[int, ...]]] = [
 def test_functions_of_more_and_thuente(case: int, start: int) -> None:
     function, sufficient, curvature, published = MORE_THUENTE[case]
     counted = Counted(function)
-    point = counted.search(first=10.0 ** (2 * start - 3), sufficient=sufficient, curvature=curvature)
+    point = counted.search(
+        first=10.0 ** (2 * start - 3), sufficient=sufficient, curvature=curvature
+    )
     assert point is not None
     assert_wolfe(point, function, sufficient, curvature)
     assert len(counted.trials) <= published[start] + 1
@@ -117,7 +122,7 @@ def test_the_first_table_is_reproduced() -> None:
         assert float(f"{point.alpha:.2g}") == end
 
 
-# -- random functions --------------------------------------------------------------------------------------------------
+# -- random functions ------------------------------------------------------------------------------
 
 
 def polynomial(rng: random.Random) -> Function:
@@ -147,7 +152,9 @@ def wavy(rng: random.Random) -> Function:
 
 
 @pytest.mark.parametrize("family", [polynomial, wavy])
-def test_both_conditions_hold_on_random_functions(family: Callable[[random.Random], Function]) -> None:
+def test_both_conditions_hold_on_random_functions(
+    family: Callable[[random.Random], Function],
+) -> None:
     rng, trials = random.Random(0), []
     for _ in range(400):
         function, curvature = family(rng), rng.choice([0.9, 0.5, 0.1, 0.01])
@@ -164,13 +171,16 @@ def test_the_trials_do_not_depend_on_the_units() -> None:
     rng = random.Random(1)
     for _ in range(50):
         function = polynomial(rng)
-        one, two = Counted(function), Counted(lambda a, f=function: (8 * f(a / 4)[0], 2 * f(a / 4)[1]))
+        one, two = (
+            Counted(function),
+            Counted(lambda a, f=function: (8 * f(a / 4)[0], 2 * f(a / 4)[1])),
+        )
         one.search(first=1.0, curvature=0.1)
         two.search(first=4.0, curvature=0.1)
         assert two.trials == [4 * alpha for alpha in one.trials]
 
 
-# -- where floating point ends -----------------------------------------------------------------------------------------
+# -- where floating point ends ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("first", [1e-2, 1.0, 30.0])
@@ -231,10 +241,14 @@ def test_without_a_lower_bound_the_best_point_is_returned() -> None:
 
 def test_without_sufficient_decrease_nothing_is_returned() -> None:
     assert Counted(lambda a: (100 * a**2 - a, 200 * a - 1)).search(max_trials=1) is None
-    assert Counted(lambda a: (abs(a) - 1e-3 * a, -1e-3 if a == 0 else 1 - 1e-3)).search() is None  # a wrong slope
+    assert (
+        Counted(lambda a: (abs(a) - 1e-3 * a, -1e-3 if a == 0 else 1 - 1e-3)).search() is None
+    )  # a wrong slope
 
 
-@pytest.mark.parametrize(("start", "slope"), [(0.0, 0.0), (0.0, 1.0), (math.nan, -1.0), (0.0, math.nan)])
+@pytest.mark.parametrize(
+    ("start", "slope"), [(0.0, 0.0), (0.0, 1.0), (math.nan, -1.0), (0.0, math.nan)]
+)
 def test_no_descent_no_evaluation(start: float, slope: float) -> None:
     counted = Counted(lambda a: (0.0, 0.0))
     assert strong_wolfe(counted, start, slope) is None

@@ -16,13 +16,20 @@ from tests.optimizers.cases import ExampleMSE, Problem, TiedEmbedding, close, ml
 
 def classifier() -> Problem:
     torch.manual_seed(0)
-    return Problem(mlp((5, 7, 4)).double(), nn.CrossEntropyLoss(), torch.randn(9, 5).double(), torch.randint(4, (9,)))
+    return Problem(
+        mlp((5, 7, 4)).double(),
+        nn.CrossEntropyLoss(),
+        torch.randn(9, 5).double(),
+        torch.randint(4, (9,)),
+    )
 
 
 def convolutional() -> Problem:
     torch.manual_seed(1)
     model = nn.Sequential(nn.Conv2d(2, 3, 2), nn.Tanh(), nn.Flatten(), nn.Linear(12, 2)).double()
-    return Problem(model, ExampleMSE(), torch.randn(6, 2, 3, 3).double(), torch.randn(6, 2).double())
+    return Problem(
+        model, ExampleMSE(), torch.randn(6, 2, 3, 3).double(), torch.randn(6, 2).double()
+    )
 
 
 PROBLEMS = {"mlp": classifier, "convolution": convolutional}
@@ -49,7 +56,10 @@ def recorded(problem: Problem) -> dict[str, tuple[Tensor, Tensor]]:
         if isinstance(layer, nn.Conv2d):
             value = F.unfold(value, layer.kernel_size).mT.flatten(0, 1)
         slope = output.grad.flatten(2).mT.flatten(0, 1) if output.ndim == 4 else output.grad
-        rows[name] = (torch.cat([value, torch.ones(len(value), 1, dtype=value.dtype)], 1), len(twin.inputs) * slope)
+        rows[name] = (
+            torch.cat([value, torch.ones(len(value), 1, dtype=value.dtype)], 1),
+            len(twin.inputs) * slope,
+        )
     return rows
 
 
@@ -58,7 +68,9 @@ def whole(layer: Any) -> Tensor:
     return torch.cat([layer.weight.detach().flatten(1), layer.bias.detach()[:, None]], 1)
 
 
-def fitted(rows: Tensor, slopes: Tensor, start: Tensor, gamma: float, damping: float, examples: int) -> Tensor:
+def fitted(
+    rows: Tensor, slopes: Tensor, start: Tensor, gamma: float, damping: float, examples: int
+) -> Tensor:
     """The minimum of 1/2 mean |W abar - t|^2 + damping/2 |W - W_0|^2 by least squares on the examples themselves."""
     targets = rows @ start.T - gamma * slopes
     pull = damping**0.5 * torch.eye(rows.shape[1], dtype=rows.dtype)
@@ -87,7 +99,9 @@ def test_it_is_kfacs_step_without_the_output_factor(name: str) -> None:
     problem = PROBLEMS[name]()
     seen = recorded(problem)
     before = {key: whole(problem.model.get_submodule(key)) for key in seen}
-    LocoProp(problem.model.named_parameters(), lr=1.0, momentum=0.0, damping=0.3).step(problem.objective())
+    LocoProp(problem.model.named_parameters(), lr=1.0, momentum=0.0, damping=0.3).step(
+        problem.objective()
+    )
     for key, (rows, slopes) in seen.items():
         count = len(problem.inputs)
         matrix = rows.T @ rows / count + 0.3 * torch.eye(rows.shape[1], dtype=rows.dtype)
@@ -95,13 +109,17 @@ def test_it_is_kfacs_step_without_the_output_factor(name: str) -> None:
         close(before[key] - whole(problem.model.get_submodule(key)), step)
 
 
-def by_gradient_steps(problem: Problem, seen: dict[str, tuple[Tensor, Tensor]], count: int) -> dict[str, Tensor]:
+def by_gradient_steps(
+    problem: Problem, seen: dict[str, tuple[Tensor, Tensor]], count: int
+) -> dict[str, Tensor]:
     """Gradient steps on each layer's local loss, by autograd through the examples."""
     found = {}
     for key, (rows, slopes) in seen.items():
         start = whole(problem.model.get_submodule(key))
         targets, weight = rows @ start.T - 0.7 * slopes, start.clone().requires_grad_()
-        matrix = rows.T @ rows / len(problem.inputs) + 0.3 * torch.eye(rows.shape[1], dtype=rows.dtype)
+        matrix = rows.T @ rows / len(problem.inputs) + 0.3 * torch.eye(
+            rows.shape[1], dtype=rows.dtype
+        )
         for _ in range(count):
             fit = (rows @ weight.T - targets).square().sum() / (2 * len(problem.inputs))
             loss = fit + 0.15 * (weight - start).square().sum()
@@ -129,7 +147,9 @@ def test_many_gradient_steps_are_the_exact_solution(max_dim: int | None) -> None
     ends = []
     for options in ({"local": "exact"}, {"local": "gd", "local_steps": 3000}):
         problem = classifier()
-        LocoProp(problem.model.named_parameters(), damping=0.3, max_dim=max_dim, **options).step(problem.objective())
+        LocoProp(problem.model.named_parameters(), damping=0.3, max_dim=max_dim, **options).step(
+            problem.objective()
+        )
         ends.append(torch.cat([p.detach().flatten() for p in problem.params]))
     close(*ends)
 
@@ -140,7 +160,9 @@ def test_a_diagonal_is_that_of_the_inputs_squares(steps: int | None) -> None:
     problem = classifier()
     seen, before = recorded(problem), whole(problem.model[0])
     options: dict[str, Any] = {} if steps is None else {"local": "gd", "local_steps": steps}
-    method = LocoProp(problem.model.named_parameters(), lr=0.2, damping=0.3, max_dim=1, momentum=0.0, **options)
+    method = LocoProp(
+        problem.model.named_parameters(), lr=0.2, damping=0.3, max_dim=1, momentum=0.0, **options
+    )
     method.step(problem.objective())
     rows, slopes = seen["0"]
     entries, gradient = rows.square().mean(0) + 0.3, slopes.T @ rows / len(rows)
@@ -168,5 +190,7 @@ def test_embeddings_and_tied_weights_go_to_the_fallback() -> None:
     tokens = torch.randint(5, (2, 4))
     optimizer.step(Problem(model, nn.CrossEntropyLoss(), tokens, tokens).objective())
     assert optimizer.layer_coverage() == {
-        "embedding.weight": "sgd", "hidden.weight": "locoprop", "hidden.bias": "locoprop",
-    }  # fmt: skip
+        "embedding.weight": "sgd",
+        "hidden.weight": "locoprop",
+        "hidden.bias": "locoprop",
+    }

@@ -15,15 +15,26 @@ from optimizers import Unsupported
 from optimizers.matrix import SOAP, KLShampoo, Muon, Shampoo
 from optimizers.matrix.preconditioned import Preconditioned
 from tests.optimizers.cases import Problem, TiedEmbedding, mlp
-from tests.optimizers.matrix_cases import batches, classifier, distance, kernels, linear_layers, train
+from tests.optimizers.matrix_cases import (
+    batches,
+    classifier,
+    distance,
+    kernels,
+    linear_layers,
+    train,
+)
 
 Make = Callable[..., Preconditioned]
 
 METHODS: dict[str, Make] = {
     "muon": Muon,
     "shampoo": partial(Shampoo, period=3, start=2),
-    "shampoo_sum": partial(Shampoo, beta1=0.0, beta2=1.0, period=2, start=0, grafting="none", eps=1e-30),
-    "shampoo_staggered": partial(Shampoo, period=4, start=0, grafting="adagrad", staggered=True, block_size=4),
+    "shampoo_sum": partial(
+        Shampoo, beta1=0.0, beta2=1.0, period=2, start=0, grafting="none", eps=1e-30
+    ),
+    "shampoo_staggered": partial(
+        Shampoo, period=4, start=0, grafting="adagrad", staggered=True, block_size=4
+    ),
     "soap": partial(SOAP, period=3),
     "soap_staggered": partial(SOAP, period=4, staggered=True, block_size=4, precondition_1d=True),
     "kl_shampoo": partial(KLShampoo, period=3),
@@ -37,12 +48,14 @@ def values(problem: Problem) -> list[Tensor]:
     return [p.detach().clone() for p in problem.params]
 
 
-# -- invariances -------------------------------------------------------------------------------------------------------
+# -- invariances -----------------------------------------------------------------------------------
 
 
 @every
 @pytest.mark.parametrize("make", [classifier, kernels])
-def test_the_order_of_the_parameters_does_not_matter(name: str, make: Callable[[], Problem]) -> None:
+def test_the_order_of_the_parameters_does_not_matter(
+    name: str, make: Callable[[], Problem]
+) -> None:
     problem, twin = make(), make()
     train(problem, METHODS[name](problem.model.named_parameters()), 10)
     train(twin, METHODS[name](list(twin.model.named_parameters())[::-1]), 10)
@@ -83,8 +96,16 @@ class Times(nn.MSELoss):
 @deciding
 def test_a_decay_shrinks_the_weights_before_the_step(name: str) -> None:
     problem, plain, start = (linear_layers(5, 6, 4, 3) for _ in range(3))
-    train(problem, METHODS[name](problem.model.named_parameters(), lr=0.1, weight_decay=0.5, fallback_lr=0.1), 1)
-    train(plain, METHODS[name](plain.model.named_parameters(), lr=0.1, weight_decay=0.0, fallback_lr=0.1), 1)
+    train(
+        problem,
+        METHODS[name](problem.model.named_parameters(), lr=0.1, weight_decay=0.5, fallback_lr=0.1),
+        1,
+    )
+    train(
+        plain,
+        METHODS[name](plain.model.named_parameters(), lr=0.1, weight_decay=0.0, fallback_lr=0.1),
+        1,
+    )
     still = name == "soap"  # its first step moves nothing
     for a, b, c in zip(problem.params, plain.params, start.params, strict=True):
         torch.testing.assert_close(a - b, torch.zeros_like(a) if still else -0.05 * c)
@@ -101,7 +122,7 @@ def test_a_group_that_is_added_later_is_taken_too(name: str) -> None:
     assert distance(problem, twin) < 1e-9
 
 
-# -- gradients that come and go ----------------------------------------------------------------------------------------
+# -- gradients that come and go --------------------------------------------------------------------
 
 
 class Switched(nn.Module):
@@ -122,7 +143,9 @@ class Switched(nn.Module):
 @every
 def test_a_layer_without_a_gradient_rests(name: str) -> None:
     torch.manual_seed(0)
-    problem = Problem(Switched().double(), nn.MSELoss(), torch.randn(32, 4).double(), torch.randn(32, 4).double())
+    problem = Problem(
+        Switched().double(), nn.MSELoss(), torch.randn(32, 4).double(), torch.randn(32, 4).double()
+    )
     optimizer = METHODS[name](problem.model.named_parameters())
     objective = problem.objective()
     for step, batch in enumerate(batches(problem, 12)):
@@ -151,18 +174,22 @@ def test_a_gradient_that_is_not_finite_changes_nothing(name: str, where: str) ->
 
 
 @deciding
-def test_an_update_that_is_not_finite_is_not_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_update_that_is_not_finite_is_not_taken(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     problem = classifier()
     optimizer = METHODS[name](problem.model.named_parameters(), fallback_lr=0.0, weight_decay=0.0)
     train(problem, optimizer, 4)
     before = values(problem)
-    monkeypatch.setattr(type(optimizer), "update", lambda self, stack, gradient: gradient * float("inf"))
+    monkeypatch.setattr(
+        type(optimizer), "update", lambda self, stack, gradient: gradient * float("inf")
+    )
     train(problem, optimizer, 1)
     assert all(torch.equal(a, b) for a, b in zip(before, values(problem), strict=True))
     assert optimizer.failures == {"step": 1}
 
 
-# -- state -------------------------------------------------------------------------------------------------------------
+# -- state -----------------------------------------------------------------------------------------
 
 
 @every
@@ -184,41 +211,65 @@ def test_saved_in_mid_run_it_continues_bit_equal(name: str, dtype: torch.dtype) 
 
 @every
 @pytest.mark.parametrize("make", [classifier, kernels])
-def test_the_state_has_the_size_that_the_formula_says(name: str, make: Callable[[], Problem]) -> None:
+def test_the_state_has_the_size_that_the_formula_says(
+    name: str, make: Callable[[], Problem]
+) -> None:
     problem = make()
     optimizer = METHODS[name](problem.model.named_parameters())
     train(problem, optimizer, 6)
     for parameter, pieces in optimizer._pieces.items():
-        own = sum(value.numel() for value in optimizer.state[parameter].values() if isinstance(value, Tensor))
+        own = sum(
+            value.numel()
+            for value in optimizer.state[parameter].values()
+            if isinstance(value, Tensor)
+        )
         assert own == sum(optimizer.floats(piece.shape) for piece in pieces)
 
 
 @pytest.mark.parametrize("name", ["shampoo", "soap", "kl_shampoo"])
 def test_state_that_would_not_fit_is_refused_with_its_size_and_what_avoids_it(name: str) -> None:
     problem = linear_layers(300, 4, 3)
-    with pytest.raises(Unsupported, match=r"of state, the limit is max_gib=0.001; .* shape \(4, 300\)") as refusal:
+    with pytest.raises(
+        Unsupported, match=r"of state, the limit is max_gib=0.001; .* shape \(4, 300\)"
+    ) as refusal:
         METHODS[name](problem.model.named_parameters(), max_gib=0.001, block_size=None)
     assert "block_size" in str(refusal.value)
     assert "max_dimension" in str(refusal.value)
-    for way_out in ({"block_size": 16}, {"max_dimension": 100, "block_size": None}, {"max_gib": 1.0}):
+    for way_out in (
+        {"block_size": 16},
+        {"max_dimension": 100, "block_size": None},
+        {"max_gib": 1.0},
+    ):
         METHODS[name](problem.model.named_parameters(), **({"max_gib": 0.001} | way_out))
 
 
-# -- coverage and telemetry --------------------------------------------------------------------------------------------
+# -- coverage and telemetry ------------------------------------------------------------------------
 
 
 def test_coverage_by_role_and_size() -> None:
     model = nn.Sequential(TiedEmbedding(), nn.Linear(2, 40), nn.Linear(40, 3))
     named = list(model.named_parameters())
     assert Shampoo(named).layer_coverage() == {
-        "0.embedding.weight": "shampoo", "0.hidden.weight": "shampoo", "0.hidden.bias": "adamw",
-        "1.weight": "shampoo", "1.bias": "adamw", "2.weight": "shampoo", "2.bias": "adamw",
-    }  # fmt: skip
-    hidden = KLShampoo(named, roles=["hidden"], max_dimension=30, precondition_1d=True, fallback="sgd")
+        "0.embedding.weight": "shampoo",
+        "0.hidden.weight": "shampoo",
+        "0.hidden.bias": "adamw",
+        "1.weight": "shampoo",
+        "1.bias": "adamw",
+        "2.weight": "shampoo",
+        "2.bias": "adamw",
+    }
+    hidden = KLShampoo(
+        named, roles=["hidden"], max_dimension=30, precondition_1d=True, fallback="sgd"
+    )
     assert hidden.layer_coverage() == {
-        "0.embedding.weight": "sgd", "0.hidden.weight": "kl_shampoo", "0.hidden.bias": "kl_shampoo",
-        "1.weight": "kl_shampoo", "1.bias": "sgd", "2.weight": "sgd", "2.bias": "kl_shampoo",
-    }  # fmt: skip
+        "0.embedding.weight": "sgd",
+        "0.hidden.weight": "kl_shampoo",
+        "0.hidden.bias": "kl_shampoo",
+        "1.weight": "kl_shampoo",
+        "1.bias": "sgd",
+        "2.weight": "sgd",
+        "2.bias": "kl_shampoo",
+    }
 
 
 def test_the_model_tells_roles_where_the_parameters_have_no_names() -> None:
@@ -228,9 +279,11 @@ def test_the_model_tells_roles_where_the_parameters_have_no_names() -> None:
     optimizer = Muon(list(model.parameters())[::-1])
     train(problem, optimizer, 1)
     rules = list(optimizer.layer_coverage().values())[::-1]
-    assert [name for (name, _), rule in zip(model.named_parameters(), rules, strict=True) if rule == "muon"] == [
-        "0.weight", "1.weight",
-    ]  # fmt: skip
+    assert [
+        name
+        for (name, _), rule in zip(model.named_parameters(), rules, strict=True)
+        if rule == "muon"
+    ] == ["0.weight", "1.weight"]
 
 
 @pytest.mark.parametrize("name", ["shampoo", "soap", "kl_shampoo"])
@@ -252,7 +305,9 @@ def test_telemetry(name: str) -> None:
     train(problem, optimizer, 9)
     found = optimizer.telemetry()
     sizes = {key: p.numel() for key, p in problem.model.named_parameters()}
-    mine = sum(size for key, size in sizes.items() if optimizer.layer_coverage()[key] == optimizer.rule)
+    mine = sum(
+        size for key, size in sizes.items() if optimizer.layer_coverage()[key] == optimizer.rule
+    )
     assert found["preconditioned"] == pytest.approx(mine / sum(sizes.values()))
     assert 0 <= found["age"] < optimizer.period
     assert ("condition" in found) is (name != "muon")

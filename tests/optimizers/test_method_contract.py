@@ -56,21 +56,33 @@ OURS: dict[str, Builder] = {
     "saddle_free_newton_lanczos": partial(SaddleFreeNewton, form="lanczos", krylov=5),
     "saddle_free_newton_fixed": partial(SaddleFreeNewton, damping=1.0, adaptive=False, lr=0.5),
     "newton_cg": NewtonCG,
-    "newton_cg_ggn": partial(NewtonCG, curvature="ggn", line_search="strong_wolfe", max_iterations=8),
+    "newton_cg_ggn": partial(
+        NewtonCG, curvature="ggn", line_search="strong_wolfe", max_iterations=8
+    ),
     "ggn_cg": partial(GGNCG, max_iterations=8),
     "gauss_newton": GaussNewton,
     "gauss_newton_full": partial(GaussNewton, line_search="none", lr=0.5),
     "levenberg_marquardt": LevenbergMarquardt,
-    "levenberg_marquardt_identity": partial(LevenbergMarquardt, scaling="identity", acceleration=True, form="dual"),
-    "levenberg_marquardt_constant": partial(LevenbergMarquardt, scaling="diagonal", rule="marquardt", form="primal"),
+    "levenberg_marquardt_identity": partial(
+        LevenbergMarquardt, scaling="identity", acceleration=True, form="dual"
+    ),
+    "levenberg_marquardt_constant": partial(
+        LevenbergMarquardt, scaling="diagonal", rule="marquardt", form="primal"
+    ),
     "trust_region": TrustRegion,
     "trust_region_steihaug": partial(TrustRegion, subproblem="steihaug", curvature="ggn"),
     "tron": TRON,
-    "tron_diagonal": partial(TRON, curvature="ggn", preconditioner="diagonal", exact_diagonal=20, keep_path=True),
+    "tron_diagonal": partial(
+        TRON, curvature="ggn", preconditioner="diagonal", exact_diagonal=20, keep_path=True
+    ),
     "arc": ARC,
     "arc_lanczos": partial(ARC, subproblem="lanczos", max_iterations=10),
-    "subsampled_arc": partial(SubsampledARC, sigma=0.1, gradient_share=1.0),  # a smaller one may miss a bad example
-    "subsampled_arc_fixed": partial(SubsampledARC, subproblem="lanczos", sampling="fixed", gradient_share=1.0),
+    "subsampled_arc": partial(
+        SubsampledARC, sigma=0.1, gradient_share=1.0
+    ),  # a smaller one may miss a bad example
+    "subsampled_arc_fixed": partial(
+        SubsampledARC, subproblem="lanczos", sampling="fixed", gradient_share=1.0
+    ),
     "bfgs": BFGS,
     "bfgs_damped": partial(BFGS, line_search="armijo", damping=0.2),
     "dfp": DFP,
@@ -78,19 +90,27 @@ OURS: dict[str, Builder] = {
     "lbfgs": partial(LBFGS, history=4),
     "lbfgs_multi_batch": partial(LBFGS, history=3, line_search="armijo", damping=0.2, overlap=0.5),
     "hessian_free": partial(HessianFree, max_iterations=20),
-    "hessian_free_parts": partial(HessianFree, curvature_share=0.5, preconditioner="empirical", max_iterations=10),
+    "hessian_free_parts": partial(
+        HessianFree, curvature_share=0.5, preconditioner="empirical", max_iterations=10
+    ),
     "ksd": partial(KSD, dimension=5),
     "ksd_hessian": partial(KSD, dimension=4, curvature="hessian", preconditioner="fisher", lr=0.5),
     "lbfgs_fixed": partial(LBFGS, history=3, line_search="none", lr=0.5),
     "kfac": partial(KFAC, statistics_period=2, inverse_period=3),
     "kfac_exact": partial(KFAC, fisher="exact", fallback="sgd"),
     "kfac_empirical": partial(KFAC, fisher="empirical", weight_decay=0.01, kl_clip=None),
-    "kfac_staggered": partial(KFAC, statistics_period=2, inverse_period=3, staggered=True, averaging=0.9),
+    "kfac_staggered": partial(
+        KFAC, statistics_period=2, inverse_period=3, staggered=True, averaging=0.9
+    ),
     "kfac_quadratic": partial(KFAC, step_rule="exact", damping_rule="adaptive", damping_period=2),
-    "kfac_decay": partial(KFAC, damping_rule="decay", inverse="eigen", shared_weights="reduce", max_dim=5),
+    "kfac_decay": partial(
+        KFAC, damping_rule="decay", inverse="eigen", shared_weights="reduce", max_dim=5
+    ),
     "ekfac": partial(EKFAC, statistics_period=2, inverse_period=3),
     "kbfgs": KBFGS,
-    "kbfgs_spaced": partial(KBFGS, statistics_period=2, pair_decay=0.0, shared_weights="reduce", fallback="sgd"),
+    "kbfgs_spaced": partial(
+        KBFGS, statistics_period=2, pair_decay=0.0, shared_weights="reduce", fallback="sgd"
+    ),
     "singd": SINGD,
     "singd_structured": partial(
         SINGD,
@@ -114,15 +134,32 @@ OURS: dict[str, Builder] = {
     ),
     "tnt": TNT,
     "tnt_blocks": partial(
-        TNT, statistics_period=2, period=4, block_size=3, staggered=True, kernels="tensor", fallback="sgd"
+        TNT,
+        statistics_period=2,
+        period=4,
+        block_size=3,
+        staggered=True,
+        kernels="tensor",
+        fallback="sgd",
     ),
-    "tnt_empirical": partial(TNT, fisher="empirical", statistics_period=1, period=2, vectors=False, kernels="matrix"),
+    "tnt_empirical": partial(
+        TNT, fisher="empirical", statistics_period=1, period=2, vectors=False, kernels="matrix"
+    ),
     "soaa": partial(SOAA, lr=0.01, total_steps=60),
-    "soaa_model": partial(SOAA, lr=0.01, gamma=0.5, prediction="model", scope="tensor", delay=True, total_steps=5),
+    "soaa_model": partial(
+        SOAA, lr=0.01, gamma=0.5, prediction="model", scope="tensor", delay=True, total_steps=5
+    ),
     "adafisher": partial(AdaFisher, lr=0.05, damping=0.1, statistics_period=3),
-    "adafisher_average": partial(AdaFisher, lr=0.02, damping=0.1, normalize="average", fisher="sampled"),
+    "adafisher_average": partial(
+        AdaFisher, lr=0.02, damping=0.1, normalize="average", fisher="sampled"
+    ),
     "adafisher_released": partial(
-        AdaFisher, as_released=True, statistics_period=2, weight_decay=0.001, decoupled=False, fallback="sgd"
+        AdaFisher,
+        as_released=True,
+        statistics_period=2,
+        weight_decay=0.001,
+        decoupled=False,
+        fallback="sgd",
     ),
     "sgd_ph": SGDPH,
     "sgd_ph_exact": partial(SGDPH, exact_block=True, plain_last=False, weight_decay=0.001),
@@ -141,12 +178,16 @@ OURS: dict[str, Builder] = {
     ),
     "adahessian_rows": partial(AdaHessian, lr=0.05, averaging="rows", eps=1e-2),
     "sophia_h": partial(SophiaH, lr=0.02),
-    "sophia_h_signs": partial(SophiaH, lr=0.02, rho=0.5, period=3, probes=2, distribution="rademacher"),
+    "sophia_h_signs": partial(
+        SophiaH, lr=0.02, rho=0.5, period=3, probes=2, distribution="rademacher"
+    ),
     "sophia_g": partial(SophiaG, lr=0.02),
     "sophia_g_often": partial(SophiaG, lr=0.02, period=1, weight_decay=0.01),
     "muon": partial(Muon, fallback_lr=0.01),
     "shampoo": partial(Shampoo, lr=0.01, period=3, start=2, fallback_lr=0.01),
-    "shampoo_sum": partial(Shampoo, lr=0.05, beta1=0.0, beta2=1.0, period=2, start=0, grafting="none", eps=1e-4),
+    "shampoo_sum": partial(
+        Shampoo, lr=0.05, beta1=0.0, beta2=1.0, period=2, start=0, grafting="none", eps=1e-4
+    ),
     "shampoo_blocks": partial(
         Shampoo,
         period=4,
@@ -182,9 +223,13 @@ OURS: dict[str, Builder] = {
     "innaprop": partial(INNAprop, lr=0.01),
     "innaprop_slow": partial(INNAprop, lr=0.02, alpha=2.0, beta=2.0, weight_decay=0.01),
     "mfac": partial(MFAC, window=8, lr=0.01),
-    "mfac_bfloat16": partial(MFAC, window=4, momentum=0.0, average="window", precision="bfloat16", damping=1e-3),
+    "mfac_bfloat16": partial(
+        MFAC, window=4, momentum=0.0, average="window", precision="bfloat16", damping=1e-3
+    ),
     "ggt": partial(GGT, window=6, lr=0.03),
-    "ggt_decayed": partial(GGT, window=4, beta2=0.9, average=False, precision="float32", momentum=0.5, lr=0.03),
+    "ggt_decayed": partial(
+        GGT, window=4, beta2=0.9, average=False, precision="float32", momentum=0.5, lr=0.03
+    ),
     "fosi": partial(FOSI, lr=0.01, period=3, warmup=1, top=3, bottom=1),
     "fosi_sgd": partial(FOSI, lr=0.02, base="sgd", period=4, top=2, alpha=0.05, weight_decay=1e-3),
     "bb": BB,
@@ -200,17 +245,28 @@ OURS: dict[str, Builder] = {
     "alig_adjusted": partial(ALIG, adjusted=True, max_norm=10.0, lr=0.05),
     "alig_plain": partial(ALIG, momentum=0.0, lr=1.0),
     "momo": MoMo,
-    "momo_estimate": partial(MoMo, estimate=True, bias_correction=True, weight_decay=1e-3, lower_bound=-1.0),
+    "momo_estimate": partial(
+        MoMo, estimate=True, bias_correction=True, weight_decay=1e-3, lower_bound=-1.0
+    ),
     "momo_adam": MoMoAdam,
-    "momo_adam_decoupled": partial(MoMoAdam, proximal=False, weight_decay=0.1, estimate=True, lower_bound=-1.0),
+    "momo_adam_decoupled": partial(
+        MoMoAdam, proximal=False, weight_decay=0.1, estimate=True, lower_bound=-1.0
+    ),
     "gen": partial(GeN, inner=partial(torch.optim.AdamW, lr=0.01)),
-    "gen_sgd": partial(GeN, inner=partial(torch.optim.SGD, lr=0.1, momentum=0.9), period=2, smoothing=0.5),
+    "gen_sgd": partial(
+        GeN, inner=partial(torch.optim.SGD, lr=0.1, momentum=0.9), period=2, smoothing=0.5
+    ),
     "gen_muon": partial(GeN, inner=partial(Muon, fallback_lr=0.01), smoothing=0.0),
 }
-OURS |= {  # where the metric is measured a regulariser takes all that has no gradient: test_structured.py
+# where the metric is measured a regulariser takes all that has no gradient: test_structured.py
+OURS |= {
     "ramda": partial(RAMDA, lr=0.1, averaging=0.5, restarts=[], strength=0.0),
-    "ramda_restarted": partial(RAMDA, lr=0.1, averaging=0.5, restarts=[0.5], total_steps=6, strength=0.0),
-    "rmda": partial(RAMDA, lr=0.1, adaptive=False, restarts=[], regulariser="nuclear", strength=1e-4),
+    "ramda_restarted": partial(
+        RAMDA, lr=0.1, averaging=0.5, restarts=[0.5], total_steps=6, strength=0.0
+    ),
+    "rmda": partial(
+        RAMDA, lr=0.1, adaptive=False, restarts=[], regulariser="nuclear", strength=1e-4
+    ),
     "prox_sgd": partial(ProxSGD, lr=0.05, groups="output", strength=1e-4),
     "prox_adamw": partial(ProxAdamW, lr=0.01, strength=0.0, weight_decay=0.01),
     "ogr": OGR,
@@ -220,13 +276,22 @@ OURS |= {  # where the metric is measured a regulariser takes all that has no gr
     "ogr_subspace": partial(OGR, form="subspace", cut=2.0, outside=0.5, dimension=3),
     "ogr_mixed": partial(OGR, form="mixed", cut=2.0, dimension=2),
     "momentum_parabola": MomentumParabola,
-    "momentum_parabola_previous": partial(MomentumParabola, direction="previous", weight_decay=0.001),
+    "momentum_parabola_previous": partial(
+        MomentumParabola, direction="previous", weight_decay=0.001
+    ),
     "locoprop": LocoProp,
     "locoprop_gd": partial(
-        LocoProp, lr=0.5, local="gd", local_steps=5, shared_weights="reduce", max_dim=6, fallback="sgd"
+        LocoProp,
+        lr=0.5,
+        local="gd",
+        local_steps=5,
+        shared_weights="reduce",
+        max_dim=6,
+        fallback="sgd",
     ),
 }
-TORCH |= {  # of other packages, and like torch's; ADOPT's first step moves nothing: test_packaged.py
+# of other packages, and like torch's; ADOPT's first step moves nothing: test_packaged.py
+TORCH |= {
     "lion": partial(pytorch_optimizer.Lion, lr=0.003),
     "lamb": partial(pytorch_optimizer.Lamb, lr=0.01, adam_debias=True),
     "ademamix": partial(pytorch_optimizer.AdEMAMix, lr=0.01),
@@ -235,22 +300,36 @@ TORCH |= {  # of other packages, and like torch's; ADOPT's first step moves noth
     "adan": partial(pytorch_optimizer.Adan, lr=0.01),
     "prodigy": partial(prodigyopt.Prodigy, d0=1e-3),
 }
-OURS |= {  # those that draw random numbers take them from torch's global generator: test_packaged.py
+# those that draw random numbers take them from torch's global generator: test_packaged.py
+OURS |= {
     "packaged": partial(PytorchOptimizer, name="AdamP", lr=0.01),
-    "packaged_wrapper": partial(PytorchOptimizer, name="Lookahead", lr=0.01, settings={"optimizer": "Adam"}),
-    "packaged_perturbed": partial(PytorchOptimizer, name="SAM", lr=0.05, settings={"base_optimizer": "SGD"}),
+    "packaged_wrapper": partial(
+        PytorchOptimizer, name="Lookahead", lr=0.01, settings={"optimizer": "Adam"}
+    ),
+    "packaged_perturbed": partial(
+        PytorchOptimizer, name="SAM", lr=0.05, settings={"base_optimizer": "SGD"}
+    ),
 }
 ALL = TORCH | OURS
 WHOLE = {"ggn_cg", "torch_lbfgs"}  # take all parameters in one group
 WHOLE |= {name for name in OURS if "newton" in name or name.startswith(("hessian_free", "ksd"))}
-WHOLE |= {name for name in OURS if name.startswith(("trust_region", "tron", "arc", "subsampled_arc"))}
+WHOLE |= {
+    name for name in OURS if name.startswith(("trust_region", "tron", "arc", "subsampled_arc"))
+}
 WHOLE |= {name for name in OURS if name.startswith(("bfgs", "dfp", "sr1", "lbfgs"))}
 WHOLE |= {name for name in OURS if name.startswith("bb")}
-SQUARES = {name for name in OURS if name.startswith(("gauss_newton", "levenberg_marquardt"))}  # need squared errors
+SQUARES = {
+    name for name in OURS if name.startswith(("gauss_newton", "levenberg_marquardt"))
+}  # need squared errors
 WHOLE |= SQUARES
 WHOLE |= {name for name in OURS if name.startswith("fosi")}
 
-WHOLE |= {"ogr_full", "ogr_subspace", "ogr_mixed", *(name for name in OURS if name.startswith("momentum_parabola"))}
+WHOLE |= {
+    "ogr_full",
+    "ogr_subspace",
+    "ogr_mixed",
+    *(name for name in OURS if name.startswith("momentum_parabola")),
+}
 
 every = pytest.mark.parametrize("name", ALL)
 own = pytest.mark.parametrize("name", OURS)
@@ -298,7 +377,10 @@ def batches(problem: Problem, steps: int, size: int = 12) -> list[tuple[Tensor, 
 
 
 def train(
-    problem: Problem, optimizer: torch.optim.Optimizer, data: list[tuple[Tensor, Tensor]], seed: int = 0
+    problem: Problem,
+    optimizer: torch.optim.Optimizer,
+    data: list[tuple[Tensor, Tensor]],
+    seed: int = 0,
 ) -> list[Tensor]:
     objective = problem.objective(generator=torch.Generator().manual_seed(seed))
     return [optimizer.step(objective.on(*batch)) for batch in data]  # type: ignore[arg-type,misc]
@@ -308,7 +390,9 @@ def values(problem: Problem) -> list[Tensor]:
     return [p.detach().clone() for p in problem.params]
 
 
-def scheduled(name: str, problem: Problem) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+def scheduled(
+    name: str, problem: Problem
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     optimizer = ALL[name](problem.model.named_parameters())
     return optimizer, torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
 
@@ -318,7 +402,7 @@ def assert_equal(first: list[Tensor], second: list[Tensor]) -> None:
         assert torch.equal(a, b)
 
 
-# -- the loop ----------------------------------------------------------------------------------------------------------
+# -- the loop --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", TORCH)
@@ -336,7 +420,9 @@ def test_torch_optimizers_run_as_in_a_plain_loop(name: str, dropout: bool) -> No
     for inputs, targets in data:
         masks = torch.get_rng_state()
 
-        def closure(inputs: Tensor = inputs, targets: Tensor = targets, masks: Tensor = masks) -> Tensor:
+        def closure(
+            inputs: Tensor = inputs, targets: Tensor = targets, masks: Tensor = masks
+        ) -> Tensor:
             after = torch.get_rng_state()
             torch.set_rng_state(masks)  # one function per step, also for the line search
             optimizer.zero_grad()
@@ -384,7 +470,7 @@ def test_precision_is_kept(name: str, dtype: torch.dtype) -> None:
     assert all(p.dtype == dtype and bool(p.isfinite().all()) for p in problem.params)
 
 
-# -- resuming ----------------------------------------------------------------------------------------------------------
+# -- resuming --------------------------------------------------------------------------------------
 
 
 @every
@@ -400,7 +486,10 @@ def test_saved_in_mid_run_it_continues_bit_equal(name: str, make: Callable[..., 
         schedule.step()
     file = io.BytesIO()
     parts = {"model": problem.model, "optimizer": optimizer, "schedule": schedule}
-    torch.save({key: part.state_dict() for key, part in parts.items()} | {"rng": generator.get_state()}, file)
+    torch.save(
+        {key: part.state_dict() for key, part in parts.items()} | {"rng": generator.get_state()},
+        file,
+    )
 
     with torch.no_grad():
         for parameter in other.params:
@@ -419,7 +508,9 @@ def test_saved_in_mid_run_it_continues_bit_equal(name: str, make: Callable[..., 
         resumed_schedule.step()
         assert torch.equal(one, two)  # type: ignore[arg-type]
         assert_equal(values(problem), values(other))
-    assert [group["lr"] for group in resumed.param_groups] == [group["lr"] for group in optimizer.param_groups]
+    assert [group["lr"] for group in resumed.param_groups] == [
+        group["lr"] for group in optimizer.param_groups
+    ]
 
 
 @every
@@ -439,7 +530,7 @@ def test_a_schedule_of_torch_acts_on_the_steps(name: str) -> None:
     assert_equal(after, values(problem))
 
 
-# -- awkward parameters and gradients ----------------------------------------------------------------------------------
+# -- awkward parameters and gradients --------------------------------------------------------------
 
 
 @every
@@ -451,7 +542,9 @@ def test_parameters_of_every_shape_and_unused_ones(name: str) -> None:
     for key, parameter in problem.model.named_parameters():
         assert bool(parameter.isfinite().all()), key
         if key == "unused":
-            torch.testing.assert_close(parameter.detach(), before[key], rtol=0.01, atol=0)  # decay at most
+            torch.testing.assert_close(
+                parameter.detach(), before[key], rtol=0.01, atol=0
+            )  # decay at most
         else:
             assert not torch.equal(parameter, before[key]), key
 
@@ -466,7 +559,11 @@ def test_zero_gradients_are_harmless(name: str) -> None:
     problem.model.append(Plateau())
     problem.loss_fn, problem.targets = nn.MSELoss(), torch.zeros(32, 3)
     before = values(problem)
-    losses = train(problem, ALL[name](problem.model.named_parameters()), [(problem.inputs, problem.targets)] * 3)
+    losses = train(
+        problem,
+        ALL[name](problem.model.named_parameters()),
+        [(problem.inputs, problem.targets)] * 3,
+    )
     assert [float(loss) for loss in losses] == pytest.approx([1, 1, 1], rel=1e-6)
     for a, b in zip(before, values(problem), strict=True):
         torch.testing.assert_close(b, a, rtol=0.01, atol=0)  # decay at most
@@ -493,7 +590,9 @@ def test_two_groups(name: str) -> None:
 @own
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("first", [True, False])
-def test_a_loss_or_gradient_that_is_not_finite_leaves_the_parameters(name: str, bad: float, first: bool) -> None:
+def test_a_loss_or_gradient_that_is_not_finite_leaves_the_parameters(
+    name: str, bad: float, first: bool
+) -> None:
     """An infinite input saturates the first layer: the loss stays finite, the gradient does not."""
     problem = small(name=name)
     optimizer = OURS[name](problem.model.named_parameters())
@@ -526,12 +625,14 @@ def test_the_optimizer_leaves_no_graph_and_no_hook(name: str) -> None:
     optimizer = OURS[name](problem.model.named_parameters())
     train(problem, optimizer, batches(problem, 2))
     assert not any(m._forward_hooks for m in problem.model.modules())
-    tensors = [t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
+    tensors = [
+        t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor)
+    ]
     assert not any(t.requires_grad for t in tensors)
     assert all(p.grad is None or not p.grad.requires_grad for p in problem.params)
 
 
-# -- declarations ------------------------------------------------------------------------------------------------------
+# -- declarations ----------------------------------------------------------------------------------
 
 
 @own
@@ -539,7 +640,15 @@ def test_needs_are_declared(name: str) -> None:
     kind = type(OURS[name](small().model.named_parameters()))
     assert issubclass(kind, Method)
     assert isinstance(kind.needs, frozenset)
-    assert kind.needs <= {"hessian", "ggn", "jacobian", "sampled", "per_example", "layers", "matrices"}
+    assert kind.needs <= {
+        "hessian",
+        "ggn",
+        "jacobian",
+        "sampled",
+        "per_example",
+        "layers",
+        "matrices",
+    }
     assert Method.needs == frozenset()
 
 
@@ -569,7 +678,9 @@ def test_telemetry_is_numbers_by_name(name: str) -> None:
 
     def told() -> dict[str, float]:
         found = optimizer.telemetry()
-        assert all(isinstance(key, str) and type(value) is float for key, value in found.items()), found
+        assert all(isinstance(key, str) and type(value) is float for key, value in found.items()), (
+            found
+        )
         assert not any(isinf(value) for value in found.values()), found
         return {key: value for key, value in found.items() if not isnan(value)}
 
@@ -584,199 +695,475 @@ def test_telemetry_is_numbers_by_name(name: str) -> None:
 
 
 CUBIC: dict[str, list[Any]] = {
-    "lr": [0.0, -1.0], "subproblem": ["steihaug", None], "curvature": ["fisher", None], "sigma": [0.0, 1e30],
-    "accept": [-0.1, 1.5], "good": [0.05, -1.0], "increase": [1.0], "decrease": [0.5], "tolerance": [-0.1, 1.5],
-    "max_iterations": [0, 1.5], "max_trials": [0, 1.5], "dense_limit": [-1, 1.5], "max_parameters": [0, 1.5],
-}  # fmt: skip
+    "lr": [0.0, -1.0],
+    "subproblem": ["steihaug", None],
+    "curvature": ["fisher", None],
+    "sigma": [0.0, 1e30],
+    "accept": [-0.1, 1.5],
+    "good": [0.05, -1.0],
+    "increase": [1.0],
+    "decrease": [0.5],
+    "tolerance": [-0.1, 1.5],
+    "max_iterations": [0, 1.5],
+    "max_trials": [0, 1.5],
+    "dense_limit": [-1, 1.5],
+    "max_parameters": [0, 1.5],
+}
 SEARCHED: dict[str, list[Any]] = {
-    "lr": [0.0, -1.0], "line_search": ["wolfe", None], "damping": [-0.1, 1.0], "skip": [-1e-3, 1.0],
+    "lr": [0.0, -1.0],
+    "line_search": ["wolfe", None],
+    "damping": [-0.1, 1.0],
+    "skip": [-1e-3, 1.0],
     "max_trials": [0, True],
-}  # fmt: skip
+}
 PRECONDITIONED: dict[str, list[Any]] = {
-    "lr": [-0.1], "weight_decay": [-0.1], "fallback_lr": [-1.0], "fallback": ["lion", None], "period": [0, 1.5],
-    "eps": [0.0, -1.0], "beta1": [-0.1, 1.1], "beta2": [-0.1, 1.1], "roles": [["vector"], [], None],
-    "block_size": [0, 1.5], "max_dimension": [0, 1.5], "max_gib": [0.0, -1.0],
-}  # fmt: skip
-FACTORED: dict[str, list[Any]] = {
-    "lr": [-0.1], "momentum": [-0.1, 1.1], "damping": [0.0, -1.0], "kl_clip": [0.0, -1.0], "decay": [-0.1, 1.1],
-    "statistics_period": [0, 1.5], "inverse_period": [0, 1.5], "weight_decay": [-0.1], "fallback_lr": [-1.0],
-    "fisher": ["true", None], "fallback": ["lion", None], "step_rule": ["best", None], "damping_rule": ["lm", None],
-    "damping_decay": [0.0, 1.1], "damping_period": [0, 1.5], "min_damping": [-1.0], "curvature_share": [0.0, 1.1],
-    "statistics_share": [0.0, 1.1], "shared_weights": ["sum", None], "averaging": [-0.1, 1.1],
-    "first_inverses": [0, 1.5], "damping_split": ["half", None], "momentum_of": ["step", None],
-    "batch_growth": [0.9], "max_batches": [0, 1.5], "max_dim": [0, 1.5], "max_gib": [0.0, -1.0], "skip": [[1], 3],
-}  # fmt: skip
-LAZY_DIAGONAL: dict[str, list[Any]] = {
-    "lr": [-1.0], "beta1": [-0.1, 1.0], "beta2": [-0.1, 1.0], "eps": [0.0, -1.0], "period": [0, 1.5],
+    "lr": [-0.1],
     "weight_decay": [-0.1],
-}  # fmt: skip
-WINDOWED: dict[str, list[Any]] = {
-    "lr": [-0.1], "momentum": [-0.1, 1.1], "window": [0, 1.5], "weight_decay": [-0.1], "precision": ["float16", None],
+    "fallback_lr": [-1.0],
+    "fallback": ["lion", None],
+    "period": [0, 1.5],
+    "eps": [0.0, -1.0],
+    "beta1": [-0.1, 1.1],
+    "beta2": [-0.1, 1.1],
+    "roles": [["vector"], [], None],
+    "block_size": [0, 1.5],
+    "max_dimension": [0, 1.5],
     "max_gib": [0.0, -1.0],
-}  # fmt: skip
+}
+FACTORED: dict[str, list[Any]] = {
+    "lr": [-0.1],
+    "momentum": [-0.1, 1.1],
+    "damping": [0.0, -1.0],
+    "kl_clip": [0.0, -1.0],
+    "decay": [-0.1, 1.1],
+    "statistics_period": [0, 1.5],
+    "inverse_period": [0, 1.5],
+    "weight_decay": [-0.1],
+    "fallback_lr": [-1.0],
+    "fisher": ["true", None],
+    "fallback": ["lion", None],
+    "step_rule": ["best", None],
+    "damping_rule": ["lm", None],
+    "damping_decay": [0.0, 1.1],
+    "damping_period": [0, 1.5],
+    "min_damping": [-1.0],
+    "curvature_share": [0.0, 1.1],
+    "statistics_share": [0.0, 1.1],
+    "shared_weights": ["sum", None],
+    "averaging": [-0.1, 1.1],
+    "first_inverses": [0, 1.5],
+    "damping_split": ["half", None],
+    "momentum_of": ["step", None],
+    "batch_growth": [0.9],
+    "max_batches": [0, 1.5],
+    "max_dim": [0, 1.5],
+    "max_gib": [0.0, -1.0],
+    "skip": [[1], 3],
+}
+LAZY_DIAGONAL: dict[str, list[Any]] = {
+    "lr": [-1.0],
+    "beta1": [-0.1, 1.0],
+    "beta2": [-0.1, 1.0],
+    "eps": [0.0, -1.0],
+    "period": [0, 1.5],
+    "weight_decay": [-0.1],
+}
+WINDOWED: dict[str, list[Any]] = {
+    "lr": [-0.1],
+    "momentum": [-0.1, 1.1],
+    "window": [0, 1.5],
+    "weight_decay": [-0.1],
+    "precision": ["float16", None],
+    "max_gib": [0.0, -1.0],
+}
 PROXIMAL: dict[str, list[Any]] = {
-    "lr": [-0.1], "strength": [-1.0], "regulariser": ["l2", None], "groups": ["rows", None],
-}  # fmt: skip
+    "lr": [-0.1],
+    "strength": [-1.0],
+    "regulariser": ["l2", None],
+    "groups": ["rows", None],
+}
 RANGES: dict[type[Method], dict[str, list[Any]]] = {
     BB: {
-        "lr": [-0.1], "form": ["stochastic", None], "rule": ["bb3", None], "first": [0.0, -1.0], "memory": [0, 1.5],
-        "max_trials": [0, 1.5], "steps_per_epoch": [0, 1.5], "averaging": [0.0, 1.1],
+        "lr": [-0.1],
+        "form": ["stochastic", None],
+        "rule": ["bb3", None],
+        "first": [0.0, -1.0],
+        "memory": [0, 1.5],
+        "max_trials": [0, 1.5],
+        "steps_per_epoch": [0, 1.5],
+        "averaging": [0.0, 1.1],
     },
     SPS: {
-        "lr": [-0.1], "rule": ["smooth", None], "c": [0.0, -1.0], "f_star": [None], "gamma": [0.9],
-        "first": [0.0, -1.0], "steps_per_epoch": [0, 1.5], "eps": [-1.0],
+        "lr": [-0.1],
+        "rule": ["smooth", None],
+        "c": [0.0, -1.0],
+        "f_star": [None],
+        "gamma": [0.9],
+        "first": [0.0, -1.0],
+        "steps_per_epoch": [0, 1.5],
+        "eps": [-1.0],
     },
     SLS: {
-        "lr": [-0.1], "condition": ["wolfe", None], "c": [0.0, 1.0], "beta": [0.0, 1.0], "beta_up": [1.0],
-        "reset": [1, None], "gamma": [0.9], "first": [0.0, -1.0], "max_trials": [0, 1.5], "steps_per_epoch": [0, 1.5],
+        "lr": [-0.1],
+        "condition": ["wolfe", None],
+        "c": [0.0, 1.0],
+        "beta": [0.0, 1.0],
+        "beta_up": [1.0],
+        "reset": [1, None],
+        "gamma": [0.9],
+        "first": [0.0, -1.0],
+        "max_trials": [0, 1.5],
+        "steps_per_epoch": [0, 1.5],
     },
     ALIG: {
-        "lr": [-0.1], "momentum": [-0.1, 1.1], "f_star": [None], "max_norm": [0.0, -1.0], "eps": [-1.0],
+        "lr": [-0.1],
+        "momentum": [-0.1, 1.1],
+        "f_star": [None],
+        "max_norm": [0.0, -1.0],
+        "eps": [-1.0],
     },
     MoMo: {"lr": [-0.1], "beta": [-0.1, 1.0], "weight_decay": [-0.1], "lower_bound": [None]},
     MoMoAdam: {
-        "lr": [-0.1], "beta1": [-0.1, 1.0], "beta2": [-0.1, 1.0], "eps": [0.0, -1.0], "weight_decay": [-0.1],
+        "lr": [-0.1],
+        "beta1": [-0.1, 1.0],
+        "beta2": [-0.1, 1.0],
+        "eps": [0.0, -1.0],
+        "weight_decay": [-0.1],
         "lower_bound": [None],
     },
     GeN: {
-        "inner": [3, None], "lr": [-0.1], "batch": ["other", None], "period": [0, 1.5], "smoothing": [-0.1, 1.0],
+        "inner": [3, None],
+        "lr": [-0.1],
+        "batch": ["other", None],
+        "period": [0, 1.5],
+        "smoothing": [-0.1, 1.0],
         "factor": [1.0, 0.5],
     },
-    AdaHessian: LAZY_DIAGONAL | {
-        "hessian_power": [-0.1, 1.1], "averaging": ["cube", None], "block_size": [0, 1.5], "probes": [0, 1.5],
+    AdaHessian: LAZY_DIAGONAL
+    | {
+        "hessian_power": [-0.1, 1.1],
+        "averaging": ["cube", None],
+        "block_size": [0, 1.5],
+        "probes": [0, 1.5],
         "seed": [-1, 1.5],
     },
     SOAA: {
-        "lr": [-0.1], "beta1": [-0.1, 1.0], "beta2": [-0.1, 1.0], "eps": [0.0, -1.0], "weight_decay": [-0.1],
-        "gamma": [-0.1, 1.1], "first_d": [0.0, -1.0], "loss_decay": [-0.1, 1.0], "prediction": ["exact", None],
-        "scope": ["layer", None], "total_steps": [0, 1.5],
+        "lr": [-0.1],
+        "beta1": [-0.1, 1.0],
+        "beta2": [-0.1, 1.0],
+        "eps": [0.0, -1.0],
+        "weight_decay": [-0.1],
+        "gamma": [-0.1, 1.1],
+        "first_d": [0.0, -1.0],
+        "loss_decay": [-0.1, 1.0],
+        "prediction": ["exact", None],
+        "scope": ["layer", None],
+        "total_steps": [0, 1.5],
     },
     AdaFisher: {
-        "lr": [-0.1], "momentum": [-0.1, 1.1], "damping": [0.0, -1.0], "gamma": [-0.1, 1.1],
-        "statistics_period": [0, 1.5], "fisher": ["exact", None], "normalize": ["none", None], "weight_decay": [-0.1],
-        "skip": [[1], 3], "fallback": ["lion", None], "fallback_lr": [-1.0],
+        "lr": [-0.1],
+        "momentum": [-0.1, 1.1],
+        "damping": [0.0, -1.0],
+        "gamma": [-0.1, 1.1],
+        "statistics_period": [0, 1.5],
+        "fisher": ["exact", None],
+        "normalize": ["none", None],
+        "weight_decay": [-0.1],
+        "skip": [[1], 3],
+        "fallback": ["lion", None],
+        "fallback_lr": [-1.0],
     },
     SGDPH: {
-        "lr": [-0.1], "momentum": [-0.1, 1.1], "tau": [0.0, -1.0], "eps": [0.0, -1.0], "decay": [-0.1, 1.1],
-        "weight_decay": [-0.1], "max_exact": [-1, 1.5], "probes": [0, 1.5], "seed": [-1, 1.5],
+        "lr": [-0.1],
+        "momentum": [-0.1, 1.1],
+        "tau": [0.0, -1.0],
+        "eps": [0.0, -1.0],
+        "decay": [-0.1, 1.1],
+        "weight_decay": [-0.1],
+        "max_exact": [-1, 1.5],
+        "probes": [0, 1.5],
+        "seed": [-1, 1.5],
     },
-    SophiaH: LAZY_DIAGONAL | {
-        "rho": [0.0, -1.0], "distribution": ["cauchy", None], "probes": [0, 1.5], "seed": [-1, 1.5],
-    },
+    SophiaH: LAZY_DIAGONAL
+    | {"rho": [0.0, -1.0], "distribution": ["cauchy", None], "probes": [0, 1.5], "seed": [-1, 1.5]},
     SophiaG: LAZY_DIAGONAL | {"rho": [0.0, -1.0]},
     INNAprop: {
-        "lr": [-0.1, 0.9], "alpha": [-0.1], "beta": [0.0, -1.0], "sigma": [-0.1, 1.0], "eps": [0.0, -1.0],
+        "lr": [-0.1, 0.9],
+        "alpha": [-0.1],
+        "beta": [0.0, -1.0],
+        "sigma": [-0.1, 1.0],
+        "eps": [0.0, -1.0],
         "weight_decay": [-0.1],
     },
     MFAC: WINDOWED | {"damping": [0.0, -1.0], "average": ["mean", None]},
     GGT: WINDOWED | {"beta2": [0.0, 1.1], "eps": [0.0, -1.0]},
     FOSI: {
-        "lr": [-0.1], "base": ["adam", None], "top": [0, 1.5], "bottom": [-1, 1.5], "period": [0, 1.5],
-        "warmup": [-1, 1.5], "order": [4, 1.5], "alpha": [-0.1], "momentum": [-0.1, 1.1], "max_scale": [0.9],
-        "floor": [-0.1, 1.1], "weight_decay": [-0.1], "seed": [-1, 1.5],
+        "lr": [-0.1],
+        "base": ["adam", None],
+        "top": [0, 1.5],
+        "bottom": [-1, 1.5],
+        "period": [0, 1.5],
+        "warmup": [-1, 1.5],
+        "order": [4, 1.5],
+        "alpha": [-0.1],
+        "momentum": [-0.1, 1.1],
+        "max_scale": [0.9],
+        "floor": [-0.1, 1.1],
+        "weight_decay": [-0.1],
+        "seed": [-1, 1.5],
     },
     Muon: {
-        "lr": [-0.1], "momentum": [-0.1, 1.1], "ns_steps": [0, 1.5], "coefficients": [[1.0], None],
-        "adjust": ["spectral", None], "precision": ["float16", None], "weight_decay": [-0.1], "fallback_lr": [-1.0],
+        "lr": [-0.1],
+        "momentum": [-0.1, 1.1],
+        "ns_steps": [0, 1.5],
+        "coefficients": [[1.0], None],
+        "adjust": ["spectral", None],
+        "precision": ["float16", None],
+        "weight_decay": [-0.1],
+        "fallback_lr": [-1.0],
         "fallback": ["lion", None],
     },
-    Shampoo: PRECONDITIONED | {
-        "start": [-1, 1.5], "grafting": ["lamb", None], "exponents": [[], [-1.0]],
-    },
+    Shampoo: PRECONDITIONED
+    | {"start": [-1, 1.5], "grafting": ["lamb", None], "exponents": [[], [-1.0]]},
     SOAP: PRECONDITIONED | {"shampoo_beta": [-0.1, 1.0]},
     KLShampoo: PRECONDITIONED | {"basis": ["svd", None]},
     HessianFree: {
-        "lr": [0.0, -1.0], "damping": [-1.0], "max_iterations": [0, 1.5], "progress": [-0.1, 1.5],
-        "preconditioner": ["jacobi", None], "exponent": [-0.1, 1.5], "warm_start": [-0.1, 1.5],
-        "curvature_share": [0.0, 1.5], "structural": [-0.1], "max_trials": [0, 1.5],
+        "lr": [0.0, -1.0],
+        "damping": [-1.0],
+        "max_iterations": [0, 1.5],
+        "progress": [-0.1, 1.5],
+        "preconditioner": ["jacobi", None],
+        "exponent": [-0.1, 1.5],
+        "warm_start": [-0.1, 1.5],
+        "curvature_share": [0.0, 1.5],
+        "structural": [-0.1],
+        "max_trials": [0, 1.5],
     },
     KSD: {
-        "lr": [0.0, -1.0], "dimension": [0, 1.5], "curvature": ["fisher", None], "preconditioner": ["jacobi", None],
-        "exponent": [-0.1, 1.5], "curvature_share": [0.0, 1.5], "search_share": [0.0, 1.5], "search_steps": [0, 1.5],
+        "lr": [0.0, -1.0],
+        "dimension": [0, 1.5],
+        "curvature": ["fisher", None],
+        "preconditioner": ["jacobi", None],
+        "exponent": [-0.1, 1.5],
+        "curvature_share": [0.0, 1.5],
+        "search_share": [0.0, 1.5],
+        "search_steps": [0, 1.5],
         "floor": [0.0, 1.5],
     },
     TrustRegion: {
-        "lr": [0.0, -1.0], "subproblem": ["lanczos", None], "curvature": ["fisher", None], "radius": [0.0, 1e11],
-        "max_radius": [0.0, -1.0], "accept": [-0.1, 0.25], "tolerance": [-0.1, 1.5], "max_iterations": [0, 1.5],
-        "max_trials": [0, 1.5], "dense_limit": [-1, 1.5], "max_parameters": [0, 1.5],
+        "lr": [0.0, -1.0],
+        "subproblem": ["lanczos", None],
+        "curvature": ["fisher", None],
+        "radius": [0.0, 1e11],
+        "max_radius": [0.0, -1.0],
+        "accept": [-0.1, 0.25],
+        "tolerance": [-0.1, 1.5],
+        "max_iterations": [0, 1.5],
+        "max_trials": [0, 1.5],
+        "dense_limit": [-1, 1.5],
+        "max_parameters": [0, 1.5],
     },
     TRON: {
-        "lr": [0.0, -1.0], "curvature": ["fisher", None], "preconditioner": ["fisher", None], "radius": [0.0, -1.0],
-        "tolerance": [-0.1, 1.5], "max_iterations": [0, 1.5], "max_trials": [0, 1.5], "exact_diagonal": [-1, 1.5],
-        "probes": [0, 1.5], "seed": [-1, 1.5],
+        "lr": [0.0, -1.0],
+        "curvature": ["fisher", None],
+        "preconditioner": ["fisher", None],
+        "radius": [0.0, -1.0],
+        "tolerance": [-0.1, 1.5],
+        "max_iterations": [0, 1.5],
+        "max_trials": [0, 1.5],
+        "exact_diagonal": [-1, 1.5],
+        "probes": [0, 1.5],
+        "seed": [-1, 1.5],
     },
     ARC: CUBIC,
-    SubsampledARC: CUBIC | {
-        "hessian_share": [0.0, 1.1], "gradient_share": [0.0, 1.1], "function_share": [0.0, 1.1],
-        "sampling": ["exact", None], "constant": [0.0, -1.0], "growth": [0.9], "seed": [-1, 1.5],
+    SubsampledARC: CUBIC
+    | {
+        "hessian_share": [0.0, 1.1],
+        "gradient_share": [0.0, 1.1],
+        "function_share": [0.0, 1.1],
+        "sampling": ["exact", None],
+        "constant": [0.0, -1.0],
+        "growth": [0.9],
+        "seed": [-1, 1.5],
     },
-    RAMDA: PROXIMAL | {"averaging": [0.0, 1.1], "eps": [0.0], "restarts": [[1.5], 0.5], "total_steps": [0, 1.5]},
+    RAMDA: PROXIMAL
+    | {"averaging": [0.0, 1.1], "eps": [0.0], "restarts": [[1.5], 0.5], "total_steps": [0, 1.5]},
     ProxSGD: PROXIMAL | {"momentum": [-0.1, 1.1]},
-    ProxAdamW: PROXIMAL | {"beta1": [-0.1, 1.1], "beta2": [-0.1, 1.1], "eps": [0.0], "weight_decay": [-0.1]},
+    ProxAdamW: PROXIMAL
+    | {"beta1": [-0.1, 1.1], "beta2": [-0.1, 1.1], "eps": [0.0], "weight_decay": [-0.1]},
     Newton: {
-        "lr": [0.0, -1.0], "modification": ["lu", None], "line_search": ["wolfe", None], "beta": [0.0, -1e-3],
-        "delta": [0.0, 1.1], "max_trials": [0, 2.5], "max_parameters": [0],
+        "lr": [0.0, -1.0],
+        "modification": ["lu", None],
+        "line_search": ["wolfe", None],
+        "beta": [0.0, -1e-3],
+        "delta": [0.0, 1.1],
+        "max_trials": [0, 2.5],
+        "max_parameters": [0],
     },
     SaddleFreeNewton: {
-        "lr": [0.0, -1.0], "damping": [-1e-3], "form": ["dense", None], "krylov": [0, 1.5], "max_trials": [0, 2.5],
+        "lr": [0.0, -1.0],
+        "damping": [-1e-3],
+        "form": ["dense", None],
+        "krylov": [0, 1.5],
+        "max_trials": [0, 2.5],
         "max_parameters": [0],
     },
     NewtonCG: {
-        "lr": [0.0, -1.0], "curvature": ["fisher", None], "negative_curvature": ["ignore", None],
-        "line_search": ["wolfe", None], "max_iterations": [0, 1.5], "max_trials": [0, True],
+        "lr": [0.0, -1.0],
+        "curvature": ["fisher", None],
+        "negative_curvature": ["ignore", None],
+        "line_search": ["wolfe", None],
+        "max_iterations": [0, 1.5],
+        "max_trials": [0, True],
     },
     GGNCG: {
-        "lr": [0.0, -1.0], "damping": [-1.0], "max_iterations": [0, 1.5], "tolerance": [-1e-3, 1.1],
-        "warm_start": [-0.1, 1.1], "max_trials": [0, True],
+        "lr": [0.0, -1.0],
+        "damping": [-1.0],
+        "max_iterations": [0, 1.5],
+        "tolerance": [-1e-3, 1.1],
+        "warm_start": [-0.1, 1.1],
+        "max_trials": [0, True],
     },
     GaussNewton: {
-        "lr": [0.0, -1.0], "line_search": ["wolfe", None], "form": ["qr", None], "max_trials": [0, 1.5],
+        "lr": [0.0, -1.0],
+        "line_search": ["wolfe", None],
+        "form": ["qr", None],
+        "max_trials": [0, 1.5],
         "max_gib": [0.0, -1.0],
     },
     LevenbergMarquardt: {
-        "lr": [0.0, -1.0], "rule": ["more", None], "scaling": ["norm", None], "tau": [0.0, -1.0],
-        "first_step": [0.0, -1.0], "increase": [1.0, 0.5], "decrease": [0.0, 1.5], "max_acceleration": [0.0, -1.0],
-        "form": ["qr", None], "max_trials": [0, True], "max_gib": [0.0, -1.0],
+        "lr": [0.0, -1.0],
+        "rule": ["more", None],
+        "scaling": ["norm", None],
+        "tau": [0.0, -1.0],
+        "first_step": [0.0, -1.0],
+        "increase": [1.0, 0.5],
+        "decrease": [0.0, 1.5],
+        "max_acceleration": [0.0, -1.0],
+        "form": ["qr", None],
+        "max_trials": [0, True],
+        "max_gib": [0.0, -1.0],
     },
     BFGS: SEARCHED | {"curvature": [0.0, 1.0], "max_parameters": [0, 1.5]},
     DFP: SEARCHED | {"curvature": [0.0, 1.0], "max_parameters": [0, 1.5]},
     LBFGS: SEARCHED | {"curvature": [0.0, 1.0], "history": [0, 1.5], "overlap": [0.0, 1.1, 0.5]},
     SR1: {
-        "lr": [0.0, -1.0], "radius": [0.0, -1.0], "skip": [-1e-3, 1.1], "max_trials": [0, 1.5],
+        "lr": [0.0, -1.0],
+        "radius": [0.0, -1.0],
+        "skip": [-1e-3, 1.1],
+        "max_trials": [0, 1.5],
         "max_parameters": [0, 1.5],
     },
-    KBFGS: {name: bad for name, bad in FACTORED.items() if name in (
-        "lr", "momentum", "damping", "decay", "statistics_period", "shared_weights", "max_dim", "max_gib", "skip",
-        "weight_decay", "fallback", "fallback_lr",
-    )} | {"pair_decay": [-0.1, 1.1], "powell": [-0.1, 1.1]},
-    LocoProp: {name: bad for name, bad in FACTORED.items() if name in (
-        "lr", "momentum", "damping", "shared_weights", "max_dim", "max_gib", "skip", "weight_decay", "fallback",
-        "fallback_lr",
-    )} | {"local": ["adam", None], "local_steps": [0, 1.5], "local_lr": [0.0, 2.1]},
-    SINGD: {name: bad for name, bad in FACTORED.items() if name in (
-        "lr", "momentum", "damping", "statistics_period", "fisher", "statistics_share", "shared_weights", "kl_clip",
-        "max_dim", "max_gib", "skip", "weight_decay", "fallback", "fallback_lr",
-    )} | {
-        "alpha1": [-0.1, 1.1], "lr_cov": [-0.1], "input_structure": ["sparse", None],
-        "output_structure": ["sparse", None], "block_size": [0, 1.5], "precision": ["float16", None],
+    KBFGS: {
+        name: bad
+        for name, bad in FACTORED.items()
+        if name
+        in (
+            "lr",
+            "momentum",
+            "damping",
+            "decay",
+            "statistics_period",
+            "shared_weights",
+            "max_dim",
+            "max_gib",
+            "skip",
+            "weight_decay",
+            "fallback",
+            "fallback_lr",
+        )
+    }
+    | {"pair_decay": [-0.1, 1.1], "powell": [-0.1, 1.1]},
+    LocoProp: {
+        name: bad
+        for name, bad in FACTORED.items()
+        if name
+        in (
+            "lr",
+            "momentum",
+            "damping",
+            "shared_weights",
+            "max_dim",
+            "max_gib",
+            "skip",
+            "weight_decay",
+            "fallback",
+            "fallback_lr",
+        )
+    }
+    | {"local": ["adam", None], "local_steps": [0, 1.5], "local_lr": [0.0, 2.1]},
+    SINGD: {
+        name: bad
+        for name, bad in FACTORED.items()
+        if name
+        in (
+            "lr",
+            "momentum",
+            "damping",
+            "statistics_period",
+            "fisher",
+            "statistics_share",
+            "shared_weights",
+            "kl_clip",
+            "max_dim",
+            "max_gib",
+            "skip",
+            "weight_decay",
+            "fallback",
+            "fallback_lr",
+        )
+    }
+    | {
+        "alpha1": [-0.1, 1.1],
+        "lr_cov": [-0.1],
+        "input_structure": ["sparse", None],
+        "output_structure": ["sparse", None],
+        "block_size": [0, 1.5],
+        "precision": ["float16", None],
     },
-    TNT: {name: bad for name, bad in PRECONDITIONED.items() if name not in ("eps", "beta1", "beta2")} | {
-        "momentum": [-0.1, 1.1], "damping": [0.0, -1.0], "decay": [-0.1, 1.1], "statistics_period": [0, 1.5],
-        "fisher": ["exact", None], "kernels": ["flat", None],
+    TNT: {
+        name: bad for name, bad in PRECONDITIONED.items() if name not in ("eps", "beta1", "beta2")
+    }
+    | {
+        "momentum": [-0.1, 1.1],
+        "damping": [0.0, -1.0],
+        "decay": [-0.1, 1.1],
+        "statistics_period": [0, 1.5],
+        "fisher": ["exact", None],
+        "kernels": ["flat", None],
     },
     OGR: {
-        "form": ["block", None], "lr": [-0.1], "beta": [0.0, 1.1], "gamma": [0.0, 1.1], "div": [0.0, -1.0],
-        "cut": [0.0, -1.0], "dimension": [0, 1.5], "rotation": [-0.1], "outside": [-0.1], "weight": [-0.1, 1.1],
-        "variance": [-0.1], "center": ["mean", None], "floor": [0.0, -1.0], "weight_decay": [-0.1], "seed": [-1, 1.5],
+        "form": ["block", None],
+        "lr": [-0.1],
+        "beta": [0.0, 1.1],
+        "gamma": [0.0, 1.1],
+        "div": [0.0, -1.0],
+        "cut": [0.0, -1.0],
+        "dimension": [0, 1.5],
+        "rotation": [-0.1],
+        "outside": [-0.1],
+        "weight": [-0.1, 1.1],
+        "variance": [-0.1],
+        "center": ["mean", None],
+        "floor": [0.0, -1.0],
+        "weight_decay": [-0.1],
+        "seed": [-1, 1.5],
         "max_parameters": [0, 1.5],
     },
     MomentumParabola: {
-        "lr": [-0.1], "rate": [-0.1], "beta": [0.0, 1.1], "gamma": [0.0, 1.1], "growth": [-0.1],
-        "direction": ["next", None], "floor": [0.0, -1.0], "weight_decay": [-0.1],
+        "lr": [-0.1],
+        "rate": [-0.1],
+        "beta": [0.0, 1.1],
+        "gamma": [0.0, 1.1],
+        "growth": [-0.1],
+        "direction": ["next", None],
+        "floor": [0.0, -1.0],
+        "weight_decay": [-0.1],
     },
     KFAC: FACTORED | {"inverse": ["qr", 3], "distribution": ["all", None]},
-    EKFAC: FACTORED | {"inverse": ["qr", "cholesky"], "distribution": ["memory", None], "damping_split": ["equal"]},
-}  # fmt: skip
+    EKFAC: FACTORED
+    | {"inverse": ["qr", "cholesky"], "distribution": ["memory", None], "damping_split": ["equal"]},
+}
 REJECTED = [
     (kind, name, value)
     for kind, ranges in RANGES.items()
@@ -786,7 +1173,9 @@ REJECTED = [
 
 
 @pytest.mark.parametrize(("kind", "name", "value"), REJECTED)
-def test_a_hyperparameter_out_of_range_is_named(kind: type[Method], name: str, value: object) -> None:
+def test_a_hyperparameter_out_of_range_is_named(
+    kind: type[Method], name: str, value: object
+) -> None:
     with pytest.raises(ValueError, match=name) as refusal:
         kind(small().model.named_parameters(), **{name: value})
     assert repr(value) in str(refusal.value)
@@ -795,7 +1184,11 @@ def test_a_hyperparameter_out_of_range_is_named(kind: type[Method], name: str, v
 @pytest.mark.parametrize("kind", RANGES)
 def test_every_numeric_hyperparameter_is_checked(kind: type[Method]) -> None:
     signature = inspect.signature(kind.__init__).parameters
-    checked = {n for n, p in signature.items() if n not in ("self", "params") and not isinstance(p.default, bool)}
+    checked = {
+        n
+        for n, p in signature.items()
+        if n not in ("self", "params") and not isinstance(p.default, bool)
+    }
     assert checked == set(RANGES[kind])
 
 
@@ -818,10 +1211,21 @@ def test_names_are_unique_also_without_names() -> None:
 
 def test_a_two_parameter_function() -> None:
     """The functions of the suite: the parameter vector is the model."""
-    second_order = ("newton", "newton_cg", "saddle_free_newton", "ggn_cg", *sorted(SQUARES), "bfgs", "sr1", "lbfgs")
+    second_order = (
+        "newton",
+        "newton_cg",
+        "saddle_free_newton",
+        "ggn_cg",
+        *sorted(SQUARES),
+        "bfgs",
+        "sr1",
+        "lbfgs",
+    )
     for name in (*second_order, "torch_lbfgs", "adam"):
         model = Residuals([-1.2, 1.0], lambda x: torch.stack([10 * (x[1] - x[0] ** 2), 1 - x[0]]))
-        problem = Problem(model, nn.MSELoss(reduction="sum"), torch.zeros(1, 1), torch.zeros(1, 2).double())
+        problem = Problem(
+            model, nn.MSELoss(reduction="sum"), torch.zeros(1, 1), torch.zeros(1, 2).double()
+        )
         optimizer = ALL[name](model.named_parameters())
         losses = [float(optimizer.step(problem.objective())) for _ in range(60)]  # type: ignore[arg-type]
         assert losses[-1] < 0.9 * losses[0]

@@ -35,12 +35,16 @@ def follow(model: nn.Linear, optimizer: Any, rows: Tensor) -> Tensor:
     """The parameters after each step, (steps, n), where step t has the gradient rows[t]."""
     points = []
     for row in rows:
-        optimizer.step(Objective(model, Identity(), row[None].to(model.weight.dtype), torch.zeros(1)))
+        optimizer.step(
+            Objective(model, Identity(), row[None].to(model.weight.dtype), torch.zeros(1))
+        )
         points.append(model.weight.detach().flatten().clone())
     return torch.stack(points)
 
 
-def by_hand(rows: np.ndarray, window: int, damping: float, lr: float, momentum: float, average: str) -> np.ndarray:
+def by_hand(
+    rows: np.ndarray, window: int, damping: float, lr: float, momentum: float, average: str
+) -> np.ndarray:
     theta, velocity, points = np.ones(SIZE), np.zeros(SIZE), []
     for t, gradient in enumerate(rows):
         seen = rows[max(0, t + 1 - window) : t + 1]
@@ -61,7 +65,14 @@ def test_it_is_the_dense_inverse(
 ) -> None:
     """With a window that is longer than the run, as long as the space is wide, and one that turns over four times."""
     model, rows = linear(), gradients(steps)
-    optimizer = MFAC(model.parameters(), lr=damping, window=window, damping=damping, momentum=momentum, average=average)
+    optimizer = MFAC(
+        model.parameters(),
+        lr=damping,
+        window=window,
+        damping=damping,
+        momentum=momentum,
+        average=average,
+    )
     ours = follow(model, optimizer, rows).numpy()
     theirs = by_hand(rows.numpy(), window, damping, damping, momentum, average)
     assert np.abs(ours - theirs).max() < tolerance * np.abs(theirs - 1).max()
@@ -121,7 +132,11 @@ def test_a_window_that_cannot_be_factored_is_decomposed() -> None:
     """The same gradient again and again, with a damping that rounding swallows."""
     model, row = linear(), gradients(1)
     optimizer = MFAC(model.parameters(), window=5, damping=1e-30, lr=0.1, momentum=0.0)
-    points = follow(model, optimizer, row.expand(9, -1) * torch.linspace(1, 1.7, 9, dtype=torch.float64)[:, None])
+    points = follow(
+        model,
+        optimizer,
+        row.expand(9, -1) * torch.linspace(1, 1.7, 9, dtype=torch.float64)[:, None],
+    )
     assert optimizer.telemetry()["failures/cholesky"] > 0
     assert bool(points.isfinite().all())
     assert float((points[-1] - 1).norm()) > 0
@@ -159,7 +174,9 @@ def test_a_gradient_whose_square_overflows_changes_nothing(kind: Any) -> None:
     follow(model, optimizer, 1e25 * rows[6:7])
     assert optimizer.failures["window"] + optimizer.failures["non_finite"] == 1
     assert torch.equal(model.weight, weight)
-    assert all(torch.equal(value, optimizer.state[model.weight][key]) for key, value in before.items())
+    assert all(
+        torch.equal(value, optimizer.state[model.weight][key]) for key, value in before.items()
+    )
 
 
 def test_a_loaded_window_keeps_its_precision_and_is_one_matrix_again() -> None:

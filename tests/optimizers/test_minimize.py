@@ -16,7 +16,18 @@ from optimizers import Iterate, Unsupported, least_squares, minimize
 from optimizers.method import Method
 from optimizers.registry import builder, names
 
-FUNCTIONS = ("bfgs", "dfp", "sr1", "lbfgs", "newton", "newton_cg", "saddle_free_newton", "tron", "trust_region", "arc")
+FUNCTIONS = (
+    "bfgs",
+    "dfp",
+    "sr1",
+    "lbfgs",
+    "newton",
+    "newton_cg",
+    "saddle_free_newton",
+    "tron",
+    "trust_region",
+    "arc",
+)
 RESIDUALS = ("gauss_newton", "levenberg_marquardt", "ggn_cg", "hessian_free", "ksd")
 
 
@@ -38,7 +49,7 @@ def gradient_norm(fn: Any, x: Tensor) -> float:
     return float(gradient.norm())
 
 
-# -- results -----------------------------------------------------------------------------------------------------------
+# -- results ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", FUNCTIONS)
@@ -76,7 +87,9 @@ def test_any_shape_is_kept_and_the_start_is_left_alone() -> None:
 
 def test_the_steps_of_torch_and_a_class_of_ones_own() -> None:
     named = minimize(rosenbrock, vector(-1.2, 1), "momentum", lr=1e-3, max_steps=50, tol=0.0)
-    given = minimize(rosenbrock, vector(-1.2, 1), torch.optim.SGD, lr=1e-3, momentum=0.9, max_steps=50, tol=0.0)
+    given = minimize(
+        rosenbrock, vector(-1.2, 1), torch.optim.SGD, lr=1e-3, momentum=0.9, max_steps=50, tol=0.0
+    )
     x = torch.nn.Parameter(vector(-1.2, 1))
     optimizer = torch.optim.SGD([x], lr=1e-3, momentum=0.9)
     for _ in range(50):
@@ -90,7 +103,9 @@ def test_the_steps_of_torch_and_a_class_of_ones_own() -> None:
 
 def test_no_evaluation_is_wasted_at_the_end() -> None:
     """A quadratic takes one Newton step; the gradient that shows it is the last thing that is computed."""
-    result = minimize(lambda x: (x * vector(1, 10)).square().sum(), vector(3, 4), "newton", line_search="none")
+    result = minimize(
+        lambda x: (x * vector(1, 10)).square().sum(), vector(3, 4), "newton", line_search="none"
+    )
     assert (result.status, result.steps, result.counts["grad"]) == ("converged", 1, 2)
 
 
@@ -104,13 +119,26 @@ def test_every_plain_optimizer_of_the_registry_can_be_named() -> None:
         else:
             assert math.isfinite(result.fun)
     matrices = {"muon", "shampoo", "soap", "kl_shampoo", "tnt"}
-    layers = {"kfac", "kfac_adaptive", "ekfac", "kbfgs", "singd", "adafisher", "adafisher_released", "locoprop"}
-    others = {"subsampled_arc", "sophia_g", "gen"}  # want examples, targets to draw, another optimizer
+    layers = {
+        "kfac",
+        "kfac_adaptive",
+        "ekfac",
+        "kbfgs",
+        "singd",
+        "adafisher",
+        "adafisher_released",
+        "locoprop",
+    }
+    others = {
+        "subsampled_arc",
+        "sophia_g",
+        "gen",
+    }  # want examples, targets to draw, another optimizer
     assert refused <= {*others, *matrices, *layers, *RESIDUALS}
     assert {"kfac", *matrices, "levenberg_marquardt"} <= refused
 
 
-# -- failures ----------------------------------------------------------------------------------------------------------
+# -- failures --------------------------------------------------------------------------------------
 
 
 def test_running_out_of_steps_is_no_success() -> None:
@@ -120,10 +148,14 @@ def test_running_out_of_steps_is_no_success() -> None:
     assert result.grad_norm == pytest.approx(gradient_norm(rosenbrock, result.x), abs=1e-12)
 
 
-@pytest.mark.parametrize("method", ["sgd", "bfgs", "newton", "trust_region", "newton_cg", "lbfgs", "arc", "tron"])
+@pytest.mark.parametrize(
+    "method", ["sgd", "bfgs", "newton", "trust_region", "newton_cg", "lbfgs", "arc", "tron"]
+)
 def test_a_function_without_a_lower_bound_is_never_a_success(method: str) -> None:
     options = {"lr": 0.5} if method == "sgd" else {}
-    result = minimize(lambda x: x[0] ** 2 - x[1] ** 4, vector(1, 1), method, max_steps=60, **options)
+    result = minimize(
+        lambda x: x[0] ** 2 - x[1] ** 4, vector(1, 1), method, max_steps=60, **options
+    )
     assert result.status in ("diverged", "max_steps", "stalled")
 
 
@@ -177,15 +209,19 @@ def test_a_method_that_does_not_move_is_stopped_and_named() -> None:
 
 def test_float32_is_named_where_it_may_be_the_reason() -> None:
     slopes = torch.linspace(1.1, 3.3, 20)
-    result = minimize(lambda x: (x.exp() - slopes * x).sum(), torch.zeros(20), "bfgs", tol=1e-12, max_steps=200)
+    result = minimize(
+        lambda x: (x.exp() - slopes * x).sum(), torch.zeros(20), "bfgs", tol=1e-12, max_steps=200
+    )
     assert not result.success
     assert "float32" in result.message
 
 
-# -- refusals ----------------------------------------------------------------------------------------------------------
+# -- refusals --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["levenberg_marquardt", "gauss_newton", "ggn_cg", "hessian_free"])
+@pytest.mark.parametrize(
+    "method", ["levenberg_marquardt", "gauss_newton", "ggn_cg", "hessian_free"]
+)
 def test_methods_for_residuals_are_refused_a_plain_function(method: str) -> None:
     with pytest.raises(Unsupported, match=r"least_squares\(residuals"):
         minimize(rosenbrock, vector(-1.2, 1), method)
@@ -208,21 +244,27 @@ def test_names_values_and_shapes_are_checked() -> None:
     assert builder("soap").keywords["roles"] == ["hidden", "embedding", "head"]
 
 
-def test_an_optimizer_put_together_from_others_cannot_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "pair.yaml").write_text("_target_: my.Pair\nhidden:\n  _target_: torch.optim.Muon\n")
+def test_an_optimizer_put_together_from_others_cannot_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pair.yaml").write_text(
+        "_target_: my.Pair\nhidden:\n  _target_: torch.optim.Muon\n"
+    )
     monkeypatch.setattr("optimizers.registry.FOLDER", tmp_path)
     with pytest.raises(Unsupported, match="put together from other"):
         builder("pair")
 
 
-# -- callbacks ---------------------------------------------------------------------------------------------------------
+# -- callbacks -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["bfgs", "newton", "tron", "torch_lbfgs", "adam"])
 def test_a_callback_sees_every_point_with_its_value_and_gradient(method: str) -> None:
     seen: list[Iterate] = []
     options = {"max_iter": 1} if method == "torch_lbfgs" else {}
-    result = minimize(rosenbrock, vector(-1.2, 1), method, max_steps=12, callback=seen.append, **options)
+    result = minimize(
+        rosenbrock, vector(-1.2, 1), method, max_steps=12, callback=seen.append, **options
+    )
     assert [iterate.step for iterate in seen] == list(range(len(seen)))
     assert len(seen) == result.steps + 1
     assert torch.equal(seen[0].x, vector(-1.2, 1))

@@ -33,7 +33,9 @@ class Noisy(nn.Module):
         return self.function(self.x) + inputs @ self.x
 
 
-def path(kind: Any, function: Any, start: Any, noises: np.ndarray, **options: Any) -> tuple[np.ndarray, Any]:
+def path(
+    kind: Any, function: Any, start: Any, noises: np.ndarray, **options: Any
+) -> tuple[np.ndarray, Any]:
     model = Noisy(start, function)
     problem = Problem(model, Identity(), torch.zeros(1, len(start)).double(), torch.zeros(1))
     optimizer = kind(model.named_parameters(), **options)
@@ -55,8 +57,16 @@ def bowl_gradient(x: np.ndarray) -> np.ndarray:
 
 def ported(start: np.ndarray, noises: np.ndarray, **options: Any) -> np.ndarray:
     """The equations as they stand, with E[gt] - E[g] E[t] written by the deviations from the new means."""
-    o = {"lr": 1.0, "rate": 0.1, "beta": 0.1, "gamma": 0.1, "growth": 10.0, "direction": "current", "floor": 1e-16,
-         "weight_decay": 0.0} | options  # fmt: skip
+    o = {
+        "lr": 1.0,
+        "rate": 0.1,
+        "beta": 0.1,
+        "gamma": 0.1,
+        "growth": 10.0,
+        "direction": "current",
+        "floor": 1e-16,
+        "weight_decay": 0.0,
+    } | options
     theta, points, b = start.copy(), [], o["beta"]
     m = mt = mg = None
     tt = gt = 0.0
@@ -74,7 +84,11 @@ def ported(start: np.ndarray, noises: np.ndarray, **options: Any) -> np.ndarray:
         tt, gt = (1 - b) * tt + b * t * t, (1 - b) * gt + b * d * t
         curvature = gt / max(tt, o["floor"])
         slope, bound = mg @ v + curvature * t, o["growth"] * o["rate"] * np.linalg.norm(base)
-        length = np.sign(slope) * bound if abs(slope) >= bound * abs(curvature) else slope / abs(curvature)
+        length = (
+            np.sign(slope) * bound
+            if abs(slope) >= bound * abs(curvature)
+            else slope / abs(curvature)
+        )
         theta = theta - o["lr"] * (o["rate"] * (g - (g @ v) * v) + length * v)
         points.append(theta)
     return np.array(points)
@@ -82,7 +96,10 @@ def ported(start: np.ndarray, noises: np.ndarray, **options: Any) -> np.ndarray:
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_it_walks_as_the_equations_in_numpy_do(name: str) -> None:
-    start, noises = np.array([0.7, -1.0, 2.5]), 0.1 * np.random.default_rng(1).standard_normal((STEPS, 3))
+    start, noises = (
+        np.array([0.7, -1.0, 2.5]),
+        0.1 * np.random.default_rng(1).standard_normal((STEPS, 3)),
+    )
     ours, _ = path(MomentumParabola, bowl, start, noises, **OPTIONS[name])
     theirs = ported(start, noises, **OPTIONS[name])
     assert np.isfinite(theirs).all()
@@ -90,12 +107,23 @@ def test_it_walks_as_the_equations_in_numpy_do(name: str) -> None:
 
 
 @pytest.mark.parametrize("cut", [2.0, 4.0, 12.0])
-def test_ogr_with_one_direction_is_the_parabola_where_the_direction_does_not_turn(cut: float) -> None:
+def test_ogr_with_one_direction_is_the_parabola_where_the_direction_does_not_turn(
+    cut: float,
+) -> None:
     """1.5 |x|^2 keeps gradient, momentum and path on one line; its curvature is 3, below, at, or above the cut."""
     start, steps = [2.0, -1.0, 0.5], np.zeros((12, 3))
     shared = {"beta": 0.3, "gamma": 1.0, "floor": 1e-30}
-    parabola, _ = path(MomentumParabola, lambda x: 1.5 * x @ x, start, steps, rate=0.05, growth=20 / cut, **shared)
-    options = {"form": "subspace", "dimension": 1, "rotation": 1e9, "center": "first", "variance": 0.0, "div": 1.0}
+    parabola, _ = path(
+        MomentumParabola, lambda x: 1.5 * x @ x, start, steps, rate=0.05, growth=20 / cut, **shared
+    )
+    options = {
+        "form": "subspace",
+        "dimension": 1,
+        "rotation": 1e9,
+        "center": "first",
+        "variance": 0.0,
+        "div": 1.0,
+    }
     ogr, optimizer = path(OGR, lambda x: 1.5 * x @ x, start, steps, cut=cut, **options, **shared)
     np.testing.assert_allclose(parabola, ogr, rtol=0, atol=1e-9)
     expected = np.array(start) * (1 - 3 / cut) * (0 if cut < 3 else (1 - 3 / cut) ** 10)
@@ -105,7 +133,9 @@ def test_ogr_with_one_direction_is_the_parabola_where_the_direction_does_not_tur
 
 def test_it_steps_to_the_vertex_of_a_parabola() -> None:
     """One dimension, no noise: the second step knows the curvature, and ends at the minimum, 3, in one go."""
-    points, optimizer = path(MomentumParabola, lambda x: (x - 3) @ (x - 3), [10.0], np.zeros((2, 1)), gamma=1.0)
+    points, optimizer = path(
+        MomentumParabola, lambda x: (x - 3) @ (x - 3), [10.0], np.zeros((2, 1)), gamma=1.0
+    )
     assert optimizer.telemetry()["curvature"] == pytest.approx(2, rel=1e-12)
     assert points[0, 0] == pytest.approx(10 - 0.1 * 10 * 14)  # the bound
     assert points[1, 0] == pytest.approx(3, abs=1e-12)
@@ -114,16 +144,22 @@ def test_it_steps_to_the_vertex_of_a_parabola() -> None:
 def test_it_leaves_the_vertex_of_a_parabola_that_opens_downwards() -> None:
     """Newton's method would step to the maximum, 3."""
     options = {"gamma": 1.0, "growth": 2.0}
-    points, optimizer = path(MomentumParabola, lambda x: -(x - 3) @ (x - 3), [3.1], np.zeros((4, 1)), **options)
+    points, optimizer = path(
+        MomentumParabola, lambda x: -(x - 3) @ (x - 3), [3.1], np.zeros((4, 1)), **options
+    )
     assert (np.diff(points[:, 0]) > 0).all()
     assert optimizer.telemetry()["curvature"] == pytest.approx(-2, rel=1e-12)
-    assert optimizer.telemetry()["repelled_share"] == 0.75  # all but the first, which knows nothing yet
+    assert (
+        optimizer.telemetry()["repelled_share"] == 0.75
+    )  # all but the first, which knows nothing yet
 
 
 def test_across_the_momentum_it_descends() -> None:
     """The first momentum is the gradient, so that the first step is along it; a turned gradient has a part across."""
     noises = np.array([[0.0, 0.0], [0.0, 1.0]])
-    model = path(MomentumParabola, lambda x: x[0], [0.0, 0.0], noises, gamma=1e-12, rate=0.5, growth=1.0)[0]
+    model = path(
+        MomentumParabola, lambda x: x[0], [0.0, 0.0], noises, gamma=1e-12, rate=0.5, growth=1.0
+    )[0]
     np.testing.assert_allclose(model[0], [-0.5, 0.0], atol=1e-9)
     np.testing.assert_allclose(model[1], [-1.0, -0.5], atol=1e-9)
 
@@ -143,7 +179,9 @@ def test_under_noise_the_sign_of_the_curvature_is_that_of_the_directions_choice(
 def test_the_length_is_bounded() -> None:
     """By rate |g| across and growth rate |m| along the momentum."""
     start, noises = np.array([0.7, -1.0, 2.5]), np.random.default_rng(2).standard_normal((60, 3))
-    points, optimizer = path(MomentumParabola, bowl, start, noises, rate=0.01, growth=3.0, gamma=0.2)
+    points, optimizer = path(
+        MomentumParabola, bowl, start, noises, rate=0.01, growth=3.0, gamma=0.2
+    )
     momentum, before = None, start
     for point, noise in zip(points, noises, strict=True):
         gradient = bowl_gradient(before) + noise
@@ -168,7 +206,9 @@ def test_standing_still_is_degenerate_and_harmless() -> None:
 def test_a_gradient_that_is_not_finite_changes_neither_parameters_nor_state(name: str) -> None:
     noises = 0.1 * np.random.default_rng(1).standard_normal((9, 3))
     start = [0.7, -1.0, 2.5]
-    broken, optimizer = path(MomentumParabola, bowl, start, np.insert(noises, 5, np.nan, axis=0), **OPTIONS[name])
+    broken, optimizer = path(
+        MomentumParabola, bowl, start, np.insert(noises, 5, np.nan, axis=0), **OPTIONS[name]
+    )
     clean, _ = path(MomentumParabola, bowl, start, noises, **OPTIONS[name])
     assert (broken[4] == broken[5]).all()
     assert (broken[6:] == clean[5:]).all()

@@ -29,7 +29,13 @@ MOMO = [
     {"lr": 20.0, "bias_correction": True},
     {"lr": 5.0, "weight_decay": 0.02},
     {"lr": 20.0, "estimate": True},
-    {"lr": 5.0, "weight_decay": 0.02, "estimate": True, "bias_correction": True, "lower_bound": -1.0},
+    {
+        "lr": 5.0,
+        "weight_decay": 0.02,
+        "estimate": True,
+        "bias_correction": True,
+        "lower_bound": -1.0,
+    },
 ]
 ADAM = [
     {},
@@ -52,14 +58,19 @@ def double() -> Iterator[None]:
 
 @pytest.mark.parametrize(
     ("ours", "name", "options"),
-    [(MoMo, "Momo", options) for options in MOMO] + [(MoMoAdam, "MomoAdam", options) for options in ADAM],
+    [(MoMo, "Momo", options) for options in MOMO]
+    + [(MoMoAdam, "MomoAdam", options) for options in ADAM],
 )
-def test_the_trajectory_is_momo_opts(double: None, ours: type, name: str, options: dict[str, object]) -> None:
+def test_the_trajectory_is_momo_opts(
+    double: None, ours: type, name: str, options: dict[str, object]
+) -> None:
     peers = pytest.importorskip("momo")
     problem = classification()
     twin = copy.deepcopy(problem)
     method = ours(problem.params, **options)
-    peer = getattr(peers, name)(twin.params, **{NAMES.get(key, key): value for key, value in options.items()})
+    peer = getattr(peers, name)(
+        twin.params, **{NAMES.get(key, key): value for key, value in options.items()}
+    )
     for batch in batches(problem, 60):
         method.step(problem.objective().on(*batch))
         peer.step(loss=evaluated(twin, batch))
@@ -82,7 +93,9 @@ def test_the_steps_are_those_of_the_paper(corrected: bool, decay: float, estimat
         loss = float(evaluated(twin, batch, l2))
         theta, gradient = vector(twin), slope(twin)
         models.append((loss - float(gradient @ theta), gradient, loss))
-        weights = torch.tensor([(1 - beta) * beta**i for i in reversed(range(len(models)))], dtype=theta.dtype)
+        weights = torch.tensor(
+            [(1 - beta) * beta**i for i in reversed(range(len(models)))], dtype=theta.dtype
+        )
         weights[0] += 0 if corrected else 1 - weights.sum()
         rho, shrunk = float(weights.sum()), 1 + lr * decay
         constant = sum(float(w) * m[0] for w, m in zip(weights, models, strict=True))
@@ -90,7 +103,9 @@ def test_the_steps_are_those_of_the_paper(corrected: bool, decay: float, estimat
         here, squares = constant + float(d @ theta), float(d @ d)
         if estimate and shrunk * constant + float(d @ theta) < shrunk * rho * bound:
             bound = max((shrunk * constant + float(d @ theta)) / (2 * shrunk * rho), lowest)
-        tau = min(lr / rho, max(shrunk * (constant - rho * bound) + float(d @ theta), 0.0) / squares)
+        tau = min(
+            lr / rho, max(shrunk * (constant - rho * bound) + float(d @ theta), 0.0) / squares
+        )
         bound = max((here - tau * squares / 2) / rho, lowest) if estimate else bound
         put(twin, (theta - tau * d) / shrunk)
         torch.testing.assert_close(vector(problem), vector(twin), rtol=1e-9, atol=1e-10)

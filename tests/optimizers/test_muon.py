@@ -12,13 +12,25 @@ from torch import nn
 from optimizers import Unsupported
 from optimizers.matrix import Muon
 from tests.optimizers.cases import CASES, Problem, TiedEmbedding, mlp
-from tests.optimizers.matrix_cases import classifier, distance, kernels, linear_layers, train, train_by_hand
+from tests.optimizers.matrix_cases import (
+    classifier,
+    distance,
+    kernels,
+    linear_layers,
+    train,
+    train_by_hand,
+)
 
 
 def convolutional() -> Problem:
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(2, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 2), nn.Flatten(), nn.Linear(3, 3)
+        nn.Conv2d(2, 4, 3, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 3, 2),
+        nn.Flatten(),
+        nn.Linear(3, 3),
     )
     return Problem(model, nn.CrossEntropyLoss(), torch.randn(30, 2, 4, 4), torch.randint(3, (30,)))
 
@@ -35,7 +47,9 @@ def by_hand(problem: Problem, hidden: set[str], steps: int, **options: object) -
     matrices = {key: nn.Parameter(named[key].detach().flatten(1).clone()) for key in sorted(hidden)}
     muon = torch.optim.Muon(matrices.values(), lr=0.02, **options)  # type: ignore[arg-type]
     decay = muon.defaults["weight_decay"]
-    adamw = torch.optim.AdamW([p for key, p in named.items() if key not in hidden], lr=0.01, weight_decay=decay)
+    adamw = torch.optim.AdamW(
+        [p for key, p in named.items() if key not in hidden], lr=0.01, weight_decay=decay
+    )
 
     def step() -> None:
         for key, matrix in matrices.items():
@@ -58,9 +72,13 @@ def test_in_bfloat16_it_is_torchs_muon_and_adamw(name: str, nesterov: bool, adju
     make, hidden = CASES_BY_ROLE[name]
     problem, twin = make(), make()
     muon = Muon(
-        problem.model.named_parameters(), nesterov=nesterov, adjust=adjust, precision="bfloat16", weight_decay=0.1,
+        problem.model.named_parameters(),
+        nesterov=nesterov,
+        adjust=adjust,
+        precision="bfloat16",
+        weight_decay=0.1,
         fallback_lr=0.01,
-    )  # fmt: skip
+    )
     train(problem, muon, 6)
     by_hand(twin, hidden, 6, nesterov=nesterov, adjust_lr_fn=adjust, weight_decay=0.1)
     assert distance(problem, twin) < 1e-5
@@ -118,9 +136,12 @@ def test_embeddings_head_and_vectors_go_to_the_fallback() -> None:
     model = TiedEmbedding()
     model.head = nn.Linear(3, 5)
     assert Muon(model.named_parameters(), fallback="sgd").layer_coverage() == {
-        "embedding.weight": "sgd", "hidden.weight": "muon", "hidden.bias": "sgd", "head.weight": "sgd",
+        "embedding.weight": "sgd",
+        "hidden.weight": "muon",
+        "hidden.bias": "sgd",
+        "head.weight": "sgd",
         "head.bias": "sgd",
-    }  # fmt: skip
+    }
 
 
 def test_a_schedule_moves_both_parts() -> None:

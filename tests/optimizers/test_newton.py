@@ -38,7 +38,9 @@ def flat(problem: Problem) -> Tensor:
 
 
 def symmetric(seed: int, size: int, shift: float = 0.0) -> Tensor:
-    matrix = torch.randn(size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    matrix = torch.randn(
+        size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
     return matrix + matrix.T + shift * torch.eye(size, dtype=torch.float64)
 
 
@@ -50,7 +52,7 @@ def rosenbrock(x: Tensor) -> Tensor:
     return 100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2
 
 
-# -- the modified Cholesky factorisation -------------------------------------------------------------------------------
+# -- the modified Cholesky factorisation -----------------------------------------------------------
 
 
 def first_shift(matrix: Tensor, beta: float) -> float:
@@ -65,7 +67,9 @@ def first_shift(matrix: Tensor, beta: float) -> float:
 @pytest.mark.parametrize("beta", [1e-3, 1e-1])
 @pytest.mark.parametrize("shift", [-3.0, 0.0, 4.0, 30.0])
 @pytest.mark.parametrize("seed", range(5))
-def test_the_shift_is_the_first_that_makes_the_matrix_positive_definite(seed: int, shift: float, beta: float) -> None:
+def test_the_shift_is_the_first_that_makes_the_matrix_positive_definite(
+    seed: int, shift: float, beta: float
+) -> None:
     matrix = symmetric(seed, 6, shift)
     found = shifted_cholesky(matrix, beta)
     assert found is not None
@@ -93,7 +97,7 @@ def test_a_singular_matrix_counts_as_not_positive_definite() -> None:
     assert shifted_cholesky(torch.full((2, 2), float("nan"))) is None
 
 
-# -- directions --------------------------------------------------------------------------------------------------------
+# -- directions ------------------------------------------------------------------------------------
 
 
 @modifications
@@ -104,7 +108,9 @@ def test_one_step_on_a_convex_quadratic(modification: str, line_search: str) -> 
     matrix = (basis * torch.logspace(-2, 3, 8, dtype=torch.float64)) @ basis.T
     target = torch.randn(8, dtype=torch.float64, generator=generator)
     problem = scalar([1.0] * 8, lambda x: (x - target) @ matrix @ (x - target) / 2 + 3)
-    optimizer = Newton(problem.model.parameters(), modification=modification, line_search=line_search)
+    optimizer = Newton(
+        problem.model.parameters(), modification=modification, line_search=line_search
+    )
     before = problem.objective().value()
     assert torch.equal(optimizer.step(problem.objective()), before)
     close(flat(problem), target, 1e-9)
@@ -118,7 +124,9 @@ def test_a_step_on_a_network_solves_with_the_modified_hessian(modification: str)
     values, vectors = torch.linalg.eigh(hessian)
     assert float(values[0]) < 0
     if modification == "cholesky":
-        modified = hessian + first_shift(hessian, 1e-3) * torch.eye(len(hessian), dtype=torch.float64)
+        modified = hessian + first_shift(hessian, 1e-3) * torch.eye(
+            len(hessian), dtype=torch.float64
+        )
     else:
         modified = (vectors * values.abs()) @ vectors.T
     Newton(problem.model.parameters(), lr=0.1, modification=modification, line_search="none").step(
@@ -131,25 +139,31 @@ def test_a_step_on_a_network_solves_with_the_modified_hessian(modification: str)
 @searches
 def test_a_singular_hessian_gives_finite_steps(modification: str, line_search: str) -> None:
     problem = scalar([3.0, 1.0], lambda x: (x[0] + x[1] - 1) ** 2)
-    optimizer = Newton(problem.model.parameters(), modification=modification, line_search=line_search)
+    optimizer = Newton(
+        problem.model.parameters(), modification=modification, line_search=line_search
+    )
     for _ in range(6):
         optimizer.step(problem.objective())
     close(flat(problem), point(1.5, -0.5), 1e-8)  # no part of the step in the null space
 
 
 @modifications
-def test_a_gradient_in_the_null_space_of_the_hessian_gives_a_finite_step_downhill(modification: str) -> None:
+def test_a_gradient_in_the_null_space_of_the_hessian_gives_a_finite_step_downhill(
+    modification: str,
+) -> None:
     problem = scalar([0.0, 0.0], lambda x: x[0] + x[1] ** 2)
     Newton(problem.model.parameters(), modification=modification).step(problem.objective())
     assert float(problem.objective().value()) < 0
     assert bool(problem.params[0].isfinite().all())
 
 
-# -- saddles -----------------------------------------------------------------------------------------------------------
+# -- saddles ---------------------------------------------------------------------------------------
 
 
 def test_the_pure_method_converges_to_the_saddle() -> None:
-    found = minimize(saddle, point(1.0, 1e-3), "newton", tol=1e-12, modification="none", line_search="none")
+    found = minimize(
+        saddle, point(1.0, 1e-3), "newton", tol=1e-12, modification="none", line_search="none"
+    )
     assert found.success
     assert abs(found.fun) < 1e-12
     assert float(found.x.abs().max()) < 1e-6
@@ -158,20 +172,29 @@ def test_the_pure_method_converges_to_the_saddle() -> None:
 @pytest.mark.parametrize("modification", ["cholesky", "eigen"])
 @pytest.mark.parametrize("line_search", ["armijo", "strong_wolfe"])
 def test_the_modified_method_leaves_the_saddle(modification: str, line_search: str) -> None:
-    found = minimize(saddle, point(1.0, 1e-3), "newton", tol=1e-12, modification=modification, line_search=line_search)
+    found = minimize(
+        saddle,
+        point(1.0, 1e-3),
+        "newton",
+        tol=1e-12,
+        modification=modification,
+        line_search=line_search,
+    )
     assert found.success
     assert found.fun == pytest.approx(-1, abs=1e-12)
     close(found.x.abs(), point(0.0, 2**0.5), 1e-8)
 
 
-def test_the_pure_method_with_a_line_search_follows_the_gradient_where_newton_leads_uphill() -> None:
+def test_the_pure_method_with_a_line_search_follows_the_gradient_where_newton_leads_uphill() -> (
+    None
+):
     problem = scalar([0.5], lambda x: torch.cos(x).sum())
     optimizer = Newton(problem.model.parameters(), modification="none")
     optimizer.step(problem.objective())
     assert float(flat(problem)) == pytest.approx(0.5 + np.sin(0.5))
 
 
-# -- line searches and the order of convergence ------------------------------------------------------------------------
+# -- line searches and the order of convergence ----------------------------------------------------
 
 
 @pytest.mark.parametrize("line_search", ["armijo", "strong_wolfe"])
@@ -184,25 +207,40 @@ def test_the_order_on_rosenbrock_is_two(line_search: str) -> None:
         losses.append(iterate.fun)
         values.append(iterate.counts["value"])
 
-    assert minimize(rosenbrock, point(-1.2, 1.0), "newton", tol=1e-13, line_search=line_search, callback=note).success
+    assert minimize(
+        rosenbrock, point(-1.2, 1.0), "newton", tol=1e-13, line_search=line_search, callback=note
+    ).success
     tail = [f for f in losses if 0 < f < 1e-3][-3:]
     first, second = (math.log(after / before) for before, after in itertools.pairwise(tail))
     assert second / first > 1.8
-    assert [b - a for a, b in itertools.pairwise(values[-4:])] == [2, 2, 2]  # alpha = 1 is accepted at once
+    assert [b - a for a, b in itertools.pairwise(values[-4:])] == [
+        2,
+        2,
+        2,
+    ]  # alpha = 1 is accepted at once
 
 
 @pytest.mark.parametrize("line_search", ["armijo", "strong_wolfe"])
 def test_the_gradient_vanishes_also_where_the_loss_no_longer_shows_it(line_search: str) -> None:
     """With 1e6 added, the loss resolves 1e-10: an error of 1e-6 in x, which one step squares."""
     found = minimize(
-        lambda x: rosenbrock(x) + 1e6, point(-1.2, 1.0), "newton", tol=1e-11, line_search=line_search, max_steps=60
+        lambda x: rosenbrock(x) + 1e6,
+        point(-1.2, 1.0),
+        "newton",
+        tol=1e-11,
+        line_search=line_search,
+        max_steps=60,
     )
     assert found.success, found.message
 
 
 def test_at_the_limit_of_precision_it_says_that_it_is_stuck() -> None:
     found = minimize(
-        lambda x: torch.exp(x).sum() - 3.3 * x.sum() + 1e6, point(0.0, 1.0), "newton", tol=0.0, max_steps=200
+        lambda x: torch.exp(x).sum() - 3.3 * x.sum() + 1e6,
+        point(0.0, 1.0),
+        "newton",
+        tol=0.0,
+        max_steps=200,
     )
     assert found.status in ("stalled", "converged")
     assert found.grad_norm < 1e-14
@@ -216,7 +254,9 @@ def test_the_line_search_makes_a_divergent_iteration_converge(line_search: str) 
     def curve(x: Tensor) -> Tensor:
         return torch.sqrt(1 + x**2).sum()
 
-    pure = minimize(curve, point(2.0), "newton", line_search="none", modification="none", max_steps=3)
+    pure = minimize(
+        curve, point(2.0), "newton", line_search="none", modification="none", max_steps=3
+    )
     assert float(pure.x) == pytest.approx(-(2 ** (3**3)), rel=1e-6)
     assert minimize(curve, point(2.0), "newton", line_search=line_search, tol=1e-12).success
 
@@ -224,7 +264,9 @@ def test_the_line_search_makes_a_divergent_iteration_converge(line_search: str) 
 @pytest.mark.parametrize("line_search", ["armijo", "strong_wolfe"])
 def test_trials_outside_of_the_domain_are_shortened(line_search: str) -> None:
     """x - log x: from 3 the Newton step ends at -3."""
-    found = minimize(lambda x: (x - torch.log(x)).sum(), point(3.0), "newton", line_search=line_search, tol=1e-12)
+    found = minimize(
+        lambda x: (x - torch.log(x)).sum(), point(3.0), "newton", line_search=line_search, tol=1e-12
+    )
     reference = minimize_scalar(lambda x: x - np.log(x), bracket=(0.5, 1.5))
     assert found.success
     assert float(found.x) == pytest.approx(reference.x, abs=1e-7)
@@ -242,7 +284,7 @@ def test_strong_wolfe_tells_the_objective_what_it_found() -> None:
     close(gradient, reference.gradient(), 1e-10)
 
 
-# -- refusals ----------------------------------------------------------------------------------------------------------
+# -- refusals --------------------------------------------------------------------------------------
 
 
 class Cliff(nn.Module):
@@ -278,7 +320,9 @@ def test_stationary_points_and_hessians_that_are_not_finite(modification: str) -
 
 
 def test_too_many_parameters_are_refused_with_what_fits() -> None:
-    with pytest.raises(Unsupported, match=r"10 parameters need .* GiB .* newton_cg, trust_region and tron"):
+    with pytest.raises(
+        Unsupported, match=r"10 parameters need .* GiB .* newton_cg, trust_region and tron"
+    ):
         Newton(nn.Linear(4, 2).parameters(), max_parameters=9)
     Newton(nn.Linear(4, 2).parameters(), max_parameters=10)
 
@@ -291,7 +335,7 @@ def test_all_parameters_of_the_model_in_its_order() -> None:
             Newton(wrong).step(problem.objective())
 
 
-# -- counts and precision ----------------------------------------------------------------------------------------------
+# -- counts and precision --------------------------------------------------------------------------
 
 
 def test_counts_of_a_step() -> None:
@@ -316,15 +360,23 @@ def test_single_precision(modification: str) -> None:
     model = nn.Linear(3, 1)
     inputs = torch.randn(20, 3)
     targets = inputs @ torch.tensor([[1.0], [2.0], [-1.0]]) + 0.5
-    Newton(model.parameters(), modification=modification).step(Objective(model, nn.MSELoss(), inputs, targets))
+    Newton(model.parameters(), modification=modification).step(
+        Objective(model, nn.MSELoss(), inputs, targets)
+    )
     close(model.weight.detach(), torch.tensor([[1.0, 2.0, -1.0]]), 1e-5)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{}, {"line_search": "strong_wolfe"}], ids=["armijo", "strong_wolfe"])
-def test_evaluations_on_the_collection_of_more_garbow_and_hillstrom(options: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "options", [{}, {"line_search": "strong_wolfe"}], ids=["armijo", "strong_wolfe"]
+)
+def test_evaluations_on_the_collection_of_more_garbow_and_hillstrom(
+    options: dict[str, str],
+) -> None:
     """Against scipy's Newton-CG, which has no dense form; products are n a step here."""
-    theirs = [scipy_run(name, "Newton-CG", xtol=1e-15, maxiter=1000) for name in MORE_GARBOW_HILLSTROM]
+    theirs = [
+        scipy_run(name, "Newton-CG", xtol=1e-15, maxiter=1000) for name in MORE_GARBOW_HILLSTROM
+    ]
     ours = [our_run(name, "newton", 500, **options) for name in MORE_GARBOW_HILLSTROM]
     assert sum(run.solved for run in ours) >= sum(run.solved for run in theirs)
     assert median_ratio(ours, theirs, "value") <= 1

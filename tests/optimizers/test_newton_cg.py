@@ -36,7 +36,9 @@ def flat(problem: Problem) -> Tensor:
     return torch.cat([p.detach().flatten() for p in problem.params])
 
 
-def textbook(matrix: np.ndarray, gradient: np.ndarray, eta: float) -> tuple[np.ndarray, np.ndarray | None]:
+def textbook(
+    matrix: np.ndarray, gradient: np.ndarray, eta: float
+) -> tuple[np.ndarray, np.ndarray | None]:
     """The inner loop of Nocedal and Wright's Algorithm 7.1, and the direction of negative curvature that ended it."""
     z, r = np.zeros_like(gradient), gradient.copy()
     d = -r
@@ -51,11 +53,13 @@ def textbook(matrix: np.ndarray, gradient: np.ndarray, eta: float) -> tuple[np.n
     raise AssertionError("no end")
 
 
-# -- the direction -----------------------------------------------------------------------------------------------------
+# -- the direction ---------------------------------------------------------------------------------
 
 
 @searches
-def test_on_a_quadratic_every_step_meets_the_forcing_term_and_the_end_is_superlinear(line_search: str) -> None:
+def test_on_a_quadratic_every_step_meets_the_forcing_term_and_the_end_is_superlinear(
+    line_search: str,
+) -> None:
     generator = torch.Generator().manual_seed(0)
     basis, _ = torch.linalg.qr(torch.randn(30, 30, dtype=torch.float64, generator=generator))
     matrix = (basis * torch.logspace(-2, 2, 30, dtype=torch.float64)) @ basis.T
@@ -71,7 +75,9 @@ def test_on_a_quadratic_every_step_meets_the_forcing_term_and_the_end_is_superli
     assert found.success
     close(found.x, torch.linalg.solve(matrix, torch.ones(30, dtype=torch.float64)), 1e-8)
     for before, after in itertools.pairwise(norms):
-        assert after <= min(0.5, math.sqrt(before / norms[0])) * before * (1 + 1e-6) + 1e-12  # round-off of A x - b
+        assert (
+            after <= min(0.5, math.sqrt(before / norms[0])) * before * (1 + 1e-6) + 1e-12
+        )  # round-off of A x - b
     assert norms[-1] < 1e-3 * norms[-2]
 
 
@@ -84,7 +90,9 @@ def test_a_step_is_the_textbooks(seed: int, negative_curvature: str) -> None:
     matrix = matrix + matrix.T + 2 * torch.eye(6, dtype=torch.float64)
     start = torch.randn(6, dtype=torch.float64, generator=generator)
     problem = scalar(start.tolist(), lambda x: x @ matrix @ x / 2)
-    optimizer = NewtonCG(problem.model.parameters(), negative_curvature=negative_curvature, line_search="none")
+    optimizer = NewtonCG(
+        problem.model.parameters(), negative_curvature=negative_curvature, line_search="none"
+    )
     optimizer.step(problem.objective())
     gradient, dense = (matrix @ start).numpy(), matrix.numpy()
     expected, bent = textbook(dense, gradient, 0.5)
@@ -128,16 +136,24 @@ def test_a_direction_without_curvature_is_followed_downhill() -> None:
 
 @pytest.mark.parametrize("name", ["mlp_ce", "mlp_mse_sum"])
 @pytest.mark.parametrize("curvature", ["hessian", "ggn"])
-def test_a_step_on_a_network_solves_with_the_curvature_that_was_asked_for(name: str, curvature: str) -> None:
+def test_a_step_on_a_network_solves_with_the_curvature_that_was_asked_for(
+    name: str, curvature: str
+) -> None:
     problem = CASES[name]()
     reference = Reference(problem, 0.1)
-    matrix = torch.func.hessian(reference.loss)(reference.theta) if curvature == "hessian" else reference.ggn()
+    matrix = (
+        torch.func.hessian(reference.loss)(reference.theta)
+        if curvature == "hessian"
+        else reference.ggn()
+    )
     expected, bent = textbook(matrix.numpy(), reference.gradient().numpy(), 0.5)
     if bent is not None:
         gradient = reference.gradient().numpy()
         expected = expected - (gradient @ bent) / abs(bent @ matrix.numpy() @ bent) * bent
     objective = problem.objective(0.1)
-    NewtonCG(problem.model.parameters(), lr=0.25, curvature=curvature, line_search="none").step(objective)
+    NewtonCG(problem.model.parameters(), lr=0.25, curvature=curvature, line_search="none").step(
+        objective
+    )
     close(flat(problem) - reference.theta, 0.25 * torch.from_numpy(expected), 1e-8)
     assert objective.counts["ggnvp" if curvature == "ggn" else "hvp"] > 0
     assert objective.counts["hvp" if curvature == "ggn" else "ggnvp"] == 0
@@ -158,14 +174,16 @@ def test_the_unit_of_the_loss_does_not_matter() -> None:
     assert ends[0] == ends[1] == ends[2]
 
 
-# -- logistic regression -----------------------------------------------------------------------------------------------
+# -- logistic regression ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("curvature", ["hessian", "ggn"])
 def test_logistic_regression_to_scikit_learns_optimum(curvature: str) -> None:
     inputs, targets = load_breast_cancer(return_X_y=True)
     inputs = (inputs - inputs.mean(0)) / inputs.std(0)
-    peer = LogisticRegression(C=1.0, fit_intercept=False, solver="newton-cholesky", tol=1e-14).fit(inputs, targets)
+    peer = LogisticRegression(C=1.0, fit_intercept=False, solver="newton-cholesky", tol=1e-14).fit(
+        inputs, targets
+    )
     best = torch.from_numpy(peer.coef_)
     model = nn.Linear(30, 1, bias=False).double()
     nn.init.zeros_(model.weight)
@@ -183,7 +201,7 @@ def test_logistic_regression_to_scikit_learns_optimum(curvature: str) -> None:
     assert loss == pytest.approx(float(objective.value()), rel=1e-12)
 
 
-# -- line searches, refusals, counts -----------------------------------------------------------------------------------
+# -- line searches, refusals, counts ---------------------------------------------------------------
 
 
 @searches
@@ -265,7 +283,9 @@ def test_single_precision() -> None:
 
 @pytest.mark.slow
 def test_evaluations_on_the_collection_of_more_garbow_and_hillstrom() -> None:
-    theirs = [scipy_run(name, "Newton-CG", xtol=1e-15, maxiter=1000) for name in MORE_GARBOW_HILLSTROM]
+    theirs = [
+        scipy_run(name, "Newton-CG", xtol=1e-15, maxiter=1000) for name in MORE_GARBOW_HILLSTROM
+    ]
     ours = [our_run(name, "newton_cg", 500) for name in MORE_GARBOW_HILLSTROM]
     assert sum(run.solved for run in ours) >= sum(run.solved for run in theirs)
     for kind in ("value", "grad", "hvp"):

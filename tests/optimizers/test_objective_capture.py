@@ -33,7 +33,9 @@ def test_inputs_and_output_gradients_of_a_network() -> None:
     assert not inputs.requires_grad
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in ("rosenbrock", "multihead", "tied")])
+@pytest.mark.parametrize(
+    "name", [name for name in CASES if name not in ("rosenbrock", "multihead", "tied")]
+)
 def test_rows_multiply_to_the_weight_gradient(name: str) -> None:
     problem = CASES[name]()
     objective = problem.objective()
@@ -42,7 +44,9 @@ def test_rows_multiply_to_the_weight_gradient(name: str) -> None:
     assert captured
     for module, record in captured.items():
         (site,) = sites_of(module)
-        pairs = [(site.inputs(inputs), site.gradients(gradient)) for inputs, gradient in record.uses()]
+        pairs = [
+            (site.inputs(inputs), site.gradients(gradient)) for inputs, gradient in record.uses()
+        ]
         product = sum(g.flatten(0, 1).T @ a.flatten(0, 1) for a, g in pairs)
         assert isinstance(product, Tensor)
         close(product, site.weight_matrix(module.weight.grad))
@@ -60,7 +64,9 @@ def test_a_layer_used_twice_has_two_records_in_order() -> None:
             return self.layer(torch.tanh(self.layer(inputs)))
 
     torch.manual_seed(0)
-    problem = Problem(Twice().double(), nn.MSELoss(), torch.randn(4, 3).double(), torch.randn(4, 3).double())
+    problem = Problem(
+        Twice().double(), nn.MSELoss(), torch.randn(4, 3).double(), torch.randn(4, 3).double()
+    )
     objective = problem.objective()
     with objective.capture() as captured:
         objective()
@@ -84,7 +90,9 @@ def test_a_use_that_the_loss_ignores_is_left_out() -> None:
             return self.layer(inputs)
 
     torch.manual_seed(0)
-    problem = Problem(Ignored().double(), nn.MSELoss(), torch.randn(4, 3).double(), torch.randn(4, 3).double())
+    problem = Problem(
+        Ignored().double(), nn.MSELoss(), torch.randn(4, 3).double(), torch.randn(4, 3).double()
+    )
     objective = problem.objective()
     with objective.capture() as captured:
         objective()

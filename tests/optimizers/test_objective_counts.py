@@ -32,7 +32,10 @@ COUNTS: dict[str, tuple[Callable[[Objective], object], dict[str, int]]] = {
     "scores empirical": (lambda o: o.scores(fisher="empirical"), {"value": 1, "grad": 1}),
     "scores alone": (lambda o: o.scores(gradient=False), {"value": 1, "grad": 1}),
     "half": (lambda o: o.subset(torch.arange(3)).value(), {"value": 0.5}),
-    "half products": (lambda o: _twice(o.subset(torch.arange(3)).ggn()), {"value": 0.5, "grad": 0.5, "ggnvp": 1.0}),
+    "half products": (
+        lambda o: _twice(o.subset(torch.arange(3)).ggn()),
+        {"value": 0.5, "grad": 0.5, "ggnvp": 1.0},
+    ),
     "joined": (lambda o: o.joined(3)(), {"value": 3, "grad": 3}),
     "fresh": (lambda o: o.fresh(), {}),
     "fresh call": (lambda o: o.fresh()(), {"value": 1, "grad": 1}),

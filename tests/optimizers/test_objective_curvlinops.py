@@ -10,7 +10,11 @@ from tests.optimizers.cases import CASES, COUPLED, RANDOM, close
 
 curvlinops = pytest.importorskip("curvlinops")
 
-STANDARD = [name for name in CASES if CASES[name]().loss_fn.reduction in ("mean", "sum") and name not in RANDOM]
+STANDARD = [
+    name
+    for name in CASES
+    if CASES[name]().loss_fn.reduction in ("mean", "sum") and name not in RANDOM
+]
 OPERATORS = {"hessian": curvlinops.HessianLinearOperator, "ggn": curvlinops.GGNLinearOperator}
 
 
@@ -18,11 +22,15 @@ OPERATORS = {"hessian": curvlinops.HessianLinearOperator, "ggn": curvlinops.GGNL
 @pytest.mark.parametrize("kind", OPERATORS)
 def test_against_curvlinops(name: str, kind: str) -> None:
     problem = CASES[name]()
-    problem.model.train(name not in COUPLED)  # torch.func gets second derivatives of batch statistics wrong (2.13)
+    problem.model.train(
+        name not in COUPLED
+    )  # torch.func gets second derivatives of batch statistics wrong (2.13)
     ours = getattr(problem.objective(), kind)()
     with sdpa_kernel(SDPBackend.MATH):
         batches = [(problem.inputs, problem.targets)]
-        theirs = OPERATORS[kind](problem.model, problem.loss_fn, problem.params, batches, check_deterministic=False)
+        theirs = OPERATORS[kind](
+            problem.model, problem.loss_fn, problem.params, batches, check_deterministic=False
+        )
         vectors = torch.randn(ours.gradient.numel(), 3, dtype=torch.float64)
         expected = theirs @ vectors
     for i in range(3):

@@ -102,7 +102,12 @@ def test_jacobian_wide_and_tall(
     model = mlp((2, hidden, outputs)).double()
     if way == "graph":
         model.append(nn.BatchNorm1d(outputs, affine=False).double().eval())
-    problem = Problem(model, nn.MSELoss(), torch.randn(examples, 2).double(), torch.randn(examples, outputs).double())
+    problem = Problem(
+        model,
+        nn.MSELoss(),
+        torch.randn(examples, 2).double(),
+        torch.randn(examples, outputs).double(),
+    )
     size = sum(p.numel() for p in model.parameters())
     assert (examples * outputs > size) is tall
     assert (min(examples * outputs, size) > 256) is (examples == 80)
@@ -148,7 +153,9 @@ def test_hessian_against_torch_func(name: str) -> None:
 
     def loss(flat: torch.Tensor) -> torch.Tensor:
         params = dict(zip(names, unflatten(flat, problem.params), strict=True))
-        return problem.loss_fn(functional_call(problem.model, params, (problem.inputs,)), problem.targets)
+        return problem.loss_fn(
+            functional_call(problem.model, params, (problem.inputs,)), problem.targets
+        )
 
     close(problem.objective().hessian().dense(), dense_hessian(loss)(theta))
 
@@ -175,8 +182,13 @@ def test_linear_loss_has_a_zero_curvature() -> None:
     objective = Objective(model, Plane(), inputs, targets)
     assert torch.equal(objective.hessian().dense(), torch.zeros(3, 3).double())
     assert torch.equal(objective.ggn().dense(), torch.zeros(3, 3).double())
-    close(Objective(model, Plane(), inputs, targets, l2=2.0).ggn().dense(), 2 * torch.eye(3).double())
-    close(Objective(model, Plane(), inputs, targets, l2=2.0).hessian().dense(), 2 * torch.eye(3).double())
+    close(
+        Objective(model, Plane(), inputs, targets, l2=2.0).ggn().dense(), 2 * torch.eye(3).double()
+    )
+    close(
+        Objective(model, Plane(), inputs, targets, l2=2.0).hessian().dense(),
+        2 * torch.eye(3).double(),
+    )
 
 
 def test_unused_and_frozen_parameters() -> None:
@@ -194,7 +206,9 @@ def test_unused_and_frozen_parameters() -> None:
     model = Partial().double()
     problem = Problem(model, nn.MSELoss(), torch.randn(4, 2).double(), torch.randn(4, 2).double())
     objective = problem.objective()
-    assert [id(p) for p in objective.params] == [id(p) for p in [*model.used.parameters(), *model.unused.parameters()]]
+    assert [id(p) for p in objective.params] == [
+        id(p) for p in [*model.used.parameters(), *model.unused.parameters()]
+    ]
     reference = Reference(problem)
     close(objective.hessian().dense(), reference.hessian())
     close(objective.ggn().dense(), reference.ggn())
@@ -211,7 +225,9 @@ def test_a_mean_over_positions_of_one_dimensional_outputs() -> None:
     """Outputs of shape (N,), as a logistic regression may have them."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)).double()
-    problem = Problem(model, nn.BCEWithLogitsLoss(), torch.randn(5, 3).double(), torch.randint(2, (5,)).double())
+    problem = Problem(
+        model, nn.BCEWithLogitsLoss(), torch.randn(5, 3).double(), torch.randint(2, (5,)).double()
+    )
     reference = Reference(problem)
     objective = problem.objective()
     close(objective.ggn().dense(), reference.ggn())

@@ -34,7 +34,7 @@ def output_gradients(objective: Objective) -> Tensor:
     return parameter.grad
 
 
-# -- sampled -----------------------------------------------------------------------------------------------------------
+# -- sampled ---------------------------------------------------------------------------------------
 
 
 def rows_objective(loss_fn: nn.Module, logits: list[float], count: int) -> tuple[Objective, Tensor]:
@@ -42,7 +42,9 @@ def rows_objective(loss_fn: nn.Module, logits: list[float], count: int) -> tuple
     table = torch.tensor(logits, dtype=torch.float64).repeat(count, 1)
     model = nn.Embedding.from_pretrained(table, freeze=False)
     targets = (
-        torch.zeros(count, dtype=torch.long) if isinstance(loss_fn, nn.CrossEntropyLoss) else torch.zeros_like(table)
+        torch.zeros(count, dtype=torch.long)
+        if isinstance(loss_fn, nn.CrossEntropyLoss)
+        else torch.zeros_like(table)
     )
     return Objective(model, loss_fn, torch.arange(count), targets), table
 
@@ -89,7 +91,15 @@ def test_the_class_is_the_one_whose_interval_holds_the_noise() -> None:
     probability = torch.tensor([[0.0, 0.25, 0.0, 0.5, 0.25, 0.0]], dtype=torch.float64)
     noise = torch.tensor([0.0, 0.24, 0.26, 0.74, 0.76, 1 - 2**-53, 1.0], dtype=torch.float64)
     drawn = Categorical("mean").sample(probability.log().expand(len(noise), -1), noise)
-    assert drawn.tolist() == [1, 1, 3, 3, 4, 4, 4]  # the last two are rounded up to the sum of all, and held below it
+    assert drawn.tolist() == [
+        1,
+        1,
+        3,
+        3,
+        4,
+        4,
+        4,
+    ]  # the last two are rounded up to the sum of all, and held below it
 
 
 @pytest.mark.parametrize("classes", [3, 70, 1000])
@@ -153,7 +163,7 @@ def test_mean_of_sampled_gradients_outer_products_is_the_fisher() -> None:
     assert float((total / draws - ggn).norm() / ggn.norm()) < 0.05
 
 
-# -- scores ------------------------------------------------------------------------------------------------------------
+# -- scores ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -165,7 +175,9 @@ def test_roots_sum_to_the_gauss_newton_matrix(name: str) -> None:
     total = torch.zeros_like(expected)
     objective.value()
     scale, terms = objective.scale, objective.terms
-    for root in objective._roots(objective._span, problem.model(problem.inputs), "exact", objective):
+    for root in objective._roots(
+        objective._span, problem.model(problem.inputs), "exact", objective
+    ):
         outputs = problem.model(problem.inputs)
         by_outputs = root * terms / scale
         for output, vector in zip(outputs, by_outputs, strict=True):
@@ -182,7 +194,9 @@ def test_exact_scores_have_a_pass_for_each_output() -> None:
     for column, captured in enumerate(found):
         ((_, gradient),) = captured[problem.model[2]].uses()
         expected = torch.zeros(6, 3, dtype=torch.float64)
-        expected[:, column] = 2**0.5 / 6 / 3  # sqrt(2) per term, a mean over 6 examples and 3 outputs
+        expected[:, column] = (
+            2**0.5 / 6 / 3
+        )  # sqrt(2) per term, a mean over 6 examples and 3 outputs
         close(gradient, expected)
 
 
@@ -211,7 +225,7 @@ def test_scores_without_the_gradient_leave_it_alone() -> None:
         assert all(parameter.grad is None for parameter in problem.params)
 
 
-# -- fresh -------------------------------------------------------------------------------------------------------------
+# -- fresh -----------------------------------------------------------------------------------------
 
 
 def test_fresh_is_another_batch_of_the_same_step() -> None:
@@ -240,7 +254,7 @@ def test_fresh_does_not_move_running_statistics() -> None:
         assert torch.equal(buffer, before[name])
 
 
-# -- scale and terms ---------------------------------------------------------------------------------------------------
+# -- scale and terms -------------------------------------------------------------------------------
 
 SCALES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], float, int]] = {
     "ce": (nn.CrossEntropyLoss, (6, 3), 1.0, 6),
@@ -264,8 +278,14 @@ def test_scale_and_terms(name: str) -> None:
     model = Outputs(torch.randn(shape[1:], dtype=torch.float64))
     inputs = torch.zeros(shape[0], 1)
     loss_fn = make()
-    classes = torch.randint(shape[1], (shape[0], *shape[2:])) if isinstance(loss_fn, nn.CrossEntropyLoss) else None
-    objective = Objective(model, loss_fn, inputs, torch.rand(shape).double() if classes is None else classes)
+    classes = (
+        torch.randint(shape[1], (shape[0], *shape[2:]))
+        if isinstance(loss_fn, nn.CrossEntropyLoss)
+        else None
+    )
+    objective = Objective(
+        model, loss_fn, inputs, torch.rand(shape).double() if classes is None else classes
+    )
     if family_of(loss_fn) is not None:
         with pytest.raises(RuntimeError, match="call it first"):
             _ = objective.scale
@@ -308,7 +328,9 @@ def test_known_losses_and_their_subclasses() -> None:
 
 
 @pytest.mark.parametrize("family", [Categorical("mean"), Bernoulli("mean"), Gaussian("mean")])
-def test_outputs_that_are_not_finite_can_be_sampled(family: Categorical | Bernoulli | Gaussian) -> None:
+def test_outputs_that_are_not_finite_can_be_sampled(
+    family: Categorical | Bernoulli | Gaussian,
+) -> None:
     outputs = torch.tensor([[float("nan"), 1.0], [float("inf"), 0.0], [1.0, 2.0]])
     drawn = family.sample(outputs, family.noise(outputs, torch.Generator().manual_seed(0)))
     assert len(drawn) == 3

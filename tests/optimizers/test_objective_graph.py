@@ -21,11 +21,15 @@ def problem() -> Problem:
 def product(objective: Objective, vector: Tensor) -> Tensor:
     """H v by differentiating what lies in `.grad`."""
     gradients = [p.grad for p in objective.params]
-    return flatten(torch.autograd.grad(gradients, objective.params, unflatten(vector, objective.params)))  # type: ignore[arg-type]
+    return flatten(
+        torch.autograd.grad(gradients, objective.params, unflatten(vector, objective.params))
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("settings", [{}, {"l2": 0.1}, {"parts": 3}, {"clip": 0.1}], ids=str)
-def test_the_gradients_are_the_closures_and_their_derivative_is_the_hessian(settings: dict[str, float]) -> None:
+def test_the_gradients_are_the_closures_and_their_derivative_is_the_hessian(
+    settings: dict[str, float],
+) -> None:
     case = problem()
     objective = case.objective(**settings)
     loss = objective()
@@ -39,9 +43,9 @@ def test_the_gradients_are_the_closures_and_their_derivative_is_the_hessian(sett
         torch.testing.assert_close(objective.gradient().detach(), gradient, rtol=0, atol=1e-15)
         torch.testing.assert_close(product(objective, vector), expected, rtol=1e-10, atol=1e-12)
     assert all(p.grad is not None and p.grad.grad_fn is None for p in case.params)
-    assert {name: objective.counts[name] - before.get(name, 0) for name in ("value", "grad", "hvp")} == {
-        "value": 1, "grad": 1, "hvp": 1
-    }  # fmt: skip
+    assert {
+        name: objective.counts[name] - before.get(name, 0) for name in ("value", "grad", "hvp")
+    } == {"value": 1, "grad": 1, "hvp": 1}
 
 
 def test_every_pass_through_the_graph_is_counted() -> None:

@@ -23,7 +23,9 @@ def moved(problem: Problem, step: Tensor) -> Problem:
 
 def small_step(problem: Problem) -> Tensor:
     generator = torch.Generator().manual_seed(3)
-    return 0.1 * torch.randn(sum(p.numel() for p in problem.params), generator=generator, dtype=torch.float64)
+    return 0.1 * torch.randn(
+        sum(p.numel() for p in problem.params), generator=generator, dtype=torch.float64
+    )
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -104,7 +106,9 @@ def test_what_is_known_survives_a_checkpoint() -> None:
 def test_an_observer_hears_of_every_gradient_at_the_parameters(ask: str) -> None:
     heard: list[tuple[Tensor, Tensor]] = []
     problem = LOSSES["mlp_mse"]()
-    objective = problem.objective(0.1, observer=lambda loss, gradient: heard.append((loss, gradient)))
+    objective = problem.objective(
+        0.1, observer=lambda loss, gradient: heard.append((loss, gradient))
+    )
     reference = Reference(problem, 0.1)
     getattr(objective, ask)()
     objective.value()
@@ -116,7 +120,9 @@ def test_an_observer_hears_of_every_gradient_at_the_parameters(ask: str) -> None
     close(heard[0][1], reference.gradient())
 
 
-@pytest.mark.parametrize("name", ["mlp_mse", "mlp_mse_sum", "mlp_mse_example", "conv", "rosenbrock"])
+@pytest.mark.parametrize(
+    "name", ["mlp_mse", "mlp_mse_sum", "mlp_mse_example", "conv", "rosenbrock"]
+)
 def test_residuals_here_and_elsewhere(name: str) -> None:
     problem = CASES[name]()
     step = small_step(problem)

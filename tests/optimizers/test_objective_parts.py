@@ -26,7 +26,10 @@ def test_every_answer_is_that_of_the_whole(name: str, parts: int) -> None:
 @pytest.mark.parametrize("name", ["adamw", "ggn_cg", "lbfgs"])
 def test_ten_steps_are_those_of_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(two_ranks, "METHODS", {name: two_ranks.METHODS[name]})
-    expected, found = two_ranks.trained(two_ranks.ALONE), two_ranks.trained(two_ranks.ALONE, parts=2)
+    expected, found = (
+        two_ranks.trained(two_ranks.ALONE),
+        two_ranks.trained(two_ranks.ALONE, parts=2),
+    )
     close(found[f"{name} parameters"], expected[f"{name} parameters"], 1e-6)
     close(found[f"{name} losses"], expected[f"{name} losses"], 1e-6)
 
@@ -95,7 +98,9 @@ class _Noted(torch.autograd.Function):
 
 
 @pytest.mark.parametrize(
-    "ask", [lambda objective: objective(), lambda objective: objective.value_and_gradient()], ids=["call", "gradient"]
+    "ask",
+    [lambda objective: objective(), lambda objective: objective.value_and_gradient()],
+    ids=["call", "gradient"],
 )
 def test_the_graph_of_one_part_is_alive_at_a_time(ask: Callable[[Objective], object]) -> None:
     held = Held()

@@ -20,7 +20,10 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What the two processes found."""
     folder = tmp_path_factory.mktemp("ranks")
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=two_ranks.work, args=(rank, str(folder))) for rank in range(two_ranks.SIZE)]
+    processes = [
+        context.Process(target=two_ranks.work, args=(rank, str(folder)))
+        for rank in range(two_ranks.SIZE)
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -38,12 +41,17 @@ def alone() -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [*(("answers", name) for name in two_ranks.PROBLEMS), *(("in parts", name) for name in two_ranks.IN_PARTS)],
+    [
+        *(("answers", name) for name in two_ranks.PROBLEMS),
+        *(("in parts", name) for name in two_ranks.IN_PARTS),
+    ],
 )
 def test_every_answer_is_that_of_one_process(
     both: list[dict[str, Any]], alone: dict[str, Any], kind: str, name: str
 ) -> None:
-    expected = {key: value for key, value in alone["answers"].items() if key.startswith(f"{name}, ")}
+    expected = {
+        key: value for key, value in alone["answers"].items() if key.startswith(f"{name}, ")
+    }
     assert len(expected) >= 15
     for key, value in expected.items():
         assert bool(value.isfinite().all()), key
@@ -52,20 +60,26 @@ def test_every_answer_is_that_of_one_process(
 
 
 @pytest.mark.parametrize("name", two_ranks.METHODS)
-def test_ten_steps_are_those_of_one_process(both: list[dict[str, Any]], alone: dict[str, Any], name: str) -> None:
+def test_ten_steps_are_those_of_one_process(
+    both: list[dict[str, Any]], alone: dict[str, Any], name: str
+) -> None:
     first, second = (found["trained"] for found in both)
     assert torch.equal(first[f"{name} parameters"], second[f"{name} parameters"])
     close(first[f"{name} parameters"], alone["trained"][f"{name} parameters"], 1e-6)
     close(first[f"{name} losses"], alone["trained"][f"{name} losses"], 1e-6)
     assert torch.equal(first[f"{name} counts"], second[f"{name} counts"])
-    close(first[f"{name} counts"], alone["trained"][f"{name} counts"], 0.02)  # CG may end an iteration apart
+    close(
+        first[f"{name} counts"], alone["trained"][f"{name} counts"], 0.02
+    )  # CG may end an iteration apart
     start = flatten(LOSSES[two_ranks.METHODS[name][1]]().params).detach()
     assert float((first[f"{name} parameters"] - start).norm()) > 1e-2
 
 
 def test_a_parameter_that_no_rank_uses_has_no_gradient(both: list[dict[str, Any]]) -> None:
     for found in both:
-        close(found["without gradients"]["sometimes"], torch.full((2,), 4.5).double())  # 2 * 3^2 / 4
+        close(
+            found["without gradients"]["sometimes"], torch.full((2,), 4.5).double()
+        )  # 2 * 3^2 / 4
         assert bool(found["without gradients"]["never is None"])
 
 
@@ -80,16 +94,24 @@ def test_the_groups_operations(both: list[dict[str, Any]]) -> None:
         assert exchanged["shares"].tolist() == [[0, 4], [4, 7]]
 
 
-def test_the_whole_gradient_is_clipped_and_no_other(both: list[dict[str, Any]], alone: dict[str, Any]) -> None:
+def test_the_whole_gradient_is_clipped_and_no_other(
+    both: list[dict[str, Any]], alone: dict[str, Any]
+) -> None:
     unclipped = LOSSES["mlp_ce_sum"]().objective(0.3)
     unclipped()
     for found in (*both, alone):
         close(found["clipped"]["norm"], torch.tensor(0.1).double(), 1e-4)
-        close(found["clipped"]["direction"], 0.1 * unclipped.gradient() / unclipped.gradient().norm(), 1e-4)
+        close(
+            found["clipped"]["direction"],
+            0.1 * unclipped.gradient() / unclipped.gradient().norm(),
+            1e-4,
+        )
         assert float(found["clipped"]["another's norm"]) > 0.2
 
 
-def test_a_batch_with_less_examples_than_ranks_is_refused_by_all(both: list[dict[str, Any]]) -> None:
+def test_a_batch_with_less_examples_than_ranks_is_refused_by_all(
+    both: list[dict[str, Any]],
+) -> None:
     for found in both:
         assert found["refused"].startswith("1 example cannot be shared out over 2 ranks")
 
@@ -98,7 +120,9 @@ def test_a_batch_with_less_examples_than_ranks_is_refused_by_all(both: list[dict
 def test_shares_are_those_of_tensor_split(count: int, parts: int) -> None:
     numbers = torch.arange(3, 3 + count)
     expected = [part.tolist() for part in numbers.tensor_split(parts)]
-    assert [list(range(part.start, part.stop)) for part in cut(slice(3, 3 + count), parts)] == expected
+    assert [
+        list(range(part.start, part.stop)) for part in cut(slice(3, 3 + count), parts)
+    ] == expected
 
 
 def test_one_process_alone_has_everything() -> None:

@@ -34,9 +34,13 @@ def test_no_distribution_no_samples(oracle: str, loss_fn: nn.Module, classes: bo
     assert not objective.counts
 
 
-@pytest.mark.parametrize(("loss_fn", "classes"), [(nn.HuberLoss(), False), (nn.CrossEntropyLoss(), True)])
+@pytest.mark.parametrize(
+    ("loss_fn", "classes"), [(nn.HuberLoss(), False), (nn.CrossEntropyLoss(), True)]
+)
 def test_no_squares_no_jacobian(loss_fn: nn.Module, classes: bool) -> None:
-    with pytest.raises(Unsupported, match=f"jacobian needs a squared error .* got {type(loss_fn).__name__}"):
+    with pytest.raises(
+        Unsupported, match=f"jacobian needs a squared error .* got {type(loss_fn).__name__}"
+    ):
         problem_with(loss_fn, classes).objective().jacobian()
 
 
@@ -48,9 +52,9 @@ def test_jacobian_wants_targets_of_the_outputs_shape() -> None:
 
 
 def _norm(track: bool, training: bool) -> Callable[[], nn.Module]:
-    return lambda: nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5, track_running_stats=track), nn.Linear(5, 3)).train(
-        training
-    )
+    return lambda: nn.Sequential(
+        nn.Linear(4, 5), nn.BatchNorm1d(5, track_running_stats=track), nn.Linear(5, 3)
+    ).train(training)
 
 
 @pytest.mark.parametrize(("track", "training"), [(True, True), (False, True), (False, False)])
@@ -80,9 +84,15 @@ def test_weighted_means_couple_the_examples(options: dict[str, object]) -> None:
 
 @pytest.mark.parametrize(
     ("loss_fn", "classes"),
-    [(nn.HuberLoss(), False), (nn.CrossEntropyLoss(label_smoothing=0.1), True), (nn.L1Loss(), False)],
+    [
+        (nn.HuberLoss(), False),
+        (nn.CrossEntropyLoss(label_smoothing=0.1), True),
+        (nn.L1Loss(), False),
+    ],
 )
-def test_an_unknown_loss_still_has_curvature_and_example_gradients(loss_fn: nn.Module, classes: bool) -> None:
+def test_an_unknown_loss_still_has_curvature_and_example_gradients(
+    loss_fn: nn.Module, classes: bool
+) -> None:
     problem = problem_with(loss_fn, classes)
     reference = Reference(problem)
     objective = problem.objective()

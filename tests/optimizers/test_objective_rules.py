@@ -19,7 +19,9 @@ Oracle = Callable[[Objective], object]
 ORACLES: dict[str, Oracle] = {
     "call": lambda o: o(),
     "value": lambda o: o.value(),
-    "value(step)": lambda o: o.value(torch.full((sum(p.numel() for p in o.params),), 0.1, dtype=torch.float64)),
+    "value(step)": lambda o: o.value(
+        torch.full((sum(p.numel() for p in o.params),), 0.1, dtype=torch.float64)
+    ),
     "hessian": lambda o: o.hessian()(o.hessian().gradient),
     "hessian.dense": lambda o: o.hessian().dense(),
     "ggn": lambda o: o.ggn()(o.ggn().gradient),
@@ -57,13 +59,20 @@ def snapshot(problem: Problem) -> dict[str, object]:
         "requires_grad": {name: p.requires_grad for name, p in model.named_parameters()},
         "identity": [id(p) for p in model.parameters()],
         "buffers": {
-            name: b.clone() for name, b in model.named_buffers() if "running" not in name and "num" not in name
+            name: b.clone()
+            for name, b in model.named_buffers()
+            if "running" not in name and "num" not in name
         },
         "buffer_identity": [id(b) for b in model.buffers()],
         "modes": [m.training for m in model.modules()],
         "tracking": [getattr(m, "track_running_stats", None) for m in model.modules()],
-        "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules()],
-        "recurrent": [[id(w) for w in m._flat_weights] for m in model.modules() if isinstance(m, nn.RNNBase)],
+        "hooks": [
+            len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
+            for m in model.modules()
+        ],
+        "recurrent": [
+            [id(w) for w in m._flat_weights] for m in model.modules() if isinstance(m, nn.RNNBase)
+        ],
         "attributes": [sorted(vars(m)) for m in model.modules()],
         "grad_enabled": torch.is_grad_enabled(),
         "default_dtype": torch.get_default_dtype(),
@@ -89,15 +98,28 @@ def assert_same(before: object, after: object) -> None:
         assert before == after
 
 
-# -- rule 1: random state ----------------------------------------------------------------------------------------------
+# -- rule 1: random state --------------------------------------------------------------------------
 
 
 def test_every_evaluation_of_a_step_sees_the_same_masks() -> None:
     problem = CASES["dropout"]()
     objective = problem.objective()
     value = objective.value()
-    assert len({float(problem.loss_fn(problem.model(problem.inputs), problem.targets).detach()) for _ in range(5)}) == 5
-    for again in (objective.value, objective, lambda: objective.hessian().loss, lambda: objective.ggn().loss):
+    assert (
+        len(
+            {
+                float(problem.loss_fn(problem.model(problem.inputs), problem.targets).detach())
+                for _ in range(5)
+            }
+        )
+        == 5
+    )
+    for again in (
+        objective.value,
+        objective,
+        lambda: objective.hessian().loss,
+        lambda: objective.ggn().loss,
+    ):
         assert torch.equal(again(), value)
     close(objective.value(torch.zeros_like(objective.gradient())), value)
     close(objective.per_example_grads().mean(0), objective.gradient())
@@ -149,7 +171,9 @@ def test_a_failing_forward_gives_the_generator_back() -> None:
     objective()
     torch.rand(3)
     state = torch.get_rng_state()
-    broken = problem.model.register_forward_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("boom")))
+    broken = problem.model.register_forward_hook(
+        lambda *_: (_ for _ in ()).throw(RuntimeError("boom"))
+    )
     with pytest.raises(RuntimeError, match="boom"):
         objective.value()
     broken.remove()
@@ -167,7 +191,7 @@ def test_dropout_in_a_recurrent_layer() -> None:
     close(objective.per_example_grads().mean(0), objective.gradient())
 
 
-# -- rule 2: running statistics ----------------------------------------------------------------------------------------
+# -- rule 2: running statistics --------------------------------------------------------------------
 
 
 def plain_statistics(problem: Problem, steps: int) -> dict[str, Tensor]:
@@ -209,9 +233,14 @@ def test_evaluation_mode_leaves_the_statistics_alone() -> None:
 def test_instance_normalisation_with_running_statistics() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(1, 2, 2), nn.InstanceNorm2d(2, affine=True, track_running_stats=True), nn.Flatten(), nn.Linear(18, 2)
+        nn.Conv2d(1, 2, 2),
+        nn.InstanceNorm2d(2, affine=True, track_running_stats=True),
+        nn.Flatten(),
+        nn.Linear(18, 2),
     ).double()
-    problem = Problem(model, nn.MSELoss(), torch.randn(3, 1, 4, 4).double(), torch.randn(3, 2).double())
+    problem = Problem(
+        model, nn.MSELoss(), torch.randn(3, 1, 4, 4).double(), torch.randn(3, 2).double()
+    )
     expected = plain_statistics(problem, 1)
     objective = problem.objective()
     loss = objective()
@@ -237,11 +266,13 @@ def test_training_with_batch_normalisation_equals_a_plain_loop() -> None:
         theirs.zero_grad()
         twin.loss_fn(twin.model(twin.inputs), twin.targets).backward()
         theirs.step()
-    for (name, mine), other in zip(problem.model.state_dict().items(), twin.model.state_dict().values(), strict=True):
+    for (name, mine), other in zip(
+        problem.model.state_dict().items(), twin.model.state_dict().values(), strict=True
+    ):
         assert torch.equal(mine, other), name
 
 
-# -- rule 3: kept graphs -----------------------------------------------------------------------------------------------
+# -- rule 3: kept graphs ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -289,14 +320,16 @@ def test_fused_attention_is_used_outside_of_curvature() -> None:
     problem = CASES["sdpa"]()
     objective = problem.objective()
     seen: list[bool] = []
-    problem.model.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cuda.flash_sdp_enabled()))
+    problem.model.register_forward_pre_hook(
+        lambda *_: seen.append(torch.backends.cuda.flash_sdp_enabled())
+    )
     objective()
     objective.hessian()
     objective.ggn()
     assert seen == [True, False, False]
 
 
-# -- rule 4: nothing is left behind ------------------------------------------------------------------------------------
+# -- rule 4: nothing is left behind ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "oracle"), PAIRS)
@@ -347,7 +380,7 @@ def test_gradients_are_replaced_not_accumulated() -> None:
     assert torch.equal(objective.gradient(), first)
 
 
-# -- rule 5: numbers that are not finite -------------------------------------------------------------------------------
+# -- rule 5: numbers that are not finite -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["mlp_ce", "mlp_bce", "mlp_mse"])

@@ -18,19 +18,47 @@ from tests.optimizers.cases import Identity, Problem, mlp
 
 STEPS = 40
 AUTHORS: dict[str, Any] = {
-    "lr": 1.0, "beta": 0.6, "gamma": 0.7, "div": 1.4, "cut": 5.0, "rotation": 0.1, "outside": 1e-3, "weight": 0.4,
-    "variance": 1.0, "center": "origin", "floor": 1e-16, "weight_decay": 0.0,
-}  # fmt: skip
+    "lr": 1.0,
+    "beta": 0.6,
+    "gamma": 0.7,
+    "div": 1.4,
+    "cut": 5.0,
+    "rotation": 0.1,
+    "outside": 1e-3,
+    "weight": 0.4,
+    "variance": 1.0,
+    "center": "origin",
+    "floor": 1e-16,
+    "weight_decay": 0.0,
+}
 FORMS: dict[str, dict[str, Any]] = {
     "diagonal": {"form": "diagonal"},
-    "diagonal_slow": {"form": "diagonal", "beta": 0.1, "gamma": 1.0, "div": 2.0, "cut": 1.0, "lr": 0.5},
-    "diagonal_first": {"form": "diagonal", "center": "first", "variance": 0.1, "weight_decay": 0.01},
+    "diagonal_slow": {
+        "form": "diagonal",
+        "beta": 0.1,
+        "gamma": 1.0,
+        "div": 2.0,
+        "cut": 1.0,
+        "lr": 0.5,
+    },
+    "diagonal_first": {
+        "form": "diagonal",
+        "center": "first",
+        "variance": 0.1,
+        "weight_decay": 0.01,
+    },
     "cd": {"form": "cd", "beta": 0.4, "gamma": 0.5, "div": 1 / 0.6, "cut": 1e-9, "variance": 0.1},
     "cd_cut": {"form": "cd", "cut": 3.0, "center": "first", "floor": 1e-3},
     "full": {"form": "full", "beta": 0.5, "gamma": 0.9, "div": 1.5, "cut": 10.0},
     "full_floor": {"form": "full", "beta": 0.3, "gamma": 0.5, "variance": 0.0, "floor": 0.01},
     "subspace": {"form": "subspace", "dimension": 1, "cut": 15.0, "outside": 0.02},
-    "subspace_two": {"form": "subspace", "dimension": 2, "rotation": 0.2, "gamma": 0.6, "cut": 10.0},
+    "subspace_two": {
+        "form": "subspace",
+        "dimension": 2,
+        "rotation": 0.2,
+        "gamma": 0.6,
+        "cut": 10.0,
+    },
     "subspace_all": {"form": "subspace", "dimension": 9, "center": "first", "cut": 8.0},
     "mixed": {"form": "mixed", "dimension": 2, "weight": 0.4, "div": 1.5, "cut": 6.0},
     "mixed_one": {"form": "mixed", "dimension": 1, "weight": 0.3, "rotation": 0.05, "lr": 0.7},
@@ -143,12 +171,20 @@ class Port:
 
 
 def first_basis(size: int, n: int) -> np.ndarray:
-    return 1e-3 * torch.rand(min(size, n), n, generator=torch.Generator().manual_seed(0), dtype=torch.float64).numpy()
+    return (
+        1e-3
+        * torch.rand(
+            min(size, n), n, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+        ).numpy()
+    )
 
 
 @every
 def test_it_walks_as_the_equations_in_numpy_do(name: str) -> None:
-    start, noises = np.array([0.7, -1.0, 2.5]), 0.1 * np.random.default_rng(1).standard_normal((STEPS, 3))
+    start, noises = (
+        np.array([0.7, -1.0, 2.5]),
+        0.1 * np.random.default_rng(1).standard_normal((STEPS, 3)),
+    )
     options = FORMS[name]
     ours, _ = path(bowl, start, noises, **options)
     port = Port(start, first_basis(options.get("dimension", 4), 3), options)
@@ -158,7 +194,7 @@ def test_it_walks_as_the_equations_in_numpy_do(name: str) -> None:
     assert np.abs(theirs[-1] - start).max() > 0.1
 
 
-# -- quadratics --------------------------------------------------------------------------------------------------------
+# -- quadratics ------------------------------------------------------------------------------------
 
 
 def quadratic(hessian: Tensor) -> Any:
@@ -176,10 +212,19 @@ def wandering(n: int, steps: int = 12) -> np.ndarray:
 
 
 @pytest.mark.parametrize("form", ["full", "subspace"])
-def test_without_noise_the_hessian_of_a_quadratic_is_found_once_the_path_spans_the_space(form: str) -> None:
+def test_without_noise_the_hessian_of_a_quadratic_is_found_once_the_path_spans_the_space(
+    form: str,
+) -> None:
     """Five dimensions, indefinite; the subspace is all of the space, so that its basis is any orthonormal one."""
     hessian = random_symmetric(5)
-    options = {"form": form, "dimension": 5, "center": "first", "variance": 0.0, "beta": 0.2, "rotation": 0.0}
+    options = {
+        "form": form,
+        "dimension": 5,
+        "center": "first",
+        "variance": 0.0,
+        "beta": 0.2,
+        "rotation": 0.0,
+    }
     start = [1.0, -2.0, 0.5, 1.5, -1.0]
     _, optimizer = path(quadratic(hessian), start, np.zeros((9, 5)), cut=2.0, gamma=0.4, **options)
     found = optimizer.found
@@ -190,7 +235,9 @@ def test_without_noise_the_hessian_of_a_quadratic_is_found_once_the_path_spans_t
         basis = optimizer.state[optimizer.parameters()[0]]["basis"]
         estimate = basis.T @ estimate @ basis
     assert float((estimate - hessian).abs().max()) < 1e-6
-    assert optimizer.telemetry()["negative_share"] == float((torch.linalg.eigvalsh(hessian) < 0).double().mean())
+    assert optimizer.telemetry()["negative_share"] == float(
+        (torch.linalg.eigvalsh(hessian) < 0).double().mean()
+    )
 
 
 def test_the_start_at_the_origin_is_forgotten() -> None:
@@ -226,19 +273,23 @@ def test_the_curvatures_of_a_diagonal_quadratic(form: str) -> None:
         assert optimizer.telemetry()["negative_share"] == pytest.approx(1 / 3)
         assert optimizer.telemetry()["cut_share"] == pytest.approx(2 / 3)
     else:
-        assert torch.allclose((kept["gradient_variance"] / kept["variance"]).sqrt(), curvatures.abs(), rtol=1e-9)
+        assert torch.allclose(
+            (kept["gradient_variance"] / kept["variance"]).sqrt(), curvatures.abs(), rtol=1e-9
+        )
 
 
 def test_a_saddle_repels() -> None:
     """Newton's method would end on it; every form leaves it along the negative curvature."""
     saddle = torch.tensor([[1.0, 0.0], [0.0, -1.0]], dtype=torch.float64)
     for form in ("diagonal", "full", "subspace"):
-        points, _ = path(quadratic(saddle), [1.0, 1e-3], np.zeros((40, 2)), form=form, cut=2.0, dimension=2)
+        points, _ = path(
+            quadratic(saddle), [1.0, 1e-3], np.zeros((40, 2)), form=form, cut=2.0, dimension=2
+        )
         assert abs(points[-1, 0]) < 0.01
         assert abs(points[-1, 1]) > 1
 
 
-# -- the author's protocol ---------------------------------------------------------------------------------------------
+# -- the author's protocol -------------------------------------------------------------------------
 
 
 def beale(x: Tensor) -> Tensor:
@@ -274,14 +325,16 @@ def test_on_noisy_beale_it_ends_where_the_authors_does(form: str) -> None:
     assert 0.7 * published < found < 1.3 * published
 
 
-# -- faults ------------------------------------------------------------------------------------------------------------
+# -- faults ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", ["diagonal", "full"])
 def test_parameters_that_stop_moving_make_the_regression_degenerate(form: str) -> None:
     """No gradient at all on one coordinate: its variance sinks to the floor, is counted, and nothing breaks."""
     options = {"form": form, "floor": 1e-8, "beta": 0.5, "center": "first", "cut": 4.0}
-    points, optimizer = path(lambda x: x[0] ** 2, [1.0, 0.5], 0.1 * wandering(2, 60) * [1, 0], **options)
+    points, optimizer = path(
+        lambda x: x[0] ** 2, [1.0, 0.5], 0.1 * wandering(2, 60) * [1, 0], **options
+    )
     assert np.isfinite(points).all()
     assert (points[:, 1] == 0.5).all()
     told = optimizer.telemetry()
@@ -294,7 +347,14 @@ def test_cd_dies_of_noise_but_for_the_floor() -> None:
     noises = 0.1 * np.random.default_rng(0).standard_normal((400, 1))
     moved = []
     for floor in (1e-30, 1e-6):
-        options = {"form": "cd", "beta": 0.4, "gamma": 0.5, "div": 1 / 0.6, "cut": 1e-9, "variance": 0.1}
+        options = {
+            "form": "cd",
+            "beta": 0.4,
+            "gamma": 0.5,
+            "div": 1 / 0.6,
+            "cut": 1e-9,
+            "variance": 0.1,
+        }
         points, optimizer = path(lambda x: (x**2).sum(), [1.0], noises, floor=floor, **options)
         moved.append(float(np.abs(np.diff(points[-50:, 0])).max()))
     assert moved[0] < 1e-9
@@ -306,7 +366,16 @@ def test_what_stopped_moving_can_start_again() -> None:
     """Without a gradient for 200 steps, then with one: the step is m / cut, plain momentum."""
     noises = np.zeros((201, 1))
     noises[200] = 1.0
-    points, _ = path(lambda x: 0 * x.sum(), [1.0], noises, gamma=1.0, cut=4.0, div=1.0, center="first", floor=1e-6)
+    points, _ = path(
+        lambda x: 0 * x.sum(),
+        [1.0],
+        noises,
+        gamma=1.0,
+        cut=4.0,
+        div=1.0,
+        center="first",
+        floor=1e-6,
+    )
     assert points[199, 0] == 1.0
     assert points[200, 0] == pytest.approx(1 - 1 / 4)
 
@@ -342,21 +411,25 @@ def test_full_refuses_a_network() -> None:
         OGR(mlp((40, 40, 10)).named_parameters(), form="full")
 
 
-# -- what it keeps and costs -------------------------------------------------------------------------------------------
+# -- what it keeps and costs -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", ["diagonal", "cd", "full", "subspace", "mixed"])
 def test_it_keeps_what_it_says_and_asks_for_a_gradient(form: str) -> None:
     torch.manual_seed(0)
-    problem = Problem(mlp((6, 5, 3)), nn.CrossEntropyLoss(), torch.randn(8, 6), torch.randint(3, (8,)))
+    problem = Problem(
+        mlp((6, 5, 3)), nn.CrossEntropyLoss(), torch.randn(8, 6), torch.randint(3, (8,))
+    )
     optimizer = OGR(problem.model.named_parameters(), form=form, dimension=3)
     objective = problem.objective()
     for _ in range(3):
         optimizer.step(objective.on(problem.inputs, problem.targets))
     n, d = sum(p.numel() for p in problem.params), 3
     formulas = {
-        "full": 3 * n + 2 * n**2, "subspace": (3 + d) * n + 2 * d**2, "mixed": (5 + d) * n + 2 * d**2,
-    }  # fmt: skip
+        "full": 3 * n + 2 * n**2,
+        "subspace": (3 + d) * n + 2 * d**2,
+        "mixed": (5 + d) * n + 2 * d**2,
+    }
     kept = sum(v.numel() for state in optimizer.state.values() for v in state.values())
     assert kept == formulas.get(form, 5 * n)
     assert dict(objective.counts) == {"value": 3, "grad": 3}
@@ -365,7 +438,10 @@ def test_it_keeps_what_it_says_and_asks_for_a_gradient(form: str) -> None:
 def test_the_learning_rate_multiplies_the_step() -> None:
     start, noises = [0.7, -1.0, 2.5], np.zeros((1, 3))
     for options in FORMS.values():
-        whole, part = (path(bowl, start, noises, **options | {"lr": lr, "weight_decay": 0.0})[0] for lr in (1.0, 0.25))
+        whole, part = (
+            path(bowl, start, noises, **options | {"lr": lr, "weight_decay": 0.0})[0]
+            for lr in (1.0, 0.25)
+        )
         np.testing.assert_allclose((part - start) * 4, whole - start, rtol=1e-9, atol=1e-12)
 
 
@@ -378,7 +454,12 @@ def test_the_subspace_begins_the_same_for_equal_seeds_and_not_for_others() -> No
 
 def test_two_groups_have_rates_of_their_own() -> None:
     torch.manual_seed(0)
-    problem = Problem(mlp((4, 5, 3)).double(), nn.CrossEntropyLoss(), torch.randn(8, 4).double(), torch.arange(8) % 3)
+    problem = Problem(
+        mlp((4, 5, 3)).double(),
+        nn.CrossEntropyLoss(),
+        torch.randn(8, 4).double(),
+        torch.arange(8) % 3,
+    )
     alone = copy.deepcopy(problem)
     params = list(problem.model.parameters())
     optimizer = OGR([{"params": params[:2]}, {"params": params[2:], "lr": 0.0, "cut": 1.0}])
@@ -394,7 +475,9 @@ def test_what_is_frozen_does_not_decay() -> None:
     model[0].requires_grad_(False)
     before = [parameter.detach().clone() for parameter in model.parameters()]
     method = OGR(model.named_parameters(), weight_decay=0.1)
-    objective = Objective(model, nn.MSELoss(), torch.randn(6, 3).double(), torch.randn(6, 2).double())
+    objective = Objective(
+        model, nn.MSELoss(), torch.randn(6, 3).double(), torch.randn(6, 2).double()
+    )
     method.step(objective)
     same = [torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)]
     assert same == [True, True, False, False]

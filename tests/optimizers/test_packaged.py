@@ -30,7 +30,9 @@ Rule = Callable[[Params], Callable[[Params], None]]
 def problem(dtype: torch.dtype = torch.float64) -> Problem:
     torch.manual_seed(0)
     inputs = torch.randn(48, 4, dtype=dtype)
-    return Problem(mlp((4, 6, 5, 3)).to(dtype), nn.CrossEntropyLoss(), inputs, torch.randint(3, (48,)))
+    return Problem(
+        mlp((4, 6, 5, 3)).to(dtype), nn.CrossEntropyLoss(), inputs, torch.randint(3, (48,))
+    )
 
 
 def batches(case: Problem, steps: int, size: int = 16) -> Iterator[tuple[Tensor, Tensor]]:
@@ -47,21 +49,26 @@ def train(case: Problem, optimizer: Any, steps: int = 50) -> list[float]:
 
 def far(first: Problem, second: Problem) -> float:
     """The largest difference of two models' parameters."""
-    return max(float((a - b).detach().abs().max()) for a, b in zip(first.params, second.params, strict=True))
+    return max(
+        float((a - b).detach().abs().max())
+        for a, b in zip(first.params, second.params, strict=True)
+    )
 
 
 def named(case: Problem, name: str, **settings: Any) -> PytorchOptimizer:
     return PytorchOptimizer(case.model.named_parameters(), name, settings=settings)
 
 
-# -- the papers' equations ---------------------------------------------------------------------------------------------
+# -- the papers' equations -------------------------------------------------------------------------
 
 
 def zeros(params: Params) -> Params:
     return [torch.zeros_like(p) for p in params]
 
 
-def lion(params: Params, lr: float = 1e-3, b1: float = 0.9, b2: float = 0.99, decay: float = 0.1) -> Any:
+def lion(
+    params: Params, lr: float = 1e-3, b1: float = 0.9, b2: float = 0.99, decay: float = 0.1
+) -> Any:
     momenta = zeros(params)
 
     def step(gradients: Params) -> None:
@@ -72,7 +79,9 @@ def lion(params: Params, lr: float = 1e-3, b1: float = 0.9, b2: float = 0.99, de
     return step
 
 
-def adabelief(params: Params, lr: float = 1e-2, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Any:
+def adabelief(
+    params: Params, lr: float = 1e-2, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+) -> Any:
     first, second, t = zeros(params), zeros(params), [0]
 
     def step(gradients: Params) -> None:
@@ -85,7 +94,9 @@ def adabelief(params: Params, lr: float = 1e-2, b1: float = 0.9, b2: float = 0.9
     return step
 
 
-def adopt(params: Params, lr: float = 1e-2, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6) -> Any:
+def adopt(
+    params: Params, lr: float = 1e-2, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6
+) -> Any:
     first, second, t = zeros(params), zeros(params), [0]
 
     def step(gradients: Params) -> None:
@@ -93,7 +104,9 @@ def adopt(params: Params, lr: float = 1e-2, b1: float = 0.9, b2: float = 0.999, 
             if t[0] == 0:
                 v.copy_(g**2)
                 continue
-            limit = (t[0] + 1) ** 0.25  # the paper's is t ** 0.25; the package counts the step that only measures
+            limit = (
+                t[0] + 1
+            ) ** 0.25  # the paper's is t ** 0.25; the package counts the step that only measures
             m.copy_(b1 * m + (1 - b1) * (g / v.sqrt().clamp(min=eps)).clamp(-limit, limit))
             p.sub_(lr * m)
             v.copy_(b2 * v + (1 - b2) * g**2)
@@ -112,7 +125,9 @@ def ademamix(params: Params, lr: float = 1e-2, alpha: float = 5.0, eps: float = 
             m1.copy_(b1 * m1 + (1 - b1) * g)
             m2.copy_(b3 * m2 + (1 - b3) * g)
             v.copy_(b2 * v + (1 - b2) * g**2)
-            p.sub_(lr * (m1 / (1 - b1 ** t[0]) + alpha * m2) / ((v / (1 - b2 ** t[0])).sqrt() + eps))
+            p.sub_(
+                lr * (m1 / (1 - b1 ** t[0]) + alpha * m2) / ((v / (1 - b2 ** t[0])).sqrt() + eps)
+            )
 
     return step
 
@@ -131,12 +146,16 @@ def adan(params: Params, lr: float = 1e-2, decay: float = 0.1, eps: float = 1e-8
             v.copy_(b2 * v + (1 - b2) * (g - old))
             n.copy_(b3 * n + (1 - b3) * (g + b2 * (g - old)) ** 2)
             scale = (n / (1 - b3 ** t[0])).sqrt() + eps
-            p.sub_(lr * (m / (1 - b1 ** t[0]) + b2 * v / (1 - b2 ** t[0])) / scale).div_(1 + lr * decay)
+            p.sub_(lr * (m / (1 - b1 ** t[0]) + b2 * v / (1 - b2 ** t[0])) / scale).div_(
+                1 + lr * decay
+            )
 
     return step
 
 
-def lamb(params: Params, lr: float = 1e-2, b1: float = 0.9, b2: float = 0.999, decay: float = 0.1) -> Any:
+def lamb(
+    params: Params, lr: float = 1e-2, b1: float = 0.9, b2: float = 0.999, decay: float = 0.1
+) -> Any:
     """The third version of the paper: no bias correction; phi(z) = min(z, 10)."""
     first, second, eps = zeros(params), zeros(params), 1e-6
 
@@ -150,7 +169,9 @@ def lamb(params: Params, lr: float = 1e-2, b1: float = 0.9, b2: float = 0.999, d
     return step
 
 
-def lars(params: Params, lr: float = 0.5, mu: float = 0.9, trust: float = 1e-2, decay: float = 1e-2) -> Any:
+def lars(
+    params: Params, lr: float = 0.5, mu: float = 0.9, trust: float = 1e-2, decay: float = 1e-2
+) -> Any:
     momenta = zeros(params)
 
     def step(gradients: Params) -> None:
@@ -163,7 +184,9 @@ def lars(params: Params, lr: float = 0.5, mu: float = 0.9, trust: float = 1e-2, 
     return step
 
 
-def mars(params: Params, lr: float = 3e-3, gamma: float = 0.025, decay: float = 0.1, eps: float = 1e-8) -> Any:
+def mars(
+    params: Params, lr: float = 3e-3, gamma: float = 0.025, decay: float = 0.1, eps: float = 1e-8
+) -> Any:
     """Matrices by corrected gradients of norm one at most, vectors by AdamW."""
     first, second, t = zeros(params), zeros(params), [0]
     before = zeros(params)
@@ -185,7 +208,9 @@ def mars(params: Params, lr: float = 3e-3, gamma: float = 0.025, decay: float = 
     return step
 
 
-def schedule_free(params: Params, lr: float = 0.01, b1: float = 0.9, b2: float = 0.999, decay: float = 0.01) -> Any:
+def schedule_free(
+    params: Params, lr: float = 0.01, b1: float = 0.9, b2: float = 0.999, decay: float = 0.01
+) -> Any:
     """Both sequences written out; the parameters are the interpolation y, `averages` is x."""
     base, average, second = [p.clone() for p in params], [p.clone() for p in params], zeros(params)
     t = [0]
@@ -214,7 +239,10 @@ WRITTEN: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "ADOPT": (adopt, lambda p: po.ADOPT(p, lr=1e-2, betas=(0.9, 0.999))),
     "AdEMAMix": (ademamix, lambda p: po.AdEMAMix(p, lr=1e-2)),
     "Adan": (adan, lambda p: po.Adan(p, lr=1e-2, weight_decay=0.1)),
-    "Lamb": (lamb, lambda p: po.Lamb(p, lr=1e-2, weight_decay=0.1, weight_decouple=False, adam_debias=True)),
+    "Lamb": (
+        lamb,
+        lambda p: po.Lamb(p, lr=1e-2, weight_decay=0.1, weight_decouple=False, adam_debias=True),
+    ),
     "LARS": (lars, lambda p: po.LARS(p, lr=0.5, trust_coefficient=1e-2, weight_decay=1e-2)),
     "MARS": (mars, lambda p: po.MARS(p, lr=3e-3, weight_decay=0.1, weight_decay_1d=0.1)),
 }
@@ -278,7 +306,7 @@ def test_two_packages_take_the_same_steps(
     assert far(case, twin) < bound
 
 
-# -- any of them by its name -------------------------------------------------------------------------------------------
+# -- any of them by its name -----------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -286,7 +314,9 @@ def trials() -> dict[str, Trial]:
     return {trial.name.split()[0]: trial for trial in survey()}
 
 
-def test_nearly_all_of_the_package_runs_and_what_does_not_says_why(trials: dict[str, Trial]) -> None:
+def test_nearly_all_of_the_package_runs_and_what_does_not_says_why(
+    trials: dict[str, Trial],
+) -> None:
     assert set(catalogue.listed()) == {kind.__name__ for kind in po.optimizer.OPTIMIZER_LIST}
     failed = {name: trial.why for name, trial in trials.items() if not trial.runs}
     print(*(f"{name}: {why}" for name, why in failed.items()), sep="\n")
@@ -298,7 +328,9 @@ def test_nearly_all_of_the_package_runs_and_what_does_not_says_why(trials: dict[
     assert "2D" in failed["SpectralSphere"]
 
 
-def test_nearly_all_lower_the_loss_in_a_dozen_steps_and_continue_from_a_checkpoint(trials: dict[str, Trial]) -> None:
+def test_nearly_all_lower_the_loss_in_a_dozen_steps_and_continue_from_a_checkpoint(
+    trials: dict[str, Trial],
+) -> None:
     running = [trial for trial in trials.values() if trial.runs]
     assert sum(trial.last < trial.first for trial in running) >= 118
     assert [trial.name for trial in running if not trial.continues] == []
@@ -313,7 +345,11 @@ def test_what_they_declare_is_what_they_get(trials: dict[str, Trial]) -> None:
     assert needs["ScheduleFreeAdamW"] == "train/eval"
     assert needs["Lion"] == ""
     cost = {name: (trial.gradients, trial.products) for name, trial in trials.items()}
-    assert (cost["Lion"], cost["AdaHessian"], cost["SophiaH"]) == ((1, 0), (1, 1), (1, pytest.approx(2 / 12)))
+    assert (cost["Lion"], cost["AdaHessian"], cost["SophiaH"]) == (
+        (1, 0),
+        (1, 1),
+        (1, pytest.approx(2 / 12)),
+    )
     assert cost["BSAM"] == (3, 0)
     assert (trials["Lion"].state, trials["AdEMAMix"].state, trials["SGD"].state) == (1, 3, 0)
 
@@ -329,7 +365,10 @@ def test_what_they_declare_is_what_they_get(trials: dict[str, Trial]) -> None:
         ("OrthoGrad", {"optimizer": "SGD", "lr": 0.1}),
         ("ScheduleFreeWrapper", {"optimizer": "RMSprop", "lr": 0.01}),
         ("Magma", {"optimizer": "Adam", "lr": 0.01}),
-        ("GaLore", {"rank": 4, "update_proj_gap": 3, "scale": 0.25, "projection_type": "std", "lr": 0.01}),
+        (
+            "GaLore",
+            {"rank": 4, "update_proj_gap": 3, "scale": 0.25, "projection_type": "std", "lr": 0.01},
+        ),
         ("SCION", {"norm_type": "auto", "lr": 0.01}),
         ("MARS", {"mars_type": "lion", "betas": [0.9, 0.99]}),
         ("QHAdam", {"nus": [0.7, 1.0]}),
@@ -428,7 +467,9 @@ def test_the_fused_backward_counts_as_a_gradient_and_obeys_a_schedule() -> None:
 def test_the_length_of_the_training_comes_from_whoever_knows_it() -> None:
     case = problem()
     told = named(case, "Ranger21")
-    with pytest.raises(ValueError, match=r"Ranger21 needs num_iterations: pass optimizer\.settings\.num_iterations"):
+    with pytest.raises(
+        ValueError, match=r"Ranger21 needs num_iterations: pass optimizer\.settings\.num_iterations"
+    ):
         train(case, told, 1)
     told.expect(40, 3.0)
     train(case, told, 1)
@@ -476,7 +517,7 @@ def test_all_random_numbers_come_from_torchs_generator() -> None:
     assert runs[0] == runs[1] != runs[2]
 
 
-# -- what is refused ---------------------------------------------------------------------------------------------------
+# -- what is refused -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -484,16 +525,28 @@ def test_all_random_numbers_come_from_torchs_generator() -> None:
     [
         ("Ranger22", {}, "no optimizer 'Ranger22'. Did you mean Ranger21"),
         ("zzzzzz", {}, "no optimizer 'zzzzzz'. There are: A2Grad, "),
-        ("Adan", {"beta": 3}, "Adan of pytorch-optimizer has no setting 'beta'. Did you mean betas"),
+        (
+            "Adan",
+            {"beta": 3},
+            "Adan of pytorch-optimizer has no setting 'beta'. Did you mean betas",
+        ),
         ("SGDP", {"eps": -1.0}, "SGDP of pytorch-optimizer cannot be made"),
         ("Adan", {"lr": -1.0}, "Adan of pytorch-optimizer cannot be made: learning rate"),
         ("AdamP", {"delta": 0.2, "lrr": 1}, "Did you mean lr"),
-        ("SAM", {"lr": 0.1}, "SAM wraps another optimizer; name it: optimizer.settings.base_optimizer=SGD"),
+        (
+            "SAM",
+            {"lr": 0.1},
+            "SAM wraps another optimizer; name it: optimizer.settings.base_optimizer=SGD",
+        ),
         ("SAM", {"base_optimizer": "SDG"}, "Did you mean SGD"),
         ("SAM", {"base_optimizer": "SGD", "momentun": 0.9}, "Did you mean momentum"),
         ("ADOPT", {"clip_lambda": "sqrt"}, "clip_lambda of ADOPT is a function"),
         ("SCION", {"norm_type": "long"}, "norm_type must be one of none, auto, "),
-        ("FAdam", {"momentum_dtype": "float33"}, "momentum_dtype must be a precision such as float32"),
+        (
+            "FAdam",
+            {"momentum_dtype": "float33"},
+            "momentum_dtype must be a precision such as float32",
+        ),
     ],
 )
 def test_a_name_or_setting_that_is_not_there_is_a_value_error_with_what_is_close(
@@ -512,7 +565,9 @@ def test_a_learning_rate_goes_by_whatever_name_the_class_has() -> None:
 
 def test_what_a_class_cannot_do_here_is_unsupported_and_says_why() -> None:
     case = problem()
-    with pytest.raises(Unsupported, match=r"SpectralSphere of pytorch-optimizer cannot take a step here: .*2D"):
+    with pytest.raises(
+        Unsupported, match=r"SpectralSphere of pytorch-optimizer cannot take a step here: .*2D"
+    ):
         train(case, named(case, "SpectralSphere"), 1)
     with pytest.raises(Unsupported, match="GSAM of pytorch-optimizer needs rho_scheduler"):
         named(problem(), "GSAM", base_optimizer="SGD")
@@ -524,7 +579,9 @@ def test_what_a_class_cannot_do_here_is_unsupported_and_says_why() -> None:
 def test_an_error_of_the_objective_is_left_as_it_is() -> None:
     case = problem()
     with pytest.raises(RuntimeError, match="must match"):
-        named(case, "Lion").step(Objective(case.model, nn.MSELoss(), case.inputs, torch.zeros(48, 7)))
+        named(case, "Lion").step(
+            Objective(case.model, nn.MSELoss(), case.inputs, torch.zeros(48, 7))
+        )
 
 
 def test_an_end_that_somebody_else_wants_is_no_fault_of_the_package() -> None:
@@ -544,7 +601,9 @@ def test_an_end_that_somebody_else_wants_is_no_fault_of_the_package() -> None:
         named(case, "AdaHessian").step(case.objective(counts=Limited()))
 
 
-def test_the_package_that_is_missing_is_named_with_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_package_that_is_missing_is_named_with_what_to_type(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def absent(name: str) -> Any:
         raise ModuleNotFoundError(f"No module named {name!r}")
 
@@ -557,12 +616,20 @@ def test_the_package_that_is_missing_is_named_with_what_to_type(monkeypatch: pyt
 
 def test_narrow_state_under_parameters_of_float64_is_said() -> None:
     case = problem()
-    with pytest.warns(UserWarning, match=r"QHAdam of pytorch-optimizer keeps beta1_weight \(float32\), beta2_weight"):
+    with pytest.warns(
+        UserWarning,
+        match=r"QHAdam of pytorch-optimizer keeps beta1_weight \(float32\), beta2_weight",
+    ):
         train(case, named(case, "QHAdam"), 2)
     wide = named(case, "FAdam")  # its float32 is a setting, and follows the parameters
     train(case, wide, 2)
-    assert {v.dtype for s in wide.state.values() for v in s.values() if isinstance(v, Tensor)} == {torch.float64}
-    with pytest.raises(Unsupported, match=r"FAdam of pytorch-optimizer cannot take a step here.*use precision=float32"):
+    assert {v.dtype for s in wide.state.values() for v in s.values() if isinstance(v, Tensor)} == {
+        torch.float64
+    }
+    with pytest.raises(
+        Unsupported,
+        match=r"FAdam of pytorch-optimizer cannot take a step here.*use precision=float32",
+    ):
         train(case, named(case, "FAdam", momentum_dtype="float32"), 1)
 
 
@@ -585,4 +652,6 @@ def test_a_loss_that_is_no_number_moves_nothing(name: str) -> None:
 def tensors(optimizer: torch.optim.Optimizer) -> dict[tuple[int, str], Tensor]:
     """The tensors of a state, by the number of the parameter and their key."""
     states = enumerate(optimizer.state.values())
-    return {(i, key): value for i, s in states for key, value in s.items() if isinstance(value, Tensor)}
+    return {
+        (i, key): value for i, s in states for key, value in s.items() if isinstance(value, Tensor)
+    }

@@ -57,10 +57,15 @@ def nothing_left_running() -> Iterator[None]:
 def objective(outputs: int = 3, batch: int = 16) -> Objective:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, outputs)).double()
-    return Objective(model, nn.CrossEntropyLoss(), torch.randn(batch, 5).double(), torch.randint(outputs, (batch,)))
+    return Objective(
+        model,
+        nn.CrossEntropyLoss(),
+        torch.randn(batch, 5).double(),
+        torch.randint(outputs, (batch,)),
+    )
 
 
-# -- the stopwatch -----------------------------------------------------------------------------------------------------
+# -- the stopwatch ---------------------------------------------------------------------------------
 
 
 def test_a_second_belongs_to_the_innermost_phase(clock: Clock) -> None:
@@ -157,7 +162,7 @@ def test_the_clock_is_read_at_the_edges_and_nowhere_else(clock: Clock) -> None:
     assert clock.reads == 2 * 3
 
 
-# -- the marks ---------------------------------------------------------------------------------------------------------
+# -- the marks -------------------------------------------------------------------------------------
 
 
 def measured(act: Callable[[], Any]) -> dict[str, float]:
@@ -185,8 +190,17 @@ def test_products_are_curvature_and_their_graph_is_not() -> None:
 
 
 def test_the_extra_pass_of_sampled_targets_is_curvature() -> None:
-    assert set(measured(lambda: objective().scores(fisher="empirical"))) == {"forward", "backward", OTHER}
-    assert set(measured(lambda: objective().scores(fisher="sampled"))) == {"forward", "backward", "curvature", OTHER}
+    assert set(measured(lambda: objective().scores(fisher="empirical"))) == {
+        "forward",
+        "backward",
+        OTHER,
+    }
+    assert set(measured(lambda: objective().scores(fisher="sampled"))) == {
+        "forward",
+        "backward",
+        "curvature",
+        OTHER,
+    }
 
 
 def test_a_line_search_owns_the_values_it_asks_for() -> None:

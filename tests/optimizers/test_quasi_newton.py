@@ -23,7 +23,10 @@ from optimizers.quasi_newton.sr1 import sr1_update_
 from tasks.functions.problems import PROBLEMS
 from tests.optimizers.cases import CASES, Identity, Problem, Reference, Scalar, close
 
-PEERS = {"BFGS": {"gtol": 0.0}, "L-BFGS-B": {"gtol": 0.0, "ftol": 0.0}}  # the gradient alone ends a run
+PEERS = {
+    "BFGS": {"gtol": 0.0},
+    "L-BFGS-B": {"gtol": 0.0, "ftol": 0.0},
+}  # the gradient alone ends a run
 NAMES = ["bfgs", "dfp", "lbfgs", "sr1", "bfgs_armijo"]
 ZERO = torch.zeros(1, 1)
 
@@ -49,7 +52,7 @@ def flat(problem: Problem) -> Tensor:
     return torch.cat([p.detach().flatten() for p in problem.params])
 
 
-# -- the updates -------------------------------------------------------------------------------------------------------
+# -- the updates -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("update", [bfgs_update_, dfp_update_])
@@ -109,22 +112,33 @@ def test_powells_damping_keeps_its_share_of_the_curvature(share: float, along: f
 
 def test_symmetric_rank_one_finds_an_indefinite_hessian_in_n_independent_steps() -> None:
     basis, _ = torch.linalg.qr(normal(6, 6))
-    hessian = (basis * torch.tensor([-3.0, -0.5, 0.1, 1.0, 2.0, 5.0], dtype=torch.float64)) @ basis.T
+    hessian = (
+        basis * torch.tensor([-3.0, -0.5, 0.1, 1.0, 2.0, 5.0], dtype=torch.float64)
+    ) @ basis.T
     estimate = torch.eye(6, dtype=torch.float64)
     steps = normal(6, 6, seed=5)
     assert all(sr1_update_(estimate, s, hessian @ s) for s in steps)
     close(estimate, hessian, 1e-9)
-    assert not sr1_update_(estimate.copy_(hessian), steps[0], hessian @ steps[0])  # nothing to learn: left out
+    assert not sr1_update_(
+        estimate.copy_(hessian), steps[0], hessian @ steps[0]
+    )  # nothing to learn: left out
 
 
-# -- exact searches on quadratics --------------------------------------------------------------------------------------
+# -- exact searches on quadratics ------------------------------------------------------------------
 
 
 def exact(kind: type[LineSearched], matrix: Tensor) -> type[LineSearched]:
     """The method with the exact minimiser along every direction of a quadratic."""
 
     class Exact(kind):  # type: ignore[misc,valid-type]
-        def search(self, objective: Objective, loss: Tensor, gradient: Tensor, direction: Tensor, first: float):
+        def search(
+            self,
+            objective: Objective,
+            loss: Tensor,
+            gradient: Tensor,
+            direction: Tensor,
+            first: float,
+        ):
             alpha = float(-gradient @ direction / (direction @ matrix @ direction))
             value, there = objective.value_and_gradient(alpha * direction)
             return Arrival(alpha, alpha * direction, value, there)
@@ -133,7 +147,9 @@ def exact(kind: type[LineSearched], matrix: Tensor) -> type[LineSearched]:
 
 
 @pytest.mark.parametrize("kind", [BFGS, DFP, LBFGS])
-def test_with_exact_searches_the_iterates_are_those_of_conjugate_gradients(kind: type[LineSearched]) -> None:
+def test_with_exact_searches_the_iterates_are_those_of_conjugate_gradients(
+    kind: type[LineSearched],
+) -> None:
     matrix, b = spd(8), normal(8, seed=1)
     problem = scalar([0.0] * 8, lambda x: x @ matrix @ x / 2 - b @ x)
     optimizer = exact(kind, matrix)(problem.model.parameters())
@@ -156,7 +172,7 @@ def test_sr1_needs_no_exact_search_to_learn_a_quadratic() -> None:
     assert float(flat(problem).norm()) < 1e-9
 
 
-# -- behaviour ---------------------------------------------------------------------------------------------------------
+# -- behaviour -------------------------------------------------------------------------------------
 
 
 def test_bfgs_is_invariant_under_linear_maps() -> None:
@@ -198,13 +214,17 @@ def test_a_pair_belongs_to_one_mini_batch(kind: type[Method], line_search: str) 
     optimizer = kind(problem.model.parameters(), **options)  # type: ignore[arg-type]
     objective = problem.objective()
     for first in (0, 2, 4, 0, 2):
-        batch = Problem(problem.model, problem.loss_fn, problem.inputs[first:][:2], problem.targets[first:][:2])
+        batch = Problem(
+            problem.model, problem.loss_fn, problem.inputs[first:][:2], problem.targets[first:][:2]
+        )
         before = Reference(batch)
         optimizer.step(objective.on(batch.inputs, batch.targets))
         after = Reference(batch)
     s, y = after.theta - before.theta, after.gradient() - before.gradient()
     state = optimizer.state[problem.params[0]]
-    close(state["inverse"] @ y, s, 1e-8) if "inverse" in state else close(state["hessian"] @ s, y, 1e-8)
+    close(state["inverse"] @ y, s, 1e-8) if "inverse" in state else close(
+        state["hessian"] @ s, y, 1e-8
+    )
 
 
 @pytest.mark.parametrize("kind", [BFGS, DFP])
@@ -263,7 +283,9 @@ def test_a_logarithmic_barrier(kind: type[Method]) -> None:
     result = minimize(barrier, torch.tensor([0.9, 0.5, 0.0]).double(), kind, tol=1e-9)
     assert result.success
     half = 1e-3 / cost
-    close(result.x, half - torch.sign(cost) * torch.sqrt(half**2 + 1), 1e-8)  # c (1 - x^2) + 2 mu x = 0
+    close(
+        result.x, half - torch.sign(cost) * torch.sqrt(half**2 + 1), 1e-8
+    )  # c (1 - x^2) + 2 mu x = 0
 
 
 @pytest.mark.parametrize("offset", [0.0, 1.0, 1e6])
@@ -303,12 +325,21 @@ def test_too_many_parameters(kind: type[Method]) -> None:
         kind([nn.Parameter(torch.empty(10_000_000, device="meta"))])  # type: ignore[arg-type]
 
 
-# -- against scipy -----------------------------------------------------------------------------------------------------
+# -- against scipy ---------------------------------------------------------------------------------
 
 SAMPLE = [
-    "rosenbrock", "beale", "helical_valley", "bard", "powell_singular", "kowalik_osborne", "brown_dennis",
-    "extended_rosenbrock", "penalty1", "broyden_tridiagonal", "broyden_banded",
-]  # fmt: skip
+    "rosenbrock",
+    "beale",
+    "helical_valley",
+    "bard",
+    "powell_singular",
+    "kowalik_osborne",
+    "brown_dennis",
+    "extended_rosenbrock",
+    "penalty1",
+    "broyden_tridiagonal",
+    "broyden_banded",
+]
 
 
 @cache
@@ -339,7 +370,12 @@ def scipys(name: str, method: str, tol: float) -> tuple[int, np.ndarray]:
 
 @pytest.mark.parametrize(
     ("method", "peer"),
-    [(BFGS, "BFGS"), (SR1, "BFGS"), (LBFGS, "L-BFGS-B"), (partial(LBFGS, line_search="armijo"), "L-BFGS-B")],
+    [
+        (BFGS, "BFGS"),
+        (SR1, "BFGS"),
+        (LBFGS, "L-BFGS-B"),
+        (partial(LBFGS, line_search="armijo"), "L-BFGS-B"),
+    ],
     ids=["bfgs", "sr1", "lbfgs", "lbfgs_armijo"],
 )
 def test_evaluations_against_scipy(method: Any, peer: str) -> None:
@@ -373,4 +409,6 @@ def test_single_precision(kind: type[Method]) -> None:
     for _ in range(15):
         optimizer.step(Objective(model, nn.MSELoss(), inputs, targets))
     close(model.weight.detach(), torch.tensor([[1.0, 2.0, -1.0]]), 1e-4)
-    assert all(t.dtype == torch.float32 for state in optimizer.state.values() for t in state.values())
+    assert all(
+        t.dtype == torch.float32 for state in optimizer.state.values() for t in state.values()
+    )

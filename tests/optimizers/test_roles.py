@@ -14,9 +14,13 @@ def found(model: nn.Module) -> dict[str, Role]:
 
 def test_roles_of_an_mlp() -> None:
     assert found(mlp((4, 5, 6, 3))) == {
-        "0.weight": Role.HIDDEN, "0.bias": Role.VECTOR, "2.weight": Role.HIDDEN, "2.bias": Role.VECTOR,
-        "4.weight": Role.HEAD, "4.bias": Role.VECTOR,
-    }  # fmt: skip
+        "0.weight": Role.HIDDEN,
+        "0.bias": Role.VECTOR,
+        "2.weight": Role.HIDDEN,
+        "2.bias": Role.VECTOR,
+        "4.weight": Role.HEAD,
+        "4.bias": Role.VECTOR,
+    }
 
 
 def test_an_output_layer_with_one_unit_is_the_head() -> None:
@@ -27,15 +31,21 @@ def test_an_output_layer_with_one_unit_is_the_head() -> None:
 
 def test_convolutions_and_normalisations() -> None:
     assert found(conv_bn()) == {
-        "0.weight": Role.HIDDEN, "0.bias": Role.VECTOR, "1.weight": Role.VECTOR, "1.bias": Role.VECTOR,
-        "5.weight": Role.HEAD, "5.bias": Role.VECTOR,
-    }  # fmt: skip
+        "0.weight": Role.HIDDEN,
+        "0.bias": Role.VECTOR,
+        "1.weight": Role.VECTOR,
+        "1.bias": Role.VECTOR,
+        "5.weight": Role.HEAD,
+        "5.bias": Role.VECTOR,
+    }
 
 
 def test_embeddings_go_by_name() -> None:
     found_roles = found(TiedEmbedding())
     assert found_roles["embedding.weight"] is Role.EMBEDDING
-    model = nn.ModuleDict({"wte": nn.Embedding(5, 4), "pos_embed": nn.Embedding(3, 4), "block": nn.Linear(4, 4)})
+    model = nn.ModuleDict(
+        {"wte": nn.Embedding(5, 4), "pos_embed": nn.Embedding(3, 4), "block": nn.Linear(4, 4)}
+    )
     model["head"] = nn.Linear(4, 5)
     kinds = found(model)
     assert kinds["wte.weight"] is kinds["pos_embed.weight"] is Role.EMBEDDING
@@ -44,12 +54,16 @@ def test_embeddings_go_by_name() -> None:
 
 
 def test_a_name_that_only_contains_a_word_is_no_embedding() -> None:
-    model = nn.ModuleDict({"composer": nn.Linear(3, 3), "history": nn.Linear(3, 3), "out": nn.Linear(3, 3)})
+    model = nn.ModuleDict(
+        {"composer": nn.Linear(3, 3), "history": nn.Linear(3, 3), "out": nn.Linear(3, 3)}
+    )
     assert found(model)["composer.weight"] is found(model)["history.weight"] is Role.HIDDEN
 
 
 def test_thin_matrices_are_vectors_and_order_is_kept() -> None:
-    model = nn.ModuleDict({"thin": nn.Linear(1, 4), "flat": nn.Linear(4, 4), "out": nn.Linear(4, 2)})
+    model = nn.ModuleDict(
+        {"thin": nn.Linear(1, 4), "flat": nn.Linear(4, 4), "out": nn.Linear(4, 2)}
+    )
     kinds = found(model)
     assert list(kinds) == [name for name, _ in model.named_parameters()]
     assert kinds["thin.weight"] is Role.VECTOR

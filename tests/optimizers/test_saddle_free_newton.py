@@ -33,7 +33,7 @@ def flat(problem: Problem) -> Tensor:
     return torch.cat([p.detach().flatten() for p in problem.params])
 
 
-# -- closed forms ------------------------------------------------------------------------------------------------------
+# -- closed forms ----------------------------------------------------------------------------------
 
 
 @forms
@@ -44,7 +44,9 @@ def test_one_step_on_a_convex_quadratic(form: str, adaptive: bool) -> None:
     matrix = (basis * torch.logspace(-2, 3, 8, dtype=torch.float64)) @ basis.T
     target = torch.randn(8, dtype=torch.float64, generator=generator)
     problem = scalar([1.0] * 8, lambda x: (x - target) @ matrix @ (x - target) / 2 + 3)
-    optimizer = SaddleFreeNewton(problem.model.parameters(), damping=0.0, form=form, adaptive=adaptive)
+    optimizer = SaddleFreeNewton(
+        problem.model.parameters(), damping=0.0, form=form, adaptive=adaptive
+    )
     before = problem.objective().value()
     loss = optimizer.step(problem.objective())
     assert torch.equal(loss, before)
@@ -55,7 +57,9 @@ def test_one_step_on_a_convex_quadratic(form: str, adaptive: bool) -> None:
 @forms
 def test_a_step_doubles_along_negative_curvature(form: str) -> None:
     problem = quadratic(diagonal(3.0, -2.0, 0.5, -0.1), [1.0, 2.0, 3.0, 4.0])
-    SaddleFreeNewton(problem.model.parameters(), damping=0.0, form=form, adaptive=False).step(problem.objective())
+    SaddleFreeNewton(problem.model.parameters(), damping=0.0, form=form, adaptive=False).step(
+        problem.objective()
+    )
     close(problem.params[0].detach(), torch.tensor([0.0, 4.0, 0.0, 8.0], dtype=torch.float64))
 
 
@@ -63,7 +67,9 @@ def test_a_step_doubles_along_negative_curvature(form: str) -> None:
 @adaptivity
 def test_the_saddle_function_is_left(form: str, adaptive: bool) -> None:
     problem = scalar([1.0, 1e-3], lambda x: 5 * x[0] ** 2 - x[1] ** 2 + x[1] ** 4 / 4)
-    optimizer = SaddleFreeNewton(problem.model.parameters(), damping=1e-6, form=form, adaptive=adaptive)
+    optimizer = SaddleFreeNewton(
+        problem.model.parameters(), damping=1e-6, form=form, adaptive=adaptive
+    )
     for _ in range(40):
         optimizer.step(problem.objective())
     assert float(problem.objective().value()) == pytest.approx(-1, abs=1e-10)
@@ -76,12 +82,14 @@ def test_rosenbrock_to_scipys_solution(form: str) -> None:
     optimizer = SaddleFreeNewton(problem.model.parameters(), damping=1e-3, form=form)
     for _ in range(60):
         optimizer.step(problem.objective())
-    reference = minimize(lambda x: 100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2, [-1.2, 1.0], method="BFGS")
+    reference = minimize(
+        lambda x: 100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2, [-1.2, 1.0], method="BFGS"
+    )
     assert float(problem.objective().value()) < 1e-20
     close(problem.params[0].detach(), torch.from_numpy(reference.x), 1e-4)
 
 
-# -- dense references --------------------------------------------------------------------------------------------------
+# -- dense references ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["mlp_ce", "mlp_mse_sum", "mlp_mse"])
@@ -93,7 +101,9 @@ def test_a_step_is_the_dense_solve_with_scaled_damping(name: str) -> None:
     objective.value()
     values, vectors = torch.linalg.eigh(hessian)
     assert float(values[0]) < 0
-    damped = (vectors * values.abs()) @ vectors.T + 0.3 * objective.scale * torch.eye(len(gradient)).double()
+    damped = (vectors * values.abs()) @ vectors.T + 0.3 * objective.scale * torch.eye(
+        len(gradient)
+    ).double()
     optimizer = SaddleFreeNewton(problem.model.parameters(), lr=0.5, damping=0.3, adaptive=False)
     optimizer.step(objective)
     close(flat(problem) - reference.theta, -0.5 * torch.linalg.solve(damped, gradient), 1e-9)
@@ -144,7 +154,7 @@ def test_same_trajectory_whatever_the_reduction(form: str) -> None:
     close(ends[2], ends[0], 1e-8)
 
 
-# -- refusals and damping ----------------------------------------------------------------------------------------------
+# -- refusals and damping --------------------------------------------------------------------------
 
 
 def test_damping_adapts() -> None:
@@ -225,7 +235,7 @@ def test_a_singular_hessian_gives_finite_steps(form: str) -> None:
     close(problem.params[0].detach(), torch.tensor([1.5, -0.5], dtype=torch.float64))
 
 
-# -- sizes, counts, precision ------------------------------------------------------------------------------------------
+# -- sizes, counts, precision ----------------------------------------------------------------------
 
 
 def test_the_form_follows_the_number_of_parameters() -> None:
@@ -249,7 +259,9 @@ def test_counts_of_a_step() -> None:
     SaddleFreeNewton(problem.model.parameters(), adaptive=False).step(objective)
     assert objective.counts == {"value": 1, "grad": 1, "hvp": 43}
     objective = problem.objective()
-    optimizer = SaddleFreeNewton(problem.model.parameters(), adaptive=False, form="lanczos", krylov=4)
+    optimizer = SaddleFreeNewton(
+        problem.model.parameters(), adaptive=False, form="lanczos", krylov=4
+    )
     optimizer.step(objective)
     assert objective.counts == {"value": 1, "grad": 1, "hvp": 4}
     optimizer.step(objective)
@@ -263,5 +275,7 @@ def test_single_precision(form: str) -> None:
     model = nn.Linear(3, 1)
     inputs = torch.randn(20, 3)
     targets = inputs @ torch.tensor([[1.0], [2.0], [-1.0]]) + 0.5
-    SaddleFreeNewton(model.parameters(), damping=0.0, form=form).step(Objective(model, nn.MSELoss(), inputs, targets))
+    SaddleFreeNewton(model.parameters(), damping=0.0, form=form).step(
+        Objective(model, nn.MSELoss(), inputs, targets)
+    )
     close(model.weight.detach(), torch.tensor([[1.0, 2.0, -1.0]]), 1e-5)

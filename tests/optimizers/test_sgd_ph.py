@@ -19,14 +19,25 @@ def kernels(channels: int = 4, examples: int = 24) -> Problem:
     """conv-BN-tanh twice, pooled: five vectors, of which the last is the output's bias."""
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(1, channels, 3, bias=False), nn.BatchNorm2d(channels), nn.Tanh(),
-        nn.Conv2d(channels, 3, 2, bias=False), nn.BatchNorm2d(3), nn.Tanh(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3),
-    ).double()  # fmt: skip
+        nn.Conv2d(1, channels, 3, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.Tanh(),
+        nn.Conv2d(channels, 3, 2, bias=False),
+        nn.BatchNorm2d(3),
+        nn.Tanh(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(3, 3),
+    ).double()
     with torch.no_grad():  # away from all scales one and all shifts zero
         for p in model.parameters():
             p.add_(0.2 * torch.randn_like(p))
-    return Problem(model, nn.CrossEntropyLoss(), torch.randn(examples, 1, 6, 6).double(), torch.randint(3, (examples,)))
+    return Problem(
+        model,
+        nn.CrossEntropyLoss(),
+        torch.randn(examples, 1, 6, 6).double(),
+        torch.randint(3, (examples,)),
+    )
 
 
 def vectors(of: Problem) -> list[tuple[str, nn.Parameter]]:
@@ -62,7 +73,7 @@ def trained(of: Problem, steps: int, **options: Any) -> SGDPH:
     return method
 
 
-# -- the curvature -----------------------------------------------------------------------------------------------------
+# -- the curvature ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("exact", [False, True])
@@ -74,7 +85,9 @@ def test_each_vector_in_its_turn_gets_its_blocks_row_sums_or_diagonal(exact: boo
         method.step(objective.on(problem.inputs, problem.targets))
         block = exact_block(problem, name)
         expected = block.diagonal() if exact else block.sum(1)
-        torch.testing.assert_close(method.state[vector]["diag"], expected.abs(), rtol=1e-9, atol=1e-14)
+        torch.testing.assert_close(
+            method.state[vector]["diag"], expected.abs(), rtol=1e-9, atol=1e-14
+        )
         if float(expected.abs().min()) > 1e-14:
             share = float((expected < 0).double().mean())
             assert method.telemetry()["negative_share"] == pytest.approx(share)
@@ -124,8 +137,12 @@ def test_the_premise_is_false_behind_a_second_normalisation() -> None:
 def test_it_holds_where_channels_do_not_meet() -> None:
     """One channel for each output and a squared error: then a product with ones is the diagonal."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 3, 2, bias=False), nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    problem = Problem(model.double(), nn.MSELoss(), torch.randn(9, 1, 4, 4).double(), torch.randn(9, 3).double())
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 2, bias=False), nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    problem = Problem(
+        model.double(), nn.MSELoss(), torch.randn(9, 1, 4, 4).double(), torch.randn(9, 3).double()
+    )
     method = SGDPH(problem.model.named_parameters(), lr=0.0, exact_block=True)
     for _ in range(2):
         method.step(problem.objective())
@@ -139,7 +156,13 @@ def test_random_signs_for_long_vectors_are_unbiased() -> None:
     block = exact_block(problem, name)
     variance = (block - block.diagonal().diag()).square().sum(1)
     method = SGDPH(
-        problem.model.named_parameters(), lr=0.0, decay=0.0, exact_block=True, max_exact=2, probes=300, seed=3
+        problem.model.named_parameters(),
+        lr=0.0,
+        decay=0.0,
+        exact_block=True,
+        max_exact=2,
+        probes=300,
+        seed=3,
     )
     objective = problem.objective()
     method.step(objective)
@@ -150,7 +173,7 @@ def test_random_signs_for_long_vectors_are_unbiased() -> None:
     assert "off_diagonal" not in method.telemetry()
 
 
-# -- the step ----------------------------------------------------------------------------------------------------------
+# -- the step --------------------------------------------------------------------------------------
 
 
 def by_hand(of: Problem, steps: int, exact: bool, plain_last: bool, decay: float) -> None:
@@ -183,8 +206,15 @@ def by_hand(of: Problem, steps: int, exact: bool, plain_last: bool, decay: float
 def test_it_is_the_published_recursion(exact: bool, plain_last: bool) -> None:
     ours, twin = kernels(), kernels()
     trained(
-        ours, 23, lr=0.05, tau=2e-3, eps=1e-3, weight_decay=0.01, exact_block=exact, plain_last=plain_last
-    )  # fmt: skip
+        ours,
+        23,
+        lr=0.05,
+        tau=2e-3,
+        eps=1e-3,
+        weight_decay=0.01,
+        exact_block=exact,
+        plain_last=plain_last,
+    )
     by_hand(twin, 23, exact, plain_last, 0.01)
     for one, other, start in zip(ours.params, twin.params, kernels().params, strict=True):
         close(one.detach(), other.detach(), 1e-9)
@@ -193,11 +223,18 @@ def test_it_is_the_published_recursion(exact: bool, plain_last: bool) -> None:
 
 def test_without_vectors_it_is_sgd_with_momentum() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 5, bias=False), nn.Tanh(), nn.Linear(5, 3, bias=False)).double()
-    ours = Problem(model, nn.CrossEntropyLoss(), torch.randn(20, 4).double(), torch.randint(3, (20,)))
+    model = nn.Sequential(
+        nn.Linear(4, 5, bias=False), nn.Tanh(), nn.Linear(5, 3, bias=False)
+    ).double()
+    ours = Problem(
+        model, nn.CrossEntropyLoss(), torch.randn(20, 4).double(), torch.randint(3, (20,))
+    )
     twin = copy.deepcopy(ours)
     method = trained(ours, 10, weight_decay=0.02)
-    sgd, objective = torch.optim.SGD(twin.params, lr=0.1, momentum=0.9, weight_decay=0.02), twin.objective()
+    sgd, objective = (
+        torch.optim.SGD(twin.params, lr=0.1, momentum=0.9, weight_decay=0.02),
+        twin.objective(),
+    )
     for batch in batches(twin, 10):
         sgd.step(objective.on(*batch))
     for one, other in zip(ours.params, twin.params, strict=True):
@@ -213,7 +250,9 @@ def test_a_step_costs_a_gradient_and_a_product() -> None:
         method.step(objective.on(problem.inputs, problem.targets))
     assert dict(objective.counts) == {"value": 7, "grad": 7, "hvp": 7}
     numbers = sum(value.numel() for state in method.state.values() for value in state.values())
-    assert numbers == sum(p.numel() for p in problem.params) + sum(p.numel() for _, p in vectors(problem))
+    assert numbers == sum(p.numel() for p in problem.params) + sum(
+        p.numel() for _, p in vectors(problem)
+    )
 
 
 def test_the_block_is_made_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,24 +280,36 @@ def test_a_curvature_that_is_not_finite_is_left_out() -> None:
             return (outputs - outputs.detach()).abs().pow(1.5).sum() + outputs.mean()
 
     torch.manual_seed(0)
-    problem = Problem(mlp((3, 2)).double(), Kink(), torch.randn(5, 3).double(), torch.zeros(5, 2).double())
+    problem = Problem(
+        mlp((3, 2)).double(), Kink(), torch.randn(5, 3).double(), torch.zeros(5, 2).double()
+    )
     method = SGDPH(problem.model.named_parameters(), lr=0.01)
     start = [p.detach().clone() for p in problem.params]
     loss = method.step(problem.objective())
     assert bool(loss.isfinite())
     assert method.failures == {"curvature": 1}
     assert not bool(method.state[problem.params[1]]["diag"].any())
-    assert all(bool(p.isfinite().all()) and not torch.equal(p, q) for p, q in zip(problem.params, start, strict=True))
+    assert all(
+        bool(p.isfinite().all()) and not torch.equal(p, q)
+        for p, q in zip(problem.params, start, strict=True)
+    )
 
 
 def test_it_is_an_optimizer_of_parts_too() -> None:
     """A mini-batch in two parts has the same Hessian where nothing couples its examples."""
     torch.manual_seed(0)
-    ours = Problem(mlp((4, 5, 3)).double(), nn.CrossEntropyLoss(), torch.randn(12, 4).double(), torch.arange(12) % 3)
+    ours = Problem(
+        mlp((4, 5, 3)).double(),
+        nn.CrossEntropyLoss(),
+        torch.randn(12, 4).double(),
+        torch.arange(12) % 3,
+    )
     twin = copy.deepcopy(ours)
     for problem, parts in ((ours, 1), (twin, 3)):
         method = SGDPH(problem.model.named_parameters())
-        objective = Objective(problem.model, problem.loss_fn, problem.inputs, problem.targets, parts=parts)
+        objective = Objective(
+            problem.model, problem.loss_fn, problem.inputs, problem.targets, parts=parts
+        )
         for _ in range(4):
             method.step(objective.on(problem.inputs, problem.targets))
     for one, other in zip(ours.params, twin.params, strict=True):

@@ -16,7 +16,14 @@ from optimizers.matrix import shampoo as module
 from tests.optimizers.cases import Problem
 from tests.optimizers.matrix_cases import distance, kernels, linear_layers, train, train_by_hand
 
-PLAIN: dict[str, Any] = {"beta1": 0.0, "period": 1, "start": 0, "grafting": "none", "eps": 1e-4, "lr": 0.05}
+PLAIN: dict[str, Any] = {
+    "beta1": 0.0,
+    "period": 1,
+    "start": 0,
+    "grafting": "none",
+    "eps": 1e-4,
+    "lr": 0.05,
+}
 
 
 def root(matrix: Tensor, exponent: float) -> Tensor:
@@ -25,7 +32,12 @@ def root(matrix: Tensor, exponent: float) -> Tensor:
 
 
 def textbook(
-    problem: Problem, steps: int, lr: float, eps: float, beta2: float, exponent: Callable[[int], float]
+    problem: Problem,
+    steps: int,
+    lr: float,
+    eps: float,
+    beta2: float,
+    exponent: Callable[[int], float],
 ) -> None:
     """One parameter, one mode, one decomposition at a time, by einsum."""
     factors: dict[Any, list[Tensor]] = {}
@@ -36,14 +48,20 @@ def textbook(
             gradient = parameter.grad
             assert gradient is not None
             letters = "abcd"[: gradient.ndim]
-            mine = factors.setdefault(parameter, [torch.zeros(size, size).double() for size in gradient.shape])
+            mine = factors.setdefault(
+                parameter, [torch.zeros(size, size).double() for size in gradient.shape]
+            )
             direction = gradient
             for mode, (letter, factor) in enumerate(zip(letters, mine, strict=True)):
-                gram = torch.einsum(f"{letters},{letters.replace(letter, 'z')}->{letter}z", gradient, gradient)
+                gram = torch.einsum(
+                    f"{letters},{letters.replace(letter, 'z')}->{letter}z", gradient, gradient
+                )
                 factor.copy_(factor + gram if beta2 == 1 else beta2 * factor + (1 - beta2) * gram)
                 seen = factor / (1 if beta2 == 1 else 1 - beta2 ** count[0])
                 power = root(seen + eps * torch.eye(len(seen)).double(), exponent(gradient.ndim))
-                direction = torch.einsum(f"{letters},{letter}z->{letters.replace(letter, 'z')}", direction, power)
+                direction = torch.einsum(
+                    f"{letters},{letter}z->{letters.replace(letter, 'z')}", direction, power
+                )
                 assert mode < 4
             parameter.sub_(lr * direction)
 
@@ -81,7 +99,10 @@ def test_a_flattened_kernel_is_the_matrix_of_its_rows() -> None:
     kernel = torch.nn.Conv2d(2, 4, 3, bias=False).double()
     kernel.weight.data = linear.model[0].weight.detach().clone().view(4, 2, 3, 3)
     convolution.model = torch.nn.Sequential(
-        torch.nn.Unflatten(1, (2, 3, 3)), kernel, torch.nn.Flatten(), *copy.deepcopy(linear.model[1:])
+        torch.nn.Unflatten(1, (2, 3, 3)),
+        kernel,
+        torch.nn.Flatten(),
+        *copy.deepcopy(linear.model[1:]),
     )
     for each in (linear, convolution):
         train(each, Shampoo(each.model.named_parameters(), flatten=True, **PLAIN), 8)
@@ -93,7 +114,9 @@ def test_it_is_the_shampoo_of_pytorch_optimizer() -> None:
     packaged = pytest.importorskip("pytorch_optimizer")
     problem, twin = linear_layers(6, 6, 6), linear_layers(6, 6, 6)
     train(problem, Shampoo(problem.model.named_parameters(), beta2=1.0, **PLAIN), 30)
-    peer = packaged.Shampoo(twin.model.parameters(), lr=0.05, matrix_eps=1e-4, preconditioning_compute_steps=1)
+    peer = packaged.Shampoo(
+        twin.model.parameters(), lr=0.05, matrix_eps=1e-4, preconditioning_compute_steps=1
+    )
     train_by_hand(twin, peer.step, 30)
     assert distance(problem, twin) < 1e-8
 
@@ -102,14 +125,16 @@ def test_a_longer_side_has_no_factor_and_the_other_the_whole_exponent() -> None:
     problem, start = linear_layers(4, 7), linear_layers(4, 7)
     gradient: list[Tensor] = []
     train_by_hand(start, lambda: gradient.append(start.params[0].grad.clone()), 1)  # type: ignore[union-attr]
-    train(problem, Shampoo(problem.model.named_parameters(), max_dimension=4, beta2=1.0, **PLAIN), 1)
+    train(
+        problem, Shampoo(problem.model.named_parameters(), max_dimension=4, beta2=1.0, **PLAIN), 1
+    )
     (g,) = gradient
     expected = g @ root(g.T @ g + 1e-4 * torch.eye(4).double(), 0.5)
     moved = (start.params[0] - problem.params[0]).detach() / 0.05
     torch.testing.assert_close(moved, expected, rtol=1e-8, atol=1e-10)
 
 
-# -- grafting ----------------------------------------------------------------------------------------------------------
+# -- grafting --------------------------------------------------------------------------------------
 
 DIAGONAL: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "none": lambda params: torch.optim.SGD(params, lr=0.05),
@@ -123,7 +148,13 @@ DIAGONAL: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 def test_before_its_start_it_is_the_grafted_method(grafting: str) -> None:
     problem, twin = linear_layers(4, 5, 3), linear_layers(4, 5, 3)
     train(
-        problem, Shampoo(problem.model.named_parameters(), **PLAIN | {"start": 9, "grafting": grafting}, beta2=0.9), 8
+        problem,
+        Shampoo(
+            problem.model.named_parameters(),
+            **PLAIN | {"start": 9, "grafting": grafting},
+            beta2=0.9,
+        ),
+        8,
     )
     train_by_hand(twin, DIAGONAL[grafting](twin.params).step, 8)
     assert distance(problem, twin) < 1e-10
@@ -134,10 +165,14 @@ def test_a_grafted_step_has_the_direction_of_one_and_the_norm_of_the_other(graft
     start, one, other, both = (linear_layers(4, 5, 3) for _ in range(4))
     train(one, Shampoo(one.model.named_parameters(), **PLAIN, beta2=0.9), 1)
     train_by_hand(other, DIAGONAL[grafting](other.params).step, 1)
-    train(both, Shampoo(both.model.named_parameters(), **PLAIN | {"grafting": grafting}, beta2=0.9), 1)
+    train(
+        both, Shampoo(both.model.named_parameters(), **PLAIN | {"grafting": grafting}, beta2=0.9), 1
+    )
     for origin, *ends in zip(start.params, one.params, other.params, both.params, strict=True):
         direction, length, grafted = ((end - origin).detach() for end in ends)
-        torch.testing.assert_close(grafted, direction * length.norm() / direction.norm(), rtol=1e-8, atol=1e-12)
+        torch.testing.assert_close(
+            grafted, direction * length.norm() / direction.norm(), rtol=1e-8, atol=1e-12
+        )
 
 
 def test_an_infinite_eps_with_sgds_norm_is_sgd_with_momentum() -> None:
@@ -154,12 +189,14 @@ def test_momentum_is_a_corrected_average_of_directions() -> None:
         problem, twin = linear_layers(4, 5, 3), linear_layers(4, 5, 3)
         options = PLAIN | {"grafting": "sgd", "eps": 1e20}
         for each, beta1 in ((problem, 0.9), (twin, 0.0)):
-            optimizer = Shampoo(each.model.named_parameters(), **options | {"beta1": beta1, "nesterov": nesterov})
+            optimizer = Shampoo(
+                each.model.named_parameters(), **options | {"beta1": beta1, "nesterov": nesterov}
+            )
             optimizer.step(each.objective())
         assert distance(problem, twin) < 1e-12
 
 
-# -- blocks and refreshes ----------------------------------------------------------------------------------------------
+# -- blocks and refreshes --------------------------------------------------------------------------
 
 
 def test_blocks_are_matrices_of_their_own() -> None:
@@ -168,7 +205,12 @@ def test_blocks_are_matrices_of_their_own() -> None:
     rows = copy.deepcopy(whole)
     rows.model = SideBySide(whole.model[0].weight.detach())
     train(whole, Shampoo(whole.model.named_parameters(), block_size=4, beta2=1.0, **PLAIN), 8)
-    quarters = [rows.model.top_left, rows.model.top_right, rows.model.bottom_left, rows.model.bottom_right]
+    quarters = [
+        rows.model.top_left,
+        rows.model.top_right,
+        rows.model.bottom_left,
+        rows.model.bottom_right,
+    ]
     optimizer = Shampoo([(f"part{i}", part) for i, part in enumerate(quarters)], beta2=1.0, **PLAIN)
     train(rows, optimizer, 8)
     torch.testing.assert_close(whole.model[0].weight, rows.model.weight(), rtol=1e-9, atol=1e-12)
@@ -192,7 +234,9 @@ class SideBySide(torch.nn.Module):
         return inputs @ self.weight().T
 
 
-def refreshed(problem: Problem, steps: int, monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[int]:
+def refreshed(
+    problem: Problem, steps: int, monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> list[int]:
     """How many matrices were decomposed in each step."""
     counts = [0] * steps
     now = [0]
@@ -216,7 +260,9 @@ def test_roots_are_refreshed_on_the_period(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_staggered_refreshes_are_as_many_and_spread(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = refreshed(linear_layers(4, 4, 4, 4, 4, 3), 21, monkeypatch, period=5, start=0, staggered=True)
+    found = refreshed(
+        linear_layers(4, 4, 4, 4, 4, 3), 21, monkeypatch, period=5, start=0, staggered=True
+    )
     assert found[0] == 10
     assert set(found[1:]) == {2}
 
@@ -224,7 +270,9 @@ def test_staggered_refreshes_are_as_many_and_spread(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("period", [1, 3, 7])
 def test_staggered_every_piece_has_one_turn_in_a_period(period: int) -> None:
     problem = linear_layers(4, 6, 4, 6, 6)
-    optimizer = Shampoo(problem.model.named_parameters(), period=period, staggered=True, block_size=4)
+    optimizer = Shampoo(
+        problem.model.named_parameters(), period=period, staggered=True, block_size=4
+    )
     train(problem, optimizer, 1)
     for stack in optimizer._stacks:
         turns = [optimizer.due(stack, since) for since in range(period, 2 * period)]
@@ -244,7 +292,10 @@ def test_a_root_that_fails_is_kept_and_counted(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(module, "inverse_roots", failing)
     train(problem, optimizer, 1)
-    assert all(torch.equal(a, state["root_0"]) for a, state in zip(roots, optimizer.state.values(), strict=True))
+    assert all(
+        torch.equal(a, state["root_0"])
+        for a, state in zip(roots, optimizer.state.values(), strict=True)
+    )
     assert optimizer.failures["root"] == 4
     assert optimizer.telemetry()["failures/root"] == 4
     assert all(bool(p.isfinite().all()) for p in problem.params)

@@ -63,10 +63,11 @@ TWINS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "normalized": ({"normalize": True}, {"normalize_lr_cov": True}),
     "kfac_like": ({"kfac_like": True}, {"kfac_like": True, "alpha1": 0.0}),
     "diagonal": (
-        {"input_structure": "diagonal", "output_structure": "diagonal"}, {"structures": ("diagonal", "diagonal")},
+        {"input_structure": "diagonal", "output_structure": "diagonal"},
+        {"structures": ("diagonal", "diagonal")},
     ),
     "reduce": ({"shared_weights": "reduce"}, {"kfac_approx": "reduce"}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", ["mlp", "conv"])
@@ -75,7 +76,12 @@ def test_the_trajectory_of_the_package(kind: str, twin: str) -> None:
     problem = classes(net(4, 7, 5, 3), 4) if kind == "mlp" else classes(conv(), 2, 4, 4)
     other = copy.deepcopy(problem)
     ours, theirs = TWINS[twin]
-    optimizer = SINGD(problem.model.named_parameters(), **COMMON, statistics_period=3, **{"normalize": False, **ours})
+    optimizer = SINGD(
+        problem.model.named_parameters(),
+        **COMMON,
+        statistics_period=3,
+        **{"normalize": False, **ours},
+    )
     run(problem, optimizer, 20)
     package_run(other, 20, **theirs)
     close(flat(problem), flat(other), 1e-9)
@@ -96,20 +102,31 @@ def test_structures_in_the_package_s_only_precision(name: str, theirs: str) -> N
     structures = {"input_structure": name, "output_structure": name}
     run(
         problem,
-        SINGD(problem.model.named_parameters(), **COMMON, statistics_period=3, normalize=False, **structures),
+        SINGD(
+            problem.model.named_parameters(),
+            **COMMON,
+            statistics_period=3,
+            normalize=False,
+            **structures,
+        ),
         9,
     )
     package_run(other, 9, structures=(theirs, theirs))
     close(flat(problem), flat(other), 1e-4)
 
 
-# -- what the factors approach -----------------------------------------------------------------------------------------
+# -- what the factors approach ---------------------------------------------------------------------
 
 
 def settled(problem: Problem, steps: int = 400, **options: object) -> SINGD:
     """After many updates of the factors at a fixed point."""
     optimizer = SINGD(
-        problem.model.named_parameters(), lr=0.0, fallback_lr=0.0, statistics_period=1, lr_cov=0.2, **options
+        problem.model.named_parameters(),
+        lr=0.0,
+        fallback_lr=0.0,
+        statistics_period=1,
+        lr_cov=0.2,
+        **options,
     )
     run(problem, optimizer, steps)
     return optimizer
@@ -118,7 +135,9 @@ def settled(problem: Problem, steps: int = 400, **options: object) -> SINGD:
 def moments(problem: Problem, layer: nn.Linear) -> tuple[Tensor, Tensor]:
     """A and G of a linear layer from plain autograd, for a mean loss."""
     seen: dict[str, Tensor] = {}
-    handle = layer.register_forward_hook(lambda _, inputs, output: seen.update(a=inputs[0], s=output))
+    handle = layer.register_forward_hook(
+        lambda _, inputs, output: seen.update(a=inputs[0], s=output)
+    )
     loss = problem.loss_fn(problem.model(problem.inputs), problem.targets)
     (g,) = torch.autograd.grad(loss, seen["s"])
     handle.remove()
@@ -133,7 +152,10 @@ def test_on_fixed_moments_it_approaches_the_damped_inverse() -> None:
     for layer in (problem.model[0], problem.model[2]):
         assert isinstance(layer, nn.Linear)
         for name, moment in zip("ag", moments(problem, layer), strict=True):
-            root, one = optimizer.state[layer.weight][f"{name}_root"], torch.eye(len(moment)).double()
+            root, one = (
+                optimizer.state[layer.weight][f"{name}_root"],
+                torch.eye(len(moment)).double(),
+            )
             close(root @ root.T @ (moment + 0.2 * one), one, 1e-10)
 
 
@@ -156,7 +178,12 @@ def test_a_factor_that_blows_up_is_left_as_it_was() -> None:
     problem = classes(net(4, 5, 3), 4)
     problem.inputs *= 1e80
     optimizer = SINGD(
-        problem.model.named_parameters(), lr=0.0, statistics_period=1, lr_cov=0.5, normalize=False, kfac_like=True
+        problem.model.named_parameters(),
+        lr=0.0,
+        statistics_period=1,
+        lr_cov=0.5,
+        normalize=False,
+        kfac_like=True,
     )
     run(problem, optimizer, 4)
     assert optimizer.failures["factor"] > 0
@@ -166,7 +193,7 @@ def test_a_factor_that_blows_up_is_left_as_it_was() -> None:
     assert bool(flat(problem).isfinite().all())
 
 
-# -- what it contains and what it does not need ------------------------------------------------------------------------
+# -- what it contains and what it does not need ----------------------------------------------------
 
 
 def test_factors_that_stay_at_the_identity_are_momentum() -> None:
@@ -183,7 +210,18 @@ def test_nothing_is_inverted_or_decomposed(monkeypatch: pytest.MonkeyPatch) -> N
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("inverse or decomposition")
 
-    for name in ("inv", "inv_ex", "cholesky", "cholesky_ex", "eigh", "solve", "solve_ex", "qr", "svd", "lu_factor"):
+    for name in (
+        "inv",
+        "inv_ex",
+        "cholesky",
+        "cholesky_ex",
+        "eigh",
+        "solve",
+        "solve_ex",
+        "qr",
+        "svd",
+        "lu_factor",
+    ):
         monkeypatch.setattr(torch.linalg, name, refuse)
     for name in ("inverse", "cholesky_inverse", "cholesky_solve", "pinverse"):
         monkeypatch.setattr(torch, name, refuse)
@@ -197,7 +235,9 @@ def test_bfloat16_is_enough() -> None:
     ends = {}
     for precision in ("float32", "bfloat16"):
         problem = classes(net(4, 8, 3), 4, dtype=torch.float32)
-        optimizer = SINGD(problem.model.named_parameters(), precision=precision, statistics_period=2, lr=0.02)
+        optimizer = SINGD(
+            problem.model.named_parameters(), precision=precision, statistics_period=2, lr=0.02
+        )
         losses = run(problem, optimizer, 60)
         ends[precision] = float(losses[-1])
         assert losses[-1] < 0.7 * losses[0]
@@ -213,7 +253,7 @@ def test_bfloat16_is_enough() -> None:
     assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(loaded, roots, strict=True))
 
 
-# -- layers ------------------------------------------------------------------------------------------------------------
+# -- layers ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["conv", "conv_bn", "lstm", "multihead", "tied", "sdpa"])
@@ -221,9 +261,15 @@ def test_bfloat16_is_enough() -> None:
 def test_layers_of_all_kinds(name: str, structure: str) -> None:
     problem = CASES[name]()
     optimizer = SINGD(
-        problem.model.named_parameters(), input_structure=structure, output_structure=structure, block_size=2, lr=0.02,
-        fallback="sgd", fallback_lr=0.02, statistics_period=3,
-    )  # fmt: skip
+        problem.model.named_parameters(),
+        input_structure=structure,
+        output_structure=structure,
+        block_size=2,
+        lr=0.02,
+        fallback="sgd",
+        fallback_lr=0.02,
+        statistics_period=3,
+    )
     losses = run(problem, optimizer, 60)
     assert losses[-1] < 0.97 * losses[0]
     fallback = {key for key, rule in optimizer.layer_coverage().items() if rule == "sgd"}
@@ -235,23 +281,37 @@ def test_large_factors_are_diagonal_or_refused() -> None:
     optimizer = SINGD(problem.model.named_parameters(), max_dim=4, statistics_period=1)
     run(problem, optimizer, 2)
     first, last = problem.model[0], problem.model[2]
-    shapes = [tuple(optimizer.state[m.weight][key].shape) for m in (first, last) for key in ("a_root", "g_root")]
+    shapes = [
+        tuple(optimizer.state[m.weight][key].shape)
+        for m in (first, last)
+        for key in ("a_root", "g_root")
+    ]
     assert shapes == [(5,), (5,), (6,), (3, 3)]
     with pytest.raises(Unsupported, match="max_gib"):
         run(problem, SINGD(problem.model.named_parameters(), max_gib=1e-9), 1)
     assert optimizer.telemetry()["preconditioned"] == 1
 
 
-@pytest.mark.parametrize(("structure", "numbers"), [("dense", 25 + 25), ("diagonal", 5 + 5), ("block", 12 + 12)])
+@pytest.mark.parametrize(
+    ("structure", "numbers"), [("dense", 25 + 25), ("diagonal", 5 + 5), ("block", 12 + 12)]
+)
 def test_state_is_what_the_formula_says(structure: str, numbers: int) -> None:
     problem = CASES["mlp_ce"]()
     optimizer = SINGD(
-        problem.model.named_parameters(), input_structure=structure, output_structure=structure, block_size=2
+        problem.model.named_parameters(),
+        input_structure=structure,
+        output_structure=structure,
+        block_size=2,
     )
     run(problem, optimizer, 2)
     state = optimizer.state[problem.params[0]]  # (5, 4), with the bias (5, 5)
     assert (
-        sum(value.numel() for key, value in state.items() if key.startswith(("a_", "g_")) and "root" in key) == numbers
+        sum(
+            value.numel()
+            for key, value in state.items()
+            if key.startswith(("a_", "g_")) and "root" in key
+        )
+        == numbers
     )
     assert sum(state[f"{name}_momentum"].numel() for name in "ag") == numbers
     assert state["momentum_buffer"].numel() == 20
@@ -269,7 +329,7 @@ def test_what_it_asks_for() -> None:
     assert objective.counts["grad"] == 4
 
 
-# -- invariances -------------------------------------------------------------------------------------------------------
+# -- invariances -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", ["mse", "bce"])
@@ -278,7 +338,9 @@ def test_same_trajectory_whatever_the_reduction(family: str, fisher: str) -> Non
     ends = []
     for reduction in ("", "_sum", "_example"):
         problem = CASES[f"mlp_{family}{reduction}"]()
-        run(problem, SINGD(problem.model.named_parameters(), fisher=fisher, statistics_period=2), 10)
+        run(
+            problem, SINGD(problem.model.named_parameters(), fisher=fisher, statistics_period=2), 10
+        )
         ends.append(flat(problem))
     close(ends[1], ends[0], 1e-9)
     close(ends[2], ends[0], 1e-9)
@@ -286,7 +348,11 @@ def test_same_trajectory_whatever_the_reduction(family: str, fisher: str) -> Non
 
 def test_order_and_groups_of_the_parameters_do_not_matter() -> None:
     ends = []
-    for arrange in (list, lambda named: named[::-1], lambda named: [{"params": named[:2]}, {"params": named[2:]}]):
+    for arrange in (
+        list,
+        lambda named: named[::-1],
+        lambda named: [{"params": named[:2]}, {"params": named[2:]}],
+    ):
         problem = CASES["mlp_ce"]()
         run(problem, SINGD(arrange(list(problem.model.named_parameters())), statistics_period=2), 8)
         ends.append(flat(problem))

@@ -76,17 +76,27 @@ LAYERS: dict[str, Callable[[], Called]] = {
     "conv2d": lambda: fed(nn.Conv2d(2, 3, (3, 2)), 4, 2, 5, 6),
     "conv2d_one_example": lambda: fed(nn.Conv2d(2, 3, 3), 2, 5, 6),
     "conv2d_strided": lambda: fed(nn.Conv2d(2, 3, 3, stride=(2, 3), padding=(1, 2)), 4, 2, 7, 8),
-    "conv2d_same": lambda: fed(nn.Conv2d(2, 3, (2, 4), padding="same", dilation=(1, 3)), 4, 2, 7, 8),
+    "conv2d_same": lambda: fed(
+        nn.Conv2d(2, 3, (2, 4), padding="same", dilation=(1, 3)), 4, 2, 7, 8
+    ),
     "conv2d_valid": lambda: fed(nn.Conv2d(2, 3, 3, padding="valid", bias=False), 4, 2, 7, 8),
     "conv2d_grouped": lambda: fed(nn.Conv2d(4, 6, 3, groups=2, padding=1), 3, 4, 5, 5),
     "conv2d_depthwise": lambda: fed(nn.Conv2d(4, 4, 3, groups=4, bias=False), 3, 4, 5, 5),
     "conv2d_pointwise": lambda: fed(nn.Conv2d(4, 6, 1, stride=2), 3, 4, 5, 5),
-    "conv3d": lambda: fed(nn.Conv3d(2, 3, (2, 3, 1), stride=(1, 2, 1), padding=(1, 0, 1)), 2, 2, 4, 5, 3),
+    "conv3d": lambda: fed(
+        nn.Conv3d(2, 3, (2, 3, 1), stride=(1, 2, 1), padding=(1, 0, 1)), 2, 2, 4, 5, 3
+    ),
     "conv3d_grouped": lambda: fed(nn.Conv3d(2, 4, 2, groups=2, dilation=2), 2, 2, 4, 5, 3),
-    "transposed1d": lambda: fed(nn.ConvTranspose1d(3, 2, 4, stride=2, padding=1, output_padding=1), 4, 3, 5),
-    "transposed2d": lambda: fed(nn.ConvTranspose2d(2, 3, (3, 2), dilation=(2, 1), bias=False), 4, 2, 5, 4),
+    "transposed1d": lambda: fed(
+        nn.ConvTranspose1d(3, 2, 4, stride=2, padding=1, output_padding=1), 4, 3, 5
+    ),
+    "transposed2d": lambda: fed(
+        nn.ConvTranspose2d(2, 3, (3, 2), dilation=(2, 1), bias=False), 4, 2, 5, 4
+    ),
     "transposed2d_one_example": lambda: fed(nn.ConvTranspose2d(2, 3, 3), 2, 5, 4),
-    "transposed2d_grouped": lambda: fed(nn.ConvTranspose2d(4, 6, 3, stride=(1, 2), groups=2, padding=1), 3, 4, 5, 4),
+    "transposed2d_grouped": lambda: fed(
+        nn.ConvTranspose2d(4, 6, 3, stride=(1, 2), groups=2, padding=1), 3, 4, 5, 4
+    ),
     "transposed3d": lambda: fed(nn.ConvTranspose3d(2, 3, (1, 2, 3), stride=2), 2, 2, 3, 2, 2),
     "embedding": lambda: tokens(nn.Embedding(5, 3), 4, 6),
     "embedding_flat": lambda: tokens(nn.Embedding(5, 3), 7),
@@ -192,7 +202,9 @@ def test_factors_are_the_moments_of_the_rows(name: str) -> None:
         close(few["g"], factors["g"].diagonal(dim1=-2, dim2=-1), 1e-12)
 
 
-def test_the_rows_of_a_convolution_are_made_of_parts_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rows_of_a_convolution_are_made_of_parts_of_the_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = build("conv2d_grouped")
     whole = captured_blocks(model)
     monkeypatch.setattr("optimizers.natural_gradient.blocks.CHUNK", 1)
@@ -227,7 +239,9 @@ def test_a_class_that_derives_from_a_known_kind() -> None:
     parametrised = nn.utils.parametrizations.weight_norm(nn.Linear(3, 2))
     (site,) = sites_of(parametrised)
     assert site.weight is None
-    (block,) = blocks_of(parametrised, {id(parameter): 0 for parameter in parametrised.parameters()})
+    (block,) = blocks_of(
+        parametrised, {id(parameter): 0 for parameter in parametrised.parameters()}
+    )
     assert [id(parameter) for parameter in block.parameters] == [id(parametrised.bias)]
 
 

@@ -49,11 +49,15 @@ def goldstein(value: Any, start: float, squares: float, eta: float, c: float) ->
 
 
 @pytest.mark.parametrize("search", [armijo, goldstein])
-@pytest.mark.parametrize(("reset", "growth"), [("grow", 2 ** (1 / 5)), ("keep", 1.0), ("first", 1.0)])
+@pytest.mark.parametrize(
+    ("reset", "growth"), [("grow", 2 ** (1 / 5)), ("keep", 1.0), ("first", 1.0)]
+)
 def test_the_steps_are_those_of_the_algorithm(search: Any, reset: str, growth: float) -> None:
     problem = classification()
     twin = copy.deepcopy(problem)
-    method = SLS(problem.params, condition=search.__name__, c=0.2, reset=reset, first=6.0, steps_per_epoch=5)
+    method = SLS(
+        problem.params, condition=search.__name__, c=0.2, reset=reset, first=6.0, steps_per_epoch=5
+    )
     eta, total, l2 = 6.0, 0, 0.01
     for batch in batches(problem, 30):
         method.step(problem.objective(l2).on(*batch))
@@ -61,7 +65,9 @@ def test_the_steps_are_those_of_the_algorithm(search: Any, reset: str, growth: f
         start = float(evaluated(twin, batch, l2))
         theta, gradient = vector(twin), slope(twin)
 
-        def value(size: float, theta: Tensor = theta, gradient: Tensor = gradient, batch: Any = batch) -> float:
+        def value(
+            size: float, theta: Tensor = theta, gradient: Tensor = gradient, batch: Any = batch
+        ) -> float:
             put(twin, theta - size * gradient)
             return float(evaluated(twin, batch, l2))
 
@@ -109,8 +115,12 @@ def test_logistic_regression_with_more_parameters_than_examples() -> None:
 
 def test_dropout_and_batch_normalisation_are_one_function_within_a_step() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 3)).double()
-    problem = Problem(model, nn.CrossEntropyLoss(), torch.randn(40, 6).double(), torch.randint(3, (40,)))
+    model = nn.Sequential(
+        nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 3)
+    ).double()
+    problem = Problem(
+        model, nn.CrossEntropyLoss(), torch.randn(40, 6).double(), torch.randint(3, (40,))
+    )
     method = SLS(problem.params, steps_per_epoch=5, c=0.3)
     losses = []
     for count, batch in enumerate(batches(problem, 100), 1):
@@ -205,7 +215,9 @@ def test_minimise_ends_where_nothing_more_is_gained() -> None:
     def value(x: Tensor) -> Tensor:
         return 1 + (x[0] - 1) ** 2 + 5 * (x[1] + 2) ** 2
 
-    found = minimize(value, torch.zeros(2).double(), method=lambda p: SLS(p, steps_per_epoch=1), tol=1e-20)
+    found = minimize(
+        value, torch.zeros(2).double(), method=lambda p: SLS(p, steps_per_epoch=1), tol=1e-20
+    )
     assert found.status == "stalled"
     assert "line" in found.message or "lowers" in found.message
     torch.testing.assert_close(found.x, torch.tensor([1.0, -2.0]).double(), rtol=0, atol=1e-7)

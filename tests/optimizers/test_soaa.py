@@ -25,7 +25,9 @@ def problem(scale: float = 1.0) -> Problem:
 
     torch.manual_seed(0)
     inputs = torch.randn(200, 6).double()
-    return Problem(mlp((6, 8, 4)).double(), Scaled(), inputs, (inputs @ torch.randn(6, 4).double()).argmax(1))
+    return Problem(
+        mlp((6, 8, 4)).double(), Scaled(), inputs, (inputs @ torch.randn(6, 4).double()).argmax(1)
+    )
 
 
 def batches(of: Problem, steps: int = STEPS) -> list[tuple[Tensor, Tensor]]:
@@ -88,9 +90,14 @@ def by_hand(of: Problem, o: dict[str, Any]) -> list[np.ndarray]:
 )
 def test_it_is_the_published_recursion(options: dict[str, Any], scale: float) -> None:
     default = {
-        "lr": 0.01, "weight_decay": 0.0, "gamma": 0.1, "loss_decay": 0.9, "prediction": "diagonal", "scope": "all",
+        "lr": 0.01,
+        "weight_decay": 0.0,
+        "gamma": 0.1,
+        "loss_decay": 0.9,
+        "prediction": "diagonal",
+        "scope": "all",
         "delay": False,
-    }  # fmt: skip
+    }
     settings = {**default, **options}
     ours = problem(scale)
     twin = copy.deepcopy(ours)
@@ -126,7 +133,9 @@ def test_the_share_counts_just_those_coordinates_that_move_otherwise() -> None:
     method.step(ours.objective())
     adamw.step(twin.objective())
     assert method.telemetry()["d"] == 1
-    one, other = (torch.cat([p.detach().flatten() for p in each.params]) - before for each in (ours, twin))
+    one, other = (
+        torch.cat([p.detach().flatten() for p in each.params]) - before for each in (ours, twin)
+    )
     less = one.abs() < (1 - 1e-9) * other.abs()
     same = (one - other).abs() <= 1e-12 * other.abs().max()
     assert bool((less ^ same).all())
@@ -137,7 +146,10 @@ def test_the_share_counts_just_those_coordinates_that_move_otherwise() -> None:
 
 def test_a_scaled_loss_is_another_problem() -> None:
     """AdamW does not mind it; here the share of coordinates that differ grows from none to all."""
-    shares = [trained(problem(scale), lr=0.01)[0].telemetry()["differs_share"] for scale in (0.1, 1.0, 10.0, 1e3)]
+    shares = [
+        trained(problem(scale), lr=0.01)[0].telemetry()["differs_share"]
+        for scale in (0.1, 1.0, 10.0, 1e3)
+    ]
     assert shares[0] == shares[1] == 0
     assert shares[1] < shares[2] < shares[3]
     assert shares[3] > 0.99
@@ -155,7 +167,10 @@ def test_the_factor_stays_within_its_bounds_and_mostly_at_them(gamma: float) -> 
 
 def test_the_horizon_is_the_one_given_else_the_one_told() -> None:
     told, given, unknown = problem(), problem(), problem()
-    methods = [SOAA(each.model.parameters(), total_steps=n) for each, n in ((told, None), (given, 7), (unknown, None))]
+    methods = [
+        SOAA(each.model.parameters(), total_steps=n)
+        for each, n in ((told, None), (given, 7), (unknown, None))
+    ]
     methods[0].expect(7, 1.0)
     methods[1].expect(1000, 1.0)
     for step in range(9):  # beyond the last one the bounds stay

@@ -1,7 +1,7 @@
 """SOAP against pytorch_optimizer's, against a plain float64 twin, and against Adam where its bases are the identity.
 
-On full batches the second gradient equals the first, is diagonal in the fresh eigenbasis, and Adam divides round-off by
-round-off: every comparison uses mini-batches whose gradients have full rank.
+On full batches the second gradient equals the first, is diagonal in the fresh eigenbasis, and Adam
+divides round-off by round-off: every comparison uses mini-batches whose gradients have full rank.
 """
 
 from __future__ import annotations
@@ -27,14 +27,17 @@ def peers(problem: Problem, twin: Problem, steps: int, lr: float = 3e-3, **optio
     names = {"period": "precondition_frequency", "max_dimension": "max_precondition_dim"}
     theirs = {names.get(key, key): value for key, value in options.items()}
     betas = (theirs.pop("beta1", 0.95), theirs.pop("beta2", 0.95))
-    train(problem, SOAP(problem.model.named_parameters(), lr=lr, weight_decay=0.0, **options), steps)
+    train(
+        problem, SOAP(problem.model.named_parameters(), lr=lr, weight_decay=0.0, **options), steps
+    )
     peer = packaged.SOAP(twin.params, lr=lr, betas=betas, weight_decay=0.0, **theirs)
     train_by_hand(twin, peer.step, steps)
     return distance(problem, twin)
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"period": 1}, {"shampoo_beta": 0.9, "beta1": 0.9, "beta2": 0.98}, {"max_dimension": 3}]
+    "options",
+    [{}, {"period": 1}, {"shampoo_beta": 0.9, "beta1": 0.9, "beta2": 0.98}, {"max_dimension": 3}],
 )
 def test_a_hundred_steps_of_pytorch_optimizers_soap(options: dict[str, Any]) -> None:
     problem, twin = (linear_layers(*SQUARE, dtype=torch.float32) for _ in range(2))
@@ -60,9 +63,15 @@ def test_vectors_with_a_basis_of_their_own() -> None:
 def test_without_any_basis_it_is_adam() -> None:
     problem, twin = linear_layers(4, 5, 3), linear_layers(4, 5, 3)
     optimizer = SOAP(
-        problem.model.named_parameters(), lr=0.01, beta1=0.9, beta2=0.99, max_dimension=1, skip_first=False,
-        eps=1e-300, weight_decay=0.1,
-    )  # fmt: skip
+        problem.model.named_parameters(),
+        lr=0.01,
+        beta1=0.9,
+        beta2=0.99,
+        max_dimension=1,
+        skip_first=False,
+        eps=1e-300,
+        weight_decay=0.1,
+    )
     train(problem, optimizer, 50)
     adam = torch.optim.AdamW(twin.params, lr=0.01, betas=(0.9, 0.99), eps=1e-300, weight_decay=0.1)
     train_by_hand(twin, adam.step, 50)
@@ -89,7 +98,9 @@ class Twin:
         assert gradient is not None
         if self.count == 0:
             self.observe(gradient)
-            self.bases = [torch.linalg.eigh(factor)[1].flip(-1) for factor in (self.left, self.right)]
+            self.bases = [
+                torch.linalg.eigh(factor)[1].flip(-1) for factor in (self.left, self.right)
+            ]
         if self.count or not self.skip_first:
             self.adam(gradient, self.count + (not self.skip_first))
         if self.count:
@@ -125,7 +136,12 @@ def test_the_definition_in_float64(
     """Exactly without the power step's shift, nearly with it."""
     monkeypatch.setattr(roots, "NULL", shift)
     problem, twin = linear_layers(*SQUARE), linear_layers(*SQUARE)
-    options: dict[str, Any] = {"lr": 0.01, "period": period, "skip_first": skip_first, "weight_decay": 0.0}
+    options: dict[str, Any] = {
+        "lr": 0.01,
+        "period": period,
+        "skip_first": skip_first,
+        "weight_decay": 0.0,
+    }
     train(problem, SOAP(problem.model.named_parameters(), **options), 40)
     twins = [Twin(parameter, period, skip_first) for parameter in twin.params]
     train_by_hand(twin, lambda: [each.step() for each in twins], 40)
@@ -141,7 +157,8 @@ def test_staggered_each_basis_turns_at_its_own_step() -> None:
     for step in range(3):
         optimizer.step(problem.objective())
         turned = [
-            not torch.equal(a, state["basis_0"]) for a, state in zip(bases, optimizer.state.values(), strict=True)
+            not torch.equal(a, state["basis_0"])
+            for a, state in zip(bases, optimizer.state.values(), strict=True)
         ]
         assert turned == [index <= step for index in range(3)]
 
@@ -155,7 +172,9 @@ def test_the_first_step_moves_nothing_but_the_bases() -> None:
     assert distance(problem, start) > 0
 
 
-def test_a_basis_that_fails_is_kept_with_its_moments_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_basis_that_fails_is_kept_with_its_moments_and_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     problem = linear_layers(*SQUARE)
     optimizer = SOAP(problem.model.named_parameters(), period=1)
     train(problem, optimizer, 4)
@@ -169,7 +188,10 @@ def test_a_basis_that_fails_is_kept_with_its_moments_and_counted(monkeypatch: py
 
     monkeypatch.setattr(module, "power_step", failing)
     train(problem, optimizer, 1)
-    kept = [torch.equal(a, state["basis_1"]) for a, state in zip(bases, optimizer.state.values(), strict=True)]
+    kept = [
+        torch.equal(a, state["basis_1"])
+        for a, state in zip(bases, optimizer.state.values(), strict=True)
+    ]
     assert kept == [False, True, False]
     assert optimizer.failures == {"basis": 2}
     assert all(bool(p.isfinite().all()) for p in problem.params)

@@ -21,7 +21,9 @@ from tests.optimizers.cases import CASES, Identity, Problem, Reference, Scalar, 
 def classifier(reduction: str = "mean") -> Problem:
     torch.manual_seed(0)
     inputs, targets = torch.randn(40, 4, dtype=torch.float64), torch.randint(3, (40,))
-    return Problem(mlp((4, 6, 5, 3)).double(), nn.CrossEntropyLoss(reduction=reduction), inputs, targets)
+    return Problem(
+        mlp((4, 6, 5, 3)).double(), nn.CrossEntropyLoss(reduction=reduction), inputs, targets
+    )
 
 
 def objectives(problem: Problem, steps: int, **options: Any) -> list[Objective]:
@@ -44,7 +46,7 @@ def distance(one: Problem, other: Problem) -> float:
     return float((theta(one) - theta(other)).norm() / theta(other).norm())
 
 
-# -- the trajectories --------------------------------------------------------------------------------------------------
+# -- the trajectories ------------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore:Using backward")
@@ -58,13 +60,26 @@ def test_sophia_h_is_pytorch_optimizers_with_the_same_probes(
     problem, twin = classifier(), classifier()
     lr, rho, eps = 0.01, 0.3, 1e-9
     ours = SophiaH(
-        problem.params, lr=lr, rho=rho, eps=eps, period=3, distribution=distribution, weight_decay=decay, seed=5
+        problem.params,
+        lr=lr,
+        rho=rho,
+        eps=eps,
+        period=3,
+        distribution=distribution,
+        weight_decay=decay,
+        seed=5,
     )
     train(problem, ours, 30)
     peer = peers.SophiaH(
-        twin.params, lr=lr / rho, betas=(0.96, 0.99), p=rho, eps=eps / rho, update_period=3,
-        hessian_distribution=distribution, weight_decay=decay * rho,
-    )  # fmt: skip
+        twin.params,
+        lr=lr / rho,
+        betas=(0.96, 0.99),
+        p=rho,
+        eps=eps / rho,
+        update_period=3,
+        hessian_distribution=distribution,
+        weight_decay=decay * rho,
+    )
     seeds = itertools.count(5)
     drawn: list[Tensor] = []
 
@@ -80,7 +95,9 @@ def test_sophia_h_is_pytorch_optimizers_with_the_same_probes(
     for step in range(30):
         index = (torch.arange(8) + 5 * step) % len(twin.inputs)
         peer.zero_grad()
-        twin.loss_fn(twin.model(twin.inputs[index]), twin.targets[index]).backward(create_graph=True)
+        twin.loss_fn(twin.model(twin.inputs[index]), twin.targets[index]).backward(
+            create_graph=True
+        )
         peer.step()
     assert distance(problem, twin) < 1e-14
     told = ours.telemetry()
@@ -101,7 +118,9 @@ class Recording(SophiaG):
 
 def test_sophia_g_is_its_formula_written_out() -> None:
     problem = classifier()
-    optimizer = Recording(problem.params, lr=0.02, rho=0.6, beta1=0.8, beta2=0.7, period=1, weight_decay=0.1, eps=1e-6)
+    optimizer = Recording(
+        problem.params, lr=0.02, rho=0.6, beta1=0.8, beta2=0.7, period=1, weight_decay=0.1, eps=1e-6
+    )
     optimizer.seen = []
     expected = theta(problem).tolist()
     train(problem, optimizer, 12)
@@ -112,11 +131,13 @@ def test_sophia_g_is_its_formula_written_out() -> None:
             diagonal[i] = 0.7 * diagonal[i] + 0.3 * h
             quotient = momentum[i] / max(0.6 * diagonal[i], 1e-6)
             expected[i] = expected[i] * (1 - 0.02 * 0.1) - 0.02 * min(max(quotient, -1), 1)
-    torch.testing.assert_close(theta(problem), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(
+        theta(problem), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-14
+    )
     assert 0.2 < optimizer.telemetry()["clipped"] < 0.95
 
 
-# -- what the estimate of Sophia-G means -------------------------------------------------------------------------------
+# -- what the estimate of Sophia-G means -----------------------------------------------------------
 
 
 def estimates(problem: Problem, count: int, l2: float = 0.0) -> Tensor:
@@ -133,8 +154,12 @@ def assert_mean(samples: Tensor, expected: Tensor) -> None:
     assert float(samples.mean(0).sum() / expected.sum()) == pytest.approx(1, rel=0.08)
 
 
-@pytest.mark.parametrize("name", ["mlp_ce", "mlp_ce_sum", "mlp_bce", "mlp_mse_sum", "mlp_mse_example", "lstm"])
-def test_the_mean_over_sampled_targets_is_the_diagonal_of_the_gauss_newton_matrix(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["mlp_ce", "mlp_ce_sum", "mlp_bce", "mlp_mse_sum", "mlp_mse_example", "lstm"]
+)
+def test_the_mean_over_sampled_targets_is_the_diagonal_of_the_gauss_newton_matrix(
+    name: str,
+) -> None:
     """Of the loss as it is; the LSTM's terms are positions, not sequences."""
     problem = CASES[name]()
     assert_mean(estimates(problem, 500), Reference(problem).ggn().diagonal())
@@ -155,7 +180,9 @@ def test_that_diagonal_is_backpacks() -> None:
 def test_twice_the_examples_give_the_same_estimate_in_the_mean() -> None:
     """Without the factor B it would be half of it."""
     problem = CASES["mlp_ce"]()
-    twice = Problem(problem.model, problem.loss_fn, problem.inputs.repeat(2, 1), problem.targets.repeat(2))
+    twice = Problem(
+        problem.model, problem.loss_fn, problem.inputs.repeat(2, 1), problem.targets.repeat(2)
+    )
     expected = Reference(problem).ggn().diagonal()
     for each in (problem, twice):
         assert_mean(estimates(each, 500), expected)
@@ -174,7 +201,7 @@ def test_a_sum_over_the_batch_makes_the_steps_of_the_mean() -> None:
     assert distance(problem, twin) < 1e-11
 
 
-# -- clipping ----------------------------------------------------------------------------------------------------------
+# -- clipping --------------------------------------------------------------------------------------
 
 
 def valley() -> Problem:
@@ -183,9 +210,13 @@ def valley() -> Problem:
     return Problem(model, Identity(), torch.zeros(1, 1), torch.zeros(1))
 
 
-def test_a_step_is_newtons_where_it_is_short_and_a_sign_where_it_is_not_or_curvature_is_negative() -> None:
+def test_a_step_is_newtons_where_it_is_short_and_a_sign_where_it_is_not_or_curvature_is_negative() -> (
+    None
+):
     problem = valley()
-    optimizer = SophiaH(problem.params, lr=0.1, beta1=0.0, beta2=0.0, rho=2.0, distribution="rademacher", eps=0.05)
+    optimizer = SophiaH(
+        problem.params, lr=0.1, beta1=0.0, beta2=0.0, rho=2.0, distribution="rademacher", eps=0.05
+    )
     optimizer.step(problem.objective())
     # m = a x and h = a: m / max(2 a, 0.05) is 1/2, 1/2, 0.2, -20
     expected = 1 - 0.1 * torch.tensor([0.5, 0.5, 0.2, -1.0], dtype=torch.float64)
@@ -210,7 +241,7 @@ def test_rho_moves_the_method_from_signs_to_a_scaled_newton_step(kind: type[Meth
     assert shares[2] == 0
 
 
-# -- the lazy estimate -------------------------------------------------------------------------------------------------
+# -- the lazy estimate -----------------------------------------------------------------------------
 
 
 def test_a_refresh_costs_a_product_or_a_gradient() -> None:
@@ -264,7 +295,9 @@ def test_a_sampled_gradient_that_is_not_finite_leaves_out_the_refresh() -> None:
 
 def test_a_loss_without_a_distribution_is_refused() -> None:
     problem = valley()
-    with pytest.raises(Unsupported, match="sampled needs a loss with a known predictive distribution"):
+    with pytest.raises(
+        Unsupported, match="sampled needs a loss with a known predictive distribution"
+    ):
         SophiaG(problem.params).step(problem.objective())
 
 

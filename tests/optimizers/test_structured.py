@@ -24,7 +24,10 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def positive(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * 3 + 0.1
+    return (
+        torch.rand(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * 3
+        + 0.1
+    )
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -35,13 +38,15 @@ def cost(kind: Regulariser, found: Tensor, point: Tensor, metric: Tensor, streng
     return float(0.5 * (metric * (found - point).square()).sum() + strength * kind.value(found))
 
 
-# -- operators ---------------------------------------------------------------------------------------------------------
+# -- operators -------------------------------------------------------------------------------------
 
 
 @every_kind
 @pytest.mark.parametrize("strength", [0.05, 0.3, 1.0])
 @pytest.mark.parametrize("shape", [(3, 2), (2, 2, 2)])
-def test_no_point_is_better_than_the_operators(kind: str, strength: float, shape: tuple[int, ...]) -> None:
+def test_no_point_is_better_than_the_operators(
+    kind: str, strength: float, shape: tuple[int, ...]
+) -> None:
     """The problem is strongly convex: scipy, from several starts, and small moves find nothing below."""
     point, metric = normal(*shape), positive(*shape)
     found = KINDS[kind].prox(point, metric, strength)
@@ -52,7 +57,9 @@ def test_no_point_is_better_than_the_operators(kind: str, strength: float, shape
 
     for start in (found, point, torch.zeros_like(point)):
         options = {"maxfev": 1500, "xatol": 1e-9, "fatol": 1e-13}
-        other = scipy_minimize(value, start.flatten().numpy() + 1e-3, method="Nelder-Mead", options=options)
+        other = scipy_minimize(
+            value, start.flatten().numpy() + 1e-3, method="Nelder-Mead", options=options
+        )
         assert best <= other.fun + 1e-9
     for seed in range(50):
         assert best <= value((found + 1e-4 * normal(*shape, seed=seed)).flatten().numpy()) + 1e-12
@@ -68,7 +75,9 @@ def test_group_lasso_satisfies_its_optimality_conditions(side: str) -> None:
     alive = rows.norm(dim=1) > 0
     assert 0 < int(alive.sum()) < len(rows)
     pull = weights * (targets - rows)
-    torch.testing.assert_close(pull[alive], tau * rows[alive] / rows[alive].norm(dim=1, keepdim=True))
+    torch.testing.assert_close(
+        pull[alive], tau * rows[alive] / rows[alive].norm(dim=1, keepdim=True)
+    )
     assert bool(((weights * targets)[~alive].norm(dim=1) <= tau).all())
 
 
@@ -77,7 +86,9 @@ def test_in_a_plain_metric_the_operators_are_the_textbook_ones() -> None:
     soft = point.sign() * (point.abs() - 0.2).clamp(min=0)
     torch.testing.assert_close(L1().prox(point, 2 * one, 0.4), soft)
     left, values, right = torch.linalg.svd(point, full_matrices=False)
-    torch.testing.assert_close(Nuclear().prox(point, one, 0.6), left * (values - 0.6).clamp(min=0) @ right)
+    torch.testing.assert_close(
+        Nuclear().prox(point, one, 0.6), left * (values - 0.6).clamp(min=0) @ right
+    )
     norms = point.norm(dim=0)
     shrunk = point * (1 - 0.5 * 6**0.5 / norms).clamp(min=0)
     torch.testing.assert_close(GroupLasso("input").prox(point, one, 0.5), shrunk)
@@ -104,11 +115,15 @@ def test_the_group_operator_at_extreme_scales(kind: str, scale: float) -> None:
     """W scales with u and with the ratio of strength and metric."""
     point, metric = normal(6, 5), positive(6, 5)
     plain = KINDS[kind].prox(point, metric, 0.4)
-    torch.testing.assert_close(KINDS[kind].prox(point * scale, metric, 0.4 * scale), plain * scale, rtol=1e-7, atol=0)
-    torch.testing.assert_close(KINDS[kind].prox(point, metric * scale, 0.4 * scale), plain, rtol=1e-7, atol=1e-12)
+    torch.testing.assert_close(
+        KINDS[kind].prox(point * scale, metric, 0.4 * scale), plain * scale, rtol=1e-7, atol=0
+    )
+    torch.testing.assert_close(
+        KINDS[kind].prox(point, metric * scale, 0.4 * scale), plain, rtol=1e-7, atol=1e-12
+    )
 
 
-# -- methods -----------------------------------------------------------------------------------------------------------
+# -- methods ---------------------------------------------------------------------------------------
 
 
 def classification(seed: int = 0) -> tuple[nn.Module, Tensor, Tensor]:
@@ -131,7 +146,10 @@ def trained(make: object, steps: int = 30) -> list[Tensor]:
     ("ours", "theirs"),
     [
         (partial(ProxSGD, lr=0.1, momentum=0.9), partial(torch.optim.SGD, lr=0.1, momentum=0.9)),
-        (partial(ProxAdamW, lr=0.01, weight_decay=0.1), partial(torch.optim.AdamW, lr=0.01, weight_decay=0.1)),
+        (
+            partial(ProxAdamW, lr=0.01, weight_decay=0.1),
+            partial(torch.optim.AdamW, lr=0.01, weight_decay=0.1),
+        ),
     ],
 )
 def test_without_a_regulariser_they_are_torchs(ours: object, theirs: object) -> None:
@@ -155,7 +173,11 @@ def test_ramda_without_a_regulariser_in_closed_form(adaptive: bool, restarts: li
         rounds = sum(step >= first for first in restarts)
         t = 1 + step - (restarts[rounds - 1] if rounds else 0)
         if t == 1:
-            start, sums, squares = [w.copy() for w in points], [0.0 * w for w in points], [0.0 * w for w in points]
+            start, sums, squares = (
+                [w.copy() for w in points],
+                [0.0 * w for w in points],
+                [0.0 * w for w in points],
+            )
         with torch.no_grad():
             for p, w in zip(twin.parameters(), points, strict=True):
                 p.copy_(torch.from_numpy(w))
@@ -209,7 +231,9 @@ def test_l1_reaches_scikit_learns_lasso(name: str) -> None:
         optimizer.step(objective)
     peer = linear_model.Lasso(alpha=0.1, fit_intercept=False, tol=1e-14, max_iter=100000)
     coefficients = peer.fit(inputs.numpy(), targets.numpy().ravel()).coef_
-    np.testing.assert_allclose(model.weight.detach().numpy()[0], coefficients, atol=2e-4 if "rmda" in name else 1e-10)
+    np.testing.assert_allclose(
+        model.weight.detach().numpy()[0], coefficients, atol=2e-4 if "rmda" in name else 1e-10
+    )
     assert (coefficients == 0).sum() == int((model.weight == 0).sum()) > 0
 
 
@@ -252,7 +276,9 @@ def test_more_strength_more_zeros(method: type[RAMDA], kind: str) -> None:
     def share(strength: float) -> float:
         model, inputs, targets = classification()
         options = {"restarts": [], "averaging": 0.3} if method is RAMDA else {}
-        optimizer = method(model.parameters(), lr=0.03, strength=strength, regulariser=kind, **options)  # type: ignore[arg-type]
+        optimizer = method(
+            model.parameters(), lr=0.03, strength=strength, regulariser=kind, **options
+        )  # type: ignore[arg-type]
         objective = Objective(model, nn.CrossEntropyLoss(), inputs, targets)
         for _ in range(300):
             optimizer.step(objective)

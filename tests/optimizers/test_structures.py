@@ -26,9 +26,11 @@ def package(name: str) -> type:
     from singd.optim.optimizer import SINGD
 
     names = {
-        "block": "block30diagonal", "hierarchical": "hierarchical15_15", "lower_toeplitz": "triltoeplitz",
+        "block": "block30diagonal",
+        "hierarchical": "hierarchical15_15",
+        "lower_toeplitz": "triltoeplitz",
         "upper_toeplitz": "triutoeplitz",
-    }  # fmt: skip
+    }
     return SINGD.SUPPORTED_STRUCTURES[names.get(name, name)]
 
 
@@ -43,7 +45,10 @@ def test_the_forms_of_the_package(name: str, size: int) -> None:
         x, y = theirs.from_dense(first), theirs.from_dense(second)
         close(structure.unpack(a, size), x.to_dense())
         close(structure.unpack(structure.times(a, b, size), size), (x @ y).to_dense())
-        close(structure.unpack(structure.inner(a, second, size), size), x.from_inner2(second).to_dense())
+        close(
+            structure.unpack(structure.inner(a, second, size), size),
+            x.from_inner2(second).to_dense(),
+        )
         close(structure.unpack(structure.inner(a, None, size), size), x.from_inner().to_dense())
         close(structure.mean_diagonal(a, size), x.average_trace())
 
@@ -61,9 +66,14 @@ def test_stored_entries_stand_for_a_matrix(name: str, size: int) -> None:
     close(structure.unpack(structure.project(stack[1]), size), dense[1])
     columns = torch.randn(2, size, 3, dtype=torch.float64)
     close(structure.square_times(packed, columns), dense @ dense.mT @ columns)
-    close(structure.unpack(structure.identity(size, stack), size), torch.eye(size).double().expand(2, -1, -1))
+    close(
+        structure.unpack(structure.identity(size, stack), size),
+        torch.eye(size).double().expand(2, -1, -1),
+    )
     weights = torch.tensor([2.0, 3.0]).double()
-    close(structure.unpack(structure.spread(weights) * packed, size), weights[:, None, None] * dense)
+    close(
+        structure.unpack(structure.spread(weights) * packed, size), weights[:, None, None] * dense
+    )
     close(structure.mean_diagonal(packed, size), dense.diagonal(dim1=1, dim2=2).mean(1))
 
 

@@ -25,7 +25,7 @@ def run(problem: Problem, optimizer: TNT, steps: int, **options: object) -> list
     return [optimizer.step(objective.on(problem.inputs, problem.targets)) for _ in range(steps)]
 
 
-# -- a dense twin ------------------------------------------------------------------------------------------------------
+# -- a dense twin ----------------------------------------------------------------------------------
 
 
 def sampled_gradients(problem: Problem, steps: int) -> list[dict[Tensor, Tensor]]:
@@ -42,10 +42,15 @@ def sampled_gradients(problem: Problem, steps: int) -> list[dict[Tensor, Tensor]
     return found
 
 
-def dense_direction(samples: list[Tensor], gradient: Tensor, view: tuple[int, ...], damping: float) -> Tensor:
+def dense_direction(
+    samples: list[Tensor], gradient: Tensor, view: tuple[int, ...], damping: float
+) -> Tensor:
     """The Kronecker product of all damped covariances as one matrix, and its solve."""
     samples, gradient = [sample.reshape(view) for sample in samples], gradient.reshape(view)
-    unfolded = [[sample.movedim(i, 0).reshape(size, -1) for sample in samples] for i, size in enumerate(view)]
+    unfolded = [
+        [sample.movedim(i, 0).reshape(size, -1) for sample in samples]
+        for i, size in enumerate(view)
+    ]
     second = [torch.stack([each @ each.T for each in mode]).mean(0) for mode in unfolded]
     mean = (second[0].trace() / math.prod(view)) ** (1 / len(view))
     dense = torch.ones(1, 1).double()
@@ -78,8 +83,15 @@ def test_a_dense_twin(shape: str, steps: int) -> None:
     gradients = {p: p.grad.clone() / objective.scale for p in problem.params}  # type: ignore[union-attr]
     before = {p: p.detach().clone() for p in problem.params}
     optimizer = TNT(
-        problem.params, lr=0.0, damping=0.2, decay=1.0, momentum=0.0, statistics_period=1, period=1, kernels=shape,
-    )  # fmt: skip
+        problem.params,
+        lr=0.0,
+        damping=0.2,
+        decay=1.0,
+        momentum=0.0,
+        statistics_period=1,
+        period=1,
+        kernels=shape,
+    )
     objective = problem.objective(generator=torch.Generator().manual_seed(0))
     for number in range(steps):
         optimizer.param_groups[0]["lr"] = 0.5 if number == steps - 1 else 0.0
@@ -94,7 +106,9 @@ def test_momentum_is_the_gradients() -> None:
     """With inverses from the first step alone: M = 0.9 M + g between them."""
     problem = classifier()
     twin = copy.deepcopy(problem)
-    optimizer = TNT(problem.model.named_parameters(), lr=0.1, damping=0.3, statistics_period=100, period=100)
+    optimizer = TNT(
+        problem.model.named_parameters(), lr=0.1, damping=0.3, statistics_period=100, period=100
+    )
     run(problem, optimizer, 4)
     objective = twin.objective(generator=torch.Generator().manual_seed(0))
     averages = [torch.zeros_like(p) for p in twin.params]
@@ -108,7 +122,7 @@ def test_momentum_is_the_gradients() -> None:
     close(flat(problem), flat(twin), 1e-10)
 
 
-# -- what the covariances are ------------------------------------------------------------------------------------------
+# -- what the covariances are ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["mlp_ce_sum", "mlp_mse", "mlp_bce_example"])
@@ -133,7 +147,9 @@ def test_a_regulariser_is_damping_and_no_part_of_the_covariances() -> None:
     factors = []
     for l2 in (0.0, 0.7):
         problem = CASES["mlp_mse"]()
-        optimizer = TNT(problem.model.named_parameters(), lr=0.0, statistics_period=1, period=1, damping=0.1)
+        optimizer = TNT(
+            problem.model.named_parameters(), lr=0.0, statistics_period=1, period=1, damping=0.1
+        )
         run(problem, optimizer, 1, l2=l2)
         factors.append(optimizer.state[problem.params[0]])
         scale = problem.objective()
@@ -144,14 +160,18 @@ def test_a_regulariser_is_damping_and_no_part_of_the_covariances() -> None:
     close(one, (added**0.5 - 0.1**0.5) * torch.eye(5).double(), 1e-8)
 
 
-# -- inclusions and invariances ----------------------------------------------------------------------------------------
+# -- inclusions and invariances --------------------------------------------------------------------
 
 
 def test_huge_damping_is_momentum() -> None:
     damping = 1e24
     problem = classifier()
     twin = copy.deepcopy(problem)
-    run(problem, TNT(problem.model.named_parameters(), lr=0.2 * damping, damping=damping, momentum=0.8), 12)
+    run(
+        problem,
+        TNT(problem.model.named_parameters(), lr=0.2 * damping, damping=damping, momentum=0.8),
+        12,
+    )
     theirs = torch.optim.SGD(twin.model.parameters(), lr=0.2, momentum=0.8)
     for _ in range(12):
         theirs.step(twin.objective())  # type: ignore[arg-type]
@@ -164,7 +184,11 @@ def test_same_trajectory_whatever_the_reduction(family: str, fisher: str) -> Non
     ends = []
     for reduction in ("", "_sum", "_example"):
         problem = CASES[f"mlp_{family}{reduction}"]()
-        run(problem, TNT(problem.model.named_parameters(), fisher=fisher, statistics_period=2, period=4), 10)
+        run(
+            problem,
+            TNT(problem.model.named_parameters(), fisher=fisher, statistics_period=2, period=4),
+            10,
+        )
         ends.append(flat(problem))
     close(ends[1], ends[0], 1e-9)
     close(ends[2], ends[0], 1e-9)
@@ -172,7 +196,11 @@ def test_same_trajectory_whatever_the_reduction(family: str, fisher: str) -> Non
 
 def test_order_and_groups_of_the_parameters_do_not_matter() -> None:
     ends = []
-    for arrange in (list, lambda named: named[::-1], lambda named: [{"params": named[:2]}, {"params": named[2:]}]):
+    for arrange in (
+        list,
+        lambda named: named[::-1],
+        lambda named: [{"params": named[:2]}, {"params": named[2:]}],
+    ):
         problem = CASES["mlp_ce"]()
         run(problem, TNT(arrange(list(problem.model.named_parameters())), statistics_period=2), 8)
         ends.append(flat(problem))
@@ -180,7 +208,7 @@ def test_order_and_groups_of_the_parameters_do_not_matter() -> None:
     close(ends[2], ends[0], 1e-11)
 
 
-# -- cost, state, faults -----------------------------------------------------------------------------------------------
+# -- cost, state, faults ---------------------------------------------------------------------------
 
 
 def test_a_second_gradient_in_the_steps_with_statistics() -> None:
@@ -201,7 +229,9 @@ def test_state_is_what_the_formula_says() -> None:
     for parameter in problem.params:
         view = views(parameter, "filter")
         held = sum(
-            t.numel() for key, t in optimizer.state[parameter].items() if isinstance(t, Tensor) and key != "step"
+            t.numel()
+            for key, t in optimizer.state[parameter].items()
+            if isinstance(t, Tensor) and key != "step"
         )
         assert held == 2 * sum(size**2 for size in view) + parameter.numel()
 
@@ -211,7 +241,9 @@ def test_an_inverse_that_fails_keeps_the_last_one(monkeypatch: pytest.MonkeyPatc
     optimizer = TNT(problem.model.named_parameters(), statistics_period=1, period=1)
     run(problem, optimizer, 2)
     kept = [state["inverse_0"].clone() for state in optimizer.state.values()]
-    monkeypatch.setattr("optimizers.natural_gradient.tnt.inverses_positive", lambda matrices: [None] * len(matrices))
+    monkeypatch.setattr(
+        "optimizers.natural_gradient.tnt.inverses_positive", lambda matrices: [None] * len(matrices)
+    )
     before = flat(problem)
     run(problem, optimizer, 1)
     after = [state["inverse_0"] for state in optimizer.state.values()]
@@ -220,12 +252,16 @@ def test_an_inverse_that_fails_keeps_the_last_one(monkeypatch: pytest.MonkeyPatc
     assert not torch.equal(before, flat(problem))
 
 
-def test_sampled_gradients_that_are_not_finite_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sampled_gradients_that_are_not_finite_are_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     problem = classifier()
     optimizer = TNT(problem.model.named_parameters(), statistics_period=1, period=1)
     run(problem, optimizer, 2)
     kept = [state["factor_0"].clone() for state in optimizer.state.values()]
-    monkeypatch.setattr(TNT, "_fisher_gradient", lambda self, stack, like: torch.full_like(like, float("nan")))
+    monkeypatch.setattr(
+        TNT, "_fisher_gradient", lambda self, stack, like: torch.full_like(like, float("nan"))
+    )
     run(problem, optimizer, 1)
     after = [state["factor_0"] for state in optimizer.state.values()]
     assert all(torch.equal(a, b) for a, b in zip(kept, after, strict=True))
@@ -251,8 +287,11 @@ def test_vectors_and_long_sides_are_left_out_on_request() -> None:
     optimizer = TNT(problem.model.named_parameters(), vectors=False, max_dimension=4, lr=0.1)
     run(problem, optimizer, 3)
     assert optimizer.layer_coverage() == {
-        "0.weight": "tnt", "0.bias": "adamw", "2.weight": "tnt", "2.bias": "adamw",
-    }  # fmt: skip
+        "0.weight": "tnt",
+        "0.bias": "adamw",
+        "2.weight": "tnt",
+        "2.bias": "adamw",
+    }
     assert "factor_0" not in optimizer.state[problem.params[0]]
     assert optimizer.needs == {"sampled", "matrices"}
     with pytest.raises(Unsupported, match="max_gib"):

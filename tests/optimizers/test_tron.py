@@ -38,10 +38,12 @@ def classic(size: int) -> Tensor:
     return start
 
 
-# -- the rule ----------------------------------------------------------------------------------------------------------
+# -- the rule --------------------------------------------------------------------------------------
 
 
-def liblinear_radius(delta: float, norm: float, actual: float, predicted: float, alpha: float, reached: bool) -> float:
+def liblinear_radius(
+    delta: float, norm: float, actual: float, predicted: float, alpha: float, reached: bool
+) -> float:
     """The update of LIBLINEAR's trust-region solver, case by case."""
     if actual < 1e-4 * predicted:
         return min(alpha * norm, 0.5 * delta)
@@ -74,7 +76,7 @@ def test_the_interpolated_length_is_the_parabolas_lowest_point() -> None:
     assert rule.alpha(-2.0, float("inf")) == 0.25
 
 
-# -- logistic regression -----------------------------------------------------------------------------------------------
+# -- logistic regression ---------------------------------------------------------------------------
 
 
 def cancer() -> tuple[Tensor, Tensor]:
@@ -95,8 +97,12 @@ def logistic() -> Problem:
 def optimum() -> Tensor:
     """Of scikit-learn's liblinear, which is of the age that has TRON, polished by its Newton solver."""
     features, targets = (part.numpy() for part in cancer())
-    rough = LogisticRegression(C=C, solver="liblinear", fit_intercept=False, tol=1e-10, max_iter=1000)
-    fine = LogisticRegression(C=C, solver="newton-cholesky", fit_intercept=False, tol=1e-13, max_iter=1000)
+    rough = LogisticRegression(
+        C=C, solver="liblinear", fit_intercept=False, tol=1e-10, max_iter=1000
+    )
+    fine = LogisticRegression(
+        C=C, solver="newton-cholesky", fit_intercept=False, tol=1e-13, max_iter=1000
+    )
     found = [solver.fit(features, targets[:, 0]).coef_ for solver in (rough, fine)]
     assert np.abs(found[0] - found[1]).max() < 1e-6
     return torch.from_numpy(found[1])
@@ -104,14 +110,23 @@ def optimum() -> Tensor:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"curvature": "ggn"}, {"preconditioner": "diagonal"}, {"preconditioner": "diagonal", "exact_diagonal": 0}],
+    [
+        {},
+        {"curvature": "ggn"},
+        {"preconditioner": "diagonal"},
+        {"preconditioner": "diagonal", "exact_diagonal": 0},
+    ],
     ids=str,
 )
-def test_logistic_regression_to_sklearns_optimum(optimum: Tensor, options: dict[str, object]) -> None:
+def test_logistic_regression_to_sklearns_optimum(
+    optimum: Tensor, options: dict[str, object]
+) -> None:
     problem = logistic()
     optimizer = TRON(problem.model.parameters(), **options)  # type: ignore[arg-type]
     objective = problem.objective(l2=1 / C)
-    losses = [float(optimizer.step(objective.on(problem.inputs, problem.targets))) for _ in range(25)]
+    losses = [
+        float(optimizer.step(objective.on(problem.inputs, problem.targets))) for _ in range(25)
+    ]
     assert all(b <= a * (1 + 1e-14) for a, b in pairwise(losses))
     close(problem.params[0].detach(), optimum, 1e-8)
     gradient = problem.objective(l2=1 / C).value_and_gradient()[1]
@@ -135,11 +150,13 @@ def test_the_preconditioner_saves_products() -> None:
     assert products["diagonal"] - 30 * steps["diagonal"] < 0.7 * products["none"], (products, steps)
 
 
-# -- the region --------------------------------------------------------------------------------------------------------
+# -- the region ------------------------------------------------------------------------------------
 
 
 def test_the_first_radius_is_the_gradients_length_cut_to_the_first_step() -> None:
-    problem = scalar([1.0, 1.0], lambda x: 50 * x[0] ** 2 + 0.5 * x[1] ** 2)  # g = (100, 1): a Newton step of 2^(1/2)
+    problem = scalar(
+        [1.0, 1.0], lambda x: 50 * x[0] ** 2 + 0.5 * x[1] ** 2
+    )  # g = (100, 1): a Newton step of 2^(1/2)
     optimizer = TRON(problem.model.parameters(), tolerance=1e-8)
     optimizer.step(problem.objective())
     assert float(problem.params[0].detach().abs().max()) < 1e-12
@@ -155,13 +172,17 @@ def test_the_diagonal_is_exact_for_few_parameters_and_unbiased_for_many() -> Non
     exact = 0.99 + 0.01 * matrix.diagonal().abs()
     few = TRON(problem.model.parameters(), preconditioner="diagonal")
     close(few._metric(problem.objective().hessian()), exact, 1e-12)
-    many = TRON(problem.model.parameters(), preconditioner="diagonal", exact_diagonal=0, probes=4000)
+    many = TRON(
+        problem.model.parameters(), preconditioner="diagonal", exact_diagonal=0, probes=4000
+    )
     hessian: Curvature = problem.objective().hessian()
     deviation = 0.01 * (matrix.square().sum(1) - matrix.diagonal().square()).sqrt() / 4000**0.5
     assert bool(((many._metric(hessian) - exact).abs() < 5 * deviation).all())
 
 
-@pytest.mark.parametrize("options", [{}, {"keep_path": True}, {"preconditioner": "diagonal"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"keep_path": True}, {"preconditioner": "diagonal"}], ids=str
+)
 def test_it_leaves_a_saddle_and_meets_indefinite_curvature(options: dict[str, object]) -> None:
     result = minimize(
         lambda x: 5 * x[0] ** 2 - x[1] ** 2 + x[1] ** 4 / 4,
@@ -174,7 +195,9 @@ def test_it_leaves_a_saddle_and_meets_indefinite_curvature(options: dict[str, ob
 
 
 def test_a_kept_path_changes_nothing_but_the_products() -> None:
-    runs = [minimize(rosenbrock, classic(10), method="tron", keep_path=keep) for keep in (False, True)]
+    runs = [
+        minimize(rosenbrock, classic(10), method="tron", keep_path=keep) for keep in (False, True)
+    ]
     assert all(run.success for run in runs)
     close(runs[1].x, runs[0].x, 1e-9)
     assert runs[0].steps == runs[1].steps
@@ -221,8 +244,12 @@ def test_at_most_eight_vectors_beyond_the_graph(options: dict[str, object]) -> N
 
     def build() -> tuple[TRON, Objective, Problem]:
         torch.manual_seed(0)
-        problem = Problem(mlp((200, 100, 10)), nn.CrossEntropyLoss(), torch.randn(8, 200), torch.randint(10, (8,)))
-        optimizer = TRON(problem.model.parameters(), tolerance=1e-3, max_iterations=6, probes=2, **options)  # type: ignore[arg-type]
+        problem = Problem(
+            mlp((200, 100, 10)), nn.CrossEntropyLoss(), torch.randn(8, 200), torch.randint(10, (8,))
+        )
+        optimizer = TRON(
+            problem.model.parameters(), tolerance=1e-3, max_iterations=6, probes=2, **options
+        )  # type: ignore[arg-type]
         return optimizer, problem.objective(), problem
 
     def product():  # type: ignore[no-untyped-def]

@@ -47,7 +47,7 @@ def scalar(start: list[float], function) -> Problem:  # type: ignore[no-untyped-
     return Problem(Scalar(start, function), Identity(), ZERO, ZERO)
 
 
-# -- the exact subproblem ----------------------------------------------------------------------------------------------
+# -- the exact subproblem --------------------------------------------------------------------------
 
 
 def is_global_minimiser(matrix: Tensor, gradient: Tensor, radius: float, found) -> None:  # type: ignore[no-untyped-def]
@@ -63,21 +63,30 @@ def is_global_minimiser(matrix: Tensor, gradient: Tensor, radius: float, found) 
     else:
         assert found.norm <= radius
         assert found.multiplier == 0
-    assert found.change == pytest.approx(model(matrix, gradient, found.step), rel=1e-9, abs=1e-12 * size * found.norm)
-    assert found.slope == pytest.approx(float(gradient @ found.step), rel=1e-9, abs=1e-12 * size * found.norm)
+    assert found.change == pytest.approx(
+        model(matrix, gradient, found.step), rel=1e-9, abs=1e-12 * size * found.norm
+    )
+    assert found.slope == pytest.approx(
+        float(gradient @ found.step), rel=1e-9, abs=1e-12 * size * found.norm
+    )
 
 
 @pytest.mark.parametrize("seed", range(60))
 def test_exact_steps_meet_the_optimality_conditions(seed: int) -> None:
     size = seed % 7 + 1
-    matrix, gradient = symmetric(size, seed), normal(size, seed=seed + 1000) * 10.0 ** (seed % 5 - 2)
+    matrix, gradient = (
+        symmetric(size, seed),
+        normal(size, seed=seed + 1000) * 10.0 ** (seed % 5 - 2),
+    )
     if seed % 3 == 1:
         matrix = matrix @ matrix
     if seed % 4 == 1:  # orthogonal to the lowest eigenvector up to round-off
         lowest = torch.linalg.eigh(matrix)[1][:, 0]
         gradient = gradient - (gradient @ lowest) * lowest
     for radius in (1e-6, 0.1, 1.0, 30.0, 1e6):
-        is_global_minimiser(matrix, gradient, radius, exact_subproblem(*torch.linalg.eigh(matrix), gradient, radius))
+        is_global_minimiser(
+            matrix, gradient, radius, exact_subproblem(*torch.linalg.eigh(matrix), gradient, radius)
+        )
 
 
 def test_the_secular_equation_takes_few_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +94,9 @@ def test_the_secular_equation_takes_few_iterations(monkeypatch: pytest.MonkeyPat
 
     calls: list[int] = []
     along = Spectrum.along
-    monkeypatch.setattr(Spectrum, "along", lambda self, shift: calls.append(1) or along(self, shift))
+    monkeypatch.setattr(
+        Spectrum, "along", lambda self, shift: calls.append(1) or along(self, shift)
+    )
     for seed in range(100):
         matrix, gradient = symmetric(8, seed), normal(8, seed=seed + 1) * 10.0 ** (seed % 7 - 3)
         exact_subproblem(*torch.linalg.eigh(matrix), gradient, 10.0 ** (seed % 5 - 2))
@@ -94,12 +105,17 @@ def test_the_secular_equation_takes_few_iterations(monkeypatch: pytest.MonkeyPat
 
 def test_the_hard_case_in_closed_form() -> None:
     """B = diag(-2, 1), g = (0, 1): lambda = 2, s = (+-(9 - 1/9)^(1/2), -1/3) for the radius 3."""
-    matrix, gradient = torch.diag(torch.tensor([-2.0, 1.0])).double(), torch.tensor([0.0, 1.0]).double()
+    matrix, gradient = (
+        torch.diag(torch.tensor([-2.0, 1.0])).double(),
+        torch.tensor([0.0, 1.0]).double(),
+    )
     found = exact_subproblem(*torch.linalg.eigh(matrix), gradient, 3.0)
     assert (found.hard, found.boundary, found.multiplier) == (True, True, 2.0)
     close(found.step.abs(), torch.tensor([sqrt(9 - 1 / 9), 1 / 3], dtype=torch.float64), 1e-14)
     is_global_minimiser(matrix, gradient, 3.0, found)
-    easy = exact_subproblem(*torch.linalg.eigh(matrix), gradient, 0.25)  # the ball ends before the hard case begins
+    easy = exact_subproblem(
+        *torch.linalg.eigh(matrix), gradient, 0.25
+    )  # the ball ends before the hard case begins
     assert not easy.hard
     is_global_minimiser(matrix, gradient, 0.25, easy)
 
@@ -115,10 +131,14 @@ def test_nearly_hard_cases(part: float) -> None:
 
 def test_without_a_gradient() -> None:
     nothing = torch.zeros(2, dtype=torch.float64)
-    found = exact_subproblem(*torch.linalg.eigh(torch.diag(torch.tensor([-2.0, 1.0])).double()), nothing, 0.5)
+    found = exact_subproblem(
+        *torch.linalg.eigh(torch.diag(torch.tensor([-2.0, 1.0])).double()), nothing, 0.5
+    )
     close(found.step.abs(), torch.tensor([0.5, 0.0]).double(), 1e-15)
     assert found.change == pytest.approx(-0.25, rel=1e-14)
-    flat = exact_subproblem(*torch.linalg.eigh(torch.diag(torch.tensor([0.0, 1.0])).double()), nothing, 0.5)
+    flat = exact_subproblem(
+        *torch.linalg.eigh(torch.diag(torch.tensor([0.0, 1.0])).double()), nothing, 0.5
+    )
     assert (flat.norm, flat.change, flat.boundary) == (0, 0, False)
 
 
@@ -137,13 +157,15 @@ def test_a_radius_that_is_none_is_refused(radius: float) -> None:
         exact_subproblem(torch.ones(1), torch.ones(1, 1), torch.ones(1), radius)
 
 
-# -- Steihaug's path ---------------------------------------------------------------------------------------------------
+# -- Steihaug's path -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("inner", "cross", "outer"), [(0.81, 1e6, 1.0), (0.81, -1e6, 1.0), (0, 0, 2), (1 - 2e-16, 1, 3)]
 )
-def test_crossings_of_the_sphere_without_cancellation(inner: float, cross: float, outer: float) -> None:
+def test_crossings_of_the_sphere_without_cancellation(
+    inner: float, cross: float, outer: float
+) -> None:
     """Against exact rational arithmetic: the quadratic's value at each root, relative to its slope there."""
     for t in boundary_crossings(inner, cross, outer, 1.0):
         a, b, c, x = Fraction(outer), Fraction(cross), Fraction(inner) - 1, Fraction(t)
@@ -157,12 +179,16 @@ def conjugate_path(matrix: Tensor, gradient: Tensor, radius: float) -> Tensor:
     """Conjugate gradients in the plane by hand: down the slope, then along the one conjugate direction."""
 
     def ends(point: Tensor, along: Tensor) -> list[Tensor]:
-        roots = np.roots([float(along @ along), 2 * float(point @ along), float(point @ point) - radius**2])
+        roots = np.roots(
+            [float(along @ along), 2 * float(point @ along), float(point @ point) - radius**2]
+        )
         return [point + float(root) * along for root in roots]
 
     bend = float(gradient @ matrix @ gradient)
     if bend <= 0:
-        return min(ends(torch.zeros_like(gradient), gradient), key=lambda s: model(matrix, gradient, s))
+        return min(
+            ends(torch.zeros_like(gradient), gradient), key=lambda s: model(matrix, gradient, s)
+        )
     first = -gradient * float(gradient @ gradient) / bend
     if float(first.norm()) >= radius:
         return -gradient / gradient.norm() * radius
@@ -184,14 +210,22 @@ def test_steihaug_in_the_plane_takes_every_branch() -> None:
         if seed % 2:
             matrix = matrix @ matrix
         radius = 10.0 ** (seed % 5 - 2)
-        path = steihaug(lambda v, m=matrix: m @ v, gradient, radius, tolerance=1e-9, max_iterations=9)
+        path = steihaug(
+            lambda v, m=matrix: m @ v, gradient, radius, tolerance=1e-9, max_iterations=9
+        )
         reasons[path.reason, path.products] += 1
         close(path.last.step, conjugate_path(matrix, gradient, radius), 1e-7)
         assert path.last.change == pytest.approx(model(matrix, gradient, path.last.step), rel=1e-7)
         assert path.last.slope == pytest.approx(float(gradient @ path.last.step), rel=1e-9)
         best = exact_subproblem(*torch.linalg.eigh(matrix), gradient, radius)
         assert best.change <= path.last.change + 1e-9 * abs(best.change)
-    assert {("boundary", 1), ("boundary", 2), ("curvature", 1), ("curvature", 2), ("converged", 2)} <= set(reasons)
+    assert {
+        ("boundary", 1),
+        ("boundary", 2),
+        ("curvature", 1),
+        ("curvature", 2),
+        ("converged", 2),
+    } <= set(reasons)
 
 
 @pytest.mark.parametrize("keep", [everything, crossings([0.5**k for k in range(1, 30)])])
@@ -212,10 +246,15 @@ def test_a_smaller_radius_needs_no_product(keep) -> None:  # type: ignore[no-unt
         for power in range(30):
             radius = 0.5**power
             found = path.at(radius)
-            again = steihaug(lambda v, m=matrix: m @ v, gradient, radius, tolerance=1e-10, max_iterations=50).last
+            again = steihaug(
+                lambda v, m=matrix: m @ v, gradient, radius, tolerance=1e-10, max_iterations=50
+            ).last
             close(found.step, again.step, 1e-12)
             assert found.change == pytest.approx(again.change, rel=1e-10)
-            assert (found.boundary, found.norm) == (again.boundary, pytest.approx(again.norm, rel=1e-12))
+            assert (found.boundary, found.norm) == (
+                again.boundary,
+                pytest.approx(again.norm, rel=1e-12),
+            )
         assert len(calls) == made
 
 
@@ -248,11 +287,18 @@ def test_products_that_are_not_finite_end_the_path() -> None:
 
 def test_the_radius_rule() -> None:
     rule = RadiusRule(largest=3.0)
-    assert [rule(1.0, ratio, True) for ratio in (nan, -1.0, 0.24, 0.25, 0.75, 0.76)] == [0.25, 0.25, 0.25, 1, 1, 2]
+    assert [rule(1.0, ratio, True) for ratio in (nan, -1.0, 0.24, 0.25, 0.75, 0.76)] == [
+        0.25,
+        0.25,
+        0.25,
+        1,
+        1,
+        2,
+    ]
     assert (rule(1.0, 0.9, False), rule(2.0, 0.9, True)) == (1, 3)
 
 
-# -- the method against scipy ------------------------------------------------------------------------------------------
+# -- the method against scipy ----------------------------------------------------------------------
 
 
 def classic(size: int) -> Tensor:
@@ -297,7 +343,12 @@ def test_a_refused_step_costs_one_evaluation() -> None:
     """With many trials the same accepted points as with one, and fewer products: 85 iterations, 10 of them refused."""
     runs = {}
     for trials in (1, 30):
-        options = {"method": "trust_region", "subproblem": "steihaug", "max_trials": trials, "tol": 1e-4}
+        options = {
+            "method": "trust_region",
+            "subproblem": "steihaug",
+            "max_trials": trials,
+            "tol": 1e-4,
+        }
         runs[trials] = minimize(rosenbrock, classic(10), **options)
     close(runs[30].x, runs[1].x, 1e-12)
     assert runs[30].steps < runs[1].steps
@@ -333,7 +384,9 @@ def peer(name: str, method: str) -> tuple[float, Counter[str]]:
     if method == "trust-exact":
         second = {"hess": counted("hvp", lambda x: torch.func.hessian(problem)(x), len(start))}
     else:
-        second = {"hessp": counted("hvp", lambda x, v: torch.autograd.functional.hvp(problem, x, v)[1])}
+        second = {
+            "hessp": counted("hvp", lambda x, v: torch.autograd.functional.hvp(problem, x, v)[1])
+        }
     found = scipy_minimize(
         counted("value", problem),
         start,
@@ -346,9 +399,19 @@ def peer(name: str, method: str) -> tuple[float, Counter[str]]:
     return float(np.linalg.norm(found.jac)), counts
 
 
-@pytest.mark.parametrize(("subproblem", "method"), [("exact", "trust-exact"), ("steihaug", "trust-ncg")])
+@pytest.mark.parametrize(
+    ("subproblem", "method"), [("exact", "trust-exact"), ("steihaug", "trust-ncg")]
+)
 def test_as_few_calls_as_scipy(subproblem: str, method: str) -> None:
-    names = ["rosenbrock", "freudenstein_roth", "beale", "helical_valley", "wood", "watson", "brown_dennis"]
+    names = [
+        "rosenbrock",
+        "freudenstein_roth",
+        "beale",
+        "helical_valley",
+        "wood",
+        "watson",
+        "brown_dennis",
+    ]
     ratios: dict[str, list[float]] = {"value": [], "grad": [], "hvp": []}
     for name in names:
         problem = PROBLEMS[name]
@@ -362,7 +425,7 @@ def test_as_few_calls_as_scipy(subproblem: str, method: str) -> None:
     assert all(float(np.median(values)) <= 1.1 for values in ratios.values()), ratios
 
 
-# -- saddles, limits, refusals -----------------------------------------------------------------------------------------
+# -- saddles, limits, refusals ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("start", [[1.0, 0.0], [0.0, 0.0]])
@@ -391,7 +454,9 @@ def test_steihaug_cannot_see_what_the_gradient_does_not_show() -> None:
 def test_one_step_on_a_convex_quadratic(subproblem: str) -> None:
     matrix, target = symmetric(8, 0) @ symmetric(8, 0), normal(8, seed=1)
     problem = scalar([1.0] * 8, lambda x: (x - target) @ matrix @ (x - target) / 2 + 3)
-    optimizer = TrustRegion(problem.model.parameters(), subproblem=subproblem, radius=1000.0, tolerance=1e-12)
+    optimizer = TrustRegion(
+        problem.model.parameters(), subproblem=subproblem, radius=1000.0, tolerance=1e-12
+    )
     before = problem.objective().value()
     assert torch.equal(optimizer.step(problem.objective()), before)
     close(problem.params[0].detach(), target, 1e-8)
@@ -415,7 +480,9 @@ def test_trial_points_outside_the_domain(subproblem: str) -> None:
 @pytest.mark.parametrize("curvature", ["hessian", "ggn"])
 def test_the_loss_of_a_network_never_rises(subproblem: str, curvature: str) -> None:
     torch.manual_seed(0)
-    problem = Problem(mlp((4, 8, 3)).double(), nn.CrossEntropyLoss(), normal(40, 4), torch.randint(3, (40,)))
+    problem = Problem(
+        mlp((4, 8, 3)).double(), nn.CrossEntropyLoss(), normal(40, 4), torch.randint(3, (40,))
+    )
     optimizer = TrustRegion(problem.model.parameters(), subproblem=subproblem, curvature=curvature)
     losses = [float(optimizer.step(problem.objective())) for _ in range(25)]
     assert losses == sorted(losses, reverse=True)
@@ -459,7 +526,9 @@ def test_sizes() -> None:
     assert not TrustRegion(params).exact
     assert TrustRegion(params, subproblem="exact").exact
     assert TrustRegion(params, dense_limit=301).exact
-    with pytest.raises(Unsupported, match=r"6,000 parameters need 0\.3 GiB .* subproblem=steihaug and tron"):
+    with pytest.raises(
+        Unsupported, match=r"6,000 parameters need 0\.3 GiB .* subproblem=steihaug and tron"
+    ):
         TrustRegion([nn.Parameter(torch.zeros(6000))], subproblem="exact")
 
 

@@ -42,7 +42,9 @@ def trimmed(build: Builder, count: int) -> Builder:
 def with_loss(loss_fn: nn.Module) -> Builder:
     def make() -> Problem:
         torch.manual_seed(0)
-        return Problem(mlp().double(), loss_fn, torch.randn(7, 4).double(), torch.tensor([0, 1, 2, 0, 0, 1, 2]))
+        return Problem(
+            mlp().double(), loss_fn, torch.randn(7, 4).double(), torch.tensor([0, 1, 2, 0, 0, 1, 2])
+        )
 
     return make
 
@@ -79,12 +81,18 @@ def answers(ranks: Alone, names: Iterable[str] = PROBLEMS, **options: Any) -> An
                 continue
             if question in SQUARE_QUESTIONS and not isinstance(problem.loss_fn, nn.MSELoss):
                 continue
-            if question == "rows" and name in ("class weights", "ignored targets", "only ignored targets"):
+            if question == "rows" and name in (
+                "class weights",
+                "ignored targets",
+                "only ignored targets",
+            ):
                 continue
             generator = torch.Generator().manual_seed(5)
             found |= {
                 f"{name}, {question}{part}": value.detach().clone()
-                for part, value in ask(problem.objective(0.3, ranks=ranks, generator=generator, **options)).items()
+                for part, value in ask(
+                    problem.objective(0.3, ranks=ranks, generator=generator, **options)
+                ).items()
             }
     return found
 
@@ -105,7 +113,12 @@ def valued(objective: Objective) -> Answers:
 
 def valued_with_gradient(objective: Objective) -> Answers:
     here, there = objective.value_and_gradient(), objective.value_and_gradient(_step(objective))
-    return {" loss": here[0], " gradient": here[1], " loss at a step": there[0], " gradient at a step": there[1]}
+    return {
+        " loss": here[0],
+        " gradient": here[1],
+        " loss at a step": there[0],
+        " gradient at a step": there[1],
+    }
 
 
 def curved(objective: Objective) -> Answers:
@@ -122,12 +135,21 @@ def rows(objective: Objective) -> Answers:
 
 def squares(objective: Objective) -> Answers:
     residuals, jacobian = objective.jacobian()
-    return {" residuals": residuals, " jacobian": jacobian, " at a step": objective.residuals(_step(objective))}
+    return {
+        " residuals": residuals,
+        " jacobian": jacobian,
+        " at a step": objective.residuals(_step(objective)),
+    }
 
 
 def sampled(objective: Objective) -> Answers:
     first, second = objective.sampled(), objective.sampled()
-    found = {" first": first(), " its gradient": first.gradient(), " again": first.value(), " second": second.value()}
+    found = {
+        " first": first(),
+        " its gradient": first.gradient(),
+        " again": first.value(),
+        " second": second.value(),
+    }
     part = second.subset(torch.arange(len(second.inputs)).flip(0)[: 1 + len(second.inputs) // 2])
     if len(part.inputs) >= SIZE:
         found[" part"] = part.value()
@@ -140,8 +162,15 @@ def layers(objective: Objective) -> Answers:
     for fisher in ("sampled", "exact", "empirical"):
         for gradient in (True, False):
             loss, passes = objective.scores(fisher=fisher, gradient=gradient)
-            seen = [pair for captured in passes for record in captured.values() for pair in record.uses()]
-            moments = torch.stack([torch.stack([a.square().sum(), g.square().sum()]) for a, g in seen]).sum(0)
+            seen = [
+                pair
+                for captured in passes
+                for record in captured.values()
+                for pair in record.uses()
+            ]
+            moments = torch.stack(
+                [torch.stack([a.square().sum(), g.square().sum()]) for a, g in seen]
+            ).sum(0)
             objective.ranks.sum_([moments])
             found |= {f" {fisher} {gradient} loss": loss, f" {fisher} {gradient} moments": moments}
             if gradient:
@@ -163,7 +192,7 @@ FISHER_QUESTIONS = ("sampled", "scores")
 SQUARE_QUESTIONS = ("jacobian",)
 
 
-# -- steps -------------------------------------------------------------------------------------------------------------
+# -- steps -----------------------------------------------------------------------------------------
 
 METHODS: dict[str, tuple[Callable[[list[nn.Parameter]], Any], str]] = {
     "adamw": (lambda p: torch.optim.AdamW(p, lr=0.01), "mlp_ce"),
@@ -188,18 +217,24 @@ def trained(ranks: Alone, **options: Any) -> Answers:
         problem = LOSSES[case]()
         model = copy.deepcopy(problem.model)
         optimizer = make(list(model.parameters()))
-        objective = Objective(model, problem.loss_fn, problem.inputs, problem.targets, l2=0.01, ranks=ranks, **options)
+        objective = Objective(
+            model, problem.loss_fn, problem.inputs, problem.targets, l2=0.01, ranks=ranks, **options
+        )
         losses = []
         for step in range(10):
             chosen = torch.arange(step, step + 5) % 6
-            losses.append(optimizer.step(objective.on(problem.inputs[chosen], problem.targets[chosen])))
+            losses.append(
+                optimizer.step(objective.on(problem.inputs[chosen], problem.targets[chosen]))
+            )
         found[f"{name} parameters"] = flatten(model.parameters()).detach()
         found[f"{name} losses"] = torch.stack(losses).detach()
-        found[f"{name} counts"] = torch.tensor([float(objective.counts[key]) for key in sorted(objective.counts)])
+        found[f"{name} counts"] = torch.tensor(
+            [float(objective.counts[key]) for key in sorted(objective.counts)]
+        )
     return found
 
 
-# -- the other process -------------------------------------------------------------------------------------------------
+# -- the other process -----------------------------------------------------------------------------
 
 
 class Unused(nn.Module):
@@ -207,7 +242,9 @@ class Unused(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.used, self.sometimes, self.never = (nn.Parameter(torch.ones(2).double()) for _ in range(3))
+        self.used, self.sometimes, self.never = (
+            nn.Parameter(torch.ones(2).double()) for _ in range(3)
+        )
 
     def forward(self, inputs: Tensor) -> Tensor:
         outputs = inputs * self.used
@@ -219,13 +256,20 @@ def without_gradients(ranks: Alone) -> Answers:
     inputs = torch.tensor([[1.0, 1.0], [3.0, 3.0]], dtype=torch.float64)
     Objective(model, nn.MSELoss(), inputs, torch.zeros_like(inputs), ranks=ranks)()
     assert model.sometimes.grad is not None
-    return {"sometimes": model.sometimes.grad, "never is None": torch.tensor(model.never.grad is None)}
+    return {
+        "sometimes": model.sometimes.grad,
+        "never is None": torch.tensor(model.never.grad is None),
+    }
 
 
 def exchanged(ranks: Alone) -> Answers:
     """The group's own operations, where the ranks hold different things."""
     rank = ranks.rank
-    mixed = [torch.full((2, 2), rank + 1.0), torch.tensor(rank + 1), torch.full((3,), rank + 1.0).double()]
+    mixed = [
+        torch.full((2, 2), rank + 1.0),
+        torch.tensor(rank + 1),
+        torch.full((3,), rank + 1.0).double(),
+    ]
     ranks.sum_(mixed)
     second = [torch.tensor([rank]), torch.tensor([float(rank)])]
     ranks.broadcast_(second, source=1)
@@ -261,7 +305,11 @@ def work(rank: int, folder: str) -> None:
     """What one of the processes does; its answers go into a file."""
     torch.set_num_threads(1)
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=SIZE, timeout=timedelta(seconds=60)
+        "gloo",
+        init_method=f"file://{folder}/meeting",
+        rank=rank,
+        world_size=SIZE,
+        timeout=timedelta(seconds=60),
     )
     ranks = Ranks()
     found = {

@@ -57,12 +57,16 @@ def write_run(
     """Write one run directory and give back its path; every keyword overrides keys of one of its files."""
     training = training or Training()
     full = _config(task, optimizer, seed, training, hyper or {}, settings or {}) | (config or {})
-    identity = json.dumps({key: full[key] for key in full if key not in ("experiment", "command")}, sort_keys=True)
+    identity = json.dumps(
+        {key: full[key] for key in full if key not in ("experiment", "command")}, sort_keys=True
+    )
     directory = root / task / optimizer / f"{crc32(identity.encode()):08x}"
     directory.mkdir(parents=True)
     (directory / "config.yaml").write_text(yaml.safe_dump(full), encoding="utf-8")
     (directory / "history.csv").write_text(_history(training, full["metric"]), encoding="utf-8")
-    (directory / "environment.json").write_text(json.dumps(_environment() | (environment or {})), encoding="utf-8")
+    (directory / "environment.json").write_text(
+        json.dumps(_environment() | (environment or {})), encoding="utf-8"
+    )
     if training.status != "unfinished":
         content = _summary(task, optimizer, seed, training, full["metric"]) | (summary or {})
         (directory / "summary.json").write_text(json.dumps(content), encoding="utf-8")
@@ -94,10 +98,19 @@ def training() -> type[Training]:
 
 
 def _config(
-    task: str, optimizer: str, seed: int, training: Training, hyper: dict[str, Any], settings: dict[str, Any]
+    task: str,
+    optimizer: str,
+    seed: int,
+    training: Training,
+    hyper: dict[str, Any],
+    settings: dict[str, Any],
 ) -> dict[str, Any]:
     return {
-        "optimizer": {"_target_": TARGETS.get(optimizer, f"elsewhere.{optimizer}"), "lr": 0.1, **hyper},
+        "optimizer": {
+            "_target_": TARGETS.get(optimizer, f"elsewhere.{optimizer}"),
+            "lr": 0.1,
+            **hyper,
+        },
         "task": {"_target_": f"tasks.vision.{task}.Task", "data": "digits", **settings},
         "schedule": {"name": "constant"},
         "seed": seed,
@@ -127,11 +140,15 @@ def _history(training: Training, metric: str) -> str:
             loss = "nan"
         value = f"{training.final * part:.6g}" if step % 5 == 0 else ""
         seconds = step * training.seconds_per_step
-        lines.append(f"{step},{part:.4g},{seconds:.6g},{loss},0.1,0,{step},0,0,0,{2 * step},{value},{value}")
+        lines.append(
+            f"{step},{part:.4g},{seconds:.6g},{loss},0.1,0,{step},0,0,0,{2 * step},{value},{value}"
+        )
     return "\n".join(lines) + "\n"
 
 
-def _summary(task: str, optimizer: str, seed: int, training: Training, metric: str) -> dict[str, Any]:
+def _summary(
+    task: str, optimizer: str, seed: int, training: Training, metric: str
+) -> dict[str, Any]:
     reached = training.target_step
     ended = training.status in ("done", "target")
     return {
@@ -158,7 +175,14 @@ def _summary(task: str, optimizer: str, seed: int, training: Training, metric: s
 
 
 def _environment() -> dict[str, Any]:
-    return {"python": "3.11.7", "torch": "2.13.0", "cpu": "Some CPU", "gpu": None, "threads": 1, "commit": "abc1234"}
+    return {
+        "python": "3.11.7",
+        "torch": "2.13.0",
+        "cpu": "Some CPU",
+        "gpu": None,
+        "threads": 1,
+        "commit": "abc1234",
+    }
 
 
 STEPS = 100  # of a planted run; its metric is looked at every fifth step
@@ -169,13 +193,17 @@ Planted = Mapping[tuple[str, str], Sequence[float]]
 def plant(runs: Path) -> Callable[..., Records]:
     """Records of runs that reach level 0.5 at the steps asked for.
 
-    `plant({("mlp", "sgd"): [10, 20, inf]}, ...)` has three seeds of sgd, the last of which never gets there. Every
-    keyword goes to `write_run`, or is a function of (task, optimizer) that gives it.
+    `plant({("mlp", "sgd"): [10, 20, inf]}, ...)` has three seeds of sgd, the last of which never
+    gets there. Every keyword goes to `write_run`, or is a function of (task, optimizer) that gives
+    it.
     """
 
     def planted(cells: Planted, timings: Timings | None = None, **options: Any) -> Records:
         for (task, optimizer), steps in cells.items():
-            given = {name: one(task, optimizer) if callable(one) else one for name, one in options.items()}
+            given = {
+                name: one(task, optimizer) if callable(one) else one
+                for name, one in options.items()
+            }
             config = {"target": 0.5, **given.pop("config", {})}
             seconds = given.pop("seconds_per_step", 0.01)
             for seed, step in enumerate(steps):

@@ -18,7 +18,13 @@ from suite.reference import TABLES
 from suite.report.report import write_report
 from suite.results import timings
 from suite.results.anonymise import Scrubber
-from suite.results.archive import ArchiveError, is_archive, read_archive, read_timings, write_archive
+from suite.results.archive import (
+    ArchiveError,
+    is_archive,
+    read_archive,
+    read_timings,
+    write_archive,
+)
 from suite.results.downsample import FIRST, thin
 from suite.results.frame import build_records
 from suite.results.load import load_runs, load_timings
@@ -34,12 +40,26 @@ Record = Callable[..., Path]
 def mixed(record: Record, runs: Path, training: Any) -> Path:
     """Finished, diverged, refused and interrupted runs, two metrics, a path over a plane, odd settings."""
     for seed in range(3):
-        record("mlp", "sgd", seed, training(final=0.9 + 0.01 * seed, target_step=12), config={"experiment": "one"})
-        record("mlp", "kfac", seed, training(final=0.95), hyper={"damping": 1e-3, "betas": [0.9, 0.99], "x": {50: 1.0}})
+        record(
+            "mlp",
+            "sgd",
+            seed,
+            training(final=0.9 + 0.01 * seed, target_step=12),
+            config={"experiment": "one"},
+        )
+        record(
+            "mlp",
+            "kfac",
+            seed,
+            training(final=0.95),
+            hyper={"damping": 1e-3, "betas": [0.9, 0.99], "x": {50: 1.0}},
+        )
     record("mlp", "adamw", 0, training(status="diverged", cut=7, message="the loss is not finite"))
     record("mlp", "newton", 0, training(status="unsupported", message="too many parameters"))
     record("mlp", "newton", 1, training(status="unfinished", cut=9))
-    plane = record("valley", "kfac", 0, training(final=0.1), config={"metric": "gap", "direction": "min"})
+    plane = record(
+        "valley", "kfac", 0, training(final=0.1), config={"metric": "gap", "direction": "min"}
+    )
     (plane / "path.csv").write_text("step,x,y\n0,1,2\n1,0.5,0.25\n")
     return runs
 
@@ -51,9 +71,20 @@ def test_a_run_comes_back_as_it_was(mixed: Path, tmp_path: Path) -> None:
     assert (len(back), damaged) == (len(runs), [])
     for one, other in zip(runs, back, strict=True):
         assert other.path.parts[-3:] == one.path.parts[-3:]
-        for name in ("task", "optimizer", "seed", "status", "message", "summary", "environment", "written"):
+        for name in (
+            "task",
+            "optimizer",
+            "seed",
+            "status",
+            "message",
+            "summary",
+            "environment",
+            "written",
+        ):
             assert getattr(other, name) == getattr(one, name), name
-        assert list(other.config.items()) == list(one.config.items())  # the labels follow the order of the keys
+        assert list(other.config.items()) == list(
+            one.config.items()
+        )  # the labels follow the order of the keys
         assert list(other.config["optimizer"]) == list(one.config["optimizer"])
         exact = one.history["val/accuracy" if "val/accuracy" in one.history else "val/gap"].notna()
         pd.testing.assert_frame_equal(other.history[exact], one.history[exact], check_exact=True)
@@ -65,13 +96,23 @@ def test_tables_of_an_archive_are_those_of_the_directories(mixed: Path, tmp_path
     written = []
     for source in (mixed, archive):
         records = build_records(*load_runs(source))
-        written.append([(table.name, csv_text(table), markdown(table)) for make in TABLES for table in make(records)])
-    assert {"main", "results", "targets", "outcomes", "configurations"} <= {name for name, *_ in written[0]}
+        written.append(
+            [
+                (table.name, csv_text(table), markdown(table))
+                for make in TABLES
+                for table in make(records)
+            ]
+        )
+    assert {"main", "results", "targets", "outcomes", "configurations"} <= {
+        name for name, *_ in written[0]
+    }
     assert written[1] == written[0]
 
 
 @pytest.mark.slow
-def test_the_tables_of_an_archive_are_those_of_the_directories_to_the_byte(mixed: Path, tmp_path: Path) -> None:
+def test_the_tables_of_an_archive_are_those_of_the_directories_to_the_byte(
+    mixed: Path, tmp_path: Path
+) -> None:
     archive = write_archive(load_runs(mixed)[0], tmp_path / "archive")
     folders = []
     for source in (mixed, archive):
@@ -83,7 +124,9 @@ def test_the_tables_of_an_archive_are_those_of_the_directories_to_the_byte(mixed
     assert "outcomes.tex" in names
     assert [path.name for path in sorted((folders[1] / "tables").iterdir())] == names
     for name in names:
-        assert (folders[1] / "tables" / name).read_bytes() == (folders[0] / "tables" / name).read_bytes(), name
+        assert (folders[1] / "tables" / name).read_bytes() == (
+            folders[0] / "tables" / name
+        ).read_bytes(), name
     drawn = [{path.name for path in folder.rglob("*.png")} for folder in folders]
     assert drawn[0] == drawn[1]
 
@@ -112,10 +155,12 @@ def test_the_later_one_of_two_repeats_is_kept_from_an_archive_too(
     assert records.repeats == ["/".join(first.parts[-3:])]
 
 
-# -- what is left out --------------------------------------------------------------------------------------------------
+# -- what is left out ------------------------------------------------------------------------------
 
 
-def long_run(rows: int, *, every: int, metric: str = "accuracy", direction: str = "max", **config: Any) -> Run:
+def long_run(
+    rows: int, *, every: int, metric: str = "accuracy", direction: str = "max", **config: Any
+) -> Run:
     """A run whose loss falls noisily and whose metric wanders upwards, evaluated every so many steps."""
     random = np.random.default_rng(0)
     steps = np.arange(rows)
@@ -131,7 +176,16 @@ def long_run(rows: int, *, every: int, metric: str = "accuracy", direction: str 
         }
     )
     return Run(
-        Path("a/b/c"), "a", "b", 0, "done", "", {"metric": metric, "direction": direction, **config}, {}, {}, history
+        Path("a/b/c"),
+        "a",
+        "b",
+        0,
+        "done",
+        "",
+        {"metric": metric, "direction": direction, **config},
+        {},
+        {},
+        history,
     )
 
 
@@ -143,10 +197,16 @@ def test_a_long_history_keeps_what_tables_and_figures_need() -> None:
     evaluated = run.history[run.history["val/accuracy"].notna()].reset_index(drop=True)
     same = kept[kept["val/accuracy"].notna()].reset_index(drop=True)
     pd.testing.assert_frame_equal(same, evaluated, check_exact=True)
-    assert kept["telemetry/eigenvalue_1"].notna().sum() == run.history["telemetry/eigenvalue_1"].notna().sum()
+    assert (
+        kept["telemetry/eigenvalue_1"].notna().sum()
+        == run.history["telemetry/eigenvalue_1"].notna().sum()
+    )
     assert kept["grad_equivalents"].iloc[-1] == run.history["grad_equivalents"].iloc[-1]
     for level in np.linspace(0, 150, 31):
-        spent = [time_to_target(table, level, "max", metric="val/accuracy") for table in (run.history, kept)]
+        spent = [
+            time_to_target(table, level, "max", metric="val/accuracy")
+            for table in (run.history, kept)
+        ]
         assert spent[0] == spent[1]
 
 
@@ -169,7 +229,9 @@ def test_of_very_many_evaluations_the_crossings_of_the_known_levels_are_kept() -
     kept = thin(run, rows=300)
     assert len(kept) < 1200
     for level in (50.0, 95.5, 100.0):
-        assert time_to_target(kept, level, "max", unit="step") == time_to_target(run.history, level, "max", unit="step")
+        assert time_to_target(kept, level, "max", unit="step") == time_to_target(
+            run.history, level, "max", unit="step"
+        )
     values = run.history["val/accuracy"]
     assert kept["val/accuracy"].max() == values.max()
     assert kept["val/accuracy"].iloc[-1] == values.iloc[-1]
@@ -193,7 +255,7 @@ def test_settings_survive_json(value: Any) -> None:
     assert decode(json.loads(json.dumps(encode(value)))) == value
 
 
-# -- whose machine it was ----------------------------------------------------------------------------------------------
+# -- whose machine it was --------------------------------------------------------------------------
 
 
 PRIVATE = {
@@ -214,7 +276,11 @@ def test_paths_become_names(text: str) -> None:
 
 def test_different_paths_stay_different_and_the_same_one_the_same() -> None:
     scrub = Scrubber()
-    assert [scrub(f"/data/{name}/book.txt") for name in ("a", "b", "a")] == ["book.txt", "book.txt~2", "book.txt"]
+    assert [scrub(f"/data/{name}/book.txt") for name in ("a", "b", "a")] == [
+        "book.txt",
+        "book.txt~2",
+        "book.txt",
+    ]
 
 
 def test_names_of_user_and_machine_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,10 +288,9 @@ def test_names_of_user_and_machine_are_left_out(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("getpass.getuser", lambda: "janedoe")
     scrub = Scrubber()
     assert scrub("janedoe@fileserver7: no such file") == "…@…: no such file"
-    assert scrub({"host": "x", "Hostname": "y", "cpu": "Some CPU", "list": ["on fileserver7.example.org"]}) == {
-        "cpu": "Some CPU",
-        "list": ["on …"],
-    }
+    assert scrub(
+        {"host": "x", "Hostname": "y", "cpu": "Some CPU", "list": ["on fileserver7.example.org"]}
+    ) == {"cpu": "Some CPU", "list": ["on …"]}
     assert scrub({"platform": "Linux-6.1.0-44-cloud-amd64-x86_64-with-glibc2.36"}) == {
         "platform": "Linux-x86_64-with-glibc2.36"
     }
@@ -236,24 +301,35 @@ def test_nothing_private_is_in_the_files_of_an_archive(
 ) -> None:
     monkeypatch.setattr("platform.node", lambda: "fileserver7")
     monkeypatch.setattr("getpass.getuser", lambda: "janedoe")
-    secret = {"user": "janedoe", "platform": "Linux-9.9-built-by-janedoe-x86_64-with-glibc2.36", "cwd": "/home/janedoe"}
+    secret = {
+        "user": "janedoe",
+        "platform": "Linux-9.9-built-by-janedoe-x86_64-with-glibc2.36",
+        "cwd": "/home/janedoe",
+    }
     settings = {"file": "/home/janedoe/nets/mine.py", "digest": "abc"}
     command = f"python -m suite task.file=/home/janedoe/nets/mine.py +x={tmp_path}/deep/er"
     failed = training(status="error", message=f"fileserver7: {tmp_path}/deep/er is gone")
-    record("mine", "sgd", 0, failed, settings=settings, config={"command": command}, environment=secret)
+    record(
+        "mine", "sgd", 0, failed, settings=settings, config={"command": command}, environment=secret
+    )
     folder = write_archive(load_runs(runs)[0], tmp_path / "archive")
     (run,) = read_archive(folder)
-    told = " ".join(map(str, (run.config, run.summary, run.environment))) + (folder / "archive.json").read_text()
+    told = (
+        " ".join(map(str, (run.config, run.summary, run.environment)))
+        + (folder / "archive.json").read_text()
+    )
     for word in ("janedoe", "/home", "fileserver7", str(tmp_path), tmp_path.parent.name):
         assert word not in told
     assert run.config["task"]["file"] == "mine.py"
     assert run.summary["message"] == "…: er is gone"
 
 
-# -- bad input ---------------------------------------------------------------------------------------------------------
+# -- bad input -------------------------------------------------------------------------------------
 
 
-def test_an_archive_is_written_in_place_of_an_earlier_one_and_of_nothing_else(mixed: Path, tmp_path: Path) -> None:
+def test_an_archive_is_written_in_place_of_an_earlier_one_and_of_nothing_else(
+    mixed: Path, tmp_path: Path
+) -> None:
     runs = load_runs(mixed)[0]
     folder = write_archive(runs, tmp_path / "archive")
     write_archive(runs[:1], folder)
@@ -305,7 +381,10 @@ def test_a_damaged_archive_says_so(mixed: Path, tmp_path: Path, harm: str) -> No
 
 def test_histories_of_other_runs_are_not_taken(mixed: Path, tmp_path: Path) -> None:
     runs = {run.optimizer: run for run in load_runs(mixed)[0] if run.task == "mlp"}
-    for name, chosen in {"whole": [runs["sgd"]], "cut": [runs["adamw"]]}.items():  # 21 and 8 rows, the same columns
+    for name, chosen in {
+        "whole": [runs["sgd"]],
+        "cut": [runs["adamw"]],
+    }.items():  # 21 and 8 rows, the same columns
         write_archive(chosen, tmp_path / name)
     kept = {name: (tmp_path / name / "histories.parquet").read_bytes() for name in ("whole", "cut")}
     for name, other in (("whole", "cut"), ("cut", "whole")):
@@ -325,12 +404,21 @@ def test_timings_travel_with_the_runs(mixed: Path, tmp_path: Path) -> None:
     runs = load_runs(mixed)[0]
     key = timings.speed_key(runs[0].config)
     one = timings.Timing(
-        key, "mlp", "sgd", "cpu, Some CPU, 1 thread", 0.25, (0.2, 0.3), {"forward": 0.1}, "python -m x"
+        key,
+        "mlp",
+        "sgd",
+        "cpu, Some CPU, 1 thread",
+        0.25,
+        (0.2, 0.3),
+        {"forward": 0.1},
+        "python -m x",
     )
     folder = write_archive(runs, tmp_path / "archive", timings=timings.placed([one]))
     assert read_timings(folder) == timings.placed([one])
     (named,) = json.loads((folder / "timings.json").read_text()).values()
-    (folder / "timings.json").write_text(json.dumps({key: named}))  # as archives of one machine have it
+    (folder / "timings.json").write_text(
+        json.dumps({key: named})
+    )  # as archives of one machine have it
     assert read_timings(folder) == timings.placed([one])
     records = build_records(*load_runs(folder), load_timings(folder))
     assert 0.25 in set(records.frame["exclusive_seconds_per_step"])
@@ -339,8 +427,13 @@ def test_timings_travel_with_the_runs(mixed: Path, tmp_path: Path) -> None:
 
 def test_timings_find_their_runs_where_a_setting_was_a_path(mixed: Path, tmp_path: Path) -> None:
     run = load_runs(mixed)[0][0]
-    run = replace(run, config={**run.config, "task": {**run.config["task"], "path": str(tmp_path / "book.txt")}})
-    one = timings.Timing(timings.speed_key(run.config), "mlp", "sgd", "cpu, Some CPU, 1 thread", 0.25, (0.2, 0.3))
+    run = replace(
+        run,
+        config={**run.config, "task": {**run.config["task"], "path": str(tmp_path / "book.txt")}},
+    )
+    one = timings.Timing(
+        timings.speed_key(run.config), "mlp", "sgd", "cpu, Some CPU, 1 thread", 0.25, (0.2, 0.3)
+    )
     folder = write_archive([run], tmp_path / "archive", timings=timings.placed([one]))
     (kept,) = read_archive(folder)
     assert kept.config["task"]["path"] == "book.txt"
@@ -348,9 +441,25 @@ def test_timings_find_their_runs_where_a_setting_was_a_path(mixed: Path, tmp_pat
     assert list(records.frame["exclusive_seconds_per_step"]) == [0.25]
 
 
-def test_the_command_writes_and_reads(mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_and_reads(
+    mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "reference" / "one"
-    assert main(["write", str(folder), "--runs", str(mixed), "--experiment", "one", "--about", "three runs"]) == 0
+    assert (
+        main(
+            [
+                "write",
+                str(folder),
+                "--runs",
+                str(mixed),
+                "--experiment",
+                "one",
+                "--about",
+                "three runs",
+            ]
+        )
+        == 0
+    )
     assert is_archive(folder)
     assert {run.optimizer for run in read_archive(folder)} == {"sgd"}
     assert main(["read", str(folder)]) == 0
@@ -365,13 +474,32 @@ def test_the_command_writes_and_reads(mixed: Path, tmp_path: Path, capsys: pytes
     assert "is no archive" in capsys.readouterr().err
 
 
-def test_configurations_are_read_section_by_section_as_yaml_reads_them_whole(record: Record, runs: Path) -> None:
-    odd = {"note": "a: b\nc: d", "shared": None, "list": [1, [2, {"a": "x: y"}]], "long": "word " * 60, "empty": {}}
+def test_configurations_are_read_section_by_section_as_yaml_reads_them_whole(
+    record: Record, runs: Path
+) -> None:
+    odd = {
+        "note": "a: b\nc: d",
+        "shared": None,
+        "list": [1, [2, {"a": "x: y"}]],
+        "long": "word " * 60,
+        "empty": {},
+    }
     shared = [1, 2]
-    path = record(config={**odd, "first": shared, "second": shared, "tricky": "# no comment", "date": "2026-01-01"})
+    path = record(
+        config={
+            **odd,
+            "first": shared,
+            "second": shared,
+            "tricky": "# no comment",
+            "date": "2026-01-01",
+        }
+    )
     (run,), _ = load_runs(runs)
     assert run.config == yaml.safe_load((path / "config.yaml").read_text())
-    for text in ("optimizer: {}\ntask: {}\nseed: 1\na: 'x\nb: y'\n", "{optimizer: {}, task: {}, seed: 1}\n"):
+    for text in (
+        "optimizer: {}\ntask: {}\nseed: 1\na: 'x\nb: y'\n",
+        "{optimizer: {}, task: {}, seed: 1}\n",
+    ):
         (path / "config.yaml").write_text(text)
         (run,), _ = load_runs(runs)
         assert run.config == yaml.safe_load(text)

@@ -16,10 +16,16 @@ INF = math.inf
 
 
 def test_counts_and_steps_by_hand(plant: Callable[..., Any]) -> None:
-    records = plant({("mlp", "sgd"): [10, 40, INF], ("mlp", "kfac"): [5, 5, 5]}, config={"levels": {50: 0.2, 100: 0.5}})
+    records = plant(
+        {("mlp", "sgd"): [10, 40, INF], ("mlp", "kfac"): [5, 5, 5]},
+        config={"levels": {50: 0.2, 100: 0.5}},
+    )
     found = arrivals(records, crossings(records))["mlp"]
     easy, hard = found["sgd"]
-    assert [one.level for one in found["sgd"]] == ["50 %", "100 %"]  # the target is the latter's value
+    assert [one.level for one in found["sgd"]] == [
+        "50 %",
+        "100 %",
+    ]  # the target is the latter's value
     assert (easy.arrived, easy.runs, easy.first, easy.last, easy.middle) == (3, 3, 5, 80, 20)
     assert (hard.arrived, hard.runs, hard.first, hard.last) == (2, 3, 10, 40)
     assert (hard.middle, hard.seen) == (40, 25)
@@ -32,7 +38,11 @@ def test_levels_of_a_metric_that_falls_stand_from_the_easiest(
     config = {"direction": "min", "metric": "gap", "target": 0.1, "levels": {50: 0.5, 80: 0.2}}
     record("mlp", "sgd", 0, training(final=0.3), config=config)
     records = plant({})
-    assert [one.level for one in arrivals(records, crossings(records))["mlp"]["sgd"]] == ["50 %", "80 %", "target"]
+    assert [one.level for one in arrivals(records, crossings(records))["mlp"]["sgd"]] == [
+        "50 %",
+        "80 %",
+        "target",
+    ]
 
 
 def test_the_picture_and_its_words(plant: Callable[..., Any], styled: Any, tmp_path: Path) -> None:
@@ -50,12 +60,15 @@ def test_long_labels_and_many_methods(
     plant: Callable[..., Any], record: Callable[..., Path], styled: Any, tmp_path: Path, many: int
 ) -> None:
     cells = {
-        ("a_task_with_quite_a_long_name", f"a_method_with_a_long_name_{n}"): [5.0 + 5 * (n % 4)] for n in range(many)
+        ("a_task_with_quite_a_long_name", f"a_method_with_a_long_name_{n}"): [5.0 + 5 * (n % 4)]
+        for n in range(many)
     }
     (picture,) = section(records := plant(cells), styled(records), tmp_path).pictures
     assert f"From {many} run{'s' if many > 1 else ''}." in picture.caption
 
 
-def test_no_levels_no_picture(plant: Callable[..., Any], record: Callable[..., Path], tmp_path: Path) -> None:
+def test_no_levels_no_picture(
+    plant: Callable[..., Any], record: Callable[..., Path], tmp_path: Path
+) -> None:
     record("mlp", "sgd")
     assert section(plant({}), {}, tmp_path).pictures == []

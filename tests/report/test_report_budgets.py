@@ -16,26 +16,46 @@ from suite.tune.trials_frame import COLUMNS
 
 
 def study(
-    name: str, values: Sequence[float], optimizer: str = "sgd", *, task: str = "mlp", sampler: str = "quasi",
-    pruner: str = "none", sign: float = 1.0,
-) -> pd.DataFrame:  # fmt: skip
+    name: str,
+    values: Sequence[float],
+    optimizer: str = "sgd",
+    *,
+    task: str = "mlp",
+    sampler: str = "quasi",
+    pruner: str = "none",
+    sign: float = 1.0,
+) -> pd.DataFrame:
     rows = [
         {
-            "study": name, "task": task, "optimizer": optimizer, "number": number, "value": value,
-            "status": "diverged" if math.isnan(value) else "done", "sign": sign, "metric": "accuracy",
-            "score": -math.inf if math.isnan(value) else sign * value, "sampler": sampler, "pruner": pruner,
-            "settings": {"lr": 0.1 * (number + 1)}, "seconds": 1.0, "grad_equivalents": 1.0, "seeds": 1, "space": {},
+            "study": name,
+            "task": task,
+            "optimizer": optimizer,
+            "number": number,
+            "value": value,
+            "status": "diverged" if math.isnan(value) else "done",
+            "sign": sign,
+            "metric": "accuracy",
+            "score": -math.inf if math.isnan(value) else sign * value,
+            "sampler": sampler,
+            "pruner": pruner,
+            "settings": {"lr": 0.1 * (number + 1)},
+            "seconds": 1.0,
+            "grad_equivalents": 1.0,
+            "seeds": 1,
+            "space": {},
             "path": "",
         }
         for number, value in enumerate(values)
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def test_the_expected_best_by_hand() -> None:
     found, left_out = tuned(study("one", [0.2, 0.8]))
     one = found["mlp"]["sgd"]
-    assert list(one.curve["expected"]) == pytest.approx([0.5, 0.2 / 4 + 0.8 * 3 / 4])  # of two draws with replacement
+    assert list(one.curve["expected"]) == pytest.approx(
+        [0.5, 0.2 / 4 + 0.8 * 3 / 4]
+    )  # of two draws with replacement
     assert (one.default, one.trials, one.failed, left_out) == (0.2, 2, 0, [])
 
 
@@ -72,7 +92,13 @@ def test_only_trials_that_could_have_come_in_any_order_make_a_curve() -> None:
 
 def test_the_picture_and_its_words(plant: Callable[..., Any], styled: Any, tmp_path: Path) -> None:
     records = plant({("mlp", "sgd"): [10], ("mlp", "kfac"): [10]})
-    trials = pd.concat([study("a", [0.2, 0.9, np.nan]), study("b", [0.5, 0.6], "kfac"), study("c", [0.5], task="cnn")])
+    trials = pd.concat(
+        [
+            study("a", [0.2, 0.9, np.nan]),
+            study("b", [0.5, 0.6], "kfac"),
+            study("c", [0.5], task="cnn"),
+        ]
+    )
     made = section(records, styled(records), tmp_path, trials)
     (picture,) = made.pictures
     assert picture.file.exists()
@@ -82,7 +108,9 @@ def test_the_picture_and_its_words(plant: Callable[..., Any], styled: Any, tmp_p
     assert "mlp: best with one trial kfac (0.5500), with all sgd" in picture.alt
 
 
-def test_one_trial_and_names_without_a_label(plant: Callable[..., Any], styled: Any, tmp_path: Path) -> None:
+def test_one_trial_and_names_without_a_label(
+    plant: Callable[..., Any], styled: Any, tmp_path: Path
+) -> None:
     records = plant({("mlp", "kfac"): [10]})
     made = section(records, styled(records), tmp_path, study("a", [0.5], "elsewhere"))
     assert "From 1 trial of 1 study." in made.pictures[0].caption

@@ -29,7 +29,9 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the directories that were read, in order."""
     found: list[str] = []
     read = load.read_run
-    monkeypatch.setattr(load, "read_run", lambda path, memory: (found.append(path.name), read(path, memory))[1])
+    monkeypatch.setattr(
+        load, "read_run", lambda path, memory: (found.append(path.name), read(path, memory))[1]
+    )
     return found
 
 
@@ -37,14 +39,22 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def several(record: Record, runs: Path, training: Any) -> Path:
     for seed in range(3):
         record("mlp", "sgd", seed)
-        record("mlp", "kfac", seed, config={"levels": {50: 0.5}}, training=training(final=0.8 + 0.01 * seed))
+        record(
+            "mlp",
+            "kfac",
+            seed,
+            config={"levels": {50: 0.5}},
+            training=training(final=0.8 + 0.01 * seed),
+        )
     record("cnn", "sgd", 0, training(status="unfinished", cut=7))
     broken = record("cnn", "sgd", 1)
     (broken / "summary.json").write_text("{")
     return runs
 
 
-def test_what_comes_from_the_cache_is_what_the_directories_say(several: Path, parsed: list[str]) -> None:
+def test_what_comes_from_the_cache_is_what_the_directories_say(
+    several: Path, parsed: list[str]
+) -> None:
     plain, broken = load_runs(several, cached=False)
     first, damaged = load_runs(several)
     assert len(parsed) == 16
@@ -55,11 +65,22 @@ def test_what_comes_from_the_cache_is_what_the_directories_say(several: Path, pa
     for found in (first, again):
         for one, other in zip(plain, found, strict=True):
             pd.testing.assert_frame_equal(other.history, one.history, check_exact=True)
-            for name in ("path", "config", "summary", "environment", "status", "message", "written", "seed"):
+            for name in (
+                "path",
+                "config",
+                "summary",
+                "environment",
+                "status",
+                "message",
+                "written",
+                "seed",
+            ):
                 assert getattr(other, name) == getattr(one, name)
 
 
-def test_a_run_that_changes_is_read_again_with_its_pair_alone(several: Path, parsed: list[str]) -> None:
+def test_a_run_that_changes_is_read_again_with_its_pair_alone(
+    several: Path, parsed: list[str]
+) -> None:
     load_runs(several)
     parsed.clear()
     (path,) = [path for path in (several / "cnn" / "sgd").iterdir() if "{" not in _summary(path)]
@@ -68,7 +89,16 @@ def test_a_run_that_changes_is_read_again_with_its_pair_alone(several: Path, par
     runs, _ = load_runs(several)
     assert {path.name} <= set(parsed) <= {path.name for path in (several / "cnn" / "sgd").iterdir()}
     assert max(len(run.history) for run in runs if run.task == "cnn") == 9
-    assert len([path for path in (several / cache.FOLDER).iterdir() if path.name.startswith("cnn--sgd")]) == 1
+    assert (
+        len(
+            [
+                path
+                for path in (several / cache.FOLDER).iterdir()
+                if path.name.startswith("cnn--sgd")
+            ]
+        )
+        == 1
+    )
 
 
 def _summary(path: Path) -> str:
@@ -80,7 +110,9 @@ def test_a_change_of_any_file_is_seen(several: Path, file: str) -> None:
     load_runs(several)
     path = sorted((several / "mlp" / "sgd").iterdir())[0] / file
     text = path.read_text()
-    path.write_text(text.replace("sgd", "sgx") if "sgd" in text else text.replace("Some CPU", "That CPU"))
+    path.write_text(
+        text.replace("sgd", "sgx") if "sgd" in text else text.replace("Some CPU", "That CPU")
+    )
     assert path.read_text() != text
     (run,) = [run for run in load_runs(several)[0] if run.path == path.parent]
     told = {
@@ -115,7 +147,9 @@ def test_runs_that_come_and_go_are_seen(several: Path, record: Record) -> None:
 @pytest.mark.parametrize("harm", ["cut", "nonsense", "gone", "swapped", "count"])
 def test_a_damaged_cache_is_made_again(several: Path, parsed: list[str], harm: str) -> None:
     expected, _ = load_runs(several)
-    kept = sorted(path for path in (several / cache.FOLDER).iterdir() if path.name.startswith("mlp--"))
+    kept = sorted(
+        path for path in (several / cache.FOLDER).iterdir() if path.name.startswith("mlp--")
+    )
     if harm == "cut":
         content = (kept[0] / "histories.parquet").read_bytes()
         (kept[0] / "histories.parquet").write_bytes(content[: len(content) // 2])
@@ -137,7 +171,9 @@ def test_a_damaged_cache_is_made_again(several: Path, parsed: list[str], harm: s
     assert parsed == []
 
 
-def test_a_folder_that_cannot_be_written_is_read_all_the_same(several: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_is_read_all_the_same(
+    several: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: Any, **__: Any) -> str:
         raise PermissionError("read-only file system")
 
@@ -154,7 +190,9 @@ def test_a_full_disk_leaves_nothing_behind(several: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(cache.packing, "write", full)
     assert len(load_runs(several)[0]) == 7
-    assert not [path for path in (several / cache.FOLDER).iterdir() if path.name.startswith(".new-")]
+    assert not [
+        path for path in (several / cache.FOLDER).iterdir() if path.name.startswith(".new-")
+    ]
 
 
 def test_readers_at_the_same_time_do_not_disturb_each_other(several: Path) -> None:
@@ -188,7 +226,9 @@ def test_few_runs_are_not_worth_a_cache(several: Path, monkeypatch: pytest.Monke
     assert not (several / cache.FOLDER).exists()
 
 
-def test_a_pair_with_very_many_runs_is_kept_in_pieces(several: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pair_with_very_many_runs_is_kept_in_pieces(
+    several: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cache, "MANY", 2)
     expected, _ = load_runs(several, cached=False)
     for _ in range(2):

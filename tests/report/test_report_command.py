@@ -25,10 +25,18 @@ def fill(record: Record, training: Any) -> None:
     for seed in range(2):
         record("mlp", "sgd", seed, training(final=0.9 + 0.01 * seed), config=quick)
         record("cnn", "sgd", seed, training(final=0.7 + 0.01 * seed), config=quick)
-        record("mlp", "kfac", seed, training(status="diverged", cut=7, message=f"{EVIL} & $x_1$"), config=quick)
+        record(
+            "mlp",
+            "kfac",
+            seed,
+            training(status="diverged", cut=7, message=f"{EVIL} & $x_1$"),
+            config=quick,
+        )
     record("cnn", "kfac", 0, training(status="unsupported", message="needs layers"), config=quick)
     record("mlp", "adamw", 0, training(status="unfinished", cut=4), config=quick)
-    record("mlp", "evil", 0, summary={"optimizer": f"{EVIL} $a_b$"}, config={"command": f"run {EVIL}"})
+    record(
+        "mlp", "evil", 0, summary={"optimizer": f"{EVIL} $a_b$"}, config={"command": f"run {EVIL}"}
+    )
     (record("mlp", "sgd", 5) / "summary.json").write_text("{")
 
 
@@ -43,16 +51,31 @@ def written(write: Record, training: Any, tmp_path_factory: pytest.TempPathFacto
 
 def test_all_files_are_there(written: Path) -> None:
     figures = [file for file in (written / "figures").rglob("*") if file.is_file()]
-    assert {"curves-mlp", "curves-cnn", "heatmap", "time-per-step", "memory-per-step"} <= {one.stem for one in figures}
+    assert {"curves-mlp", "curves-cnn", "heatmap", "time-per-step", "memory-per-step"} <= {
+        one.stem for one in figures
+    }
     assert all(one.with_suffix(suffix) in figures for one in figures for suffix in (".png", ".pdf"))
     tables = [file for file in (written / "tables").iterdir() if file.name != "runs.csv"]
     assert {
-        "overview", "main", "results", "targets", "costs", "outcomes", "problems", "configurations", "environment",
-    } <= {one.stem for one in tables}  # fmt: skip
-    assert all(one.with_suffix(suffix) in tables for one in tables for suffix in (".md", ".tex", ".csv"))
+        "overview",
+        "main",
+        "results",
+        "targets",
+        "costs",
+        "outcomes",
+        "problems",
+        "configurations",
+        "environment",
+    } <= {one.stem for one in tables}
+    assert all(
+        one.with_suffix(suffix) in tables for one in tables for suffix in (".md", ".tex", ".csv")
+    )
     listed = (written / "files.txt").read_text().splitlines()
     there = {file.relative_to(written).as_posix() for file in written.rglob("*") if file.is_file()}
-    assert there - {*listed} == {"index.html", "files.txt"}  # all the others go when the next report is written
+    assert there - {*listed} == {
+        "index.html",
+        "files.txt",
+    }  # all the others go when the next report is written
     assert (written / "figures" / "heatmap.png").read_bytes().startswith(b"\x89PNG")
     assert (written / "figures" / "heatmap.pdf").read_bytes().startswith(b"%PDF")
 
@@ -66,7 +89,10 @@ def test_the_pages_fetch_nothing(written: Path) -> None:
         assert len(images) == page.count("<figure ") > 0
         assert all(image.startswith("data:image/png;base64,") for image in images)
         addresses = re.findall(r"""href\s*=\s*["']([^"'#]*)""", page)
-        assert all(not address or (written / name).parent.joinpath(address).exists() for address in addresses)
+        assert all(
+            not address or (written / name).parent.joinpath(address).exists()
+            for address in addresses
+        )
         assert not re.search(r"https?://|url\(|@import|<link", page)
 
 
@@ -75,7 +101,10 @@ def test_text_from_records_is_escaped(written: Path) -> None:
         assert EVIL not in page
         assert page.count("<script>") == 1  # the page's own
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in (written / "index.html").read_text()
-    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; $x_1$" in (written / "tasks" / "mlp.html").read_text()
+    assert (
+        "&lt;script&gt;alert(1)&lt;/script&gt; &amp; $x_1$"
+        in (written / "tasks" / "mlp.html").read_text()
+    )
     assert r"\$a\_b\$" in (written / "tables" / "main.tex").read_text()
     assert "&lt;script>" in (written / "tables" / "outcomes.md").read_text()
 
@@ -83,7 +112,10 @@ def test_text_from_records_is_escaped(written: Path) -> None:
 def test_the_page_tells_every_pair_status_and_damage(written: Path) -> None:
     page = (written / "index.html").read_text()
     table = page[page.index('id="table-main"') :].partition("</table>")[0]
-    rows = [re.findall(r"<t[dh][^>]*>(?:<a [^>]*>)?(?:<strong>)?([^<]*)", row) for row in table.split("<tr>")[2:]]
+    rows = [
+        re.findall(r"<t[dh][^>]*>(?:<a [^>]*>)?(?:<strong>)?([^<]*)", row)
+        for row in table.split("<tr>")[2:]
+    ]
     assert {row[0]: row[1:] for row in rows} == {
         "adamw": ["—", "interrupted 1/1"],
         "sgd": ["0.7050 ± 0.0071 (2)", "0.9050 ± 0.0071 (2)"],
@@ -134,16 +166,22 @@ def test_no_runs_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert not (tmp_path / "report").exists()
 
 
-def test_a_filter_that_nothing_passes(record: Record, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_filter_that_nothing_passes(
+    record: Record, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     record(config={"experiment": "quick"})
-    assert main(["--runs", str(runs), "--out", str(runs.parent / "report"), "--task", "resnet"]) == 2
+    assert (
+        main(["--runs", str(runs), "--out", str(runs.parent / "report"), "--task", "resnet"]) == 2
+    )
     message = capsys.readouterr().err
     assert "none of the 1 runs" in message
     assert "tasks: mlp" in message
     assert "experiments: quick" in message
 
 
-def test_a_folder_that_cannot_be_written(record: Record, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_cannot_be_written(
+    record: Record, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     record()
     blocked = runs.parent / "blocked"
     blocked.write_text("a file, not a folder")
@@ -151,13 +189,23 @@ def test_a_folder_that_cannot_be_written(record: Record, runs: Path, capsys: pyt
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_a_report_on_failures_only(record: Record, runs: Path, training: Any, tmp_path: Path) -> None:
-    record("mlp", "newton", 0, training(status="unsupported", message="too big"), environment={"cpu": None})
+def test_a_report_on_failures_only(
+    record: Record, runs: Path, training: Any, tmp_path: Path
+) -> None:
+    record(
+        "mlp",
+        "newton",
+        0,
+        training(status="unsupported", message="too big"),
+        environment={"cpu": None},
+    )
     assert main(["--runs", str(runs), "--out", str(tmp_path / "report")]) == 0
     assert "unsupported" in (tmp_path / "report" / "index.html").read_text()
 
 
-def test_a_report_on_one_diverged_run(record: Record, runs: Path, training: Any, tmp_path: Path) -> None:
+def test_a_report_on_one_diverged_run(
+    record: Record, runs: Path, training: Any, tmp_path: Path
+) -> None:
     record("mlp", "sgd", 0, training(status="diverged", cut=3))
     assert main(["--runs", str(runs), "--out", str(tmp_path / "report")]) == 0
     assert (tmp_path / "report" / "figures" / "curves-mlp.png").exists()

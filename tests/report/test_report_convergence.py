@@ -16,7 +16,14 @@ from optimizers import Objective
 from optimizers.newton import Newton
 from suite.report.__main__ import main
 from suite.results.suboptimality import consecutive, gap_sequence, worth_drawing
-from suite.stats.convergence_order import NOT_CONVERGING, TOO_EARLY, TOO_FEW, Order, observed_order, rate_text
+from suite.stats.convergence_order import (
+    NOT_CONVERGING,
+    TOO_EARLY,
+    TOO_FEW,
+    Order,
+    observed_order,
+    rate_text,
+)
 from tasks.functions.quadratic import Quadratic
 from tasks.functions.rosenbrock import Rosenbrock
 from tasks.regression.logistic import Logistic
@@ -43,7 +50,7 @@ STEPS = np.arange(200.0)
 NOISE = np.random.default_rng(0).standard_normal(400)
 
 
-# -- sequences whose order is known ------------------------------------------------------------------------------------
+# -- sequences whose order is known ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rate", [0.98, 0.9, 0.5, 0.1, 0.01])
@@ -78,17 +85,26 @@ def test_doubled_digits_are_quadratic_whatever_the_constant(constant: float) -> 
 
 
 def test_a_factor_that_keeps_falling_is_superlinear_of_order_one() -> None:
-    factors = 0.3 * 0.5 ** np.arange(12)  # e_{k+1} / e_k halves in every step: faster than any linear rate
+    factors = 0.3 * 0.5 ** np.arange(
+        12
+    )  # e_{k+1} / e_k halves in every step: faster than any linear rate
     found = order(np.cumprod([1.0, *factors]))
     assert found.kind == "superlinear"
     assert 1 <= found.order < 1.3
 
 
-@pytest.mark.parametrize(("gaps", "word"), [(0.7**STEPS, "linear (rate 0.70)"), (powers(2.0), "quadratic (order 2.0)")])
+@pytest.mark.parametrize(
+    ("gaps", "word"), [(0.7**STEPS, "linear (rate 0.70)"), (powers(2.0), "quadratic (order 2.0)")]
+)
 @pytest.mark.parametrize("floor", [1e-16, 3e-15])
-def test_a_plateau_at_round_off_is_not_part_of_the_sequence(gaps: list[float], word: str, floor: float) -> None:
+def test_a_plateau_at_round_off_is_not_part_of_the_sequence(
+    gaps: list[float], word: str, floor: float
+) -> None:
     plateau = np.abs(floor * NOISE[:150])
-    assert str(order(np.concatenate([gaps, 0 * plateau]) + np.abs(floor * NOISE[: len(gaps) + 150]))) == word
+    assert (
+        str(order(np.concatenate([gaps, 0 * plateau]) + np.abs(floor * NOISE[: len(gaps) + 150])))
+        == word
+    )
     assert str(order([*gaps, *[0.0] * 20])) == word
     assert str(order([*gaps, *-plateau], minimum=1.0)) == word  # below f* by as much as f* is known
 
@@ -96,7 +112,9 @@ def test_a_plateau_at_round_off_is_not_part_of_the_sequence(gaps: list[float], w
 def test_what_a_minimum_rounds_off_is_not_believed() -> None:
     """Gaps to a minimum of 1000 are multiples of its last digit, 1.1e-13."""
     rounded = np.round(np.array(powers(2.0)) / 1.1e-13) * 1.1e-13
-    assert order(rounded, minimum=1000.0).points == 6  # 0.5 to 2e-10; the next are a few roundings, and zeros
+    assert (
+        order(rounded, minimum=1000.0).points == 6
+    )  # 0.5 to 2e-10; the next are a few roundings, and zeros
 
 
 def test_a_linear_sequence_that_wiggles_keeps_its_rate() -> None:
@@ -125,13 +143,22 @@ def test_noise_seldom_hides_the_word() -> None:
 
 @pytest.mark.parametrize(
     "gaps",
-    [np.full(50, 3.98), 3.98 + 0.5**STEPS, 1.1**STEPS, 1e-3 + 0.9**STEPS, [5.0, 1.0, -1.0, -3.0], [1.0, 0.1, np.inf]],
+    [
+        np.full(50, 3.98),
+        3.98 + 0.5**STEPS,
+        1.1**STEPS,
+        1e-3 + 0.9**STEPS,
+        [5.0, 1.0, -1.0, -3.0],
+        [1.0, 0.1, np.inf],
+    ],
 )
 def test_a_gap_that_stays_rises_or_goes_below_the_minimum_does_not_converge(gaps: Any) -> None:
     assert order(gaps).kind == NOT_CONVERGING
 
 
-@pytest.mark.parametrize("gaps", [[], [1.0], [1.0, 0.1, 0.01], [5.0, 1e-31, 0.0, 0.0], [1.0, 0.5, 0.2, 0.1, 0.05]])
+@pytest.mark.parametrize(
+    "gaps", [[], [1.0], [1.0, 0.1, 0.01], [5.0, 1e-31, 0.0, 0.0], [1.0, 0.5, 0.2, 0.1, 0.05]]
+)
 def test_a_handful_of_points_says_nothing(gaps: list[float]) -> None:
     assert order(gaps).kind == TOO_FEW
 
@@ -147,14 +174,21 @@ def test_the_order_does_not_depend_on_how_often_steps_are_logged() -> None:
 
 
 def test_rates_are_written_with_the_digits_that_matter() -> None:
-    assert [rate_text(rate) for rate in (0.83, 0.0012, 0.998, 0.99957)] == ["0.83", "0.0012", "0.9980", "0.99957"]
+    assert [rate_text(rate) for rate in (0.83, 0.0012, 0.998, 0.99957)] == [
+        "0.83",
+        "0.0012",
+        "0.9980",
+        "0.99957",
+    ]
     assert str(Order("linear", rate=0.83)) == "linear (rate 0.83)"
     assert str(Order("sublinear", order=1.0)) == "sublinear (like k^-1.0)"
-    assert str(order(np.exp(-3 * (STEPS + 1) ** 0.5))) == "sublinear"  # no power law falls like that
+    assert (
+        str(order(np.exp(-3 * (STEPS + 1) ** 0.5))) == "sublinear"
+    )  # no power law falls like that
     assert str(Order(NOT_CONVERGING)) == "not converging"
 
 
-# -- gaps from a history -----------------------------------------------------------------------------------------------
+# -- gaps from a history ---------------------------------------------------------------------------
 
 
 def history(losses: list[float], gaps: dict[int, float]) -> pd.DataFrame:
@@ -186,7 +220,9 @@ def test_noisy_losses_are_left_alone() -> None:
     found = gap_sequence(noisy, EPS)
     assert found is not None
     assert list(found.steps) == [0, 4, 8]
-    one = gap_sequence(history([3.0, 2.0], {0: 1.0, 2: 0.1}), EPS)  # one pair cannot tell a minimum of 2 from noise
+    one = gap_sequence(
+        history([3.0, 2.0], {0: 1.0, 2: 0.1}), EPS
+    )  # one pair cannot tell a minimum of 2 from noise
     assert one is not None
     assert list(one.steps) == [0, 2]
 
@@ -207,7 +243,7 @@ def test_what_is_drawn_ends_where_round_off_begins() -> None:
     assert worth_drawing(stuck) is stuck
 
 
-# -- optimizers whose rate is known ------------------------------------------------------------------------------------
+# -- optimizers whose rate is known ----------------------------------------------------------------
 
 
 def trained(task: Task, make: Callable[[list[torch.nn.Parameter]], Any], steps: int) -> Order:
@@ -230,7 +266,9 @@ def trained(task: Task, make: Callable[[list[torch.nn.Parameter]], Any], steps: 
 
 
 @pytest.mark.parametrize(("condition", "lr"), [(10.0, 1.0), (10.0, 0.5), (4.0, 1.6)])
-def test_gradient_descent_on_a_quadratic_has_the_rate_of_the_textbook(condition: float, lr: float) -> None:
+def test_gradient_descent_on_a_quadratic_has_the_rate_of_the_textbook(
+    condition: float, lr: float
+) -> None:
     """The error along an eigenvector shrinks by |1 - lr s|, the function by its square; the slowest one stays."""
     found = trained(Quadratic(2, condition), lambda params: torch.optim.SGD(params, lr=lr), 120)
     assert found.kind == "linear"
@@ -243,10 +281,12 @@ def test_newton_is_quadratic(task: Task) -> None:
     assert found.kind == "quadratic"
 
 
-# -- the report --------------------------------------------------------------------------------------------------------
+# -- the report ------------------------------------------------------------------------------------
 
 
-def sequence(record: Record, optimizer: str, gaps: list[float], seed: int = 0, **kwargs: Any) -> None:
+def sequence(
+    record: Record, optimizer: str, gaps: list[float], seed: int = 0, **kwargs: Any
+) -> None:
     """A run of a function task, evaluated at every step."""
     settings = {"metric": "gap", "direction": "min", "precision": "float64"}
     directory = record("bowl", optimizer, seed, config=settings, **kwargs)
@@ -260,11 +300,15 @@ def test_the_report_says_and_draws_the_orders(
     for seed in (0, 1, 2):
         sequence(record, "sgd", list((0.9 - 0.01 * seed) ** STEPS[:100]), seed)
     sequence(record, "newton", powers(2.0))
-    sequence(record, "newton", [5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0], seed=1)  # as many as converge: the modest word
+    sequence(
+        record, "newton", [5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0], seed=1
+    )  # as many as converge: the modest word
     sequence(record, "kfac", [1.0, 9.0], training=training(status="diverged", cut=2))
     record("mlp", "sgd", 0)
     assert main(["--runs", str(runs), "--out", str(runs.parent / "report")]) == 0
-    table = pd.read_csv(runs.parent / "report" / "tables" / "orders_numbers.csv", dtype=str).set_index("optimizer")
+    table = pd.read_csv(
+        runs.parent / "report" / "tables" / "orders_numbers.csv", dtype=str
+    ).set_index("optimizer")
     assert list(table["observed"]) == ["linear (rate 0.89)", "not converging", "diverged 1/1"]
     assert list(table.index) == ["sgd", "newton", "kfac"]
     assert list(table["agree"]) == ["3/3", "1/2", "0/1"]

@@ -45,7 +45,9 @@ def test_what_a_cell_costs_by_hand(plant: Callable[..., Any]) -> None:
     found = crossings(records).set_index(["level", "seed"])
     assert [found.loc[("target", seed), "steps"] for seed in range(3)] == [10, 20, INF]
     assert found.loc[("50 %", 0), "steps"] == 5
-    assert found.loc[("80 %", 1), "steps"] == 20  # 0.4 is reached at 16, and seen at the next evaluation
+    assert (
+        found.loc[("80 %", 1), "steps"] == 20
+    )  # 0.4 is reached at 16, and seen at the next evaluation
     assert found.loc[("50 %", 2), "steps"] == 100
     assert found.loc[("target", 1), "seconds"] == pytest.approx(0.2)
     assert found.loc[("target", 1), "grad_equivalents"] == 40
@@ -82,16 +84,29 @@ def test_pairs_that_do_not_fit_and_problems_without_levels_have_no_row(
     assert list(found["source"]) == [OWN]
 
 
-def test_the_baseline_is_who_set_the_levels(plant: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_baseline_is_who_set_the_levels(
+    plant: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     cells = {(task, name): [10.0] for task in ("mlp", "cnn") for name in ("sgd", "adamw", "kfac")}
     records = plant(cells)
-    monkeypatch.setattr(module, "baseline", lambda records, problem: "kfac" if problem == "cnn" else None)
+    monkeypatch.setattr(
+        module, "baseline", lambda records, problem: "kfac" if problem == "cnn" else None
+    )
     assert baselines(records, crossings(records)) == {"cnn": "kfac", "mlp": "kfac"}
 
 
-def test_else_it_is_the_first_order_method_that_ran_on_most_and_arrived_most_often(plant: Callable[..., Any]) -> None:
-    cells = {("mlp", "sgd"): [INF], ("mlp", "adamw"): [50.0], ("cnn", "sgd"): [INF], ("cnn", "adamw"): [60.0]}
-    records = plant({**cells, ("mlp", "lbfgs"): [5.0], ("mlp", "kfac"): [5.0], ("cnn", "kfac"): [5.0]})
+def test_else_it_is_the_first_order_method_that_ran_on_most_and_arrived_most_often(
+    plant: Callable[..., Any],
+) -> None:
+    cells = {
+        ("mlp", "sgd"): [INF],
+        ("mlp", "adamw"): [50.0],
+        ("cnn", "sgd"): [INF],
+        ("cnn", "adamw"): [60.0],
+    }
+    records = plant(
+        {**cells, ("mlp", "lbfgs"): [5.0], ("mlp", "kfac"): [5.0], ("cnn", "kfac"): [5.0]}
+    )
     assert set(baselines(records, crossings(records)).values()) == {"adamw"}
 
 
@@ -100,8 +115,13 @@ def test_without_any_first_order_method_there_is_no_baseline(plant: Callable[...
     assert baselines(records, crossings(records)) == {}
 
 
-def test_the_common_level_is_the_hardest_that_all_of_the_baselines_runs_reached(plant: Callable[..., Any]) -> None:
-    records = plant({("mlp", "sgd"): [10, 20, INF], ("mlp", "kfac"): [10]}, config={"levels": {**LEVELS, 100: 0.5}})
+def test_the_common_level_is_the_hardest_that_all_of_the_baselines_runs_reached(
+    plant: Callable[..., Any],
+) -> None:
+    records = plant(
+        {("mlp", "sgd"): [10, 20, INF], ("mlp", "kfac"): [10]},
+        config={"levels": {**LEVELS, 100: 0.5}},
+    )
     found = crossings(records)
     assert common_level(found, "sgd") == "50 %"  # the run that never reached 0.5 ends at 0.25
     assert common_level(found, "kfac") == "target"
@@ -109,7 +129,9 @@ def test_the_common_level_is_the_hardest_that_all_of_the_baselines_runs_reached(
 
 
 @pytest.mark.parametrize(("target", "expected"), [(0.6, "target"), (0.5, "target"), (0.3, "100 %")])
-def test_a_target_stands_where_its_value_does(plant: Callable[..., Any], target: float, expected: str) -> None:
+def test_a_target_stands_where_its_value_does(
+    plant: Callable[..., Any], target: float, expected: str
+) -> None:
     records = plant({("mlp", "sgd"): [10]}, config={"levels": LEVELS, "target": target})
     assert common_level(crossings(records), "sgd") == expected
 
@@ -118,7 +140,9 @@ def test_what_must_not_be_averaged_is_left_out_and_named(plant: Callable[..., An
     records = plant(
         {("mlp", "sgd"): [10], ("mlp", "kfac"): [10], ("cnn", "sgd"): [20], ("toy", "sgd"): [5]},
         summary=lambda task, optimizer: {"parallel": task == "cnn"},
-        settings=lambda task, optimizer: {"_target_": "tasks.functions.toy.Toy"} if task == "toy" else {},
+        settings=lambda task, optimizer: (
+            {"_target_": "tasks.functions.toy.Toy"} if task == "toy" else {}
+        ),
     )
     chosen = aggregated(records, crossings(records))
     assert set(chosen.by_unit["steps"]["problem"]) == {"mlp", "cnn"}
@@ -141,7 +165,9 @@ def test_seconds_of_several_machines_are_not_put_together(plant: Callable[..., A
     assert len(chosen.by_unit["grad_equivalents"]) == 2
 
 
-def test_no_level_at_all_is_an_empty_frame(record: Callable[..., Path], plant: Callable[..., Any]) -> None:
+def test_no_level_at_all_is_an_empty_frame(
+    record: Callable[..., Path], plant: Callable[..., Any]
+) -> None:
     record("mlp", "sgd")
     records = plant({})
     found = crossings(records)
@@ -151,7 +177,9 @@ def test_no_level_at_all_is_an_empty_frame(record: Callable[..., Path], plant: C
     assert np.isfinite(ends(records)["steps"]).all()
 
 
-def test_what_sections_share_is_computed_once_and_a_problems_part_handed_on(plant: Callable[..., Any]) -> None:
+def test_what_sections_share_is_computed_once_and_a_problems_part_handed_on(
+    plant: Callable[..., Any],
+) -> None:
     records = plant({("mlp", "sgd"): [10], ("mlp", "kfac"): [20], ("cnn", "sgd"): [10]})
     assert crossings(records) is crossings(records)
     whole = final_cells(records, "mlp")
@@ -173,4 +201,6 @@ def test_a_problems_own_tables_are_the_same_whether_the_whole_was_looked_at_befo
     after = only(records, problem)
     assert after.kept
     assert results_table(after).rows == results_table(fresh).rows
-    assert [table.rows for table in cost_tables(after)] == [table.rows for table in cost_tables(fresh)]
+    assert [table.rows for table in cost_tables(after)] == [
+        table.rows for table in cost_tables(fresh)
+    ]

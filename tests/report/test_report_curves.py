@@ -16,7 +16,12 @@ from suite.results.learning_curves import MOST_POINTS, curve, is_logarithmic, li
 
 def history(values: list[float], seconds: float = 1.0) -> pd.DataFrame:
     steps = np.arange(len(values), dtype=float)
-    columns = {"step": steps, "seconds": seconds * steps, "grad_equivalents": 2 * steps, "loss": values}
+    columns = {
+        "step": steps,
+        "seconds": seconds * steps,
+        "grad_equivalents": 2 * steps,
+        "loss": values,
+    }
     return pd.DataFrame(columns)
 
 
@@ -36,7 +41,10 @@ def test_the_middle_is_the_median_and_the_band_reaches_from_the_smallest_to_the_
 
 def test_the_middle_goes_as_far_as_half_of_the_runs() -> None:
     histories = {0: history([3, 2, 1]), 1: history([3, 2]), 2: history([3])}
-    assert list(curve(cell("done", "target", "target"), histories, "loss", 1).middle["step"]) == [0, 1]
+    assert list(curve(cell("done", "target", "target"), histories, "loss", 1).middle["step"]) == [
+        0,
+        1,
+    ]
 
 
 def test_a_failed_run_is_drawn_apart_to_its_last_finite_value() -> None:
@@ -53,7 +61,9 @@ def test_long_histories_are_thinned_by_medians() -> None:
     assert steps == 50
     one = curve(cell("done"), {0: long}, "loss", steps)
     assert len(one.middle) <= MOST_POINTS + 2
-    assert list(one.middle["value"].iloc[:4]) == pytest.approx([1, 0.1, 0.01, 1])  # the first steps stay as they are
+    assert list(one.middle["value"].iloc[:4]) == pytest.approx(
+        [1, 0.1, 0.01, 1]
+    )  # the first steps stay as they are
     assert list(one.middle["value"].iloc[-50:]) == pytest.approx([0.1] * 50)
     assert window([history([1.0, 2.0])]) == 1
 
@@ -85,7 +95,9 @@ def test_exact_zeros_do_not_stretch_a_log_scale() -> None:
 
 
 def test_the_spread_of_costs() -> None:
-    curves = [curve(cell("done"), {0: history([2, 1], seconds)}, "loss", 1) for seconds in (1.0, 9.0)]
+    curves = [
+        curve(cell("done"), {0: history([2, 1], seconds)}, "loss", 1) for seconds in (1.0, 9.0)
+    ]
     assert spread(curves, "seconds") == 9.0
     assert spread([], "seconds") == 1.0
 
@@ -136,7 +148,9 @@ def test_a_legend_is_no_wider_than_its_picture(longest: int) -> None:
     canvas = Figure(figsize=(WIDTH, 8), layout="constrained")
     canvas.subplots()
     handles = [Line2D([], [], label=name) for name in names]
-    legend = canvas.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=3.2)
+    legend = canvas.legend(
+        handles=handles, loc="outside lower center", ncols=columns, handlelength=3.2
+    )
     canvas.draw_without_rendering()
     assert legend.get_window_extent().width <= canvas.bbox.width
     assert columns == {3: 8, 22: 4, 57: 2}[longest]

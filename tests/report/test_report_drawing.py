@@ -86,7 +86,9 @@ def test_names_of_points_do_not_cover_each_other() -> None:
     assert min(high - low for low, high in itertools.pairwise(places)) > 0.03
 
 
-@pytest.mark.parametrize("labels", [["a"], ["sgd", "kfac"] * 20, ["a very long label [lr=0.0001, momentum=0.9]"] * 7])
+@pytest.mark.parametrize(
+    "labels", [["a"], ["sgd", "kfac"] * 20, ["a very long label [lr=0.0001, momentum=0.9]"] * 7]
+)
 def test_a_legend_is_no_wider_than_its_picture(labels: list[str]) -> None:
     import matplotlib as mpl
 
@@ -105,7 +107,11 @@ def test_ends_of_lines_are_labelled_in_the_lines_order() -> None:
     canvas = Figure(figsize=(4, 3))
     axes = canvas.subplots()
     axes.set_ylim(0, 1)
-    end_labels(axes, {"a": 0.5, "b": 0.5, "c": 0.1, "d": float("nan")}, looks([(name, name, "") for name in "abcd"]))
+    end_labels(
+        axes,
+        {"a": 0.5, "b": 0.5, "c": 0.1, "d": float("nan")},
+        looks([(name, name, "") for name in "abcd"]),
+    )
     heights = {text.get_text(): text.xyann[1] for text in axes.texts}  # type: ignore[attr-defined]
     assert heights["c"] < heights["a"] < heights["b"]
     assert set(heights) == {"a", "b", "c"}
@@ -116,7 +122,9 @@ def test_ticks_of_ratios_are_plain_numbers() -> None:
     axes.set(xscale="log", yscale="log", xlim=(0.01, 100), ylim=(0.5, 4))
     for ruler in (axes.xaxis, axes.yaxis):
         ratio_ticks(ruler)
-    shown = [[tick.get_text() for tick in ruler.get_ticklabels()] for ruler in (axes.xaxis, axes.yaxis)]
+    shown = [
+        [tick.get_text() for tick in ruler.get_ticklabels()] for ruler in (axes.xaxis, axes.yaxis)
+    ]
     assert {"0.01", "0.1", "1", "10", "100"} <= set(shown[0])
     assert {"0.5", "1", "2"} <= set(shown[1])
 
@@ -127,12 +135,19 @@ def test_a_panel_with_nothing_to_show_has_no_ticks_either() -> None:
     axes.set(xscale="log", xlim=(1, 4))  # so narrow a range would have its minor ticks labelled
     said(axes, "costs $5")
     canvas.draw_without_rendering()
-    assert not [tick.get_text() for which in (False, True) for tick in axes.get_xticklabels(minor=which)]
+    assert not [
+        tick.get_text() for which in (False, True) for tick in axes.get_xticklabels(minor=which)
+    ]
     assert [text.get_text() for text in axes.texts] == [r"costs \$5"]
 
 
 def test_lists_in_words() -> None:
-    assert [listed(list("abcdefgh"[:n])) for n in (0, 1, 2, 3)] == ["", "a", "a and b", "a, b and c"]
+    assert [listed(list("abcdefgh"[:n])) for n in (0, 1, 2, 3)] == [
+        "",
+        "a",
+        "a and b",
+        "a, b and c",
+    ]
     assert listed(list("abcdefgh")) == "a, b, c, d, e and 3 more"
 
 

@@ -32,14 +32,18 @@ def rows(cells: dict[tuple[str, str], list[list[float]]]) -> pd.DataFrame:
 
 
 def test_shares_by_hand() -> None:
-    one = reach(rows({("p", "a"): [[0.1, 0.5], [0.2, INF]], ("p", "b"): [[1, 2], [INF, INF]]}), ["a", "b"])
+    one = reach(
+        rows({("p", "a"): [[0.1, 0.5], [0.2, INF]], ("p", "b"): [[1, 2], [INF, INF]]}), ["a", "b"]
+    )
     assert one is not None
     heights = at(one.shares, [0.05, 0.1, 0.2, 0.5, 1, 5])
     assert list(heights["a"]) == [0, 0.25, 0.5, 0.75, 0.75, 0.75]
     assert list(heights["b"]) == [0, 0, 0, 0, 0.25, 0.5]
 
 
-def test_a_problem_not_run_has_none_of_its_levels_reached_but_a_missing_seed_does_not_count() -> None:
+def test_a_problem_not_run_has_none_of_its_levels_reached_but_a_missing_seed_does_not_count() -> (
+    None
+):
     cells = {("p", "a"): [[1.0]], ("q", "a"): [[1.0], [1.0]], ("q", "b"): [[1.0]]}
     one = reach(rows(cells), ["a", "b"])
     assert one is not None
@@ -64,7 +68,9 @@ def test_bands_resample_each_problem_by_itself() -> None:
     one = reach(rows({(problem, "a"): [[0.1], [INF]] for problem in "pqrs"}), ["a"])
     assert one is not None
     low, high = one.bands["a"]
-    draws = np.random.default_rng(1).binomial(8, 0.5, size=100_000) / 8  # eight draws, each a success or not
+    draws = (
+        np.random.default_rng(1).binomial(8, 0.5, size=100_000) / 8
+    )  # eight draws, each a success or not
     assert (low[0], high[0]) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=0.126)
 
 
@@ -77,8 +83,15 @@ def test_costs_are_in_units_of_the_baselines_whole_run(plant: Callable[..., Any]
     reached = crossings(records)
     tables, left_out = relative_costs(records, reached, aggregated(records, reached))
     cost = tables["steps"].set_index(["optimizer", "level", "seed"])["cost"]
-    assert cost.index.get_level_values("level").unique().tolist() == ["50 %", "100 %"]  # the target is the latter
-    assert (cost["sgd", "100 %", 0], cost["kfac", "100 %", 1], cost["sgd", "100 %", 1]) == (0.5, 0.2, INF)
+    assert cost.index.get_level_values("level").unique().tolist() == [
+        "50 %",
+        "100 %",
+    ]  # the target is the latter
+    assert (cost["sgd", "100 %", 0], cost["kfac", "100 %", 1], cost["sgd", "100 %", 1]) == (
+        0.5,
+        0.2,
+        INF,
+    )
     seconds = tables["seconds"].set_index(["optimizer", "level", "seed"])["cost"]
     assert seconds["kfac", "100 %", 1] == pytest.approx(0.8)
     assert left_out == ""
@@ -87,10 +100,16 @@ def test_costs_are_in_units_of_the_baselines_whole_run(plant: Callable[..., Any]
 def test_seconds_need_a_clock_for_every_run(plant: Callable[..., Any]) -> None:
     """kfac shared the machine: it is never at cnn's target, for which no clock is needed, but at the level below."""
     records = plant(
-        {("mlp", "sgd"): [50, 60], ("mlp", "kfac"): [10, 20], ("cnn", "sgd"): [50, 60], ("cnn", "kfac"): [INF, INF],
-         ("vae", "sgd"): [50, 60]},
-        config={"levels": {50: 0.25, 100: 0.5}}, summary=lambda task, optimizer: {"parallel": optimizer == "kfac"},
-    )  # fmt: skip
+        {
+            ("mlp", "sgd"): [50, 60],
+            ("mlp", "kfac"): [10, 20],
+            ("cnn", "sgd"): [50, 60],
+            ("cnn", "kfac"): [INF, INF],
+            ("vae", "sgd"): [50, 60],
+        },
+        config={"levels": {50: 0.25, 100: 0.5}},
+        summary=lambda task, optimizer: {"parallel": optimizer == "kfac"},
+    )
     reached = crossings(records)
     chosen = aggregated(records, reached)
     assert list(chosen.rough) == ["mlp"]
@@ -101,8 +120,13 @@ def test_seconds_need_a_clock_for_every_run(plant: Callable[..., Any]) -> None:
     assert set(tables["steps"]["problem"]) == {"mlp", "cnn", "vae"}
 
 
-def test_one_problem_is_enough_for_a_picture(plant: Callable[..., Any], styled: Any, tmp_path: Path) -> None:
-    records = plant({("mlp", "sgd"): [50, 60], ("mlp", "kfac"): [10, INF]}, config={"levels": {50: 0.25, 80: 0.4}})
+def test_one_problem_is_enough_for_a_picture(
+    plant: Callable[..., Any], styled: Any, tmp_path: Path
+) -> None:
+    records = plant(
+        {("mlp", "sgd"): [50, 60], ("mlp", "kfac"): [10, INF]},
+        config={"levels": {50: 0.25, 80: 0.4}},
+    )
     (picture,) = section(records, styled(records), tmp_path).pictures
     assert picture.file.exists()
     assert "1 problem with 3 levels each." in picture.caption
@@ -111,7 +135,9 @@ def test_one_problem_is_enough_for_a_picture(plant: Callable[..., Any], styled: 
 
 
 @pytest.mark.parametrize("steps", [[INF], [INF, INF]])
-def test_nothing_reached_is_said(plant: Callable[..., Any], styled: Any, tmp_path: Path, steps: list[float]) -> None:
+def test_nothing_reached_is_said(
+    plant: Callable[..., Any], styled: Any, tmp_path: Path, steps: list[float]
+) -> None:
     records = plant({("mlp", "sgd"): steps})
     (picture,) = section(records, styled(records), tmp_path).pictures
     assert "no band" in picture.caption

@@ -63,7 +63,7 @@ def walk(steps: int) -> Trail:
     return Trail("sgd", np.arange(steps + 1.0), np.array([1.5, 2.0]) * shrunk, "done")
 
 
-# -- what is drawn ----------------------------------------------------------------------------------------------------
+# -- what is drawn ---------------------------------------------------------------------------------
 
 
 def test_the_domain_is_widened_for_a_path_that_stays_near() -> None:
@@ -153,11 +153,14 @@ def test_the_fate_of_a_path_in_words() -> None:
     arrived = next(k for k in range(400) if 10 * (1.5 * 0.92**k) ** 2 + (2 * 0.98**k) ** 2 <= 1e-6)
     assert fate(one, ground, walk(400)) == f"f - f* < 1e-06 after {arrived} steps"
     assert fate(one, ground, trail((1.0, 1.0), (0.0, 1.0))) == "f - f* = 1.000 after 1 step"
-    assert fate(one, ground, trail((1.0, 1.0), (9e9, 1.0), status="diverged")) == "diverged after 1 step"
+    assert (
+        fate(one, ground, trail((1.0, 1.0), (9e9, 1.0), status="diverged"))
+        == "diverged after 1 step"
+    )
     assert fate(one, ground, trail((1.0, 1.0), (math.nan, 1.0))) == "no finite value after 1 step"
 
 
-# -- motion -----------------------------------------------------------------------------------------------------------
+# -- motion ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("last", [1, 7, 200, 50_000])
@@ -177,7 +180,10 @@ def test_an_animation_shows_growing_paths_in_their_own_colours(tmp_path: Path) -
     jump = trail((1.5, 2.0), (0.0, 0.0), (math.nan, math.nan), name="newton")
     (picture,) = animations([plane(Bowl(), walk(200), jump)], looks, tmp_path)
     with Image.open(picture.file) as moving:
-        frames = [np.asarray((moving.seek(place), moving.convert("RGB"))[1]) for place in range(moving.n_frames)]
+        frames = [
+            np.asarray((moving.seek(place), moving.convert("RGB"))[1])
+            for place in range(moving.n_frames)
+        ]
         assert moving.info["loop"] == 0
     assert picture.file.stat().st_size < 1.5e6
     assert 2 < len(frames) <= FRAMES + 1
@@ -191,14 +197,16 @@ def test_an_animation_shows_growing_paths_in_their_own_colours(tmp_path: Path) -
     assert not (frames[0] == frames[-1]).all()
 
 
-# -- the report -------------------------------------------------------------------------------------------------------
+# -- the report ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def walked(record: Record) -> Callable[..., Path]:
     """Write a run on Rosenbrock's function whose path is a straight line to the minimum."""
 
-    def write(optimizer: str = "sgd", seed: int = 0, task: dict[str, Any] | None = None, steps: int = 20) -> Path:
+    def write(
+        optimizer: str = "sgd", seed: int = 0, task: dict[str, Any] | None = None, steps: int = 20
+    ) -> Path:
         chosen = task or {"_target_": "tasks.functions.rosenbrock.Rosenbrock", "dimension": 2}
         settings = {"metric": "gap", "direction": "min", "precision": "float64", "task": chosen}
         directory = record("valley", optimizer, seed, config=settings)
@@ -215,7 +223,9 @@ def report(runs: Path, *options: str) -> str:
     return "".join(page.read_text() for page in sorted((runs.parent / "report").rglob("*.html")))
 
 
-def test_the_page_holds_the_landscape_and_its_animation(walked: Record, record: Record, runs: Path) -> None:
+def test_the_page_holds_the_landscape_and_its_animation(
+    walked: Record, record: Record, runs: Path
+) -> None:
     walked("newton", steps=5)
     record("mlp", "sgd", 0)
     page = report(runs)
@@ -224,8 +234,12 @@ def test_the_page_holds_the_landscape_and_its_animation(walked: Record, record: 
     assert made >= {"landscape-valley.png", "landscape-valley.pdf", "animation-valley.gif"}
     assert not list(figures.glob("landscape-mlp*"))
     assert len(re.findall(r'src="data:image/gif;base64,', page)) == 1
-    assert "newton: f - f* &lt; 0.8 after 5 steps" in page  # the record's target, in the words of the picture
-    assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!data:image/|#|(?:tasks/|\.\./)?[a-z]+\.html)""", page)
+    assert (
+        "newton: f - f* &lt; 0.8 after 5 steps" in page
+    )  # the record's target, in the words of the picture
+    assert not re.findall(
+        r"""(?:src|href)\s*=\s*["'](?!data:image/|#|(?:tasks/|\.\./)?[a-z]+\.html)""", page
+    )
     report(runs, "--task", "mlp")
     assert not list(figures.glob("*valley*"))  # nothing outlives its runs, animations neither
 
@@ -282,7 +296,9 @@ def test_tasks_from_elsewhere_need_a_word_of_trust(
     assert f"Not drawn: {advice}." in report(runs)
     (hill,) = found(runs, "mine_landscape").drawn
     assert hill.values(np.array([[3.0, 4.0]])) == [-25]
-    walked("lbfgs", task={"_target_": "mine_landscape.Plain"})  # does not know its function: nothing to say
+    walked(
+        "lbfgs", task={"_target_": "mine_landscape.Plain"}
+    )  # does not know its function: nothing to say
     assert len(found(runs, "mine_landscape").drawn) == 1
     assert not found(runs, "mine_landscape").skipped
     walked("adamw", task={"_target_": "mine_landscape.Broken"})
@@ -292,9 +308,14 @@ def test_tasks_from_elsewhere_need_a_word_of_trust(
 
 def test_one_seed_for_all_where_they_have_one_in_common() -> None:
     runs = pd.DataFrame(
-        [("sgd", 0), ("sgd", 1), ("adam", 1), ("adam", 2), ("newton", 3)], columns=["optimizer", "seed"]
+        [("sgd", 0), ("sgd", 1), ("adam", 1), ("adam", 2), ("newton", 3)],
+        columns=["optimizer", "seed"],
     )
     chosen = one_seed(runs)
-    assert dict(zip(chosen["optimizer"], chosen["seed"], strict=True)) == {"sgd": 1, "adam": 1, "newton": 3}
+    assert dict(zip(chosen["optimizer"], chosen["seed"], strict=True)) == {
+        "sgd": 1,
+        "adam": 1,
+        "newton": 3,
+    }
     assert seed_text(chosen) == "seeds 1, 3"
     assert seed_text(one_seed(runs[runs["optimizer"] == "sgd"])) == "seed 0"

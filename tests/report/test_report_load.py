@@ -18,7 +18,13 @@ def test_a_good_run(record: Record, runs: Path, training: Any) -> None:
     record("mlp", "kfac", 3, training(final=0.95, steps=10, message="fine"))
     (run,), damaged = load_runs(runs)
     assert not damaged
-    assert (run.task, run.optimizer, run.seed, run.status, run.message) == ("mlp", "kfac", 3, "done", "fine")
+    assert (run.task, run.optimizer, run.seed, run.status, run.message) == (
+        "mlp",
+        "kfac",
+        3,
+        "done",
+        "fine",
+    )
     assert run.number("final_accuracy") == 0.95
     assert list(run.history["step"]) == list(range(11))
 
@@ -58,19 +64,27 @@ DAMAGES = {
     "config.yaml is not YAML": _write("config.yaml", "a: [1"),
     "config.yaml is not a mapping": _write("config.yaml", "- 1"),
     "config.yaml has no usable 'optimizer'": _write("config.yaml", "seed: 1\ntask: {}\n"),
-    "config.yaml has no usable 'seed'": _write("config.yaml", "optimizer: {}\ntask: {}\nseed: many\n"),
+    "config.yaml has no usable 'seed'": _write(
+        "config.yaml", "optimizer: {}\ntask: {}\nseed: many\n"
+    ),
     "summary.json is not JSON": _write("summary.json", '{"status": "do'),
     "summary.json is not a mapping": _write("summary.json", "[]"),
     "summary.json has no status": _write("summary.json", '{"steps": 3}'),
     "environment.json is not JSON": _write("environment.json", "{"),
     "history.csv is missing or empty": _remove("history.csv"),
-    "history.csv is not a table of numbers": _write("history.csv", "step,seconds,loss,grad_equivalents\n1,2,x,4\n"),
-    "history.csv lacks the column 'loss'": _write("history.csv", "step,seconds,grad_equivalents\n1,2,4\n"),
+    "history.csv is not a table of numbers": _write(
+        "history.csv", "step,seconds,loss,grad_equivalents\n1,2,x,4\n"
+    ),
+    "history.csv lacks the column 'loss'": _write(
+        "history.csv", "step,seconds,grad_equivalents\n1,2,4\n"
+    ),
 }
 
 
 @pytest.mark.parametrize("reason", DAMAGES)
-def test_a_damaged_run_is_named_and_the_others_are_read(record: Record, runs: Path, reason: str) -> None:
+def test_a_damaged_run_is_named_and_the_others_are_read(
+    record: Record, runs: Path, reason: str
+) -> None:
     record(seed=0)
     broken = record(seed=1)
     DAMAGES[reason](broken)
@@ -80,7 +94,9 @@ def test_a_damaged_run_is_named_and_the_others_are_read(record: Record, runs: Pa
     assert damage.reason.startswith(reason)
 
 
-def test_control_characters_do_not_reach_a_terminal(record: Record, runs: Path, training: Any) -> None:
+def test_control_characters_do_not_reach_a_terminal(
+    record: Record, runs: Path, training: Any
+) -> None:
     record(training=training(status="error", message="bad\x1b[31m\nthing\x07"))
     (run,), _ = load_runs(runs)
     assert run.message == "bad [31m thing"
@@ -89,7 +105,9 @@ def test_control_characters_do_not_reach_a_terminal(record: Record, runs: Path, 
 def test_null_and_odd_values_are_not_numbers(record: Record, runs: Path) -> None:
     path = record()
     summary = json.loads((path / "summary.json").read_text())
-    (path / "summary.json").write_text(json.dumps({**summary, "target": None, "final_accuracy": "high"}))
+    (path / "summary.json").write_text(
+        json.dumps({**summary, "target": None, "final_accuracy": "high"})
+    )
     (run,), _ = load_runs(runs)
     assert run.number("target") != run.number("target")
     assert run.number("final_accuracy") != run.number("final_accuracy")

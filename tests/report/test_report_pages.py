@@ -63,10 +63,13 @@ def test_the_overview_says_who_is_ahead(two: Records) -> None:
 
 def test_every_run_of_a_problem_is_listed_with_what_repeats_it(two: Records) -> None:
     table = runs_table(only(two, "mlp"))
-    rows = [dict(zip(table.columns, (cell.text for cell in row), strict=True)) for row in table.rows]
+    rows = [
+        dict(zip(table.columns, (cell.text for cell in row), strict=True)) for row in table.rows
+    ]
     assert [(row["optimizer"], row["seed"], row["status"]) for row in rows] == [
-        *(("sgd", str(seed), "done") for seed in range(3)), *(("kfac", str(seed), "diverged") for seed in range(3)),
-    ]  # fmt: skip
+        *(("sgd", str(seed), "done") for seed in range(3)),
+        *(("kfac", str(seed), "diverged") for seed in range(3)),
+    ]
     assert [row["final"] for row in rows] == ["0.9000", "0.9100", "0.9200", "—", "—", "—"]
     assert [row["target at step"] for row in rows] == ["10", "11", "12", "—", "—", "—"]
     assert rows[0]["command"] == "python -m suite optimizer=sgd task=mlp seed=0"
@@ -93,7 +96,10 @@ def test_numbers_lead_to_the_runs_behind_them(two: Records) -> None:
 
 
 def test_any_table_of_pairs_has_links_without_asking(two: Records) -> None:
-    rows = [{"problem": "mlp", "optimizer": "sgd", "a": Cell("1", source=("cnn", "sgd"))}, {"problem": "no such"}]
+    rows = [
+        {"problem": "mlp", "optimizer": "sgd", "a": Cell("1", source=("cnn", "sgd"))},
+        {"problem": "no such"},
+    ]
     addresses = links_of(two).addresses(
         make_table("t", "T", "C.", [{**one, "a": one.get("a", "")} for one in rows[:1]])
     )
@@ -114,14 +120,26 @@ def test_the_records_of_one_problem_keep_nothing_of_another(two: Records) -> Non
 def test_parts_of_the_frame_are_the_filtered_frame(two: Records) -> None:
     frame = two.frame
     assert two.of("mlp").equals(frame[frame["problem"] == "mlp"])
-    assert two.pair("mlp", "kfac").equals(frame[(frame["problem"] == "mlp") & (frame["optimizer"] == "kfac")])
+    assert two.pair("mlp", "kfac").equals(
+        frame[(frame["problem"] == "mlp") & (frame["optimizer"] == "kfac")]
+    )
     assert len(two.pair("cnn", "kfac")) == 0
     assert list(two.of("no such").columns) == list(frame.columns)
 
 
 def test_search_spaces_and_where_the_values_lie(record: Record, runs: Path) -> None:
-    record("mlp", "sgd", 0, hyper={"lr": 0.0101, "momentum": 0.5, "depth": 9, "rule": "a", "search": SEARCH})
-    record("mlp", "adamw", 0, hyper={"lr": 3.0, "rule": "c", "search": {key: SEARCH[key] for key in ("lr", "rule")}})
+    record(
+        "mlp",
+        "sgd",
+        0,
+        hyper={"lr": 0.0101, "momentum": 0.5, "depth": 9, "rule": "a", "search": SEARCH},
+    )
+    record(
+        "mlp",
+        "adamw",
+        0,
+        hyper={"lr": 3.0, "rule": "c", "search": {key: SEARCH[key] for key in ("lr", "rule")}},
+    )
     record("mlp", "kfac", 0)
     records = read(runs)
     names = ("optimizer", "hyperparameter", "searched", "value", "place")
@@ -135,7 +153,9 @@ def test_search_spaces_and_where_the_values_lie(record: Record, runs: Path) -> N
     }
 
 
-@pytest.mark.parametrize("search", [None, "wide", {"lr": "wide"}, {"lr": {"low": 1.0, "high": 0.1}}])
+@pytest.mark.parametrize(
+    "search", [None, "wide", {"lr": "wide"}, {"lr": {"low": 1.0, "high": 0.1}}]
+)
 def test_a_space_that_cannot_be_read_has_no_rows(record: Record, runs: Path, search: Any) -> None:
     record(hyper={"search": search})
     assert space_table(read(runs)) is None
@@ -143,7 +163,9 @@ def test_a_space_that_cannot_be_read_has_no_rows(record: Record, runs: Path, sea
 
 def test_a_problems_page_shows_that_problem_alone(two: Records, tmp_path: Path) -> None:
     write_report(two, tmp_path / "out", "Title <&>", "command")
-    index, page = ((tmp_path / "out" / name).read_text() for name in ("index.html", "tasks/mlp.html"))
+    index, page = (
+        (tmp_path / "out" / name).read_text() for name in ("index.html", "tasks/mlp.html")
+    )
     assert "<title>mlp · Title &lt;&amp;&gt;</title>" in page
     assert '<a href="../index.html">Title &lt;&amp;&gt;</a>' in page
     assert '<a href="cnn.html">Previous: cnn</a>' in page
@@ -152,8 +174,19 @@ def test_a_problems_page_shows_that_problem_alone(two: Records, tmp_path: Path) 
     assert "cnn" not in re.sub(r"<nav class=\"beside\".*?</nav>", "", page, flags=re.DOTALL)
     assert ">problem</button>" not in page  # its name is the page's heading
     assert ">problem</button>" in index
-    for anchor in ("main", "results", "targets", "costs", "outcomes", "problems", "environment", "curves", "telemetry",
-                   "landscapes", "configurations"):  # fmt: skip
+    for anchor in (
+        "main",
+        "results",
+        "targets",
+        "costs",
+        "outcomes",
+        "problems",
+        "environment",
+        "curves",
+        "telemetry",
+        "landscapes",
+        "configurations",
+    ):
         assert f'id="{anchor}"' in index
 
 
@@ -217,7 +250,9 @@ def test_window_medians_skip_what_is_not_known(two: Records) -> None:
 @pytest.mark.parametrize("steps", [1, 3, 4])
 def test_window_medians_are_those_of_pandas(two: Records, steps: int) -> None:
     random = np.random.default_rng(0)
-    history = pd.DataFrame(random.random((200, 4)), columns=["loss", "seconds", "grad_equivalents", "step"])
+    history = pd.DataFrame(
+        random.random((200, 4)), columns=["loss", "seconds", "grad_equivalents", "step"]
+    )
     history["step"] = np.arange(200.0)
     history.loc[::7, "loss"] = np.inf
     runs = two.pair("mlp", "sgd").iloc[:1]

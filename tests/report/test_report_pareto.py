@@ -16,9 +16,19 @@ INF = math.inf
 
 
 def test_the_front_by_hand() -> None:
-    points = {"a": (1.0, 9.0), "b": (2.0, 5.0), "c": (3.0, 5.0), "d": (4.0, 1.0), "e": (INF, 0.5), "f": (9.0, math.nan)}
+    points = {
+        "a": (1.0, 9.0),
+        "b": (2.0, 5.0),
+        "c": (3.0, 5.0),
+        "d": (4.0, 1.0),
+        "e": (INF, 0.5),
+        "f": (9.0, math.nan),
+    }
     assert front(points) == ["a", "b", "d"]
-    assert front({"a": (1.0, 1.0), "b": (1.0, 1.0), "c": (1.0, 2.0)}) == ["a", "b"]  # equals are both on it
+    assert front({"a": (1.0, 1.0), "b": (1.0, 1.0), "c": (1.0, 2.0)}) == [
+        "a",
+        "b",
+    ]  # equals are both on it
     assert front({"e": (INF, 1.0)}) == []
 
 
@@ -50,7 +60,9 @@ def test_the_points_of_a_problem(plant: Callable[..., Any]) -> None:
     assert to_target(records).runs == 8
 
 
-def test_a_step_in_milliseconds_against_the_state(plant: Callable[..., Any], styled: Any, tmp_path: Path) -> None:
+def test_a_step_in_milliseconds_against_the_state(
+    plant: Callable[..., Any], styled: Any, tmp_path: Path
+) -> None:
     records = plant(
         {("mlp", "sgd"): [10], ("mlp", "kfac"): [5]},
         summary=lambda task, optimizer: {"state_bytes": 0 if optimizer == "sgd" else 4096},
@@ -58,29 +70,41 @@ def test_a_step_in_milliseconds_against_the_state(plant: Callable[..., Any], sty
     )
     points = per_step(records).panels["mlp"]
     assert {name: (point.time, point.memory) for name, point in points.items()} == {
-        "sgd": (pytest.approx(20), 0), "kfac": (pytest.approx(5), 4096),
-    }  # fmt: skip
-    pictures = {picture.name: picture for picture in section(records, styled(records), tmp_path).pictures}
+        "sgd": (pytest.approx(20), 0),
+        "kfac": (pytest.approx(5), 4096),
+    }
+    pictures = {
+        picture.name: picture for picture in section(records, styled(records), tmp_path).pictures
+    }
     assert "mlp: kfac (5.000, 4.0 KiB) and sgd (20.00, 0 B)" in pictures["pareto-step"].alt
     assert all(picture.file.exists() for picture in pictures.values())
 
 
-def test_each_hardware_has_its_own_panel(plant: Callable[..., Any], styled: Any, tmp_path: Path) -> None:
+def test_each_hardware_has_its_own_panel(
+    plant: Callable[..., Any], styled: Any, tmp_path: Path
+) -> None:
     records = plant(
         {("mlp", "sgd"): [10], ("mlp", "kfac"): [5]},
         environment=lambda task, optimizer: {"cpu": f"CPU of {optimizer}"},
     )
-    assert list(to_target(records).panels) == ["mlp\ncpu, CPU of sgd, 1 thread", "mlp\ncpu, CPU of kfac, 1 thread"]
+    assert list(to_target(records).panels) == [
+        "mlp\ncpu, CPU of sgd, 1 thread",
+        "mlp\ncpu, CPU of kfac, 1 thread",
+    ]
     assert len(section(records, styled(records), tmp_path).pictures) == 2
 
 
-def test_nobody_arrives_and_nobody_keeps_anything(plant: Callable[..., Any], styled: Any, tmp_path: Path) -> None:
+def test_nobody_arrives_and_nobody_keeps_anything(
+    plant: Callable[..., Any], styled: Any, tmp_path: Path
+) -> None:
     records = plant({("mlp", "sgd"): [INF]}, summary={"state_bytes": 0, "parallel": True})
     (picture,) = section(records, styled(records), tmp_path).pictures
     assert picture.name == "pareto-step"
     assert "Hollow: seconds of runs that shared the machine" in picture.caption
 
 
-def test_nothing_measured_is_no_picture(record: Callable[..., Path], plant: Callable[..., Any], tmp_path: Path) -> None:
+def test_nothing_measured_is_no_picture(
+    record: Callable[..., Path], plant: Callable[..., Any], tmp_path: Path
+) -> None:
     record("mlp", "sgd", summary={"state_bytes": None, "peak_memory_bytes": None})
     assert section(plant({}), {}, tmp_path).pictures == []

@@ -12,7 +12,14 @@ import pytest
 from suite.report.sections.phases import phase_panels, phases_of, section
 from suite.results.timings import Place, Timing, placed, speed_key
 
-PHASES = {"forward": 0.001, "backward": 0.002, "inverse": 0.006, "other": 0.001, "melody": 0.0005, "line search": 0.0}
+PHASES = {
+    "forward": 0.001,
+    "backward": 0.002,
+    "inverse": 0.006,
+    "other": 0.001,
+    "melody": 0.0005,
+    "line search": 0.0,
+}
 
 
 def measured(records: Any, name: str, problem: str = "mlp", **changes: Any) -> dict[Place, Timing]:
@@ -22,9 +29,13 @@ def measured(records: Any, name: str, problem: str = "mlp", **changes: Any) -> d
     return placed([replace(one, **changes)])
 
 
-def test_the_bars_are_those_of_the_runs_own_settings(plant: Callable[..., Any], styled: Any, tmp_path: Path) -> None:
+def test_the_bars_are_those_of_the_runs_own_settings(
+    plant: Callable[..., Any], styled: Any, tmp_path: Path
+) -> None:
     records = plant({("mlp", "sgd"): [10, 20], ("mlp", "kfac"): [10]})
-    timings = measured(records, "kfac") | placed([Timing("0badc0de", "mlp", "sgd", "cpu", 1.0, (1.0,), PHASES)])
+    timings = measured(records, "kfac") | placed(
+        [Timing("0badc0de", "mlp", "sgd", "cpu", 1.0, (1.0,), PHASES)]
+    )
     panels = phase_panels(records, timings)
     assert panels == {"mlp": {"kfac": PHASES}}
     (picture,) = section(records, styled(records), tmp_path, timings).pictures
@@ -34,13 +45,22 @@ def test_the_bars_are_those_of_the_runs_own_settings(plant: Callable[..., Any], 
 
 
 def test_phases_stand_in_the_order_of_a_step_and_unknown_ones_before_the_rest() -> None:
-    assert list(phases_of({"mlp": {"kfac": PHASES}})) == ["forward", "backward", "inverse", "melody", "other"]
+    assert list(phases_of({"mlp": {"kfac": PHASES}})) == [
+        "forward",
+        "backward",
+        "inverse",
+        "melody",
+        "other",
+    ]
 
 
 def test_several_machines_have_panels_of_their_own(plant: Callable[..., Any]) -> None:
     records = plant({("mlp", "sgd"): [10], ("mlp", "kfac"): [10]})
     timings = measured(records, "kfac") | measured(records, "sgd", hardware="cuda, Some GPU")
-    assert list(phase_panels(records, timings)) == ["mlp\ncuda, Some GPU", "mlp\ncpu, Some CPU, 1 thread"]
+    assert list(phase_panels(records, timings)) == [
+        "mlp\ncuda, Some GPU",
+        "mlp\ncpu, Some CPU, 1 thread",
+    ]
 
 
 @pytest.mark.parametrize("phases", [{}, {"forward": 0.0}])

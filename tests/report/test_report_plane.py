@@ -28,7 +28,10 @@ def test_half_the_steps_at_four_times_the_price(plant: Callable[..., Any]) -> No
     assert found.against == ["sgd"]
     assert place(found, "kfac") == (pytest.approx(0.5), pytest.approx(4.0))
     (point,) = found.points["kfac"]
-    assert (point.steps.low, point.steps.high) == (pytest.approx(0.5), pytest.approx(0.5))  # the seeds agree
+    assert (point.steps.low, point.steps.high) == (
+        pytest.approx(0.5),
+        pytest.approx(0.5),
+    )  # the seeds agree
     assert not point.shared
     assert (found.levels, found.left_out, found.runs) == ({"mlp": "target"}, {}, 6)
 
@@ -43,18 +46,29 @@ def test_the_interval_is_that_of_paired_log_ratios(plant: Callable[..., Any]) ->
     assert (point.steps.low, point.steps.high) == pytest.approx(tuple(map(math.exp, interval)))
 
 
-def test_a_single_seed_has_no_interval(plant: Callable[..., Any], styled: Any, tmp_path: Path) -> None:
+def test_a_single_seed_has_no_interval(
+    plant: Callable[..., Any], styled: Any, tmp_path: Path
+) -> None:
     records = plant({("mlp", "sgd"): [40], ("mlp", "kfac"): [20]})
     (point,) = plane(records).points["kfac"]
     assert math.isnan(point.steps.low)
     (picture,) = section(records, styled(records), tmp_path).pictures
     assert "A single seed: no intervals." in picture.caption
-    assert "kfac earlier in 1 of 1 (median 0.50 times the steps, 1.00 times the cost of a step)" in picture.alt
+    assert (
+        "kfac earlier in 1 of 1 (median 0.50 times the steps, 1.00 times the cost of a step)"
+        in picture.alt
+    )
 
 
-def test_who_never_arrives_stands_at_an_edge(plant: Callable[..., Any], styled: Any, tmp_path: Path) -> None:
+def test_who_never_arrives_stands_at_an_edge(
+    plant: Callable[..., Any], styled: Any, tmp_path: Path
+) -> None:
     records = plant(
-        {("mlp", "sgd"): [40, 40, 40], ("mlp", "kfac"): [INF, INF, 20], ("mlp", "adamw"): [INF, 20, 20]},
+        {
+            ("mlp", "sgd"): [40, 40, 40],
+            ("mlp", "kfac"): [INF, INF, 20],
+            ("mlp", "adamw"): [INF, 20, 20],
+        }
     )
     found = plane(records)
     assert place(found, "kfac")[0] == INF  # most of its runs failed
@@ -68,7 +82,9 @@ def test_the_level_is_one_that_the_baseline_always_reaches(
     plant: Callable[..., Any], styled: Any, tmp_path: Path
 ) -> None:
     levels = {50: 0.2, 100: 0.5}  # planted failures end at 0.25
-    records = plant({("mlp", "sgd"): [40, INF], ("mlp", "kfac"): [20, 20]}, config={"levels": levels})
+    records = plant(
+        {("mlp", "sgd"): [40, INF], ("mlp", "kfac"): [20, 20]}, config={"levels": levels}
+    )
     found = plane(records)
     assert found.levels == {"mlp": "50 %"}
     assert 0 < place(found, "kfac")[0] < 1
@@ -77,12 +93,19 @@ def test_the_level_is_one_that_the_baseline_always_reaches(
 
 
 def test_a_baseline_that_never_arrives_is_at_the_other_edge(plant: Callable[..., Any]) -> None:
-    cells = {("mlp", "sgd"): [INF, INF], ("mlp", "kfac"): [20, 20], ("cnn", "sgd"): [40.0], ("cnn", "kfac"): [40.0]}
+    cells = {
+        ("mlp", "sgd"): [INF, INF],
+        ("mlp", "kfac"): [20, 20],
+        ("cnn", "sgd"): [40.0],
+        ("cnn", "kfac"): [40.0],
+    }
     assert place(plane(plant(cells)), "kfac")[0] == 0
 
 
 def test_nobody_arrives(plant: Callable[..., Any], styled: Any, tmp_path: Path) -> None:
-    records = plant({("mlp", "sgd"): [INF], ("mlp", "kfac"): [INF], ("cnn", "sgd"): [10], ("cnn", "kfac"): [10]})
+    records = plant(
+        {("mlp", "sgd"): [INF], ("mlp", "kfac"): [INF], ("cnn", "sgd"): [10], ("cnn", "kfac"): [10]}
+    )
     assert plane(records).left_out == {"mlp": "nobody reached a level"}
     (picture,) = section(records, styled(records), tmp_path).pictures
     assert "Left out: mlp (nobody reached a level)." in picture.caption
@@ -97,7 +120,9 @@ def test_different_hardware_is_not_compared(plant: Callable[..., Any]) -> None:
     assert plane(records).points == {}
 
 
-def test_shared_seconds_are_hollow_and_said(plant: Callable[..., Any], styled: Any, tmp_path: Path) -> None:
+def test_shared_seconds_are_hollow_and_said(
+    plant: Callable[..., Any], styled: Any, tmp_path: Path
+) -> None:
     records = plant({("mlp", "sgd"): [40], ("mlp", "kfac"): [20]}, summary={"parallel": True})
     assert plane(records).points["kfac"][0].shared
     assert "shared the machine" in section(records, styled(records), tmp_path).pictures[0].caption
@@ -105,14 +130,21 @@ def test_shared_seconds_are_hollow_and_said(plant: Callable[..., Any], styled: A
 
 @pytest.mark.parametrize("cells", [{}, {("mlp", "sgd"): [10.0]}, {("mlp", "kfac"): [10.0]}])
 def test_nothing_to_compare_is_no_picture(
-    plant: Callable[..., Any], record: Callable[..., Path], tmp_path: Path, cells: dict[tuple[str, str], list[float]]
+    plant: Callable[..., Any],
+    record: Callable[..., Path],
+    tmp_path: Path,
+    cells: dict[tuple[str, str], list[float]],
 ) -> None:
     record("cnn", "sgd")
     assert section(plant(cells), {}, tmp_path).pictures == []
 
 
-def test_many_problems_are_numbered_panels_of_methods(plant: Callable[..., Any], styled: Any, tmp_path: Path) -> None:
-    cells = {(f"task{n}", name): [20.0, 40.0] for n in range(5) for name in ("sgd", "kfac", "newton")}
+def test_many_problems_are_numbered_panels_of_methods(
+    plant: Callable[..., Any], styled: Any, tmp_path: Path
+) -> None:
+    cells = {
+        (f"task{n}", name): [20.0, 40.0] for n in range(5) for name in ("sgd", "kfac", "newton")
+    }
     (picture,) = section(records := plant(cells), styled(records), tmp_path).pictures
     assert "kfac earlier in 0 of 5" in picture.alt
     assert "From 30 runs." in picture.caption

@@ -21,13 +21,21 @@ def read(runs: Path) -> Records:
 
 
 def test_settings_are_flat_and_equal_numbers_are_equal_text() -> None:
-    assert flatten({"a": {"b": [1, 2.0]}, "c": None, "d": True}) == {"a.b": "[1, 2]", "c": "null", "d": "true"}
+    assert flatten({"a": {"b": [1, 2.0]}, "c": None, "d": True}) == {
+        "a.b": "[1, 2]",
+        "c": "null",
+        "d": "true",
+    }
     assert show(1) == show(1.0) == "1"
     assert show(1e-5) == "1e-05"
 
 
 def test_a_key_is_taken_only_if_it_tells_more_apart() -> None:
-    settings = [{"scale": "quick", "steps": "5"}, {"scale": "full", "steps": "9"}, {"scale": "full", "steps": "9"}]
+    settings = [
+        {"scale": "quick", "steps": "5"},
+        {"scale": "full", "steps": "9"},
+        {"scale": "full", "steps": "9"},
+    ]
     assert distinguishing_keys(settings) == ["scale"]
 
 
@@ -37,7 +45,9 @@ def test_one_way_of_running_a_task_needs_no_label(record: Record, runs: Path) ->
     assert read(runs).problems == ["mlp"]
 
 
-def test_budgets_data_scale_and_device_are_never_mixed(record: Record, runs: Path, training: Any) -> None:
+def test_budgets_data_scale_and_device_are_never_mixed(
+    record: Record, runs: Path, training: Any
+) -> None:
     record("mlp", "sgd", 0)
     record("mlp", "sgd", 0, training(steps=40))
     record("cnn", "sgd", 0)
@@ -47,18 +57,30 @@ def test_budgets_data_scale_and_device_are_never_mixed(record: Record, runs: Pat
     record("gpt", "sgd", 0)
     record("gpt", "sgd", 0, config={"device": "cuda"})
     assert read(runs).problems == [
-        "cnn (data=digits)", "cnn (data=mnist)", "gpt (cpu)", "gpt (cuda)",
-        "mlp (steps=20)", "mlp (steps=40)", "rnn (full)", "rnn (quick)",
-    ]  # fmt: skip
+        "cnn (data=digits)",
+        "cnn (data=mnist)",
+        "gpt (cpu)",
+        "gpt (cuda)",
+        "mlp (steps=20)",
+        "mlp (steps=40)",
+        "rnn (full)",
+        "rnn (quick)",
+    ]
 
 
 def test_a_label_names_all_that_is_needed(record: Record, runs: Path) -> None:
     for scale, depth in (("quick", 8), ("quick", 20), ("small", 8)):
         record("resnet", "sgd", 0, config={"scale": scale}, settings={"depth": depth})
-    assert read(runs).problems == ["resnet (quick, depth=20)", "resnet (quick, depth=8)", "resnet (small, depth=8)"]
+    assert read(runs).problems == [
+        "resnet (quick, depth=20)",
+        "resnet (quick, depth=8)",
+        "resnet (small, depth=8)",
+    ]
 
 
-def test_configurations_of_an_optimizer_are_labelled_by_what_differs(record: Record, runs: Path) -> None:
+def test_configurations_of_an_optimizer_are_labelled_by_what_differs(
+    record: Record, runs: Path
+) -> None:
     record("mlp", "sgd", 0, hyper={"lr": 0.1, "betas": [0.9, 0.99]})
     record("mlp", "sgd", 0, hyper={"lr": 0.01, "betas": [0.9, 0.99]})
     record("cnn", "sgd", 0, hyper={"lr": 0.5})
@@ -68,7 +90,10 @@ def test_configurations_of_an_optimizer_are_labelled_by_what_differs(record: Rec
 def test_a_schedule_is_part_of_the_configuration(record: Record, runs: Path) -> None:
     record(config={"schedule": {"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR"}})
     record(config={"schedule": {"_target_": "torch.optim.lr_scheduler.ConstantLR"}})
-    assert read(runs).optimizers == ["sgd [schedule=ConstantLR]", "sgd [schedule=CosineAnnealingLR]"]
+    assert read(runs).optimizers == [
+        "sgd [schedule=ConstantLR]",
+        "sgd [schedule=CosineAnnealingLR]",
+    ]
 
 
 def test_a_search_space_is_no_part_of_the_configuration(record: Record, runs: Path) -> None:
@@ -81,7 +106,9 @@ def test_a_search_space_is_no_part_of_the_configuration(record: Record, runs: Pa
 
 def test_a_repeated_seed_is_no_sample(record: Record, runs: Path, training: Any) -> None:
     older = record(training=training(final=0.8), config={"experiment": "a"})
-    newer = record(training=training(final=0.7), config={"experiment": "b", "metric": "accuracy", "threads": 2})
+    newer = record(
+        training=training(final=0.7), config={"experiment": "b", "metric": "accuracy", "threads": 2}
+    )
     os.utime(older / "summary.json", (1, 1))
     records = read(runs)
     assert list(records.frame["final"]) == [0.7]
@@ -89,18 +116,24 @@ def test_a_repeated_seed_is_no_sample(record: Record, runs: Path, training: Any)
     assert newer.name in records.frame["path"].iloc[0]
 
 
-def test_an_ended_run_is_kept_before_a_later_unfinished_one(record: Record, runs: Path, training: Any) -> None:
+def test_an_ended_run_is_kept_before_a_later_unfinished_one(
+    record: Record, runs: Path, training: Any
+) -> None:
     record(training=training(final=0.8))
     record(training=training(status="unfinished"), config={"threads": 2})
     assert list(read(runs).frame["status"]) == ["done"]
 
 
-def test_a_run_refused_before_it_was_built_stays_with_its_problem(record: Record, runs: Path, training: Any) -> None:
+def test_a_run_refused_before_it_was_built_stays_with_its_problem(
+    record: Record, runs: Path, training: Any
+) -> None:
     record("mlp", "sgd", 0)
     path = record("mlp", "adamw", 0, training(status="error", message="ValueError: lr"))
     config = yaml.safe_load((path / "config.yaml").read_text())
     known = {key: value for key, value in config.items() if key not in ("metric", "direction")}
-    (path / "config.yaml").write_text(yaml.safe_dump({**known, "device": "auto", "precision": "auto"}))
+    (path / "config.yaml").write_text(
+        yaml.safe_dump({**known, "device": "auto", "precision": "auto"})
+    )
     records = read(runs)
     assert records.problems == ["mlp"]
     assert set(records.frame["metric"]) == {"accuracy"}

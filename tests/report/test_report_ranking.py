@@ -33,7 +33,9 @@ def test_ranks_by_hand() -> None:
     assert one is not None
     assert one.test.ranks.to_dict() == pytest.approx({"a": 4 / 3, "b": 5.5 / 3, "c": 8.5 / 3})
     assert one.problems == 3
-    assert one.test.difference == pytest.approx(2.343 * math.sqrt(3 * 4 / (6 * 3)), abs=2e-3)  # Demsar's table 5
+    assert one.test.difference == pytest.approx(
+        2.343 * math.sqrt(3 * 4 / (6 * 3)), abs=2e-3
+    )  # Demsar's table 5
     assert one.test.groups == [["a", "b", "c"]]
 
 
@@ -52,7 +54,9 @@ def test_only_those_that_ran_on_every_problem_are_ranked() -> None:
     assert list(one.test.ranks.index) == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("costs", [{"a": [1.0, 2.0], "b": [1.0, 2.0]}, {"a": [1.0], "b": [2.0], "c": [3.0]}])
+@pytest.mark.parametrize(
+    "costs", [{"a": [1.0, 2.0], "b": [1.0, 2.0]}, {"a": [1.0], "b": [2.0], "c": [3.0]}]
+)
 def test_too_little_is_not_ranked(costs: dict[str, list[float]]) -> None:
     assert ranking(rows(costs), list(costs)) is None
 
@@ -80,10 +84,15 @@ def test_all_failed_is_a_tie(plant: Callable[..., Any], styled: Any, tmp_path: P
     assert "adamw 2.00, sgd 2.00 and kfac 2.00" in picture.alt
 
 
-def test_too_little_is_said(plant: Callable[..., Any], record: Callable[..., Path], tmp_path: Path) -> None:
+def test_too_little_is_said(
+    plant: Callable[..., Any], record: Callable[..., Path], tmp_path: Path
+) -> None:
     record("cnn", "sgd")
     assert section(plant({}), {}, tmp_path).note == ""
     made = section(plant({("mlp", "sgd"): [10], ("mlp", "kfac"): [20]}), {}, tmp_path)
     assert made.pictures == []
-    assert "Mean ranks need 2 problems with a target and 3 methods that ran on all of them" in made.note
+    assert (
+        "Mean ranks need 2 problems with a target and 3 methods that ran on all of them"
+        in made.note
+    )
     assert "here they are 1 and 2" in made.note

@@ -12,7 +12,12 @@ import pytest
 
 from suite.report.sections.costs import cost_tables
 from suite.report.sections.final_metrics import main_table, results_table
-from suite.report.sections.settings import configuration_table, environment_table, outcome_tables, problem_table
+from suite.report.sections.settings import (
+    configuration_table,
+    environment_table,
+    outcome_tables,
+    problem_table,
+)
 from suite.report.sections.targets import target_tables
 from suite.results.frame import Records, build_records
 from suite.results.load import load_runs
@@ -30,7 +35,10 @@ def read(runs: Path) -> Records:
 
 def by_optimizer(table: Table, column: str) -> dict[str, Cell]:
     """One column of a table with one problem, under the optimizers' names."""
-    return {cell.text: value for cell, value in zip(table.frame["optimizer"], table.frame[column], strict=True)}
+    return {
+        cell.text: value
+        for cell, value in zip(table.frame["optimizer"], table.frame[column], strict=True)
+    }
 
 
 @pytest.fixture
@@ -39,11 +47,26 @@ def mixed(record: Record, runs: Path, training: Any) -> Records:
     for seed, final in enumerate((0.90, 0.91, 0.92)):
         record("mlp", "sgd", seed, training(final=final, target_step=10 * (seed + 1)))
     record("mlp", "adamw", 0, training(final=0.95, target_step=4))
-    record("mlp", "adamw", 1, training(status="diverged", cut=7, message="loss is not finite at step 7"))
+    record(
+        "mlp",
+        "adamw",
+        1,
+        training(status="diverged", cut=7, message="loss is not finite at step 7"),
+    )
     record("mlp", "adamw", 2, training(status="unfinished", cut=3))
     for seed in range(3):
-        record("mlp", "kfac", seed, training(status="diverged", cut=5 + seed, message=f"NaN at step {5 + seed}"))
-        record("mlp", "newton", seed, training(status="unsupported", cut=0, message="newton needs a small task"))
+        record(
+            "mlp",
+            "kfac",
+            seed,
+            training(status="diverged", cut=5 + seed, message=f"NaN at step {5 + seed}"),
+        )
+        record(
+            "mlp",
+            "newton",
+            seed,
+            training(status="unsupported", cut=0, message="newton needs a small task"),
+        )
     record("cnn", "lbfgs", 0, training(final=0.5))
     return read(runs)
 
@@ -71,16 +94,24 @@ def test_every_pair_is_in_the_main_table(mixed: Records) -> None:
     assert "From 13 runs." in table.caption
 
 
-def test_bold_is_the_best_and_all_that_cannot_be_told_from_it(record: Record, runs: Path, training: Any) -> None:
+def test_bold_is_the_best_and_all_that_cannot_be_told_from_it(
+    record: Record, runs: Path, training: Any
+) -> None:
     for seed in range(3):
         record("mlp", "sgd", seed, training(final=0.90 + 0.01 * seed))
         record("mlp", "adamw", seed, training(final=0.91 + 0.01 * seed))
         record("mlp", "kfac", seed, training(final=0.80 + 0.01 * seed))
     cells = by_optimizer(main_table(read(runs)), "mlp: accuracy ↑")
-    assert {name: cell.bold for name, cell in cells.items()} == {"sgd": True, "adamw": True, "kfac": False}
+    assert {name: cell.bold for name, cell in cells.items()} == {
+        "sgd": True,
+        "adamw": True,
+        "kfac": False,
+    }
 
 
-def test_smaller_is_better_where_the_task_says_so(record: Record, runs: Path, training: Any) -> None:
+def test_smaller_is_better_where_the_task_says_so(
+    record: Record, runs: Path, training: Any
+) -> None:
     loss = {"metric": "loss", "direction": "min"}
     record("mlp", "sgd", 0, training(final=2.0), config=loss)
     record("mlp", "adamw", 0, training(final=0.5), config=loss)
@@ -91,7 +122,9 @@ def test_smaller_is_better_where_the_task_says_so(record: Record, runs: Path, tr
     assert {name: cell.text for name, cell in relative.items()} == {"sgd": "4.00", "adamw": "1.00"}
 
 
-def test_a_run_at_its_limit_of_seconds_has_a_value_and_a_word(record: Record, runs: Path, training: Any) -> None:
+def test_a_run_at_its_limit_of_seconds_has_a_value_and_a_word(
+    record: Record, runs: Path, training: Any
+) -> None:
     record(seed=0, training=training(final=0.8))
     record(seed=1, training=training(status="timeout", cut=15), summary={"final_accuracy": 0.6})
     (cell,) = main_table(read(runs)).frame["mlp: accuracy ↑"]
@@ -116,7 +149,10 @@ def test_results_in_full(mixed: Records) -> None:
 def test_targets_count_failures_as_infinite(mixed: Records) -> None:
     (table,) = target_tables(mixed)
     columns = ("reached", "steps", "grad-equivalents", "seconds")
-    rows = {name: [by_optimizer(table, column)[name].text for column in columns] for name in mixed.optimizers}
+    rows = {
+        name: [by_optimizer(table, column)[name].text for column in columns]
+        for name in mixed.optimizers
+    }
     assert rows == {
         "sgd": ["3/3", "20", "40", "0.2000"],
         "adamw": ["1/3", "∞", "∞", "∞"],
@@ -126,9 +162,13 @@ def test_targets_count_failures_as_infinite(mixed: Records) -> None:
     }
 
 
-def test_a_cost_that_is_not_known_is_not_infinite(record: Record, runs: Path, training: Any) -> None:
+def test_a_cost_that_is_not_known_is_not_infinite(
+    record: Record, runs: Path, training: Any
+) -> None:
     for seed in (0, 1):
-        record("mlp", "sgd", seed, training(target_step=10), summary={"target_grad_equivalents": None})
+        record(
+            "mlp", "sgd", seed, training(target_step=10), summary={"target_grad_equivalents": None}
+        )
     table = target_tables(read(runs))[0]
     assert by_optimizer(table, "steps")["sgd"].text == "10"
     assert by_optimizer(table, "grad-equivalents")["sgd"].text == "—"
@@ -144,7 +184,9 @@ def test_step_costs(record: Record, runs: Path, training: Any) -> None:
         record("mlp", "sgd", seed, training(seconds_per_step=seconds))
         record("mlp", "kfac", seed, training(seconds_per_step=3 * seconds))
     (table,) = cost_tables(read(runs))
-    assert by_optimizer(table, "ms per step")["sgd"] == Cell("11.00 ± 1.41 (2)", bold=True, order=0.011)
+    assert by_optimizer(table, "ms per step")["sgd"] == Cell(
+        "11.00 ± 1.41 (2)", bold=True, order=0.011
+    )
     assert by_optimizer(table, "relative")["kfac"].text == "3.00"
     assert by_optimizer(table, "grad-eq. per step")["kfac"].text == "2.000"
     assert by_optimizer(table, "state")["sgd"].text == "2.0 KiB"
@@ -152,7 +194,9 @@ def test_step_costs(record: Record, runs: Path, training: Any) -> None:
     assert "Some CPU, 1 thread" in table.caption
 
 
-def test_seconds_from_shared_cores_are_marked_and_never_bold(record: Record, runs: Path, training: Any) -> None:
+def test_seconds_from_shared_cores_are_marked_and_never_bold(
+    record: Record, runs: Path, training: Any
+) -> None:
     shared = {"parallel": True}
     record("mlp", "sgd", 0, training(seconds_per_step=0.01, target_step=5), summary=shared)
     record("mlp", "kfac", 0, training(seconds_per_step=0.02), summary=shared)
@@ -166,7 +210,9 @@ def test_seconds_from_shared_cores_are_marked_and_never_bold(record: Record, run
     assert "shared cores" in table.caption
 
 
-def test_seconds_from_cores_of_their_own_push_shared_ones_out(record: Record, runs: Path, training: Any) -> None:
+def test_seconds_from_cores_of_their_own_push_shared_ones_out(
+    record: Record, runs: Path, training: Any
+) -> None:
     record(seed=0, training=training(seconds_per_step=0.01))
     record(seed=1, training=training(seconds_per_step=0.09), summary={"parallel": True})
     (table,) = cost_tables(read(runs))
@@ -180,8 +226,15 @@ def test_hardware_is_never_mixed_in_a_timing_table(record: Record, runs: Path) -
     record(seed=0, config={"device": "cuda"}, environment={"gpu": "H200"})
     tables = cost_tables(read(runs))
     assert [table.name for table in tables] == ["costs_1", "costs_2", "costs_3", "costs_4"]
-    places = ["cpu, Other CPU, 1 thread", "cpu, Some CPU, 1 thread", "cpu, Some CPU, 2 threads", "cuda, H200"]
-    assert [table.title.removeprefix("Time and memory per step ") for table in tables] == [f"({p})" for p in places]
+    places = [
+        "cpu, Other CPU, 1 thread",
+        "cpu, Some CPU, 1 thread",
+        "cpu, Some CPU, 2 threads",
+        "cuda, H200",
+    ]
+    assert [table.title.removeprefix("Time and memory per step ") for table in tables] == [
+        f"({p})" for p in places
+    ]
     assert all(len(table.rows) == 1 for table in tables)
     targets = target_tables(read(runs))
     assert [table.title for table in targets] == ["Target reached (cpu)", "Target reached (cuda)"]
@@ -191,8 +244,11 @@ def test_outcomes_give_reason_and_command(mixed: Records) -> None:
     (table,) = outcome_tables(mixed)
     rows = {(row[1].text, row[2].text): row for row in table.rows}
     assert set(rows) == {
-        ("adamw", "diverged"), ("adamw", "interrupted"), ("kfac", "diverged"), ("newton", "unsupported"),
-    }  # fmt: skip
+        ("adamw", "diverged"),
+        ("adamw", "interrupted"),
+        ("kfac", "diverged"),
+        ("newton", "unsupported"),
+    }
     texts = [cell.text for cell in rows["kfac", "diverged"]]
     assert texts[3:6] == ["3/3", "0, 1, 2", "NaN at step 5; NaN at step 6; NaN at step 7"]
     assert texts[6] == "python -m suite optimizer=kfac task=mlp seed=0 force=true"
@@ -222,17 +278,24 @@ NASTY = "a_b & 50% <i> ~x~ #1 {y} $z^2$ \\w |p| [q] *s* `t`"
 
 
 def test_markdown_latex_and_csv_say_the_same() -> None:
-    table = make_table("t", "Title", "Caption.", [{"name": NASTY, "value": Cell("0.91 ± 0.01 (3)", bold=True)}])
-    assert list(csv.reader(io.StringIO(markdown.csv_text(table)))) == [["name", "value"], [NASTY, "0.91 ± 0.01 (3)"]]
+    table = make_table(
+        "t", "Title", "Caption.", [{"name": NASTY, "value": Cell("0.91 ± 0.01 (3)", bold=True)}]
+    )
+    assert list(csv.reader(io.StringIO(markdown.csv_text(table)))) == [
+        ["name", "value"],
+        [NASTY, "0.91 ± 0.01 (3)"],
+    ]
     row = markdown.markdown(table).splitlines()[4]
     assert row == (
         r"| a\_b &amp; 50% &lt;i> \~x\~ #1 {y} \$z^2\$ \\w \|p\| \[q\] \*s\* \`t\` | **0.91 ± 0.01 (3)** |"
-    )  # fmt: skip
+    )
     body = markdown.latex(table)
     assert r"a\_b \& 50\% \textless{}i\textgreater{} $\sim$x$\sim$ \#1 \{y\}" in body
     assert r"\$z\textasciicircum{}2\$ \textbackslash{}w \textbar{}p\textbar{} {[}q{]}" in body
     assert r"\textbf{0.91 $\pm$ 0.01 (3)} \\" in body
-    assert all(rule in body for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\begin{tabular}{ll}"))
+    assert all(
+        rule in body for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\begin{tabular}{ll}")
+    )
 
 
 def test_the_formats_of_a_real_table_agree(mixed: Records) -> None:
@@ -240,7 +303,9 @@ def test_the_formats_of_a_real_table_agree(mixed: Records) -> None:
     cells = [[cell.text for cell in row] for row in table.rows]
     assert list(csv.reader(io.StringIO(markdown.csv_text(table))))[1:] == cells
     lines = [line for line in markdown.markdown(table).splitlines() if line.startswith("|")][2:]
-    assert [[text.strip().strip("*") for text in line.strip("|").split("|")] for line in lines] == cells
+    assert [
+        [text.strip().strip("*") for text in line.strip("|").split("|")] for line in lines
+    ] == cells
     body = markdown.latex(table).split("\\midrule\n")[1].split("\\bottomrule")[0]
     assert all(escape_latex(text) in body for row in cells for text in row)
 

@@ -16,7 +16,12 @@ from suite.report.drawing.style import looks
 from suite.report.report import write_report
 from suite.report.sections.telemetry import _draw, telemetry_pictures
 from suite.report.sections.telemetry_panels import LIMITS, LOSS, PANELS, UNDRAWN, generic
-from suite.report.sections.telemetry_runs import failure_steps, panels_with_data, stability_limit, watched_runs
+from suite.report.sections.telemetry_runs import (
+    failure_steps,
+    panels_with_data,
+    stability_limit,
+    watched_runs,
+)
 from suite.results.frame import Records, build_records
 from suite.results.load import load_runs
 
@@ -30,7 +35,9 @@ def add(directory: Path, every: int = 1, **columns: Numbers) -> None:
     history = pd.read_csv(directory / "history.csv")
     for name, value in columns.items():
         steps = history["step"]
-        history[f"telemetry/{name.replace('__', '/')}"] = [value(s) if s % every == 0 else math.nan for s in steps]
+        history[f"telemetry/{name.replace('__', '/')}"] = [
+            value(s) if s % every == 0 else math.nan for s in steps
+        ]
     history.to_csv(directory / "history.csv", index=False)
 
 
@@ -98,9 +105,19 @@ def test_only_panels_that_have_data(pair: Records) -> None:
     canvas, panels, watched = drawn(pair, "mlp")
     titles = [panel.title for panel in panels]
     assert titles == [
-        *("training loss", "cosine of step and -gradient", "gradient norm", "overshoot of the step"),
+        *(
+            "training loss",
+            "cosine of step and -gradient",
+            "gradient norm",
+            "overshoot of the step",
+        ),
         "update / weight",
-        *("largest eigenvalue", "lr x largest eigenvalue", "curvature along the step", "share of negative curvature"),
+        *(
+            "largest eigenvalue",
+            "lr x largest eigenvalue",
+            "curvature along the step",
+            "share of negative curvature",
+        ),
         *("damping", "reduction ratio", "trust", "failures"),
     ]
     assert [one.name for one in watched] == ["sgd", "newton"]  # AdamW has none
@@ -121,7 +138,11 @@ def test_loss_on_top_and_one_axis_of_steps(pair: Records) -> None:
 def test_few_panels_stand_in_one_column(record: Record, runs: Path, training: Any) -> None:
     add(record("mlp", "sgd", 0, training()), cosine=lambda step: 0.5, lr_sharpness=lambda step: 1.0)
     canvas, panels, _ = drawn(records_of(runs), "mlp")
-    assert [panel.title for panel in panels] == ["training loss", "cosine of step and -gradient", LIMITS.title]
+    assert [panel.title for panel in panels] == [
+        "training loss",
+        "cosine of step and -gradient",
+        LIMITS.title,
+    ]
     assert [axes.get_title(loc="left") for axes in canvas.axes] == [panel.title for panel in panels]
 
 
@@ -131,7 +152,9 @@ def test_the_lines_are_the_histories(pair: Records) -> None:
     colours = {one.name: one.look.colour for one in watched}
     cosines = {line.get_color(): line for line in panels["cosine of step and -gradient"].lines[1:]}
     assert set(cosines) == set(colours.values())
-    assert list(cosines[colours["sgd"]].get_ydata()) == pytest.approx([1 / (1 + step) for step in range(21)])
+    assert list(cosines[colours["sgd"]].get_ydata()) == pytest.approx(
+        [1 / (1 + step) for step in range(21)]
+    )
     eigenvalues = panels["largest eigenvalue"]
     assert eigenvalues.get_yscale() == "log"
     assert list(eigenvalues.lines[0].get_xdata()) == [0, 5, 10, 15, 20]
@@ -143,7 +166,9 @@ def test_what_leaves_a_range_is_drawn_at_the_edge(pair: Records) -> None:
     canvas, _, _ = drawn(pair, "mlp")
     axes = axes_by_title(canvas)["overshoot of the step"]
     guides = [
-        line.get_ydata()[0] for line in axes.lines if len(set(line.get_ydata())) == 1 and len(line.get_xdata()) == 2
+        line.get_ydata()[0]
+        for line in axes.lines
+        if len(set(line.get_ydata())) == 1 and len(line.get_xdata()) == 2
     ]
     assert guides == [1, 2]
     assert axes.get_ylim()[1] < 5
@@ -174,7 +199,9 @@ def test_the_band_and_the_limit(pair: Records) -> None:
         ({"_target_": "torch.optim.Adam"}, None),
     ],
 )
-def test_the_limit_of_stability_is_where_a_quadratic_diverges(settings: dict[str, str], limit: float | None) -> None:
+def test_the_limit_of_stability_is_where_a_quadratic_diverges(
+    settings: dict[str, str], limit: float | None
+) -> None:
     assert stability_limit(settings) == (None if limit is None else pytest.approx(limit))
     if limit is None:
         return
@@ -197,7 +224,10 @@ def test_the_limit_is_shown_where_it_is_near(record: Record, runs: Path, trainin
     add(record("mlp", "sgd", 0, training()), lr_sharpness=lambda step: 1.0 + step / 40)
     add(record("cnn", "sgd", 0, training()), lr_sharpness=lambda step: 0.1)
     records = records_of(runs)
-    tops = {name: axes_by_title(drawn(records, name)[0])[LIMITS.title].get_ylim()[1] for name in ("mlp", "cnn")}
+    tops = {
+        name: axes_by_title(drawn(records, name)[0])[LIMITS.title].get_ylim()[1]
+        for name in ("mlp", "cnn")
+    }
     assert tops["mlp"] > 2 > 1 > tops["cnn"]
 
 
@@ -220,10 +250,14 @@ def test_a_diverged_run_is_drawn_to_its_end(record: Record, runs: Path, training
     assert panels[0] is LOSS
     top = axes_by_title(canvas)["training loss"]
     assert [line.get_marker() for line in top.lines][-1] == "x"
-    assert list(axes_by_title(canvas)["cosine of step and -gradient"].lines[-1].get_xdata())[-1] == 8
+    assert (
+        list(axes_by_title(canvas)["cosine of step and -gradient"].lines[-1].get_xdata())[-1] == 8
+    )
 
 
-def test_much_longer_runs_take_a_logarithmic_axis(record: Record, runs: Path, training: Any) -> None:
+def test_much_longer_runs_take_a_logarithmic_axis(
+    record: Record, runs: Path, training: Any
+) -> None:
     step_columns(record("mlp", "sgd", 0, training(steps=400)))
     step_columns(record("mlp", "newton", 0, training(steps=400, cut=10, status="target")))
     canvas, _, _ = drawn(records_of(runs), "mlp")
@@ -235,12 +269,16 @@ def test_caption_and_alternative_text(pair: Records, tmp_path: Path) -> None:
     (picture,) = telemetry_pictures(pair, looks(names), tmp_path)
     assert picture.file.exists()
     assert picture.file.with_suffix(".pdf").exists()
-    assert picture.caption.startswith("Seed 0, training loss on top. Cosine of step and -gradient: 1 is steepest")
+    assert picture.caption.startswith(
+        "Seed 0, training loss on top. Cosine of step and -gradient: 1 is steepest"
+    )
     assert "Failures: a tick where" in picture.caption
     assert picture.caption.endswith("From 2 runs.")
     assert "Radius" not in picture.caption
     assert "CG iterations" not in picture.caption
-    assert picture.alt.startswith("Telemetry of sgd, newton on mlp, under the training loss: cosine")
+    assert picture.alt.startswith(
+        "Telemetry of sgd, newton on mlp, under the training loss: cosine"
+    )
 
 
 def test_the_report_has_the_section_where_there_is_telemetry(pair: Records, tmp_path: Path) -> None:

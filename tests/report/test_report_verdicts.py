@@ -20,23 +20,39 @@ Sown = Callable[..., Any]
 
 def build(sown: Sown, table: dict[str, dict[str, float | None]], **common: Any) -> Records:
     runs = [
-        sown(name, seed, None if cost is None else cost + seed, (1.0 if cost is None else 0.2) + 0.01 * seed,
-              task=task, **common).run
-        for task, own in table.items() for name, cost in own.items() for seed in range(3)
-    ]  # fmt: skip
+        sown(
+            name,
+            seed,
+            None if cost is None else cost + seed,
+            (1.0 if cost is None else 0.2) + 0.01 * seed,
+            task=task,
+            **common,
+        ).run
+        for task, own in table.items()
+        for name, cost in own.items()
+        for seed in range(3)
+    ]
     return build_records(runs, [])
 
 
 def named(tables: list[Table], name: str) -> dict[tuple[str, ...], dict[str, str]]:
     """A table's rows as text, under problem and optimizer."""
     (table,) = [one for one in tables if one.name == name]
-    rows = [dict(zip(table.columns, (cell.text for cell in row), strict=True)) for row in table.rows]
+    rows = [
+        dict(zip(table.columns, (cell.text for cell in row), strict=True)) for row in table.rows
+    ]
     return {tuple(row[key] for key in ("problem", "optimizer") if key in row): row for row in rows}
 
 
 @pytest.fixture
 def records(sown: Sown) -> Records:
-    return build(sown, {"mlp": {"adamw": 200, "kfac": 60, "sgd": None}, "cnn": {"adamw": 100, "kfac": 100, "sgd": 300}})
+    return build(
+        sown,
+        {
+            "mlp": {"adamw": 200, "kfac": 60, "sgd": None},
+            "cnn": {"adamw": 100, "kfac": 100, "sgd": 300},
+        },
+    )
 
 
 def test_a_row_for_every_method_against_the_baseline(records: Records) -> None:
@@ -45,7 +61,11 @@ def test_a_row_for_every_method_against_the_baseline(records: Records) -> None:
     assert set(rows) == {(problem, name) for problem in ("mlp", "cnn") for name in ("kfac", "sgd")}
     first = rows["mlp", "kfac"]
     assert first["steps"].startswith("0.30x [")
-    assert (first["against"], first["reached"], first["verdict"]) == ("adamw", "3/3, 3/3", "faster at 95 %")
+    assert (first["against"], first["reached"], first["verdict"]) == (
+        "adamw",
+        "3/3, 3/3",
+        "faster at 95 %",
+    )
     assert rows["mlp", "sgd"]["steps"].startswith("at least 1.99x [")
     assert rows["mlp", "sgd"]["steps"].endswith("∞]")
     assert rows["cnn", "kfac"]["verdict"] == "which is faster cannot be told at 95 %"
@@ -65,7 +85,10 @@ def test_the_ranks_tell_how_often_they_are_kept(records: Records) -> None:
     assert ranks["kfac",]["cnn"] == "1.5 (100 %)"
     (table,) = [one for one in tables if one.name == "ranks"]
     bold = {
-        (row[0].text, head) for row in table.rows for head, cell in zip(table.columns, row, strict=True) if cell.bold
+        (row[0].text, head)
+        for row in table.rows
+        for head, cell in zip(table.columns, row, strict=True)
+        if cell.bold
     }
     assert bold == {("kfac", "mlp"), ("kfac", "cnn"), ("adamw", "cnn")}
     assert named(tables, "ranks_overall")["kfac",]["first on"] == "2/2"
@@ -93,13 +116,19 @@ def test_one_method_alone_has_no_section(sown: Sown) -> None:
 def test_without_the_baseline_there_are_ranks_only(sown: Sown) -> None:
     tables = section(build(sown, {"mlp": {"sgd": 200, "kfac": 60}}), {}, Path()).tables
     assert [table.name for table in tables] == ["ranks"]
-    tables = section(build(sown, {"mlp": {"sgd": 200, "kfac": 60}}), {}, Path(), baseline="sgd").tables
+    tables = section(
+        build(sown, {"mlp": {"sgd": 200, "kfac": 60}}), {}, Path(), baseline="sgd"
+    ).tables
     assert named(tables, "verdicts")["mlp", "kfac"]["against"] == "sgd"
 
 
 def test_a_method_that_does_not_fit_is_called_so(sown: Sown) -> None:
     runs = [sown("adamw", seed, 100 + seed).run for seed in range(3)]
-    runs += [sown("kfac", 0, None, status="unsupported", cut=0, summary=(("message", "needs layers"),)).run]
+    runs += [
+        sown(
+            "kfac", 0, None, status="unsupported", cut=0, summary=(("message", "needs layers"),)
+        ).run
+    ]
     tables = section(build_records(runs, []), {}, Path()).tables
     row = named(tables, "verdicts")["mlp", "kfac"]
     assert (row["steps"], row["final value"], row["verdict"]) == ("—", "—", "does not fit")
@@ -112,21 +141,33 @@ def test_nothing_reached_says_so(sown: Sown) -> None:
     assert named(tables, "ranks")["kfac",]["mlp"] == "1.5 (100 %)"
 
 
-# -- what it costs to reach a level ------------------------------------------------------------------------------------
+# -- what it costs to reach a level ----------------------------------------------------------------
 
 
 def test_costs_are_those_of_the_statistic_and_of_the_evaluation_before(sown: Sown) -> None:
     run = sown("adamw", 0, 33, every=10, work=2.0, pace=0.5).run
     (row,) = costs(build_records([run], []), "mlp", 0.5).to_dict("records")
-    for unit, column in (("steps", "step"), ("seconds", "seconds"), ("grad_equivalents", "grad_equivalents")):
-        assert row[unit] == row[f"{unit}_spent"] == time_to_target(run.history, 0.5, "min", unit=column)
+    for unit, column in (
+        ("steps", "step"),
+        ("seconds", "seconds"),
+        ("grad_equivalents", "grad_equivalents"),
+    ):
+        assert (
+            row[unit]
+            == row[f"{unit}_spent"]
+            == time_to_target(run.history, 0.5, "min", unit=column)
+        )
     assert (row["steps"], row["steps_before"], row["seconds_before"]) == (40.0, 30.0, 15.0)
 
 
 def test_a_run_that_never_arrives_has_spent_all_of_it(sown: Sown) -> None:
     records = build_records([sown("adamw", 0, None, 1.0, every=10, work=2.0).run], [])
     (row,) = costs(records, "mlp", 0.5).to_dict("records")
-    assert (row["steps"], row["steps_spent"], row["grad_equivalents_spent"]) == (float("inf"), 400.0, 800.0)
+    assert (row["steps"], row["steps_spent"], row["grad_equivalents_spent"]) == (
+        float("inf"),
+        400.0,
+        800.0,
+    )
 
 
 def test_levels_by_name_and_the_one_that_verdicts_are_about(sown: Sown) -> None:
@@ -138,8 +179,13 @@ def test_levels_by_name_and_the_one_that_verdicts_are_about(sown: Sown) -> None:
     assert main_level({}) is None
 
 
-def test_older_runs_are_measured_by_levels_that_were_stored_since(sown: Sown, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("suite.results.time_to_target.levels_on_disk.find", lambda task, scale: {"levels": {50: 1.25}})
+def test_older_runs_are_measured_by_levels_that_were_stored_since(
+    sown: Sown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "suite.results.time_to_target.levels_on_disk.find",
+        lambda task, scale: {"levels": {50: 1.25}},
+    )
     records = build_records([sown("adamw", config=(("target", None),)).run], [])
     assert levels(records, "mlp") == {"50 %": 1.25}
 
@@ -152,7 +198,12 @@ def test_expected_costs_of_every_level(sown: Sown) -> None:
     ]
     work, steps = level_tables(build_records(runs, []))
     row = dict(zip(steps.columns, (cell.text for cell in steps.rows[0]), strict=True))
-    assert row == {"problem": "mlp", "optimizer": "adamw", "50 %": "250.0 (2/2)", "100 %": "800.0 (1/2)"}
+    assert row == {
+        "problem": "mlp",
+        "optimizer": "adamw",
+        "50 %": "250.0 (2/2)",
+        "100 %": "800.0 (1/2)",
+    }
     assert work.rows[0][3].text == "1600 (1/2)"
     assert "mlp 1, 0.3" in steps.caption
 
@@ -166,8 +217,13 @@ def test_expected_steps_to_the_target_count_what_was_spent_in_vain(sown: Sown) -
 
 def test_who_mostly_fails_is_not_bold_beside_one_that_does_not(sown: Sown) -> None:
     runs = [sown("kfac", seed, 350 + seed, 0.2).run for seed in range(3)]
-    runs += [sown("adamw", 0, 340, 0.2).run, *(sown("adamw", seed, None, 1.0).run for seed in (1, 2))]
-    (table,) = [one for one in section(build_records(runs, []), {}, Path()).tables if one.name == "ranks"]
+    runs += [
+        sown("adamw", 0, 340, 0.2).run,
+        *(sown("adamw", seed, None, 1.0).run for seed in (1, 2)),
+    ]
+    (table,) = [
+        one for one in section(build_records(runs, []), {}, Path()).tables if one.name == "ranks"
+    ]
     assert {row[0].text: row[1].bold for row in table.rows} == {"kfac": True, "adamw": False}
     rows = named(section(build_records(runs, []), {}, Path()).tables, "verdicts")
     assert rows["mlp", "kfac"]["verdict"] == "which is faster cannot be told at 95 %"

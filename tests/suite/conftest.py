@@ -117,7 +117,9 @@ def contained(results: Path) -> Iterator[None]:
     torch.set_num_threads(1)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with mock.patch.dict(os.environ):
-        for name in [name for name in os.environ if name.startswith(("WANDB_", "SUITE_", "HYDRA_"))]:
+        for name in [
+            name for name in os.environ if name.startswith(("WANDB_", "SUITE_", "HYDRA_"))
+        ]:
             del os.environ[name]
         os.environ.update(SUITE_RESULTS=str(results), KINETO_LOG_LEVEL="99")
         yield
@@ -163,7 +165,9 @@ def train(planned: Callable[..., Plan]) -> Callable[..., Finished]:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Said]:
     """`python -m suite ...` in this process, at quick size unless told otherwise."""
 
     def call(*arguments: str) -> Said:

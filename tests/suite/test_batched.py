@@ -45,7 +45,10 @@ class Left:
     @cached_property
     def rows(self) -> list[dict[str, str]]:
         with (self.plan.directory / "history.csv").open(newline="") as file:
-            return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+            return [
+                {key: value for key, value in row.items() if key != "seconds"}
+                for row in csv.DictReader(file)
+            ]
 
     @cached_property
     def checkpoint(self) -> dict[str, Any]:
@@ -101,11 +104,15 @@ def assert_same_record(one: Left, other: Left, tolerance: float) -> None:
         there = [key for key in mine if mine[key]]
         found, wanted = [float(theirs[key]) for key in there], [float(mine[key]) for key in there]
         assert found == pytest.approx(wanted, rel=tolerance, abs=tolerance, nan_ok=True)
-    mine, theirs = ({k: v for k, v in run.summary.items() if k not in TIMED | MARKS} for run in (one, other))
+    mine, theirs = (
+        {k: v for k, v in run.summary.items() if k not in TIMED | MARKS} for run in (one, other)
+    )
     assert mine.keys() == theirs.keys()
     for key, value in mine.items():
         expected = (
-            pytest.approx(value, rel=tolerance, abs=tolerance, nan_ok=True) if isinstance(value, float) else value
+            pytest.approx(value, rel=tolerance, abs=tolerance, nan_ok=True)
+            if isinstance(value, float)
+            else value
         )
         assert theirs[key] == expected, key
 
@@ -121,7 +128,10 @@ OPTIMIZERS = {
     "lion": ("optimizer=lion", "optimizer.lr=0.0001,0.0003"),  # of a package, elementwise
     "lamb": ("optimizer=lamb", "optimizer.lr=0.001,0.003"),  # of a package, a norm for each layer
     "momo": ("optimizer=momo", "optimizer.lr=0.1,0.3"),  # asks for the loss's value
-    "schedule_free": ("optimizer=schedule_free", "optimizer.lr=0.001,0.003"),  # judged at other weights
+    "schedule_free": (
+        "optimizer=schedule_free",
+        "optimizer.lr=0.001,0.003",
+    ),  # judged at other weights
 }
 
 
@@ -130,7 +140,9 @@ def settings(name: str) -> list[list[str]]:
     optimizer, rates, *more = OPTIMIZERS[name]
     key, _, values = rates.partition("=")
     rows = [
-        [optimizer, f"{key}={value}", f"seed={seed}", *more, *MLP] for value in values.split(",") for seed in (0, 1)
+        [optimizer, f"{key}={value}", f"seed={seed}", *more, *MLP]
+        for value in values.split(",")
+        for seed in (0, 1)
     ]
     rows[0].append("schedule=cosine")
     return rows
@@ -160,12 +172,20 @@ TASKS = {
 
 @pytest.mark.parametrize("name", TASKS)
 def test_tasks_whose_copies_equal_separate_runs_in_double_precision(name: str, both: Pairs) -> None:
-    given = ("optimizer=momentum", "precision=float64", "steps=8", "task.eval_every=4", *TASKS[name])
+    given = (
+        "optimizer=momentum",
+        "precision=float64",
+        "steps=8",
+        "task.eval_every=4",
+        *TASKS[name],
+    )
     rates = [] if "optimizer.lr=1e-4" in given else ["optimizer.lr=0.02"]
     for alone, copy in both([[*given, *rates, "seed=0"], [*given, "seed=0"], [*given, "seed=3"]]):
         assert distance(alone, copy) < 1e-11
         assert_same_record(alone, copy, 1e-9)
-        assert (copy.plan.directory / "path.csv").exists() == (alone.plan.directory / "path.csv").exists()
+        assert (copy.plan.directory / "path.csv").exists() == (
+            alone.plan.directory / "path.csv"
+        ).exists()
 
 
 def interrupt_once() -> Callable[[], None]:
@@ -191,7 +211,11 @@ def test_a_copy_that_diverges_leaves_the_others_as_they_are(both: Pairs) -> None
     given = [["optimizer=sgd", f"optimizer.lr={rate}", *SHORT] for rate in rates]
     pairs = both(given)
     for (alone, copy), rate in zip(pairs, rates, strict=True):
-        assert copy.summary["status"] == alone.summary["status"] == ("diverged" if float(rate) > 1 else "done")
+        assert (
+            copy.summary["status"]
+            == alone.summary["status"]
+            == ("diverged" if float(rate) > 1 else "done")
+        )
         if float(rate) < 1:
             assert distance(alone, copy) < 1e-11
             assert_same_record(alone, copy, 1e-9)
@@ -203,10 +227,15 @@ def test_a_copy_that_diverges_leaves_the_others_as_they_are(both: Pairs) -> None
 
 def test_a_row_that_is_not_a_number_does_not_reach_another() -> None:
     torch.manual_seed(0)
-    models = [torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3)) for _ in range(3)]
+    models = [
+        torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+        for _ in range(3)
+    ]
     inputs, targets = torch.randn(7, 5), torch.randint(0, 3, (7,))
     loss_fn = torch.nn.CrossEntropyLoss()
-    expected = [torch.autograd.grad(loss_fn(m(inputs), targets), list(m.parameters())) for m in models]
+    expected = [
+        torch.autograd.grad(loss_fn(m(inputs), targets), list(m.parameters())) for m in models
+    ]
     stack = Stack(models, loss_fn)
     with torch.no_grad():
         models[1][0].weight.fill_(math.inf)
@@ -256,7 +285,10 @@ def test_each_copy_stops_at_its_own_target_and_budget(both: Pairs) -> None:
     ):
         assert copy.summary["status"] == status
         assert_same_record(alone, copy, 1e-9)
-    limited = [["optimizer=sgd", f"optimizer.lr={rate}", "max_grad_equivalents=30", *SHORT] for rate in rates]
+    limited = [
+        ["optimizer=sgd", f"optimizer.lr={rate}", "max_grad_equivalents=30", *SHORT]
+        for rate in rates
+    ]
     for alone, copy in both(limited):
         assert copy.summary["status"] == alone.summary["status"] == "timeout"
         assert copy.summary["steps"] == alone.summary["steps"] == 31
@@ -270,9 +302,12 @@ def test_gradients_are_clipped_copy_by_copy(both: Pairs) -> None:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "momentum", "rmsprop"])
 def test_an_interrupted_batch_goes_on(
-    optimizer: str, both: Pairs, planned: Planned, elsewhere: Path,
+    optimizer: str,
+    both: Pairs,
+    planned: Planned,
+    elsewhere: Path,
     at_batch: Callable[[Plan, int, Callable[[], object]], AbstractContextManager[None]],
-) -> None:  # fmt: skip
+) -> None:
     given = [[f"optimizer={optimizer}", f"seed={seed}", *SHORT] for seed in (0, 1)]
     batch = [planned(*each, results=elsewhere) for each in given]
     with at_batch(batch[0], 20, interrupt_once()):
@@ -287,9 +322,11 @@ def test_an_interrupted_batch_goes_on(
 
 
 def test_a_run_by_itself_goes_on_where_a_batch_was_interrupted(
-    both: Pairs, planned: Planned, elsewhere: Path,
+    both: Pairs,
+    planned: Planned,
+    elsewhere: Path,
     at_batch: Callable[[Plan, int, Callable[[], object]], AbstractContextManager[None]],
-) -> None:  # fmt: skip
+) -> None:
     given = [["optimizer=adamw", f"seed={seed}", *SHORT] for seed in (0, 1)]
     batch = [planned(*each, results=elsewhere) for each in given]
     with at_batch(batch[0], 20, interrupt_once()):
@@ -318,15 +355,21 @@ def test_the_failure_of_one_optimizer_is_its_own(elsewhere: Path, planned: Plann
     assert "as arranged" in failed.summary["message"]
 
 
-def test_copies_that_do_not_fit_together_follow_one_another(both: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copies_that_do_not_fit_together_follow_one_another(
+    both: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("suite.batched.batch.BUDGET", 1)
     for alone, copy in both([["optimizer=sgd", f"seed={seed}", *SHORT] for seed in (0, 1, 2)]):
         assert copy.summary["batched"] == 1
         assert distance(alone, copy) < 1e-11
 
 
-def test_a_batch_that_cannot_go_on_is_carried_out_one_by_one(both: Pairs, capsys: pytest.CaptureFixture[str]) -> None:
-    fails = mock.patch.object(Stack, "losses_and_gradients", side_effect=torch.OutOfMemoryError("too much"))
+def test_a_batch_that_cannot_go_on_is_carried_out_one_by_one(
+    both: Pairs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fails = mock.patch.object(
+        Stack, "losses_and_gradients", side_effect=torch.OutOfMemoryError("too much")
+    )
     with fails, mock.patch("suite.batched.batch.reason_for", return_value=None):
         pairs = both([["optimizer=sgd", f"seed={seed}", *SHORT] for seed in (0, 1)])
     assert "given up (OutOfMemoryError: too much)" in capsys.readouterr().err
@@ -384,7 +427,9 @@ def test_a_plan_that_cannot_be_batched_is_told_why(name: str, planned: Planned) 
         assert not plan.directory.exists()
 
 
-def test_random_models_and_several_processes_are_refused(planned: Planned, module: Callable[[str, str], str]) -> None:
+def test_random_models_and_several_processes_are_refused(
+    planned: Planned, module: Callable[[str, str], str]
+) -> None:
     assert "processes" in str(reason_against(planned("optimizer=sgd", "task=mlp", world_size=2)))
     source = """
         from torch import nn
@@ -395,15 +440,28 @@ def test_random_models_and_several_processes_are_refused(planned: Planned, modul
                 return nn.Sequential(super().build(), nn.Dropout(0.1))
     """
     module("dropping", "\n".join(line[8:] for line in source.splitlines()))
-    plan = planned("optimizer=sgd", "task=mlp", "task._target_=dropping.Dropping", "allow=[dropping]")
+    plan = planned(
+        "optimizer=sgd", "task=mlp", "task._target_=dropping.Dropping", "allow=[dropping]"
+    )
     assert "random numbers" in str(reason_against(plan))
 
 
 def test_what_may_differ_within_a_batch(planned: Planned) -> None:
     base = planned("optimizer=sgd", "task=mlp")
-    for same in (["optimizer.lr=0.5"], ["seed=7"], ["schedule=cosine"], ["optimizer.weight_decay=0.1", "seed=2"]):
+    for same in (
+        ["optimizer.lr=0.5"],
+        ["seed=7"],
+        ["schedule=cosine"],
+        ["optimizer.weight_decay=0.1", "seed=2"],
+    ):
         assert together([base, planned("optimizer=sgd", "task=mlp", *same)]), same
-    for other in (["optimizer=adamw"], ["task=cnn"], ["steps=7"], ["task.batch_size=32"], ["clip_grad_norm=1"]):
+    for other in (
+        ["optimizer=adamw"],
+        ["task=cnn"],
+        ["steps=7"],
+        ["task.batch_size=32"],
+        ["clip_grad_norm=1"],
+    ):
         assert not together([base, planned("optimizer=sgd", "task=mlp", *other)]), other
     with pytest.raises(ConfigError, match="differ in settings and seeds alone"):
         run_batched([base, planned("optimizer=sgd", "task=cnn")])

@@ -43,11 +43,21 @@ def compare(runs: Path, capsys: pytest.CaptureFixture[str]) -> Compare:
 def fill(sown: Sown, runs: Path) -> Callable[..., None]:
     """Three seeds of every method given with its cost on a task; failures are None."""
 
-    def write(task: str = "mlp", steps: int = 400, config: Any = (), **methods: float | None) -> None:
+    def write(
+        task: str = "mlp", steps: int = 400, config: Any = (), **methods: float | None
+    ) -> None:
         for name, cost in methods.items():
             for seed in range(3):
                 planted = (1.0, None) if cost is None else (0.2, cost + seed)
-                run = sown(name, seed, planted[1], planted[0] + 0.01 * seed, task=task, steps=steps, config=config)
+                run = sown(
+                    name,
+                    seed,
+                    planted[1],
+                    planted[0] + 0.01 * seed,
+                    task=task,
+                    steps=steps,
+                    config=config,
+                )
                 run.write(runs)
 
     return write
@@ -63,7 +73,10 @@ def test_one_problem_is_a_sentence_with_its_reasons(fill: Any, compare: Compare)
         r"equivalents \[.*\], 1\.00x the memory; reaches the target in 3 of 3 seeds against 3 of 3; faster at 95 %\.",
         lines[0],
     )
-    assert lines[1] == "  final error 0.2100 against 0.2100: no difference; which is better cannot be told at 95 %"
+    assert (
+        lines[1]
+        == "  final error 0.2100 against 0.2100: no difference; which is better cannot be told at 95 %"
+    )
     assert all(line.startswith("  ") for line in lines[1:])
     assert any(line.startswith("  tuning: ") for line in lines)
 
@@ -123,7 +136,9 @@ def test_settings_choose_runs(fill: Any, compare: Compare) -> None:
     fill(kfac=160, adamw=200, config=(("scale", "full"),))
     code, out, _ = compare("kfac", "adamw", "scale=full")
     assert out.startswith("mlp: kfac needs 0.80x the steps")
-    assert compare("kfac", "adamw", "data=digits")[1].count(": kfac needs") == 2  # task.data, and both scales
+    assert (
+        compare("kfac", "adamw", "data=digits")[1].count(": kfac needs") == 2
+    )  # task.data, and both scales
     code, _, err = compare("kfac", "adamw", "scale=ful")
     assert code == 2
     assert "no run has scale=ful. Did you mean full? There are: full, quick" in err
@@ -138,7 +153,9 @@ def test_an_experiment_is_a_filter(fill: Any, compare: Compare) -> None:
     assert (code, "no run has experiment=two" in err) == (2, True)
 
 
-def test_a_method_without_runs_gets_the_command_that_makes_some(fill: Any, compare: Compare) -> None:
+def test_a_method_without_runs_gets_the_command_that_makes_some(
+    fill: Any, compare: Compare
+) -> None:
     fill(sgd=60, adamw=200)
     code, _, err = compare("kfac", "adamw", "task=mlp")
     assert code == 2
@@ -165,7 +182,10 @@ def test_two_methods_make_a_pair(fill: Any, compare: Compare, words: tuple[str, 
     fill(kfac=60, adamw=200)
     code, _, err = compare(*words)
     assert code == 2
-    assert f"two methods are compared, got {len(words)}: python -m suite.compare kfac adamw task=mlp" in err
+    assert (
+        f"two methods are compared, got {len(words)}: python -m suite.compare kfac adamw task=mlp"
+        in err
+    )
 
 
 def test_a_method_is_not_compared_with_itself(fill: Any, compare: Compare) -> None:
@@ -180,7 +200,10 @@ def test_budgets_are_never_mixed_unless_it_is_typed(fill: Any, compare: Compare)
     assert code == 2
     assert "kfac and adamw have no problem in common, and problems are never mixed silently." in err
     assert "  kfac: mlp (steps=200)\n  adamw: mlp (steps=400)" in err
-    assert "They differ in steps=200 against 400. To set them against each other all the same: --across steps" in err
+    assert (
+        "They differ in steps=200 against 400. To set them against each other all the same: --across steps"
+        in err
+    )
     assert "python -m suite -m optimizer=adamw task=mlp scale=quick seed=0,1,2" in err
     code, out, _ = compare("kfac", "adamw", "--across", "steps")
     assert code == 0
@@ -206,17 +229,24 @@ def test_problems_of_one_side_only_are_named(fill: Any, compare: Compare) -> Non
     assert "not compared: cnn (no run of adamw)" in err
 
 
-def test_one_of_several_configurations_has_to_be_named(sown: Sown, runs: Path, compare: Compare) -> None:
+def test_one_of_several_configurations_has_to_be_named(
+    sown: Sown, runs: Path, compare: Compare
+) -> None:
     for seed in range(3):
         for rate, cost in ((0.1, 60), (0.2, 100)):
             sown("kfac", seed, cost + seed, hyper=(("lr", rate),)).write(runs)
         sown("adamw", seed, 200 + seed).write(runs)
     code, _, err = compare("kfac", "adamw")
     assert code == 2
-    assert "kfac has 2 configurations on mlp; name one of them:\n  'kfac [lr=0.1]'\n  'kfac [lr=0.2]'" in err
+    assert (
+        "kfac has 2 configurations on mlp; name one of them:\n  'kfac [lr=0.1]'\n  'kfac [lr=0.2]'"
+        in err
+    )
     for typed in ("kfac [lr=0.2]", "kfac[lr=0.2]"):
         assert compare(typed, "adamw")[1].startswith("mlp: kfac [lr=0.2] needs 0.50x the steps")
-    assert compare("kfac[lr=0.1]", "kfac[lr=0.2]")[1].startswith("mlp: kfac [lr=0.1] needs 0.60x the steps")
+    assert compare("kfac[lr=0.1]", "kfac[lr=0.2]")[1].startswith(
+        "mlp: kfac [lr=0.1] needs 0.60x the steps"
+    )
     assert (
         "no run of kfac has these settings: kfac[lr=0.3]\nThere are: kfac [lr=0.1]"
         in compare("kfac[lr=0.3]", "adamw")[2]
@@ -246,12 +276,18 @@ def test_a_terminal_gets_bold_and_wrapped_lines(fill: Any, runs: Path, tmp_path:
         "v = judge(l, s['kfac'], s['adamw']);"
         "o.show(l, [v], None, Console(force_terminal=True, width=60, highlight=False))"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(runs)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(runs)], capture_output=True, text=True, check=True
+    )
     assert "\x1b[1m" in done.stdout
     assert max(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in done.stdout.splitlines()) <= 60
 
 
 def test_help_needs_neither_pandas_nor_torch() -> None:
-    script = "import sys, suite.compare; print(sorted({'pandas', 'torch', 'scipy'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    script = (
+        "import sys, suite.compare; print(sorted({'pandas', 'torch', 'scipy'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

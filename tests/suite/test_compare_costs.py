@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from suite.compare.intervals import AT_LEAST, AT_MOST, BOUNDED, EXACT, Costs, cost_ratio, difference, restricted
+from suite.compare.intervals import (
+    AT_LEAST,
+    AT_MOST,
+    BOUNDED,
+    EXACT,
+    Costs,
+    cost_ratio,
+    difference,
+    restricted,
+)
 
 NAN = math.nan
 
@@ -41,18 +50,26 @@ def test_without_pairs_it_is_welchs() -> None:
     assert (found.low, found.high) == pytest.approx((math.exp(oracle.low), math.exp(oracle.high)))
 
 
-def test_the_distance_of_evaluations_widens_the_interval_even_of_costs_that_are_all_the_same() -> None:
-    found = cost_ratio(costs(20, 20, 20, resolution=10), costs(50, 50, 50, resolution=10), paired=True)
+def test_the_distance_of_evaluations_widens_the_interval_even_of_costs_that_are_all_the_same() -> (
+    None
+):
+    found = cost_ratio(
+        costs(20, 20, 20, resolution=10), costs(50, 50, 50, resolution=10), paired=True
+    )
     assert found is not None
     assert (found.low, found.value, found.high) == pytest.approx((10 / 50, 20 / 50, 20 / 40))
 
 
 def test_a_cost_within_the_first_evaluation_has_no_lower_end() -> None:
-    found = cost_ratio(costs(10, 10, 10, resolution=10), costs(50, 50, 50, resolution=10), paired=True)
+    found = cost_ratio(
+        costs(10, 10, 10, resolution=10), costs(50, 50, 50, resolution=10), paired=True
+    )
     assert found is not None
     assert found.low == pytest.approx(0.0, abs=1e-200)
     assert found.high == pytest.approx(10 / 40)
-    back = cost_ratio(costs(50, 50, 50, resolution=10), costs(10, 10, 10, resolution=10), paired=True)
+    back = cost_ratio(
+        costs(50, 50, 50, resolution=10), costs(10, 10, 10, resolution=10), paired=True
+    )
     assert back is not None
     assert back.low == pytest.approx(40 / 10)
     assert back.high > 1e100
@@ -75,14 +92,19 @@ def test_a_failure_makes_a_bound_that_is_open_on_its_side(a: Any, b: Any, bound:
 
 
 def test_a_failure_counts_with_its_budget() -> None:
-    found = cost_ratio(costs(50, 50, 50), costs(math.inf, math.inf, math.inf, budget=400), paired=True)
+    found = cost_ratio(
+        costs(50, 50, 50), costs(math.inf, math.inf, math.inf, budget=400), paired=True
+    )
     assert found is not None
     assert (found.value, found.bound) == (pytest.approx(50 / 400), AT_MOST)
 
 
 def test_nobody_is_charged_for_a_larger_budget_of_failures() -> None:
     """Neither arrives but for one run of B; A was given ten times the budget, and that is no sign of being worse."""
-    a, b = costs(math.inf, math.inf, math.inf, budget=4000), costs(380, math.inf, math.inf, budget=400)
+    a, b = (
+        costs(math.inf, math.inf, math.inf, budget=4000),
+        costs(380, math.inf, math.inf, budget=400),
+    )
     found = cost_ratio(a, b, paired=True)
     assert found is not None
     assert found.side_of(1.0) == 0
@@ -120,7 +142,9 @@ def test_a_run_that_broke_off_is_given_the_rest_of_its_steps_at_its_own_speed() 
     np.testing.assert_allclose(found.before, [20.0, 2.0, 10.0, NAN])
     assert list(found.arrived) == [False, True, False, False]
     other = Costs(np.array([5.0] * 4), np.array([4.0] * 4), np.array([True] * 4))
-    ratio = cost_ratio(found, other, paired=True)  # what never made a step costs as much as the dearest
+    ratio = cost_ratio(
+        found, other, paired=True
+    )  # what never made a step costs as much as the dearest
     assert ratio is not None
     assert ratio.value == pytest.approx((20 / 5 * 3 / 5 * 10 / 5 * 20 / 5) ** 0.25)
 
@@ -129,8 +153,12 @@ def test_differences_are_students_and_welchs() -> None:
     a, b = [0.91, 0.93, 0.9], [0.85, 0.9, 0.86]
     paired = scipy_stats.ttest_rel(a, b).confidence_interval(0.95)
     welch = scipy_stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
-    assert difference(np.array(a), np.array(b), paired=True)[1:3] == pytest.approx((paired.low, paired.high))
-    assert difference(np.array(a), np.array(b), paired=False)[1:3] == pytest.approx((welch.low, welch.high))
+    assert difference(np.array(a), np.array(b), paired=True)[1:3] == pytest.approx(
+        (paired.low, paired.high)
+    )
+    assert difference(np.array(a), np.array(b), paired=False)[1:3] == pytest.approx(
+        (welch.low, welch.high)
+    )
     assert not difference(np.array([1.0]), np.array([2.0]), paired=True).known
 
 
@@ -171,7 +199,9 @@ def test_the_interval_holds_a_planted_ratio_as_often_as_it_says() -> None:
     generator, held, total = np.random.default_rng(0), 0, 500
     for _ in range(total):
         shared = generator.normal(size=5)
-        a, b = (scale * np.exp(0.3 * shared + 0.2 * generator.normal(size=5)) for scale in (40, 100))
+        a, b = (
+            scale * np.exp(0.3 * shared + 0.2 * generator.normal(size=5)) for scale in (40, 100)
+        )
         found = cost_ratio(costs(*a), costs(*b), paired=True)
         held += found is not None and found.low <= 0.4 <= found.high
     assert 0.92 <= held / total <= 0.98

@@ -63,7 +63,9 @@ def test_failures_share_the_last_rank(field: Any) -> None:
 
 def test_the_place_of_a_close_pair_is_not_certain(sown: Sown) -> None:
     costs = {"kfac": (60, 90, 70, 100), "adamw": (80, 65, 95, 75), "sgd": (300, 310, 290, 305)}
-    runs = [sown(name, seed, cost).run for name, own in costs.items() for seed, cost in enumerate(own)]
+    runs = [
+        sown(name, seed, cost).run for name, own in costs.items() for seed, cost in enumerate(own)
+    ]
     (found,) = stood(build_records(runs, []))
     assert 0.2 < found.held["kfac"] < 0.9
     assert found.held["sgd"] == 1.0
@@ -73,9 +75,12 @@ def test_without_a_target_the_final_value_ranks(sown: Sown) -> None:
     free = (("target", None),)
     runs = [
         sown(name, seed, None, end + 0.01 * seed, config=free).run
-        for name, end in (("kfac", 0.7), ("adamw", 0.4)) for seed in range(3)
-    ]  # fmt: skip
-    runs += [sown("sgd", seed, None, status="diverged", cut=9, config=free).run for seed in range(3)]
+        for name, end in (("kfac", 0.7), ("adamw", 0.4))
+        for seed in range(3)
+    ]
+    runs += [
+        sown("sgd", seed, None, status="diverged", cut=9, config=free).run for seed in range(3)
+    ]
     (found,) = stood(build_records(runs, []))
     assert found.by == FINAL
     assert list(found.ranks.index) == ["adamw", "kfac", "sgd"]
@@ -85,7 +90,11 @@ def test_without_a_target_the_final_value_ranks(sown: Sown) -> None:
 def test_larger_values_rank_first_where_they_are_better(sown: Sown) -> None:
     more = (("target", None), ("direction", "max"))
     ends = (("kfac", 0.7), ("adamw", 0.4))
-    runs = [sown(name, seed, None, end + 0.01 * seed, config=more).run for name, end in ends for seed in range(3)]
+    runs = [
+        sown(name, seed, None, end + 0.01 * seed, config=more).run
+        for name, end in ends
+        for seed in range(3)
+    ]
     (found,) = stood(build_records(runs, []))
     assert list(found.ranks.index) == ["kfac", "adamw"]
 
@@ -95,7 +104,11 @@ def test_seconds_rank_where_all_of_them_are_clean(field: Any) -> None:
     assert unit(field(table)) == SECONDS
     assert unit(field(table, parallel=True)) == WORK
     mixed = build_records(
-        [*field(table).runs.values(), *field({"mlp": {"sgd": 50}}, environment=(("cpu", "Other"),)).runs.values()], []
+        [
+            *field(table).runs.values(),
+            *field({"mlp": {"sgd": 50}}, environment=(("cpu", "Other"),)).runs.values(),
+        ],
+        [],
     )
     assert unit(mixed) == WORK
     assert unit(mixed, mixed=True) == SECONDS
@@ -103,12 +116,18 @@ def test_seconds_rank_where_all_of_them_are_clean(field: Any) -> None:
 
 @pytest.mark.parametrize(("cost", "expected"), [(200, WORK), (None, SECONDS)])
 def test_who_never_arrived_needs_no_clock(field: Any, cost: float | None, expected: str) -> None:
-    clean, shared = field({"mlp": {"kfac": 60, "adamw": 150}}), field({"mlp": {"sgd": cost}}, parallel=True)
+    clean, shared = (
+        field({"mlp": {"kfac": 60, "adamw": 150}}),
+        field({"mlp": {"sgd": cost}}, parallel=True),
+    )
     assert unit(build_records([*clean.runs.values(), *shared.runs.values()], [])) == expected
 
 
 def test_overall_ranks_are_means_over_the_problems_that_count(field: Any) -> None:
-    table = {"mlp": {"kfac": 60, "adamw": 100, "sgd": 300}, "cnn": {"kfac": 100, "adamw": 60, "sgd": 300}}
+    table = {
+        "mlp": {"kfac": 60, "adamw": 100, "sgd": 300},
+        "cnn": {"kfac": 100, "adamw": 60, "sgd": 300},
+    }
     records = field({**table, "rnn": {"kfac": 60, "adamw": 100, "sgd": None}})
     total = overall(records, stood(records))
     assert total is not None
@@ -116,23 +135,36 @@ def test_overall_ranks_are_means_over_the_problems_that_count(field: Any) -> Non
     assert dict(total.table["first"]) == {"kfac": 2, "adamw": 1, "sgd": 0}
     assert total.groups == (("kfac", "adamw"),)
     assert total.left_out == ()
-    assert total.table["next"].iloc[0] == pytest.approx(2 / 3)  # kfac beats adamw in every pair on two of three
-    times = pd.DataFrame([[60, 100, 300], [100, 60, 300], [60, 100, math.inf]], columns=["kfac", "adamw", "sgd"])
-    assert dict(total.table["score"]) == pytest.approx(dict(stats.profile_score(times, 4.0)), abs=1e-2)
+    assert total.table["next"].iloc[0] == pytest.approx(
+        2 / 3
+    )  # kfac beats adamw in every pair on two of three
+    times = pd.DataFrame(
+        [[60, 100, 300], [100, 60, 300], [60, 100, math.inf]], columns=["kfac", "adamw", "sgd"]
+    )
+    assert dict(total.table["score"]) == pytest.approx(
+        dict(stats.profile_score(times, 4.0)), abs=1e-2
+    )
     assert (total.table["score_low"] <= total.table["score"]).all()
 
 
 def test_what_resampling_adds_to_the_score_is_what_the_statistic_gives() -> None:
     times = np.array([[[2.0, 1.0, math.inf], [math.inf, math.inf, math.inf], [5.0, 5.0, 30.0]]])
     frame = pd.DataFrame(times[0], columns=["a", "b", "c"])
-    expected = pd.concat([stats.profile_score(frame.iloc[[row]], 4.0) for row in range(3)], axis=1).T.to_numpy()
+    expected = pd.concat(
+        [stats.profile_score(frame.iloc[[row]], 4.0) for row in range(3)], axis=1
+    ).T.to_numpy()
     np.testing.assert_allclose(_within(times)[0], expected)
 
 
 def test_a_test_function_is_no_part_of_the_overall_ranks(field: Any) -> None:
     costs = {"kfac": 60, "adamw": 100}
-    bowl = field({"bowl": {"adamw": 10, "kfac": 300}}, config=(("task", {"_target_": "tasks.functions.bowl.Bowl"}),))
-    records = build_records([*field({"mlp": costs, "cnn": costs}).runs.values(), *bowl.runs.values()], [])
+    bowl = field(
+        {"bowl": {"adamw": 10, "kfac": 300}},
+        config=(("task", {"_target_": "tasks.functions.bowl.Bowl"}),),
+    )
+    records = build_records(
+        [*field({"mlp": costs, "cnn": costs}).runs.values(), *bowl.runs.values()], []
+    )
     found = stood(records)
     total = overall(records, found)
     assert {one.problem for one in found} == {"mlp", "cnn", "bowl"}
@@ -170,14 +202,18 @@ def test_unfinished_and_unfit_runs_have_no_rank(field: Any, sown: Sown) -> None:
 
 def test_a_seed_that_one_method_lacks_counts_for_the_others(field: Any, sown: Sown) -> None:
     more = sown("kfac", 9, 70).run
-    (found,) = stood(build_records([*field({"mlp": {"kfac": 60, "adamw": 100}}).runs.values(), more], []))
+    (found,) = stood(
+        build_records([*field({"mlp": {"kfac": 60, "adamw": 100}}).runs.values(), more], [])
+    )
     assert found.scores["adamw"].isna().sum() == 1
     assert list(found.held) == [1.0, 1.0]
     assert np.isfinite(found.drawn).all()
 
 
 def test_the_baseline_is_the_default_where_no_levels_are_stored(field: Any) -> None:
-    records = field({"mlp": {"kfac": 60, default_optimizer(): 100, "sgd": 300}, "cnn": {"kfac": 60, "sgd": 100}})
+    records = field(
+        {"mlp": {"kfac": 60, default_optimizer(): 100, "sgd": 300}, "cnn": {"kfac": 60, "sgd": 100}}
+    )
     side = baseline_side(records, "mlp")
     assert side is not None
     assert side.label == default_optimizer()
@@ -188,8 +224,13 @@ def test_the_baseline_is_the_default_where_no_levels_are_stored(field: Any) -> N
 
 
 def test_the_baseline_is_who_set_the_levels(field: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = {"origin": {"baseline": "sgd", "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.123}}, "levels": {}}
-    monkeypatch.setattr("suite.results.time_to_target.levels_on_disk.find", lambda task, scale: entry)
+    entry = {
+        "origin": {"baseline": "sgd", "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.123}},
+        "levels": {},
+    }
+    monkeypatch.setattr(
+        "suite.results.time_to_target.levels_on_disk.find", lambda task, scale: entry
+    )
     side = baseline_side(field({"mlp": {"kfac": 60, default_optimizer(): 100, "sgd": 300}}), "mlp")
     assert side is not None
     assert side.label == "sgd"
@@ -198,10 +239,17 @@ def test_the_baseline_is_who_set_the_levels(field: Any, monkeypatch: pytest.Monk
 def test_of_several_configurations_of_the_baseline_it_is_the_one_that_set_the_levels(
     sown: Sown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entry = {"origin": {"baseline": "sgd", "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.5}}, "levels": {}}
-    monkeypatch.setattr("suite.results.time_to_target.levels_on_disk.find", lambda task, scale: entry)
+    entry = {
+        "origin": {"baseline": "sgd", "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.5}},
+        "levels": {},
+    }
+    monkeypatch.setattr(
+        "suite.results.time_to_target.levels_on_disk.find", lambda task, scale: entry
+    )
     rates = ((0.1, range(4)), (0.5, range(2)))
-    runs = [sown("sgd", seed, 60, hyper=(("lr", rate),)).run for rate, seeds in rates for seed in seeds]
+    runs = [
+        sown("sgd", seed, 60, hyper=(("lr", rate),)).run for rate, seeds in rates for seed in seeds
+    ]
     side = baseline_side(build_records(runs, []), "mlp")
     assert side is not None
     assert side.label == "sgd [lr=0.5]"
@@ -220,11 +268,16 @@ def test_the_command_prints_ranks_and_what_is_stable(
     assert "2.00 worse" in out
     assert "Overall: kfac is first in 100 % of the resamples." in out
     assert "Cannot be told apart" not in out
-    assert main(["--all", "kfac", "sgd", "--baseline", "sgd", "--runs", str(tmp_path), "--json"]) == 0
+    assert (
+        main(["--all", "kfac", "sgd", "--baseline", "sgd", "--runs", str(tmp_path), "--json"]) == 0
+    )
     assert "adamw" not in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["--all", "kfac", "--runs", str(tmp_path)])
-    assert "nothing to rank: on no problem there are runs of two methods, only of kfac" in capsys.readouterr().err
+    assert (
+        "nothing to rank: on no problem there are runs of two methods, only of kfac"
+        in capsys.readouterr().err
+    )
     with pytest.raises(SystemExit):
         main(["--all", "--baseline", "adamv", "--runs", str(tmp_path)])
     assert "baseline adamv has no run. Did you mean adamw?" in capsys.readouterr().err

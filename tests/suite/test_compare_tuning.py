@@ -21,9 +21,14 @@ Sown = Callable[..., Any]
 def found(sown: Sown, folder: Path, **changes: Any) -> Tuning:
     """The budget found for a run of momentum with its defaults, some of them changed."""
     node = registry.read("optimizer", "momentum")
-    hyper = {key: value for key, value in node.items() if key not in DESCRIPTIVE | {"_target_"}} | changes
+    hyper = {
+        key: value for key, value in node.items() if key not in DESCRIPTIVE | {"_target_"}
+    } | changes
     run = sown(
-        "momentum", 0, hyper=tuple(hyper.items()), config=(("optimizer", {"_target_": node["_target_"], **hyper}),)
+        "momentum",
+        0,
+        hyper=tuple(hyper.items()),
+        config=(("optimizer", {"_target_": node["_target_"], **hyper}),),
     )
     records = build_records([run.run], [])
     return tuning(records, sides(records, "mlp")["momentum"], [folder])
@@ -43,7 +48,9 @@ def test_a_run_with_the_tuned_values_was_tuned(sown: Sown, tuned: Callable[..., 
     assert found(sown, tuned(12, lr=0.0123), lr=0.0123) == Tuning(12, "12 trials")
 
 
-def test_a_run_that_departs_from_them_in_anything_was_not(sown: Sown, tuned: Callable[..., Path]) -> None:
+def test_a_run_that_departs_from_them_in_anything_was_not(
+    sown: Sown, tuned: Callable[..., Path]
+) -> None:
     folder = tuned(12, lr=0.0123)
     assert found(sown, folder, lr=0.5).trials is None
     assert found(sown, folder, lr=0.0123, momentum=0.5).trials is None
@@ -69,8 +76,16 @@ def test_a_broken_file_is_no_tuning(sown: Sown, tmp_path: Path) -> None:
     ("a", "b", "text"),
     [
         (Tuning(12, "12 trials"), Tuning(12, "12 trials"), "tuning: 12 trials each"),
-        (Tuning(20, "20 trials"), Tuning(12, "12 trials"), "unequal tuning: a 20 trials, b 12 trials"),
-        (Tuning(20, "20 trials"), Tuning(0, "default settings"), "unequal tuning: a 20 trials, b default settings"),
+        (
+            Tuning(20, "20 trials"),
+            Tuning(12, "12 trials"),
+            "unequal tuning: a 20 trials, b 12 trials",
+        ),
+        (
+            Tuning(20, "20 trials"),
+            Tuning(0, "default settings"),
+            "unequal tuning: a 20 trials, b default settings",
+        ),
         (Tuning(None, "unknown"), Tuning(12, "12 trials"), "tuning: a unknown, b 12 trials"),
         (Tuning(None, "unknown"), Tuning(None, "unknown"), "tuning: a unknown, b unknown"),
     ],

@@ -39,8 +39,14 @@ def both(sown: Sown) -> Callable[..., Records]:
         mine = {"work": 2.0, "pace": 0.03, "memory": 2300, **common, **(a or {})}
         theirs = {"memory": 1000, **common, **(b or {})}
         return built(
-            *(sown("kfac", seed, cost, final=0.2 + 0.01 * seed, **mine) for seed, cost in enumerate(KFAC)),
-            *(sown("adamw", seed, cost, final=0.3 + 0.013 * seed, **theirs) for seed, cost in enumerate(ADAMW)),
+            *(
+                sown("kfac", seed, cost, final=0.2 + 0.01 * seed, **mine)
+                for seed, cost in enumerate(KFAC)
+            ),
+            *(
+                sown("adamw", seed, cost, final=0.3 + 0.013 * seed, **theirs)
+                for seed, cost in enumerate(ADAMW)
+            ),
         )
 
     return make
@@ -53,7 +59,12 @@ def test_the_planted_ratio_is_found_in_every_unit(both: Any) -> None:
         ratio = found.ratios[unit]
         assert ratio.value == pytest.approx(truth * price)
         assert ratio.low < truth * price < ratio.high
-    assert (found.outcome, found.decided_by, found.reached, found.memory) == (BETTER, SECONDS, (5, 5), 2.3)
+    assert (found.outcome, found.decided_by, found.reached, found.memory) == (
+        BETTER,
+        SECONDS,
+        (5, 5),
+        2.3,
+    )
     assert verdict(both(), "adamw", "kfac").outcome == WORSE
 
 
@@ -78,7 +89,9 @@ def test_the_reasons_of_a_fixed_case(both: Any) -> None:
         "seconds: by the runs' own clock, one run at a time",
         f"tuning: kfac {UNKNOWN}, adamw {UNKNOWN}",
     ]
-    assert final_text(found) == "final error 0.2200 against 0.3260: lower by 0.1060 [0.1001, 0.1119]"
+    assert (
+        final_text(found) == "final error 0.2200 against 0.3260: lower by 0.1060 [0.1001, 0.1119]"
+    )
 
 
 def test_dearer_steps_can_undo_fewer_of_them(both: Any) -> None:
@@ -117,13 +130,21 @@ def test_a_step_timed_alone_makes_seconds_of_shared_runs_decide(both: Any) -> No
     for pace, label in ((0.01, "kfac"), (0.01, "adamw")):
         run = records.runs[int(records.pair("mlp", label).index[0])]
         key = speed_key(run.config)
-        timings.append(Timing(key, "mlp", label, str(records.frame["hardware"].iloc[0]), pace, (pace,)))
+        timings.append(
+            Timing(key, "mlp", label, str(records.frame["hardware"].iloc[0]), pace, (pace,))
+        )
     timed = build_records(list(records.runs.values()), [], placed(timings))
     found = verdict(timed)
     assert (found.decided_by, found.outcome) == (SECONDS, BETTER)
     assert found.ratios[SECONDS].value == pytest.approx(found.ratios["steps"].value)
-    assert shared_reasons(timed, [found])[0] == "seconds: steps times those of a step measured alone (suite.time)"
-    assert "takes 1.00x the seconds of one of adamw (10 ms against 10 ms)" in reasons(Ledger(timed), found)[0]
+    assert (
+        shared_reasons(timed, [found])[0]
+        == "seconds: steps times those of a step measured alone (suite.time)"
+    )
+    assert (
+        "takes 1.00x the seconds of one of adamw (10 ms against 10 ms)"
+        in reasons(Ledger(timed), found)[0]
+    )
 
 
 def test_machines_are_not_mixed_unless_asked_for(both: Any) -> None:
@@ -162,9 +183,13 @@ def test_failures_are_infinite_and_said(both: Any, sown: Sown) -> None:
     assert "in 7 of 7 seeds against 5 of 7" in sentence(found)
     said = reasons(Ledger(records), found)
     assert "outcomes: adamw diverged 2/7" in said
-    assert "2 runs of adamw never reached the level: they count with all they could have spent" in said
+    assert (
+        "2 runs of adamw never reached the level: they count with all they could have spent" in said
+    )
     assert found.final is not None
-    assert found.final.bound == "at most "  # error of kfac less that of adamw: as low as that or lower
+    assert (
+        found.final.bound == "at most "
+    )  # error of kfac less that of adamw: as low as that or lower
 
 
 def test_nobody_at_the_target_leaves_the_final_value(sown: Sown) -> None:
@@ -229,7 +254,8 @@ def test_a_level_may_be_named(sown: Sown) -> None:
 def test_a_method_that_does_not_fit_has_no_verdict(sown: Sown) -> None:
     refused = (("message", "kfac needs layers; tasks that fit: cnn, resnet"),)
     records = built(
-        sown("kfac", 0, None, status="unsupported", cut=0, summary=refused), *(sown("adamw", s) for s in (0, 1))
+        sown("kfac", 0, None, status="unsupported", cut=0, summary=refused),
+        *(sown("adamw", s) for s in (0, 1)),
     )
     found = verdict(records)
     assert sentence(found) == "mlp: no verdict: kfac does not fit this task: kfac needs layers."
@@ -250,7 +276,9 @@ def test_an_unfinished_run_is_left_out_and_named(both: Any, sown: Sown) -> None:
 
 
 def test_nothing_but_unfinished_runs_is_no_verdict(sown: Sown) -> None:
-    records = built(sown("kfac", 0, None, status="unfinished", cut=30), sown("adamw", 0), sown("adamw", 1))
+    records = built(
+        sown("kfac", 0, None, status="unfinished", cut=30), sown("adamw", 0), sown("adamw", 1)
+    )
     assert sentence(verdict(records)) == "mlp: no verdict: no finished run of kfac."
 
 
@@ -264,16 +292,21 @@ def test_seeds_that_only_one_side_has_are_left_out_and_named(both: Any, sown: So
 
 def test_other_seeds_on_both_sides_are_compared_without_pairs(sown: Sown) -> None:
     records = built(
-        *(sown("kfac", seed, 60 + seed) for seed in range(3)), *(sown("adamw", seed, 200 + seed) for seed in (7, 8))
+        *(sown("kfac", seed, 60 + seed) for seed in range(3)),
+        *(sown("adamw", seed, 200 + seed) for seed in (7, 8)),
     )
     found = verdict(records)
     assert not found.paired
-    assert "the seeds differ (3 and 2 runs), so nothing is paired" in reasons(Ledger(records), found)
+    assert "the seeds differ (3 and 2 runs), so nothing is paired" in reasons(
+        Ledger(records), found
+    )
     assert found.outcome == BETTER
 
 
 def test_ties_are_no_difference(sown: Sown) -> None:
-    records = built(*(sown(name, seed, 60 + seed, final=0.3) for name in ("kfac", "adamw") for seed in range(3)))
+    records = built(
+        *(sown(name, seed, 60 + seed, final=0.3) for name in ("kfac", "adamw") for seed in range(3))
+    )
     found = verdict(records)
     assert found.ratios["steps"].value == pytest.approx(1.0)
     assert found.outcome == 0
@@ -281,7 +314,11 @@ def test_ties_are_no_difference(sown: Sown) -> None:
 
 def test_seeds_that_change_nothing_are_one_run(sown: Sown) -> None:
     start = {"final": 0.3}
-    runs = [sown(name, seed, cost, **start).run for name, cost in (("kfac", 60), ("adamw", 200)) for seed in range(3)]
+    runs = [
+        sown(name, seed, cost, **start).run
+        for name, cost in (("kfac", 60), ("adamw", 200))
+        for seed in range(3)
+    ]
     for run in runs:  # the same curve for every seed, down to the start
         run.history.loc[0, "val/error"] = 2.0
     found = verdict(build_records(runs, []))
@@ -293,8 +330,14 @@ def test_neither_nan_nor_infinity_is_a_value(sown: Sown) -> None:
     """kfac ends at NaN, adamw at infinity: both failed, and nothing is claimed of either."""
     free = (("target", None),)
     records = built(
-        *(sown("kfac", seed, None, config=free, summary=(("final_error", math.nan),)) for seed in range(3)),
-        *(sown("adamw", seed, None, config=free, summary=(("final_error", math.inf),)) for seed in range(3)),
+        *(
+            sown("kfac", seed, None, config=free, summary=(("final_error", math.nan),))
+            for seed in range(3)
+        ),
+        *(
+            sown("adamw", seed, None, config=free, summary=(("final_error", math.inf),))
+            for seed in range(3)
+        ),
     )
     found = verdict(records)
     assert found.final is None
@@ -312,7 +355,9 @@ def test_a_failure_is_no_better_than_the_start(sown: Sown) -> None:
     )
     found = verdict(records)
     assert found.final is not None
-    assert found.final.value == pytest.approx(np.mean([0.30 + 0.01 * s - (2.0 + 0.001 * 3) for s in range(4)]))
+    assert found.final.value == pytest.approx(
+        np.mean([0.30 + 0.01 * s - (2.0 + 0.001 * 3) for s in range(4)])
+    )
     assert found.final.low == -math.inf
     assert found.outcome == BETTER
     assert "none: lower by at least 1.688 [1.667, ∞]" in sentence(found)
@@ -333,16 +378,25 @@ def test_a_failure_among_two_seeds_is_no_verdict(sown: Sown) -> None:
 def test_a_target_that_holds_at_the_start_costs_nothing(sown: Sown) -> None:
     easy = (("target", 5.0),)
     pairs = [(name, seed) for name in ("kfac", "adamw") for seed in (0, 1)]
-    found = verdict(built(*(sown(name, seed, 60, final=0.3 + 0.01 * seed, config=easy) for name, seed in pairs)))
+    found = verdict(
+        built(*(sown(name, seed, 60, final=0.3 + 0.01 * seed, config=easy) for name, seed in pairs))
+    )
     assert found.ratios == {}
     assert (found.decided_by, found.reached, found.outcome) == (FINAL, (2, 2), 0)
-    assert "in 2 of 2 seeds against 2 of 2; final error 0.3050 against 0.3050: no difference (this" in sentence(found)
+    assert (
+        "in 2 of 2 seeds against 2 of 2; final error 0.3050 against 0.3050: no difference (this"
+        in sentence(found)
+    )
 
 
 def test_one_difference_for_all_seeds_has_no_interval(sown: Sown) -> None:
     free = (("target", None),)
-    pairs = [(name, start, seed) for name, start in (("kfac", 0.25), ("adamw", 0.5)) for seed in range(3)]
-    found = verdict(built(*(sown(name, seed, None, final=start, config=free) for name, start, seed in pairs)))
+    pairs = [
+        (name, start, seed) for name, start in (("kfac", 0.25), ("adamw", 0.5)) for seed in range(3)
+    ]
+    found = verdict(
+        built(*(sown(name, seed, None, final=start, config=free) for name, start, seed in pairs))
+    )
     assert found.outcome is None
     assert sentence(found).endswith("3 seeds, with one and the same difference: no interval.")
 
@@ -368,10 +422,20 @@ def test_equal_methods_are_told_apart_at_about_the_nominal_rate(sown: Sown) -> N
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (0.384, "0.38"), (1.0, "1.00"), (0.998, "0.998"), (1.0004, "1.0004"), (12.34, "12.3"), (150.4, "150"),
-        (0.0042, "0.0042"), (2e-7, "2.0e-07"), (0.0, "0"), (math.inf, "∞"), (math.nan, "?"), (3e7, "3.0e+07"),
+        (0.384, "0.38"),
+        (1.0, "1.00"),
+        (0.998, "0.998"),
+        (1.0004, "1.0004"),
+        (12.34, "12.3"),
+        (150.4, "150"),
+        (0.0042, "0.0042"),
+        (2e-7, "2.0e-07"),
+        (0.0, "0"),
+        (math.inf, "∞"),
+        (math.nan, "?"),
+        (3e7, "3.0e+07"),
         (0.99999, "1.0000"),
     ],
-)  # fmt: skip
+)
 def test_a_factor_in_words(value: float, text: str) -> None:
     assert factor(value) == text

@@ -33,7 +33,7 @@ FIXTURES = Path(__file__).parent / "fixtures"
 ALGOPERF, DEEPOBS = FIXTURES / "algoperf", FIXTURES / "deepobs"
 
 
-# -- AlgoPerf ----------------------------------------------------------------------------------------------------------
+# -- AlgoPerf --------------------------------------------------------------------------------------
 
 
 def test_the_median_times_to_the_target_are_those_that_algoperf_published() -> None:
@@ -45,7 +45,9 @@ def test_the_median_times_to_the_target_are_those_that_algoperf_published() -> N
     assert set(ours.index) == {"ademamix", "schedule_free_adamw_v2"}
     for submission, seconds in ours.items():
         assert seconds == pytest.approx(published[submission], rel=1e-15)
-    assert times(records, "steps").loc[problem, "ademamix"] == 10206  # the median of 10206, 12799 and 7546
+    assert (
+        times(records, "steps").loc[problem, "ademamix"] == 10206
+    )  # the median of 10206, 12799 and 7546
 
 
 def test_scores_from_the_published_times_are_the_published_ones() -> None:
@@ -55,7 +57,9 @@ def test_scores_from_the_published_times_are_the_published_ones() -> None:
     profile = performance_profile(table)
     grid = np.linspace(1, 4, 100)
     shares = [profile[profile.index <= tau].iloc[-1] for tau in grid]
-    by_trapezoids = pd.Series(np.trapezoid(np.array(shares), grid, axis=0) / 3, index=profile.columns)
+    by_trapezoids = pd.Series(
+        np.trapezoid(np.array(shares), grid, axis=0) / 3, index=profile.columns
+    )
     np.testing.assert_allclose(by_trapezoids[published.index], published, rtol=0, atol=1e-12)
     exact = profile_score(table, tau_max=4.0)
     np.testing.assert_allclose(exact[published.index], published, rtol=0, atol=0.002)
@@ -63,7 +67,9 @@ def test_scores_from_the_published_times_are_the_published_ones() -> None:
 
 
 def test_what_a_trial_says_is_kept() -> None:
-    first = next(run for run in algoperf.read(ALGOPERF) if run.optimizer == "ademamix" and run.seed == 0)
+    first = next(
+        run for run in algoperf.read(ALGOPERF) if run.optimizer == "ademamix" and run.seed == 0
+    )
     assert (first.task, first.status, first.number("steps")) == ("fastmri", "done", 10206)
     assert first.environment["gpu"] == "4 x NVIDIA A100-SXM4-40GB"
     assert first.number("final_ssim") == 0.724893770663337
@@ -72,7 +78,11 @@ def test_what_a_trial_says_is_kept() -> None:
     assert table["step"].is_monotonic_increasing
     assert table["step"].is_unique
     row = table[table["step"] == 1].iloc[0]  # an evaluation, and a row of the training loss, in one
-    assert (row["seconds"], row["val/ssim"], row["loss"]) == (239.4470498561859, 0.2339671429584183, 0.9878648519515992)
+    assert (row["seconds"], row["val/ssim"], row["loss"]) == (
+        239.4470498561859,
+        0.2339671429584183,
+        0.9878648519515992,
+    )
     assert row["test/ssim"] == 0.2555283943523544
 
 
@@ -80,8 +90,12 @@ def test_a_study_is_spoken_for_by_its_fastest_trial(tmp_path: Path) -> None:
     study = tmp_path / "logs" / "mine" / "study_0" / "fastmri_pytorch"
     source = ALGOPERF / "schedule_free_adamw_v2"
     for trial, number in enumerate((1, 2, 0), start=1):  # 1279.7, 1018.6 and 1128.8 s
-        shutil.copytree(source / f"study_{number}" / "fastmri_pytorch" / "trial_1", study / f"trial_{trial}")
-        (study / f"trial_{trial}" / "hparams.json").write_text(json.dumps({"learning_rate": 0.1 * trial}))
+        shutil.copytree(
+            source / f"study_{number}" / "fastmri_pytorch" / "trial_1", study / f"trial_{trial}"
+        )
+        (study / f"trial_{trial}" / "hparams.json").write_text(
+            json.dumps({"learning_rate": 0.1 * trial})
+        )
     never = pd.read_csv(study / "trial_1" / "eval_measurements.csv").iloc[:-1]
     (study / "trial_4").mkdir()
     never.to_csv(study / "trial_4" / "eval_measurements.csv", index=False)
@@ -93,7 +107,9 @@ def test_a_study_is_spoken_for_by_its_fastest_trial(tmp_path: Path) -> None:
 
 def test_a_submissions_own_folder_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ALGOPERF / "ademamix")
-    assert [(run.optimizer, run.seed) for run in algoperf.read(Path("."))] == [("ademamix", seed) for seed in range(3)]
+    assert [(run.optimizer, run.seed) for run in algoperf.read(Path("."))] == [
+        ("ademamix", seed) for seed in range(3)
+    ]
     assert [run.seed for run in algoperf.read(Path("study_1"))] == [1]
 
 
@@ -109,10 +125,16 @@ def test_a_workload_that_is_judged_by_its_loss(tmp_path: Path) -> None:
 
 
 ALGOPERF_FAULTS: dict[str, Callable[[Path], Any]] = {
-    "is not a table of numbers, or cut off": lambda f: (f / "eval_measurements.csv").write_text("a,b\n1,2\nx,3\n"),
+    "is not a table of numbers, or cut off": lambda f: (f / "eval_measurements.csv").write_text(
+        "a,b\n1,2\nx,3\n"
+    ),
     "has no column 'global_step'": lambda f: (f / "eval_measurements.csv").write_text("a,b\n1,2\n"),
-    "has no rows": lambda f: (f / "eval_measurements.csv").write_text("global_step,validation/ssim\n"),
-    "has no column 'validation/ssim'": lambda f: (f / "eval_measurements.csv").write_text("global_step,x\n1,2\n"),
+    "has no rows": lambda f: (f / "eval_measurements.csv").write_text(
+        "global_step,validation/ssim\n"
+    ),
+    "has no column 'validation/ssim'": lambda f: (f / "eval_measurements.csv").write_text(
+        "global_step,x\n1,2\n"
+    ),
     "is not JSON, or cut off": lambda f: (f / "meta_data_0.json").write_text('{"a": '),
 }
 
@@ -145,7 +167,7 @@ def test_folders_without_trials_are_refused(tmp_path: Path) -> None:
         algoperf.read(tmp_path)
 
 
-# -- DeepOBS -----------------------------------------------------------------------------------------------------------
+# -- DeepOBS ---------------------------------------------------------------------------------------
 
 
 def published(name: str) -> tuple[Path, dict[str, Any]]:
@@ -156,9 +178,20 @@ def published(name: str) -> tuple[Path, dict[str, Any]]:
 def test_a_run_of_deepobs_has_the_losses_that_were_published() -> None:
     file, content = published("lr__1.5848931925e-02")
     (run,) = deepobs.read(file)
-    assert (run.task, run.optimizer, run.seed, run.status) == ("quadratic_deep", "GradientDescentOptimizer", 46, "done")
+    assert (run.task, run.optimizer, run.seed, run.status) == (
+        "quadratic_deep",
+        "GradientDescentOptimizer",
+        46,
+        "done",
+    )
     evaluated = run.history.dropna(subset=["val/eval_loss"])
-    assert list(evaluated["step"]) == [0, 7, 14, 21, 28]  # seven batches of 128 of a thousand examples
+    assert list(evaluated["step"]) == [
+        0,
+        7,
+        14,
+        21,
+        28,
+    ]  # seven batches of 128 of a thousand examples
     assert list(evaluated["val/eval_loss"]) == content["test_losses"]
     logged = run.history.dropna(subset=["loss"])
     assert list(logged["step"]) == list(range(1, 29))
@@ -166,7 +199,10 @@ def test_a_run_of_deepobs_has_the_losses_that_were_published() -> None:
     assert run.number("final_eval_loss") == content["test_losses"][-1]
     assert run.config["optimizer"]["lr"] == 0.015848931925
     assert run.config["task"]["judged_on"] == "test set"
-    assert time_to_target(run.history, 101.5, "min", metric="val/eval_loss", unit="grad_equivalents") == 21
+    assert (
+        time_to_target(run.history, 101.5, "min", metric="val/eval_loss", unit="grad_equivalents")
+        == 21
+    )
 
 
 def test_a_run_of_deepobs_that_diverged_is_counted_as_such() -> None:
@@ -186,21 +222,36 @@ def test_the_later_format_of_deepobs(tmp_path: Path) -> None:
     del content["hyperparams"], content["learning_rate"]
     rising = [0.1, 0.2, 0.4, 0.5, 0.6]
     new = {"optimizer_hyperparams": {"lr": 0.25, "momentum": 0.9}, "l2_reg": 5e-4}
-    new |= {"valid_losses": content["test_losses"], "valid_accuracies": rising, "test_accuracies": rising[::-1]}
+    new |= {
+        "valid_losses": content["test_losses"],
+        "valid_accuracies": rising,
+        "test_accuracies": rising[::-1],
+    }
     (tmp_path / "run.json").write_text(json.dumps({**content, **new}))
     (run,) = deepobs.read(tmp_path)
     assert (run.config["metric"], run.config["direction"]) == ("accuracy", "max")
     assert list(run.history["val/accuracy"].dropna()) == rising
     assert list(run.history["test/accuracy"].dropna()) == rising[::-1]
-    assert run.config["optimizer"] == {"_target_": "deepobs.GradientDescentOptimizer", "lr": 0.25, "momentum": 0.9}
-    assert (run.config["task"]["judged_on"], run.config["task"]["weight_decay"]) == ("validation set", 5e-4)
+    assert run.config["optimizer"] == {
+        "_target_": "deepobs.GradientDescentOptimizer",
+        "lr": 0.25,
+        "momentum": 0.9,
+    }
+    assert (run.config["task"]["judged_on"], run.config["task"]["weight_decay"]) == (
+        "validation set",
+        5e-4,
+    )
 
 
 DEEPOBS_FAULTS = {
     "is not JSON, or cut off": lambda content: json.dumps(content)[:500],
     "is a list, not a mapping": lambda content: "[1, 2]",
-    "has no 'testproblem'": lambda content: json.dumps({k: v for k, v in content.items() if k != "testproblem"}),
-    "test_losses has 3 values for 4 epochs, not 5": lambda content: json.dumps({**content, "test_losses": [1, 2, 3]}),
+    "has no 'testproblem'": lambda content: json.dumps(
+        {k: v for k, v in content.items() if k != "testproblem"}
+    ),
+    "test_losses has 3 values for 4 epochs, not 5": lambda content: json.dumps(
+        {**content, "test_losses": [1, 2, 3]}
+    ),
     "27 mini-batch losses in 4 epochs": lambda content: json.dumps(
         {**content, "minibatch_train_losses": content["minibatch_train_losses"][:-1]}
     ),
@@ -221,7 +272,7 @@ def test_a_folder_without_json_is_refused(tmp_path: Path) -> None:
         deepobs.read(tmp_path)
 
 
-# -- Weights & Biases --------------------------------------------------------------------------------------------------
+# -- Weights & Biases ------------------------------------------------------------------------------
 
 
 def piece(kind: int, content: bytes) -> bytes:
@@ -235,7 +286,10 @@ def offline(tmp_path: Path) -> Path:
 
     config = {
         "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.1, "betas": [0.9, 0.99]},
-        "task": {"_target_": "tasks.vision.mlp.Task", "note": "x" * 40_000},  # a record longer than a block
+        "task": {
+            "_target_": "tasks.vision.mlp.Task",
+            "note": "x" * 40_000,
+        },  # a record longer than a block
         "seed": 3,
         "metric": "accuracy",
         "direction": "max",
@@ -250,7 +304,14 @@ def offline(tmp_path: Path) -> Path:
             "grad_equivalents": 2.0 * step,
         }
         tracker.log({**row, "val/accuracy": step / 50, "test/accuracy": step / 100, "grad": step})
-    summary = {"status": "done", "task": "mlp", "optimizer": "sgd", "seed": 3, "steps": 40, "final_accuracy": 0.8}
+    summary = {
+        "status": "done",
+        "task": "mlp",
+        "optimizer": "sgd",
+        "seed": 3,
+        "steps": 40,
+        "final_accuracy": 0.8,
+    }
     tracker.finish({**summary, "target": 0.5, "target_step": 30, "counts": {"grad": 40}}, 0)
     importlib.import_module("wandb").teardown()  # its service writes the rest of the file
     (file,) = tmp_path.rglob("*.wandb")
@@ -296,16 +357,31 @@ def test_pieces_of_records_are_put_together(tmp_path: Path) -> None:
     start = header + body + b"\0\0\0" if (len(header) + len(body)) % wandb.BLOCK else header + body
     start += b"\0" * (-len(start) % wandb.BLOCK)
     file = tmp_path / "run-x.wandb"
-    file.write_bytes(start + piece(2, b"one ") + piece(3, b"two ") + piece(4, b"three") + piece(1, b"four"))
+    file.write_bytes(
+        start + piece(2, b"one ") + piece(3, b"two ") + piece(4, b"three") + piece(1, b"four")
+    )
     assert list(wandb._records(file))[1:] == [b"one two three", b"four"]
 
 
 def test_runs_on_a_server_are_read_through_its_api() -> None:
-    rows = [{"_step": k, "_runtime": 2.0 * k, "train/loss": 1 / (k + 1), "val_acc": 0.1 * k} for k in range(5)]
+    rows = [
+        {"_step": k, "_runtime": 2.0 * k, "train/loss": 1 / (k + 1), "val_acc": 0.1 * k}
+        for k in range(5)
+    ]
     rows[-1]["train/loss"] = "NaN"
-    config = {"optimizer": "lion", "dataset": "cifar", "seed": 1, "lr": 3e-4, "_wandb": {"version": 1}}
+    config = {
+        "optimizer": "lion",
+        "dataset": "cifar",
+        "seed": 1,
+        "lr": 3e-4,
+        "_wandb": {"version": 1},
+    }
     run = SimpleNamespace(
-        id="abc", config=config, state="finished", summary={"val_acc": 0.4}, scan_history=lambda: iter(rows)
+        id="abc",
+        config=config,
+        state="finished",
+        summary={"val_acc": 0.4},
+        scan_history=lambda: iter(rows),
     )
     asked: list[str] = []
     api = SimpleNamespace(runs=lambda project: (asked.append(project), [run])[1])
@@ -333,18 +409,22 @@ def test_a_run_whose_metric_is_not_clear_asks_for_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "status"), [("crashed", "interrupted"), ("failed", "error"), ("running", "interrupted")]
+    ("state", "status"),
+    [("crashed", "interrupted"), ("failed", "error"), ("running", "interrupted")],
 )
 def test_how_a_run_ended_is_kept(state: str, status: str) -> None:
-    logged = wandb.Logged("a", {"optimizer": "x", "task": "y"}, [{"_step": 0, "val/acc": 0.1}], {}, state)
+    logged = wandb.Logged(
+        "a", {"optimizer": "x", "task": "y"}, [{"_step": 0, "val/acc": 0.1}], {}, state
+    )
     assert wandb.as_run(logged).status == status
 
 
-# -- all of them -------------------------------------------------------------------------------------------------------
+# -- all of them -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("metric", "direction"), [("wer", "min"), ("error_rate", "min"), ("val_loss", "min"), ("bleu", "max")]
+    ("metric", "direction"),
+    [("wer", "min"), ("error_rate", "min"), ("val_loss", "min"), ("bleu", "max")],
 )
 def test_the_direction_of_a_metric(metric: str, direction: str) -> None:
     assert direction_of(metric) == direction

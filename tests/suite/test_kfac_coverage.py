@@ -53,10 +53,18 @@ def test_every_matrix_is_preconditioned(name: str, method: type[KFAC]) -> None:
 
 
 def test_shares_of_the_parameters() -> None:
-    named = [("a", torch.zeros(6)), ("b", torch.zeros(3)), ("c", torch.zeros(1)), ("frozen", torch.zeros(90))]
+    named = [
+        ("a", torch.zeros(6)),
+        ("b", torch.zeros(3)),
+        ("c", torch.zeros(1)),
+        ("frozen", torch.zeros(90)),
+    ]
     found = layer_coverage.shares({"b": "adamw", "a": "kfac", "c": "adamw"}, named)
     assert found == {"kfac": 0.6, "adamw": 0.4}
-    assert layer_coverage.in_words(found) == "updated: 60 % of the parameters by kfac, 40 % of the parameters by adamw"
+    assert (
+        layer_coverage.in_words(found)
+        == "updated: 60 % of the parameters by kfac, 40 % of the parameters by adamw"
+    )
     assert layer_coverage.rules(torch.optim.SGD([torch.zeros(1, requires_grad=True)])) == {}
 
 

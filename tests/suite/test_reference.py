@@ -17,10 +17,16 @@ from suite.results.anonymise import Scrubber
 from suite.results.archive import is_archive, read_archive, write_archive
 
 MOST_BYTES = 20_000_000
-FOLDERS = [path.relative_to(REFERENCE).as_posix() for path in sorted(REFERENCE.rglob("*")) if is_archive(path)]
+FOLDERS = [
+    path.relative_to(REFERENCE).as_posix()
+    for path in sorted(REFERENCE.rglob("*"))
+    if is_archive(path)
+]
 
 
-@pytest.mark.parametrize("page", [page.relative_to(reference.ROOT).as_posix() for page in Pages().files()])
+@pytest.mark.parametrize(
+    "page", [page.relative_to(reference.ROOT).as_posix() for page in Pages().files()]
+)
 def test_the_tables_of_a_page_are_those_of_its_archives(page: str) -> None:
     text = (reference.ROOT / page).read_text(encoding="utf-8")
     assert Pages().rendered(text) == text, "python -m suite.reference makes it right again"
@@ -45,7 +51,7 @@ def test_all_archives_together_are_small() -> None:
     assert sum(file.stat().st_size for file in REFERENCE.rglob("*") if file.is_file()) < MOST_BYTES
 
 
-# -- the tool ----------------------------------------------------------------------------------------------------------
+# -- the tool --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -53,7 +59,9 @@ def pages(tmp_path: Path) -> Pages:
     """A README and a page of their own, beside a small archive: two tasks, three optimizers, three seeds."""
     archives = tmp_path / "reference"
     chosen = [run for run in read_archive(REFERENCE / "quick") if run.task in ("mlp", "quadratic")]
-    write_archive([run for run in chosen if run.optimizer in ("sgd", "kfac", "adamw")], archives / "small")
+    write_archive(
+        [run for run in chosen if run.optimizer in ("sgd", "kfac", "adamw")], archives / "small"
+    )
     (tmp_path / "docs").mkdir()
     return Pages(tmp_path, archives)
 
@@ -105,7 +113,9 @@ def test_an_example_of_a_mark_is_left_alone(pages: Pages) -> None:
 
 def test_a_mark_without_words_is_the_main_table_of_quick() -> None:
     assert Mark.parse("") == Mark("quick", "main")
-    assert Mark.parse(" other targets task=a,b caption ") == Mark("other", "targets", (("task", ("a", "b")),), True)
+    assert Mark.parse(" other targets task=a,b caption ") == Mark(
+        "other", "targets", (("task", ("a", "b")),), True
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,7 +139,10 @@ def test_a_mark_that_cannot_be_filled_says_why(
 
 
 def test_the_command_rebuilds_the_pages_and_their_figures(
-    pages: Pages, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    pages: Pages,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     drawn = tmp_path / "report"
     (drawn / "figures" / "deeper").mkdir(parents=True)
@@ -172,7 +185,7 @@ def test_a_table_that_only_the_whole_report_has_is_found(pages: Pages) -> None:
     assert rows[2].startswith("| quadratic |")
 
 
-# -- the pages that a script writes ------------------------------------------------------------------------------------
+# -- the pages that a script writes ----------------------------------------------------------------
 
 
 @pytest.fixture
@@ -182,27 +195,37 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     return importlib.import_module
 
 
-def test_the_page_of_the_experiments_is_what_the_archives_give(script: Callable[[str], ModuleType]) -> None:
+def test_the_page_of_the_experiments_is_what_the_archives_give(
+    script: Callable[[str], ModuleType],
+) -> None:
     module = script("results_page")
     assert module.page() == module.PAGE.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["autoencoder", "claims", "hessian_free", "pinn"])
-def test_a_page_of_its_own_script_is_what_its_archive_gives(script: Callable[[str], ModuleType], name: str) -> None:
+def test_a_page_of_its_own_script_is_what_its_archive_gives(
+    script: Callable[[str], ModuleType], name: str
+) -> None:
     files = script(f"{name}_page").files(REFERENCE / name)
     assert reference.ROOT / "docs" / f"{name}.md" in files
     for path, text in files.items():
-        assert path.read_text(encoding="utf-8") == text, f"python scripts/{name}_page.py makes it right again"
+        assert path.read_text(encoding="utf-8") == text, (
+            f"python scripts/{name}_page.py makes it right again"
+        )
 
 
-@pytest.mark.parametrize("folder", [name for name in FOLDERS if (REFERENCE / name / "tuned").exists()])
+@pytest.mark.parametrize(
+    "folder", [name for name in FOLDERS if (REFERENCE / name / "tuned").exists()]
+)
 def test_what_tuning_chose_is_what_the_runs_beside_it_have(folder: str) -> None:
     runs = read_archive(REFERENCE / folder)
     for path in (REFERENCE / folder / "tuned").iterdir():
         text = path.read_text(encoding="utf-8")
         assert Scrubber().text(text) == text
         chosen = yaml.safe_load(text)["optimizer"]
-        settings = [run.config["optimizer"] for run in runs if f"{run.task}_{run.optimizer}" == path.stem]
+        settings = [
+            run.config["optimizer"] for run in runs if f"{run.task}_{run.optimizer}" == path.stem
+        ]
         assert settings, path.name
         for found in settings:
             assert {name: found[name] for name in chosen} == chosen

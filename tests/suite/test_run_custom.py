@@ -36,11 +36,19 @@ def test_a_run_goes_by_the_name_of_its_file(command: Any, mine: Path, results: P
     (record,) = (results / "runs" / "mine" / "adamw").iterdir()
     config = yaml.safe_load((record / "config.yaml").read_text())
     assert config["task"]["file"] == "mine.py"
-    assert config["task"]["digest"] == task_file.digested({"file": str(mine), "digest": None})["digest"]
-    assert "done before, skipped" in command("task=custom", "task.file=mine.py", "optimizer=adamw", *SHORT).out
+    assert (
+        config["task"]["digest"]
+        == task_file.digested({"file": str(mine), "digest": None})["digest"]
+    )
+    assert (
+        "done before, skipped"
+        in command("task=custom", "task.file=mine.py", "optimizer=adamw", *SHORT).out
+    )
 
 
-def test_an_edited_file_is_another_run_and_the_first_one_stays(train: Callable[..., Any], mine: Path) -> None:
+def test_an_edited_file_is_another_run_and_the_first_one_stays(
+    train: Callable[..., Any], mine: Path
+) -> None:
     asked = ("task=custom", "task.file=mine.py", "optimizer=sgd", *SHORT)
     first = train(*asked)
     mine.write_text(FILE.replace("50", "60"))
@@ -52,7 +60,9 @@ def test_an_edited_file_is_another_run_and_the_first_one_stays(train: Callable[.
     assert train(*asked).outcome.skipped
 
 
-def test_a_file_is_the_same_however_its_path_is_typed(train: Callable[..., Any], mine: Path) -> None:
+def test_a_file_is_the_same_however_its_path_is_typed(
+    train: Callable[..., Any], mine: Path
+) -> None:
     asked = ("task=custom", "optimizer=sgd", *SHORT)
     assert not train(*asked, "task.file=mine.py").outcome.skipped
     assert train(*asked, f"task.file={mine.resolve()}").outcome.skipped
@@ -63,7 +73,12 @@ def test_a_broken_file_stops_the_command_before_anything_is_recorded(
     command: Any, mine: Path, results: Path, sweep: tuple[str, ...]
 ) -> None:
     mine.write_text(FILE.replace("Loss()", 'Loss(reduction="none")'))
-    said = command(*sweep, "task=custom", "task.file=mine.py", "optimizer=adamw,sgd" if sweep else "optimizer=sgd")
+    said = command(
+        *sweep,
+        "task=custom",
+        "task.file=mine.py",
+        "optimizer=adamw,sgd" if sweep else "optimizer=sgd",
+    )
     assert said.code == 2
     assert "mine.py, line 3: loss gives a tensor of shape (8,), not one number" in said.err
     assert '3 | loss = torch.nn.CrossEntropyLoss(reduction="none")' in said.err
@@ -107,4 +122,7 @@ def test_a_file_called_like_a_task_does_not_take_its_place() -> None:
     assert task_file.name_of("custom", {"file": f"somewhere/{taken}.py"}) == f"my_{taken}"
     assert task_file.name_of("custom", {"file": "~/net v2.py"}) == "net v2"
     assert task_file.name_of("custom", {"file": None}) == "custom"
-    assert task_file.digested({"file": "absent.py", "digest": None}) == {"file": "absent.py", "digest": None}
+    assert task_file.digested({"file": "absent.py", "digest": None}) == {
+        "file": "absent.py",
+        "digest": None,
+    }

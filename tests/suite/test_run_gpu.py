@@ -21,7 +21,9 @@ MLP = ("task=mlp", "steps=6", "task.eval_every=3", "log_every=1", "device=cuda")
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "kfac", "muon"])
-def test_a_run_on_cuda_leaves_the_same_record_and_agrees_with_the_cpu(train: Train, optimizer: str) -> None:
+def test_a_run_on_cuda_leaves_the_same_record_and_agrees_with_the_cpu(
+    train: Train, optimizer: str
+) -> None:
     done = train(f"optimizer={optimizer}", *MLP)
     host = train(f"optimizer={optimizer}", *MLP[:-1], "device=cpu")
 
@@ -36,7 +38,11 @@ def test_a_run_on_cuda_leaves_the_same_record_and_agrees_with_the_cpu(train: Tra
 
 def test_auto_chooses_cuda(planned: Train) -> None:
     assert device.choose("auto").type == "cuda"
-    assert planned("device=auto").run_id == planned("device=cuda").run_id != planned("device=cpu").run_id
+    assert (
+        planned("device=auto").run_id
+        == planned("device=cuda").run_id
+        != planned("device=cpu").run_id
+    )
 
 
 def test_the_peak_is_the_allocators() -> None:
@@ -49,7 +55,9 @@ def test_the_peak_is_the_allocators() -> None:
 def test_the_peak_of_a_run_repeats(train: Train) -> None:
     first = train("optimizer=adam", *MLP).summary["peak_memory_bytes"]
     assert first > 0
-    assert train("optimizer=adam", *MLP, "force=true").summary["peak_memory_bytes"] == pytest.approx(first, rel=0.2)
+    assert train("optimizer=adam", *MLP, "force=true").summary[
+        "peak_memory_bytes"
+    ] == pytest.approx(first, rel=0.2)
 
 
 def test_a_run_on_cuda_resumes(train: Train, planned: Train, at_batch: Train) -> None:

@@ -31,7 +31,10 @@ def changed(plan: Plan, path: str, value: Any) -> Plan:
 def test_the_id_is_a_function_of_the_configuration(planned: Planned, base: Plan) -> None:
     assert planned("optimizer=sgd", "task=quadratic").run_id == base.run_id
     assert planned("task=quadratic", "optimizer=sgd").run_id == base.run_id
-    assert planned("optimizer=sgd", "task=quadratic", "seed=0", "task.dimension=100").run_id == base.run_id
+    assert (
+        planned("optimizer=sgd", "task=quadratic", "seed=0", "task.dimension=100").run_id
+        == base.run_id
+    )
     assert replace(base, config=dict(reversed(list(base.config.items())))).run_id == base.run_id
 
 
@@ -89,11 +92,19 @@ def test_another_kind_of_device_has_another_id(base: Plan, monkeypatch: pytest.M
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     on_cuda = changed(base, "device", "cuda")
     assert on_cuda.run_id != base.run_id
-    assert on_cuda.run_id == changed(base, "device", "cuda:1").run_id == changed(base, "device", "auto").run_id
+    assert (
+        on_cuda.run_id
+        == changed(base, "device", "cuda:1").run_id
+        == changed(base, "device", "auto").run_id
+    )
 
 
 def test_ids_do_not_collide_over_seeds_and_rates(base: Plan) -> None:
-    ids = {changed(changed(base, "seed", s), "optimizer.lr", 10.0**-k).run_id for s in range(10) for k in range(10)}
+    ids = {
+        changed(changed(base, "seed", s), "optimizer.lr", 10.0**-k).run_id
+        for s in range(10)
+        for k in range(10)
+    }
     assert len(ids) == 100
 
 

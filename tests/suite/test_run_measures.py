@@ -25,7 +25,7 @@ MLP = ("task=mlp", "task.hidden=[8]")
 SIZES = (196 * 8, 8, 8 * 10, 10)
 
 
-# -- memory ------------------------------------------------------------------------------------------------------------
+# -- memory ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -33,11 +33,19 @@ SIZES = (196 * 8, 8, 8 * 10, 10)
     [
         ("sgd", 0),
         ("momentum", 4 * sum(SIZES)),
-        ("adam", 4 * (2 * sum(SIZES) + len(SIZES))),  # two moments, and a step count for each tensor
-        ("muon", 4 * (8 * 196 + 2 * (8 + 80 + 10) + 3)),  # one moment of the hidden matrix, AdamW for the rest
+        (
+            "adam",
+            4 * (2 * sum(SIZES) + len(SIZES)),
+        ),  # two moments, and a step count for each tensor
+        (
+            "muon",
+            4 * (8 * 196 + 2 * (8 + 80 + 10) + 3),
+        ),  # one moment of the hidden matrix, AdamW for the rest
     ],
 )
-def test_the_state_of_an_optimizer_is_counted_to_the_byte(train: Train, optimizer: str, expected: int) -> None:
+def test_the_state_of_an_optimizer_is_counted_to_the_byte(
+    train: Train, optimizer: str, expected: int
+) -> None:
     assert train(f"optimizer={optimizer}", *MLP, "steps=2").summary["state_bytes"] == expected
 
 
@@ -45,7 +53,12 @@ def test_a_storage_counts_once_however_often_it_is_seen() -> None:
     class Shared:
         def state_dict(self) -> dict[str, Any]:
             whole = torch.zeros(100)
-            return {"a": whole, "b": [whole[:10], (whole.view(10, 10),)], "c": {"d": torch.zeros(3).double()}, "e": 7}
+            return {
+                "a": whole,
+                "b": [whole[:10], (whole.view(10, 10),)],
+                "c": {"d": torch.zeros(3).double()},
+                "e": 7,
+            }
 
     assert memory.state_bytes(Shared()) == 400 + 24
 
@@ -106,7 +119,7 @@ def test_the_peak_of_a_run_repeats_and_grows_with_model_and_state(train: Train) 
     assert peak("optimizer=sgd", "task.hidden=[64]") > sgd
 
 
-# -- costs -------------------------------------------------------------------------------------------------------------
+# -- costs -----------------------------------------------------------------------------------------
 
 
 class Ticking:
@@ -137,7 +150,14 @@ def test_costs_are_medians_relative_to_a_gradient(problem: tuple[Any, Any]) -> N
 
     found = oracle_costs.measure(*problem, clock=Ticking(both, value, hvp, ggnvp, jac, examples))
 
-    assert found == {"value": 0.25, "grad": 0.75, "hvp": 1.5, "ggnvp": 2, "jac": 2.5, "examples": 1.5}
+    assert found == {
+        "value": 0.25,
+        "grad": 0.75,
+        "hvp": 1.5,
+        "ggnvp": 2,
+        "jac": 2.5,
+        "examples": 1.5,
+    }
 
 
 def test_a_slow_forward_pass_costs_no_more_than_a_gradient(problem: tuple[Any, Any]) -> None:
@@ -154,14 +174,19 @@ def test_measured_costs_are_those_of_a_gradient_in_all(problem: tuple[Any, Any])
 def test_oracle_calls_are_weighted_by_their_costs() -> None:
     weights = {"value": 0.25, "grad": 0.75, "hvp": 2.0}
     assert oracle_costs.grad_equivalents(Counter(value=4, grad=4), weights) == 4
-    assert oracle_costs.grad_equivalents(Counter(value=5, grad=4, hvp=3, unheard=7), weights) == 4.25 + 6
+    assert (
+        oracle_costs.grad_equivalents(Counter(value=5, grad=4, hvp=3, unheard=7), weights)
+        == 4.25 + 6
+    )
     assert oracle_costs.grad_equivalents({}, weights) == 0
 
 
 def test_the_first_run_measures_the_costs_and_all_others_use_its_figures(tmp_path: Path) -> None:
     path = tmp_path / "new" / "mlp-12345678.json"
     assert oracle_costs.load_or_measure(path, lambda: {"value": 0.25}) == {"value": 0.25}
-    assert oracle_costs.load_or_measure(path, lambda: pytest.fail("measured again")) == {"value": 0.25}
+    assert oracle_costs.load_or_measure(path, lambda: pytest.fail("measured again")) == {
+        "value": 0.25
+    }
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
@@ -176,22 +201,32 @@ def test_of_two_runs_that_measure_at_once_the_first_to_write_counts(tmp_path: Pa
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_runs_of_a_task_share_their_costs_and_other_sizes_have_their_own(train: Train, measured_costs: Path) -> None:
+def test_runs_of_a_task_share_their_costs_and_other_sizes_have_their_own(
+    train: Train, measured_costs: Path
+) -> None:
     pair = ("task=quadratic", "task.dimension=17", "steps=2")
     before = set(measured_costs.iterdir())
     first = train("optimizer=sgd", *pair).environment["oracle_costs"]
     (new,) = set(measured_costs.iterdir()) - before
     assert new.name.startswith("quadratic-")
-    assert train("optimizer=adam", *pair, "seed=3").environment["oracle_costs"] == first == json.loads(new.read_text())
+    assert (
+        train("optimizer=adam", *pair, "seed=3").environment["oracle_costs"]
+        == first
+        == json.loads(new.read_text())
+    )
     train("optimizer=sgd", "task=quadratic", "task.dimension=18", "steps=2")
     assert len(set(measured_costs.iterdir()) - before) == 2
 
 
-# -- threads -----------------------------------------------------------------------------------------------------------
+# -- threads ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("cores", "workers", "threads"), [(8, 1, 8), (8, 2, 4), (8, 3, 2), (2, 2, 1), (2, 7, 1)])
-def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch, cores: int, workers: int, threads: int) -> None:
+@pytest.mark.parametrize(
+    ("cores", "workers", "threads"), [(8, 1, 8), (8, 2, 4), (8, 3, 2), (2, 2, 1), (2, 7, 1)]
+)
+def test_workers_share_the_cores(
+    monkeypatch: pytest.MonkeyPatch, cores: int, workers: int, threads: int
+) -> None:
     given: list[int] = []
     monkeypatch.setattr(device, "cores", lambda: cores)
     monkeypatch.setattr(torch, "set_num_threads", given.append)
@@ -214,7 +249,7 @@ def test_a_run_that_shares_the_machine_says_so(train: Train) -> None:
     assert train(*pair, "force=true", workers=2).summary["parallel"] is True
 
 
-# -- precision ---------------------------------------------------------------------------------------------------------
+# -- precision -------------------------------------------------------------------------------------
 
 
 def test_float64_runs_in_float64(train: Train) -> None:
@@ -233,7 +268,9 @@ def test_a_function_may_be_run_in_float32(train: Train) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "kfac"])
-def test_bf16_computes_the_forward_pass_in_bfloat16_and_keeps_float32_weights(train: Train, optimizer: str) -> None:
+def test_bf16_computes_the_forward_pass_in_bfloat16_and_keeps_float32_weights(
+    train: Train, optimizer: str
+) -> None:
     pair = (f"optimizer={optimizer}", "task=mlp", "steps=3", "task.eval_every=3", "log_every=1")
     rounded, exact = train(*pair, "precision=bf16"), train(*pair)
 
@@ -244,7 +281,9 @@ def test_bf16_computes_the_forward_pass_in_bfloat16_and_keeps_float32_weights(tr
     assert (rounded.config["precision"], exact.config["precision"]) == ("bf16", "float32")
 
 
-def test_a_step_too_long_for_the_profiler_has_no_peak(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_too_long_for_the_profiler_has_no_peak(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(memory, "LONGEST", 0.0)
     done = train("optimizer=ggn_cg", "task=quadratic", "steps=2")
     assert (done.status, done.summary["peak_memory_bytes"]) == ("done", None)

@@ -26,8 +26,22 @@ pytest.importorskip("pytorch_optimizer")
 Train = Callable[..., Any]
 Command = Callable[..., Any]
 
-MLP = ("task=mlp", "task.hidden=[4]", "task.val_size=50", "task.test_size=50", "task.batch_size=16", "~tuned")
-NORMED = ("task=cnn", "task.channels=[2,4]", "task.batch_norm=true", "task.batch_size=16", "task.val_size=50", "~tuned")
+MLP = (
+    "task=mlp",
+    "task.hidden=[4]",
+    "task.val_size=50",
+    "task.test_size=50",
+    "task.batch_size=16",
+    "~tuned",
+)
+NORMED = (
+    "task=cnn",
+    "task.channels=[2,4]",
+    "task.batch_norm=true",
+    "task.batch_size=16",
+    "task.val_size=50",
+    "~tuned",
+)
 AVERAGED = ("optimizer=schedule_free", "optimizer.lr=0.02")
 LENGTH = ("steps=8", "task.eval_every=4", "log_every=1")
 
@@ -38,7 +52,9 @@ class Plain:
     def __init__(self, plan: Any, steps: int) -> None:
         self.task = build_task(plan, torch.device("cpu"))
         self.model = self.task.model(stream(plan.seed, "model"))
-        settings = {key: value for key, value in plan.config["optimizer"].items() if key not in RESERVED}
+        settings = {
+            key: value for key, value in plan.config["optimizer"].items() if key not in RESERVED
+        }
         optimizer = schedulefree.AdamWScheduleFree(self.model.parameters(), **settings)
         optimizer.train()
         self.losses = []
@@ -60,7 +76,9 @@ def buffers(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("pair", [MLP, NORMED], ids=["mlp", "batch norm"])
-def test_a_schedule_free_run_is_the_plain_loop_judged_at_its_average(train: Train, pair: tuple[str, ...]) -> None:
+def test_a_schedule_free_run_is_the_plain_loop_judged_at_its_average(
+    train: Train, pair: tuple[str, ...]
+) -> None:
     done = train(*AVERAGED, *pair, *LENGTH)
     plain = Plain(done.plan, 8)
 
@@ -69,7 +87,10 @@ def test_a_schedule_free_run_is_the_plain_loop_judged_at_its_average(train: Trai
     saved = done.checkpoint["model"]
     for name, parameter in plain.model.named_parameters():
         torch.testing.assert_close(saved[name], parameter.detach(), rtol=0, atol=0)
-    update_bn([inputs for inputs, _ in itertools.islice(plain.batches(done.plan, "statistics"), 10)], plain.model)
+    update_bn(
+        [inputs for inputs, _ in itertools.islice(plain.batches(done.plan, "statistics"), 10)],
+        plain.model,
+    )
     for name, value in buffers(plain.model.state_dict()).items():
         assert torch.equal(saved[name], value)
         assert not torch.equal(plain.trained[name], value)
@@ -80,18 +101,28 @@ def test_a_schedule_free_run_is_the_plain_loop_judged_at_its_average(train: Trai
 
 @pytest.mark.parametrize("pair", [MLP, NORMED], ids=["mlp", "batch norm"])
 def test_how_often_it_is_judged_changes_nothing(train: Train, pair: tuple[str, ...]) -> None:
-    often, once = (train(*AVERAGED, *pair, "steps=8", f"task.eval_every={n}", "log_every=1") for n in (1, 8))
+    often, once = (
+        train(*AVERAGED, *pair, "steps=8", f"task.eval_every={n}", "log_every=1") for n in (1, 8)
+    )
     assert often.column("loss") == once.column("loss")
     assert often.rows[-1]["val/loss"] == once.rows[-1]["val/loss"]
     assert often.checkpoint["model"].keys() == once.checkpoint["model"].keys()
-    assert all(torch.equal(value, once.checkpoint["model"][name]) for name, value in often.checkpoint["model"].items())
+    assert all(
+        torch.equal(value, once.checkpoint["model"][name])
+        for name, value in often.checkpoint["model"].items()
+    )
 
 
 @pytest.mark.parametrize(
     ("optimizer", "pair", "seconds", "values"),
     [
         (("optimizer=adam",), MLP, 8, 8),
-        (AVERAGED, MLP, 8 + 2 * 3, 8),  # two evaluations, each a way there, new statistics, and a way back
+        (
+            AVERAGED,
+            MLP,
+            8 + 2 * 3,
+            8,
+        ),  # two evaluations, each a way there, new statistics, and a way back
         (AVERAGED, NORMED, 8 + 2 * 3, 8 + 2 * STATISTICS_BATCHES),
         (("optimizer=kfac",), NORMED, 8 + 2 * 3, 8),  # it averages only if asked to
         (("optimizer=pytorch_optimizer", "optimizer.name=ScheduleFreeSGD"), MLP, 8 + 2 * 3, 8),
@@ -122,12 +153,19 @@ PAIRS = {
     "Ranger21": ("optimizer=pytorch_optimizer", "optimizer.name=Ranger21", *MLP),
     "BSAM": ("optimizer=pytorch_optimizer", "optimizer.name=BSAM", *MLP),
     "Kron": ("optimizer=pytorch_optimizer", "optimizer.name=Kron", *MLP),
-    "SPlus, linear": ("optimizer=pytorch_optimizer", "optimizer.name=SPlus", *MLP, "schedule=linear"),
+    "SPlus, linear": (
+        "optimizer=pytorch_optimizer",
+        "optimizer.name=SPlus",
+        *MLP,
+        "schedule=linear",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_a_resumed_run_equals_an_unbroken_one(train: Train, planned: Train, at_batch: Train, name: str) -> None:
+def test_a_resumed_run_equals_an_unbroken_one(
+    train: Train, planned: Train, at_batch: Train, name: str
+) -> None:
     pair = (*PAIRS[name], "steps=14", "task.eval_every=3", "log_every=1")
     with at_batch(planned(*pair), 11, lambda: signal.raise_signal(signal.SIGINT)):
         stopped = train(*pair)
@@ -147,18 +185,34 @@ def test_telemetry_changes_no_step(train: Train) -> None:
     assert watched.rows[-1]["val/loss"] == plain.rows[-1]["val/loss"]
 
 
-# -- any of them by its name -------------------------------------------------------------------------------------------
+# -- any of them by its name -----------------------------------------------------------------------
 
 
 def test_a_setting_that_the_yaml_leaves_open_needs_no_sign() -> None:
-    given = ["optimizer=adam,pytorch_optimizer", "optimizer.settings.k=5", "optimizer.lr=1", "task.a.b=1", "-m"]
+    given = [
+        "optimizer=adam,pytorch_optimizer",
+        "optimizer.settings.k=5",
+        "optimizer.lr=1",
+        "task.a.b=1",
+        "-m",
+    ]
     assert opened(given) == [given[0], "++optimizer.settings.k=5", *given[2:]]
-    assert opened(["optimizer=adam", "optimizer.settings.k=5"]) == ["optimizer=adam", "optimizer.settings.k=5"]
-    assert opened(["optimizer.settings.k=5", "optimizer=nothing"]) == ["optimizer.settings.k=5", "optimizer=nothing"]
+    assert opened(["optimizer=adam", "optimizer.settings.k=5"]) == [
+        "optimizer=adam",
+        "optimizer.settings.k=5",
+    ]
+    assert opened(["optimizer.settings.k=5", "optimizer=nothing"]) == [
+        "optimizer.settings.k=5",
+        "optimizer=nothing",
+    ]
 
 
 def test_name_and_settings_come_from_the_command_line(command: Command, results: Any) -> None:
-    settings = ("optimizer.name=lookahead", "optimizer.settings.optimizer=Lion", "optimizer.settings.k=3")
+    settings = (
+        "optimizer.name=lookahead",
+        "optimizer.settings.optimizer=Lion",
+        "optimizer.settings.k=3",
+    )
     said = command("optimizer=pytorch_optimizer", *settings, "optimizer.lr=0.01", *MLP, *LENGTH)
     assert said.code == 0, said.err
     (directory,) = (results / "runs/mlp/pytorch_optimizer_lookahead").iterdir()
@@ -170,9 +224,18 @@ def test_name_and_settings_come_from_the_command_line(command: Command, results:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("optimizer.name=Ranger22",), "pytorch-optimizer has no optimizer 'Ranger22'. Did you mean Ranger21"),
-        (("optimizer.name=Adan", "optimizer.settings.beta=3"), "Adan of pytorch-optimizer has no setting 'beta'. Did"),
-        (("optimizer.name=SAM",), "SAM wraps another optimizer; name it: optimizer.settings.base_optimizer=SGD"),
+        (
+            ("optimizer.name=Ranger22",),
+            "pytorch-optimizer has no optimizer 'Ranger22'. Did you mean Ranger21",
+        ),
+        (
+            ("optimizer.name=Adan", "optimizer.settings.beta=3"),
+            "Adan of pytorch-optimizer has no setting 'beta'. Did",
+        ),
+        (
+            ("optimizer.name=SAM",),
+            "SAM wraps another optimizer; name it: optimizer.settings.base_optimizer=SGD",
+        ),
     ],
 )
 def test_what_is_not_there_ends_the_command_with_what_is_close(
@@ -192,6 +255,12 @@ def test_one_that_cannot_run_here_is_a_result(train: Train) -> None:
 
 def test_one_that_differentiates_its_gradient_needs_a_task_that_allows_it(train: Train) -> None:
     done = train("optimizer=pytorch_optimizer", "optimizer.name=AdaHessian", *MLP, *LENGTH)
-    assert (done.status, done.summary["counts"]["hvp"], done.summary["counts"]["grad"]) == ("done", 8, 8)
-    compiled = train("optimizer=pytorch_optimizer", "optimizer.name=AdaHessian", *MLP, *LENGTH, "compile=true")
+    assert (done.status, done.summary["counts"]["hvp"], done.summary["counts"]["grad"]) == (
+        "done",
+        8,
+        8,
+    )
+    compiled = train(
+        "optimizer=pytorch_optimizer", "optimizer.name=AdaHessian", *MLP, *LENGTH, "compile=true"
+    )
     assert compiled.status == "unsupported"

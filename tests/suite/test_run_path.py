@@ -29,22 +29,30 @@ def kill() -> None:
 
 def points(directory: Path) -> list[tuple[int, float, float]]:
     with (directory / "path.csv").open(newline="") as file:
-        return [(int(row["step"]), float(row["x"]), float(row["y"])) for row in csv.DictReader(file)]
+        return [
+            (int(row["step"]), float(row["x"]), float(row["y"])) for row in csv.DictReader(file)
+        ]
 
 
 def test_every_point_is_the_one_that_the_optimizer_reached(train: Train) -> None:
-    done = train("optimizer=sgd", *PLANE, "optimizer.lr=0.001", "steps=7", "task.eval_every=3", "log_every=5")
+    done = train(
+        "optimizer=sgd", *PLANE, "optimizer.lr=0.001", "steps=7", "task.eval_every=3", "log_every=5"
+    )
     path = points(done.directory)
     assert [step for step, *_ in path] == list(range(8))
     task, lr = Rosenbrock(dimension=2), done.config["optimizer"]["lr"]
     for (_, x, y), (_, *following) in pairwise(path):
         slope = 200 * (y - x * x)
-        assert following == pytest.approx([x + lr * 2 * (x * slope + 1 - x), y - lr * slope], rel=1e-12)
+        assert following == pytest.approx(
+            [x + lr * 2 * (x * slope + 1 - x), y - lr * slope], rel=1e-12
+        )
     (value,) = task.values(torch.tensor([path[-1][1:]], dtype=torch.float64)).tolist()
     assert value == pytest.approx(done.summary["final_gap"], rel=1e-12)
 
 
-@pytest.mark.parametrize("pair", [("task=rosenbrock", "task.dimension=3"), ("task=mlp", "task.hidden=[8]")])
+@pytest.mark.parametrize(
+    "pair", [("task=rosenbrock", "task.dimension=3"), ("task=mlp", "task.hidden=[8]")]
+)
 def test_only_models_of_two_parameters_leave_a_path(train: Train, pair: tuple[str, ...]) -> None:
     assert not (train("optimizer=sgd", *pair, "steps=3").directory / "path.csv").exists()
 
@@ -54,10 +62,14 @@ def test_a_resumed_path_equals_an_unbroken_one(
 ) -> None:
     pair = ("optimizer=newton", *PLANE, "steps=11", "task.eval_every=3")
     plan = planned(*pair)
-    monkeypatch.setattr("suite.training.training.CHECKPOINT_SHARE", 1e-9)  # only a process's first evaluation is saved
+    monkeypatch.setattr(
+        "suite.training.training.CHECKPOINT_SHARE", 1e-9
+    )  # only a process's first evaluation is saved
     with at_batch(plan, 9, kill), pytest.raises(Killed):
         train(*pair)
-    assert torch.load(RunRecord(plan.directory).checkpoint, weights_only=True)["numbers"]["step"] == 3
+    assert (
+        torch.load(RunRecord(plan.directory).checkpoint, weights_only=True)["numbers"]["step"] == 3
+    )
     assert points(plan.directory)[-1][0] > 3
     with (plan.directory / "path.csv").open("a") as file:
         file.write("9,0.12")  # half a row
@@ -69,7 +81,9 @@ def test_a_resumed_path_equals_an_unbroken_one(
     assert resumed == unbroken
 
 
-def test_a_path_that_lost_its_beginning_is_not_gone_on_with(train: Train, planned: Train, at_batch: Train) -> None:
+def test_a_path_that_lost_its_beginning_is_not_gone_on_with(
+    train: Train, planned: Train, at_batch: Train
+) -> None:
     pair = ("optimizer=sgd", *PLANE, "optimizer.lr=0.001", "steps=11", "task.eval_every=3")
 
     def fail() -> None:
@@ -96,14 +110,20 @@ def test_long_paths_are_thinned_and_end_with_the_last_point(tmp_path: Path) -> N
     path.flush()  # nothing is written twice
     steps = [step for step, *_ in points(tmp_path)]
     assert steps[: EVERY_POINT + 2] == [*range(EVERY_POINT + 1), EVERY_POINT + 2]
-    assert {2 * EVERY_POINT, 2 * EVERY_POINT + 4, 4 * EVERY_POINT + 8, 5 * EVERY_POINT + 1} <= set(steps)
+    assert {2 * EVERY_POINT, 2 * EVERY_POINT + 4, 4 * EVERY_POINT + 8, 5 * EVERY_POINT + 1} <= set(
+        steps
+    )
     assert steps == sorted(set(steps))
-    assert len(steps) == EVERY_POINT + 1 + EVERY_POINT // 2 + EVERY_POINT // 2 + EVERY_POINT // 8 + 1
+    assert (
+        len(steps) == EVERY_POINT + 1 + EVERY_POINT // 2 + EVERY_POINT // 2 + EVERY_POINT // 8 + 1
+    )
 
 
 def test_the_report_draws_what_a_run_recorded(train: Train, results: Path) -> None:
     for optimizer, lr in (("sgd", 0.002), ("newton", 1.0)):
-        train(f"optimizer={optimizer}", *PLANE, f"optimizer.lr={lr}", "steps=40", "task.eval_every=10")
+        train(
+            f"optimizer={optimizer}", *PLANE, f"optimizer.lr={lr}", "steps=40", "task.eval_every=10"
+        )
     assert report.main(["--runs", str(results / "runs"), "--out", str(results / "report")]) == 0
     made = {file.name for file in (results / "report" / "figures").glob("*rosenbrock*")}
     assert made >= {"landscape-rosenbrock.png", "animation-rosenbrock.gif", "order-rosenbrock.png"}

@@ -38,8 +38,11 @@ def running(root: Path, results: Path) -> Iterator[tuple[subprocess.Popen[str], 
     """The command in its own process, from the moment its first checkpoint is there, and the run's directory."""
     process = subprocess.Popen(
         [sys.executable, "-m", "suite", *RUN, *COMMON, "wandb.mode=disabled"],
-        cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         end = time.monotonic() + 120
         while not (found := list(results.glob("runs/mlp/adam/*/checkpoint.pt"))):
@@ -52,7 +55,9 @@ def running(root: Path, results: Path) -> Iterator[tuple[subprocess.Popen[str], 
         process.communicate()
 
 
-def test_a_killed_run_resumes_and_equals_an_unbroken_one(command: Command, results: Path, root: Path) -> None:
+def test_a_killed_run_resumes_and_equals_an_unbroken_one(
+    command: Command, results: Path, root: Path
+) -> None:
     with running(root, results) as (process, directory):
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
@@ -73,7 +78,9 @@ def test_a_killed_run_resumes_and_equals_an_unbroken_one(command: Command, resul
     assert without_seconds(unbroken) == without_seconds(resumed)
 
 
-def test_ctrl_c_finishes_the_step_saves_and_leaves_with_130(command: Command, results: Path, root: Path) -> None:
+def test_ctrl_c_finishes_the_step_saves_and_leaves_with_130(
+    command: Command, results: Path, root: Path
+) -> None:
     with running(root, results) as (process, directory):
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
@@ -86,7 +93,9 @@ def test_ctrl_c_finishes_the_step_saves_and_leaves_with_130(command: Command, re
     assert summary["status"] == "interrupted"
     assert 0 < summary["steps"] == saved < 1500
     before = rows(directory)
-    assert int(before[-1]["step"]) <= saved < int(before[-1]["step"]) + 20  # no evaluated row is missing
+    assert (
+        int(before[-1]["step"]) <= saved < int(before[-1]["step"]) + 20
+    )  # no evaluated row is missing
 
     assert command(*RUN).code == 0
     assert rows(directory)[: len(before)] == before
@@ -99,14 +108,27 @@ def test_without_home_network_or_account_a_run_works_and_its_mirror_can_be_read(
     """HOME is a file, so nothing can be made below it; every proxy refuses. The directory is not the repository's."""
     nowhere = "http://127.0.0.1:9"
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "WANDB_", "TORCH"))},
-        **{"HOME": "/dev/null", "http_proxy": nowhere, "https_proxy": nowhere, "PYTHONPATH": str(root)},
+        **{
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("XDG_", "WANDB_", "TORCH"))
+        },
+        **{
+            "HOME": "/dev/null",
+            "http_proxy": nowhere,
+            "https_proxy": nowhere,
+            "PYTHONPATH": str(root),
+        },
     }
     words = ("optimizer=sgd", "task=quadratic", "steps=6", "task.eval_every=2", *COMMON)
     done = subprocess.run(
-        [sys.executable, "-m", "suite", *words], env=environment, cwd=tmp_path,
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        [sys.executable, "-m", "suite", *words],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
     assert (done.returncode, done.stderr) == (0, "")
     (directory,) = results.glob("runs/quadratic/sgd/*")
@@ -121,8 +143,11 @@ def test_without_home_network_or_account_a_run_works_and_its_mirror_can_be_read(
 
     inspected = subprocess.run(
         [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(mirror)],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
     records = [json.loads(line) for line in inspected.stdout.splitlines() if line.startswith("{")]
     history = [record["history"]["item"] for record in records if record["type"] == "history"]
     evaluated = [row for row in rows(directory) if row["val/gap"]]

@@ -77,22 +77,35 @@ class Ended:
 
 
 @contextmanager
-def started(root: Path, folder: Path, words: Sequence[str], size: int = 2) -> Iterator[list[subprocess.Popen[str]]]:
+def started(
+    root: Path, folder: Path, words: Sequence[str], size: int = 2
+) -> Iterator[list[subprocess.Popen[str]]]:
     """The processes of one run, started as torchrun starts them; none of them outlives the test."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    common = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common = {
+        "WORLD_SIZE": size,
+        "LOCAL_WORLD_SIZE": size,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
     processes = []
     try:
         for rank in range(size):
-            own = {name: str(value) for name, value in {**common, "RANK": rank, "LOCAL_RANK": rank}.items()}
+            own = {
+                name: str(value)
+                for name, value in {**common, "RANK": rank, "LOCAL_RANK": rank}.items()
+            }
             paths = os.pathsep.join([str(folder / "modules"), str(root)])
             process = subprocess.Popen(
                 [sys.executable, "-m", "suite", *words, *COMMON],
-                cwd=folder, env={**os.environ, **own, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            )  # fmt: skip
+                cwd=folder,
+                env={**os.environ, **own, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
             processes.append(process)
         yield processes
     finally:
@@ -103,7 +116,9 @@ def started(root: Path, folder: Path, words: Sequence[str], size: int = 2) -> It
 
 def ended(processes: Sequence[subprocess.Popen[str]]) -> list[Ended]:
     found = [process.communicate(timeout=90) for process in processes]
-    return [Ended(process.returncode, *said) for process, said in zip(processes, found, strict=True)]
+    return [
+        Ended(process.returncode, *said) for process, said in zip(processes, found, strict=True)
+    ]
 
 
 @pytest.fixture
@@ -122,14 +137,22 @@ def faulty(module: Callable[[str, str], str]) -> Callable[[str], tuple[str, ...]
     """What asks for an optimizer that does something unforeseen on the second rank."""
     name = module("faulty", FAULTY)
     return lambda how: (
-        "optimizer=sgd", f"optimizer._target_={name}.Faulty", f"+optimizer.how={how}", f"allow=[{name}]", *MLP,
-    )  # fmt: skip
+        "optimizer=sgd",
+        f"optimizer._target_={name}.Faulty",
+        f"+optimizer.how={how}",
+        f"allow=[{name}]",
+        *MLP,
+    )
 
 
 def record(results: Path, size: int = 2) -> Path:
     """The one run's directory with this number of processes."""
     found = [path.parent for path in results.glob("runs/*/*/*/config.yaml")]
-    (one,) = [path for path in found if yaml.safe_load((path / "config.yaml").read_text())["world_size"] == size]
+    (one,) = [
+        path
+        for path in found
+        if yaml.safe_load((path / "config.yaml").read_text())["world_size"] == size
+    ]
     return one
 
 
@@ -150,20 +173,27 @@ def agree(some: list[dict[str, str]], others: list[dict[str, str]], tolerance: f
         for name in one.keys() - {"seconds"}:
             assert (one[name] == "") == (other[name] == "")
             if one[name]:
-                assert float(one[name]) == pytest.approx(float(other[name]), rel=tolerance, abs=tolerance), name
+                assert float(one[name]) == pytest.approx(
+                    float(other[name]), rel=tolerance, abs=tolerance
+                ), name
 
 
-# -- in this process ---------------------------------------------------------------------------------------------------
+# -- in this process -------------------------------------------------------------------------------
 
 
 def test_a_run_by_several_processes_has_an_id_of_its_own(planned: Train) -> None:
     base: Plan = planned("optimizer=sgd", "task=quadratic")
     assert replace(base, world_size=1).run_id == base.run_id
-    assert len({base.run_id, replace(base, world_size=2).run_id, replace(base, world_size=3).run_id}) == 3
+    assert (
+        len({base.run_id, replace(base, world_size=2).run_id, replace(base, world_size=3).run_id})
+        == 3
+    )
     assert replace(base, world_size=2).title.endswith("2 ranks")
 
 
-@pytest.mark.parametrize(("key", "usual", "other"), [("accumulate", 1, 2), ("clip_grad_norm", None, 1.0)])
+@pytest.mark.parametrize(
+    ("key", "usual", "other"), [("accumulate", 1, 2), ("clip_grad_norm", None, 1.0)]
+)
 def test_what_a_gradient_is_made_of_is_part_of_the_id_where_it_is_unusual(
     planned: Train, key: str, usual: Any, other: Any
 ) -> None:
@@ -173,7 +203,9 @@ def test_what_a_gradient_is_made_of_is_part_of_the_id_where_it_is_unusual(
     assert planned("optimizer=sgd", "task=quadratic", "timeout=7").run_id == base.run_id
 
 
-@pytest.mark.parametrize("wrong", ["accumulate=0", "accumulate=1.5", "clip_grad_norm=0", "timeout=soon", "timeout=-1"])
+@pytest.mark.parametrize(
+    "wrong", ["accumulate=0", "accumulate=1.5", "clip_grad_norm=0", "timeout=soon", "timeout=-1"]
+)
 def test_settings_that_make_no_sense_are_refused(command: Command, wrong: str) -> None:
     said = command("optimizer=sgd", "task=quadratic", wrong)
     assert said.code == 2
@@ -191,11 +223,17 @@ def test_a_batch_in_parts_is_the_batch_and_needs_less_memory(train: Train) -> No
 
 def test_a_clipped_gradient_makes_no_longer_step(train: Train) -> None:
     words = ("optimizer=sgd", "optimizer.lr=1", *MLP, "steps=1", "task.eval_every=1")
-    free, short, long = train(*words), train(*words, "clip_grad_norm=0.01"), train(*words, "clip_grad_norm=1000")
+    free, short, long = (
+        train(*words),
+        train(*words, "clip_grad_norm=0.01"),
+        train(*words, "clip_grad_norm=1000"),
+    )
     start = train(*words, "optimizer.lr=0").checkpoint["model"]
 
     def length(done: Any) -> float:
-        return float(torch.cat([(done.checkpoint["model"][k] - start[k]).flatten() for k in start]).norm())
+        return float(
+            torch.cat([(done.checkpoint["model"][k] - start[k]).flatten() for k in start]).norm()
+        )
 
     assert length(short) == pytest.approx(0.01, rel=1e-3)
     assert length(free) == pytest.approx(length(long))
@@ -247,23 +285,41 @@ def test_an_optimizer_that_averages_is_judged_and_saved_at_its_average(
     train: Train, module: Callable[[str, str], str]
 ) -> None:
     name = module("averaged", AVERAGED)
-    words = ("task=quadratic", "task.dimension=2", "task.condition=2", "steps=6", "task.eval_every=3", "seed=1")
+    words = (
+        "task=quadratic",
+        "task.dimension=2",
+        "task.condition=2",
+        "steps=6",
+        "task.eval_every=3",
+        "seed=1",
+    )
     plain = train("optimizer=sgd", "optimizer.lr=0.1", *words)
     done = train(
-        "optimizer=sgd", "optimizer.lr=0.1", f"optimizer._target_={name}.Averaged", f"allow=[{name}]", *words,
-    )  # fmt: skip
+        "optimizer=sgd",
+        "optimizer.lr=0.1",
+        f"optimizer._target_={name}.Averaged",
+        f"allow=[{name}]",
+        *words,
+    )
 
     assert done.column("loss") == plain.column("loss")  # the steps themselves are those of SGD
-    path = [(float(row["x"]), float(row["y"])) for row in csv.DictReader((plain.directory / "path.csv").open())]
+    path = [
+        (float(row["x"]), float(row["y"]))
+        for row in csv.DictReader((plain.directory / "path.csv").open())
+    ]
     mean = [sum(values) / 6 for values in zip(*path[1:], strict=True)]
     (saved,) = done.checkpoint["model"].values()
     assert saved.tolist() == pytest.approx(mean, rel=1e-12)
     assert done.summary["final_gap"] != plain.summary["final_gap"]
     modes = sys.modules[name].Averaged.modes
-    assert modes.count("train") == modes.count("eval") + 2  # once more for each of the two that were built
+    assert (
+        modes.count("train") == modes.count("eval") + 2
+    )  # once more for each of the two that were built
 
 
-def test_a_sweep_by_several_processes_is_refused(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_by_several_processes_is_refused(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for key, value in {"RANK": "0", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(key, value)
     said = command("-m", "optimizer=sgd", "task=quadratic", "seed=0,1")
@@ -274,13 +330,28 @@ def test_a_sweep_by_several_processes_is_refused(command: Command, monkeypatch: 
 def test_the_launchers_words_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(key, raising=False)
-    assert (torchrun.world_size(), torchrun.rank(), torchrun.local_size(), torchrun.local_rank()) == (1, 0, 1, 0)
-    for key, value in {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}.items():
+    assert (
+        torchrun.world_size(),
+        torchrun.rank(),
+        torchrun.local_size(),
+        torchrun.local_rank(),
+    ) == (1, 0, 1, 0)
+    for key, value in {
+        "RANK": "5",
+        "WORLD_SIZE": "8",
+        "LOCAL_RANK": "1",
+        "LOCAL_WORLD_SIZE": "4",
+    }.items():
         monkeypatch.setenv(key, value)
-    assert (torchrun.world_size(), torchrun.rank(), torchrun.local_size(), torchrun.local_rank()) == (8, 5, 4, 1)
+    assert (
+        torchrun.world_size(),
+        torchrun.rank(),
+        torchrun.local_size(),
+        torchrun.local_rank(),
+    ) == (8, 5, 4, 1)
 
 
-# -- in two processes --------------------------------------------------------------------------------------------------
+# -- in two processes ------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -299,7 +370,9 @@ def test_two_processes_make_the_steps_of_one(
     assert summary["final_loss"] == pytest.approx(one.summary["final_loss"], rel=1e-5)
     assert (summary["world_size"], one.summary["world_size"]) == (2, 1)
     assert json.loads((record(results) / "environment.json").read_text())["world_size"] == 2
-    assert {path.name for path in record(results).iterdir()} == {path.name for path in one.directory.iterdir()}
+    assert {path.name for path in record(results).iterdir()} == {
+        path.name for path in one.directory.iterdir()
+    }
 
 
 PARTING = """
@@ -323,7 +396,9 @@ def test_nothing_keeps_the_group_of_a_run_that_has_ended(
 ) -> None:
     """A kept group's threads outlive the interpreter, and now and then abort the process instead of ending it."""
     name = module("parting", PARTING)
-    done = together("optimizer=sgd", f"optimizer._target_={name}.Parting", f"allow=[{name}]", "steps=2", *MLP)
+    done = together(
+        "optimizer=sgd", f"optimizer._target_={name}.Parting", f"allow=[{name}]", "steps=2", *MLP
+    )
 
     assert [one.code for one in done] == [0, 0]
     assert all("group gone" in one.err and "group kept" not in one.err for one in done), done
@@ -331,15 +406,39 @@ def test_nothing_keeps_the_group_of_a_run_that_has_ended(
 
 @pytest.mark.slow
 def test_torchrun_starts_it(root: Path, tmp_path: Path, results: Path) -> None:
-    words = ("optimizer=adamw", "task=cnn", "steps=4", "task.batch_norm=true", "task.eval_every=2", *COMMON)
+    words = (
+        "optimizer=adamw",
+        "task=cnn",
+        "steps=4",
+        "task.batch_norm=true",
+        "task.eval_every=2",
+        *COMMON,
+    )
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "suite", *words],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            "-m",
+            "suite",
+            *words,
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("adamw on cnn") == 1
-    assert "batch normalisation saw the share of each of the 2 ranks" in read(record(results))["message"]
+    assert (
+        "batch normalisation saw the share of each of the 2 ranks"
+        in read(record(results))["message"]
+    )
     config = yaml.safe_load((record(results) / "config.yaml").read_text())
     assert config["command"].startswith("torchrun --nproc-per-node 2 -m suite optimizer=adamw")
 
@@ -348,8 +447,16 @@ def test_torchrun_starts_it(root: Path, tmp_path: Path, results: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "codes", "message"),
     [
-        ("raise", (1, 1), r"one of the 2 ranks has ended .*; rank 1: error: ValueError: a fault of this rank"),
-        ("kill", (1, -signal.SIGKILL), r"one of the 2 ranks has ended or does not answer \(.*Connection .*\)"),
+        (
+            "raise",
+            (1, 1),
+            r"one of the 2 ranks has ended .*; rank 1: error: ValueError: a fault of this rank",
+        ),
+        (
+            "kill",
+            (1, -signal.SIGKILL),
+            r"one of the 2 ranks has ended or does not answer \(.*Connection .*\)",
+        ),
         ("apart", (1, 1), r"RuntimeError: the ranks' parameters have come apart by step 5.*"),
     ],
 )
@@ -361,7 +468,9 @@ def test_a_fault_of_one_rank_ends_all(
     faulty: Callable[[str], tuple[str, ...]],
     results: Path,
 ) -> None:
-    first, second = together(*faulty(how), "steps=20")  # which waits for a shorter time than torch's own timeout
+    first, second = together(
+        *faulty(how), "steps=20"
+    )  # which waits for a shorter time than torch's own timeout
 
     assert (first.code, second.code) == codes, first.err + second.err
     summary = read(record(results))
@@ -428,7 +537,10 @@ def test_what_cannot_be_shared_is_refused_before_training(
     target = ("optimizer=sgd", f"optimizer._target_={name}.Layered", f"allow=[{name}]")
     for words, message in (
         ((*target, *MLP), r"sgd records layers, .* run it in one process"),
-        (("optimizer=newton", "task=quadratic"), r"1 example cannot be shared out over 2 ranks; .*"),
+        (
+            ("optimizer=newton", "task=quadratic"),
+            r"1 example cannot be shared out over 2 ranks; .*",
+        ),
     ):
         assert [end.code for end in together(*words, "steps=3")] == [2, 2]
         (directory,) = [path.parent for path in results.glob("runs/*/*/*/summary.json")]

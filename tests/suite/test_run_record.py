@@ -29,7 +29,10 @@ HISTORY = "step epoch seconds loss lr value grad hvp ggnvp jac grad_equivalents 
 
 @pytest.mark.parametrize(
     ("pair", "metric"),
-    [(("optimizer=sgd", "task=quadratic"), "gap"), (("optimizer=kfac", "task=mlp", "task.hidden=[8]"), "accuracy")],
+    [
+        (("optimizer=sgd", "task=quadratic"), "gap"),
+        (("optimizer=kfac", "task=mlp", "task.hidden=[8]"), "accuracy"),
+    ],
 )
 def test_a_run_leaves_exactly_the_files_keys_and_columns_of_the_contract(
     train: Train, pair: tuple[str, ...], metric: str
@@ -43,7 +46,9 @@ def test_a_run_leaves_exactly_the_files_keys_and_columns_of_the_contract(
     assert sorted(done.rows[0]) == sorted(HISTORY.format(metric, "loss").split())
 
 
-def test_the_directory_is_named_after_task_optimizer_and_identity(train: Train, results: Path) -> None:
+def test_the_directory_is_named_after_task_optimizer_and_identity(
+    train: Train, results: Path
+) -> None:
     done = train("optimizer=sgd", "task=quadratic", "steps=2")
 
     assert done.directory == results / "runs" / "quadratic" / "sgd" / done.plan.run_id
@@ -51,7 +56,9 @@ def test_the_directory_is_named_after_task_optimizer_and_identity(train: Train, 
     assert set(done.plan.run_id) <= set("0123456789abcdef")
 
 
-def test_the_history_has_a_row_for_each_logged_step_and_metrics_at_evaluations(train: Train) -> None:
+def test_the_history_has_a_row_for_each_logged_step_and_metrics_at_evaluations(
+    train: Train,
+) -> None:
     done = train("optimizer=sgd", "task=mlp", "steps=10", "task.eval_every=5", "log_every=2")
 
     assert [int(row["step"]) for row in done.rows] == [0, 2, 4, 5, 6, 8, 10]
@@ -79,7 +86,9 @@ def test_the_last_row_and_the_summary_agree(train: Train) -> None:
 
 
 def test_counts_never_fall_and_are_weighted_by_the_measured_costs(train: Train) -> None:
-    done = train("optimizer=ggn_cg", "task=autoencoder", "task.widths=[8,4]", "steps=4", "task.eval_every=2")
+    done = train(
+        "optimizer=ggn_cg", "task=autoencoder", "task.widths=[8,4]", "steps=4", "task.eval_every=2"
+    )
     weights = done.environment["oracle_costs"]
 
     for name in ("seconds", "value", "grad", "ggnvp", "grad_equivalents"):
@@ -96,10 +105,17 @@ def test_counts_never_fall_and_are_weighted_by_the_measured_costs(train: Train) 
 def test_a_gradient_step_costs_one_gradient(train: Train) -> None:
     done = train("optimizer=sgd", "task=mlp", "steps=7", "task.eval_every=3", "log_every=1")
 
-    assert done.column("grad_equivalents") == done.column("step") == done.column("value") == done.column("grad")
+    assert (
+        done.column("grad_equivalents")
+        == done.column("step")
+        == done.column("value")
+        == done.column("grad")
+    )
 
 
-def test_the_first_steps_are_logged_one_by_one_and_the_others_about_two_hundred_times(train: Train) -> None:
+def test_the_first_steps_are_logged_one_by_one_and_the_others_about_two_hundred_times(
+    train: Train,
+) -> None:
     done = train("optimizer=sgd", "task=quadratic", "steps=1500", "task.eval_every=700")
 
     steps = [int(row["step"]) for row in done.rows]
@@ -113,7 +129,11 @@ def test_the_configuration_is_recorded_as_it_was_resolved(train: Train) -> None:
 
     assert done.config["optimizer"]["_target_"] == "torch.optim.SGD"
     assert done.config["task"]["dimension"] == 100
-    assert (done.config["device"], done.config["precision"], done.config["experiment"]) == ("cpu", "float64", "mine")
+    assert (done.config["device"], done.config["precision"], done.config["experiment"]) == (
+        "cpu",
+        "float64",
+        "mine",
+    )
     assert (done.config["metric"], done.config["direction"]) == ("gap", "min")
     assert done.config["command"] == "python -m suite optimizer=sgd task=quadratic steps=3"
     assert "${" not in (done.directory / "config.yaml").read_text()
@@ -123,7 +143,18 @@ def test_the_environment_says_what_the_numbers_depend_on(train: Train, root: Pat
     found = train("optimizer=sgd", "task=quadratic", "steps=3").environment
 
     assert set(found) == {
-        *("python", "platform", "packages", "cpu", "cores", "threads", "world_size", "gpu", "cuda", "git_commit"),
+        *(
+            "python",
+            "platform",
+            "packages",
+            "cpu",
+            "cores",
+            "threads",
+            "world_size",
+            "gpu",
+            "cuda",
+            "git_commit",
+        ),
         "oracle_costs",
     }
     assert found["packages"]["torch"]
@@ -133,7 +164,9 @@ def test_the_environment_says_what_the_numbers_depend_on(train: Train, root: Pat
         assert len(found["git_commit"].removesuffix("+")) == 40
 
 
-def test_nothing_is_printed_while_nobody_looks_at_a_terminal(train: Train, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_printed_while_nobody_looks_at_a_terminal(
+    train: Train, capfd: pytest.CaptureFixture[str]
+) -> None:
     train("optimizer=sgd", "task=quadratic", "steps=20")
 
     printed = capfd.readouterr()
@@ -174,7 +207,9 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
 
 
 def test_numbers_that_are_not_finite_become_null() -> None:
-    written = to_json({"a": math.nan, "b": [math.inf, 1.5], "c": {"d": -math.inf}, "e": True, "f": (1, None)})
+    written = to_json(
+        {"a": math.nan, "b": [math.inf, 1.5], "c": {"d": -math.inf}, "e": True, "f": (1, None)}
+    )
 
     assert json.loads(written, parse_constant=pytest.fail) == {
         **{"a": None, "b": [None, 1.5], "c": {"d": None}, "e": True, "f": [1, None]}
@@ -223,7 +258,9 @@ def test_a_damaged_summary_counts_as_no_summary(tmp_path: Path, content: str) ->
     assert record.status() is None
 
 
-def test_a_fresh_beginning_removes_what_an_earlier_run_left_and_a_resumption_keeps_it(tmp_path: Path) -> None:
+def test_a_fresh_beginning_removes_what_an_earlier_run_left_and_a_resumption_keeps_it(
+    tmp_path: Path,
+) -> None:
     record = RunRecord(tmp_path / "run")
     for resume, kept in ((True, True), (False, False)):
         record.directory.mkdir(exist_ok=True)

@@ -16,22 +16,56 @@ from suite.training.runner import refuse
 Train = Callable[..., Any]
 
 TINY_TRANSFORMER = (
-    *("task=char_transformer", "task.context=8", "task.width=16", "task.layers=1", "task.batch_size=4"),
+    *(
+        "task=char_transformer",
+        "task.context=8",
+        "task.width=16",
+        "task.layers=1",
+        "task.batch_size=4",
+    ),
     *("task.val_size=8", "task.test_size=8", "task.dropout=0.2"),
 )
 PAIRS = {
     "sgd with noise": ("optimizer=sgd", "task=quadratic", "task.noise=0.5", "task.batch_size=4"),
-    "adam with batch norm": ("optimizer=adam", "task=cnn", "task.channels=[2,4]", "task.batch_norm=true"),
-    "adamw with dropout, exponential": ("optimizer=adamw", *TINY_TRANSFORMER, "schedule=exponential"),
-    "kfac": ("optimizer=kfac", "task=mlp", "optimizer.statistics_period=3", "optimizer.inverse_period=4"),
+    "adam with batch norm": (
+        "optimizer=adam",
+        "task=cnn",
+        "task.channels=[2,4]",
+        "task.batch_norm=true",
+    ),
+    "adamw with dropout, exponential": (
+        "optimizer=adamw",
+        *TINY_TRANSFORMER,
+        "schedule=exponential",
+    ),
+    "kfac": (
+        "optimizer=kfac",
+        "task=mlp",
+        "optimizer.statistics_period=3",
+        "optimizer.inverse_period=4",
+    ),
     "kfac with dropout": ("optimizer=kfac", *TINY_TRANSFORMER, "schedule=linear"),
     "muon with batch norm": ("optimizer=muon", "task=resnet", "task.width=2", "task.batch_size=16"),
-    "ggn_cg": ("optimizer=ggn_cg", "task=autoencoder", "task.widths=[8,4]", "optimizer.max_iterations=3"),
+    "ggn_cg": (
+        "optimizer=ggn_cg",
+        "task=autoencoder",
+        "task.widths=[8,4]",
+        "optimizer.max_iterations=3",
+    ),
     "ggn_cg with dropout": ("optimizer=ggn_cg", *TINY_TRANSFORMER, "optimizer.max_iterations=2"),
-    "torch_lbfgs, cosine": ("optimizer=torch_lbfgs", "task=logistic", "optimizer.max_iter=3", "schedule=cosine"),
+    "torch_lbfgs, cosine": (
+        "optimizer=torch_lbfgs",
+        "task=logistic",
+        "optimizer.max_iter=3",
+        "schedule=cosine",
+    ),
     "newton": ("optimizer=newton", "task=rosenbrock"),
     "newton_cg": ("optimizer=newton_cg", "task=mlp"),
-    "saddle_free_newton by Lanczos": ("optimizer=saddle_free_newton", "task=mlp", "optimizer.krylov=3"),
+    "saddle_free_newton by Lanczos": (
+        "optimizer=saddle_free_newton",
+        "task=mlp",
+        "optimizer.krylov=3",
+    ),
 }
 LENGTH = ("steps=11", "task.eval_every=3", "log_every=2")
 
@@ -66,7 +100,9 @@ def test_a_resumed_run_equals_an_unbroken_one(
     """Killed after rows that no checkpoint knows of, then stopped by Ctrl-C between two logged steps."""
     pair = (*PAIRS[name], *LENGTH)
     plan = planned(*pair)
-    monkeypatch.setattr("suite.training.training.CHECKPOINT_SHARE", 1e-9)  # only a process's first evaluation is saved
+    monkeypatch.setattr(
+        "suite.training.training.CHECKPOINT_SHARE", 1e-9
+    )  # only a process's first evaluation is saved
     with at_batch(plan, 8, kill), pytest.raises(Killed):
         train(*pair)
     record = RunRecord(plan.directory)
@@ -78,7 +114,9 @@ def test_a_resumed_run_equals_an_unbroken_one(
     with at_batch(plan, 7, interrupt):
         stopped = train(*pair)
     assert (stopped.status, stopped.summary["steps"]) == ("interrupted", 7)
-    assert record.history.read_text().splitlines()[:4] == killed_after[:4]  # the rows until step 3, seconds and all
+    assert (
+        record.history.read_text().splitlines()[:4] == killed_after[:4]
+    )  # the rows until step 3, seconds and all
 
     resumed = train(*pair)
     final_state = resumed.checkpoint
@@ -97,7 +135,9 @@ def test_a_resumed_run_equals_an_unbroken_one(
 def test_equal_sees_a_difference_of_one_bit() -> None:
     one = {"a": [torch.ones(2), 1.0, float("nan")]}
     assert equal(one, {"a": [torch.ones(2), 1.0, float("nan")]})
-    assert not equal(one, {"a": [torch.nextafter(torch.ones(2), torch.zeros(2)), 1.0, float("nan")]})
+    assert not equal(
+        one, {"a": [torch.nextafter(torch.ones(2), torch.zeros(2)), 1.0, float("nan")]}
+    )
     assert not equal(one, {"a": [torch.ones(2).double(), 1.0, float("nan")]})
 
 
@@ -170,13 +210,24 @@ def test_a_checkpoint_loads_as_weights_and_holds_all_that_has_state(train: Train
     found = train("optimizer=momentum", "task=quadratic", "schedule=cosine", "steps=4").checkpoint
 
     assert set(found) == {
-        *("model", "optimizer", "schedule", "numbers", "objective", "generator", "host_generator", "device_generator")
+        *(
+            "model",
+            "optimizer",
+            "schedule",
+            "numbers",
+            "objective",
+            "generator",
+            "host_generator",
+            "device_generator",
+        )
     }
     assert found["optimizer"]["state"][0]["momentum_buffer"].shape == (100,)
     assert found["schedule"]["last_epoch"] == found["numbers"]["step"] == 4
 
 
-def test_a_checkpoint_without_its_history_starts_from_nothing(train: Train, planned: Train, at_batch: Train) -> None:
+def test_a_checkpoint_without_its_history_starts_from_nothing(
+    train: Train, planned: Train, at_batch: Train
+) -> None:
     pair = ("optimizer=sgd", "task=quadratic", *LENGTH)
     with at_batch(planned(*pair), 5, interrupt):
         stopped = train(*pair)
@@ -196,7 +247,9 @@ def test_an_unfinished_run_survives_a_time_in_which_it_cannot_be_built(
         stopped = train(*pair)
     before = stopped.rows
 
-    refused = refuse(planned(*pair), FileNotFoundError("the data set is on a disk that is not there"))
+    refused = refuse(
+        planned(*pair), FileNotFoundError("the data set is on a disk that is not there")
+    )
     assert refused.status == "error"
 
     assert train(*pair).rows[: len(before)] == before
@@ -219,9 +272,14 @@ def test_what_a_checkpoint_knows_of_is_on_disk_before_it(
     assert last == ["3", "6", "8"]  # two evaluations, and the step after which it was stopped
 
 
-def test_checkpoints_take_no_more_than_their_share_of_the_time(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_take_no_more_than_their_share_of_the_time(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
     saved: list[int] = []
-    monkeypatch.setattr("suite.training.training.Training._save", lambda training, record: saved.append(training.step))
+    monkeypatch.setattr(
+        "suite.training.training.Training._save",
+        lambda training, record: saved.append(training.step),
+    )
     pair = ("optimizer=sgd", "task=quadratic", *LENGTH, "force=true")
 
     monkeypatch.setattr("suite.training.training.CHECKPOINT_SHARE", 1e9)

@@ -45,7 +45,9 @@ def test_all_optimizers_see_the_same_batches(train: Train) -> None:
     assert all(column == losses[0] for column in losses)
 
 
-def test_the_order_of_the_batches_is_the_seeds(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_of_the_batches_is_the_seeds(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[float] = []
     original = Objective.on
 
@@ -62,7 +64,9 @@ def test_the_order_of_the_batches_is_the_seeds(train: Train, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_another_seed_has_other_weights_and_batches(train: Train, planned: Train, seed: int) -> None:
+def test_another_seed_has_other_weights_and_batches(
+    train: Train, planned: Train, seed: int
+) -> None:
     choice = (*STANDING["sgd"], *MLP)
     here, there = start(planned(*choice)), start(planned(*choice, f"seed={seed}"))
     assert not any(torch.equal(a, b) for a, b in zip(here, there, strict=True) if a.any())
@@ -73,11 +77,20 @@ def test_another_seed_has_other_weights_and_batches(train: Train, planned: Train
     assert (one.summary["seed"], other.summary["seed"]) == (0, seed)
 
 
-DROPOUT = ("task=char_transformer", "task.context=8", "task.width=16", "task.layers=1", "task.dropout=0.3", "steps=3")
+DROPOUT = (
+    "task=char_transformer",
+    "task.context=8",
+    "task.width=16",
+    "task.layers=1",
+    "task.dropout=0.3",
+    "steps=3",
+)
 
 
 @pytest.mark.parametrize("choice", [("optimizer=kfac", *MLP), ("optimizer=adam", *DROPOUT)])
-def test_what_went_before_in_the_process_does_not_matter(train: Train, choice: tuple[str, ...]) -> None:
+def test_what_went_before_in_the_process_does_not_matter(
+    train: Train, choice: tuple[str, ...]
+) -> None:
     first = train(*choice).repeatable_rows
     torch.manual_seed(12345)
     torch.rand(7)
@@ -102,4 +115,6 @@ def test_the_streams_of_a_seed_are_apart_and_fixed() -> None:
 
     assert len(set(numbers)) == len(numbers)
     assert all(0 <= number < 2**62 for number in numbers)
-    assert stream(0, "model") == 2779012397423528214  # another number would change every recorded run
+    assert (
+        stream(0, "model") == 2779012397423528214
+    )  # another number would change every recorded run

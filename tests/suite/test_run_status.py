@@ -58,9 +58,15 @@ def failing(module: Module, train: Train) -> Callable[[str], Any]:
 
     def run(kind: str) -> Any:
         return train(
-            "optimizer=sgd", "task=quadratic", "steps=6", "task.eval_every=4", "~optimizer.weight_decay",
-            f"optimizer._target_={name}.Failing", f"+optimizer.kind={kind}", f"allow=[{name}]",
-        )  # fmt: skip
+            "optimizer=sgd",
+            "task=quadratic",
+            "steps=6",
+            "task.eval_every=4",
+            "~optimizer.weight_decay",
+            f"optimizer._target_={name}.Failing",
+            f"+optimizer.kind={kind}",
+            f"allow=[{name}]",
+        )
 
     return run
 
@@ -85,7 +91,11 @@ def test_a_failure_in_training_becomes_the_status(
     assert failed.summary["message"].startswith(message)
     assert (failed.summary["steps"], failed.summary["final_gap"]) == (2, None)
     assert json.loads((failed.directory / "summary.json").read_text()) == failed.summary
-    assert [int(row["step"]) for row in failed.rows] == [0, 1, 2]  # though no evaluation came after the first
+    assert [int(row["step"]) for row in failed.rows] == [
+        0,
+        1,
+        2,
+    ]  # though no evaluation came after the first
 
 
 def test_a_loss_that_is_not_a_number_is_a_divergence(failing: Callable[[str], Any]) -> None:
@@ -107,17 +117,31 @@ def test_an_exploding_loss_ends_the_run_as_diverged(train: Train, rate: str) -> 
     assert int(done.rows[-1]["step"]) == done.summary["steps"]
     assert not any(row["test/gap"] for row in done.rows)
     assert done.outcome.status.exit_code == 0
-    assert train("optimizer=sgd", "task=quadratic", f"optimizer.lr={rate}", "steps=300").outcome.skipped
+    assert train(
+        "optimizer=sgd", "task=quadratic", f"optimizer.lr={rate}", "steps=300"
+    ).outcome.skipped
 
 
-def test_a_metric_that_is_not_a_number_at_an_evaluation_is_a_divergence(train: Train, module: Module) -> None:
+def test_a_metric_that_is_not_a_number_at_an_evaluation_is_a_divergence(
+    train: Train, module: Module
+) -> None:
     name = module("fading_task", FADING)
-    done = train("optimizer=sgd", "task=quadratic", f"task._target_={name}.Fading", f"allow=[{name}]", "steps=20")
+    done = train(
+        "optimizer=sgd",
+        "task=quadratic",
+        f"task._target_={name}.Fading",
+        f"allow=[{name}]",
+        "steps=20",
+    )
 
     assert (done.status, done.summary["steps"]) == ("diverged", 20)
     assert done.summary["final_gap"] is None
     assert done.summary["best_gap"] == min(done.column("val/gap"))
-    assert (done.rows[-1]["step"], done.rows[-1]["val/gap"], done.rows[-1]["test/gap"]) == ("20", "", "")
+    assert (done.rows[-1]["step"], done.rows[-1]["val/gap"], done.rows[-1]["test/gap"]) == (
+        "20",
+        "",
+        "",
+    )
 
 
 def test_a_run_out_of_time_stops_with_an_evaluation(train: Train) -> None:
@@ -151,8 +175,16 @@ def test_a_pair_that_does_not_fit_is_unsupported_and_says_which_tasks_fit(train:
     assert message.startswith("kfac needs layers, which quadratic does not offer")
     assert message.endswith("tasks that fit: " + ", ".join(fitting))
     assert 0 < len(fitting) < len(registry.names("task"))
-    assert {path.name for path in refused.directory.iterdir()} == {"config.yaml", "environment.json", "summary.json"}
-    assert (refused.summary["steps"], refused.summary["final_gap"], refused.summary["counts"]) == (0, None, {})
+    assert {path.name for path in refused.directory.iterdir()} == {
+        "config.yaml",
+        "environment.json",
+        "summary.json",
+    }
+    assert (refused.summary["steps"], refused.summary["final_gap"], refused.summary["counts"]) == (
+        0,
+        None,
+        {},
+    )
     assert train("optimizer=kfac", "task=quadratic").outcome.skipped
 
 
@@ -180,5 +212,7 @@ def test_the_words_have_the_exit_codes_of_their_meaning() -> None:
 
 
 def offers(task: str) -> frozenset[str]:
-    found: frozenset[str] = getattr(locate(registry.read("task", task)["_target_"]), "offers", frozenset())
+    found: frozenset[str] = getattr(
+        locate(registry.read("task", task)["_target_"]), "offers", frozenset()
+    )
     return found

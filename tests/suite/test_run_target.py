@@ -11,7 +11,14 @@ Train = Callable[..., Any]
 
 PAIRS = {
     "min": ("optimizer=sgd", "task=quadratic", "task.eval_every=2", "steps=12", "target=1.0"),
-    "max": ("optimizer=adam", "task=mlp", "task.hidden=[16]", "task.eval_every=2", "steps=12", "target=0.25"),
+    "max": (
+        "optimizer=adam",
+        "task=mlp",
+        "task.hidden=[16]",
+        "task.eval_every=2",
+        "steps=12",
+        "target=0.25",
+    ),
 }
 METRIC = {"min": "gap", "max": "accuracy"}
 
@@ -27,14 +34,18 @@ def first_at_target(done: Any, direction: str, target: float) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("direction", PAIRS)
-def test_the_first_evaluation_at_the_target_is_noted_and_training_goes_on(train: Train, direction: str) -> None:
+def test_the_first_evaluation_at_the_target_is_noted_and_training_goes_on(
+    train: Train, direction: str
+) -> None:
     done = train(*PAIRS[direction])
     row = first_at_target(done, direction, done.summary["target"])
 
     assert (done.status, done.summary["steps"]) == ("done", 12)
     assert 0 < done.summary["target_step"] == int(row["step"]) < 12
     assert done.summary["target_seconds"] == pytest.approx(float(row["seconds"]), abs=1e-6)
-    assert done.summary["target_grad_equivalents"] == pytest.approx(float(row["grad_equivalents"]), abs=1e-3)
+    assert done.summary["target_grad_equivalents"] == pytest.approx(
+        float(row["grad_equivalents"]), abs=1e-3
+    )
 
 
 @pytest.mark.parametrize("direction", PAIRS)
@@ -43,7 +54,9 @@ def test_a_run_may_stop_at_its_target(train: Train, direction: str) -> None:
     stopped = train(*PAIRS[direction], "stop_at_target=true")
 
     assert stopped.status == "target"
-    assert stopped.summary["steps"] == stopped.summary["target_step"] == through.summary["target_step"]
+    assert (
+        stopped.summary["steps"] == stopped.summary["target_step"] == through.summary["target_step"]
+    )
     assert stopped.repeatable_rows[:-1] == through.repeatable_rows[: len(stopped.rows) - 1]
     assert stopped.rows[-1][f"test/{METRIC[direction]}"] != ""
     assert stopped.summary[f"final_{METRIC[direction]}"] is not None
@@ -53,7 +66,9 @@ def test_a_run_may_stop_at_its_target(train: Train, direction: str) -> None:
 @pytest.mark.parametrize(
     ("direction", "target"), [("min", "target=-1"), ("max", "target=1.01"), ("max", "target=null")]
 )
-def test_a_target_that_is_not_reached_leaves_its_keys_empty(train: Train, direction: str, target: str) -> None:
+def test_a_target_that_is_not_reached_leaves_its_keys_empty(
+    train: Train, direction: str, target: str
+) -> None:
     done = train(*PAIRS[direction], target, "stop_at_target=true")
 
     assert done.status == "done"
@@ -63,7 +78,9 @@ def test_a_target_that_is_not_reached_leaves_its_keys_empty(train: Train, direct
 
 @pytest.mark.parametrize("direction", PAIRS)
 def test_best_is_the_best_and_final_is_the_last_evaluation(train: Train, direction: str) -> None:
-    rate = "optimizer.lr=2.5" if direction == "min" else "optimizer.lr=0.3"  # the metric goes up and down
+    rate = (
+        "optimizer.lr=2.5" if direction == "min" else "optimizer.lr=0.3"
+    )  # the metric goes up and down
     done = train(*PAIRS[direction], rate)
     values = done.column(f"val/{METRIC[direction]}")
     best = {"min": min, "max": max}[direction](values)
@@ -75,4 +92,9 @@ def test_best_is_the_best_and_final_is_the_last_evaluation(train: Train, directi
 
 def test_the_targets_key_counts_from_the_task_unless_the_run_says_otherwise(planned: Train) -> None:
     assert planned("optimizer=sgd", "task=quadratic", "task.target=0.25").config["target"] == 0.25
-    assert planned("optimizer=sgd", "task=quadratic", "task.target=0.25", "target=0.5").config["target"] == 0.5
+    assert (
+        planned("optimizer=sgd", "task=quadratic", "task.target=0.25", "target=0.5").config[
+            "target"
+        ]
+        == 0.5
+    )

@@ -26,15 +26,31 @@ from tasks.task import Task
 Train = Callable[..., Any]
 
 TINY_TRANSFORMER = (
-    *("task=char_transformer", "task.context=8", "task.width=16", "task.layers=1", "task.batch_size=4"),
+    *(
+        "task=char_transformer",
+        "task.context=8",
+        "task.width=16",
+        "task.layers=1",
+        "task.batch_size=4",
+    ),
     *("task.val_size=8", "task.test_size=8", "task.dropout=0.2"),
 )
 PAIRS = {
     "sgd with noise": ("optimizer=sgd", "task=quadratic", "task.noise=0.5", "task.batch_size=4"),
-    "adam with batch norm": ("optimizer=adam", "task=cnn", "task.channels=[2,4]", "task.batch_norm=true"),
+    "adam with batch norm": (
+        "optimizer=adam",
+        "task=cnn",
+        "task.channels=[2,4]",
+        "task.batch_norm=true",
+    ),
     "adamw with dropout": ("optimizer=adamw", *TINY_TRANSFORMER, "schedule=exponential"),
     "torch_lbfgs": ("optimizer=torch_lbfgs", "task=logistic", "optimizer.max_iter=3"),
-    "ggn_cg": ("optimizer=ggn_cg", "task=autoencoder", "task.widths=[8,4]", "optimizer.max_iterations=3"),
+    "ggn_cg": (
+        "optimizer=ggn_cg",
+        "task=autoencoder",
+        "task.widths=[8,4]",
+        "optimizer.max_iterations=3",
+    ),
     "hessian_free samples its preconditioner": (
         *("optimizer=hessian_free", "task=mlp", "task.hidden=[8]", "optimizer.max_iterations=3"),
     ),
@@ -47,37 +63,60 @@ LENGTH = ("steps=7", "task.eval_every=3", "log_every=2")
 ON = ("telemetry=true", "telemetry_products=12")
 STEP = {"cosine", "gradient_norm", "update_norm", "non_finite", "update_ratio_median"}
 CURVATURE = {
-    *("eigenvalue_1", "eigenvalue_2", "eigenvalue_3", "eigenvalue_min", "eigenvalue_error", "trace"),
+    *(
+        "eigenvalue_1",
+        "eigenvalue_2",
+        "eigenvalue_3",
+        "eigenvalue_min",
+        "eigenvalue_error",
+        "trace",
+    ),
     *("negative_share", "negative_mass", "gradient_curvature", "update_curvature", "lr_sharpness"),
 }
 
 
 def told(row: dict[str, str]) -> dict[str, float]:
     """The telemetry of a row that is not empty."""
-    return {key.removeprefix("telemetry/"): float(v) for key, v in row.items() if key.startswith("telemetry/") and v}
+    return {
+        key.removeprefix("telemetry/"): float(v)
+        for key, v in row.items()
+        if key.startswith("telemetry/") and v
+    }
 
 
 def others(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    return [{key: value for key, value in row.items() if not key.startswith("telemetry/")} for row in rows]
+    return [
+        {key: value for key, value in row.items() if not key.startswith("telemetry/")}
+        for row in rows
+    ]
 
 
-# -- it does not disturb -----------------------------------------------------------------------------------------------
+# -- it does not disturb ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS.keys())
-def test_a_run_with_telemetry_takes_the_same_steps_bit_for_bit(train: Train, pair: tuple[str, ...]) -> None:
+def test_a_run_with_telemetry_takes_the_same_steps_bit_for_bit(
+    train: Train, pair: tuple[str, ...]
+) -> None:
     plain = train(*pair, *LENGTH)
     watched = train(*pair, *LENGTH, *ON)
     assert plain.status == watched.status == "done"
     assert watched.plan.run_id != plain.plan.run_id
     assert others(watched.repeatable_rows) == plain.repeatable_rows
-    summary = {key: value for key, value in watched.repeatable_summary.items() if not key.startswith("telemetry_")}
+    summary = {
+        key: value
+        for key, value in watched.repeatable_summary.items()
+        if not key.startswith("telemetry_")
+    }
     assert summary == plain.repeatable_summary  # the counts of oracle calls among them
     for name in ("model", "optimizer", "generator", "host_generator"):
         assert same(plain.checkpoint[name], watched.checkpoint[name]), name
     steps, ends = told(watched.rows[-1]), [told(row) for row in watched.rows if row["val/loss"]]
     assert steps.keys() >= STEP
-    assert all(end.keys() >= CURVATURE - {"update_curvature", "eigenvalue_3", "eigenvalue_2"} for end in ends)
+    assert all(
+        end.keys() >= CURVATURE - {"update_curvature", "eigenvalue_3", "eigenvalue_2"}
+        for end in ends
+    )
 
 
 def same(a: Any, b: Any) -> bool:
@@ -109,12 +148,18 @@ def test_gradients_buffers_and_streams_are_left_alone() -> None:
     assert all(module.training for module in model.modules())
 
 
-# -- what is recorded --------------------------------------------------------------------------------------------------
+# -- what is recorded ------------------------------------------------------------------------------
 
 
 def test_which_rows_have_what(train: Train) -> None:
     done = train(
-        "optimizer=momentum", "task=mlp", "task.hidden=[8]", "steps=9", "task.eval_every=4", "log_every=3", *ON
+        "optimizer=momentum",
+        "task=mlp",
+        "task.hidden=[8]",
+        "steps=9",
+        "task.eval_every=4",
+        "log_every=3",
+        *ON,
     )
     assert done.column("step") == [0, 3, 4, 6, 8, 9]
     rows = {int(row["step"]): told(row) for row in done.rows}
@@ -124,23 +169,40 @@ def test_which_rows_have_what(train: Train) -> None:
     assert rows[4].keys() >= STEP | CURVATURE
     lr = done.config["optimizer"]["lr"]
     assert rows[4]["lr_sharpness"] == pytest.approx(lr * rows[4]["eigenvalue_1"])
-    assert 0 < rows[3]["update_ratio_min"] <= rows[3]["update_ratio_median"] <= rows[3]["update_ratio_max"]
-    assert {"telemetry_seconds", "telemetry_seconds_per_evaluation", "telemetry_note"} <= done.summary.keys()
+    assert (
+        0
+        < rows[3]["update_ratio_min"]
+        <= rows[3]["update_ratio_median"]
+        <= rows[3]["update_ratio_max"]
+    )
+    assert {
+        "telemetry_seconds",
+        "telemetry_seconds_per_evaluation",
+        "telemetry_note",
+    } <= done.summary.keys()
     assert done.summary["telemetry_seconds"] > done.summary["telemetry_seconds_per_evaluation"] > 0
     assert done.summary["telemetry_note"] == ""
 
 
 def test_layers_are_told_apart_in_a_file_of_their_own(train: Train) -> None:
-    done = train("optimizer=sgd", "task=mlp", "task.hidden=[8]", "steps=4", "task.eval_every=2", *ON)
+    done = train(
+        "optimizer=sgd", "task=mlp", "task.hidden=[8]", "steps=4", "task.eval_every=2", *ON
+    )
     with (done.directory / "telemetry.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert set(rows[0]) == {"step", "name", "layer", "value"}
     assert {int(row["step"]) for row in rows} == {2, 4}
     weights = {"1.weight", "3.weight"}
-    ratios = {row["layer"]: float(row["value"]) for row in rows if (row["step"], row["name"]) == ("4", "update_ratio")}
+    ratios = {
+        row["layer"]: float(row["value"])
+        for row in rows
+        if (row["step"], row["name"]) == ("4", "update_ratio")
+    }
     assert weights < ratios.keys()
     last = told(done.rows[-1])
-    assert last["update_ratio_min"] == min(ratios[name] for name in weights)  # of the matrices, not of the biases
+    assert last["update_ratio_min"] == min(
+        ratios[name] for name in weights
+    )  # of the matrices, not of the biases
     assert last["update_ratio_max"] == max(ratios[name] for name in weights)
     assert {row["name"] for row in rows} == {"update_ratio", "cosine", "gradient_norm"}
 
@@ -152,7 +214,14 @@ def test_without_telemetry_there_is_none(train: Train) -> None:
 
 
 def test_a_method_tells_of_itself(train: Train) -> None:
-    done = train("optimizer=ggn_cg", "task=autoencoder", "task.widths=[8,4]", "steps=3", "task.eval_every=3", *ON)
+    done = train(
+        "optimizer=ggn_cg",
+        "task=autoencoder",
+        "task.widths=[8,4]",
+        "steps=3",
+        "task.eval_every=3",
+        *ON,
+    )
     rows = [told(row) for row in done.rows]
     assert rows[0]["damping"] == done.config["optimizer"]["damping"]
     assert all(row["reduction_ratio"] > 0 and row["cg_iterations"] >= 1 for row in rows[1:])
@@ -165,10 +234,15 @@ def test_a_task_without_a_hessian_goes_without_the_curvature() -> None:
 
     watch = telemetry(Flat(), Flat().model(0))
     assert watch.row(evaluated=True) == {}
-    assert watch.summary()["telemetry_note"] == "the task offers no hessian: the columns of curvature are left out"
+    assert (
+        watch.summary()["telemetry_note"]
+        == "the task offers no hessian: the columns of curvature are left out"
+    )
 
 
-def test_a_curvature_that_fails_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_a_curvature_that_fails_is_left_out_and_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     watch = telemetry(Small(), Small().model(0))
 
     def refuse(*_: object) -> None:
@@ -187,7 +261,9 @@ def test_a_step_that_cannot_be_watched_is_left_out_and_said(capsys: Any) -> None
     watch = telemetry(task, model)
     watch.begin(torch.zeros(16, 7).double(), task.batch[1])
     watch.end()
-    assert watch.note.startswith("the step's columns are left out from here on: RuntimeError: mat1 and mat2 shapes")
+    assert watch.note.startswith(
+        "the step's columns are left out from here on: RuntimeError: mat1 and mat2 shapes"
+    )
     assert watch.note in capsys.readouterr().err
     watch.begin(*task.batch)
     watch.end()
@@ -198,7 +274,9 @@ def test_a_step_that_cannot_be_watched_is_left_out_and_said(capsys: Any) -> None
 def test_what_is_not_finite_is_left_empty() -> None:
     task, model = Small(), Small().model(0)
     optimizer = SimpleNamespace(
-        param_groups=[{}], failures=Counter(inverse=2), telemetry=lambda: {"damping": math.nan, "age": 3}
+        param_groups=[{}],
+        failures=Counter(inverse=2),
+        telemetry=lambda: {"damping": math.nan, "age": 3},
     )
     watch = Telemetry(model, task, optimizer, 0, products=12)
     with torch.no_grad():
@@ -206,7 +284,9 @@ def test_what_is_not_finite_is_left_empty() -> None:
     watch.begin(*task.batch)
     watch.end()
     row = watch.row(evaluated=True)
-    assert row["telemetry/damping"] == row["telemetry/cosine"] == row["telemetry/gradient_norm"] == ""
+    assert (
+        row["telemetry/damping"] == row["telemetry/cosine"] == row["telemetry/gradient_norm"] == ""
+    )
     assert (row["telemetry/age"], row["telemetry/failures"]) == (3, 2)
     assert row["telemetry/non_finite"] > 0
     assert "telemetry/lr_sharpness" not in row
@@ -222,7 +302,14 @@ def test_it_survives_an_interruption(
         raise Killed
 
     monkeypatch.setattr("suite.training.training.CHECKPOINT_SHARE", 1e9)
-    pair = ("optimizer=ggn_cg", *TINY_TRANSFORMER, "optimizer.max_iterations=2", "steps=8", "task.eval_every=3", *ON)
+    pair = (
+        "optimizer=ggn_cg",
+        *TINY_TRANSFORMER,
+        "optimizer.max_iterations=2",
+        "steps=8",
+        "task.eval_every=3",
+        *ON,
+    )
     with at_batch(planned(*pair), 6, kill), pytest.raises(Killed):
         train(*pair)
     record = RunRecord(planned(*pair).directory)
@@ -243,7 +330,11 @@ def test_the_history_grows_columns_when_they_are_met(tmp_path: Path) -> None:
     history.add({"step": 1, "loss": 0.5, "telemetry/a": 7.0, "unknown": 3})
     history.add({"step": 2, "loss": 0.4, "telemetry/failures/inverse": 1.0})
     history.flush()
-    assert read(history.path) == [("0", "1.0", "", ""), ("1", "0.5", "7.0", ""), ("2", "0.4", "", "1.0")]
+    assert read(history.path) == [
+        ("0", "1.0", "", ""),
+        ("1", "0.5", "7.0", ""),
+        ("2", "0.4", "", "1.0"),
+    ]
     resumed = History(tmp_path / "history.csv", ["loss"])
     resumed.rewind(1)
     resumed.add({"step": 2, "loss": 0.3, "telemetry/a": 8.0, "telemetry/failures/inverse": 2.0})
@@ -256,12 +347,23 @@ def read(path: Path) -> list[tuple[str, ...]]:
         rows = list(csv.DictReader(file))
     assert "unknown" not in rows[0]
     assert list(rows[0])[: len(COLUMNS)] == list(COLUMNS)
-    return [tuple(row[key] for key in ("step", "loss", "telemetry/a", "telemetry/failures/inverse")) for row in rows]
+    return [
+        tuple(row[key] for key in ("step", "loss", "telemetry/a", "telemetry/failures/inverse"))
+        for row in rows
+    ]
 
 
-def test_failures_are_counted_on_after_a_resumption(train: Train, planned: Train, at_batch: Train) -> None:
+def test_failures_are_counted_on_after_a_resumption(
+    train: Train, planned: Train, at_batch: Train
+) -> None:
     """ARC with hardly any cube takes Newton's steps, of which Rosenbrock's function refuses the second."""
-    pair = ("optimizer=arc", "task=rosenbrock", "optimizer.sigma=1e-9", "optimizer.max_trials=1", "steps=8")
+    pair = (
+        "optimizer=arc",
+        "task=rosenbrock",
+        "optimizer.sigma=1e-9",
+        "optimizer.max_trials=1",
+        "steps=8",
+    )
     pair = (*pair, "task.eval_every=1", *ON)
     with at_batch(planned(*pair), 6, lambda: signal.raise_signal(signal.SIGINT)):
         train(*pair)
@@ -272,7 +374,7 @@ def test_failures_are_counted_on_after_a_resumption(train: Train, planned: Train
     assert unbroken == sorted(unbroken)
 
 
-# -- the id and the settings -------------------------------------------------------------------------------------------
+# -- the id and the settings -----------------------------------------------------------------------
 
 
 def test_the_id_changes_only_where_telemetry_is_on(planned: Train) -> None:
@@ -284,7 +386,9 @@ def test_the_id_changes_only_where_telemetry_is_on(planned: Train) -> None:
     assert planned(*pair, "telemetry=true", "telemetry_products=20").run_id not in (plain, on)
 
 
-@pytest.mark.parametrize("setting", ["telemetry=1", "telemetry_products=9", "telemetry_products=20.5"])
+@pytest.mark.parametrize(
+    "setting", ["telemetry=1", "telemetry_products=9", "telemetry_products=20.5"]
+)
 def test_odd_settings_are_refused(planned: Train, setting: str) -> None:
     with pytest.raises(Exception, match=setting.partition("=")[0]):
         planned("optimizer=sgd", "task=quadratic", setting)
@@ -292,12 +396,14 @@ def test_odd_settings_are_refused(planned: Train, setting: str) -> None:
 
 def test_wandb_gets_the_columns(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[dict[str, Any]] = []
-    monkeypatch.setattr("suite.training.wandb_mirror.Tracker.log", lambda tracker, row: logged.append(dict(row)))
+    monkeypatch.setattr(
+        "suite.training.wandb_mirror.Tracker.log", lambda tracker, row: logged.append(dict(row))
+    )
     train("optimizer=sgd", "task=quadratic", *LENGTH, *ON)
     assert any(row.get("telemetry/eigenvalue_1") for row in logged)
 
 
-# -- what the numbers are ----------------------------------------------------------------------------------------------
+# -- what the numbers are --------------------------------------------------------------------------
 
 
 class Small(Task):
@@ -340,10 +446,15 @@ def test_the_curvature_is_the_hessians(monkeypatch: pytest.MonkeyPatch) -> None:
     watch = telemetry(task, model, lr=0.5)
     start = flatten(model.parameters()).detach()
     watch.begin(*task.batch)
-    step = torch.randn(len(start), dtype=torch.float64, generator=torch.Generator().manual_seed(1)) / 10
+    step = (
+        torch.randn(len(start), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        / 10
+    )
     torch.nn.utils.vector_to_parameters(start + step, model.parameters())
     watch.end()
-    row = {key.removeprefix("telemetry/"): value for key, value in watch.row(evaluated=True).items()}
+    row = {
+        key.removeprefix("telemetry/"): value for key, value in watch.row(evaluated=True).items()
+    }
 
     def loss(theta: Tensor) -> Tensor:
         parts, begin = {}, 0
@@ -357,13 +468,21 @@ def test_the_curvature_is_the_hessians(monkeypatch: pytest.MonkeyPatch) -> None:
     dense = hessian(loss)(theta)
     values = torch.linalg.eigvalsh(dense)
     gradient = torch.func.grad(loss)(theta)
-    assert [row[f"eigenvalue_{rank}"] for rank in (1, 2, 3)] == pytest.approx(values.flip(0)[:3].tolist(), rel=1e-10)
+    assert [row[f"eigenvalue_{rank}"] for rank in (1, 2, 3)] == pytest.approx(
+        values.flip(0)[:3].tolist(), rel=1e-10
+    )
     assert row["eigenvalue_min"] == pytest.approx(float(values[0]), rel=1e-10)
     assert row["trace"] == pytest.approx(float(dense.trace()), rel=1e-10)
     assert row["negative_share"] == pytest.approx(float((values < 0).double().mean()))
-    assert row["negative_mass"] == pytest.approx(float(values[values < 0].abs().sum() / values.abs().sum()), rel=1e-9)
-    assert row["gradient_curvature"] == pytest.approx(float(gradient @ dense @ gradient / gradient.square().sum()))
-    assert row["update_curvature"] == pytest.approx(float(step @ dense @ step / step.square().sum()))
+    assert row["negative_mass"] == pytest.approx(
+        float(values[values < 0].abs().sum() / values.abs().sum()), rel=1e-9
+    )
+    assert row["gradient_curvature"] == pytest.approx(
+        float(gradient @ dense @ gradient / gradient.square().sum())
+    )
+    assert row["update_curvature"] == pytest.approx(
+        float(step @ dense @ step / step.square().sum())
+    )
     assert row["lr_sharpness"] == pytest.approx(0.5 * float(values[-1]))
 
     first = torch.func.grad(loss)(start)
@@ -405,7 +524,9 @@ def test_the_masks_of_a_step_are_those_that_the_optimizer_sees() -> None:
     watch.end()
     row = watch.row(evaluated=False)
     assert row["telemetry/cosine"] == pytest.approx(1, abs=1e-12)
-    assert row["telemetry/update_norm"] == pytest.approx(0.1 * row["telemetry/gradient_norm"], rel=1e-12)
+    assert row["telemetry/update_norm"] == pytest.approx(
+        0.1 * row["telemetry/gradient_norm"], rel=1e-12
+    )
 
 
 def test_the_curvature_is_of_one_function_along_the_run() -> None:

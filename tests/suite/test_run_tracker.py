@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 
 Train = Callable[..., Any]
-RUN = ("optimizer=sgd", "task=quadratic", "steps=6", "task.eval_every=2", "log_every=1", "wandb.mode=offline")
+RUN = (
+    "optimizer=sgd",
+    "task=quadratic",
+    "steps=6",
+    "task.eval_every=2",
+    "log_every=1",
+    "wandb.mode=offline",
+)
 
 
 class Mirror:
@@ -57,12 +64,18 @@ def mirror(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Mirror]:
     return install
 
 
-def test_the_mirror_gets_the_evaluated_rows_and_the_summary(train: Train, mirror: Callable[[str], Mirror]) -> None:
+def test_the_mirror_gets_the_evaluated_rows_and_the_summary(
+    train: Train, mirror: Callable[[str], Mirror]
+) -> None:
     seen = mirror("")
     done = train(*RUN, experiment="mine")
 
     evaluated = [row for row in done.rows if row["val/gap"]]
-    assert [row["step"] for row in seen.rows] == [int(row["step"]) for row in evaluated] == [0, 2, 4, 6]
+    assert (
+        [row["step"] for row in seen.rows]
+        == [int(row["step"]) for row in evaluated]
+        == [0, 2, 4, 6]
+    )
     assert [row["val/gap"] for row in seen.rows] == [float(row["val/gap"]) for row in evaluated]
     assert "loss" not in seen.rows[0]
     assert "test/gap" in seen.rows[-1]
@@ -70,9 +83,17 @@ def test_the_mirror_gets_the_evaluated_rows_and_the_summary(train: Train, mirror
     assert seen.finished == [0]
     assert seen.metrics == [("*", "step")]
     assert seen.started["config"]["optimizer"]["lr"] == done.config["optimizer"]["lr"]
-    labels = {key: seen.started[key] for key in ("id", "mode", "group", "job_type", "tags", "project", "dir")}
+    labels = {
+        key: seen.started[key]
+        for key in ("id", "mode", "group", "job_type", "tags", "project", "dir")
+    }
     assert labels == {
-        **{"id": done.plan.run_id, "mode": "offline", "group": "mine/quadratic", "job_type": "train"},
+        **{
+            "id": done.plan.run_id,
+            "mode": "offline",
+            "group": "mine/quadratic",
+            "job_type": "train",
+        },
         **{"tags": ["sgd", "quadratic"], "project": "second-order-suite", "dir": done.directory},
     }
 
@@ -87,7 +108,12 @@ def test_a_failing_mirror_is_said_once_and_the_run_is_unharmed(
     said = capsys.readouterr().err
     assert (done.status, done.summary["message"]) == ("done", "")
     assert len(done.rows) == 7
-    assert said.count("W&B is left out of this run (OSError: no route to host); the local record goes on.") == 1
+    assert (
+        said.count(
+            "W&B is left out of this run (OSError: no route to host); the local record goes on."
+        )
+        == 1
+    )
     assert len(seen.rows) == {"init": 0, "log": 2, "finish": 4}[place]
     assert seen.finished == []
 
@@ -100,13 +126,17 @@ def test_a_missing_package_does_not_fail_a_run(
     assert "W&B is left out of this run (ModuleNotFoundError" in capsys.readouterr().err
 
 
-def test_disabled_means_that_the_package_is_not_even_asked(train: Train, mirror: Callable[[str], Mirror]) -> None:
+def test_disabled_means_that_the_package_is_not_even_asked(
+    train: Train, mirror: Callable[[str], Mirror]
+) -> None:
     seen = mirror("init")
     assert train(*RUN, "wandb.mode=disabled").status == "done"
     assert seen.started == {}
 
 
-def test_a_run_that_stops_early_tells_the_mirror_how(train: Train, mirror: Callable[[str], Mirror]) -> None:
+def test_a_run_that_stops_early_tells_the_mirror_how(
+    train: Train, mirror: Callable[[str], Mirror]
+) -> None:
     seen = mirror("")
     assert train(*RUN, "max_seconds=1e-9").status == "timeout"
     assert (seen.summary["status"], seen.finished) == ("timeout", [0])

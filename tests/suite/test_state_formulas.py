@@ -20,9 +20,9 @@ NAMES = {"min": min, "max": max, "sum": sum, "len": len}
 
 def network() -> tuple[nn.Module, torch.Tensor]:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(20, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 5)), torch.randn(
-        64, 20
-    )
+    return nn.Sequential(
+        nn.Linear(20, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 5)
+    ), torch.randn(64, 20)
 
 
 def sizes(model: nn.Module) -> dict[str, Any]:
@@ -49,7 +49,9 @@ def test_an_optimizer_names_its_paper_and_keeps_as_many_numbers_as_its_yaml_says
     model, inputs = network()
     squares = "jacobian" in getattr(locate(node["_target_"]), "needs", ())
     loss_fn, targets = (
-        (nn.MSELoss(), torch.randn(64, 5)) if squares else (nn.CrossEntropyLoss(), torch.randint(5, (64,)))
+        (nn.MSELoss(), torch.randn(64, 5))
+        if squares
+        else (nn.CrossEntropyLoss(), torch.randint(5, (64,)))
     )
     optimizer = construct(node, list(model.named_parameters()))
     if isinstance(optimizer, Method):

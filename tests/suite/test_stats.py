@@ -34,8 +34,12 @@ def test_the_interval_is_repeatable_and_narrows_with_more_values() -> None:
     assert 0.55 < high < 0.62
 
 
-@pytest.mark.parametrize(("direction", "expected"), [("max", [True, False, False]), ("min", [False, True, True])])
-def test_what_overlaps_the_best_interval_is_not_told_from_it(direction: str, expected: list[bool]) -> None:
+@pytest.mark.parametrize(
+    ("direction", "expected"), [("max", [True, False, False]), ("min", [False, True, True])]
+)
+def test_what_overlaps_the_best_interval_is_not_told_from_it(
+    direction: str, expected: list[bool]
+) -> None:
     groups = [[0.1, 0.2], [0.8, 0.9], [0.85, 0.95]]
     assert stats.told_from_best(groups, direction) == expected
 
@@ -47,9 +51,17 @@ def test_single_runs_are_equal_only_where_they_are_the_same() -> None:
 
 @pytest.mark.parametrize(
     ("reached", "total", "median"),
-    [([10, 30], 3, 30.0), ([10], 3, math.inf), ([10, 20], 2, 15.0), ([10], 2, math.inf), ([], 3, math.inf)],
+    [
+        ([10, 30], 3, 30.0),
+        ([10], 3, math.inf),
+        ([10, 20], 2, 15.0),
+        ([10], 2, math.inf),
+        ([], 3, math.inf),
+    ],
 )
-def test_failures_count_as_infinite_in_a_median(reached: list[float], total: int, median: float) -> None:
+def test_failures_count_as_infinite_in_a_median(
+    reached: list[float], total: int, median: float
+) -> None:
     assert stats.median_with_failures(reached, total) == median
 
 
@@ -71,7 +83,13 @@ def test_mean_as_text(values: list[float], text: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(512, "512 B"), (2048, "2.0 KiB"), (3 * 2**20, "3.0 MiB"), (5 * 2**30, "5.00 GiB"), (2000 * 2**30, "2000.00 GiB")],
+    [
+        (512, "512 B"),
+        (2048, "2.0 KiB"),
+        (3 * 2**20, "3.0 MiB"),
+        (5 * 2**30, "5.00 GiB"),
+        (2000 * 2**30, "2000.00 GiB"),
+    ],
 )
 def test_bytes_as_text(value: float, text: str) -> None:
     assert formats.bytes_text(value) == text
@@ -79,4 +97,8 @@ def test_bytes_as_text(value: float, text: str) -> None:
 
 def test_counts_and_ratios_as_text() -> None:
     assert [formats.count_text(value) for value in (20.0, 20.5, math.inf)] == ["20", "20.5", "∞"]
-    assert [formats.ratio_text(value) for value in (1.0, 15.04, 1e18)] == ["1.00", "15.04", "1.0e+18"]
+    assert [formats.ratio_text(value) for value in (1.0, 15.04, 1e18)] == [
+        "1.00",
+        "15.04",
+        "1.0e+18",
+    ]

@@ -11,9 +11,10 @@ import pytest
 from suite import stats
 
 INF = math.inf
-# Steps to the target on criteo1tb, fastmri, finewebedu_lm, imagenet_resnet, imagenet_vit, librispeech_conformer,
-# librispeech_deepspeech, ogbg and wmt, and the score that AlgoPerf printed for them: mlcommons/submissions_algorithms,
-# artifacts/leaderboard_v2/time_to_targets_steps.csv (commit 0b40d9c) and scores_steps.csv (commit 05f7967)
+# Steps to the target on criteo1tb, fastmri, finewebedu_lm, imagenet_resnet, imagenet_vit,
+# librispeech_conformer, librispeech_deepspeech, ogbg and wmt, and the score that AlgoPerf printed
+# for them: mlcommons/submissions_algorithms, artifacts/leaderboard_v2/time_to_targets_steps.csv
+# (commit 0b40d9c) and scores_steps.csv (commit 05f7967)
 PUBLISHED = """
 AdEMAMix,8371,10206,44503,inf,inf,67706,inf,27247,112742,0.5258136924803595
 Cautious NAdamW,inf,7518,58199,inf,inf,inf,inf,24948,112372,0.31986531986531946
@@ -30,8 +31,8 @@ Schedule-Free AdamW v2,7951,12431,inf,inf,inf,83184,78669,28449,73222,0.52525252
 DiLoCo (Single Worker),inf,9342,61209,inf,inf,inf,inf,inf,inf,0.18630751964085265
 DiLoCo v2 (Single Worker),inf,10140,59550,inf,inf,inf,inf,inf,inf,0.1829405162738493
 """
-# Seconds in the same order, from analysis/data/time_to_targets.csv and leaderboard.csv (commit 0007993); an empty field
-# is a workload on which the submission has no result
+# Seconds in the same order, from analysis/data/time_to_targets.csv and leaderboard.csv (commit
+# 0007993); an empty field is a workload on which the submission has no result
 SECONDS = """
 ademamix,7839.193164110184,1517.7321906089785,18025.89689064026,inf,inf,48894.85426735878,inf,6329.966245889664,17399.639942407608,0.5067340067340069
 cautious_nadamw,inf,1608.188658952713,25738.981688261032,inf,inf,inf,inf,4992.686820983887,14232.458706855774,0.2951739618406281
@@ -80,11 +81,19 @@ def test_a_workload_without_a_result_is_a_failure_to_algoperf_and_left_out_by_us
     name = "muon_torch_jax_hps_achandr"
     ours = stats.profile_score(times, points=100)
     assert ours[name] == pytest.approx(scores[name] * 9 / 8, rel=1e-12)
-    pd.testing.assert_series_equal(ours.dropna().drop(name), scores.drop(name), check_names=False, atol=1e-12, rtol=0)
+    pd.testing.assert_series_equal(
+        ours.dropna().drop(name), scores.drop(name), check_names=False, atol=1e-12, rtol=0
+    )
 
 
 def test_the_time_of_a_workload_is_the_median_over_studies_of_the_fastest_trial() -> None:
-    studies = [[9.0, 4.0, INF], [INF, INF, INF], [7.0, 5.0, 6.0], [3.0, INF, 8.0], [10.0, 11.0, 12.0]]
+    studies = [
+        [9.0, 4.0, INF],
+        [INF, INF, INF],
+        [7.0, 5.0, 6.0],
+        [3.0, INF, 8.0],
+        [10.0, 11.0, 12.0],
+    ]
     assert stats.study_time(studies) == 5.0  # 4, inf, 5, 3, 10
     assert stats.study_time(studies[1:3]) == INF
     assert stats.study_time([[2.0], [4.0]]) == 3.0
@@ -93,21 +102,28 @@ def test_the_time_of_a_workload_is_the_median_over_studies_of_the_fastest_trial(
 
 
 BASE = pd.DataFrame(
-    {"a": [10.0, 10.0, 10.0], "b": [30.0, 20.0, INF], "c": [45.0, 15.0, 40.0], "d": [20.0, math.nan, 12.0]},
+    {
+        "a": [10.0, 10.0, 10.0],
+        "b": [30.0, 20.0, INF],
+        "c": [45.0, 15.0, 40.0],
+        "d": [20.0, math.nan, 12.0],
+    },
     index=["mnist", "wmt", "ogbg"],
 )
 HELD_OUT = pd.DataFrame(
-    {"a": [8.0, INF], "b": [33.0, 5.0], "c": [4.0, 18.0], "d": [31.0, 1.0]}, index=["mnist wide", "wmt long"]
+    {"a": [8.0, INF], "b": [33.0, 5.0], "c": [4.0, 18.0], "d": [31.0, 1.0]},
+    index=["mnist wide", "wmt long"],
 )
 BASE_OF = {"mnist wide": "mnist", "wmt long": "wmt"}
 
 
 def test_held_out_workloads_disqualify_by_the_four_rules() -> None:
     found = stats.with_held_out(BASE, HELD_OUT, BASE_OF)
-    # mnist: c is more than 4 x 10 (rule 2). Its 4 on the variant still sets the pace there: it reached the base target,
-    # so that b and d, slower than 16, are out too (rule 4).
+    # mnist: c is more than 4 x 10 (rule 2). Its 4 on the variant still sets the pace there: it
+    # reached the base target, so that b and d, slower than 16, are out too (rule 4).
     assert found.loc["mnist"].tolist() == [10, INF, INF, INF]
-    # wmt: a missed the variant (3). d was not run on the base (1), so that its 1 on the variant sets no pace (4).
+    # wmt: a missed the variant (3). d was not run on the base (1), so that its 1 on the variant
+    # sets no pace (4).
     assert found.loc["wmt"].tolist() == [INF, 20, 15, INF]
     assert found.loc["ogbg"].tolist() == [10, INF, 40, 12]  # no variant; 4 x 10 is just in time
     assert BASE.loc["mnist", "b"] == 30  # the input is left as it was
@@ -115,7 +131,9 @@ def test_held_out_workloads_disqualify_by_the_four_rules() -> None:
 
 def test_the_score_takes_the_rules_as_an_option() -> None:
     by_rule = stats.profile_score(BASE, held_out=HELD_OUT, base_of=BASE_OF)
-    pd.testing.assert_series_equal(by_rule, stats.profile_score(stats.with_held_out(BASE, HELD_OUT, BASE_OF)))
+    pd.testing.assert_series_equal(
+        by_rule, stats.profile_score(stats.with_held_out(BASE, HELD_OUT, BASE_OF))
+    )
     assert by_rule["b"] == pytest.approx((4 - 20 / 15) / 3 / 3, rel=1e-12)
     assert by_rule["b"] < stats.profile_score(BASE)["b"]
 

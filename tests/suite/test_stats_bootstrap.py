@@ -17,14 +17,18 @@ from suite.stats.bootstrap import interval_of
 def test_the_interquartile_mean_is_the_mean_without_a_quarter_on_each_side(n: int) -> None:
     values = np.random.default_rng(n).normal(size=n)
     cut = n // 4
-    assert stats.interquartile_mean(values) == pytest.approx(np.sort(values)[cut : n - cut].mean(), rel=1e-12)
+    assert stats.interquartile_mean(values) == pytest.approx(
+        np.sort(values)[cut : n - cut].mean(), rel=1e-12
+    )
     assert stats.interquartile_mean(values) == scipy_stats.trim_mean(values, 0.25)
 
 
 @pytest.mark.parametrize(
     ("table", "expected"), [([[1, 2], [2, 2], [1, 1], [2, 1]], 1.5), ([[1, 1], [2, 2], [3, 3]], 2)]
 )
-def test_the_interquartile_means_of_rliables_tests(table: list[list[float]], expected: float) -> None:
+def test_the_interquartile_means_of_rliables_tests(
+    table: list[list[float]], expected: float
+) -> None:
     """google-research/rliable, tests/rliable/metrics_test.py: runs x tasks, pooled."""
     assert stats.interquartile_mean(np.array(table).ravel()) == expected
 
@@ -37,7 +41,12 @@ def test_the_interval_is_that_of_scipy_to_the_noise_of_drawing() -> None:
     values = np.random.default_rng(0).gamma(2.0, size=25)
     for statistic in (np.mean, np.median, stats.interquartile_mean):
         theirs = scipy_stats.bootstrap(
-            (values,), statistic, vectorized=False, method="percentile", n_resamples=4000, rng=np.random.default_rng(5)
+            (values,),
+            statistic,
+            vectorized=False,
+            method="percentile",
+            n_resamples=4000,
+            rng=np.random.default_rng(5),
         ).confidence_interval
         ours = stats.bootstrap_interval(values, statistic, draws=4000)
         assert ours is not None
@@ -54,7 +63,9 @@ def test_a_statistic_of_ones_own_gives_what_the_quick_one_does() -> None:
 
 def test_a_wider_level_contains_a_narrower_one() -> None:
     values = np.random.default_rng(2).normal(size=12)
-    wide, narrow = (stats.bootstrap_interval(values, level=level) or (0, 0) for level in (0.99, 0.8))
+    wide, narrow = (
+        stats.bootstrap_interval(values, level=level) or (0, 0) for level in (0.99, 0.8)
+    )
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
 
 
@@ -116,7 +127,9 @@ def test_a_band_is_the_interval_at_each_step() -> None:
     assert list(band.index) == list(curves.index)
     for step, values in curves.iterrows():
         assert band.loc[step, "centre"] == np.median(values)
-        assert tuple(band.loc[step, ["low", "high"]]) == stats.bootstrap_interval(values, np.median, draws=500)
+        assert tuple(band.loc[step, ["low", "high"]]) == stats.bootstrap_interval(
+            values, np.median, draws=500
+        )
 
 
 def test_a_band_leaves_out_runs_that_ended_and_ends_where_one_is_left() -> None:

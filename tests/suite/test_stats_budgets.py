@@ -28,9 +28,13 @@ def test_with_replacement_it_is_the_mean_over_all_draws(k: int) -> None:
 def test_without_replacement_it_is_the_mean_over_all_subsets(k: int) -> None:
     """Tang et al. (2020): the U-statistic; at k = n it is the best trial, where Dodge's stays below it."""
     subsets = [max(chosen) for chosen in combinations(TRIALS, k)]
-    assert stats.expected_best(TRIALS, k, replace=False) == pytest.approx(np.mean(subsets), rel=1e-12)
+    assert stats.expected_best(TRIALS, k, replace=False) == pytest.approx(
+        np.mean(subsets), rel=1e-12
+    )
     lowest = [min(chosen) for chosen in combinations(TRIALS, k)]
-    assert stats.expected_best(TRIALS, k, mode="min", replace=False) == pytest.approx(np.mean(lowest), rel=1e-12)
+    assert stats.expected_best(TRIALS, k, mode="min", replace=False) == pytest.approx(
+        np.mean(lowest), rel=1e-12
+    )
     if k > 1:
         assert stats.expected_best(TRIALS, k) < stats.expected_best(TRIALS, k, replace=False)
 
@@ -39,7 +43,10 @@ def test_without_replacement_it_has_no_bias_and_with_replacement_it_has() -> Non
     """Uniform trials: the truth is k / (k + 1)."""
     generator, k = np.random.default_rng(0), 8
     samples = generator.random((4000, 10))
-    fair, dodge = ([stats.expected_best(row, k, replace=replace) for row in samples] for replace in (False, True))
+    fair, dodge = (
+        [stats.expected_best(row, k, replace=replace) for row in samples]
+        for replace in (False, True)
+    )
     error = np.std(fair) / math.sqrt(len(fair))
     assert np.mean(fair) == pytest.approx(k / (k + 1), abs=4 * error)
     assert np.mean(dodge) < k / (k + 1) - 0.02
@@ -47,7 +54,9 @@ def test_without_replacement_it_has_no_bias_and_with_replacement_it_has() -> Non
 
 def test_many_trials_do_not_overflow() -> None:
     values = np.arange(3000.0)
-    assert stats.expected_best(values, 1500, replace=False) == pytest.approx(3001 * 1500 / 1501 - 1, rel=1e-9)
+    assert stats.expected_best(values, 1500, replace=False) == pytest.approx(
+        3001 * 1500 / 1501 - 1, rel=1e-9
+    )
     assert stats.expected_best(values, 3000, replace=False) == pytest.approx(2999, rel=1e-9)
 
 
@@ -80,8 +89,12 @@ def test_a_budget_curve_improves_and_lies_in_its_interval(mode: str, replace: bo
     assert (change > 0).all() if mode == "max" else (change < 0).all()
     assert ((curve["low"] <= curve["expected"]) & (curve["expected"] <= curve["high"])).all()
     assert (curve["low"] < curve["high"]).all()
-    mirrored = stats.budget_curve(-values, "min" if mode == "max" else "max", replace=replace, draws=400)
-    np.testing.assert_allclose(mirrored[["expected", "low", "high"]], -curve[["expected", "high", "low"]], rtol=1e-12)
+    mirrored = stats.budget_curve(
+        -values, "min" if mode == "max" else "max", replace=replace, draws=400
+    )
+    np.testing.assert_allclose(
+        mirrored[["expected", "low", "high"]], -curve[["expected", "high", "low"]], rtol=1e-12
+    )
 
 
 def test_curves_of_one_trial_and_of_failures_alone_have_no_interval() -> None:

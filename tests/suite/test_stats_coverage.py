@@ -17,7 +17,10 @@ def test_the_bootstrap_interval_of_a_mean_covers_it(n: int, expanded: bool) -> N
     generator = np.random.default_rng([n, expanded])
     hits = 0
     for values in generator.normal(3.0, 2.0, (EXPERIMENTS, n)):
-        low, high = stats.bootstrap_interval(values, expanded=expanded, draws=1000) or (math.nan, math.nan)
+        low, high = stats.bootstrap_interval(values, expanded=expanded, draws=1000) or (
+            math.nan,
+            math.nan,
+        )
         hits += low <= 3.0 <= high
     assert 0.92 <= hits / EXPERIMENTS <= 0.98
 
@@ -25,17 +28,23 @@ def test_the_bootstrap_interval_of_a_mean_covers_it(n: int, expanded: bool) -> N
 @pytest.mark.parametrize(("n", "most"), [(3, 0.80), (5, 0.88)])
 def test_with_few_seeds_it_covers_less_as_its_docstring_says(n: int, most: float) -> None:
     generator = np.random.default_rng(n)
-    intervals = [stats.bootstrap_interval(row, draws=1000) for row in generator.normal(size=(EXPERIMENTS, n))]
+    intervals = [
+        stats.bootstrap_interval(row, draws=1000) for row in generator.normal(size=(EXPERIMENTS, n))
+    ]
     covered = np.mean([low <= 0 <= high for low, high in intervals])  # type: ignore[misc]
     assert 0.7 < covered < most
 
 
-def simulated(generator: np.random.Generator, n: int, paired: bool, kind: str) -> tuple[np.ndarray, np.ndarray]:
+def simulated(
+    generator: np.random.Generator, n: int, paired: bool, kind: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Costs of two methods, the first typically at 0.6 of the second; pairs share the luck of their seed."""
     if kind == "gamma":
         return 0.6 * generator.gamma(4, size=n), generator.gamma(4, size=n)
     luck = generator.normal(0, 0.25 if paired else 0, n)
-    return 0.6 * np.exp(luck + generator.normal(0, 0.3, n)), np.exp(luck + generator.normal(0, 0.2, n))
+    return 0.6 * np.exp(luck + generator.normal(0, 0.3, n)), np.exp(
+        luck + generator.normal(0, 0.2, n)
+    )
 
 
 @pytest.mark.parametrize("kind", ["log-normal", "gamma"])
@@ -43,7 +52,10 @@ def simulated(generator: np.random.Generator, n: int, paired: bool, kind: str) -
 @pytest.mark.parametrize("n", [3, 5, 10])
 def test_the_ratio_of_costs_is_covered_from_three_seeds_on(n: int, paired: bool, kind: str) -> None:
     generator = np.random.default_rng([n, paired])
-    found = [stats.ratio_interval(*simulated(generator, n, paired, kind), paired=paired) for _ in range(EXPERIMENTS)]
+    found = [
+        stats.ratio_interval(*simulated(generator, n, paired, kind), paired=paired)
+        for _ in range(EXPERIMENTS)
+    ]
     assert 0.92 <= np.mean([each.low <= 0.6 <= each.high for each in found]) <= 0.98
 
 
@@ -54,7 +66,10 @@ def test_with_failures_it_is_covered_at_least_as_often(n: int, paired: bool) -> 
     generator = np.random.default_rng([n, paired, 7])
     hits = told = failures = 0
     for _ in range(EXPERIMENTS):
-        a, b = (np.where(cost > 1.2, math.inf, cost) for cost in simulated(generator, n, paired, "log-normal"))
+        a, b = (
+            np.where(cost > 1.2, math.inf, cost)
+            for cost in simulated(generator, n, paired, "log-normal")
+        )
         found = stats.ratio_interval(a, b, paired=paired, budgets=(1.2, 1.2))
         hits += found.low <= 0.6 <= found.high
         told += found.high < 1

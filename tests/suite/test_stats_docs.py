@@ -10,7 +10,15 @@ from typing import Any
 from suite import paths, stats
 
 PAGE = paths.ROOT / "docs" / "statistics.md"
-RESULTS = {"Friedman", "GoodShare", "Improvement", "Nemenyi", "RateSensitivity", "Ratio", "SeedSensitivity"}
+RESULTS = {
+    "Friedman",
+    "GoodShare",
+    "Improvement",
+    "Nemenyi",
+    "RateSensitivity",
+    "Ratio",
+    "SeedSensitivity",
+}
 HELPERS = {"best_index", "told_from_best", "mean_ranks", "performance_ratios", "indistinct"}
 
 

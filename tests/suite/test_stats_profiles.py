@@ -13,7 +13,11 @@ from suite import stats
 INF, NAN = math.inf, math.nan
 # p: b twice as slow; q: a tie; r: only a; s: nobody; t: b was not run
 TIMES = pd.DataFrame(
-    {"a": [1.0, 6.0, 5.0, INF, 4.0], "b": [2.0, 6.0, INF, INF, NAN], "c": [8.0, 9.0, INF, INF, 2.0]},
+    {
+        "a": [1.0, 6.0, 5.0, INF, 4.0],
+        "b": [2.0, 6.0, INF, INF, NAN],
+        "c": [8.0, 9.0, INF, INF, 2.0],
+    },
     index=list("pqrst"),
 )
 
@@ -45,8 +49,18 @@ def by_definition(times: pd.DataFrame, tau: float) -> pd.Series:
 def test_a_profile_by_hand() -> None:
     profile = stats.performance_profile(TIMES)
     assert profile.index.tolist() == [1.0, 1.5, 2.0, 8.0]
-    assert profile["a"].tolist() == [3 / 5, 3 / 5, 4 / 5, 4 / 5]  # s is in the denominator though nobody solved it
-    assert profile["b"].tolist() == [1 / 4, 1 / 4, 2 / 4, 2 / 4]  # t is not, for b was not run there
+    assert profile["a"].tolist() == [
+        3 / 5,
+        3 / 5,
+        4 / 5,
+        4 / 5,
+    ]  # s is in the denominator though nobody solved it
+    assert profile["b"].tolist() == [
+        1 / 4,
+        1 / 4,
+        2 / 4,
+        2 / 4,
+    ]  # t is not, for b was not run there
     assert profile["c"].tolist() == [1 / 5, 2 / 5, 2 / 5, 3 / 5]
 
 
@@ -84,7 +98,9 @@ def test_profiles_rise_from_one_and_do_not_care_about_units_or_order(seed: int) 
     pd.testing.assert_frame_equal(stats.performance_profile(scaled), profile)
     turned = times.iloc[::-1, ::-1]
     pd.testing.assert_frame_equal(stats.performance_profile(turned)[list("abcd")], profile)
-    pd.testing.assert_series_equal(stats.profile_score(turned)[list("abcd")], stats.profile_score(times))
+    pd.testing.assert_series_equal(
+        stats.profile_score(turned)[list("abcd")], stats.profile_score(times)
+    )
 
 
 @pytest.mark.parametrize("scale", ["linear", "log"])
@@ -92,16 +108,23 @@ def test_profiles_rise_from_one_and_do_not_care_about_units_or_order(seed: int) 
 def test_the_score_is_the_area_under_the_profile(seed: int, scale: str) -> None:
     times = random_times(seed)
     fine = stats.profile_score(times, 3.0, scale=scale, points=200_001)
-    pd.testing.assert_series_equal(stats.profile_score(times, 3.0, scale=scale), fine, atol=2e-5, rtol=0)
+    pd.testing.assert_series_equal(
+        stats.profile_score(times, 3.0, scale=scale), fine, atol=2e-5, rtol=0
+    )
 
 
 def test_the_score_by_hand() -> None:
-    # tau_max = 4: a has 1, 1, 1, none and (4 - 2) / 3; b has (4 - 2) / 3, 1; c has nothing at 8, (4 - 1.5) / 3 and 1
+    # tau_max = 4: a has 1, 1, 1, none and (4 - 2) / 3; b has (4 - 2) / 3, 1; c has nothing at 8, (4
+    # - 1.5) / 3 and 1
     scores = stats.profile_score(TIMES)
     expected = {"a": (3 + 2 / 3) / 5, "b": (2 / 3 + 1) / 4, "c": (2.5 / 3 + 1) / 5}
     assert scores.to_dict() == pytest.approx(expected, rel=1e-12)
-    assert stats.profile_score(TIMES, scale="log", points=3)["b"] == pytest.approx((0.375 + 0.5) / 2)  # at 1, 2, 4
-    assert stats.profile_score(TIMES, scale="log")["b"] == pytest.approx((1 - math.log(2) / math.log(4) + 1) / 4)
+    assert stats.profile_score(TIMES, scale="log", points=3)["b"] == pytest.approx(
+        (0.375 + 0.5) / 2
+    )  # at 1, 2, 4
+    assert stats.profile_score(TIMES, scale="log")["b"] == pytest.approx(
+        (1 - math.log(2) / math.log(4) + 1) / 4
+    )
 
 
 def test_a_solver_alone_has_the_score_of_what_it_solves() -> None:
@@ -121,7 +144,9 @@ def test_a_solver_that_ran_nothing_has_no_share() -> None:
     times = TIMES.assign(d=NAN)
     assert stats.performance_profile(times)["d"].isna().all()
     assert math.isnan(stats.profile_score(times)["d"])
-    pd.testing.assert_frame_equal(stats.performance_profile(times)[list("abc")], stats.performance_profile(TIMES))
+    pd.testing.assert_frame_equal(
+        stats.performance_profile(times)[list("abc")], stats.performance_profile(TIMES)
+    )
 
 
 def test_a_time_of_zero_is_the_best_and_infinitely_better_than_any_other() -> None:
@@ -162,11 +187,19 @@ def test_scores_that_make_no_sense_are_refused(asked: dict[str, object], message
 
 def test_a_third_solver_can_turn_the_order_of_two_and_pairs_show_it() -> None:
     """Gould and Scott (2016): the order depends on who takes part. Alone b leads a, beside c it does not."""
-    times = pd.DataFrame({"a": [5.0, 10.0, 2.0, 8.0], "b": [11.0, 3.0, 4.0, 4.0], "c": [3.0, 12.0, 1.0, 11.0]})
-    together, apart, left = stats.profile_score(times), stats.pairwise_scores(times), stats.leave_one_out_scores(times)
+    times = pd.DataFrame(
+        {"a": [5.0, 10.0, 2.0, 8.0], "b": [11.0, 3.0, 4.0, 4.0], "c": [3.0, 12.0, 1.0, 11.0]}
+    )
+    together, apart, left = (
+        stats.profile_score(times),
+        stats.pairwise_scores(times),
+        stats.leave_one_out_scores(times),
+    )
     assert together["a"] > together["b"] + 0.05
     assert apart.loc["a", "b"] < apart.loc["b", "a"] - 0.05
-    assert apart.loc["b", "a"] == pytest.approx((1.8 / 3 + 1 + 2 / 3 + 1) / 4, rel=1e-12)  # 11 / 5, 1, 4 / 2, 1
+    assert apart.loc["b", "a"] == pytest.approx(
+        (1.8 / 3 + 1 + 2 / 3 + 1) / 4, rel=1e-12
+    )  # 11 / 5, 1, 4 / 2, 1
     assert left.loc["all"].tolist() == together.tolist()
     assert left.loc["c", ["a", "b"]].tolist() == [apart.loc["a", "b"], apart.loc["b", "a"]]
     assert math.isnan(left.loc["c", "c"])
@@ -177,7 +210,9 @@ def test_a_third_solver_can_turn_the_order_of_two_and_pairs_show_it() -> None:
 
 def test_pairs_use_the_problems_that_both_ran() -> None:
     pairs = stats.pairwise_profiles(TIMES)
-    pd.testing.assert_frame_equal(pairs["a", "b"], stats.performance_profile(TIMES.loc[list("pqrs"), ["a", "b"]]))
+    pd.testing.assert_frame_equal(
+        pairs["a", "b"], stats.performance_profile(TIMES.loc[list("pqrs"), ["a", "b"]])
+    )
     apart = pd.DataFrame({"a": [1.0, NAN], "b": [NAN, 1.0]})
     assert stats.pairwise_profiles(apart) == {}
     assert stats.pairwise_scores(apart).isna().to_numpy().all()
@@ -188,7 +223,9 @@ def test_pairs_use_the_problems_that_both_ran() -> None:
 
 def test_a_data_profile_counts_in_simplex_gradients() -> None:
     """More and Wild (2009), eq. 2.8: t <= alpha (n + 1)."""
-    costs = pd.DataFrame({"a": [6.0, 30.0, INF], "b": [12.0, NAN, 8.0]}, index=["two", "nine", "three"])
+    costs = pd.DataFrame(
+        {"a": [6.0, 30.0, INF], "b": [12.0, NAN, 8.0]}, index=["two", "nine", "three"]
+    )
     profile = stats.data_profile(costs, {"two": 2, "nine": 9, "three": 3})
     assert profile.index.tolist() == [0.0, 2.0, 3.0, 4.0]
     assert profile["a"].tolist() == [0, 1 / 3, 2 / 3, 2 / 3]
@@ -219,13 +256,19 @@ def test_the_ecdf_counts_pairs_of_problem_and_target() -> None:
 
 
 def runs_of(times: dict[tuple[str, str], list[float]]) -> pd.DataFrame:
-    rows = [(problem, solver, value) for (problem, solver), values in times.items() for value in values]
+    rows = [
+        (problem, solver, value) for (problem, solver), values in times.items() for value in values
+    ]
     return pd.DataFrame(rows, columns=["problem", "solver", "time"])
 
 
 def test_a_band_lies_round_the_profile_of_the_medians() -> None:
     generator = np.random.default_rng(0)
-    cells = {(p, s): list(generator.lognormal(0.2 * k, 0.4, 5)) for p in "pqr" for k, s in enumerate("ab")}
+    cells = {
+        (p, s): list(generator.lognormal(0.2 * k, 0.4, 5))
+        for p in "pqr"
+        for k, s in enumerate("ab")
+    }
     cells["r", "b"] = [1.0, INF, INF, 2.0, 3.0]
     band = stats.profile_band(runs_of(cells), draws=400)
     medians = pd.DataFrame({s: {p: np.median(cells[p, s]) for p in "pqr"} for s in "ab"})
@@ -244,13 +287,16 @@ def test_the_band_is_the_distribution_of_redrawn_profiles() -> None:
     """Two runs a cell: each median is low, middle or high with 1/4, 1/2, 1/4, so that every share can be counted."""
     cells = {("p", "a"): [1.0, 3.0], ("p", "b"): [2.0, 2.0]}
     band = stats.profile_band(runs_of(cells), draws=4000, level=0.6, taus=[1.0, 1.4])
-    # a is at 1, 2, 3: the fastest in 3/4 of the draws, b in 3/4 (ties count for both); the 20 % quantile is 0
+    # a is at 1, 2, 3: the fastest in 3/4 of the draws, b in 3/4 (ties count for both); the 20 %
+    # quantile is 0
     assert band["a"].loc[1.0].tolist() == [1, 0, 1]
     wide = stats.profile_band(runs_of(cells), draws=4000, level=0.4, taus=[1.0])
     assert wide["a"].loc[1.0].tolist() == [1, 1, 1]  # the 30 % quantile is already 1
     scores = stats.score_interval(runs_of(cells), draws=4000, level=0.4)
     assert scores.loc["a"].tolist() == [1, 1, 1]
-    assert stats.score_interval(runs_of(cells), draws=4000, level=0.6).loc["a", "low"] == pytest.approx(2.5 / 3)
+    assert stats.score_interval(runs_of(cells), draws=4000, level=0.6).loc[
+        "a", "low"
+    ] == pytest.approx(2.5 / 3)
 
 
 def test_one_run_of_each_has_a_profile_and_no_band() -> None:
@@ -270,7 +316,14 @@ def test_a_solver_without_a_cell_leaves_its_denominator_in_the_band_too() -> Non
 
 
 def test_a_band_knows_times_of_zero_and_problems_that_nobody_solves() -> None:
-    runs = runs_of({("p", "a"): [0.0, 0.0], ("p", "b"): [1.0, 1.0], ("q", "a"): [INF, INF], ("q", "b"): [INF, INF]})
+    runs = runs_of(
+        {
+            ("p", "a"): [0.0, 0.0],
+            ("p", "b"): [1.0, 1.0],
+            ("q", "a"): [INF, INF],
+            ("q", "b"): [INF, INF],
+        }
+    )
     band = stats.profile_band(runs, draws=20, taus=[1.0, 9.0])
     assert band["a"].to_numpy().tolist() == [[0.5] * 3] * 2
     assert band["b"].to_numpy().tolist() == [[0.0] * 3] * 2

@@ -15,23 +15,34 @@ from suite import stats
 from suite.stats.ranks import holm
 
 INF = math.inf
-# Demsar (2006), Table 6: AUC of four variants of C4.5 on 14 data sets. On `voting` the paper ranks 0.975 before 0.975
-# by digits that it does not print, hence the last ones here.
+# Demsar (2006), Table 6: AUC of four variants of C4.5 on 14 data sets. On `voting` the paper ranks
+# 0.975 before 0.975 by digits that it does not print, hence the last ones here.
 DEMSAR = pd.DataFrame(
     [
-        [0.763, 0.768, 0.771, 0.798], [0.599, 0.591, 0.590, 0.569], [0.954, 0.971, 0.968, 0.967],
-        [0.628, 0.661, 0.654, 0.657], [0.882, 0.888, 0.886, 0.898], [0.936, 0.931, 0.916, 0.931],
-        [0.661, 0.668, 0.609, 0.685], [0.583, 0.583, 0.563, 0.625], [0.775, 0.838, 0.866, 0.875],
-        [1.000, 1.000, 1.000, 1.000], [0.940, 0.962, 0.965, 0.962], [0.619, 0.666, 0.614, 0.669],
-        [0.972, 0.981, 0.97501, 0.975], [0.957, 0.978, 0.946, 0.970],
+        [0.763, 0.768, 0.771, 0.798],
+        [0.599, 0.591, 0.590, 0.569],
+        [0.954, 0.971, 0.968, 0.967],
+        [0.628, 0.661, 0.654, 0.657],
+        [0.882, 0.888, 0.886, 0.898],
+        [0.936, 0.931, 0.916, 0.931],
+        [0.661, 0.668, 0.609, 0.685],
+        [0.583, 0.583, 0.563, 0.625],
+        [0.775, 0.838, 0.866, 0.875],
+        [1.000, 1.000, 1.000, 1.000],
+        [0.940, 0.962, 0.965, 0.962],
+        [0.619, 0.666, 0.614, 0.669],
+        [0.972, 0.981, 0.97501, 0.975],
+        [0.957, 0.978, 0.946, 0.970],
     ],
     columns=["C4.5", "C4.5+m", "C4.5+cf", "C4.5+m+cf"],
-)  # fmt: skip
+)
 
 
 def random_scores(seed: int, n: int = 9, k: int = 4, ties: bool = True) -> pd.DataFrame:
     generator = np.random.default_rng(seed)
-    values = generator.integers(0, 5, (n, k)).astype(float) if ties else generator.normal(size=(n, k))
+    values = (
+        generator.integers(0, 5, (n, k)).astype(float) if ties else generator.normal(size=(n, k))
+    )
     return pd.DataFrame(values, columns=list("abcdefgh")[:k])
 
 
@@ -52,13 +63,17 @@ def test_friedman_with_ties_is_that_of_scipy(seed: int) -> None:
     theirs = scipy_stats.friedmanchisquare(*scores.to_numpy().T)
     for mode in ("max", "min"):
         found = stats.friedman(scores, mode=mode)
-        assert (found.statistic, found.p_value) == pytest.approx((theirs.statistic, theirs.pvalue), rel=1e-10)
+        assert (found.statistic, found.p_value) == pytest.approx(
+            (theirs.statistic, theirs.pvalue), rel=1e-10
+        )
         assert stats.friedman(scores, tie_correction=False, mode=mode).statistic < found.statistic
 
 
 def test_without_ties_the_correction_changes_nothing() -> None:
     scores = random_scores(1, ties=False)
-    assert stats.friedman(scores).statistic == pytest.approx(stats.friedman(scores, tie_correction=False).statistic)
+    assert stats.friedman(scores).statistic == pytest.approx(
+        stats.friedman(scores, tie_correction=False).statistic
+    )
 
 
 def test_ranks_turn_with_the_mode_and_failures_share_the_last() -> None:
@@ -86,7 +101,9 @@ TABLE = {
 @pytest.mark.parametrize("alpha", [0.05, 0.10])
 def test_critical_differences_follow_demsars_table(alpha: float) -> None:
     for k, q in zip(range(2, 11), TABLE[alpha], strict=True):
-        assert stats.critical_difference(k, 10, alpha) == pytest.approx(q * math.sqrt(k * (k + 1) / 60), rel=4e-4)
+        assert stats.critical_difference(k, 10, alpha) == pytest.approx(
+            q * math.sqrt(k * (k + 1) / 60), rel=4e-4
+        )
 
 
 def test_the_critical_differences_of_demsars_example() -> None:
@@ -128,7 +145,9 @@ def test_wilcoxon_of_demsars_example() -> None:
     assert (found["wins"], found["losses"]) == (2, 10)
     assert found["p_value"] < 0.05
     z = (12 - 14 * 15 / 4) / math.sqrt(14 * 15 * 29 / 24)
-    assert found["p_value"] == pytest.approx(2 * scipy_stats.norm.cdf(z), abs=4e-3)  # the paper's z; ours is exact
+    assert found["p_value"] == pytest.approx(
+        2 * scipy_stats.norm.cdf(z), abs=4e-3
+    )  # the paper's z; ours is exact
     differences = (DEMSAR["C4.5"] - DEMSAR["C4.5+m"]).round(6).to_numpy()
     assert found["p_value"] == pytest.approx(by_counting(differences)[1], rel=1e-10)
 
@@ -147,7 +166,9 @@ def by_counting(differences: np.ndarray) -> tuple[float, float]:
     ranks = scipy_stats.rankdata(np.abs(differences))
     split = ranks[differences == 0].sum() / 2
     moving = ranks[differences != 0]
-    sums = np.array([split + np.dot(moving, signs) for signs in product([0, 1], repeat=moving.size)])
+    sums = np.array(
+        [split + np.dot(moving, signs) for signs in product([0, 1], repeat=moving.size)]
+    )
     seen = split + moving[differences[differences != 0] > 0].sum()
     total = ranks.sum()
     t = min(seen, total - seen)
@@ -167,7 +188,9 @@ def test_without_ties_wilcoxon_is_that_of_scipy(n: int) -> None:
     scores = random_scores(3, n=n, k=2, ties=False)
     theirs = scipy_stats.wilcoxon(scores["a"], scores["b"], method="exact")
     found = stats.wilcoxon_holm(scores).iloc[0]
-    assert (found["statistic"], found["p_value"]) == pytest.approx((theirs.statistic, theirs.pvalue), rel=1e-10)
+    assert (found["statistic"], found["p_value"]) == pytest.approx(
+        (theirs.statistic, theirs.pvalue), rel=1e-10
+    )
 
 
 def test_pairs_are_adjusted_together_and_a_control_tests_fewer() -> None:
@@ -187,7 +210,8 @@ def test_pairs_are_adjusted_together_and_a_control_tests_fewer() -> None:
 def test_two_failures_are_a_tie_and_one_outranks_every_difference() -> None:
     times = pd.DataFrame({"a": [1.0, INF, 5.0, 2.0, INF], "b": [1e9, INF, 4.0, 3.0, 9.0]})
     found = stats.wilcoxon_holm(times, mode="min").iloc[0]
-    # |differences| rank: the two failures 1, the ones 2.5 each, 1e9 4, the failure 5: R- = 0.5 + 2.5 + 4
+    # |differences| rank: the two failures 1, the ones 2.5 each, 1e9 4, the failure 5: R- = 0.5 +
+    # 2.5 + 4
     assert found["statistic"] == 7.0
     assert (found["wins"], found["losses"]) == (2, 2)
     quicker = stats.wilcoxon_holm(times.iloc[[0, 1, 3]], mode="min").iloc[0]
@@ -199,7 +223,9 @@ def test_relative_times_do_not_care_about_the_unit_of_a_problem() -> None:
     generator = np.random.default_rng(0)
     times = pd.DataFrame(generator.lognormal(0, 1, (8, 2)), columns=["a", "b"])
     scaled = times.mul(10.0 ** np.arange(8), axis=0)
-    one, other = (stats.wilcoxon_holm(t, mode="min", relative=True).iloc[0] for t in (times, scaled))
+    one, other = (
+        stats.wilcoxon_holm(t, mode="min", relative=True).iloc[0] for t in (times, scaled)
+    )
     assert one["statistic"] == other["statistic"]
     assert (
         stats.wilcoxon_holm(times, mode="min").iloc[0]["statistic"]
@@ -214,13 +240,19 @@ def test_equal_solvers_do_not_differ() -> None:
     assert (same["statistic"], same["p_value"], bool(same["differs"])) == (3.0, 1.0, False)
 
 
-@pytest.mark.parametrize("statistic", [stats.friedman, stats.nemenyi, stats.wilcoxon_holm, stats.mean_ranks])
+@pytest.mark.parametrize(
+    "statistic", [stats.friedman, stats.nemenyi, stats.wilcoxon_holm, stats.mean_ranks]
+)
 def test_what_cannot_be_ranked_is_refused(statistic: object) -> None:
     assert callable(statistic)
     good = random_scores(0)
-    with pytest.raises(ValueError, match="not every solver was run on 2, 4: leave these problems out"):
+    with pytest.raises(
+        ValueError, match="not every solver was run on 2, 4: leave these problems out"
+    ):
         statistic(_gaps(good))
-    with pytest.raises(ValueError, match=r"at least 2 problems .rows. and 2 solvers .columns., got 9 and 1"):
+    with pytest.raises(
+        ValueError, match=r"at least 2 problems .rows. and 2 solvers .columns., got 9 and 1"
+    ):
         statistic(good[["a"]])
     with pytest.raises(ValueError, match="got 0 and 0"):
         statistic(pd.DataFrame())
@@ -236,9 +268,13 @@ def _gaps(scores: pd.DataFrame) -> pd.DataFrame:
     return gaps
 
 
-@pytest.mark.parametrize(("k", "n", "alpha"), [(1, 9, 0.05), (3, 1, 0.05), (3, 9, 5.0), (3, 9, 0.0)])
+@pytest.mark.parametrize(
+    ("k", "n", "alpha"), [(1, 9, 0.05), (3, 1, 0.05), (3, 9, 5.0), (3, 9, 0.0)]
+)
 def test_impossible_critical_differences_are_refused(k: int, n: int, alpha: float) -> None:
-    with pytest.raises(ValueError, match=r"at least 2 solvers and 2 problems|alpha must lie between 0 and 1"):
+    with pytest.raises(
+        ValueError, match=r"at least 2 solvers and 2 problems|alpha must lie between 0 and 1"
+    ):
         stats.critical_difference(k, n, alpha)
     with pytest.raises(ValueError, match="is none of the solvers a, b, c, d"):
         stats.wilcoxon_holm(random_scores(0), control="z")

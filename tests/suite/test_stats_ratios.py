@@ -20,7 +20,9 @@ def test_paired_costs_give_students_interval_of_the_log_ratios() -> None:
     found = stats.ratio_interval(a, b, paired=True)
     theirs = scipy_stats.ttest_rel(np.log(a), np.log(b)).confidence_interval(0.95)
     assert found.ratio == pytest.approx(scipy_stats.gmean(a / b), rel=1e-12)
-    assert (found.low, found.high) == pytest.approx((np.exp(theirs.low), np.exp(theirs.high)), rel=1e-10)
+    assert (found.low, found.high) == pytest.approx(
+        (np.exp(theirs.low), np.exp(theirs.high)), rel=1e-10
+    )
     assert found.method == "Student's t on paired log ratios"
 
 
@@ -30,14 +32,22 @@ def test_unpaired_costs_give_welchs_interval(level: float) -> None:
     found = stats.ratio_interval(a, b, paired=False, level=level)
     theirs = scipy_stats.ttest_ind(np.log(a), np.log(b), equal_var=False).confidence_interval(level)
     assert found.ratio == pytest.approx(scipy_stats.gmean(a) / scipy_stats.gmean(b), rel=1e-12)
-    assert (found.low, found.high) == pytest.approx((np.exp(theirs.low), np.exp(theirs.high)), rel=1e-10)
+    assert (found.low, found.high) == pytest.approx(
+        (np.exp(theirs.low), np.exp(theirs.high)), rel=1e-10
+    )
 
 
 def test_the_other_way_round_it_is_the_reciprocal() -> None:
-    cases = [([1.0, 2.0, 4.0], [3.0, 5.0, 4.5]), ([1.0, 2.0, 2.5, 1.2, 3.0], [3.0, INF, 4.0, 8.0, INF])]
+    cases = [
+        ([1.0, 2.0, 4.0], [3.0, 5.0, 4.5]),
+        ([1.0, 2.0, 2.5, 1.2, 3.0], [3.0, INF, 4.0, 8.0, INF]),
+    ]
     for a, b in cases:
         for paired in (True, False):
-            there, back = stats.ratio_interval(a, b, paired=paired), stats.ratio_interval(b, a, paired=paired)
+            there, back = (
+                stats.ratio_interval(a, b, paired=paired),
+                stats.ratio_interval(b, a, paired=paired),
+            )
             assert back.ratio == pytest.approx(1 / there.ratio, rel=1e-9)
             assert back.low == pytest.approx(1 / there.high if there.high < INF else 0.0, rel=1e-9)
             assert back.high == pytest.approx(1 / there.low if there.low else INF, rel=1e-9)
@@ -71,7 +81,8 @@ def test_costs_that_agree_give_a_point_unless_the_resolution_is_told() -> None:
 
 # critical values U of the two-sided 5 % test, as printed in tables of the Mann-Whitney test
 @pytest.mark.parametrize(
-    ("m", "n", "critical"), [(4, 4, 0), (5, 5, 2), (5, 8, 6), (8, 5, 6), (10, 10, 23), (12, 7, 18), (20, 20, 127)]
+    ("m", "n", "critical"),
+    [(4, 4, 0), (5, 5, 2), (5, 8, 6), (8, 5, 6), (10, 10, 23), (12, 7, 18), (20, 20, 127)],
 )
 def test_rank_sums_cut_off_what_the_tables_say(m: int, n: int, critical: int) -> None:
     assert rank_sum_skip(m, n, 0.95) == critical
@@ -80,7 +91,9 @@ def test_rank_sums_cut_off_what_the_tables_say(m: int, n: int, critical: int) ->
 def test_few_runs_cannot_tell() -> None:
     assert rank_sum_skip(3, 3, 0.95) is None
     assert rank_sum_skip(3, 3, 0.9) == 0
-    assert rank_sum_skip(200, 200, 0.95) == pytest.approx(20000 - 1.96 * math.sqrt(200 * 200 * 401 / 12), abs=3)
+    assert rank_sum_skip(200, 200, 0.95) == pytest.approx(
+        20000 - 1.96 * math.sqrt(200 * 200 * 401 / 12), abs=3
+    )
     for paired in (True, False):
         found = stats.ratio_interval([1.0, 2.0, 3.0], [4.0, INF, 5.0], paired=paired)
         assert (found.low, found.high) == (0.0, INF)
@@ -95,7 +108,9 @@ def test_the_interval_by_ranks_holds_the_ratios_that_scipy_does_not_reject(seed:
     found = stats.ratio_interval(a, b, paired=False, budgets=(1e12, 1e12))
     assert 0 < found.low < found.ratio < found.high
     for factor in np.geomspace(found.low / 3, found.high * 3, 41):
-        p = scipy_stats.mannwhitneyu(a / factor, np.where(np.isinf(b), 1e15, b), method="exact").pvalue
+        p = scipy_stats.mannwhitneyu(
+            a / factor, np.where(np.isinf(b), 1e15, b), method="exact"
+        ).pvalue
         assert (p > 0.05) == (found.low < factor < found.high), factor
 
 
@@ -117,8 +132,12 @@ def test_two_runs_far_apart_give_an_interval_without_an_end() -> None:
     assert (found.low, found.high) == (0.0, INF)
 
 
-@pytest.mark.parametrize("asked", [{"resolution": (-1.0, 0.0)}, {"budgets": (0.0, 1.0)}, {"budgets": (1.0, -2.0)}])
-def test_impossible_budgets_and_resolutions_are_refused(asked: dict[str, tuple[float, float]]) -> None:
+@pytest.mark.parametrize(
+    "asked", [{"resolution": (-1.0, 0.0)}, {"budgets": (0.0, 1.0)}, {"budgets": (1.0, -2.0)}]
+)
+def test_impossible_budgets_and_resolutions_are_refused(
+    asked: dict[str, tuple[float, float]],
+) -> None:
     with pytest.raises(ValueError, match="budgets must be positive and resolution not negative"):
         stats.ratio_interval([1.0, INF], [2.0, 3.0], paired=True, **asked)  # type: ignore[arg-type]
 
@@ -154,7 +173,9 @@ def test_the_probability_of_improvement_counts_pairs(seed: int) -> None:
     a[0] = b[0] = INF
     pairs = [1.0 if x > y else 0.5 if x == y else 0.0 for x, y in product(a, b)]
     assert stats.probability_of_improvement(a, b) == pytest.approx(np.mean(pairs), rel=1e-12)
-    assert stats.probability_of_improvement(a, b, mode="min") == pytest.approx(1 - np.mean(pairs), rel=1e-12)
+    assert stats.probability_of_improvement(a, b, mode="min") == pytest.approx(
+        1 - np.mean(pairs), rel=1e-12
+    )
     u = scipy_stats.mannwhitneyu(a, b).statistic
     assert stats.probability_of_improvement(a, b) == pytest.approx(u / 28, rel=1e-12)
 

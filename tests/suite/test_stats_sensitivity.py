@@ -36,7 +36,9 @@ def test_the_space_may_reach_beyond_the_rates_that_were_tried() -> None:
 
 
 def test_larger_is_better_where_the_mode_says_so_and_failures_are_bad() -> None:
-    found = stats.rate_sensitivity(RATES, [0.1, 0.90, 0.86, -math.inf, math.nan], mode="max", within=0.05)
+    found = stats.rate_sensitivity(
+        RATES, [0.1, 0.90, 0.86, -math.inf, math.nan], mode="max", within=0.05
+    )
     assert found.decades == pytest.approx(2)
     assert found.best_rate == 1e-3
     assert found.best == 0.9

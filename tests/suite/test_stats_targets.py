@@ -31,7 +31,9 @@ HISTORY = pd.DataFrame(
         (0.81, "step", math.inf),
     ],
 )
-def test_the_first_row_at_the_target_or_better_counts(target: float, unit: str, spent: float) -> None:
+def test_the_first_row_at_the_target_or_better_counts(
+    target: float, unit: str, spent: float
+) -> None:
     assert stats.time_to_target(HISTORY, target, "max", unit=unit) == spent
 
 
@@ -57,7 +59,9 @@ def test_a_target_that_makes_no_sense_is_refused(changed: dict[str, object], mes
 
 
 def test_a_history_of_two_metrics_needs_the_name_of_one() -> None:
-    with pytest.raises(ValueError, match="name the metric's column; there are val/accuracy, val/loss"):
+    with pytest.raises(
+        ValueError, match="name the metric's column; there are val/accuracy, val/loss"
+    ):
         stats.time_to_target(HISTORY.assign(**{"val/loss": 1.0}), 0.5, "max")
 
 
@@ -67,11 +71,14 @@ def test_a_history_of_two_metrics_needs_the_name_of_one() -> None:
         # the tests of the R package smoof, computeExpectedRunningTime
         ([100, 200, 600], [True, True, True], 300.0),
         ([100] * 10, [False] * 10, math.inf),
-        # the data of the example of cocopp.toolsstats.simulated_evals: (1 + 2 + 4 + 2 + 6 + 100) / 1
+        # the data of the example of cocopp.toolsstats.simulated_evals: (1 + 2 + 4 + 2 + 6 + 100) /
+        # 1
         ([1, 2, 4, 2, 6, 100], [True] + 5 * [False], 115.0),
     ],
 )
-def test_expected_running_time_of_other_packages(spent: list[float], reached: list[bool], expected: float) -> None:
+def test_expected_running_time_of_other_packages(
+    spent: list[float], reached: list[bool], expected: float
+) -> None:
     assert stats.expected_running_time(spent, reached) == expected
 
 
@@ -90,7 +97,9 @@ def test_simulated_restarts_have_the_expected_mean_and_end_with_a_success() -> N
     drawn = stats.simulated_restarts(spent, reached, draws=40_000, seed=1)
     ert = stats.expected_running_time(spent, reached)
     assert drawn.mean() == pytest.approx(ert, abs=4 * drawn.std() / 200)
-    assert np.isin(drawn[drawn < 3], [1.0]).all()  # 2 alone is a failure, so that nothing ends there
+    assert np.isin(
+        drawn[drawn < 3], [1.0]
+    ).all()  # 2 alone is a failure, so that nothing ends there
     assert (drawn == 3).any()  # 2, then 1
     assert np.mean(drawn == 1) == pytest.approx(0.25, abs=0.01)
 

@@ -14,7 +14,18 @@ import pytest
 from suite import paths
 from suite.config import registry
 
-HEAVY = ("hydra", "omegaconf", "wandb", "pandas", "optuna", "matplotlib", "seaborn", "rich", "jinja2", "joblib")
+HEAVY = (
+    "hydra",
+    "omegaconf",
+    "wandb",
+    "pandas",
+    "optuna",
+    "matplotlib",
+    "seaborn",
+    "rich",
+    "jinja2",
+    "joblib",
+)
 PLOTTING = ("matplotlib", "seaborn")
 ALLOWED_EVERYWHERE = set(sys.stdlib_module_names) | {"torch", "__future__"}
 
@@ -51,7 +62,9 @@ def test_plotting_stays_in_the_report() -> None:
     for path in sources("suite"):
         if path.parent.name != "report":
             assert not imported(path) & set(PLOTTING), path
-    assert any(imported(path) & set(PLOTTING) for path in sources("suite") if path.parent.name == "report")
+    assert any(
+        imported(path) & set(PLOTTING) for path in sources("suite") if path.parent.name == "report"
+    )
 
 
 def strings_that_decide(tree: ast.Module) -> Iterator[str]:
@@ -90,7 +103,9 @@ def test_nothing_branches_on_the_name_of_an_optimizer_or_a_task(package: str) ->
 
 
 def test_there_is_no_init_file_among_the_tests() -> None:
-    assert not list((paths.ROOT / "tests").rglob("__init__.py"))  # it would shadow the packages of the same name
+    assert not list(
+        (paths.ROOT / "tests").rglob("__init__.py")
+    )  # it would shadow the packages of the same name
 
 
 def test_importing_the_packages_brings_in_nothing_that_is_not_needed() -> None:
@@ -105,8 +120,18 @@ import optimizers, optimizers.natural_gradient, optimizers.newton, optimizers.le
 found["optimizers"] = sorted({name.split(".")[0] for name in set(sys.modules) - before})
 print(json.dumps(found))
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=paths.ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=paths.ROOT, capture_output=True, text=True, check=True
+    )
     found = {package: set(names) for package, names in json.loads(done.stdout).items()}
 
-    assert not found["suite.app"] & {"torch", "torchvision", "wandb", "pandas", "matplotlib", "sklearn", "optuna"}
+    assert not found["suite.app"] & {
+        "torch",
+        "torchvision",
+        "wandb",
+        "pandas",
+        "matplotlib",
+        "sklearn",
+        "optuna",
+    }
     assert not found["optimizers"] & {"tasks", "suite", "torchvision", "sklearn", "scipy", *HEAVY}

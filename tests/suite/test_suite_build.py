@@ -23,7 +23,9 @@ PAIR: dict[str, Any] = {
 class Pair:
     """Two optimizers, which it makes itself."""
 
-    def __init__(self, params: list[Any], hidden: Callable[..., Any], rest: Callable[..., Any]) -> None:
+    def __init__(
+        self, params: list[Any], hidden: Callable[..., Any], rest: Callable[..., Any]
+    ) -> None:
         self.hidden = hidden([parameter for name, parameter in params if name == "hidden.weight"])
         self.rest = rest([parameter for name, parameter in params if name != "hidden.weight"])
 
@@ -41,7 +43,10 @@ def test_a_node_is_called_with_its_own_keys() -> None:
 
 
 def test_a_search_space_is_not_an_argument() -> None:
-    made = construct({"_target_": "torch.optim.SGD", "lr": 0.5, "search": {"lr": {"low": 1, "high": 2}}}, PARAMETERS)
+    made = construct(
+        {"_target_": "torch.optim.SGD", "lr": 0.5, "search": {"lr": {"low": 1, "high": 2}}},
+        PARAMETERS,
+    )
     assert made.defaults["lr"] == 0.5
 
 
@@ -52,7 +57,9 @@ def test_inner_nodes_are_made_first_and_partial_ones_are_called_later() -> None:
     assert [made.hidden.defaults["lr"], made.rest.defaults["lr"]] == [0.5, 0.25]
 
 
-@pytest.mark.parametrize("target", ["os.system", "torch.save", "optimizersx.Evil", "torch.optimx.SGD", "builtins.eval"])
+@pytest.mark.parametrize(
+    "target", ["os.system", "torch.save", "optimizersx.Evil", "torch.optimx.SGD", "builtins.eval"]
+)
 def test_a_target_outside_the_allow_list_is_refused_with_what_to_add(target: str) -> None:
     message = refusal({"_target_": target})
     assert f"{target} is not on the allow-list (optimizers, tasks, torch.optim, " in message
@@ -61,7 +68,9 @@ def test_a_target_outside_the_allow_list_is_refused_with_what_to_add(target: str
 
 def test_an_inner_node_obeys_the_allow_list_too() -> None:
     with pytest.raises(ConfigError, match=r"os\.system is not on the allow-list"):
-        construct({**PAIR, "rest": {"_target_": "os.system", "_partial_": True}}, NAMED, allow=[__name__])
+        construct(
+            {**PAIR, "rest": {"_target_": "os.system", "_partial_": True}}, NAMED, allow=[__name__]
+        )
 
 
 @pytest.mark.parametrize("allow", ["collections", "collections.", "collections.Counter"])
@@ -69,7 +78,9 @@ def test_what_the_user_trusts_is_allowed(allow: str) -> None:
     assert locate("collections.Counter", [allow]).__name__ == "Counter"
 
 
-def test_what_the_user_trusts_is_allowed_in_inner_nodes_too(module: Callable[[str, str], str]) -> None:
+def test_what_the_user_trusts_is_allowed_in_inner_nodes_too(
+    module: Callable[[str, str], str],
+) -> None:
     name = module("my_rest", "import torch\nclass Rest(torch.optim.SGD):\n    pass\n")
     node = {**PAIR, "rest": {"_target_": f"{name}.Rest", "_partial_": True, "lr": 0.5}}
     assert type(construct(node, NAMED, allow=[name, __name__]).rest).__name__ == "Rest"
@@ -98,14 +109,25 @@ def test_a_target_that_is_not_there_says_what_is(target: str, message: str) -> N
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        ({"_target_": "torch.optim.Adam", "beta": 1}, "Adam has no hyperparameter 'beta'. Did you mean betas?"),
+        (
+            {"_target_": "torch.optim.Adam", "beta": 1},
+            "Adam has no hyperparameter 'beta'. Did you mean betas?",
+        ),
         ({"_target_": "optimizers.natural_gradient.KFAC", "dampin": 1}, "Did you mean damping"),
-        ({**PAIR, "hidden": {**PAIR["hidden"], "momentun": 1}}, "torch.optim.Muon has no hyperparameter 'momentun'."),
+        (
+            {**PAIR, "hidden": {**PAIR["hidden"], "momentun": 1}},
+            "torch.optim.Muon has no hyperparameter 'momentun'.",
+        ),
         ({**PAIR, "hiden": 1}, "Did you mean hidden?"),
-        ({"_target_": "torch.optim.SGD", "zzz": 1}, "has no hyperparameter 'zzz'. It has: lr, momentum, "),
+        (
+            {"_target_": "torch.optim.SGD", "zzz": 1},
+            "has no hyperparameter 'zzz'. It has: lr, momentum, ",
+        ),
     ],
-)  # fmt: skip
-def test_an_unknown_hyperparameter_names_the_closest_and_all_there_are(node: dict[str, Any], message: str) -> None:
+)
+def test_an_unknown_hyperparameter_names_the_closest_and_all_there_are(
+    node: dict[str, Any], message: str
+) -> None:
     said = refusal(node, __name__)
     assert message in said
     assert "params" not in said.partition("It has: ")[2].rstrip(".").split(", ")
@@ -114,11 +136,19 @@ def test_an_unknown_hyperparameter_names_the_closest_and_all_there_are(node: dic
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        ({"_target_": "torch.optim.SGD", "lr": "abc"}, "torch.optim.SGD cannot be made from lr='abc': "),
-        ({"_target_": f"{__name__}.Pair"}, "missing 2 required positional arguments: 'hidden' and 'rest'"),
+        (
+            {"_target_": "torch.optim.SGD", "lr": "abc"},
+            "torch.optim.SGD cannot be made from lr='abc': ",
+        ),
+        (
+            {"_target_": f"{__name__}.Pair"},
+            "missing 2 required positional arguments: 'hidden' and 'rest'",
+        ),
     ],
 )
-def test_a_word_for_a_number_and_a_missing_argument_are_refused_in_words(node: dict[str, Any], message: str) -> None:
+def test_a_word_for_a_number_and_a_missing_argument_are_refused_in_words(
+    node: dict[str, Any], message: str
+) -> None:
     assert message in refusal(node, __name__)
 
 
@@ -131,19 +161,27 @@ def test_a_word_for_a_number_and_a_missing_argument_are_refused_in_words(node: d
         ({"_target_": "torch.optim.Adam", "betas": [0.9, 1.5]}, "beta", "1.5"),
     ],
 )
-def test_a_value_out_of_range_is_a_value_error_with_name_and_value(node: dict[str, Any], name: str, value: str) -> None:
+def test_a_value_out_of_range_is_a_value_error_with_name_and_value(
+    node: dict[str, Any], name: str, value: str
+) -> None:
     with pytest.raises(ValueError, match=name) as refused:
         construct(node, PARAMETERS)
     assert value in str(refused.value)
 
 
-def test_a_class_that_takes_any_keyword_is_not_second_guessed(module: Callable[[str, str], str]) -> None:
+def test_a_class_that_takes_any_keyword_is_not_second_guessed(
+    module: Callable[[str, str], str],
+) -> None:
     name = module("open_class", "def make(params, **kwargs):\n    return kwargs\n")
-    assert construct({"_target_": f"{name}.make", "anything": 1}, PARAMETERS, allow=[name]) == {"anything": 1}
+    assert construct({"_target_": f"{name}.make", "anything": 1}, PARAMETERS, allow=[name]) == {
+        "anything": 1
+    }
 
 
 def test_suggestions_are_close_names_only() -> None:
     assert did_you_mean("momentm", ["momentum", "lr"]) == " Did you mean momentum?"
     assert did_you_mean("zzz", ["momentum", "lr"]) == ""
-    with pytest.raises(ConfigError, match=r"scale=quik is not one of quick, small\. Did you mean quick\?"):
+    with pytest.raises(
+        ConfigError, match=r"scale=quik is not one of quick, small\. Did you mean quick\?"
+    ):
         require_one_of("scale", "quik", ("quick", "small"))

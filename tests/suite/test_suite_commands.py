@@ -51,7 +51,9 @@ def test_an_unknown_name_is_refused_with_the_closest_and_all_names(
         ("task.file=my (net).py", "quote it twice: 'task.file=\"my (net).py\"'"),
     ],
 )
-def test_what_stands_elsewhere_is_shown_the_way(command: Command, argument: str, message: str) -> None:
+def test_what_stands_elsewhere_is_shown_the_way(
+    command: Command, argument: str, message: str
+) -> None:
     said = command(argument)
 
     assert (said.code, said.out) == (2, "")
@@ -60,7 +62,10 @@ def test_what_stands_elsewhere_is_shown_the_way(command: Command, argument: str,
 
 @pytest.mark.parametrize(
     ("argument", "instead"),
-    [("tuned=null", "for none type ~tuned"), ("experiment=null", "leave experiment= out for the default")],
+    [
+        ("tuned=null", "for none type ~tuned"),
+        ("experiment=null", "leave experiment= out for the default"),
+    ],
 )
 def test_no_choice_is_typed_otherwise(command: Command, argument: str, instead: str) -> None:
     said = command("optimizer=adamw", "task=rosenbrock", argument)
@@ -80,27 +85,95 @@ def test_a_name_of_a_sweeps_list_is_refused_before_any_run(command: Command, res
 @pytest.mark.parametrize(
     ("arguments", "message", "known"),
     [
-        (("optimizer=adam", "optimizer.beta=1"), "optimizer adam has no 'beta'. Did you mean betas?", "lr, betas"),
+        (
+            ("optimizer=adam", "optimizer.beta=1"),
+            "optimizer adam has no 'beta'. Did you mean betas?",
+            "lr, betas",
+        ),
         (("optimizer.lrr=1",), "optimizer adamw has no 'lrr'. Did you mean lr?", "lr, betas"),
-        (("optimizer=muon", "optimizer.hidden.lr=1"), "optimizer muon has no 'hidden.lr'.", "lr, momentum"),
-        (("optimizer=sgd", "+optimizer.lrr=1"), "torch.optim.SGD has no hyperparameter 'lrr'. Did you mean lr?", "lr,"),
-        (("task=mlp", "task.hiden=[8]"), "task mlp has no 'hiden'. Did you mean hidden?", "data, hidden, "),
-        (("-m", "optimizer=adam,sgd", "optimizer.betas=[0,0]"), "optimizer sgd has no 'betas'.", "lr, weight_decay"),
-        (("-m", "task=quadratic,mlp", "task.noise=1"), "task mlp has no 'noise'.", "data, hidden, "),
-        (("optimizer=pytorch_optimizer", "optimizer.beta=1"), "pytorch_optimizer has no 'beta'.", "settings.NAME"),
-        (("schedule=cosine", "schedule.Tmax=3"), "schedule cosine has no 'Tmax'. Did you mean T_max?", "T_max"),
-        (("wandb.modee=offline",), "wandb has no 'modee'. Did you mean mode?", "mode, project, job_type"),
-        (("stepss=3",), "There is no setting 'stepss'. Did you mean steps?", "seed, steps, stop_at_target"),
-        (("wandbb.mode=offline",), "There is no setting 'wandbb.mode'. Did you mean wandb?", "wandb"),
-        (("task.path=x.txt",), "These have it: char_gru, char_rnn, char_transformer. Add task=NAME", "data, hidden, "),
-        (("experiment=quick", "task.path=x"), "task quadratic (of experiment=quick) has no 'path'.", "dimension, "),
-        (("experiment=quick", "optimizer.lrr=1"), "optimizer sgd (of experiment=quick) has no 'lrr'.", "lr, "),
-        (("experiment=nanogpt_char", "task.pth=x"), "task char_transformer (of experiment=nanogpt_char) has", "path, "),
-        (("experiment=nanogpt_char", "task=mlp", "task.path=x"), "task mlp has no 'path'.", "data, hidden, "),
-        (("experiment=nanogpt_char", "schedule.wormup=1"), "schedule warmup_cosine (of experiment", "warmup, "),
+        (
+            ("optimizer=muon", "optimizer.hidden.lr=1"),
+            "optimizer muon has no 'hidden.lr'.",
+            "lr, momentum",
+        ),
+        (
+            ("optimizer=sgd", "+optimizer.lrr=1"),
+            "torch.optim.SGD has no hyperparameter 'lrr'. Did you mean lr?",
+            "lr,",
+        ),
+        (
+            ("task=mlp", "task.hiden=[8]"),
+            "task mlp has no 'hiden'. Did you mean hidden?",
+            "data, hidden, ",
+        ),
+        (
+            ("-m", "optimizer=adam,sgd", "optimizer.betas=[0,0]"),
+            "optimizer sgd has no 'betas'.",
+            "lr, weight_decay",
+        ),
+        (
+            ("-m", "task=quadratic,mlp", "task.noise=1"),
+            "task mlp has no 'noise'.",
+            "data, hidden, ",
+        ),
+        (
+            ("optimizer=pytorch_optimizer", "optimizer.beta=1"),
+            "pytorch_optimizer has no 'beta'.",
+            "settings.NAME",
+        ),
+        (
+            ("schedule=cosine", "schedule.Tmax=3"),
+            "schedule cosine has no 'Tmax'. Did you mean T_max?",
+            "T_max",
+        ),
+        (
+            ("wandb.modee=offline",),
+            "wandb has no 'modee'. Did you mean mode?",
+            "mode, project, job_type",
+        ),
+        (
+            ("stepss=3",),
+            "There is no setting 'stepss'. Did you mean steps?",
+            "seed, steps, stop_at_target",
+        ),
+        (
+            ("wandbb.mode=offline",),
+            "There is no setting 'wandbb.mode'. Did you mean wandb?",
+            "wandb",
+        ),
+        (
+            ("task.path=x.txt",),
+            "These have it: char_gru, char_rnn, char_transformer. Add task=NAME",
+            "data, hidden, ",
+        ),
+        (
+            ("experiment=quick", "task.path=x"),
+            "task quadratic (of experiment=quick) has no 'path'.",
+            "dimension, ",
+        ),
+        (
+            ("experiment=quick", "optimizer.lrr=1"),
+            "optimizer sgd (of experiment=quick) has no 'lrr'.",
+            "lr, ",
+        ),
+        (
+            ("experiment=nanogpt_char", "task.pth=x"),
+            "task char_transformer (of experiment=nanogpt_char) has",
+            "path, ",
+        ),
+        (
+            ("experiment=nanogpt_char", "task=mlp", "task.path=x"),
+            "task mlp has no 'path'.",
+            "data, hidden, ",
+        ),
+        (
+            ("experiment=nanogpt_char", "schedule.wormup=1"),
+            "schedule warmup_cosine (of experiment",
+            "warmup, ",
+        ),
         (("~optimizer.rate",), "optimizer adamw has no 'rate'.", "lr, betas"),
     ],
-)  # fmt: skip
+)
 def test_an_unknown_key_is_refused_with_the_closest_and_all_keys(
     command: Command, arguments: tuple[str, ...], message: str, known: str
 ) -> None:
@@ -113,14 +186,20 @@ def test_an_unknown_key_is_refused_with_the_closest_and_all_keys(
     assert "Traceback" not in said.err
 
 
-def test_a_setting_that_only_the_swept_choices_have_reaches_their_runs(command: Command, results: Path) -> None:
+def test_a_setting_that_only_the_swept_choices_have_reaches_their_runs(
+    command: Command, results: Path
+) -> None:
     """The default task has no `problem_seed`, the default optimizer no `momentum`."""
     swept = ("task=quadratic,noisy_quadratic", "optimizer=momentum,nesterov", "steps=2")
     said = command("-m", *swept, "task.problem_seed=7", "optimizer.momentum=0.5")
 
     assert said.code == 0, said.err
-    configs = [yaml.safe_load(path.read_text()) for path in (results / "runs").glob("*/*/*/config.yaml")]
-    assert [(one["task"]["problem_seed"], one["optimizer"]["momentum"]) for one in configs] == [(7, 0.5)] * 4
+    configs = [
+        yaml.safe_load(path.read_text()) for path in (results / "runs").glob("*/*/*/config.yaml")
+    ]
+    assert [(one["task"]["problem_seed"], one["optimizer"]["momentum"]) for one in configs] == [
+        (7, 0.5)
+    ] * 4
     assert all("task.problem_seed=7 optimizer.momentum=0.5" in one["command"] for one in configs)
 
 
@@ -139,7 +218,9 @@ def test_a_setting_that_only_the_swept_choices_have_reaches_their_runs(command: 
         (("experiment=nanogpt_char", "schedule.warmup=5"), "schedule.warmup=5"),
     ],
 )
-def test_only_what_hydra_would_refuse_too_early_is_kept_for_the_runs(arguments: tuple[str, ...], after: str) -> None:
+def test_only_what_hydra_would_refuse_too_early_is_kept_for_the_runs(
+    arguments: tuple[str, ...], after: str
+) -> None:
     assert overrides.deferred(arguments) == [*arguments[:-1], after]
 
 
@@ -147,8 +228,14 @@ def test_only_what_hydra_would_refuse_too_early_is_kept_for_the_runs(arguments: 
     ("argument", "message"),
     [
         ("scale=quik", "scale=quik is not one of quick, small, full. Did you mean quick?"),
-        ("precision=float23", "precision=float23 is not one of auto, float32, float64, bf16. Did you mean"),
-        ("wandb.mode=offlin", "wandb.mode=offlin is not one of offline, online, disabled. Did you mean"),
+        (
+            "precision=float23",
+            "precision=float23 is not one of auto, float32, float64, bf16. Did you mean",
+        ),
+        (
+            "wandb.mode=offlin",
+            "wandb.mode=offlin is not one of offline, online, disabled. Did you mean",
+        ),
         ("device=banana", "device=banana is not a device; use auto, cpu or cuda"),
         ("steps=0", "steps must be a whole number above 0, got 0"),
         ("steps=2.5", "steps must be a whole number above 0, got 2.5"),
@@ -161,7 +248,10 @@ def test_only_what_hydra_would_refuse_too_early_is_kept_for_the_runs(arguments: 
         ("task.dimension=1", "dimension must be at least 2, got 1"),
         ("task.spectrum=lin", "spectrum must be one of log, linear, clustered, got 'lin'"),
         ("task.eval_every=0", "eval_every must be above 0, got 0"),
-        ("optimizer._target_=os.system", "os.system is not on the allow-list (optimizers, tasks, torch.optim, "),
+        (
+            "optimizer._target_=os.system",
+            "os.system is not on the allow-list (optimizers, tasks, torch.optim, ",
+        ),
     ],
 )
 def test_a_value_out_of_range_is_refused_before_training(
@@ -209,7 +299,11 @@ def test_a_run_says_how_it_went_and_where_its_record_is(command: Command, result
 @pytest.mark.parametrize(
     ("arguments", "code", "word"),
     [
-        (("optimizer=kfac", "task=quadratic"), 2, "unsupported: kfac needs layers, which quadratic does not offer"),
+        (
+            ("optimizer=kfac", "task=quadratic"),
+            2,
+            "unsupported: kfac needs layers, which quadratic does not offer",
+        ),
         (("optimizer=sgd", "task=quadratic", "optimizer.lr=1e200"), 0, "diverged"),
         (("optimizer=sgd", "task=quadratic", "max_seconds=1e-9"), 0, "timeout"),
         (("optimizer=sgd", "task=quadratic", "target=100", "stop_at_target=true"), 0, "target"),
@@ -223,10 +317,10 @@ def test_the_exit_code_tells_whether_the_request_could_be_met(
     assert f"seed 0: {word}" in said.out
 
 
-def test_an_error_in_training_shows_its_traceback_and_exits_with_one(command: Command, module: Module) -> None:
-    source = (
-        "import torch\nclass Broken(torch.optim.SGD):\n    def step(self, closure):\n        raise KeyError('gone')\n"
-    )
+def test_an_error_in_training_shows_its_traceback_and_exits_with_one(
+    command: Command, module: Module
+) -> None:
+    source = "import torch\nclass Broken(torch.optim.SGD):\n    def step(self, closure):\n        raise KeyError('gone')\n"
     name = module("broken_optimizer", source)
     said = command(*SGD, f"optimizer._target_={name}.Broken", f"allow=[{name}]")
 
@@ -235,8 +329,13 @@ def test_an_error_in_training_shows_its_traceback_and_exits_with_one(command: Co
     assert "Traceback" in said.err
 
 
-def test_an_error_in_a_constructor_that_no_one_expects_is_not_hidden(command: Command, module: Module) -> None:
-    name = module("broken_constructor", "def make(params, lr, weight_decay):\n    raise ZeroDivisionError('oh')\n")
+def test_an_error_in_a_constructor_that_no_one_expects_is_not_hidden(
+    command: Command, module: Module
+) -> None:
+    name = module(
+        "broken_constructor",
+        "def make(params, lr, weight_decay):\n    raise ZeroDivisionError('oh')\n",
+    )
     with pytest.raises(ZeroDivisionError):
         command(*SGD, f"optimizer._target_={name}.make", f"allow=[{name}]")
 
@@ -255,14 +354,21 @@ def test_help_names_every_choice_and_setting(command: Command) -> None:
     said = command("--help")
 
     assert said.code == 0
-    for name in (*registry.names("optimizer"), *registry.names("task"), *registry.names("schedule")):
+    for name in (
+        *registry.names("optimizer"),
+        *registry.names("task"),
+        *registry.names("schedule"),
+    ):
         assert re.search(rf"\b{name}\b", said.out), name
     groups = said.out.partition("Settings")[0]
     offered = "optimizer task schedule experiment tuned published"
     assert re.findall(r"^(\w+): ", groups, re.M) == offered.split()
     assert not [name for name in registry.names("tuned") if re.search(rf"\b{name}\b", groups)]
     assert max(map(len, groups.splitlines())) <= 118
-    assert all(setting in said.out for setting in ("seed:", "steps:", "stop_at_target:", "precision:", "Examples:"))
+    assert all(
+        setting in said.out
+        for setting in ("seed:", "steps:", "stop_at_target:", "precision:", "Examples:")
+    )
 
 
 @pytest.mark.parametrize("what", ["optimizers", "tasks"])
@@ -275,7 +381,9 @@ def test_the_list_names_everything_there_is(
     printed = capsys.readouterr().out
 
     names = registry.names(what.removesuffix("s"))
-    rows = [line for line in printed.splitlines() if line.startswith("│") and not FAMILY.fullmatch(line)]
+    rows = [
+        line for line in printed.splitlines() if line.startswith("│") and not FAMILY.fullmatch(line)
+    ]
     assert {row.split()[1] for row in rows} == set(names)
     assert "hessian" in printed
     assert ("gap (min)" in printed) == (what == "tasks")
@@ -297,8 +405,12 @@ def test_a_narrow_list_leaves_out_what_does_not_fit_and_says_how_to_see_it(
     assert "With --full" in narrow
     assert "arXiv" not in narrow
     lines = [line.strip("│ ") for line in narrow.splitlines()]
-    families = [found["family"] for line in narrow.splitlines() if (found := FAMILY.fullmatch(line))]
-    known = {registry.family(registry.read("optimizer", name)) for name in registry.names("optimizer")}
+    families = [
+        found["family"] for line in narrow.splitlines() if (found := FAMILY.fullmatch(line))
+    ]
+    known = {
+        registry.family(registry.read("optimizer", name)) for name in registry.names("optimizer")
+    }
     assert families == ["first order", *sorted(known - {"first order"})]
     for name in registry.names("optimizer"):
         assert sum(line.split(" ")[0] == name for line in lines) == 1
@@ -309,10 +421,14 @@ def test_a_class_that_cannot_be_imported_is_a_row_of_the_list_that_says_so(
 ) -> None:
     (tmp_path / "mine" / "optimizer").mkdir(parents=True)
     (tmp_path / "mine/optimizer/ours.yaml").write_text("# Ours.\n_target_: nowhere.Ours\n")
-    monkeypatch.setattr("sys.argv", ["suite.list", "optimizers", "--config-dir", str(tmp_path / "mine")])
+    monkeypatch.setattr(
+        "sys.argv", ["suite.list", "optimizers", "--config-dir", str(tmp_path / "mine")]
+    )
     monkeypatch.setenv("COLUMNS", "500")
     listing.main()
 
-    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.split()[1:2] == ["ours"]]
+    (row,) = [
+        line for line in capsys.readouterr().out.splitlines() if line.split()[1:2] == ["ours"]
+    ]
     assert "not on the allow-list" in row
     assert "Ours." in row

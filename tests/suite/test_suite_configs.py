@@ -18,7 +18,8 @@ from suite.training.runner import build_task
 
 Train = Callable[..., Any]
 
-SIZES = {  # of the tasks on which every optimizer is tried, so that the largest methods end in a second
+# of the tasks on which every optimizer is tried, so that the largest methods end in a second
+SIZES = {
     "quadratic": ("task.dimension=10",),
     "logistic": (),
     "mlp": ("task.hidden=[4]", "task.val_size=50", "task.test_size=50"),
@@ -42,7 +43,14 @@ def arguments(node: dict[str, Any]) -> dict[str, Any]:
 def test_every_optimizer_runs_where_the_task_offers_what_it_needs(
     train: Train, planned: Train, optimizer: str, task: str
 ) -> None:
-    overrides = (f"optimizer={optimizer}", f"task={task}", *SIZES[task], "steps=3", "task.eval_every=3", "~tuned")
+    overrides = (
+        f"optimizer={optimizer}",
+        f"task={task}",
+        *SIZES[task],
+        "steps=3",
+        "task.eval_every=3",
+        "~tuned",
+    )
     offers = build_task(planned(*overrides), torch.device("cpu")).offers
     missing = needs(optimizer) - offers
 
@@ -57,8 +65,12 @@ def test_every_optimizer_runs_where_the_task_offers_what_it_needs(
 
 
 def test_every_optimizer_fits_some_task_of_those_it_is_tried_on(planned: Train) -> None:
-    offers = [build_task(planned(f"task={t}", *SIZES[t]), torch.device("cpu")).offers for t in SIZES]
-    assert all(any(needs(name) <= offered for offered in offers) for name in registry.names("optimizer"))
+    offers = [
+        build_task(planned(f"task={t}", *SIZES[t]), torch.device("cpu")).offers for t in SIZES
+    ]
+    assert all(
+        any(needs(name) <= offered for offered in offers) for name in registry.names("optimizer")
+    )
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "kfac"])
@@ -104,7 +116,9 @@ def test_a_tasks_yaml_resolves_at_every_scale(planned: Train, name: str, scale: 
 
 def test_larger_scales_are_longer(planned: Train) -> None:
     for name in registry.names("task"):
-        quick, small, full = (planned(f"task={name}", f"scale={scale}").steps for scale in ("quick", "small", "full"))
+        quick, small, full = (
+            planned(f"task={name}", f"scale={scale}").steps for scale in ("quick", "small", "full")
+        )
         assert quick < small <= full, name
 
 
@@ -112,8 +126,15 @@ def lr_after(name: str, steps: int) -> float:
     """The factor on the learning rate after some of 8 steps, as the schedule's name promises."""
     cosine = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * steps / 8, dtype=torch.float64)).item())
     return {
-        **{"constant": 1.0, "cosine": cosine, "exponential": 0.9**steps, "linear": 1 - 0.99 * steps / 8},
-        **{f"warmup_{after}": warmed_up(after, steps) for after in ("constant", "cosine", "linear")},
+        **{
+            "constant": 1.0,
+            "cosine": cosine,
+            "exponential": 0.9**steps,
+            "linear": 1 - 0.99 * steps / 8,
+        },
+        **{
+            f"warmup_{after}": warmed_up(after, steps) for after in ("constant", "cosine", "linear")
+        },
     }[name]
 
 
@@ -136,17 +157,23 @@ def test_every_schedule_runs_as_its_name_says(train: Train, name: str) -> None:
     done = train(*run, f"schedule={name}", *gamma)
 
     assert done.status == "done"
-    assert done.column("lr") == pytest.approx([0.5 * lr_after(name, step) for step in range(9)], abs=1e-9)
+    assert done.column("lr") == pytest.approx(
+        [0.5 * lr_after(name, step) for step in range(9)], abs=1e-9
+    )
 
 
 def test_a_warm_up_counts_steps_too(train: Train) -> None:
     run = ("optimizer=sgd", "task=quadratic", "optimizer.lr=0.5", "steps=8", "log_every=1")
     done = train(*run, "schedule=warmup_cosine", "schedule.warmup=2")
-    assert done.column("lr") == pytest.approx([0.5 * warmed_up("cosine", step) for step in range(9)], abs=1e-9)
+    assert done.column("lr") == pytest.approx(
+        [0.5 * warmed_up("cosine", step) for step in range(9)], abs=1e-9
+    )
 
 
 def test_a_warm_up_continues_where_it_was() -> None:
-    def rates(steps: int, state: dict[str, Any] | None = None) -> tuple[list[float], dict[str, Any]]:
+    def rates(
+        steps: int, state: dict[str, Any] | None = None
+    ) -> tuple[list[float], dict[str, Any]]:
         optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
         schedule = warmup(optimizer, 10, 4, "cosine")
         if state is not None:
@@ -172,19 +199,26 @@ def test_a_warm_up_out_of_range_is_named(setting: str, value: object) -> None:
         warmup(torch.optim.SGD([torch.zeros(1)], lr=1.0), **settings)
 
 
-# -- tuned values ------------------------------------------------------------------------------------------------------
+# -- tuned values ----------------------------------------------------------------------------------
 
 
 def dotted(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in node.items():
-        found |= dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        found |= (
+            dotted(value, f"{prefix}{key}.")
+            if isinstance(value, dict)
+            else {f"{prefix}{key}": value}
+        )
     return found
 
 
 def test_every_tuned_file_belongs_to_a_pair_and_sets_what_the_search_space_names() -> None:
-    pairs = {f"{task}_{optimizer}": optimizer for task in registry.names("task") for optimizer in
-             registry.names("optimizer")}  # fmt: skip
+    pairs = {
+        f"{task}_{optimizer}": optimizer
+        for task in registry.names("task")
+        for optimizer in registry.names("optimizer")
+    }
     for name in registry.names("tuned"):
         assert name in pairs, f"configs/tuned/{name}.yaml is for no task and optimizer there is"
         text = (paths.CONFIGS / "tuned" / f"{name}.yaml").read_text()
@@ -198,13 +232,19 @@ def test_every_tuned_file_belongs_to_a_pair_and_sets_what_the_search_space_names
             if "choices" in space[key]:
                 assert value in space[key]["choices"], f"{name}: {key}"
             else:
-                assert 0.99 * space[key]["low"] <= value <= 1.01 * space[key]["high"], f"{name}: {key}"
+                assert 0.99 * space[key]["low"] <= value <= 1.01 * space[key]["high"], (
+                    f"{name}: {key}"
+                )
 
 
 def test_tuned_files_compose_and_take_effect(planned: Train) -> None:
     for name in registry.names("tuned")[::6]:
-        task, optimizer = next((t, o) for t in registry.names("task") for o in registry.names("optimizer")
-                               if name == f"{t}_{o}")  # fmt: skip
+        task, optimizer = next(
+            (t, o)
+            for t in registry.names("task")
+            for o in registry.names("optimizer")
+            if name == f"{t}_{o}"
+        )
         config = planned(f"task={task}", f"optimizer={optimizer}").config
         composed = dotted(config["optimizer"])
         settings = dotted(registry.read("tuned", name)["optimizer"])
@@ -216,8 +256,12 @@ def tuned_pair(tmp_path: Any) -> str:
     """A folder of the user's own with one tuned file."""
     (tmp_path / "own" / "tuned").mkdir(parents=True)
     (tmp_path / "own/optimizer").mkdir()
-    (tmp_path / "own/optimizer/mine.yaml").write_text("_target_: torch.optim.SGD\nlr: 0.5\nmomentum: 0.1\n")
-    (tmp_path / "own/tuned/quadratic_mine.yaml").write_text("# @package _global_\noptimizer:\n  lr: 0.125\n")
+    (tmp_path / "own/optimizer/mine.yaml").write_text(
+        "_target_: torch.optim.SGD\nlr: 0.5\nmomentum: 0.1\n"
+    )
+    (tmp_path / "own/tuned/quadratic_mine.yaml").write_text(
+        "# @package _global_\noptimizer:\n  lr: 0.125\n"
+    )
     return f"hydra.searchpath=[file://{tmp_path / 'own'}]"
 
 
@@ -238,7 +282,7 @@ def test_tuned_values_beat_defaults_and_the_command_line_beats_both(
     assert (found["lr"], found["momentum"]) == (rate, 0.1)
 
 
-# -- the main job ------------------------------------------------------------------------------------------------------
+# -- the main job ----------------------------------------------------------------------------------
 
 
 def swept(experiment: str) -> dict[str, list[str]]:
@@ -259,7 +303,9 @@ def test_the_quick_experiment_has_nine_tasks_the_main_optimizers_and_three_seeds
 def test_the_experiments_name_what_exists_and_every_task_is_in_one() -> None:
     grids = [swept(name) for name in registry.names("experiment")]
     assert {task for grid in grids for task in grid["task"]} == set(registry.names("task"))
-    assert {name for grid in grids for name in grid["optimizer"]} <= set(registry.names("optimizer"))
+    assert {name for grid in grids for name in grid["optimizer"]} <= set(
+        registry.names("optimizer")
+    )
     assert all(len(values) == len(set(values)) for grid in grids for values in grid.values())
 
 

@@ -50,7 +50,9 @@ def test_published_settings_belong_to_a_run_of_their_experiment_and_take_effect(
     assert len(fitting) == 1, f"configs/published/{name}.yaml is for no run of an experiment"
     experiment, task, optimizer = fitting[0]
     settings = registry.read("published", name)
-    with_it = composed(f"experiment={experiment}", f"task={task}", f"optimizer={optimizer}", "scale=small")
+    with_it = composed(
+        f"experiment={experiment}", f"task={task}", f"optimizer={optimizer}", "scale=small"
+    )
     without = composed(f"task={task}", f"optimizer={optimizer}", "scale=small")
     for key, value in settings.items():
         expected = value if isinstance(value, dict) else {key: value}
@@ -68,7 +70,9 @@ def test_published_settings_say_where_they_come_from(name: str) -> None:
     assert re.match(r"# .*(published|Not (published|from a paper)|rate|method|setting)", second)
 
 
-def test_the_script_knows_experiments_that_exist_and_every_sweep_that_needs_more_than_its_file() -> None:
+def test_the_script_knows_experiments_that_exist_and_every_sweep_that_needs_more_than_its_file() -> (
+    None
+):
     named = re.findall(r"^    sweep ([a-z_]+)", SCRIPT, re.MULTILINE)
     assert set(named) <= set(registry.names("experiment"))
     offered = re.search(r"name experiments: ([a-z_ ]+)", SCRIPT)

@@ -67,14 +67,24 @@ ALLOWED = "allow=[my_optimizers,my_tasks]"
 def test_they_run_in_a_sweep_beside_those_of_the_suite_and_appear_in_the_report(
     command: Command, folder: Path, results: Path
 ) -> None:
-    said = command("-m", f"--config-dir={folder}", "optimizer=wombat,kfac,adam", "task=line,mlp", "steps=4", ALLOWED)
+    said = command(
+        "-m",
+        f"--config-dir={folder}",
+        "optimizer=wombat,kfac,adam",
+        "task=line,mlp",
+        "steps=4",
+        ALLOWED,
+    )
 
     assert said.code == 0, said.err
     assert said.out.count(": done, ") == 6
     (directory,) = (results / "runs/line/wombat").iterdir()
     config = yaml.safe_load((directory / "config.yaml").read_text())
     summary = json.loads((directory / "summary.json").read_text())
-    assert (config["optimizer"]["lr"], config["task"]["slope"]) == (0.0625, 3.0)  # the folder's tuned value
+    assert (config["optimizer"]["lr"], config["task"]["slope"]) == (
+        0.0625,
+        3.0,
+    )  # the folder's tuned value
     assert (config["metric"], config["direction"]) == ("loss", "min")
     assert (summary["optimizer"], summary["task"], summary["steps"]) == ("wombat", "line", 4)
     assert summary["state_bytes"] > 0
@@ -83,10 +93,14 @@ def test_they_run_in_a_sweep_beside_those_of_the_suite_and_appear_in_the_report(
     from suite.results.load import load_runs
 
     found = load_runs(results / "runs")[0]
-    assert {("line", "wombat"), ("mlp", "wombat"), ("line", "kfac")} <= {(run.task, run.optimizer) for run in found}
+    assert {("line", "wombat"), ("mlp", "wombat"), ("line", "kfac")} <= {
+        (run.task, run.optimizer) for run in found
+    }
 
 
-def test_the_recorded_command_finds_the_folder_again(command: Command, folder: Path, results: Path) -> None:
+def test_the_recorded_command_finds_the_folder_again(
+    command: Command, folder: Path, results: Path
+) -> None:
     said = command(f"--config-dir={folder}", "optimizer=sgd", "task=line", ALLOWED)
     assert said.code == 0, said.err
     (directory,) = (results / "runs/line/sgd").iterdir()
@@ -98,7 +112,9 @@ def test_the_recorded_command_finds_the_folder_again(command: Command, folder: P
     assert "skipped" in command(*options, *overrides).out
 
 
-def test_without_the_users_word_nothing_outside_is_imported(command: Command, folder: Path, results: Path) -> None:
+def test_without_the_users_word_nothing_outside_is_imported(
+    command: Command, folder: Path, results: Path
+) -> None:
     said = command(f"--config-dir={folder}", "optimizer=wombat", "task=mlp")
     assert said.code == 2
     assert "my_optimizers.Wombat is not on the allow-list" in said.err
@@ -110,7 +126,9 @@ def test_without_the_users_word_nothing_outside_is_imported(command: Command, fo
     assert not (results / "runs").exists()
 
 
-def test_typos_are_explained_with_the_users_names_among_the_known(command: Command, folder: Path) -> None:
+def test_typos_are_explained_with_the_users_names_among_the_known(
+    command: Command, folder: Path
+) -> None:
     said = command(f"--config-dir={folder}", "optimizer=wombatt")
     assert "Did you mean wombat?" in said.err
     assert ", wombat" in said.err
@@ -125,7 +143,9 @@ def test_the_registry_knows_the_users_folder(folder: Path) -> None:
     assert registry.description("task", "line", [folder]) == "A line of one's own."
     assert "line" in registry.tasks_offering(frozenset({"layers"}), [folder], ["my_tasks"])
     assert "line" not in registry.tasks_offering(frozenset({"matrices"}), [folder], ["my_tasks"])
-    assert "line" not in registry.tasks_offering(frozenset({"layers"}), [folder])  # not allowed, so not imported
+    assert "line" not in registry.tasks_offering(
+        frozenset({"layers"}), [folder]
+    )  # not allowed, so not imported
 
 
 def test_a_folder_that_is_not_there_is_named(command: Command, tmp_path: Path) -> None:
@@ -134,7 +154,9 @@ def test_a_folder_that_is_not_there_is_named(command: Command, tmp_path: Path) -
     assert str(tmp_path / "absent") in said.err
 
 
-def test_a_file_with_the_name_of_one_of_ours_is_refused_since_ours_would_be_taken(tmp_path: Path, command: Any) -> None:
+def test_a_file_with_the_name_of_one_of_ours_is_refused_since_ours_would_be_taken(
+    tmp_path: Path, command: Any
+) -> None:
     (tmp_path / "own/tuned").mkdir(parents=True)
     (tmp_path / "own/tuned/mlp_sgd.yaml").write_text("# @package _global_\noptimizer:\n  lr: 0.5\n")
     said = command(f"--config-dir={tmp_path / 'own'}", "optimizer=sgd", "task=mlp", "steps=1")

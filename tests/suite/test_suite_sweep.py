@@ -24,17 +24,34 @@ Module = Callable[[str, str], str]
 def entry(**changes: Any) -> dict[str, Any]:
     """A run's line in the list of outcomes."""
     return {
-        **{"task": "mlp", "optimizer": "sgd", "seed": 0, "status": "done", "metric": "accuracy", "value": 0.5},
-        **{"seconds": 1.25, "message": "", "skipped": False, "command": "python -m suite optimizer=sgd", "run": "/x"},
+        **{
+            "task": "mlp",
+            "optimizer": "sgd",
+            "seed": 0,
+            "status": "done",
+            "metric": "accuracy",
+            "value": 0.5,
+        },
+        **{
+            "seconds": 1.25,
+            "message": "",
+            "skipped": False,
+            "command": "python -m suite optimizer=sgd",
+            "run": "/x",
+        },
         **changes,
     }
 
 
-def shown(entries: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> tuple[list[list[str]], list[str]]:
+def shown(
+    entries: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> tuple[list[list[str]], list[str]]:
     """The cells of the closing table, a list a row, and the lines below it."""
     sweep.print_outcomes(entries)
     lines = capsys.readouterr().out.splitlines()
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    rows = [
+        [cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")
+    ]
     below = lines[next(number for number, line in enumerate(lines) if line.startswith("└")) + 1 :]
     return rows, below
 
@@ -50,12 +67,18 @@ def shown(entries: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> 
         (["task=a", "seed=0,1"], {"task": "a,b,c", "optimizer": "d,e", "seed": "0,1,2"}, 4),
     ],
 )
-def test_the_number_of_runs_is_the_product_of_the_lists(given: list[str], params: dict[str, str], count: int) -> None:
-    config = OmegaConf.create({"hydra": {"overrides": {"task": given}, "sweeper": {"params": params}}})
+def test_the_number_of_runs_is_the_product_of_the_lists(
+    given: list[str], params: dict[str, str], count: int
+) -> None:
+    config = OmegaConf.create(
+        {"hydra": {"overrides": {"task": given}, "sweeper": {"params": params}}}
+    )
     assert sweep._count(config) == count
 
 
-def test_the_closing_table_has_a_row_for_each_run_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_closing_table_has_a_row_for_each_run_in_order(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     entries = [
         entry(task="mlp", optimizer="sgd", seed=1, value=0.25),
         entry(task="mlp", optimizer="kfac", seed=0, skipped=True),
@@ -72,10 +95,16 @@ def test_the_closing_table_has_a_row_for_each_run_in_order(capsys: pytest.Captur
     assert below == []
 
 
-def test_every_pair_that_has_something_to_say_says_it_once_with_its_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_pair_that_has_something_to_say_says_it_once_with_its_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     because = {"status": "unsupported", "value": None, "message": "needs [bold]layers[/bold]"}
-    entries = [entry(optimizer="kfac", seed=seed, command=f"run {seed}", **because) for seed in range(3)]
-    entries.append(entry(optimizer="kfac", seed=3, status="error", message="ValueError: x", command="run 3"))
+    entries = [
+        entry(optimizer="kfac", seed=seed, command=f"run {seed}", **because) for seed in range(3)
+    ]
+    entries.append(
+        entry(optimizer="kfac", seed=3, status="error", message="ValueError: x", command="run 3")
+    )
     _, below = shown(entries, capsys)
 
     assert below == [
@@ -90,8 +119,16 @@ def test_every_pair_that_has_something_to_say_says_it_once_with_its_command(caps
 def test_beyond_thirty_runs_a_row_stands_for_a_pair(
     capsys: pytest.CaptureFixture[str], seeds: int, grouped: bool
 ) -> None:
-    entries = [entry(optimizer=name, seed=seed) for seed in range(seeds) for name in ("sgd", "kfac", "adam")]
-    several: list[dict[str, Any]] = [{"value": 1.5}, {"status": "diverged", "value": None}, {"skipped": True}]
+    entries = [
+        entry(optimizer=name, seed=seed)
+        for seed in range(seeds)
+        for name in ("sgd", "kfac", "adam")
+    ]
+    several: list[dict[str, Any]] = [
+        {"value": 1.5},
+        {"status": "diverged", "value": None},
+        {"skipped": True},
+    ]
     for number, changes in enumerate(several):
         next(e for e in entries if e["optimizer"] == "sgd" and e["seed"] == number).update(changes)
     rows, _ = shown(entries, capsys)
@@ -104,8 +141,12 @@ def test_beyond_thirty_runs_a_row_stands_for_a_pair(
         assert rows[2][4] == "accuracy 0.6"
 
 
-def test_a_sweep_shows_a_line_for_each_run_and_goes_on_after_failures(command: Command, results: Path) -> None:
-    said = command("-m", "optimizer=sgd,kfac", "task=quadratic", "steps=3", "optimizer.lr=0.1,1e200,-1")
+def test_a_sweep_shows_a_line_for_each_run_and_goes_on_after_failures(
+    command: Command, results: Path
+) -> None:
+    said = command(
+        "-m", "optimizer=sgd,kfac", "task=quadratic", "steps=3", "optimizer.lr=0.1,1e200,-1"
+    )
     lines = [line for line in said.out.splitlines() if line.startswith("[")]
 
     assert (said.code, said.err) == (0, "")
@@ -115,25 +156,35 @@ def test_a_sweep_shows_a_line_for_each_run_and_goes_on_after_failures(command: C
     assert "error: ValueError: Invalid learning rate: -1" in lines[2]
     assert "6 runs" in said.out
     assert "optimizer.lr=-1 force=true" in said.out
-    summaries = [json.loads(path.read_text()) for path in results.glob("runs/quadratic/*/*/summary.json")]
+    summaries = [
+        json.loads(path.read_text()) for path in results.glob("runs/quadratic/*/*/summary.json")
+    ]
     assert sorted(summary["status"] for summary in summaries) == sorted(words)
     assert not any(summary["parallel"] for summary in summaries)
 
 
-def test_an_optimizer_that_fails_in_its_constructor_is_a_row_of_the_sweep(command: Command, module: Module) -> None:
-    name = module("broken_maker", "def make(params, lr, weight_decay):\n    raise ZeroDivisionError('oh')\n")
+def test_an_optimizer_that_fails_in_its_constructor_is_a_row_of_the_sweep(
+    command: Command, module: Module
+) -> None:
+    name = module(
+        "broken_maker", "def make(params, lr, weight_decay):\n    raise ZeroDivisionError('oh')\n"
+    )
     said = command(
         *("-m", "optimizer=sgd", "task=quadratic", "steps=3", "seed=0,1"),
         *(f"optimizer._target_=torch.optim.SGD,{name}.make", f"allow=[{name}]"),
     )
 
     assert said.code == 0
-    assert said.out.count("error: ZeroDivisionError: oh") == 3  # a line for each of the two, and one reason
+    assert (
+        said.out.count("error: ZeroDivisionError: oh") == 3
+    )  # a line for each of the two, and one reason
     assert said.out.count("seed 0: done") == said.out.count("seed 1: done") == 1
 
 
 def test_an_experiments_lists_are_swept_without_the_flag(command: Command, results: Path) -> None:
-    said = command("experiment=quick", "task=quadratic", "optimizer=sgd", "seed=0,1", "task.steps=3")
+    said = command(
+        "experiment=quick", "task=quadratic", "optimizer=sgd", "seed=0,1", "task.steps=3"
+    )
 
     assert said.code == 0
     assert "[2/2] sgd on quadratic, seed 1: done" in said.out
@@ -162,9 +213,27 @@ def test_ctrl_c_ends_the_sweep_and_not_only_the_run_it_met(
 @pytest.mark.parametrize(
     ("launcher", "workers"),
     [
-        ({"_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", "n_jobs": 3}, 3),
-        ({"_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", "n_jobs": -1}, 8),
-        ({"_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", "n_jobs": -2}, 7),
+        (
+            {
+                "_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+                "n_jobs": 3,
+            },
+            3,
+        ),
+        (
+            {
+                "_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+                "n_jobs": -1,
+            },
+            8,
+        ),
+        (
+            {
+                "_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+                "n_jobs": -2,
+            },
+            7,
+        ),
         ({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}, 1),
     ],
 )
@@ -178,25 +247,49 @@ def test_the_launcher_tells_how_many_runs_share_the_machine(
 
 
 @pytest.mark.slow
-def test_a_parallel_sweep_shares_the_cores_and_closes_with_a_table(command: Command, results: Path, root: Path) -> None:
+def test_a_parallel_sweep_shares_the_cores_and_closes_with_a_table(
+    command: Command, results: Path, root: Path
+) -> None:
     """One real process with the launcher of `make compare`; the same sweep again only looks its runs up."""
-    sweep_of_four = ("optimizer=sgd,kfac", "task=quadratic,logistic", "scale=quick", "steps=5", "wandb.mode=disabled")
+    sweep_of_four = (
+        "optimizer=sgd,kfac",
+        "task=quadratic,logistic",
+        "scale=quick",
+        "steps=5",
+        "wandb.mode=disabled",
+    )
     done = subprocess.run(
-        [sys.executable, "-m", "suite", "-m", *sweep_of_four, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
-        cwd=root, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "suite",
+            "-m",
+            *sweep_of_four,
+            "hydra/launcher=joblib",
+            "hydra.launcher.n_jobs=2",
+        ],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
     assert done.returncode == 0, done.stderr
     assert sorted(re.findall(r"^\[(\d)/4\] ", done.stdout, re.MULTILINE)) == ["1", "2", "3", "4"]
     assert "4 runs" in done.stdout
     assert len(re.findall(r"│ (?:quadratic|logistic) +│ (?:sgd|kfac) +│ 0 +│ ", done.stdout)) == 4
-    assert "kfac on quadratic: unsupported: kfac needs layers, which quadratic does not offer" in done.stdout
+    assert (
+        "kfac on quadratic: unsupported: kfac needs layers, which quadratic does not offer"
+        in done.stdout
+    )
     assert "Traceback" not in done.stderr
     summaries = list(results.glob("runs/*/*/*/summary.json"))
     found = [json.loads(path.read_text()) for path in summaries]
     assert sorted(summary["status"] for summary in found) == ["done", "done", "done", "unsupported"]
     assert all(summary["parallel"] is True for summary in found)
-    threads = {json.loads((path.parent / "environment.json").read_text())["threads"] for path in summaries}
+    threads = {
+        json.loads((path.parent / "environment.json").read_text())["threads"] for path in summaries
+    }
     assert threads == {max(1, device.cores() // 2)}
 
     again = command("-m", *sweep_of_four)
@@ -207,9 +300,18 @@ def test_a_parallel_sweep_shares_the_cores_and_closes_with_a_table(command: Comm
 
 def test_lists_in_a_command_are_not_taken_for_markup(capsys: pytest.CaptureFixture[str]) -> None:
     entry = {
-        "task": "sine", "optimizer": "mine", "seed": 0, "status": "done", "metric": "gap", "value": 1.0, "seconds": 1.0,
-        "message": "", "skipped": False, "command": "python -m suite 'allow=[mine,yours]'", "run": "x",
-    }  # fmt: skip
+        "task": "sine",
+        "optimizer": "mine",
+        "seed": 0,
+        "status": "done",
+        "metric": "gap",
+        "value": 1.0,
+        "seconds": 1.0,
+        "message": "",
+        "skipped": False,
+        "command": "python -m suite 'allow=[mine,yours]'",
+        "run": "x",
+    }
 
     sweep.print_outcomes([entry])
 

@@ -15,7 +15,14 @@ from suite.config import targets
 from suite.errors import ConfigError
 from suite.target import Request
 
-QUICK = ("scale=quick", "threads=1", "device=cpu", "wandb.mode=disabled", "task.eval_every=4", "steps=12")
+QUICK = (
+    "scale=quick",
+    "threads=1",
+    "device=cpu",
+    "wandb.mode=disabled",
+    "task.eval_every=4",
+    "steps=12",
+)
 
 
 @pytest.fixture
@@ -25,7 +32,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def asked(folder: Path, *overrides: str, task: str = "quadratic", **others: Any) -> Request:
-    return Request([task], **{"optimizer": "adamw", "out": folder, **others}, overrides=[*QUICK, *overrides])
+    return Request(
+        [task], **{"optimizer": "adamw", "out": folder, **others}, overrides=[*QUICK, *overrides]
+    )
 
 
 def stored(path: Path) -> dict[str, Any]:
@@ -62,8 +71,15 @@ def test_the_origin_says_what_repeats_it(folder: Path) -> None:
     origin = stored(path)["origin"]
 
     given = "task=quadratic optimizer=adamw seeds=4,2"
-    assert origin["command"] == f"python -m suite.target {given} {' '.join(QUICK)} optimizer.lr=0.03125"
-    assert (origin["baseline"], origin["tuned"], origin["steps"]) == ("adamw", "quadratic_adamw", 12)
+    assert (
+        origin["command"]
+        == f"python -m suite.target {given} {' '.join(QUICK)} optimizer.lr=0.03125"
+    )
+    assert (origin["baseline"], origin["tuned"], origin["steps"]) == (
+        "adamw",
+        "quadratic_adamw",
+        12,
+    )
     assert origin["optimizer"]["lr"] == 0.03125
     assert not {"search", "about"} & set(origin["optimizer"])
     assert [run["seed"] for run in origin["runs"]] == [4, 2]
@@ -72,19 +88,26 @@ def test_the_origin_says_what_repeats_it(folder: Path) -> None:
     assert (again.tasks, again.optimizer, list(again.seeds)) == (["quadratic"], "adamw", [4, 2])
 
 
-def test_runs_that_are_done_are_only_looked_up(folder: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_that_are_done_are_only_looked_up(
+    folder: Path, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (first,) = target.establish(asked(folder, task="vit", seeds=[0]))
     before = stored(first)
     capsys.readouterr()
     (again,) = target.establish(asked(folder, task="vit", seeds=[0]))
 
-    assert "done before, skipped" in capsys.readouterr().out  # though the task has a stored target now
+    assert (
+        "done before, skipped" in capsys.readouterr().out
+    )  # though the task has a stored target now
     assert stored(again) == before
     assert len(list((results / "runs/vit/adamw").iterdir())) == 1
 
 
 def test_entries_of_several_scales_live_beside_each_other(folder: Path) -> None:
-    small = [word for word in QUICK if not word.startswith("scale")] + ["scale=small", "task.dimension=20"]
+    small = [word for word in QUICK if not word.startswith("scale")] + [
+        "scale=small",
+        "task.dimension=20",
+    ]
     target.establish(Request(["quadratic"], out=folder, seeds=[0], overrides=small))
     (path,) = target.establish(asked(folder, "task.dimension=30", seeds=[0]))
     content = yaml.safe_load(path.read_text())
@@ -93,7 +116,9 @@ def test_entries_of_several_scales_live_beside_each_other(folder: Path) -> None:
     assert [content[scale]["setting"]["dimension"] for scale in content] == [30, 20]
 
 
-def test_one_seed_and_a_baseline_that_is_not_tuned_are_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_seed_and_a_baseline_that_is_not_tuned_are_said(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (path,) = target.establish(asked(folder, task="vit", seeds=[3]))
     said = capsys.readouterr().out
     assert "From one seed only: a lucky run sets the bar for all. Give several: seeds=0,1,2" in said
@@ -128,21 +153,30 @@ def test_a_baseline_that_fails_sets_no_target(folder: Path, words: list[str], me
 
 
 def test_a_pair_that_does_not_fit_sets_no_target(folder: Path) -> None:
-    with pytest.raises(ConfigError, match=r"ended as `unsupported` with seed 0 .*kfac needs layers"):
+    with pytest.raises(
+        ConfigError, match=r"ended as `unsupported` with seed 0 .*kfac needs layers"
+    ):
         target.establish(asked(folder, optimizer="kfac"))
 
 
 def test_a_task_without_a_target_does_not_keep_another_from_its_own(folder: Path) -> None:
     both = Request(["rosenbrock", "quadratic"], "sgd", [0], [*QUICK, "optimizer.lr=0.05"], folder)
-    with pytest.raises(ConfigError, match="No target was set for\nrosenbrock: the baseline sgd ended as `diverged`"):
+    with pytest.raises(
+        ConfigError, match="No target was set for\nrosenbrock: the baseline sgd ended as `diverged`"
+    ):
         target.establish(both)
     assert [path.name for path in folder.iterdir()] == ["quadratic.yaml"]
 
 
 def test_a_command_line_is_a_request() -> None:
-    request = target.parse(["task=mlp,cnn", "seeds=5,6", "scale=quick", "out=/x", "~tuned", "optimizer.lr=1"])
+    request = target.parse(
+        ["task=mlp,cnn", "seeds=5,6", "scale=quick", "out=/x", "~tuned", "optimizer.lr=1"]
+    )
     assert (request.tasks, request.optimizer, request.seeds) == (["mlp", "cnn"], "adamw", [5, 6])
-    assert (list(request.overrides), request.out) == (["~tuned", "scale=quick", "optimizer.lr=1"], Path("/x"))
+    assert (list(request.overrides), request.out) == (
+        ["~tuned", "scale=quick", "optimizer.lr=1"],
+        Path("/x"),
+    )
     assert target.parse(["task=mlp"]) == Request(["mlp"], seeds=[0, 1, 2], overrides=[])
     assert Request(["mlp"]).out == paths.CONFIGS / "targets"
 
@@ -180,7 +214,10 @@ def test_the_command_ends_with_words_and_code_2(
 
 
 def test_an_interrupted_run_ends_the_command(
-    folder: Path, at_batch: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, planned: Callable[..., Any]
+    folder: Path,
+    at_batch: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    planned: Callable[..., Any],
 ) -> None:
     import signal
 

@@ -29,10 +29,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def entry_for(plan: Plan, **others: Any) -> dict[str, Any]:
     values = {50: 0.5, 80: 0.25, 95: 0.125, 100: 0.0625}
-    return {"target": 0.0625, "levels": values, "setting": targets.setting(plan.config["task"]), **others}
+    return {
+        "target": 0.0625,
+        "levels": values,
+        "setting": targets.setting(plan.config["task"]),
+        **others,
+    }
 
 
-# -- shares ------------------------------------------------------------------------------------------------------------
+# -- shares ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -79,8 +84,15 @@ def test_rounding_never_asks_for_more_than_was_reached(direction: str, scale: fl
 
 
 def test_what_has_four_digits_already_keeps_them() -> None:
-    assert targets.ladder(0.1, 0.3, "max").values == {50: 0.2, 80: 0.26, 95: 0.29, 100: 0.3}  # 0.1 + 0.2 is above 0.3
-    assert targets.ladder(17.4, 1.7434985, "min").values[100] == 1.744  # digits of its own, not of the improvement
+    assert targets.ladder(0.1, 0.3, "max").values == {
+        50: 0.2,
+        80: 0.26,
+        95: 0.29,
+        100: 0.3,
+    }  # 0.1 + 0.2 is above 0.3
+    assert (
+        targets.ladder(17.4, 1.7434985, "min").values[100] == 1.744
+    )  # digits of its own, not of the improvement
 
 
 @pytest.mark.parametrize(
@@ -101,7 +113,7 @@ def test_where_nothing_improves_there_are_no_levels(
         targets.ladder(untrained, final, direction)
 
 
-# -- which runs they hold for ------------------------------------------------------------------------------------------
+# -- which runs they hold for ----------------------------------------------------------------------
 
 
 def write(folder: Path, name: str, **entries: Any) -> None:
@@ -113,27 +125,45 @@ def test_a_run_carries_the_levels_of_its_task_and_scale(folder: Path, planned: P
     assert before.config["levels"] is None
     write(folder, "any_name", quick=entry_for(before))
 
-    assert planned("task=vit", "seed=12").config["levels"] == {50: 0.5, 80: 0.25, 95: 0.125, 100: 0.0625}
+    assert planned("task=vit", "seed=12").config["levels"] == {
+        50: 0.5,
+        80: 0.25,
+        95: 0.125,
+        100: 0.0625,
+    }
     assert planned("task=vit", "scale=small", "seed=12").config["levels"] is None
     assert planned("task=cnn", "seed=12").config["levels"] is None
-    assert targets.of(before.config) == {50: 0.5, 80: 0.25, 95: 0.125, 100: 0.0625}  # of a run older than they are
+    assert targets.of(before.config) == {
+        50: 0.5,
+        80: 0.25,
+        95: 0.125,
+        100: 0.0625,
+    }  # of a run older than they are
 
 
-def test_levels_of_another_scale_are_not_taken_though_the_problem_is_the_same(folder: Path, planned: Planned) -> None:
+def test_levels_of_another_scale_are_not_taken_though_the_problem_is_the_same(
+    folder: Path, planned: Planned
+) -> None:
     words = ("task=quadratic", "task.dimension=9", "task.condition=7")
     write(folder, "quadratic", quick=entry_for(planned(*words, "seed=13")))
     assert planned(*words, "seed=14").config["levels"] is not None
     assert planned(*words, "seed=14", "scale=small").config["levels"] is None
 
 
-@pytest.mark.parametrize("word", ["task.batch_size=7", "steps=3", "task.steps=3", "task.eval_every=3", "task.target=3"])
-def test_how_a_task_is_trained_does_not_change_its_levels(folder: Path, planned: Planned, word: str) -> None:
+@pytest.mark.parametrize(
+    "word", ["task.batch_size=7", "steps=3", "task.steps=3", "task.eval_every=3", "task.target=3"]
+)
+def test_how_a_task_is_trained_does_not_change_its_levels(
+    folder: Path, planned: Planned, word: str
+) -> None:
     write(folder, "vit", quick=entry_for(planned("task=vit", "seed=21")))
     assert planned("task=vit", word, "seed=22").config["levels"] is not None
 
 
 @pytest.mark.parametrize("word", ["task.width=64", "task.val_size=400", "task.data=cifar10"])
-def test_levels_of_another_model_or_other_data_are_not_taken(folder: Path, planned: Planned, word: str) -> None:
+def test_levels_of_another_model_or_other_data_are_not_taken(
+    folder: Path, planned: Planned, word: str
+) -> None:
     write(folder, "vit", quick=entry_for(planned("task=vit", "seed=31")))
     found = planned("task=vit", word, "seed=32")
     assert found.config["levels"] is None
@@ -149,7 +179,7 @@ def test_levels_are_no_part_of_a_runs_identity(folder: Path, planned: Planned) -
     assert after.run_id == before.run_id
 
 
-# -- the target --------------------------------------------------------------------------------------------------------
+# -- the target ------------------------------------------------------------------------------------
 
 
 def test_a_stored_target_is_that_of_a_task_without_one(folder: Path, planned: Planned) -> None:
@@ -163,7 +193,7 @@ def test_a_stored_target_is_that_of_a_task_without_one(folder: Path, planned: Pl
     assert planned("task=vit", "target=null", "seed=52").config["target"] is None
 
 
-# -- files -------------------------------------------------------------------------------------------------------------
+# -- files -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
@@ -179,7 +209,9 @@ def test_what_is_stored_holds_for_the_task_as_it_is(path: Path, planned: Planned
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
 def test_what_is_stored_follows_from_the_runs_it_names(path: Path) -> None:
     for entry in targets.read(path).values():
-        finals, starts = ([run[key] for run in entry["origin"]["runs"]] for key in ("final", "untrained"))
+        finals, starts = (
+            [run[key] for run in entry["origin"]["runs"]] for key in ("final", "untrained")
+        )
         assert len(finals) >= 3
         assert entry["final"] == sorted(finals)[len(finals) // 2]
         assert entry["untrained"] == sorted(starts)[len(starts) // 2]
@@ -201,11 +233,19 @@ def test_the_hundred_percent_level_is_the_target_where_a_task_has_it_from_its_ba
 
 @pytest.mark.parametrize(
     "content",
-    ["quick: {levels: 3}", "quick: [", "- 1", "quick: {levels: {half: 1}, target: 1, setting: {}}", "quick: 7"],
+    [
+        "quick: {levels: 3}",
+        "quick: [",
+        "- 1",
+        "quick: {levels: {half: 1}, target: 1, setting: {}}",
+        "quick: 7",
+    ],
 )
 def test_a_damaged_file_is_named_with_what_makes_it_anew(folder: Path, content: str) -> None:
     (folder / "broken.yaml").write_text(content)
-    with pytest.raises(ConfigError, match=r"targets/broken.yaml holds no levels.*python -m suite.target"):
+    with pytest.raises(
+        ConfigError, match=r"targets/broken.yaml holds no levels.*python -m suite.target"
+    ):
         targets.find({"_target_": "any"}, "quick")
 
 
@@ -231,7 +271,9 @@ def test_a_file_of_the_users_is_known_by_its_content(folder: Path, tmp_path: Pat
     assert targets.find(task, "small") is None
 
 
-def test_levels_survive_the_record_of_a_run(folder: Path, planned: Planned, train: Callable[..., Any]) -> None:
+def test_levels_survive_the_record_of_a_run(
+    folder: Path, planned: Planned, train: Callable[..., Any]
+) -> None:
     words = ("optimizer=sgd", "task=quadratic", "steps=3", "task.dimension=7")
     write(folder, "quadratic", quick=entry_for(planned(*words)))
     done = train(*words, "log_every=1")

@@ -46,18 +46,22 @@ def by_number(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def asked(*overrides: str, optimizers: tuple[str, ...] = ("sgd", "adam"), **others: Any) -> Request:
-    return Request(optimizers, ["quadratic"], **{"windows": 3, **others}, overrides=[*QUICK, *overrides])
+    return Request(
+        optimizers, ["quadratic"], **{"windows": 3, **others}, overrides=[*QUICK, *overrides]
+    )
 
 
 def stored(results: Path) -> dict[str, timings.Timing]:
     return {each.optimizer: each for each in timings.load(results / "timing").values()}
 
 
-# -- what is measured --------------------------------------------------------------------------------------------------
+# -- what is measured ------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("quiet")
-def test_the_optimizers_take_turns_and_the_median_window_counts(by_number: list[str], results: Path) -> None:
+def test_the_optimizers_take_turns_and_the_median_window_counts(
+    by_number: list[str], results: Path
+) -> None:
     time.measure(asked())
     assert by_number == ["sgd", "adam", "adam", "sgd", "sgd", "adam"]
     found = stored(results)
@@ -66,7 +70,9 @@ def test_the_optimizers_take_turns_and_the_median_window_counts(by_number: list[
 
 
 @pytest.mark.usefixtures("quiet")
-def test_what_is_stored_says_what_it_is_of(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_stored_says_what_it_is_of(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     request = asked(optimizers=("sgd",), windows=2)
     (found,) = time.measure(request)
     said = capsys.readouterr().out
@@ -81,7 +87,9 @@ def test_what_is_stored_says_what_it_is_of(results: Path, capsys: pytest.Capture
     assert found.command == f"python -m suite.time {given} {' '.join(QUICK)}"
     assert time.parse(found.command.split()[3:]) == replace(request, optimizers=["sgd"])
     assert not found.shared
-    assert f"sgd on quadratic: {time.in_words(found.seconds_per_step)} a step (2 windows of " in said
+    assert (
+        f"sgd on quadratic: {time.in_words(found.seconds_per_step)} a step (2 windows of " in said
+    )
     assert "forward " in said
     assert not (results / "runs").exists()
 
@@ -112,7 +120,7 @@ def test_threads_are_one_unless_the_command_says_otherwise() -> None:
     assert [word for word in words if word.startswith("threads")] == ["threads=2"]
 
 
-# -- what is not -------------------------------------------------------------------------------------------------------
+# -- what is not -----------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("quiet", "by_number")
@@ -159,7 +167,9 @@ def test_what_fails_in_a_window_concerns_its_pair_only(
 def test_an_unknown_setting_ends_the_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["suite.time", "optimizer=sgd", "task=quadratic", *QUICK, "task.dimensions=3"])
+    monkeypatch.setattr(
+        "sys.argv", ["suite.time", "optimizer=sgd", "task=quadratic", *QUICK, "task.dimensions=3"]
+    )
     with pytest.raises(SystemExit) as ended:
         time.main()
     assert ended.value.code == 2
@@ -175,17 +185,25 @@ def test_data_that_is_absent_ends_the_command(monkeypatch: pytest.MonkeyPatch) -
         time.measure(asked())
 
 
-# -- the machine -------------------------------------------------------------------------------------------------------
+# -- the machine -----------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("by_number")
-@pytest.mark.parametrize(("cores", "others", "shared"), [(0.02, 0.02, False), (0.7, 0.7, True), (None, None, False)])
+@pytest.mark.parametrize(
+    ("cores", "others", "shared"), [(0.02, 0.02, False), (0.7, 0.7, True), (None, None, False)]
+)
 def test_what_others_use_is_stored_and_said(
-    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    cores: float | None, others: float | None, shared: bool,
-) -> None:  # fmt: skip
+    results: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    cores: float | None,
+    others: float | None,
+    shared: bool,
+) -> None:
     monkeypatch.setattr(machine.Watch, "cores", lambda self: cores)
-    monkeypatch.setattr(machine, "other_runs", lambda: ["python -m suite optimizer=kfac"] if shared else [])
+    monkeypatch.setattr(
+        machine, "other_runs", lambda: ["python -m suite optimizer=kfac"] if shared else []
+    )
     time.measure(asked(optimizers=("sgd",)))
     said = capsys.readouterr()
     assert (stored(results)["sgd"].others, stored(results)["sgd"].shared) == (others, shared)
@@ -199,7 +217,7 @@ def test_two_timing_passes_do_not_overlap(tmp_path: Path) -> None:
     script += f"with machine.alone(Path({str(tmp_path)!r})): print('held', flush=True); input()"
     other = subprocess.Popen(
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )  # fmt: skip
+    )
     try:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
@@ -217,7 +235,9 @@ def test_two_timing_passes_do_not_overlap(tmp_path: Path) -> None:
         pass
 
 
-def test_the_cores_of_others_are_what_is_busy_less_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cores_of_others_are_what_is_busy_less_ones_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     accounts = iter([(10.0, 100.0, 5.0), (12.0, 103.0, 6.5)])
     monkeypatch.setattr(machine, "_accounts", lambda: next(accounts))
     assert machine.Watch().cores() == (3 - 1.5) / 2
@@ -246,16 +266,29 @@ def test_runs_of_the_suite_are_recognised_by_their_commands(tmp_path: Path) -> N
         (tmp_path / number / "cmdline").write_text(text)
     (tmp_path / "16").mkdir()
     assert machine.other_runs(tmp_path) == [
-        "/usr/bin/python3 -m suite.tune task=mlp", "python -m suite optimizer=kfac",
-    ]  # fmt: skip
+        "/usr/bin/python3 -m suite.tune task=mlp",
+        "python -m suite optimizer=kfac",
+    ]
 
 
-# -- files and words ---------------------------------------------------------------------------------------------------
+# -- files and words -------------------------------------------------------------------------------
 
 
 def test_a_timing_survives_its_file_and_older_files_are_read(tmp_path: Path) -> None:
     made = timings.Timing(
-        "k" * 8, "mlp", "sgd", "cpu", 0.5, (0.25, 0.5, 1.0), {"forward": 0.5}, "x", 20, 5, 10, 0.5, True
+        "k" * 8,
+        "mlp",
+        "sgd",
+        "cpu",
+        0.5,
+        (0.25, 0.5, 1.0),
+        {"forward": 0.5},
+        "x",
+        20,
+        5,
+        10,
+        0.5,
+        True,
     )
     path = timings.store(made, tmp_path)
     assert timings.load(tmp_path) == {made.place: made}
@@ -269,7 +302,9 @@ def test_a_timing_survives_its_file_and_older_files_are_read(tmp_path: Path) -> 
 
 def test_what_two_machines_measured_lies_side_by_side(tmp_path: Path) -> None:
     here = timings.Timing("k" * 8, "mlp", "sgd", "cpu, Some CPU, 1 thread", 0.5, (0.5,))
-    others = [replace(here, hardware=name) for name in ("cpu, Some CPU, 2 threads", "cuda, Some GPU")]
+    others = [
+        replace(here, hardware=name) for name in ("cpu, Some CPU, 2 threads", "cuda, Some GPU")
+    ]
     paths = {timings.store(one, tmp_path) for one in (here, *others)}
     assert len(paths) == 3
     again = replace(here, seconds_per_step=0.25)
@@ -277,7 +312,9 @@ def test_what_two_machines_measured_lies_side_by_side(tmp_path: Path) -> None:
     assert timings.load(tmp_path) == timings.placed([again, *others])
 
 
-def test_the_file_of_a_folder_with_one_machine_is_read_and_replaced_by_that_machine_alone(tmp_path: Path) -> None:
+def test_the_file_of_a_folder_with_one_machine_is_read_and_replaced_by_that_machine_alone(
+    tmp_path: Path,
+) -> None:
     old = timings.Timing("k" * 8, "mlp", "sgd", "cpu, Some CPU, 1 thread", 0.5, (0.5,))
     path = timings.store(old, tmp_path)
     path = path.rename(path.with_name(f"{old.key}.json"))
@@ -300,7 +337,14 @@ def test_seconds_in_words(seconds: float, words: str) -> None:
 
 
 def test_a_command_line_is_a_request() -> None:
-    words = ["optimizer=sgd,kfac", "task=mlp", "windows=7", "max_seconds=9.5", "scale=quick", "phases=false"]
+    words = [
+        "optimizer=sgd,kfac",
+        "task=mlp",
+        "windows=7",
+        "max_seconds=9.5",
+        "scale=quick",
+        "phases=false",
+    ]
     assert time.parse(words) == Request(["sgd", "kfac"], ["mlp"], 7, 9.5, False, ["scale=quick"])
     assert time.parse(words[:2]) == Request(["sgd", "kfac"], ["mlp"], overrides=[])
 
@@ -308,7 +352,9 @@ def test_a_command_line_is_a_request() -> None:
 def test_an_experiment_names_the_pairs_that_the_command_line_does_not() -> None:
     params = registry.read("experiment", "quick")["hydra"]["sweeper"]["params"]
     tasks, optimizers = params["task"].split(","), params["optimizer"].split(",")
-    assert time.parse(["experiment=quick"]) == Request(optimizers, tasks, overrides=["experiment=quick"])
+    assert time.parse(["experiment=quick"]) == Request(
+        optimizers, tasks, overrides=["experiment=quick"]
+    )
     some = time.parse(["experiment=quick", "optimizer=sgd"])
     assert (some.optimizers, some.tasks) == (["sgd"], tasks)
 
@@ -320,9 +366,15 @@ def test_an_experiment_names_the_pairs_that_the_command_line_does_not() -> None:
         (["experiment=quik"], "experiment=quik is not one of "),
         (["optimizer=sdg", "task=mlp"], "optimizer=sdg is not one of "),
         (["optimizer=sgd", "task=mlq"], "task=mlq is not one of "),
-        (["optimizer=sgd", "task=mlp", "windows=0"], "windows must be a whole number from 1 on, got '0'"),
+        (
+            ["optimizer=sgd", "task=mlp", "windows=0"],
+            "windows must be a whole number from 1 on, got '0'",
+        ),
         (["optimizer=sgd", "task=mlp", "windows=x"], "windows must be"),
-        (["optimizer=sgd", "task=mlp", "max_seconds=-1"], "max_seconds must be a number above 0, got '-1'"),
+        (
+            ["optimizer=sgd", "task=mlp", "max_seconds=-1"],
+            "max_seconds must be a number above 0, got '-1'",
+        ),
         (["optimizer=sgd", "task=mlp", "max_seconds=soon"], "max_seconds must be a number above 0"),
         (["optimizer=sgd", "task=mlp", "max_seconds=nan"], "max_seconds must be a number above 0"),
         (["optimizer=sgd", "task=mlp", "phases=maybe"], "phases=maybe is not one of true, false"),

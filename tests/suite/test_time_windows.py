@@ -41,7 +41,9 @@ class Bumpy(torch.optim.SGD):
 
 
 @pytest.fixture
-def bumpy(module: Callable[[str, str], str], planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> Any:
+def bumpy(
+    module: Callable[[str, str], str], planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> Any:
     """`bumpy(steps=20, period=5)`: the plan, and what begins its training, on the module's clock."""
     import importlib
 
@@ -49,14 +51,21 @@ def bumpy(module: Callable[[str, str], str], planned: Callable[..., Plan], monke
     own = importlib.import_module(name)
     monkeypatch.setattr(device, "clock", lambda place: lambda: own.now)
 
-    def make(steps: int = 20, period: int = 5, explode: int = 0) -> tuple[Plan, Callable[[], Ongoing]]:
+    def make(
+        steps: int = 20, period: int = 5, explode: int = 0
+    ) -> tuple[Plan, Callable[[], Ongoing]]:
         words = [
-            "optimizer=sgd", "task=quadratic", "task.dimension=3", f"steps={steps}", "allow=[bumpy]",
-        ]  # fmt: skip
+            "optimizer=sgd",
+            "task=quadratic",
+            "task.dimension=3",
+            f"steps={steps}",
+            "allow=[bumpy]",
+        ]
         plan = planned(*words)
         plan.config["optimizer"].clear()
         plan.config["optimizer"].update(
-            {"_target_": "bumpy.Bumpy", "lr": 0.01, "period": period} | ({"explode": explode} if explode else {})
+            {"_target_": "bumpy.Bumpy", "lr": 0.01, "period": period}
+            | ({"explode": explode} if explode else {})
         )
         place = torch.device("cpu")
         task = build_task(plan, place)
@@ -65,7 +74,7 @@ def bumpy(module: Callable[[str, str], str], planned: Callable[..., Plan], monke
     return make
 
 
-# -- periods -----------------------------------------------------------------------------------------------------------
+# -- periods ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -80,7 +89,9 @@ def bumpy(module: Callable[[str, str], str], planned: Callable[..., Plan], monke
         ({"period": True, "periodic": 9, "warm_start": 0.95}, 1, 0),
     ],
 )
-def test_periods_are_read_from_the_settings(node: dict[str, Any], period: int, beginning: int) -> None:
+def test_periods_are_read_from_the_settings(
+    node: dict[str, Any], period: int, beginning: int
+) -> None:
     assert (period_of(node), beginning_of(node)) == (period, beginning)
 
 
@@ -95,7 +106,9 @@ def test_periods_are_read_from_the_settings(node: dict[str, Any], period: int, b
         (0.0, 1.0, Extent(0, 20, 1)),
     ],
 )
-def test_a_window_is_the_run_or_whole_periods_of_it(bumpy: Any, step: float, budget: float, expected: Extent) -> None:
+def test_a_window_is_the_run_or_whole_periods_of_it(
+    bumpy: Any, step: float, budget: float, expected: Extent
+) -> None:
     assert extent(step, bumpy()[0], budget) == expected
 
 
@@ -107,11 +120,13 @@ def test_a_window_begins_after_what_a_method_does_at_first(bumpy: Any) -> None:
 
 
 def test_a_window_without_a_whole_period_is_refused(bumpy: Any) -> None:
-    with pytest.raises(NotTimed, match="hold 5 steps, a whole period, after the first 5: about 10 s, and 9 s are"):
+    with pytest.raises(
+        NotTimed, match="hold 5 steps, a whole period, after the first 5: about 10 s, and 9 s are"
+    ):
         extent(1.0, bumpy()[0], 9.0)
 
 
-# -- seconds -----------------------------------------------------------------------------------------------------------
+# -- seconds ---------------------------------------------------------------------------------------
 
 
 def test_the_mean_of_a_whole_run_has_its_first_step_and_all_refreshes(bumpy: Any) -> None:
@@ -135,7 +150,9 @@ def test_the_warm_up_tells_a_later_steps_seconds(bumpy: Any) -> None:
 
 def test_a_warm_up_that_takes_too_long_ends(bumpy: Any) -> None:
     _, begin = bumpy(period=5)
-    with pytest.raises(NotTimed, match=r"1 of its steps took 108 s, and 50 s are there. max_seconds="):
+    with pytest.raises(
+        NotTimed, match=r"1 of its steps took 108 s, and 50 s are there. max_seconds="
+    ):
         windows.warm_up(begin, 5, 50.0)
     assert windows.warm_up(begin, 100, 113.0) == pytest.approx((5 + 7) / 5)  # six steps
 
@@ -149,7 +166,9 @@ def test_a_run_that_diverges_is_not_timed(bumpy: Any) -> None:
 
 def test_a_window_that_becomes_slow_ends(bumpy: Any) -> None:
     _, begin = bumpy(period=5)
-    with pytest.raises(NotTimed, match="its steps became slower: 6 of a window's 20 took more than the 115 s"):
+    with pytest.raises(
+        NotTimed, match="its steps became slower: 6 of a window's 20 took more than the 115 s"
+    ):
         windows.window(begin, Extent(0, 20), 115.0)
     with pytest.raises(NotTimed, match="6 of a window's 11"):
         windows.window(begin, Extent(8, 3), 115.0)

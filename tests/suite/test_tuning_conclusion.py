@@ -21,9 +21,15 @@ SPACE = {
 }
 
 
-def study_of(out: Path, optimizer: str = "kfac", space: dict[str, Any] | None = None, trials: int = 3) -> Study:
-    request = Request(["sgd", optimizer], ["mlp"], trials=trials, jobs=1, overrides=["scale=quick"], out=out)
-    plan: Any = SimpleNamespace(optimizer=optimizer, task="mlp", run_id="01234567", config={"optimizer": {}})
+def study_of(
+    out: Path, optimizer: str = "kfac", space: dict[str, Any] | None = None, trials: int = 3
+) -> Study:
+    request = Request(
+        ["sgd", optimizer], ["mlp"], trials=trials, jobs=1, overrides=["scale=quick"], out=out
+    )
+    plan: Any = SimpleNamespace(
+        optimizer=optimizer, task="mlp", run_id="01234567", config={"optimizer": {}}
+    )
     return Study(optimizer, "mlp", plan, SPACE if space is None else space, request)
 
 
@@ -33,7 +39,14 @@ def study(tmp_path: Path) -> Study:
 
 
 def finished(number: int, value: float | None, settings: dict[str, Any], **others: Any) -> Trial:
-    given = {"status": "done", "metric": "accuracy", "sign": 1.0, "seconds": 2.5, "grad_equivalents": 400.0, **others}
+    given = {
+        "status": "done",
+        "metric": "accuracy",
+        "sign": 1.0,
+        "seconds": 2.5,
+        "grad_equivalents": 400.0,
+        **others,
+    }
     return Trial(number, settings, value=value, **given)
 
 
@@ -42,11 +55,19 @@ def written(study: Study, name: str = "mlp_kfac") -> tuple[str, dict[str, Any]]:
     return text, yaml.safe_load(text)
 
 
-def test_the_best_setting_is_written_with_where_it_came_from(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_best_setting_is_written_with_where_it_came_from(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
     trials = [
         finished(1, 0.75, {"lr": 0.05, "damping": 0.1, "kl_clip": 0.01}),
         finished(0, 0.5, {}),
-        finished(2, None, {"lr": 0.9, "damping": 0.1, "kl_clip": 0.01}, status="diverged", grad_equivalents=2300.0),
+        finished(
+            2,
+            None,
+            {"lr": 0.9, "damping": 0.1, "kl_clip": 0.01},
+            status="diverged",
+            grad_equivalents=2300.0,
+        ),
     ]
     assert conclude(study, trials) == study.request.out / "mlp_kfac.yaml"
     text, values = written(study)
@@ -64,7 +85,9 @@ def test_the_best_setting_is_written_with_where_it_came_from(study: Study, capsy
 
 
 def test_for_an_error_the_smaller_value_is_better(study: Study) -> None:
-    trials = [finished(n, v, {"lr": 0.1 * (n + 1)}, sign=-1.0) for n, v in enumerate([0.5, 0.25, 0.75])]
+    trials = [
+        finished(n, v, {"lr": 0.1 * (n + 1)}, sign=-1.0) for n, v in enumerate([0.5, 0.25, 0.75])
+    ]
     conclude(study, trials)
     assert written(study)[1] == {"optimizer": {"lr": 0.2}}
 
@@ -73,7 +96,9 @@ def test_the_default_wins_a_tie_and_then_nothing_is_set(study: Study) -> None:
     conclude(study, [finished(1, 0.5, {"lr": 0.3}), finished(0, 0.5, {})])
     text, values = written(study)
     assert values == {"optimizer": {}}
-    assert "# Trial 0 of 2: final validation accuracy 0.5 (trial 0, the default setting: 0.5)." in text
+    assert (
+        "# Trial 0 of 2: final validation accuracy 0.5 (trial 0, the default setting: 0.5)." in text
+    )
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
@@ -91,10 +116,15 @@ def test_a_trial_that_was_stopped_early_does_not_win_by_its_value_there(study: S
     assert "2 trials, 1 pruned" in text
 
 
-def test_a_pair_in_which_nothing_ended_well_gets_no_file(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pair_in_which_nothing_ended_well_gets_no_file(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert conclude(study, [finished(n, None, {}, status="unsupported") for n in range(3)]) is None
     assert not study.request.out.exists()
-    assert "kfac on mlp: no trial of 3 ended well (3 unsupported); nothing is written" in capsys.readouterr().out
+    assert (
+        "kfac on mlp: no trial of 3 ended well (3 unsupported); nothing is written"
+        in capsys.readouterr().out
+    )
 
 
 def test_the_file_and_the_terminal_say_so_when_a_value_lies_at_the_edge(
@@ -110,12 +140,16 @@ def test_settings_of_inner_optimizers_are_nested(tmp_path: Path) -> None:
     settings = {"hidden.lr": 0.05, "rest.lr": 1e-05}
     study = study_of(tmp_path, "muon", {key: {"low": 1e-06, "high": 1.0} for key in settings})
     conclude(study, [finished(0, 0.1, {}), finished(1, 0.5, settings)])
-    assert written(study, "mlp_muon")[1] == {"optimizer": {"hidden": {"lr": 0.05}, "rest": {"lr": 1e-05}}}
+    assert written(study, "mlp_muon")[1] == {
+        "optimizer": {"hidden": {"lr": 0.05}, "rest": {"lr": 1e-05}}
+    }
 
 
 def test_values_of_every_kind_come_back_as_they_were(tmp_path: Path) -> None:
     settings = {"a": 1e-05, "b": True, "c": None, "d": "strong_wolfe", "e": 10}
-    study = study_of(tmp_path, space={name: {"choices": [value]} for name, value in settings.items()})
+    study = study_of(
+        tmp_path, space={name: {"choices": [value]} for name, value in settings.items()}
+    )
     conclude(study, [finished(0, 0.1, {}), finished(1, 0.5, settings)])
     assert written(study)[1] == {"optimizer": settings}
 
@@ -123,7 +157,11 @@ def test_values_of_every_kind_come_back_as_they_were(tmp_path: Path) -> None:
 def test_several_seeds_are_named(tmp_path: Path) -> None:
     study = study_of(tmp_path)
     study = Study(
-        study.optimizer, study.task, study.plan, study.space, Request(["kfac"], ["mlp"], seeds=2, out=tmp_path)
+        study.optimizer,
+        study.task,
+        study.plan,
+        study.space,
+        Request(["kfac"], ["mlp"], seeds=2, out=tmp_path),
     )
     conclude(study, [finished(0, 0.1, {})])
     assert "seeds 1000, 1001; 1 trial, " in written(study)[0]
@@ -136,4 +174,6 @@ def test_studies_that_are_not_equal_are_said_to_be_so(tmp_path: Path) -> None:
         "not equally tuned on mlp; trials: kfac 12, plain 1 (nothing to search is one trial, the default)"
     ]
     (said,) = compared([ours], [8])
-    assert said.startswith("kfac on mlp: the study has 8 trials more, of a larger request; what is written here is the")
+    assert said.startswith(
+        "kfac on mlp: the study has 8 trials more, of a larger request; what is written here is the"
+    )

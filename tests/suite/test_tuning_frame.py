@@ -20,9 +20,24 @@ from suite.tune import load_trials, unequal
 from suite.tune.sampling import sequence
 
 COLUMNS = [
-    "study", "task", "optimizer", "number", "status", "value", "score", "sign", "metric", "settings", "seconds",
-    "grad_equivalents", "sampler", "pruner", "seeds", "space", "path",
-]  # fmt: skip
+    "study",
+    "task",
+    "optimizer",
+    "number",
+    "status",
+    "value",
+    "score",
+    "sign",
+    "metric",
+    "settings",
+    "seconds",
+    "grad_equivalents",
+    "sampler",
+    "pruner",
+    "seeds",
+    "space",
+    "path",
+]
 WORDS = ["optimizer=sgd,momentum", "task=quadratic", "jobs=1", "scale=quick", "task.steps=30"]
 
 
@@ -60,7 +75,11 @@ def test_a_row_a_trial_as_its_run_tells_it(home: Path) -> None:
     for _, row in trials.iterrows():
         told = summary(row["path"])
         config = yaml.safe_load((Path(row["path"]) / "config.yaml").read_text())
-        assert (row["task"], row["optimizer"], row["status"]) == (told["task"], told["optimizer"], told["status"])
+        assert (row["task"], row["optimizer"], row["status"]) == (
+            told["task"],
+            told["optimizer"],
+            told["status"],
+        )
         assert row["settings"] == sequence(row["space"], 4)[row["number"]]
         assert row["settings"].items() <= config["optimizer"].items()
         assert row["seconds"] == told["seconds"]
@@ -88,7 +107,8 @@ def test_runs_without_a_journal_are_the_same_trials(home: Path) -> None:
     keys = ["optimizer", "number"]
     same = [column for column in COLUMNS if column != "study"]
     pd.testing.assert_frame_equal(
-        without.sort_values(keys, ignore_index=True)[same], with_journal.sort_values(keys, ignore_index=True)[same]
+        without.sort_values(keys, ignore_index=True)[same],
+        with_journal.sort_values(keys, ignore_index=True)[same],
     )
     assert without["study"].nunique() == 2
 
@@ -128,7 +148,10 @@ def test_what_is_damaged_is_named_and_the_rest_is_read(home: Path) -> None:
     trials = load_trials(home)
     assert trials.groupby("optimizer").size().to_dict() == {"momentum": 4, "sgd": 1}
     named = [path for path, _ in trials.attrs["damaged"]]
-    assert named == [f"tune/studies/{broken.name}", *(run.relative_to(home).as_posix() for run in runs[:2])]
+    assert named == [
+        f"tune/studies/{broken.name}",
+        *(run.relative_to(home).as_posix() for run in runs[:2]),
+    ]
     assert all(reason for _, reason in trials.attrs["damaged"])
 
 
@@ -148,7 +171,9 @@ def test_unequal_budgets_are_said_task_by_task(home: Path) -> None:
     trials = load_trials(home)
     assert unequal(trials) == []
     fewer = trials[~((trials["optimizer"] == "sgd") & (trials["number"] == 3))]
-    assert unequal(fewer) == ["The optimizers were not tuned equally on quadratic; trials: momentum 4, sgd 3."]
+    assert unequal(fewer) == [
+        "The optimizers were not tuned equally on quadratic; trials: momentum 4, sgd 3."
+    ]
 
 
 def test_reading_needs_no_torch(home: Path) -> None:
@@ -159,5 +184,7 @@ from suite.tune import load_trials
 assert len(load_trials(Path({str(home)!r}))) == 8
 print(sorted({{"torch", "hydra", "wandb"}} & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=paths.ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=paths.ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "[]\n"

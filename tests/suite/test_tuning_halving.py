@@ -14,7 +14,14 @@ from suite.tune import __main__ as tune
 from suite.tune import load_trials
 from suite.tune.halving import Halt, rungs, scores_of, survivors
 
-WORDS = ["optimizer=sgd", "task=quadratic", "jobs=1", "scale=quick", "task.steps=27", "task.eval_every=3"]
+WORDS = [
+    "optimizer=sgd",
+    "task=quadratic",
+    "jobs=1",
+    "scale=quick",
+    "task.steps=27",
+    "task.eval_every=3",
+]
 
 
 def test_trials_are_compared_at_a_ninth_and_a_third() -> None:
@@ -44,7 +51,15 @@ def test_a_run_is_stopped_at_the_first_evaluation_from_its_rung_on() -> None:
 
 
 def test_scores_are_read_from_the_evaluations_of_a_history(tmp_path: Path) -> None:
-    rows = ["step,loss,val/gap", "0,,9.0", "1,3.0,", "3,3.0,4.0", "6,1.0,", "9,1.0,2.0", "27,1.0,1.0"]
+    rows = [
+        "step,loss,val/gap",
+        "0,,9.0",
+        "1,3.0,",
+        "3,3.0,4.0",
+        "6,1.0,",
+        "9,1.0,2.0",
+        "27,1.0,1.0",
+    ]
     (tmp_path / "history.csv").write_text("\n".join(rows) + "\n")
     assert scores_of(tmp_path, 27, "gap", -1.0) == [-4.0, -2.0]
     (tmp_path / "history.csv").write_text("\n".join(rows[:4]) + "\n")
@@ -61,7 +76,11 @@ def home(results: Path) -> Path:
 
 def validation(directory: Path) -> dict[int, float]:
     with (directory / "history.csv").open(newline="") as file:
-        return {int(row["step"]): float(row["val/gap"]) for row in csv.DictReader(file) if row["val/gap"]}
+        return {
+            int(row["step"]): float(row["val/gap"])
+            for row in csv.DictReader(file)
+            if row["val/gap"]
+        }
 
 
 def test_a_halved_study_equals_whole_runs_looked_at_early(home: Path, tmp_path: Path) -> None:
@@ -74,7 +93,8 @@ def test_a_halved_study_equals_whole_runs_looked_at_early(home: Path, tmp_path: 
     halved = both[both["pruner"] == "halving"].set_index("number")
 
     curves = {
-        number: validation(Path(path.replace("/tune/runs/", "/tune/whole/"))) for number, path in whole["path"].items()
+        number: validation(Path(path.replace("/tune/runs/", "/tune/whole/")))
+        for number, path in whole["path"].items()
     }
     alive: set[Any] = set(curves)
     for step, places in ((3, 3), (9, 1)):
@@ -84,7 +104,9 @@ def test_a_halved_study_equals_whole_runs_looked_at_early(home: Path, tmp_path: 
             assert halved.loc[number, "status"] == "pruned"
             assert halved.loc[number, "value"] == curves[number][step]
             assert halved.loc[number, "grad_equivalents"] == step
-            assert (Path(halved.loc[number, "path"]) / "checkpoint.pt").exists()  # to go on from, if it is asked for
+            assert (
+                Path(halved.loc[number, "path"]) / "checkpoint.pt"
+            ).exists()  # to go on from, if it is asked for
         alive -= stopped
     assert 1 <= len(alive) <= 2
     for number in alive:
@@ -93,10 +115,16 @@ def test_a_halved_study_equals_whole_runs_looked_at_early(home: Path, tmp_path: 
         assert validation(Path(halved.loc[number, "path"])) == curves[number]
     assert halved["grad_equivalents"].sum() < whole["grad_equivalents"].sum() / 1.5
     stops = [json.loads((Path(path) / "summary.json").read_text()) for path in halved["path"]]
-    assert sum(s["message"].startswith("stopped by successive halving at step") for s in stops) == 7 - len(alive)
+    assert sum(
+        s["message"].startswith("stopped by successive halving at step") for s in stops
+    ) == 7 - len(alive)
 
 
 def test_a_run_too_short_to_be_looked_at_early_is_run_whole(home: Path, tmp_path: Path) -> None:
     words = [word for word in WORDS if "eval_every" not in word] + ["task.eval_every=27"]
     tune.tune(tune.parse([*words, "trials=3", "pruner=halving", f"out={tmp_path / 'a'}"]))
-    assert sorted(load_trials(home)["status"]) == ["diverged", "done", "done"]  # lr=2.53 is too much here
+    assert sorted(load_trials(home)["status"]) == [
+        "diverged",
+        "done",
+        "done",
+    ]  # lr=2.53 is too much here

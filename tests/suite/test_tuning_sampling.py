@@ -22,20 +22,26 @@ SPACE: dict[str, dict[str, Any]] = {
     "history": {"low": 2, "high": 64, "log": True, "integer": True},
 }
 KFAC = [  # what the committed configs/tuned/*_kfac.yaml were found among
-    {}, {"lr": 0.503, "damping": 0.622, "kl_clip": 0.01}, {"lr": 0.0129, "damping": 0.0165, "kl_clip": 0.1},
-    {"lr": 0.0466, "damping": 0.068, "kl_clip": 0.001}, {"lr": 0.103, "damping": 0.00181, "kl_clip": 0.1},
-    {"lr": 0.279, "damping": 0.171, "kl_clip": 0.1}, {"lr": 0.0714, "damping": 0.00443, "kl_clip": 0.01},
-    {"lr": 0.026, "damping": 0.251, "kl_clip": 0.01}, {"lr": 0.577, "damping": 0.00646, "kl_clip": 0.001},
-    {"lr": 0.797, "damping": 0.0389, "kl_clip": 0.01}, {"lr": 0.0202, "damping": 0.00146, "kl_clip": 0.001},
+    {},
+    {"lr": 0.503, "damping": 0.622, "kl_clip": 0.01},
+    {"lr": 0.0129, "damping": 0.0165, "kl_clip": 0.1},
+    {"lr": 0.0466, "damping": 0.068, "kl_clip": 0.001},
+    {"lr": 0.103, "damping": 0.00181, "kl_clip": 0.1},
+    {"lr": 0.279, "damping": 0.171, "kl_clip": 0.1},
+    {"lr": 0.0714, "damping": 0.00443, "kl_clip": 0.01},
+    {"lr": 0.026, "damping": 0.251, "kl_clip": 0.01},
+    {"lr": 0.577, "damping": 0.00646, "kl_clip": 0.001},
+    {"lr": 0.797, "damping": 0.0389, "kl_clip": 0.01},
+    {"lr": 0.0202, "damping": 0.00146, "kl_clip": 0.001},
     {"lr": 0.0987, "damping": 0.754, "kl_clip": 0.1},
-]  # fmt: skip
+]
 
 
 def space_of(optimizer: str) -> dict[str, dict[str, Any]]:
     return checked(registry.read("optimizer", optimizer).get("search"), optimizer)
 
 
-# -- points ------------------------------------------------------------------------------------------------------------
+# -- points ----------------------------------------------------------------------------------------
 
 
 def test_the_points_are_those_that_the_committed_values_were_found_among() -> None:
@@ -67,7 +73,9 @@ def test_the_default_comes_first_and_all_values_lie_in_their_ranges() -> None:
 
 def test_settings_spread_over_the_space() -> None:
     settings = sequence(SPACE, 33)[1:]
-    decades = [sum(10.0**k <= s["lr"] < 10.0 ** (k + 1) for s in settings) for k in (-4, -3, -2, -1)]
+    decades = [
+        sum(10.0**k <= s["lr"] < 10.0 ** (k + 1) for s in settings) for k in (-4, -3, -2, -1)
+    ]
     halves = [sum(low <= s["damping"] < low + 1 for s in settings) for low in (0, 1)]
 
     assert min(decades) >= 6  # of 32, evenly in the logarithm
@@ -78,7 +86,9 @@ def test_settings_spread_over_the_space() -> None:
 @pytest.mark.parametrize("sampler", ["quasi", "random"])
 def test_a_point_depends_on_the_space_and_its_number_only(sampler: str) -> None:
     alone = [point(sampler, SPACE, number) for number in (7, 3, 20)]
-    assert alone == [[point(sampler, SPACE, number) for number in range(21)][number] for number in (7, 3, 20)]
+    assert alone == [
+        [point(sampler, SPACE, number) for number in range(21)][number] for number in (7, 3, 20)
+    ]
     assert len({json.dumps(setting) for setting in alone}) == 3
 
 
@@ -106,12 +116,14 @@ def test_every_optimizer_gets_the_same_number_of_different_settings(optimizer: s
     assert len({json.dumps(setting, sort_keys=True) for setting in settings}) == 12
 
 
-# -- TPE ---------------------------------------------------------------------------------------------------------------
+# -- TPE -------------------------------------------------------------------------------------------
 
 
 def told(space: dict[str, Any], settings: dict[str, Any], score: float | None) -> Any:
     state = TrialState.RUNNING if score is None else TrialState.COMPLETE
-    return create_trial(params=settings, distributions=distributions(space), value=score, state=state)
+    return create_trial(
+        params=settings, distributions=distributions(space), value=score, state=state
+    )
 
 
 def past(count: int, best: float = 1e-2) -> list[Any]:
@@ -122,7 +134,9 @@ def past(count: int, best: float = 1e-2) -> list[Any]:
 
 
 def test_tpe_begins_with_the_quasi_random_points() -> None:
-    assert [point("tpe", SPACE, n, past(0)) for n in range(sampling.STARTUP)] == sequence(SPACE, sampling.STARTUP)
+    assert [point("tpe", SPACE, n, past(0)) for n in range(sampling.STARTUP)] == sequence(
+        SPACE, sampling.STARTUP
+    )
 
 
 def test_tpe_goes_where_the_past_was_good() -> None:
@@ -140,19 +154,24 @@ def test_tpe_takes_running_trials_for_bad_ones() -> None:
     numbers = range(24, 64)
 
     def near(trials: list[Any]) -> int:
-        return sum(abs(math.log10(point("tpe", space, number, trials)["lr"] / 1e-2)) < 0.1 for number in numbers)
+        return sum(
+            abs(math.log10(point("tpe", space, number, trials)["lr"] / 1e-2)) < 0.1
+            for number in numbers
+        )
 
     assert near([*past(24), *busy]) < near(past(24)) / 2
 
 
 def test_tpe_takes_failures_for_the_worst() -> None:
     space = {"lr": SPACE["lr"]}
-    trials = [told(space, p, -math.inf if p["lr"] > 1e-2 else p["lr"]) for p in sequence(space, 25)[1:]]
+    trials = [
+        told(space, p, -math.inf if p["lr"] > 1e-2 else p["lr"]) for p in sequence(space, 25)[1:]
+    ]
     suggested = [point("tpe", space, number, trials)["lr"] for number in range(24, 44)]
     assert sum(lr > 0.02 for lr in suggested) <= 4
 
 
-# -- what Optuna is told -----------------------------------------------------------------------------------------------
+# -- what Optuna is told ---------------------------------------------------------------------------
 
 
 def test_a_default_within_the_space_is_a_point_of_it_and_one_outside_is_none() -> None:
@@ -173,7 +192,7 @@ def test_rounding_stays_within_the_range() -> None:
     assert rounded(0.00012345, {"choices": [0.00012345]}) == 0.00012345
 
 
-# -- spaces ------------------------------------------------------------------------------------------------------------
+# -- spaces ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -182,14 +201,23 @@ def test_rounding_stays_within_the_range() -> None:
         (0.1, "lr must be {low: ..., high: ...} or {choices: [...]}, got 0.1"),
         ({"low": 1.0, "high": 0.1}, "lr must have a low below its high, got 1.0 and 0.1"),
         ({"low": 0.5, "high": 0.5}, "lr must have a low below its high"),
-        ({"low": 0.0, "high": 1.0, "log": True}, "lr is searched in the logarithm, so low must be above 0, got 0.0"),
+        (
+            {"low": 0.0, "high": 1.0, "log": True},
+            "lr is searched in the logarithm, so low must be above 0, got 0.0",
+        ),
         ({"low": 1e-3}, "lr must have numbers as low and high, got 0.001 and None"),
         ({"low": "1e-3", "high": 1.0}, "lr must have numbers as low and high, got '1e-3' and 1.0"),
         ({"low": float("nan"), "high": 1.0}, "lr must have numbers"),
         ({"low": 0.0, "high": float("inf")}, "lr must have numbers"),
-        ({"low": 1.5, "high": 3, "integer": True}, "lr must have whole numbers as low and high, got 1.5 and 3"),
+        (
+            {"low": 1.5, "high": 3, "integer": True},
+            "lr must have whole numbers as low and high, got 1.5 and 3",
+        ),
         ({"choices": []}, "lr has no choices"),
-        ({"low": 1.0, "hihg": 2.0}, "lr has a key 'hihg' that means nothing here. Did you mean high?"),
+        (
+            {"low": 1.0, "hihg": 2.0},
+            "lr has a key 'hihg' that means nothing here. Did you mean high?",
+        ),
     ],
 )
 def test_an_entry_that_makes_no_sense_is_refused(entry: Any, message: str) -> None:
@@ -214,5 +242,7 @@ def test_no_space_is_an_empty_one() -> None:
         ({}, []),
     ],
 )
-def test_values_at_the_edge_of_their_range_are_named(settings: dict[str, Any], expected: list[str]) -> None:
+def test_values_at_the_edge_of_their_range_are_named(
+    settings: dict[str, Any], expected: list[str]
+) -> None:
     assert on_edge(settings, SPACE) == expected

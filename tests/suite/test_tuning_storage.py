@@ -44,13 +44,17 @@ def of(study: Study, **changes: Any) -> Study:
 
 
 def ended(claim: Any, value: float | None = 0.5, **others: Any) -> Trial:
-    return Trial(claim.number, claim.settings, "done" if value is not None else "diverged", value, **others)
+    return Trial(
+        claim.number, claim.settings, "done" if value is not None else "diverged", value, **others
+    )
 
 
 def owner(name: str, process: int | None = None) -> Owner:
     """A process of this machine; one that is there unless it gets another number."""
     return (
-        replace(claims.myself(), name=name) if process is None else replace(claims.myself(), name=name, process=process)
+        replace(claims.myself(), name=name)
+        if process is None
+        else replace(claims.myself(), name=name, process=process)
     )
 
 
@@ -58,7 +62,7 @@ def dead() -> Owner:
     return owner(f"dead-{time.monotonic_ns()}", 2**22 + 1)
 
 
-# -- claims ------------------------------------------------------------------------------------------------------------
+# -- claims ----------------------------------------------------------------------------------------
 
 
 def test_trials_are_claimed_in_order_with_the_points_of_the_space(study: Study) -> None:
@@ -77,7 +81,9 @@ def test_trials_are_claimed_in_order_with_the_points_of_the_space(study: Study) 
 
 def test_two_processes_share_a_study(study: Study) -> None:
     here, there = Journal(study, owner("a")), Journal(study, owner("b"))
-    numbers = [claim.number for _ in range(3) for journal in (here, there) for claim in journal.claim()]
+    numbers = [
+        claim.number for _ in range(3) for journal in (here, there) for claim in journal.claim()
+    ]
     assert numbers == [0, 1, 2, 3, 4, 5]
     assert here.claim() == there.claim() == []
 
@@ -92,10 +98,15 @@ def test_optuna_sees_an_ordinary_study(study: Study) -> None:
     journal = Journal(study, owner("a"))
     for value, claim in zip([0.5, None, 0.25], journal.claim(3), strict=True):
         journal.tell(claim, ended(claim, value, sign=-1.0))
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(study.journal)))
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(study.journal))
+    )
     seen = optuna.load_study(study_name=study.name, storage=storage)
 
-    assert [trial.params.get("lr") for trial in seen.trials] == [0.1, *(s["lr"] for s in sequence(SPACE, 3)[1:])]
+    assert [trial.params.get("lr") for trial in seen.trials] == [
+        0.1,
+        *(s["lr"] for s in sequence(SPACE, 3)[1:]),
+    ]
     assert [trial.value for trial in seen.trials] == [-0.5, -math.inf, -0.25]
     assert {trial.state for trial in seen.trials} == {TrialState.COMPLETE}
     assert seen.best_trial.number == 2
@@ -119,7 +130,13 @@ def test_other_spaces_runs_samplers_and_seeds_are_other_studies(study: Study) ->
     wider = replace(study, space={"lr": {**SPACE["lr"], "high": 30.0}})
     config = {**vars(study.plan), "run_id": "76543210"}
     longer = replace(study, plan=SimpleNamespace(**config))
-    others = [wider, longer, of(study, sampler="tpe"), of(study, seeds=2), of(study, pruner="halving")]
+    others = [
+        wider,
+        longer,
+        of(study, sampler="tpe"),
+        of(study, seeds=2),
+        of(study, pruner="halving"),
+    ]
     names = {study.name, *(other.name for other in others)}
     assert len(names) == 6
     assert all(name.startswith("quadratic_sgd_") for name in names)
@@ -133,7 +150,14 @@ def test_a_halved_study_is_one_of_its_number_of_trials(study: Study) -> None:
 def test_the_same_setting_again_waits_for_the_run_that_is_at_it(study: Study) -> None:
     """A small space repeats itself, and the same setting is the same run: two processes must not write one record."""
     pair = replace(study, space={"lr": {"choices": [0.01, 0.1]}})
-    assert [point.get("lr", 0.1) for point in sequence(pair.space, 6)] == [0.1, 0.1, 0.01, 0.01, 0.1, 0.1]
+    assert [point.get("lr", 0.1) for point in sequence(pair.space, 6)] == [
+        0.1,
+        0.1,
+        0.01,
+        0.01,
+        0.1,
+        0.1,
+    ]
     here, there = Journal(pair, owner("a")), Journal(pair, owner("b"))
     ((first,), (second,)) = here.claim(), here.claim()
     assert (first.number, second.number) == (0, 2)
@@ -145,7 +169,7 @@ def test_the_same_setting_again_waits_for_the_run_that_is_at_it(study: Study) ->
     assert [claim.number for claim in here.claim()] == [3]
 
 
-# -- processes that are gone -------------------------------------------------------------------------------------------
+# -- processes that are gone -----------------------------------------------------------------------
 
 
 def test_the_trial_of_a_dead_process_is_taken_over(study: Study) -> None:
@@ -192,11 +216,15 @@ def test_a_trial_that_kills_every_process_fails(study: Study) -> None:
     assert failed.message == f"{ATTEMPTS} processes were killed over this trial"
 
 
-def test_a_trial_that_was_told_but_not_ended_is_told_again(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_that_was_told_but_not_ended_is_told_again(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
     journal = Journal(study, dead())
     (claim,) = journal.claim()
     with monkeypatch.context() as patched:
-        patched.setattr(journal.storage, "set_trial_state_values", lambda *given: None)  # killed just before
+        patched.setattr(
+            journal.storage, "set_trial_state_values", lambda *given: None
+        )  # killed just before
         journal.tell(claim, ended(claim, 0.5))
     other = Journal(study, owner("b"))
     assert other.recorded() == []
@@ -205,7 +233,9 @@ def test_a_trial_that_was_told_but_not_ended_is_told_again(study: Study, monkeyp
     assert [trial.value for trial in other.recorded()] == [0.5]
 
 
-def test_a_lock_that_was_lost_makes_no_trial_twice(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_was_lost_makes_no_trial_twice(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two processes that believe to be alone both make trial 0: the journal's order decides whose it is."""
     here, there = Journal(study, owner("a")), Journal(study, owner("b"))
     (first,) = here.claim()
@@ -217,7 +247,7 @@ def test_a_lock_that_was_lost_makes_no_trial_twice(study: Study, monkeypatch: py
     assert [trial.number for trial in here.recorded()] == [0]
 
 
-# -- who is there ------------------------------------------------------------------------------------------------------
+# -- who is there ----------------------------------------------------------------------------------
 
 
 def test_a_process_of_this_machine_is_looked_up(tmp_path: Path) -> None:
@@ -235,12 +265,16 @@ def test_a_process_of_this_machine_is_looked_up(tmp_path: Path) -> None:
     deadline = time.monotonic() + 10
     while not claims.gone(other.to_dict(), tmp_path, me) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert claims.gone(other.to_dict(), tmp_path, me)  # though nobody has waited for it: a zombie is gone
+    assert claims.gone(
+        other.to_dict(), tmp_path, me
+    )  # though nobody has waited for it: a zombie is gone
     child.join()
     assert claims.gone(None, tmp_path, me)
 
 
-def test_a_process_of_another_machine_is_there_as_long_as_it_touches_its_file(tmp_path: Path) -> None:
+def test_a_process_of_another_machine_is_there_as_long_as_it_touches_its_file(
+    tmp_path: Path,
+) -> None:
     me, far = claims.myself(), replace(claims.myself(), host="elsewhere", name="far")
     (tmp_path / me.name).touch()
     assert claims.gone(far.to_dict(), tmp_path, me)
@@ -259,7 +293,7 @@ def test_a_process_of_another_machine_is_there_as_long_as_it_touches_its_file(tm
     assert not claims.gone(far.to_dict(), tmp_path, me)
 
 
-# -- the file ----------------------------------------------------------------------------------------------------------
+# -- the file --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cut", [1, 7, 40])
@@ -282,14 +316,17 @@ def test_a_line_that_was_cut_off_does_not_spoil_the_journal(study: Study, cut: i
 def test_a_file_that_is_no_journal_is_named(study: Study) -> None:
     study.journal.parent.mkdir(parents=True)
     study.journal.write_text("this is\nnot a journal\n")
-    with pytest.raises(ConfigError, match=r"the study's journal .* is damaged .* Move it away and type the same"):
+    with pytest.raises(
+        ConfigError, match=r"the study's journal .* is damaged .* Move it away and type the same"
+    ):
         Journal(study, owner("a"))
 
 
 def test_a_folder_that_cannot_be_made_is_named(study: Study, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(
-        ConfigError, match=r"the study cannot be kept in .*file/studies \(Not a directory\); .*storage=PATH"
+        ConfigError,
+        match=r"the study cannot be kept in .*file/studies \(Not a directory\); .*storage=PATH",
     ):
         Journal(of(study, storage=tmp_path / "file" / "studies"), owner("a"))
 
@@ -302,7 +339,7 @@ def test_a_folder_that_may_not_be_written_to_is_named(study: Study, tmp_path: Pa
         Journal(of(study, storage=locked), owner("a"))
 
 
-# -- real processes ----------------------------------------------------------------------------------------------------
+# -- real processes --------------------------------------------------------------------------------
 
 
 def claim_all(study: Study, pause: float, meeting: Any = None) -> None:
@@ -332,7 +369,9 @@ def started() -> Iterator[Callable[..., Any]]:
         child.join()
 
 
-def test_processes_that_work_at_the_same_time_share_the_trials(study: Study, started: Callable[..., Any]) -> None:
+def test_processes_that_work_at_the_same_time_share_the_trials(
+    study: Study, started: Callable[..., Any]
+) -> None:
     study = of(study, trials=40)
     meeting = FORK.Barrier(4)
     children = [started(claim_all, study, 0.002, meeting) for _ in range(4)]
@@ -340,7 +379,9 @@ def test_processes_that_work_at_the_same_time_share_the_trials(study: Study, sta
         child.join(300)
         assert child.exitcode == 0
     trials = Journal(study, owner("a")).recorded()
-    every = optuna.load_study(study_name=study.name, storage=Journal(study, owner("a")).storage).trials
+    every = optuna.load_study(
+        study_name=study.name, storage=Journal(study, owner("a")).storage
+    ).trials
 
     assert [trial.number for trial in trials] == list(range(40))
     assert [trial.settings for trial in trials] == sequence(SPACE, 40)
@@ -350,7 +391,9 @@ def test_processes_that_work_at_the_same_time_share_the_trials(study: Study, sta
     assert len(Counter(trial.message for trial in trials)) > 1
 
 
-def test_a_process_that_is_killed_leaves_its_trial_to_another(study: Study, started: Callable[..., Any]) -> None:
+def test_a_process_that_is_killed_leaves_its_trial_to_another(
+    study: Study, started: Callable[..., Any]
+) -> None:
     child = started(claim_all, study, 60.0)
     journal = Journal(study, owner("b"))
     deadline = time.monotonic() + 300

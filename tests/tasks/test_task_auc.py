@@ -13,7 +13,13 @@ from torch import Tensor
 from optimizers import Objective
 from tasks.vision.auc import Auc, PairwiseSquare, ranked_above
 
-TINY: dict[str, Any] = {"hidden": [4], "image_size": 7, "val_size": 200, "test_size": 200, "batch_size": 40}
+TINY: dict[str, Any] = {
+    "hidden": [4],
+    "image_size": 7,
+    "val_size": 200,
+    "test_size": 200,
+    "batch_size": 40,
+}
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +56,24 @@ def test_loss_is_the_value_of_the_min_max_problem(scored: tuple[Tensor, Tensor])
     inner = [above, below, below - above]
     loss = PairwiseSquare()(scores, targets)
     torch.testing.assert_close(loss, min_max(scores, targets, *inner), rtol=1e-12, atol=0)
-    slopes = torch.autograd.functional.jacobian(lambda *x: min_max(scores, targets, *x), tuple(inner))
+    slopes = torch.autograd.functional.jacobian(
+        lambda *x: min_max(scores, targets, *x), tuple(inner)
+    )
     assert max(abs(float(slope)) for slope in slopes) < 1e-12
-    assert float(min_max(scores, targets, above, below, inner[2] + 0.1)) < float(loss)  # alpha maximises
-    assert float(min_max(scores, targets, above + 0.1, below, inner[2])) > float(loss)  # a and b minimise
+    assert float(min_max(scores, targets, above, below, inner[2] + 0.1)) < float(
+        loss
+    )  # alpha maximises
+    assert float(min_max(scores, targets, above + 0.1, below, inner[2])) > float(
+        loss
+    )  # a and b minimise
     assert float(min_max(scores, targets, above, below + 0.1, inner[2])) > float(loss)
 
 
 def test_loss_is_convex_in_the_scores(scored: tuple[Tensor, Tensor]) -> None:
     scores, targets = scored
-    hessian = torch.autograd.functional.hessian(lambda s: PairwiseSquare()(s, targets), scores).reshape(60, 60)
+    hessian = torch.autograd.functional.hessian(
+        lambda s: PairwiseSquare()(s, targets), scores
+    ).reshape(60, 60)
     eigenvalues = torch.linalg.eigvalsh(hessian)
     assert eigenvalues[0] > -1e-12
     assert eigenvalues[-1] > 0.01
@@ -77,7 +91,9 @@ def test_a_batch_without_pairs_has_nothing_to_learn(label: float) -> None:
 
 
 @pytest.mark.parametrize("digits", [0, 1, 12])
-def test_area_is_that_of_scikit_learn_ties_included(scored: tuple[Tensor, Tensor], digits: int) -> None:
+def test_area_is_that_of_scikit_learn_ties_included(
+    scored: tuple[Tensor, Tensor], digits: int
+) -> None:
     scores, targets = scored
     rounded = scores.round(decimals=digits)
     found = ranked_above(rounded[:, 0], targets[:, 0] > 0.5).mean()
@@ -87,7 +103,9 @@ def test_area_is_that_of_scikit_learn_ties_included(scored: tuple[Tensor, Tensor
 def test_area_of_a_split_is_that_of_scikit_learn(task: Auc) -> None:
     model = task.model(0)
     inputs, targets = task.splits["test"]
-    assert task.evaluate(model, "test")["roc_auc"] == pytest.approx(roc_auc_score(targets, model(inputs).detach()))
+    assert task.evaluate(model, "test")["roc_auc"] == pytest.approx(
+        roc_auc_score(targets, model(inputs).detach())
+    )
 
 
 def test_training_positives_are_thinned_and_the_others_stay(task: Auc) -> None:
@@ -101,7 +119,10 @@ def test_training_positives_are_thinned_and_the_others_stay(task: Auc) -> None:
 
 
 def test_every_batch_has_its_share_of_positives(task: Auc) -> None:
-    counts = [int(targets.sum()) for _, targets in islice(task.batches("train", 0), 2 * int(task.steps_per_epoch))]
+    counts = [
+        int(targets.sum())
+        for _, targets in islice(task.batches("train", 0), 2 * int(task.steps_per_epoch))
+    ]
     assert set(counts) <= {1, 2, 3}
     assert sum(counts) / len(counts) == pytest.approx(2, abs=0.02)
 
@@ -116,7 +137,9 @@ def test_gradients_of_the_batches_of_an_epoch_agree_with_the_whole_on_average() 
         return torch.cat([part.flatten() for part in found])
 
     steps = 5 * int(task.steps_per_epoch)
-    mean = torch.stack([gradient(*batch) for batch in islice(task.batches("train", 1), steps)]).mean(dim=0)
+    mean = torch.stack(
+        [gradient(*batch) for batch in islice(task.batches("train", 1), steps)]
+    ).mean(dim=0)
     whole = gradient(*task.splits["train"])
     assert float((mean - whole).norm()) < 0.05 * float(whole.norm())
 
@@ -128,10 +151,15 @@ def test_gauss_newton_products_are_those_of_the_pairs(task: Auc) -> None:
     parameters = list(model.parameters())
     scores = model(inputs)
     jacobian = torch.stack(
-        [torch.cat([g.flatten() for g in torch.autograd.grad(s, parameters, retain_graph=True)]) for s in scores]
+        [
+            torch.cat([g.flatten() for g in torch.autograd.grad(s, parameters, retain_graph=True)])
+            for s in scores
+        ]
     )
     above, below = jacobian[targets[:, 0] > 0.5], jacobian[targets[:, 0] < 0.5]
-    vector = torch.randn(jacobian.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    vector = torch.randn(
+        jacobian.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
     apart = (above[:, None] - below[None]).flatten(0, 1)
     expected = 2 * apart.T @ (apart @ vector) / len(apart)
     torch.testing.assert_close(objective.ggn()(vector), expected, rtol=1e-9, atol=1e-12)

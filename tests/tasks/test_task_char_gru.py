@@ -14,7 +14,9 @@ TINY = {"context": 8, "embedding": 4, "hidden": 6, "val_size": 20, "test_size": 
 def test_the_cell_is_a_gru_and_the_data_are_the_same() -> None:
     gru, lstm = CharGRU(**TINY), CharRNN(**TINY)
     assert torch.equal(gru.splits["val"][0], lstm.splits["val"][0])
-    cells = [[m for m in task.model(0).modules() if isinstance(m, nn.RNNBase)] for task in (gru, lstm)]
+    cells = [
+        [m for m in task.model(0).modules() if isinstance(m, nn.RNNBase)] for task in (gru, lstm)
+    ]
     assert [[type(cell) for cell in found] for found in cells] == [[nn.GRU], [nn.LSTM]]
     counts = [sum(p.numel() for p in found[0].parameters()) for found in cells]
     assert counts[0] * 4 == counts[1] * 3

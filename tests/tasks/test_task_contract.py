@@ -23,7 +23,10 @@ from tasks import SPLITS, DataTask, Task
 from tasks.functions.function import FunctionTask
 from tasks.vision.auc import PairwiseSquare
 
-FILES = {file.stem: file for file in sorted((Path(__file__).parents[2] / "configs" / "task").glob("*.yaml"))}
+FILES = {
+    file.stem: file
+    for file in sorted((Path(__file__).parents[2] / "configs" / "task").glob("*.yaml"))
+}
 OFFERS = {"hessian", "ggn", "jacobian", "sampled", "per_example", "layers", "matrices"}
 QUICK, SMALL = 0, 1
 
@@ -37,7 +40,9 @@ def settings(name: str, size: int) -> dict[str, Any]:
     def pick(match: re.Match[str]) -> str:
         return re.split(r",(?![^\[]*\])", match[1])[size]
 
-    loaded: dict[str, Any] = yaml.safe_load(re.sub(r"\$\{size:([^}]*)\}", pick, FILES[name].read_text()))
+    loaded: dict[str, Any] = yaml.safe_load(
+        re.sub(r"\$\{size:([^}]*)\}", pick, FILES[name].read_text())
+    )
     return loaded
 
 
@@ -48,7 +53,9 @@ def target_class(name: str) -> type[Task]:
 
 
 def build(name: str) -> Task:
-    arguments = OmegaConf.create({key: value for key, value in settings(name, QUICK).items() if key != "_target_"})
+    arguments = OmegaConf.create(
+        {key: value for key, value in settings(name, QUICK).items() if key != "_target_"}
+    )
     return target_class(name)(**{str(key): arguments[key] for key in arguments})
 
 
@@ -67,7 +74,11 @@ def first_batches(task: Task, seed: int, start: int, count: int) -> list[tuple[T
 
 
 def same(left: list[tuple[Tensor, Tensor]], right: list[tuple[Tensor, Tensor]]) -> bool:
-    return all(torch.equal(a, b) for pair in zip(left, right, strict=True) for a, b in zip(*pair, strict=True))
+    return all(
+        torch.equal(a, b)
+        for pair in zip(left, right, strict=True)
+        for a, b in zip(*pair, strict=True)
+    )
 
 
 def test_there_are_nine_tasks() -> None:
@@ -83,7 +94,10 @@ def small_size(name: str) -> dict[str, Any]:
 
 
 def defaults(task_class: type[Task]) -> dict[str, Any]:
-    return {key: parameter.default for key, parameter in inspect.signature(task_class).parameters.items()}
+    return {
+        key: parameter.default
+        for key, parameter in inspect.signature(task_class).parameters.items()
+    }
 
 
 @every_task
@@ -120,7 +134,9 @@ def test_offers_are_true(name: str) -> None:
     assert ("layers" in task.offers) == bool(layers)
     assert ("matrices" in task.offers) == (len(layers) > 1 or recurrent)
     assert ("jacobian" in task.offers) == isinstance(task.loss_fn, nn.MSELoss)
-    coupled = any(isinstance(module, nn.BatchNorm2d) for module in modules) or isinstance(task.loss_fn, PairwiseSquare)
+    coupled = any(isinstance(module, nn.BatchNorm2d) for module in modules) or isinstance(
+        task.loss_fn, PairwiseSquare
+    )
     assert ("per_example" in task.offers) != coupled
 
 
@@ -145,7 +161,9 @@ def test_loss_is_the_mean_over_examples_where_per_example_is_offered(name: str) 
         return
     model = task.model(0)
     inputs, targets = (tensor[:4] for tensor in first_batches(task, 0, 0, 1)[0])
-    single = [task.loss_fn(model(inputs[n : n + 1]), targets[n : n + 1]) for n in range(len(inputs))]
+    single = [
+        task.loss_fn(model(inputs[n : n + 1]), targets[n : n + 1]) for n in range(len(inputs))
+    ]
     torch.testing.assert_close(torch.stack(single).mean(), task.loss_fn(model(inputs), targets))
 
 
@@ -158,7 +176,9 @@ def test_same_seed_same_model_whatever_happened_before(name: str) -> None:
     torch.rand(7)
     again, other = task.model(3).state_dict(), task.model(4).state_dict()
     assert all(torch.equal(first[key], again[key]) for key in first)
-    if getattr(task, "spread", None) != 0:  # with a spread of zero every seed has the published start
+    if (
+        getattr(task, "spread", None) != 0
+    ):  # with a spread of zero every seed has the published start
         assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
@@ -212,12 +232,17 @@ def test_evaluation_equals_a_single_pass_over_all_data(name: str, split: str) ->
         with torch.no_grad():
             inputs, targets = next(iter(task.batches(split, 0)))
             value = float(task.loss_fn(model(inputs), targets))
-        assert task.evaluate(model, split) == {"gap": pytest.approx(value), "loss": pytest.approx(value)}
+        assert task.evaluate(model, split) == {
+            "gap": pytest.approx(value),
+            "loss": pytest.approx(value),
+        }
         return
     if not isinstance(task, DataTask):  # every batch is the whole problem
         with torch.no_grad():
             inputs, targets = next(iter(task.batches(split, 0)))
-            assert task.evaluate(model, split)["loss"] == pytest.approx(float(task.loss_fn(model(inputs), targets)))
+            assert task.evaluate(model, split)["loss"] == pytest.approx(
+                float(task.loss_fn(model(inputs), targets))
+            )
         return
     if task.size(split) > 10_000:  # the training text, as one batch, takes half a minute
         return
@@ -264,7 +289,10 @@ def test_precision_can_be_chosen(name: str) -> None:
     model = task.model(0)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
     assert loss_of(task, model, first_batches(task, 0, 0, 1)[0]).dtype == torch.float64
-    assert task.evaluate(model, "val").keys() == shared(name).evaluate(shared(name).model(0), "val").keys()
+    assert (
+        task.evaluate(model, "val").keys()
+        == shared(name).evaluate(shared(name).model(0), "val").keys()
+    )
 
 
 @every_task
@@ -299,10 +327,12 @@ def test_batch_size_of_zero_is_refused() -> None:
 
 
 def test_import_is_light() -> None:
-    code = (
-        "import sys, tasks; print(*sorted({'sklearn', 'torchvision', 'PIL', 'optimizers', 'suite'} & set(sys.modules)))"
-    )
+    code = "import sys, tasks; print(*sorted({'sklearn', 'torchvision', 'PIL', 'optimizers', 'suite'} & set(sys.modules)))"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
     )
     assert done.stdout.strip() == ""

@@ -62,7 +62,12 @@ def test_example_is_short_and_learns() -> None:
         task.loss_fn(model(inputs), targets).backward()
         optimizer.step()
     assert (task.metric, task.direction, task.batch_size) == ("accuracy", "max", 100)
-    assert task.evaluate(task.model(0), "test")["accuracy"] < 0.5 < 0.7 < task.evaluate(model, "test")["accuracy"]
+    assert (
+        task.evaluate(task.model(0), "test")["accuracy"]
+        < 0.5
+        < 0.7
+        < task.evaluate(model, "test")["accuracy"]
+    )
 
 
 def test_three_names_are_enough(make: Make) -> None:
@@ -98,10 +103,14 @@ def test_data_may_come_as_arrays_sets_loaders_and_functions(make: Make, data: st
 
 
 def test_splits_that_are_given_stay_and_the_missing_one_is_held_out(make: Make) -> None:
-    pairs = "x = torch.arange(60.0).view(60, 1)\nmodel = lambda: nn.Linear(1, 1)\nloss = nn.MSELoss()\n"
+    pairs = (
+        "x = torch.arange(60.0).view(60, 1)\nmodel = lambda: nn.Linear(1, 1)\nloss = nn.MSELoss()\n"
+    )
     three = make(pairs, "data = (x[:40], x[:40]), (x[40:50], x[40:50]), (x[50:], x[50:])\n")
     assert [three.splits[split][0][0].item() for split in ("train", "val", "test")] == [0, 40, 50]
-    two = make(pairs, "data = {'train': (x[:40], x[:40]), 'test': (x[50:], x[50:])}\n", held_out=0.2)
+    two = make(
+        pairs, "data = {'train': (x[:40], x[:40]), 'test': (x[50:], x[50:])}\n", held_out=0.2
+    )
     assert torch.equal(two.splits["test"][0], torch.arange(50.0, 60.0)[:, None])
     assert (two.size("train"), two.size("val")) == (32, 8)
     parts = torch.cat([two.splits["train"][0], two.splits["val"][0]])
@@ -115,7 +124,10 @@ def test_unseeded_data_and_weights_are_the_same_in_every_process(make: Make) -> 
     first = make(weights, LOSS, draws, "# one\n")
     torch.manual_seed(6)
     second = make(weights, LOSS, draws, "# another text, so that it is run again\n")
-    assert all(torch.equal(a, b) for a, b in zip(first.splits["train"], second.splits["train"], strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(first.splits["train"], second.splits["train"], strict=True)
+    )
     assert torch.equal(first.model(3).bias, second.model(3).bias)
     assert not torch.equal(first.model(3).bias, first.model(4).bias)
 
@@ -165,43 +177,78 @@ OFFERED = {
     "one layer": ((MODEL, LOSS, DATA), CLASSIFIES),
     "torch's function": ((MODEL, "loss = F.cross_entropy\n", DATA), CLASSIFIES),
     "hidden": (
-        ("model = lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))\n", LOSS, DATA),
+        (
+            "model = lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))\n",
+            LOSS,
+            DATA,
+        ),
         CLASSIFIES | {"matrices"},
     ),
     "batch normalisation": (
-        ("model = lambda: nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))\n", LOSS, DATA),
+        (
+            "model = lambda: nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))\n",
+            LOSS,
+            DATA,
+        ),
         (CLASSIFIES | {"matrices"}) - {"per_example"},
     ),
-    "attention over the batch": ((net("self.layer(x - x.mean(0))"), LOSS, DATA), CLASSIFIES - {"per_example"}),
+    "attention over the batch": (
+        (net("self.layer(x - x.mean(0))"), LOSS, DATA),
+        CLASSIFIES - {"per_example"},
+    ),
     "squares": (
-        ("model = lambda: nn.Linear(4, 1)\nloss = nn.MSELoss()\ndata = torch.randn(50, 4), torch.randn(50, 1)\n",),
+        (
+            "model = lambda: nn.Linear(4, 1)\nloss = nn.MSELoss()\ndata = torch.randn(50, 4), torch.randn(50, 1)\n",
+        ),
         CLASSIFIES | {"jacobian"},
     ),
     "class weights": (
         (MODEL, "loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2, 3]))\n", DATA),
         CLASSIFIES - {"sampled", "per_example"},
     ),
-    "label smoothing": ((MODEL, "loss = nn.CrossEntropyLoss(label_smoothing=0.1)\n", DATA), CLASSIFIES - {"sampled"}),
-    "function": ((MODEL, "def loss(o, t):\n    return F.cross_entropy(o, t)\n", DATA), {"hessian", "layers"}),
-    "subclass": ((MODEL, "class Mine(nn.CrossEntropyLoss): pass\nloss = Mine\n", DATA), {"hessian", "layers"}),
+    "label smoothing": (
+        (MODEL, "loss = nn.CrossEntropyLoss(label_smoothing=0.1)\n", DATA),
+        CLASSIFIES - {"sampled"},
+    ),
+    "function": (
+        (MODEL, "def loss(o, t):\n    return F.cross_entropy(o, t)\n", DATA),
+        {"hessian", "layers"},
+    ),
+    "subclass": (
+        (MODEL, "class Mine(nn.CrossEntropyLoss): pass\nloss = Mine\n", DATA),
+        {"hessian", "layers"},
+    ),
     "embedding and head": (
-        ("model = lambda: nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(8, 3))\n", LOSS,
-         "data = torch.randint(9, (50, 2)), torch.arange(50) % 3\n"),
+        (
+            "model = lambda: nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(8, 3))\n",
+            LOSS,
+            "data = torch.randint(9, (50, 2)), torch.arange(50) % 3\n",
+        ),
         CLASSIFIES,
     ),
     "recurrent": (
-        (net("self.layer(self.gru(x)[0][:, -1])").replace("super().__init__()", "super().__init__()\n"
-         "        self.gru = nn.GRU(2, 4, batch_first=True)"), LOSS,
-         "data = torch.randn(50, 6, 2), torch.arange(50) % 3\n"),
+        (
+            net("self.layer(self.gru(x)[0][:, -1])").replace(
+                "super().__init__()",
+                "super().__init__()\n        self.gru = nn.GRU(2, 4, batch_first=True)",
+            ),
+            LOSS,
+            "data = torch.randn(50, 6, 2), torch.arange(50) % 3\n",
+        ),
         CLASSIFIES | {"matrices"},
     ),
     "no second derivative": (
-        ("class Once(torch.autograd.Function):\n    @staticmethod\n    def forward(ctx, x):\n        return x.clone()\n"
-         "    @staticmethod\n    @torch.autograd.function.once_differentiable\n    def backward(ctx, g):\n"
-         "        return g * 1.0\n", net("Once.apply(self.layer(x))"), LOSS, DATA),
+        (
+            "class Once(torch.autograd.Function):\n    @staticmethod\n    def forward(ctx, x):\n        return x.clone()\n"
+            "    @staticmethod\n    @torch.autograd.function.once_differentiable\n    def backward(ctx, g):\n"
+            "        return g * 1.0\n",
+            net("Once.apply(self.layer(x))"),
+            LOSS,
+            DATA,
+        ),
         {"sampled", "per_example", "layers"},
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", OFFERED)
@@ -211,63 +258,225 @@ def test_offers_follow_from_model_and_loss(make: Make, case: str) -> None:
 
 
 BROKEN = {  # the file, what is said, and the line of the user's that is shown
-    "syntax": ((MODEL, "loss = nn.CrossEntropyLoss(\n", DATA), "this is no Python", "loss = nn.CrossEntropyLoss("),
-    "raises": ((MODEL, LOSS, "data = torch.load('no.pt')\n"), "FileNotFoundError", "data = torch.load('no.pt')"),
+    "syntax": (
+        (MODEL, "loss = nn.CrossEntropyLoss(\n", DATA),
+        "this is no Python",
+        "loss = nn.CrossEntropyLoss(",
+    ),
+    "raises": (
+        (MODEL, LOSS, "data = torch.load('no.pt')\n"),
+        "FileNotFoundError",
+        "data = torch.load('no.pt')",
+    ),
     "exits": (("raise SystemExit(1)\n",), "SystemExit", "raise SystemExit(1)"),
-    "other name": ((MODEL, "criterion = nn.MSELoss()\n", DATA), "write loss = criterion", "criterion = nn.MSELoss()"),
-    "unnamed class": ((LOSS, DATA, net().replace("model = Net\n", "")), "write model = Net", "class Net(nn.Module):"),
-    "model raises": ((net(inputs=5), LOSS, DATA), "shapes cannot be multiplied", "        return self.layer(x)"),
-    "model wants more": (("class Net(nn.Module):\n    def __init__(self, n): pass\nmodel = Net\n", LOSS, DATA),
-                         "missing 1 required positional argument: 'n'", "model = Net"),
-    "no module": (("model = lambda: torch.ones(3)\n", LOSS, DATA), "not an nn.Module", "model = lambda: torch.ones(3)"),
-    "two outputs": ((net("(self.layer(x), x)"), LOSS, DATA), "gives a tuple", "    def forward(self, x):"),
-    "no rows": ((net("self.layer(x).sum(0)"), LOSS, DATA), r"shape \(3,\) for 8 examples", "    def forward(self, x):"),
-    "no parameters": (("model = nn.Flatten\n", LOSS, DATA), "no trainable parameters", "model = nn.Flatten"),
-    "vector": ((MODEL, "loss = nn.CrossEntropyLoss(reduction='none')\n", DATA), r"shape \(8,\), not one number",
-               "loss = nn.CrossEntropyLoss(reduction='none')"),
-    "loss raises": ((MODEL, "def loss(o, t):\n    return F.cross_entropy(o, targets)\n", DATA), "NameError",
-                    "    return F.cross_entropy(o, targets)"),
-    "no return": ((MODEL, "def loss(o, t):\n    F.cross_entropy(o, t)\n", DATA), "return missing", "def loss(o, t):"),
-    "no gradient": ((MODEL, "loss = lambda o, t: F.cross_entropy(o, t).detach()\n", DATA), "cannot be differentiated",
-                    "loss = lambda o, t: F.cross_entropy(o, t).detach()"),
+    "other name": (
+        (MODEL, "criterion = nn.MSELoss()\n", DATA),
+        "write loss = criterion",
+        "criterion = nn.MSELoss()",
+    ),
+    "unnamed class": (
+        (LOSS, DATA, net().replace("model = Net\n", "")),
+        "write model = Net",
+        "class Net(nn.Module):",
+    ),
+    "model raises": (
+        (net(inputs=5), LOSS, DATA),
+        "shapes cannot be multiplied",
+        "        return self.layer(x)",
+    ),
+    "model wants more": (
+        ("class Net(nn.Module):\n    def __init__(self, n): pass\nmodel = Net\n", LOSS, DATA),
+        "missing 1 required positional argument: 'n'",
+        "model = Net",
+    ),
+    "no module": (
+        ("model = lambda: torch.ones(3)\n", LOSS, DATA),
+        "not an nn.Module",
+        "model = lambda: torch.ones(3)",
+    ),
+    "two outputs": (
+        (net("(self.layer(x), x)"), LOSS, DATA),
+        "gives a tuple",
+        "    def forward(self, x):",
+    ),
+    "no rows": (
+        (net("self.layer(x).sum(0)"), LOSS, DATA),
+        r"shape \(3,\) for 8 examples",
+        "    def forward(self, x):",
+    ),
+    "no parameters": (
+        ("model = nn.Flatten\n", LOSS, DATA),
+        "no trainable parameters",
+        "model = nn.Flatten",
+    ),
+    "vector": (
+        (MODEL, "loss = nn.CrossEntropyLoss(reduction='none')\n", DATA),
+        r"shape \(8,\), not one number",
+        "loss = nn.CrossEntropyLoss(reduction='none')",
+    ),
+    "loss raises": (
+        (MODEL, "def loss(o, t):\n    return F.cross_entropy(o, targets)\n", DATA),
+        "NameError",
+        "    return F.cross_entropy(o, targets)",
+    ),
+    "no return": (
+        (MODEL, "def loss(o, t):\n    F.cross_entropy(o, t)\n", DATA),
+        "return missing",
+        "def loss(o, t):",
+    ),
+    "no gradient": (
+        (MODEL, "loss = lambda o, t: F.cross_entropy(o, t).detach()\n", DATA),
+        "cannot be differentiated",
+        "loss = lambda o, t: F.cross_entropy(o, t).detach()",
+    ),
     "no loss": ((MODEL, "loss = 'mse'\n", DATA), "loss is a str", "loss = 'mse'"),
-    "NaN loss": ((MODEL, "loss = lambda o, t: (o - 1e9).log().mean()\n", DATA), "loss is nan", "loss = lambda"),
-    "own parameters": ((MODEL, "loss = nn.Linear(3, 1)\n", DATA), "belong in the model", "loss = nn.Linear(3, 1)"),
-    "too few outputs": ((MODEL, LOSS, "data = torch.randn(50, 4), torch.arange(50) % 5\n"),
-                        "go from 0 to 4, and the model has 3 outputs", "data = "),
-    "float classes": ((MODEL, LOSS, "data = torch.randn(50, 4), torch.rand(50)\n"), r"targets.long\(\)", "data = "),
-    "whole numbers": (("model = lambda: nn.Linear(4, 1)\nloss = nn.BCEWithLogitsLoss()\n",
-                       "data = torch.randn(50, 4), torch.ones(50, 1).long()\n"), r"targets.float\(\)", "data = "),
-    "broadcast": (("model = lambda: nn.Linear(4, 1)\nloss = nn.MSELoss()\n",
-                   "data = torch.randn(50, 4), torch.randn(50)\n"), r"equal shapes.*targets\[:, None\]", "data = "),
-    "lengths": ((MODEL, LOSS, "data = torch.randn(50, 4), torch.arange(49)\n"), "50 inputs and 49 targets", "data = "),
-    "NaN": ((MODEL, LOSS, "x = torch.randn(50, 4)\nx[7, 2] = float('nan')\ndata = x, torch.arange(50) % 3\n"),
-            "NaN or infinity in 1 of 50 examples, first in number 7", "data = x, torch.arange"),
-    "lists": ((MODEL, LOSS, "data = [[1.0]], [1]\n"), "must be a tensor or an array of numbers, got list", "data = "),
-    "frames": ((MODEL, LOSS, "import pandas\nf = pandas.DataFrame({'a': [1]})\ndata = f, f\n"), "to_numpy", "data = f"),
-    "a path": ((MODEL, LOSS, "data = 'data.csv'\n"), r"pair \(inputs, targets\), got str", "data = 'data.csv'"),
-    "keys": ((MODEL, LOSS, "data = {'training': 1}\n"), "must have the key train.*keys are: training", "data = "),
-    "complex": ((MODEL, LOSS, "data = torch.ones(5, 4) * 1j, torch.ones(5)\n"), "dense and real", "data = "),
-    "too few": ((MODEL, LOSS, "data = torch.ones(2, 4), torch.arange(2)\n"), "too few to hold some out", "data = "),
-    "direction": ((MODEL, LOSS, DATA, "def metric(o, t):\n    return 1.0\n"), "direction must be", "def metric(o, t):"),
-    "metric raises": ((MODEL, LOSS, DATA, "direction = 'max'\ndef metric(o, t):\n    return o.argmax(3)\n"),
-                      "IndexError", "    return o.argmax(3)"),
-    "matrix metric": ((MODEL, LOSS, DATA, "direction = 'max'\nmetric = lambda o, t: o\n"), r"shape \(5, 3\)",
-                      "metric = lambda o, t: o"),
-    "batch": ((MODEL, LOSS, DATA, "batch_size = 'all'\n"), "batch_size is 'all'", "batch_size = 'all'"),
+    "NaN loss": (
+        (MODEL, "loss = lambda o, t: (o - 1e9).log().mean()\n", DATA),
+        "loss is nan",
+        "loss = lambda",
+    ),
+    "own parameters": (
+        (MODEL, "loss = nn.Linear(3, 1)\n", DATA),
+        "belong in the model",
+        "loss = nn.Linear(3, 1)",
+    ),
+    "too few outputs": (
+        (MODEL, LOSS, "data = torch.randn(50, 4), torch.arange(50) % 5\n"),
+        "go from 0 to 4, and the model has 3 outputs",
+        "data = ",
+    ),
+    "float classes": (
+        (MODEL, LOSS, "data = torch.randn(50, 4), torch.rand(50)\n"),
+        r"targets.long\(\)",
+        "data = ",
+    ),
+    "whole numbers": (
+        (
+            "model = lambda: nn.Linear(4, 1)\nloss = nn.BCEWithLogitsLoss()\n",
+            "data = torch.randn(50, 4), torch.ones(50, 1).long()\n",
+        ),
+        r"targets.float\(\)",
+        "data = ",
+    ),
+    "broadcast": (
+        (
+            "model = lambda: nn.Linear(4, 1)\nloss = nn.MSELoss()\n",
+            "data = torch.randn(50, 4), torch.randn(50)\n",
+        ),
+        r"equal shapes.*targets\[:, None\]",
+        "data = ",
+    ),
+    "lengths": (
+        (MODEL, LOSS, "data = torch.randn(50, 4), torch.arange(49)\n"),
+        "50 inputs and 49 targets",
+        "data = ",
+    ),
+    "NaN": (
+        (
+            MODEL,
+            LOSS,
+            "x = torch.randn(50, 4)\nx[7, 2] = float('nan')\ndata = x, torch.arange(50) % 3\n",
+        ),
+        "NaN or infinity in 1 of 50 examples, first in number 7",
+        "data = x, torch.arange",
+    ),
+    "lists": (
+        (MODEL, LOSS, "data = [[1.0]], [1]\n"),
+        "must be a tensor or an array of numbers, got list",
+        "data = ",
+    ),
+    "frames": (
+        (MODEL, LOSS, "import pandas\nf = pandas.DataFrame({'a': [1]})\ndata = f, f\n"),
+        "to_numpy",
+        "data = f",
+    ),
+    "a path": (
+        (MODEL, LOSS, "data = 'data.csv'\n"),
+        r"pair \(inputs, targets\), got str",
+        "data = 'data.csv'",
+    ),
+    "keys": (
+        (MODEL, LOSS, "data = {'training': 1}\n"),
+        "must have the key train.*keys are: training",
+        "data = ",
+    ),
+    "complex": (
+        (MODEL, LOSS, "data = torch.ones(5, 4) * 1j, torch.ones(5)\n"),
+        "dense and real",
+        "data = ",
+    ),
+    "too few": (
+        (MODEL, LOSS, "data = torch.ones(2, 4), torch.arange(2)\n"),
+        "too few to hold some out",
+        "data = ",
+    ),
+    "direction": (
+        (MODEL, LOSS, DATA, "def metric(o, t):\n    return 1.0\n"),
+        "direction must be",
+        "def metric(o, t):",
+    ),
+    "metric raises": (
+        (MODEL, LOSS, DATA, "direction = 'max'\ndef metric(o, t):\n    return o.argmax(3)\n"),
+        "IndexError",
+        "    return o.argmax(3)",
+    ),
+    "matrix metric": (
+        (MODEL, LOSS, DATA, "direction = 'max'\nmetric = lambda o, t: o\n"),
+        r"shape \(5, 3\)",
+        "metric = lambda o, t: o",
+    ),
+    "batch": (
+        (MODEL, LOSS, DATA, "batch_size = 'all'\n"),
+        "batch_size is 'all'",
+        "batch_size = 'all'",
+    ),
     "steps": ((MODEL, LOSS, DATA, "steps = 500\n"), "belongs on the command line", "steps = 500"),
-    "misspelt": ((MODEL, LOSS, DATA, "batchsize = 3\n"), "write batch_size = batchsize", "batchsize = 3"),
-    "capitals": ((MODEL, LOSS, DATA, "BATCH_SIZE = 3\n"), "write batch_size = BATCH_SIZE", "BATCH_SIZE = 3"),
-    "metrics": ((MODEL, LOSS, DATA, "def metrics(o, t):\n    return 1.0\n"), "metrics is a function, not a dictionary",
-                "def metrics(o, t):"),
-    "column": ((MODEL, LOSS, "data = torch.randn(50, 4), torch.ones(50, 1).long()\n"), r"targets\[:, 0\]", "data = "),
-    "endless": ((MODEL, LOSS, "class Set(torch.utils.data.IterableDataset):\n    __iter__ = None\n",
-                 "data = torch.utils.data.DataLoader(Set())\n"), "may have no end", "data = "),
-    "dictionaries": ((MODEL, LOSS, "class Set(torch.utils.data.Dataset):\n    def __len__(self):\n        return 9\n",
-                      "    def __getitem__(self, i):\n        return {'x': i}\ndata = Set()\n"),
-                     r"dictionaries with 'x'; return \(inputs, targets\)", "data = Set()"),
-    "beside": ((MODEL, LOSS, "data = np.load('no.npy')\n"), "is the folder of this file", "data = np.load"),
-}  # fmt: skip
+    "misspelt": (
+        (MODEL, LOSS, DATA, "batchsize = 3\n"),
+        "write batch_size = batchsize",
+        "batchsize = 3",
+    ),
+    "capitals": (
+        (MODEL, LOSS, DATA, "BATCH_SIZE = 3\n"),
+        "write batch_size = BATCH_SIZE",
+        "BATCH_SIZE = 3",
+    ),
+    "metrics": (
+        (MODEL, LOSS, DATA, "def metrics(o, t):\n    return 1.0\n"),
+        "metrics is a function, not a dictionary",
+        "def metrics(o, t):",
+    ),
+    "column": (
+        (MODEL, LOSS, "data = torch.randn(50, 4), torch.ones(50, 1).long()\n"),
+        r"targets\[:, 0\]",
+        "data = ",
+    ),
+    "endless": (
+        (
+            MODEL,
+            LOSS,
+            "class Set(torch.utils.data.IterableDataset):\n    __iter__ = None\n",
+            "data = torch.utils.data.DataLoader(Set())\n",
+        ),
+        "may have no end",
+        "data = ",
+    ),
+    "dictionaries": (
+        (
+            MODEL,
+            LOSS,
+            "class Set(torch.utils.data.Dataset):\n    def __len__(self):\n        return 9\n",
+            "    def __getitem__(self, i):\n        return {'x': i}\ndata = Set()\n",
+        ),
+        r"dictionaries with 'x'; return \(inputs, targets\)",
+        "data = Set()",
+    ),
+    "beside": (
+        (MODEL, LOSS, "data = np.load('no.npy')\n"),
+        "is the folder of this file",
+        "data = np.load",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", BROKEN)
@@ -285,20 +494,29 @@ def test_a_broken_file_is_refused_with_its_own_line(make: Make, tmp_path: Path, 
 
 
 def test_a_name_that_is_missing_altogether_has_no_line(make: Make) -> None:
-    with pytest.raises(BrokenFile, match=r"mine\.py: the file does not say what data is\nExpected: two tensors"):
+    with pytest.raises(
+        BrokenFile, match=r"mine\.py: the file does not say what data is\nExpected: two tensors"
+    ):
         make(MODEL, LOSS)
 
 
-def test_an_absent_file_is_named_with_the_place_that_was_looked_at(tmp_path: Path, monkeypatch: Any) -> None:
+def test_an_absent_file_is_named_with_the_place_that_was_looked_at(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BrokenFile, match=re.escape(f"task.file=no.py: there is no such file; looked for {tmp_path}")):
+    with pytest.raises(
+        BrokenFile,
+        match=re.escape(f"task.file=no.py: there is no such file; looked for {tmp_path}"),
+    ):
         Custom(file="no.py")
 
 
 def test_a_path_is_relative_to_the_current_directory_and_neighbours_can_be_imported(
     make: Make, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    (tmp_path / "beside_mine.py").write_text("import torch\ndata = torch.randn(50, 4), torch.arange(50) % 3\n")
+    (tmp_path / "beside_mine.py").write_text(
+        "import torch\ndata = torch.randn(50, 4), torch.arange(50) % 3\n"
+    )
     make(MODEL, LOSS, "from beside_mine import data\n")
     monkeypatch.chdir(tmp_path)
     assert Custom(file="mine.py").size("train") == 40
@@ -326,13 +544,20 @@ def test_a_training_loader_says_the_batch_size_unless_the_file_does(make: Make, 
 
 
 def test_names_that_only_resemble_pass(make: Make) -> None:
-    task = make(MODEL, LOSS, DATA, "from sklearn import metrics\nbatch_sizes = [1, 2]\ntest_batch_size = 7\n")
+    task = make(
+        MODEL,
+        LOSS,
+        DATA,
+        "from sklearn import metrics\nbatch_sizes = [1, 2]\ntest_batch_size = 7\n",
+    )
     assert (task.metric, task.batch_size) == ("accuracy", 40)
 
 
 def test_what_is_missing_has_a_reason_that_says_what_would_change_it(make: Make) -> None:
-    own = make("model = lambda: nn.Embedding(9, 3)\nloss = lambda o, t: F.cross_entropy(o, t)\n",
-               "data = torch.arange(50) % 9, torch.arange(50) % 3\n")  # fmt: skip
+    own = make(
+        "model = lambda: nn.Embedding(9, 3)\nloss = lambda o, t: F.cross_entropy(o, t)\n",
+        "data = torch.arange(50) % 9, torch.arange(50) % 3\n",
+    )
     assert set(own.lacks) == {"ggn", "jacobian", "sampled", "per_example", "layers", "matrices"}
     assert own.lacks["sampled"].startswith("the loss is a function; nn.CrossEntropyLoss()")
     assert "no nn.Linear" in own.lacks["layers"]

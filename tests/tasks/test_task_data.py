@@ -42,7 +42,11 @@ def test_held_out_examples_are_always_the_same_and_disjoint() -> None:
 def test_three_way_takes_validation_from_training_and_the_first_test_examples() -> None:
     train, test = torch.arange(30), torch.arange(100, 110)
     splits = three_way((train, train), (test, test), 5, 4)
-    assert {split: len(inputs) for split, (inputs, _) in splits.items()} == {"train": 25, "val": 5, "test": 4}
+    assert {split: len(inputs) for split, (inputs, _) in splits.items()} == {
+        "train": 25,
+        "val": 5,
+        "test": 4,
+    }
     assert not set(splits["train"][0].tolist()) & set(splits["val"][0].tolist())
     assert torch.equal(splits["test"][0], test[:4])
 
@@ -70,7 +74,9 @@ def test_vendored_files_are_described_with_their_checksums() -> None:
 
 def test_damaged_vendored_file_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(vendored.SHA256, "moby_dick.txt.xz", "0" * 64)
-    with pytest.raises(DataCorrupt, match=r"moby_dick\.txt\.xz is damaged: its SHA-256 is 3239f5dc.*, not 0000"):
+    with pytest.raises(
+        DataCorrupt, match=r"moby_dick\.txt\.xz is damaged: its SHA-256 is 3239f5dc.*, not 0000"
+    ):
         vendored.read_vendored("moby_dick.txt.xz")
 
 
@@ -87,7 +93,9 @@ def test_data_directory_follows_the_environment(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
 @pytest.mark.usefixtures("empty_directory")
 def test_absent_set_names_the_command_that_brings_it(name: str) -> None:
-    with pytest.raises(DataMissing, match=f"bring it with: python scripts/fetch_data.py {name}$") as caught:
+    with pytest.raises(
+        DataMissing, match=f"bring it with: python scripts/fetch_data.py {name}$"
+    ) as caught:
         MLP(data=name)
     assert isinstance(caught.value, FileNotFoundError)
 
@@ -99,12 +107,19 @@ def write_idx(path: Path, array: np.ndarray) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_idx_files_are_read_and_checked(empty_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idx_files_are_read_and_checked(
+    empty_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = empty_directory / "MNIST" / "raw"
-    images, labels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4), np.array([7, 1], dtype=np.uint8)
+    images, labels = (
+        np.arange(24, dtype=np.uint8).reshape(2, 3, 4),
+        np.array([7, 1], dtype=np.uint8),
+    )
     arrays = [images, labels, images[:1], labels[:1]]
     names = list(full.IDX_SHA256["mnist"])
-    sums = {name: write_idx(folder / name, array) for name, array in zip(names, arrays, strict=True)}
+    sums = {
+        name: write_idx(folder / name, array) for name, array in zip(names, arrays, strict=True)
+    }
     with pytest.raises(DataCorrupt, match="train-images-idx3-ubyte is damaged"):
         full.read_idx_set("mnist")
     monkeypatch.setitem(full.IDX_SHA256, "mnist", sums)
@@ -149,7 +164,8 @@ def test_images_of_different_sizes_need_a_common_one(tmp_path: Path) -> None:
         draw(tmp_path / part / "a" / "0.png", 10, size=6)
         draw(tmp_path / part / "b" / "0.png", 20, size=8)
     with pytest.raises(
-        ValueError, match=r"image_size must be given when the images differ in size, got null; see .*0\.png"
+        ValueError,
+        match=r"image_size must be given when the images differ in size, got null; see .*0\.png",
     ):
         load_images(str(tmp_path))
     assert load_images(str(tmp_path), image_size=5).train[0].shape == (2, 3, 5, 5)
@@ -190,11 +206,15 @@ def test_fetch_reports_every_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     sources = (fetch.Source("first", refuse), fetch.Source("second", lambda: None))
     monkeypatch.setitem(fetch.FETCHABLE, "made_up", a_set([], *sources))
     with pytest.raises(
-        fetch.FetchFailed, match=r"could not bring made_up(.|\n)*first: no way through\n  second: the data"
+        fetch.FetchFailed,
+        match=r"could not bring made_up(.|\n)*first: no way through\n  second: the data",
     ):
         fetch.fetch("made_up")
 
 
 def test_fetch_knows_its_names() -> None:
-    with pytest.raises(ValueError, match="name must be one of fashion_mnist, mnist, cifar10, cmudict, got 'imagenet'"):
+    with pytest.raises(
+        ValueError,
+        match="name must be one of fashion_mnist, mnist, cifar10, cmudict, got 'imagenet'",
+    ):
         fetch.fetch("imagenet")

@@ -29,11 +29,17 @@ def on(task: ImageClassification, *shape: int) -> nn.Module:
 
 
 def weights(model: nn.Module) -> list[Tensor]:
-    return [layer.weight.detach() for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    return [
+        layer.weight.detach()
+        for layer in model.modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d)
+    ]
 
 
 def biases(model: nn.Module) -> Tensor:
-    return torch.cat([p.detach().flatten() for name, p in model.named_parameters() if name.endswith("bias")])
+    return torch.cat(
+        [p.detach().flatten() for name, p in model.named_parameters() if name.endswith("bias")]
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,7 +70,9 @@ def test_networks_fit_images_of_other_sizes(name: str, size: int) -> None:
     assert on(PUBLISHED[name](), 1, size, size)(torch.rand(2, 1, size, size)).shape == (2, 10)
 
 
-@pytest.mark.parametrize(("task", "deviation", "bias"), [(Net2c2d, 0.05, 0.05), (DeepOBSMLP, 0.03, 0.0)])
+@pytest.mark.parametrize(
+    ("task", "deviation", "bias"), [(Net2c2d, 0.05, 0.05), (DeepOBSMLP, 0.03, 0.0)]
+)
 def test_weights_are_normal_and_cut_off_at_two_deviations(
     task: type[ImageClassification], deviation: float, bias: float
 ) -> None:
@@ -72,7 +80,9 @@ def test_weights_are_normal_and_cut_off_at_two_deviations(
     assert torch.equal(biases(model).unique(), torch.tensor([bias]))
     for weight in weights(model):
         assert float(weight.abs().max()) <= 2 * deviation
-        assert float(weight.std()) == pytest.approx(CUT * deviation, rel=6 / math.sqrt(2 * weight.numel()))
+        assert float(weight.std()) == pytest.approx(
+            CUT * deviation, rel=6 / math.sqrt(2 * weight.numel())
+        )
         assert abs(float(weight.mean())) < 6 * deviation / math.sqrt(weight.numel())
 
 
@@ -82,7 +92,9 @@ def test_weights_of_3c3d_are_glorots_normal_in_convolutions_and_uniform_in_dense
     for weight in weights(model):
         outputs, inputs, *kernel = weight.shape
         deviation = math.sqrt(2 / ((inputs + outputs) * math.prod(kernel)))
-        assert float(weight.std()) == pytest.approx(deviation, rel=6 / math.sqrt(2 * weight.numel()))
+        assert float(weight.std()) == pytest.approx(
+            deviation, rel=6 / math.sqrt(2 * weight.numel())
+        )
         bounded = float(weight.abs().max()) <= math.sqrt(3) * deviation
         assert bounded == (not kernel)
 
@@ -101,7 +113,10 @@ def test_pooling_is_tensorflows_same(height: int, width: int) -> None:
     assert found.shape[2:] == (math.ceil(height / 2), math.ceil(width / 2))
     for row in range(found.shape[2]):
         for column in range(found.shape[3]):
-            top, left = 2 * row - height % 2, 2 * column - width % 2  # an odd side is padded in front as well
+            top, left = (
+                2 * row - height % 2,
+                2 * column - width % 2,
+            )  # an odd side is padded in front as well
             window = images[:, :, max(top, 0) : top + 3, max(left, 0) : left + 3]
             assert torch.equal(found[:, :, row, column], window.amax(dim=(2, 3)))
 
@@ -138,11 +153,23 @@ def test_a_set_that_is_absent_is_asked_for(
     [
         (Net2c2d, {"channels": [3]}, r"channels must be a list of 2 numbers above 0, got \[3\]"),
         (Net2c2d, {"hidden": 0}, "hidden must be above 0, got 0"),
-        (Net3c3d, {"channels": [1, 2]}, r"channels must be a list of 3 numbers above 0, got \[1, 2\]"),
+        (
+            Net3c3d,
+            {"channels": [1, 2]},
+            r"channels must be a list of 3 numbers above 0, got \[1, 2\]",
+        ),
         (Net3c3d, {"hidden": [1]}, r"hidden must be a list of 2 numbers above 0, got \[1\]"),
         (Net3c3d, {"l2": -1}, "l2 must be at least 0, got -1"),
-        (Net3c3d, {"data": "digits", "val_size": 9}, "image_size must be at least 9, got images of 8 x 8 pixels"),
-        (DeepOBSMLP, {"hidden": []}, r"hidden must be a list of at least one number above 0, got \[\]"),
+        (
+            Net3c3d,
+            {"data": "digits", "val_size": 9},
+            "image_size must be at least 9, got images of 8 x 8 pixels",
+        ),
+        (
+            DeepOBSMLP,
+            {"hidden": []},
+            r"hidden must be a list of at least one number above 0, got \[\]",
+        ),
     ],
 )
 def test_bad_values_are_named(task: type, arguments: dict[str, object], message: str) -> None:

@@ -41,7 +41,9 @@ def test_rosenbrock_in_ten_dimensions_has_a_second_minimum() -> None:
     with torch.no_grad():
         x.fill_(1)
         x[0] = -1
-    optimizer = torch.optim.LBFGS([x], max_iter=200, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        [x], max_iter=200, tolerance_grad=1e-10, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -94,7 +96,9 @@ def test_quadratic_noise_has_the_shape_of_the_hessian() -> None:
         errors.append(gradient - exact)
     covariance = torch.stack(errors).T.cov()
     torch.testing.assert_close(covariance, 0.5**2 * task.hessian / 2, atol=0.008, rtol=0)
-    assert task.evaluate(model, "val") == Quadratic(dimension=4, condition=20).evaluate(model, "val")
+    assert task.evaluate(model, "val") == Quadratic(dimension=4, condition=20).evaluate(
+        model, "val"
+    )
 
 
 def test_quadratic_is_fixed_by_its_problem_seed() -> None:
@@ -112,7 +116,9 @@ def test_logistic_minimum_is_stationary_and_its_gap_is_zero() -> None:
         weight.copy_(task.optimum[None, :-1])
         bias.copy_(task.optimum[-1:])
     inputs, targets = next(task.batches("train", seed=0))
-    loss = task.loss_fn(model(inputs), targets) + task.l2 / 2 * (weight.square().sum() + bias.square().sum())
+    loss = task.loss_fn(model(inputs), targets) + task.l2 / 2 * (
+        weight.square().sum() + bias.square().sum()
+    )
     gradient = torch.autograd.grad(loss, [weight, bias])
     assert max(float(part.abs().max()) for part in gradient) < 1e-14
     for split in ("train", "val", "test"):
@@ -135,7 +141,11 @@ def test_logistic_inputs_are_standardised_on_the_training_split() -> None:
         (Quadratic, {"condition": 0.5}, "condition must be at least 1, got 0.5"),
         (Quadratic, {"noise": -1}, "noise must be at least 0, got -1"),
         (Quadratic, {"batch_size": 0}, "batch_size must be above 0, got 0"),
-        (Quadratic, {"spectrum": "flat"}, "spectrum must be one of log, linear, clustered, got 'flat'"),
+        (
+            Quadratic,
+            {"spectrum": "flat"},
+            "spectrum must be one of log, linear, clustered, got 'flat'",
+        ),
         (Logistic, {"l2": 0}, "l2 must be above 0, got 0"),
         (Logistic, {"test_size": 569}, "test_size must be between 1 and 568, got 569"),
         (Logistic, {"val_size": 0}, "val_size must be between 1 and 468, got 0"),

@@ -32,22 +32,32 @@ def test_encoding_can_be_undone() -> None:
 
 def test_windows_are_contiguous_disjoint_and_shifted_by_one() -> None:
     splits = split_windows(torch.arange(107), context=9, val_size=3, test_size=2)
-    assert {split: len(inputs) for split, (inputs, _) in splits.items()} == {"train": 5, "val": 3, "test": 2}
-    rows = torch.cat([torch.cat([inputs, targets[:, -1:]], dim=1) for inputs, targets in splits.values()])
+    assert {split: len(inputs) for split, (inputs, _) in splits.items()} == {
+        "train": 5,
+        "val": 3,
+        "test": 2,
+    }
+    rows = torch.cat(
+        [torch.cat([inputs, targets[:, -1:]], dim=1) for inputs, targets in splits.values()]
+    )
     assert torch.equal(rows.flatten(), torch.arange(100))
     for inputs, targets in splits.values():
         assert torch.equal(inputs[:, 1:], targets[:, :-1])
 
 
 @pytest.mark.parametrize("task_class", [CharRNN, CharTransformer])
-def test_any_text_file_will_do(task_class: type[CharRNN] | type[CharTransformer], book: str) -> None:
+def test_any_text_file_will_do(
+    task_class: type[CharRNN] | type[CharTransformer], book: str
+) -> None:
     task = task_class(path=book, context=10, val_size=5, test_size=5, batch_size=4)
     assert len(task.alphabet) == len(set(TEXT))
     inputs, targets = next(task.batches("train", 0))
     logits = task.model(0)(inputs)
     assert logits.shape == (4, len(task.alphabet), 10)
     assert targets.shape == (4, 10)
-    assert task.evaluate(task.model(0), "val")["bits_per_char"] == pytest.approx(math.log2(len(task.alphabet)), rel=0.1)
+    assert task.evaluate(task.model(0), "val")["bits_per_char"] == pytest.approx(
+        math.log2(len(task.alphabet)), rel=0.1
+    )
 
 
 def test_bits_are_the_loss_over_ln_two() -> None:
@@ -57,7 +67,9 @@ def test_bits_are_the_loss_over_ln_two() -> None:
 
 
 @pytest.mark.parametrize("task_class", [CharRNN, CharTransformer])
-def test_a_prediction_does_not_see_what_follows(task_class: type[CharRNN] | type[CharTransformer], book: str) -> None:
+def test_a_prediction_does_not_see_what_follows(
+    task_class: type[CharRNN] | type[CharTransformer], book: str
+) -> None:
     task = task_class(path=book, context=10, val_size=5, test_size=5)
     model = task.model(0).double()
     inputs, _ = next(task.batches("val", 0))
@@ -75,7 +87,9 @@ def test_attention_equals_its_formula() -> None:
     projected = attention.qkv(stream)
     heads = []
     for head in range(2):
-        queries, keys, values = (projected[..., 8 * part + 4 * head : 8 * part + 4 * head + 4] for part in range(3))
+        queries, keys, values = (
+            projected[..., 8 * part + 4 * head : 8 * part + 4 * head + 4] for part in range(3)
+        )
         scores = queries @ keys.transpose(1, 2) / 2
         scores = scores.masked_fill(torch.ones(5, 5).triu(1).bool(), -math.inf)
         heads.append(F.softmax(scores, dim=-1) @ values)
@@ -84,8 +98,12 @@ def test_attention_equals_its_formula() -> None:
 
 
 def test_tied_transformer_shares_its_embedding_with_the_head() -> None:
-    free, tied = (CharTransformer(val_size=2, test_size=2, tied=tied).model(0) for tied in (False, True))
-    matrix = next(module.weight.numel() for module in free.modules() if isinstance(module, nn.Embedding))
+    free, tied = (
+        CharTransformer(val_size=2, test_size=2, tied=tied).model(0) for tied in (False, True)
+    )
+    matrix = next(
+        module.weight.numel() for module in free.modules() if isinstance(module, nn.Embedding)
+    )
     counts = [sum(parameter.numel() for parameter in model.parameters()) for model in (free, tied)]
     assert counts[0] - counts[1] == matrix
     assert tied.head.weight is tied.embedding.weight  # type: ignore[union-attr]

@@ -59,7 +59,9 @@ def test_adding_by_the_mean_leaves_a_sixth() -> None:
 
 
 def test_copy_shows_a_word_a_pause_and_a_signal() -> None:
-    inputs, targets = LongMemory(problem="copy", length=7, items=4, symbols=5, **SIZES).splits["train"]
+    inputs, targets = LongMemory(problem="copy", length=7, items=4, symbols=5, **SIZES).splits[
+        "train"
+    ]
     assert inputs.shape == (9, 7 + 2 * 4, 5 + 2)
     assert torch.equal(inputs.sum(2), torch.ones(9, 15))
     tokens = inputs.argmax(2)
@@ -85,19 +87,25 @@ def test_copy_by_guessing_is_wrong_as_often_as_chance_says() -> None:
 def test_words_differ_and_so_do_the_splits() -> None:
     words = distinct_words(100, 4, 4, torch.Generator().manual_seed(0))
     assert len(words.unique(dim=0)) == 100
-    splits = LongMemory(problem="copy", items=4, symbols=4, train_size=80, val_size=10, test_size=10).splits
+    splits = LongMemory(
+        problem="copy", items=4, symbols=4, train_size=80, val_size=10, test_size=10
+    ).splits
     assert len(torch.cat([targets for _, targets in splits.values()]).unique(dim=0)) == 100
 
 
 @pytest.mark.parametrize("problem", ["adding", "copy"])
 def test_data_follow_the_problem_seed(problem: str) -> None:
-    first, again, other = (tiny(problem, problem_seed=seed).splits["train"][0] for seed in (1, 1, 2))
+    first, again, other = (
+        tiny(problem, problem_seed=seed).splits["train"][0] for seed in (1, 1, 2)
+    )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
 @pytest.mark.parametrize(("problem", "shape"), [("adding", (9, 1)), ("copy", (9, 4, 3))])
-def test_outputs_are_a_linear_map_of_the_hidden_states(problem: str, shape: tuple[int, ...]) -> None:
+def test_outputs_are_a_linear_map_of_the_hidden_states(
+    problem: str, shape: tuple[int, ...]
+) -> None:
     task = tiny(problem)
     model = task.model(0)
     inputs = task.splits["train"][0]
@@ -113,7 +121,9 @@ def test_outputs_are_a_linear_map_of_the_hidden_states(problem: str, shape: tupl
     found = model(inputs)
     assert found.shape == shape
     head = list(model.parameters())[-2:]
-    torch.testing.assert_close(found[..., -1] if problem == "copy" else found, F.linear(states[:, -1], *head))
+    torch.testing.assert_close(
+        found[..., -1] if problem == "copy" else found, F.linear(states[:, -1], *head)
+    )
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
@@ -124,7 +134,9 @@ def test_gauss_newton_products_equal_the_dense_matrix(problem: str, cell: str) -
     inputs, targets = next(task.batches("train", 0))
     jacobian = outputs_jacobian(model, inputs)
     outputs = model(inputs).detach()
-    inner = second_derivative(lambda z: task.loss_fn(z.view_as(outputs), targets), outputs.flatten())
+    inner = second_derivative(
+        lambda z: task.loss_fn(z.view_as(outputs), targets), outputs.flatten()
+    )
     vector = torch.randn(jacobian.shape[1], dtype=torch.float64)
     product = Objective(model, task.loss_fn, inputs, targets).ggn()(vector)
     torch.testing.assert_close(product, jacobian.T @ (inner @ (jacobian @ vector)))
@@ -135,7 +147,9 @@ def test_hessian_products_equal_differences_of_gradients(problem: str) -> None:
     task = tiny(problem)
     model = task.model(0)
     objective = Objective(model, task.loss_fn, *next(task.batches("train", 0)))
-    vector = torch.randn(sum(parameter.numel() for parameter in model.parameters()), dtype=torch.float64)
+    vector = torch.randn(
+        sum(parameter.numel() for parameter in model.parameters()), dtype=torch.float64
+    )
     product = objective.hessian()(vector)
     gradients = []
     for sign in (1, -1):
@@ -163,17 +177,23 @@ def test_only_adding_offers_residuals() -> None:
 
 
 @pytest.mark.parametrize(("cell", "gates"), [("rnn", 1), ("lstm", 4), ("gru", 3)])
-def test_sparse_initialisation_has_fifteen_connections_and_its_radius(cell: str, gates: int) -> None:
+def test_sparse_initialisation_has_fifteen_connections_and_its_radius(
+    cell: str, gates: int
+) -> None:
     layer = recurrent_layer(LongMemory(cell=cell, hidden=20, train_size=1).model(0))
     weights = dict(layer.named_parameters())
     blocks = weights["weight_hh_l0"].detach().split(20)
     assert len(blocks) == gates
     for block in blocks:
         assert torch.equal((block != 0).sum(1), torch.full((20,), 15))
-        assert float(torch.linalg.eigvals(block.double()).abs().max()) == pytest.approx(1.1, rel=1e-4)
+        assert float(torch.linalg.eigvals(block.double()).abs().max()) == pytest.approx(
+            1.1, rel=1e-4
+        )
     assert not weights["bias_ih_l0"].any()
     plain = recurrent_layer(LongMemory(cell=cell, hidden=20, train_size=1, init="torch").model(0))
-    assert max(float(parameter.abs().max()) for parameter in plain.state_dict().values()) <= 1 / math.sqrt(20)
+    assert max(
+        float(parameter.abs().max()) for parameter in plain.state_dict().values()
+    ) <= 1 / math.sqrt(20)
 
 
 def test_curvature_learns_to_add() -> None:
@@ -199,7 +219,14 @@ def test_curvature_learns_to_add() -> None:
         ({"hidden": 0}, "hidden must be above 0, got 0"),
         ({"val_size": 0}, "val_size must be above 0, got 0"),
         (
-            {"problem": "copy", "items": 2, "symbols": 3, "train_size": 20, "val_size": 1, "test_size": 1},
+            {
+                "problem": "copy",
+                "items": 2,
+                "symbols": 3,
+                "train_size": 20,
+                "val_size": 1,
+                "test_size": 1,
+            },
             r"items must be so large that symbols\^items exceeds twice the 22 sequences, got 2",
         ),
     ],

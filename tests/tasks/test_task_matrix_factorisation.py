@@ -78,7 +78,9 @@ def test_product_is_invariant() -> None:
     left, right = (parameter.detach() for parameter in task.model(0).parameters())
     mixing = torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     moved = at(task, left @ mixing, right @ torch.linalg.inv(mixing).T)
-    assert task.evaluate(moved, "val") == pytest.approx(task.evaluate(at(task, left, right), "val"), rel=1e-9)
+    assert task.evaluate(moved, "val") == pytest.approx(
+        task.evaluate(at(task, left, right), "val"), rel=1e-9
+    )
 
 
 def test_zero_is_a_saddle() -> None:
@@ -87,7 +89,9 @@ def test_zero_is_a_saddle() -> None:
     curvature = objective_of(task, at(task, torch.zeros(7, 2), torch.zeros(5, 2))).hessian()
     assert float(curvature.gradient.norm()) == 0
     singular = 2 / 35 * torch.linalg.svdvals(task.matrix)
-    torch.testing.assert_close(torch.linalg.eigvalsh(curvature.dense())[:6], -singular[:3].repeat_interleave(2))
+    torch.testing.assert_close(
+        torch.linalg.eigvalsh(curvature.dense())[:6], -singular[:3].repeat_interleave(2)
+    )
 
 
 def test_oracles_take_index_pairs() -> None:
@@ -104,7 +108,9 @@ def test_oracles_take_index_pairs() -> None:
     residuals, jacobian = objective.jacobian()
     factor = math.sqrt(2 / len(inputs))
     torch.testing.assert_close(jacobian, factor * expected)
-    torch.testing.assert_close(residuals, factor * ((left @ right.T)[inputs[:, 0], inputs[:, 1]] - targets))
+    torch.testing.assert_close(
+        residuals, factor * ((left @ right.T)[inputs[:, 0], inputs[:, 1]] - targets)
+    )
     torch.testing.assert_close(objective.ggn().dense(), jacobian.T @ jacobian)
     per_example = objective.per_example_grads()
     torch.testing.assert_close(per_example, 2 * residuals[:, None] / factor * expected)
@@ -123,7 +129,9 @@ def test_hessian_is_that_of_torch_func() -> None:
         return ((left @ right.T)[inputs[:, 0], inputs[:, 1]] - targets).square().mean()
 
     flat = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
-    torch.testing.assert_close(objective_of(task, model).hessian().dense(), torch.func.hessian(loss)(flat))
+    torch.testing.assert_close(
+        objective_of(task, model).hessian().dense(), torch.func.hessian(loss)(flat)
+    )
 
 
 def test_held_out_entries_are_exact_and_the_error_is_relative() -> None:
@@ -144,7 +152,9 @@ def test_held_out_entries_are_exact_and_the_error_is_relative() -> None:
 
 def test_gauss_newton_recovers_the_held_out_entries() -> None:
     """A plain Levenberg-Marquardt loop: half the entries of an ill-conditioned matrix determine the other half."""
-    task = MatrixFactorisation(rows=20, columns=15, rank=2, true_rank=2, condition=100.0, observed=0.6)
+    task = MatrixFactorisation(
+        rows=20, columns=15, rank=2, true_rank=2, condition=100.0, observed=0.6
+    )
     model = task.model(0)
     objective, damping = objective_of(task, model), 1e-2
     for _ in range(60):
@@ -167,5 +177,7 @@ def test_bad_arguments_are_refused() -> None:
         MatrixFactorisation(observed=1.5)
     with pytest.raises(ValueError, match=r"condition must be at least 1, got 0\.5"):
         MatrixFactorisation(condition=0.5)
-    with pytest.raises(ValueError, match=r"observed must leave entries to train on .*, got 0\.0001 of 2400"):
+    with pytest.raises(
+        ValueError, match=r"observed must leave entries to train on .*, got 0\.0001 of 2400"
+    ):
         MatrixFactorisation(observed=0.0001)

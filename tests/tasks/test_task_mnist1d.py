@@ -26,8 +26,9 @@ def whole(samples: int = 5000, seed: int = 42, shuffled: bool = False) -> tuple[
     return torch.cat([inputs, test_inputs]), torch.cat([labels, test_labels])
 
 
-# What `make_dataset` of the package mnist1d 0.0.2.post1 gives, to six digits: the first points of the first training
-# signal and the last points of the last test signal, plain and shuffled; the sum of the squares of all training points.
+# What `make_dataset` of the package mnist1d 0.0.2.post1 gives, to six digits: the first points of
+# the first training signal and the last points of the last test signal, plain and shuffled; the sum
+# of the squares of all training points.
 PUBLISHED = {
     False: ([-0.332006, -0.471910, -0.778697, -1.009741], [0.447233, 0.659876, 0.877734, 1.193152]),
     True: ([1.035874, 0.410198, -0.882353, -1.093486], [-0.148340, 1.067678, -0.519329, -1.281038]),
@@ -69,7 +70,9 @@ def test_templates_start_at_zero_and_have_the_same_deviation() -> None:
     templates = torch.from_numpy(digit_templates())
     assert templates.shape == (10, 12)
     assert torch.equal(templates[:, 0], torch.zeros(10, dtype=torch.float64))
-    torch.testing.assert_close(templates.std(dim=1, correction=0), torch.full((10,), 1 / 6, dtype=torch.float64))
+    torch.testing.assert_close(
+        templates.std(dim=1, correction=0), torch.full((10,), 1 / 6, dtype=torch.float64)
+    )
 
 
 @pytest.mark.parametrize("length", [5, 9, 40])
@@ -88,7 +91,9 @@ def test_logistic_regression_gets_a_third_right_as_published() -> None:
     task = MNIST1D()
     inputs, labels = (tensor.numpy() for tensor in task.splits["train"])
     fitted = LogisticRegression(max_iter=1000).fit(inputs, labels)
-    assert 0.28 < fitted.score(*(tensor.numpy() for tensor in task.splits["test"])) < 0.36  # published: 0.32
+    assert (
+        0.28 < fitted.score(*(tensor.numpy() for tensor in task.splits["test"])) < 0.36
+    )  # published: 0.32
 
 
 @every_network
@@ -100,7 +105,10 @@ def test_networks_have_the_published_sizes(model: str) -> None:
 
 def test_the_second_layer_of_the_dense_one_is_added_to_the_first() -> None:
     network = MNIST1D(model="dense", width=7).model(0).double()
-    (a, a0, b, b0, c, c0), inputs = network.parameters(), torch.randn(5, LENGTH, dtype=torch.float64)
+    (a, a0, b, b0, c, c0), inputs = (
+        network.parameters(),
+        torch.randn(5, LENGTH, dtype=torch.float64),
+    )
     hidden = F.relu(inputs @ a.T + a0)
     torch.testing.assert_close(network(inputs), (hidden + F.relu(hidden @ b.T + b0)) @ c.T + c0)
 
@@ -130,19 +138,25 @@ def test_the_gru_hears_the_signal_from_both_ends() -> None:
 
 @every_network
 def test_per_example_gradients_are_those_of_the_examples(model: str) -> None:
-    task = MNIST1D(model=model, width=3, samples=50, val_size=5, batch_size=4).to("cpu", torch.float64)
+    task = MNIST1D(model=model, width=3, samples=50, val_size=5, batch_size=4).to(
+        "cpu", torch.float64
+    )
     network = task.model(0)
     inputs, labels = next(task.batches("train", 0))
     rows = Objective(network, task.loss_fn, inputs, labels).per_example_grads()
     for n in range(4):
         loss = F.cross_entropy(network(inputs[n : n + 1]), labels[n : n + 1])
-        expected = torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(network.parameters()))])
+        expected = torch.cat(
+            [part.flatten() for part in torch.autograd.grad(loss, list(network.parameters()))]
+        )
         torch.testing.assert_close(rows[n], expected)
 
 
 def test_logistic_regression_has_no_hidden_matrix() -> None:
     assert MNIST1D(model="linear").offers == MNIST1D.offers - {"matrices"}
-    assert all(MNIST1D(model=model).offers == MNIST1D.offers for model in WIDTHS if model != "linear")
+    assert all(
+        MNIST1D(model=model).offers == MNIST1D.offers for model in WIDTHS if model != "linear"
+    )
 
 
 @pytest.mark.slow
@@ -157,13 +171,18 @@ def test_networks_are_told_apart_in_the_published_order() -> None:
             task.loss_fn(network(inputs), labels).backward()
             optimizer.step()
         found[model] = task.evaluate(network, "test")["accuracy"]
-    assert found["linear"] < 0.4 < 0.55 < found["dense"] < 0.75 < 0.85 < found["convolutional"], found
+    assert found["linear"] < 0.4 < 0.55 < found["dense"] < 0.75 < 0.85 < found["convolutional"], (
+        found
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"model": "vit"}, "model must be one of linear, dense, convolutional, recurrent, got 'vit'"),
+        (
+            {"model": "vit"},
+            "model must be one of linear, dense, convolutional, recurrent, got 'vit'",
+        ),
         ({"width": 0}, "width must be above 0, got 0"),
         ({"samples": 5005}, "samples must be a positive multiple of 10, got 5005"),
         ({"samples": 0}, "samples must be a positive multiple of 10, got 0"),

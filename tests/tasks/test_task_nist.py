@@ -18,9 +18,34 @@ torch.set_num_threads(1)
 REGRESSIONS = datasets()
 every_regression = pytest.mark.parametrize("name", REGRESSIONS)
 OBSERVATIONS = {  # of NIST's own table of the data sets
-    **{"Misra1a": 14, "Misra1b": 14, "Misra1c": 14, "Misra1d": 14, "Chwirut1": 214, "Chwirut2": 54, "Lanczos1": 24},
-    **{"Lanczos2": 24, "Lanczos3": 24, "Gauss1": 250, "Gauss2": 250, "Gauss3": 250, "DanWood": 6, "Kirby2": 151},
-    **{"Hahn1": 236, "Nelson": 128, "MGH17": 33, "Roszman1": 25, "ENSO": 168, "MGH09": 11, "Thurber": 37, "BoxBOD": 6},
+    **{
+        "Misra1a": 14,
+        "Misra1b": 14,
+        "Misra1c": 14,
+        "Misra1d": 14,
+        "Chwirut1": 214,
+        "Chwirut2": 54,
+        "Lanczos1": 24,
+    },
+    **{
+        "Lanczos2": 24,
+        "Lanczos3": 24,
+        "Gauss1": 250,
+        "Gauss2": 250,
+        "Gauss3": 250,
+        "DanWood": 6,
+        "Kirby2": 151,
+    },
+    **{
+        "Hahn1": 236,
+        "Nelson": 128,
+        "MGH17": 33,
+        "Roszman1": 25,
+        "ENSO": 168,
+        "MGH09": 11,
+        "Thurber": 37,
+        "BoxBOD": 6,
+    },
     **{"Rat42": 9, "MGH10": 16, "Eckerle4": 35, "Rat43": 15, "Bennett5": 154},
 }
 
@@ -40,7 +65,14 @@ def solved_by_scipy(regression: Regression, start: int) -> float:
     def jacobian(b: NDArray[np.float64]) -> NDArray[np.float64]:
         return jacfwd(regression.residuals)(torch.from_numpy(b)).numpy()
 
-    options = {"method": "lm", "x_scale": "jac", "xtol": 1e-15, "ftol": 1e-15, "gtol": 1e-15, "max_nfev": 2000}
+    options = {
+        "method": "lm",
+        "x_scale": "jac",
+        "xtol": 1e-15,
+        "ftol": 1e-15,
+        "gtol": 1e-15,
+        "max_nfev": 2000,
+    }
     found = least_squares(residuals, regression.starts[start - 1].numpy(), jac=jacobian, **options)
     return regression.digits(torch.from_numpy(found.x))
 
@@ -49,14 +81,20 @@ def test_all_are_there_with_their_sizes() -> None:
     assert {name: len(regression.y) for name, regression in REGRESSIONS.items()} == OBSERVATIONS
     assert set(MODELS) == set(OBSERVATIONS)
     levels = [regression.level for regression in REGRESSIONS.values()]
-    assert {level: levels.count(level) for level in levels} == {"lower": 8, "average": 11, "higher": 8}
+    assert {level: levels.count(level) for level in levels} == {
+        "lower": 8,
+        "average": 11,
+        "higher": 8,
+    }
 
 
 @every_regression
 def test_residual_sum_at_the_certified_parameters(name: str) -> None:
     regression = REGRESSIONS[name]
     found = float(regression.residuals(regression.certified).square().sum())
-    if name == "Lanczos1":  # 1.4e-25 is the rounding error of 13-digit data; eleven digits of b leave 4e-21
+    if (
+        name == "Lanczos1"
+    ):  # 1.4e-25 is the rounding error of 13-digit data; eleven digits of b leave 4e-21
         assert found < 1e-20
     else:
         assert found == pytest.approx(regression.residual_sum, rel=1e-9)
@@ -66,8 +104,13 @@ def test_residual_sum_at_the_certified_parameters(name: str) -> None:
 def test_gradient_vanishes_at_the_certified_parameters(name: str) -> None:
     """The residuals are orthogonal to the Jacobian's columns, as far as eleven digits of b allow."""
     regression = REGRESSIONS[name]
-    residuals, jacobian = regression.residuals(regression.certified), scaled_jacobian(regression, regression.certified)
-    rounding = 1e-10 * jacobian.norm(dim=0).max()  # of the parameters, relative, carried to the residuals
+    residuals, jacobian = (
+        regression.residuals(regression.certified),
+        scaled_jacobian(regression, regression.certified),
+    )
+    rounding = (
+        1e-10 * jacobian.norm(dim=0).max()
+    )  # of the parameters, relative, carried to the residuals
     projection = (jacobian.T @ residuals).abs() / jacobian.norm(dim=0)
     assert float(projection.max()) <= float(rounding)
 
@@ -97,7 +140,9 @@ def test_scipy_finds_all_but_one_from_the_first_start() -> None:
 
 @every_regression
 @pytest.mark.parametrize("start", [1, 2])
-def test_task_starts_where_nist_does_and_its_oracles_are_those_of_the_residuals(name: str, start: int) -> None:
+def test_task_starts_where_nist_does_and_its_oracles_are_those_of_the_residuals(
+    name: str, start: int
+) -> None:
     task, regression = Nist(name, start), REGRESSIONS[name]
     model = task.model(seed=5)
     b = regression.starts[start - 1]
@@ -123,7 +168,9 @@ def test_metrics_at_the_solution_and_at_the_start() -> None:
     assert found["loss"] == pytest.approx(found["residual_sum"] / 14)
 
 
-@pytest.mark.parametrize(("error", "expected"), [(0.0, 11), (1e-13, 11), (1e-5, 5), (0.5, 0.30103), (3.0, 0)])
+@pytest.mark.parametrize(
+    ("error", "expected"), [(0.0, 11), (1e-13, 11), (1e-5, 5), (0.5, 0.30103), (3.0, 0)]
+)
 def test_digits_are_those_of_the_worst_parameter(error: float, expected: float) -> None:
     regression = REGRESSIONS["MGH09"]
     b = regression.certified.clone()

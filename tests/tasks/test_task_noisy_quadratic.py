@@ -31,7 +31,9 @@ def zero() -> Tensor:
 
 def test_spectrum_is_the_published_one() -> None:
     random = np.random.RandomState(42)
-    expected = torch.from_numpy(np.concatenate([random.uniform(0, 1, 90), random.uniform(30, 60, 10)]))
+    expected = torch.from_numpy(
+        np.concatenate([random.uniform(0, 1, 90), random.uniform(30, 60, 10)])
+    )
     torch.testing.assert_close(TASK.eigenvalues, expected)
     torch.testing.assert_close(torch.linalg.eigvalsh(TASK.hessian), expected.sort().values)
     rotation = TASK.root / TASK.root.norm(dim=1, keepdim=True)
@@ -44,7 +46,10 @@ def test_rotations_are_drawn_uniformly() -> None:
     rotations = entries / entries.norm(dim=2, keepdim=True)
     assert float(rotations.mean()) == pytest.approx(0, abs=4 / 100 / 20**0.5)
     torch.testing.assert_close(
-        rotations.square().mean((0, 1)), torch.full((100,), 0.01, dtype=torch.float64), rtol=0.2, atol=0
+        rotations.square().mean((0, 1)),
+        torch.full((100,), 0.01, dtype=torch.float64),
+        rtol=0.2,
+        atol=0,
     )
     assert float(rotations[0].abs().max()) < 0.6
 
@@ -59,8 +64,12 @@ def test_examples_are_the_published_draws(split: str) -> None:
 
 
 def test_start_is_all_ones() -> None:
-    assert torch.equal(next(TASK.model(3).parameters()).detach(), torch.ones(100, dtype=torch.float64))
-    assert not torch.equal(next(NoisyQuadratic(spread=0.1).model(3).parameters()).detach(), torch.ones(100))
+    assert torch.equal(
+        next(TASK.model(3).parameters()).detach(), torch.ones(100, dtype=torch.float64)
+    )
+    assert not torch.equal(
+        next(NoisyQuadratic(spread=0.1).model(3).parameters()).detach(), torch.ones(100)
+    )
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -69,7 +78,9 @@ def test_loss_is_the_gap_to_the_mean_plus_the_spread_of_the_examples(split: str)
     inputs, _ = TASK.splits[split]
     theta = torch.randn(100, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     mean, covariance = inputs.mean(0), torch.cov(inputs.T, correction=0)
-    expected = (theta - mean) @ TASK.hessian @ (theta - mean) / 2 + (TASK.hessian * covariance).sum() / 2
+    expected = (theta - mean) @ TASK.hessian @ (theta - mean) / 2 + (
+        TASK.hessian * covariance
+    ).sum() / 2
     found = TASK.evaluate(at(theta), split)
     assert found["loss"] == pytest.approx(float(expected), rel=1e-12)
     assert found["gap"] == pytest.approx(float(theta @ TASK.hessian @ theta / 2), rel=1e-12)
@@ -92,7 +103,8 @@ def test_gap_of_the_training_minimiser_is_the_floor_over_the_examples() -> None:
     for seed in range(100, 130):
         task = NoisyQuadratic(problem_seed=seed)
         gaps.append(task.gap(task.splits["train"][0].mean(0)) / (task.floor / 1000))
-    # a weighted chi-square with about 10 degrees of freedom: relative deviation sqrt(2 / 10), over 30 problems
+    # a weighted chi-square with about 10 degrees of freedom: relative deviation sqrt(2 / 10), over
+    # 30 problems
     assert float(np.mean(gaps)) == pytest.approx(1, abs=4 * (0.2 / 30) ** 0.5)
 
 

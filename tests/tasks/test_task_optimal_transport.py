@@ -53,7 +53,9 @@ def test_solution_is_that_of_the_plain_iteration(epsilon: float) -> None:
     expected, cost = plain_sinkhorn(task.costs.numpy(), epsilon)
     found = plan(task.costs, task.weights[0], epsilon, task.optimum) / len(task.costs)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-9)
-    assert task.cost == pytest.approx(cost, rel=1e-9)  # the semi-dual's maximum is the primal's minimum
+    assert task.cost == pytest.approx(
+        cost, rel=1e-9
+    )  # the semi-dual's maximum is the primal's minimum
     at_best = value_at(task, task.optimum)
     assert at_best["gap"] < 1e-12
     assert at_best["marginal_error"] < 1e-9
@@ -71,7 +73,9 @@ def test_gap_is_the_distance_of_the_semi_dual_from_its_maximum() -> None:
     prices = torch.randn(8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     value = prices.mean() - 0.05 * ((prices - task.costs) / 0.05).exp().mean(dim=1).log().mean()
     assert value_at(task, prices)["gap"] == pytest.approx(task.cost - float(value), rel=1e-10)
-    assert value_at(task, prices + 3)["gap"] == pytest.approx(value_at(task, prices)["gap"], rel=1e-10)
+    assert value_at(task, prices + 3)["gap"] == pytest.approx(
+        value_at(task, prices)["gap"], rel=1e-10
+    )
 
 
 def test_gradient_and_hessian_are_the_formulas_and_the_gauss_newton_matrix_is_the_hessian() -> None:
@@ -96,7 +100,9 @@ def test_condition_grows_as_epsilon_falls() -> None:
     for epsilon in (0.1, 0.01, 0.003):
         task = OptimalTransport(points=100, target_points=50, epsilon=epsilon)
         shares = plan(task.costs, task.weights[0], epsilon, task.optimum)
-        eigenvalues = torch.linalg.eigvalsh(shares.mean(dim=0).diag() - shares.T @ shares / len(shares))
+        eigenvalues = torch.linalg.eigvalsh(
+            shares.mean(dim=0).diag() - shares.T @ shares / len(shares)
+        )
         conditions.append(float(eigenvalues[-1] / eigenvalues[1]))
     assert conditions[0] < 20 < conditions[1] < 100 < conditions[2]
 
@@ -127,7 +133,10 @@ def test_prices_that_overflow_are_not_called_solved() -> None:
     ("arguments", "message"),
     [
         ({"epsilon": 0.0}, r"epsilon must be above 0, got 0\.0"),
-        ({"epsilon": 1e-5}, r"epsilon=1e-05 is too small: the marginal of the best plan found is off by"),
+        (
+            {"epsilon": 1e-5},
+            r"epsilon=1e-05 is too small: the marginal of the best plan found is off by",
+        ),
         ({"points": 0}, "points must be above 0, got 0"),
         ({"target_points": 1}, "target_points must be at least 2, got 1"),
         ({"spread": -1.0}, r"spread must be at least 0, got -1\.0"),

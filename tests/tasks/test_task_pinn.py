@@ -62,8 +62,12 @@ def test_loss_is_the_mean_inside_plus_the_mean_on_the_boundary() -> None:
     inside, edge = inputs[inputs[:, 2] == 0, :2], inputs[inputs[:, 2] == 1, :2]
     second = vmap(jacrev(jacrev(plain, argnums=1), argnums=1), in_dims=(None, 0))(weights, inside)
     source = 2 * math.pi**2 * torch.sin(math.pi * inside[:, 0]) * torch.sin(math.pi * inside[:, 1])
-    expected = (second.diagonal(dim1=1, dim2=2).sum(1) + source).square().mean() + plain(weights, edge).square().mean()
-    torch.testing.assert_close(task.loss_fn(model(inputs), targets).detach(), expected, rtol=1e-12, atol=0)
+    expected = (second.diagonal(dim1=1, dim2=2).sum(1) + source).square().mean() + plain(
+        weights, edge
+    ).square().mean()
+    torch.testing.assert_close(
+        task.loss_fn(model(inputs), targets).detach(), expected, rtol=1e-12, atol=0
+    )
 
 
 def test_source_is_minus_the_laplacian_of_the_solution() -> None:
@@ -88,7 +92,9 @@ def test_grid_is_regular_inside_and_around() -> None:
 
 
 def test_random_points_follow_the_problem_seed() -> None:
-    first, again, other = (small(points="random", problem_seed=seed).splits["train"][0] for seed in (1, 1, 2))
+    first, again, other = (
+        small(points="random", problem_seed=seed).splits["train"][0] for seed in (1, 1, 2)
+    )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     inside, edge = first[first[:, 2] == 0, :2], first[first[:, 2] == 1, :2]
@@ -127,7 +133,9 @@ def test_objective_gives_jacobian_and_gauss_newton() -> None:
     residuals, jacobian = objective.jacobian()
     named = {name: parameter.detach() for name, parameter in model.named_parameters()}
     rows = jacrev(lambda params: functional_call(model, params, (inputs,))[:, 0])(named)
-    dense = torch.cat([part.flatten(1) for part in rows.values()], dim=1) * math.sqrt(2 / len(inputs))
+    dense = torch.cat([part.flatten(1) for part in rows.values()], dim=1) * math.sqrt(
+        2 / len(inputs)
+    )
     torch.testing.assert_close(jacobian, dense)
     torch.testing.assert_close(residuals.square().sum() / 2, objective.value())
     vector = torch.randn(dense.shape[1], dtype=torch.float64)
@@ -166,7 +174,10 @@ def test_levenberg_marquardt_solves_the_equation() -> None:
         normal = jacobian.T @ jacobian + damping * torch.eye(jacobian.shape[1], dtype=torch.float64)
         step = -torch.linalg.solve(normal, jacobian.T @ errors)
         parts = step.split([value.numel() for value in named.values()])
-        trial = {name: value + part.view_as(value) for (name, value), part in zip(named.items(), parts, strict=True)}
+        trial = {
+            name: value + part.view_as(value)
+            for (name, value), part in zip(named.items(), parts, strict=True)
+        }
         better = functional_call(model, trial, (inputs,)).square().sum() < errors.square().sum()
         named, damping = (trial, damping / 3) if better else (named, damping * 4)
     model.load_state_dict(named)

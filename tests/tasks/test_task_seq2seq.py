@@ -16,8 +16,13 @@ from tasks.data.cmudict import BOUNDARY, PAD, encode_entries, load_entries
 from tasks.language.seq2seq import EncoderDecoder, Seq2Seq
 
 TINY: dict[str, Any] = {
-    "longest": 6, "embedding": 4, "hidden": 8, "val_size": 200, "test_size": 10, "batch_size": 20
-}  # fmt: skip
+    "longest": 6,
+    "embedding": 4,
+    "hidden": 8,
+    "val_size": 200,
+    "test_size": 10,
+    "batch_size": 20,
+}
 
 
 @pytest.fixture(params=[True, False], ids=["attention", "no attention"])
@@ -79,7 +84,9 @@ def test_loss_is_the_sum_over_real_places_and_padding_has_no_gradient(task: Seq2
     real = F.cross_entropy(logits, targets, ignore_index=PAD, reduction="sum") / targets.numel()
     loss = task.loss_fn(logits, targets)
     torch.testing.assert_close(loss, real, rtol=1e-14, atol=0)
-    ours, theirs = (torch.autograd.grad(x, list(model.parameters()), retain_graph=True) for x in (loss, real))
+    ours, theirs = (
+        torch.autograd.grad(x, list(model.parameters()), retain_graph=True) for x in (loss, real)
+    )
     for own, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(own, other, rtol=1e-12, atol=1e-16)
 
@@ -114,7 +121,9 @@ def test_targets_drawn_from_the_model_are_padded_where_the_data_are(task: Seq2Se
 def test_examples_have_gradients_of_their_own(task: Seq2Seq) -> None:
     objective = Objective(task.model(0), task.loss_fn, *first_batch(task))
     objective()
-    torch.testing.assert_close(objective.per_example_grads().mean(dim=0), objective.gradient(), rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(
+        objective.per_example_grads().mean(dim=0), objective.gradient(), rtol=1e-10, atol=1e-14
+    )
 
 
 def test_gauss_newton_matrix_is_that_of_the_real_places(task: Seq2Seq) -> None:
@@ -125,9 +134,18 @@ def test_gauss_newton_matrix_is_that_of_the_real_places(task: Seq2Seq) -> None:
     product = Objective(model, task.loss_fn, inputs, targets).ggn()(vector)
     logits = model(inputs).transpose(1, 2)[targets != PAD]
     jacobian = torch.stack(
-        [torch.cat([g.flatten() for g in torch.autograd.grad(z, params, retain_graph=True, materialize_grads=True)])
-         for z in logits.flatten()]
-    ).view(*logits.shape, -1)  # fmt: skip
+        [
+            torch.cat(
+                [
+                    g.flatten()
+                    for g in torch.autograd.grad(
+                        z, params, retain_graph=True, materialize_grads=True
+                    )
+                ]
+            )
+            for z in logits.flatten()
+        ]
+    ).view(*logits.shape, -1)
     chance = logits.softmax(dim=1).detach()
     pushed = jacobian @ vector
     curved = chance * (pushed - (chance * pushed).sum(dim=1, keepdim=True))
@@ -178,7 +196,9 @@ def test_token_error_counts_real_places_alone(task: Seq2Seq) -> None:
     assert float(found["exact"].sum()) == 0
 
 
-def test_the_full_dictionary_says_how_it_is_brought(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_the_full_dictionary_says_how_it_is_brought(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
     monkeypatch.setenv("SUITE_DATA", str(tmp_path))
     with pytest.raises(DataMissing, match=r"python scripts/fetch_data\.py cmudict"):
         Seq2Seq(data="cmudict")

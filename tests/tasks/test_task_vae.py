@@ -18,7 +18,13 @@ from tasks.vision.convolutional_vae import ConvolutionalVAE, KeepingSize
 from tasks.vision.vae import LIKELIHOODS, VAE, NegativeELBO
 
 torch.set_num_threads(1)
-SMALL: dict[str, Any] = {"data": "digits", "val_size": 100, "latent": 3, "channels": 2, "batch_size": 6}
+SMALL: dict[str, Any] = {
+    "data": "digits",
+    "val_size": 100,
+    "latent": 3,
+    "channels": 2,
+    "batch_size": 6,
+}
 PIXELS = 64
 every_likelihood = pytest.mark.parametrize("likelihood", LIKELIHOODS)
 
@@ -28,7 +34,9 @@ def small(**arguments: Any) -> VAE:
 
 
 def random_outputs(count: int = 5, pixels: int = 7, latent: int = 3) -> tuple[Tensor, Tensor]:
-    return torch.randn(count, pixels + 2 * latent, dtype=torch.float64), torch.rand(count, pixels, dtype=torch.float64)
+    return torch.randn(count, pixels + 2 * latent, dtype=torch.float64), torch.rand(
+        count, pixels, dtype=torch.float64
+    )
 
 
 @every_likelihood
@@ -41,7 +49,9 @@ def test_loss_is_the_bound_of_torchs_distributions(likelihood: str) -> None:
     if likelihood == "bernoulli":
         reconstruction = -Bernoulli(logits=pixels).log_prob(targets).sum(dim=1)
     else:
-        reconstruction = -Normal(pixels, math.sqrt(0.5)).log_prob(targets).sum(dim=1) - 7 * math.log(math.pi) / 2
+        reconstruction = (
+            -Normal(pixels, math.sqrt(0.5)).log_prob(targets).sum(dim=1) - 7 * math.log(math.pi) / 2
+        )
     loss_fn = NegativeELBO(3, likelihood)
     torch.testing.assert_close(loss_fn.parts(outputs, targets), (reconstruction, divergence))
     torch.testing.assert_close(loss_fn(outputs, targets), (reconstruction + divergence).mean())
@@ -52,7 +62,9 @@ def test_loss_is_a_convex_function_of_the_outputs(likelihood: str) -> None:
     loss_fn = NegativeELBO(3, likelihood)
     for _ in range(5):
         outputs, targets = random_outputs(count=1)
-        curvature = torch.autograd.functional.hessian(lambda z, t=targets: loss_fn(z, t), 3 * outputs).squeeze()
+        curvature = torch.autograd.functional.hessian(
+            lambda z, t=targets: loss_fn(z, t), 3 * outputs
+        ).squeeze()
         assert float(torch.linalg.eigvalsh(curvature).min()) > 0
 
 
@@ -72,14 +84,18 @@ def test_each_step_has_its_own_noise_and_each_held_out_image_always_the_same() -
     assert torch.equal(first[:, :PIXELS], second[:, :PIXELS])
     assert not torch.isclose(first[:, PIXELS:], second[:, PIXELS:]).any()
     assert torch.equal(second, again)
-    held, other = (torch.cat([inputs for inputs, _ in task.batches("val", seed)]) for seed in (0, 1))
+    held, other = (
+        torch.cat([inputs for inputs, _ in task.batches("val", seed)]) for seed in (0, 1)
+    )
     assert torch.equal(held, other)
     assert held.shape == (100, PIXELS + 3)
 
 
 def test_noise_is_standard_normal() -> None:
     task = small(batch_size=None)
-    drawn = torch.cat([inputs[:, PIXELS:] for inputs, _ in islice(task.batches("train", 0), 10)]).flatten()
+    drawn = torch.cat(
+        [inputs[:, PIXELS:] for inputs, _ in islice(task.batches("train", 0), 10)]
+    ).flatten()
     count = len(drawn)
     assert float(drawn.mean()) == pytest.approx(0, abs=4 / math.sqrt(count))
     assert float(drawn.std()) == pytest.approx(1, abs=4 / math.sqrt(2 * count))
@@ -113,7 +129,9 @@ def test_per_example_gradients_are_those_of_the_examples() -> None:
     rows = Objective(model, task.loss_fn, inputs, targets).per_example_grads()
     for n, row in enumerate(rows):
         loss = task.loss_fn(model(inputs[n : n + 1]), targets[n : n + 1])
-        expected = torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(model.parameters()))])
+        expected = torch.cat(
+            [part.flatten() for part in torch.autograd.grad(loss, list(model.parameters()))]
+        )
         torch.testing.assert_close(row, expected)
 
 
@@ -125,7 +143,9 @@ def test_gauss_newton_products_are_those_of_the_matrix(likelihood: str) -> None:
     parameters = list(model.parameters())
     outputs = model(inputs)
     rows = [
-        torch.cat([part.flatten() for part in torch.autograd.grad(output, parameters, retain_graph=True)])
+        torch.cat(
+            [part.flatten() for part in torch.autograd.grad(output, parameters, retain_graph=True)]
+        )
         for output in outputs.flatten()
     ]
     jacobian = torch.stack(rows)

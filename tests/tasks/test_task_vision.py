@@ -26,13 +26,22 @@ def resnet_on_colour(depth: int, width: int, shortcut: str) -> nn.Module:
 
 @pytest.mark.parametrize(
     ("depth", "width", "shortcut", "count"),
-    [(20, 16, "A", 269_722), (20, 16, "B", 272_474), (32, 16, "A", 464_154), (56, 16, "A", 853_018)],
+    [
+        (20, 16, "A", 269_722),
+        (20, 16, "B", 272_474),
+        (32, 16, "A", 464_154),
+        (56, 16, "A", 853_018),
+    ],
 )
 def test_resnet_parameter_counts(depth: int, width: int, shortcut: str, count: int) -> None:
     model = resnet_on_colour(depth, width, shortcut)
     assert parameters(model) == count
     assert (
-        sum(isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3) for module in model.modules()) == depth - 1
+        sum(
+            isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3)
+            for module in model.modules()
+        )
+        == depth - 1
     )
 
 
@@ -53,7 +62,9 @@ def test_shortcut_a_skips_pixels_and_adds_channels_of_zeros() -> None:
 
 def test_mlp_has_the_layers_that_were_asked_for() -> None:
     model = MLP(data="digits", hidden=[20, 15], activation="tanh", val_size=100).model(0)
-    shapes = [tuple(module.weight.shape) for module in model.modules() if isinstance(module, nn.Linear)]
+    shapes = [
+        tuple(module.weight.shape) for module in model.modules() if isinstance(module, nn.Linear)
+    ]
     assert shapes == [(20, 64), (15, 20), (10, 15)]
     assert sum(isinstance(module, nn.Tanh) for module in model.modules()) == 2
 
@@ -63,7 +74,10 @@ def test_default_mlp_is_784_256_10() -> None:
 
 
 def test_cnn_offers_no_per_example_loss_with_batch_normalisation() -> None:
-    plain, normalised = CNN(data="digits", val_size=100), CNN(data="digits", val_size=100, batch_norm=True)
+    plain, normalised = (
+        CNN(data="digits", val_size=100),
+        CNN(data="digits", val_size=100, batch_norm=True),
+    )
     assert "per_example" in plain.offers
     assert normalised.offers == plain.offers - {"per_example"}
     assert any(isinstance(module, nn.BatchNorm2d) for module in normalised.model(0).modules())
@@ -83,7 +97,8 @@ def test_sparse_initialisation_gives_each_unit_fifteen_inputs() -> None:
     for layer in Autoencoder(init="sparse").model(0).modules():
         if isinstance(layer, nn.Linear):
             assert torch.equal(
-                (layer.weight != 0).sum(1), torch.full((layer.out_features,), min(15, layer.in_features))
+                (layer.weight != 0).sum(1),
+                torch.full((layer.out_features,), min(15, layer.in_features)),
             )
             assert not layer.bias.any()
 
@@ -93,7 +108,9 @@ def test_autoencoder_metric_is_the_squared_error_of_an_image() -> None:
     logits, targets = torch.zeros(3, 64), torch.ones(3, 64)
     measured = task.measure(logits, targets)
     torch.testing.assert_close(measured["squared_error"], torch.full((3,), 64 * 0.25))
-    assert all(float(inputs.min()) == 0 and float(inputs.max()) == 1 for inputs, _ in task.splits.values())
+    assert all(
+        float(inputs.min()) == 0 and float(inputs.max()) == 1 for inputs, _ in task.splits.values()
+    )
 
 
 def test_inputs_are_normalised_by_the_training_split() -> None:
@@ -140,18 +157,34 @@ def test_augmentation_follows_the_step_and_spares_the_evaluation() -> None:
     ("task", "arguments", "message"),
     [
         (MLP, {"hidden": []}, r"hidden must be a list of at least one number above 0, got \[\]"),
-        (MLP, {"hidden": [5, 0]}, r"hidden must be a list of at least one number above 0, got \[5, 0\]"),
-        (MLP, {"activation": "step"}, "activation must be one of relu, tanh, sigmoid, gelu, got 'step'"),
+        (
+            MLP,
+            {"hidden": [5, 0]},
+            r"hidden must be a list of at least one number above 0, got \[5, 0\]",
+        ),
+        (
+            MLP,
+            {"activation": "step"},
+            "activation must be one of relu, tanh, sigmoid, gelu, got 'step'",
+        ),
         (MLP, {"val_size": 10_000}, "val_size must be between 1 and 9999, got 10000"),
         (MLP, {"test_size": 2001}, "test_size must be between 1 and 2000, got 2001"),
-        (MLP, {"data": "imagenet"}, "data must be one of .*cifar10 or an image folder, got 'imagenet'"),
+        (
+            MLP,
+            {"data": "imagenet"},
+            "data must be one of .*cifar10 or an image folder, got 'imagenet'",
+        ),
         (MLP, {"image_size": 0}, "image_size must be above 0, got 0"),
         (CNN, {"channels": [8]}, r"channels must be a list of 2 numbers above 0, got \[8\]"),
         (CNN, {"hidden": 0}, "hidden must be above 0, got 0"),
         (ResNet, {"depth": 18}, r"depth must be 6n\+2 .*, got 18"),
         (ResNet, {"width": 0}, "width must be above 0, got 0"),
         (ResNet, {"shortcut": "C"}, "shortcut must be one of A, B, got 'C'"),
-        (Autoencoder, {"widths": []}, r"widths must be a list of at least one number above 0, got \[\]"),
+        (
+            Autoencoder,
+            {"widths": []},
+            r"widths must be a list of at least one number above 0, got \[\]",
+        ),
         (Autoencoder, {"init": "zero"}, "init must be one of sparse, torch, got 'zero'"),
     ],
 )

@@ -14,7 +14,14 @@ from tasks.data.torchvision_guard import torchvision_datasets
 from tasks.vision.vit import Encoder, EncoderBlock, VisionTransformer
 
 torch.set_num_threads(1)
-SMALL: dict[str, Any] = {"data": "digits", "val_size": 100, "patch": 4, "layers": 2, "heads": 2, "width": 8}
+SMALL: dict[str, Any] = {
+    "data": "digits",
+    "val_size": 100,
+    "patch": 4,
+    "layers": 2,
+    "heads": 2,
+    "width": 8,
+}
 NAMES = {  # of ours: torchvision's
     "embedding": "conv_proj",
     "blocks.0.": "encoder.layers.encoder_layer_0.",
@@ -45,7 +52,9 @@ def torchvision_twin(model: nn.Module) -> nn.Module:
     module = importlib.import_module("torchvision.models.vision_transformer")
     twin: nn.Module = module.VisionTransformer(8, 4, 2, 2, 8, 32, num_classes=10)
     twin.conv_proj = nn.Conv2d(1, 8, 4, stride=4)
-    twin.double().load_state_dict({translated(name): value for name, value in model.state_dict().items()})
+    twin.double().load_state_dict(
+        {translated(name): value for name, value in model.state_dict().items()}
+    )
     return twin
 
 
@@ -68,10 +77,14 @@ def test_outputs_and_gradients_are_torchvisions() -> None:
 @pytest.mark.parametrize(
     ("width", "layers", "heads", "count"), [(768, 12, 12, 86_567_656), (1024, 24, 16, 304_326_632)]
 )
-def test_parameter_counts_of_the_published_networks(width: int, layers: int, heads: int, count: int) -> None:
+def test_parameter_counts_of_the_published_networks(
+    width: int, layers: int, heads: int, count: int
+) -> None:
     with torch.device("meta"):
         blocks = [EncoderBlock(width, heads, 0.0) for _ in range(layers)]
-        model = Encoder(nn.Conv2d(3, width, 16, stride=16), 14 * 14, blocks, classes=1000, dropout=0.0)
+        model = Encoder(
+            nn.Conv2d(3, width, 16, stride=16), 14 * 14, blocks, classes=1000, dropout=0.0
+        )
     assert sum(parameter.numel() for parameter in model.parameters()) == count
 
 
@@ -80,11 +93,17 @@ def bound(inputs: int, outputs: int) -> float:
 
 
 def test_initialisation() -> None:
-    model = VisionTransformer(data="digits", val_size=100, patch=2, width=128, heads=4, layers=1).model(0)
+    model = VisionTransformer(
+        data="digits", val_size=100, patch=2, width=128, heads=4, layers=1
+    ).model(0)
     state = model.state_dict()
     for block in state["blocks.0.attention.qkv.weight"].split(128):
         assert 0.98 * bound(128, 128) < float(block.abs().max()) <= bound(128, 128)
-    assert 0.98 * bound(128, 512) < float(state["blocks.0.expand.weight"].abs().max()) <= bound(128, 512)
+    assert (
+        0.98 * bound(128, 512)
+        < float(state["blocks.0.expand.weight"].abs().max())
+        <= bound(128, 512)
+    )
     assert 0.9 * bound(128, 10) < float(state["head.weight"].abs().max()) <= bound(128, 10)
     assert float(state["embedding.weight"].std()) == pytest.approx(0.5, rel=0.2)  # 4 pixels a patch
     assert float(state["positions"].std()) == pytest.approx(0.02, rel=0.1)
@@ -108,13 +127,19 @@ def test_every_weight_has_a_gradient_in_the_first_step() -> None:
     model = task.model(0)
     images, labels = next(task.batches("train", 0))
     task.loss_fn(model(images), labels).backward()
-    assert all(float(p.grad.norm()) > 0 for name, p in model.named_parameters() if p.grad is not None)
+    assert all(
+        float(p.grad.norm()) > 0 for name, p in model.named_parameters() if p.grad is not None
+    )
     assert all(p.grad is not None for p in model.parameters())
 
 
-def example_gradient(task: VisionTransformer, model: nn.Module, image: Tensor, label: Tensor) -> Tensor:
+def example_gradient(
+    task: VisionTransformer, model: nn.Module, image: Tensor, label: Tensor
+) -> Tensor:
     loss = task.loss_fn(model(image[None]), label[None])
-    return torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(model.parameters()))])
+    return torch.cat(
+        [part.flatten() for part in torch.autograd.grad(loss, list(model.parameters()))]
+    )
 
 
 def test_per_example_gradients_and_curvature_of_an_objective() -> None:

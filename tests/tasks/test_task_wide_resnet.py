@@ -12,8 +12,12 @@ from tasks.vision.wide_resnet import WideBlock, WideResNet
 torch.set_num_threads(1)
 
 
-def on_colour(depth: int, widening: int, width: int = 16, classes: int = 10, init: str = "he") -> nn.Module:
-    task = WideResNet(data="digits", depth=depth, widening=widening, width=width, init=init, val_size=100)
+def on_colour(
+    depth: int, widening: int, width: int = 16, classes: int = 10, init: str = "he"
+) -> nn.Module:
+    task = WideResNet(
+        data="digits", depth=depth, widening=widening, width=width, init=init, val_size=100
+    )
     task.splits["train"] = (torch.zeros(2, 3, 32, 32), torch.zeros(2, dtype=torch.int64))
     task.classes = classes
     return task.model(0)
@@ -44,8 +48,12 @@ def normalise(inputs: Tensor, norm: nn.BatchNorm2d) -> Tensor:
     return (inputs - mean) / (deviation.square() + norm.eps).sqrt() * scale + shift
 
 
-@pytest.mark.parametrize(("inputs", "outputs", "stride"), [(3, 3, 1), (3, 5, 1), (3, 5, 2), (4, 4, 2)])
-def test_block_is_norm_relu_convolution_twice_beside_a_shortcut(inputs: int, outputs: int, stride: int) -> None:
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "stride"), [(3, 3, 1), (3, 5, 1), (3, 5, 2), (4, 4, 2)]
+)
+def test_block_is_norm_relu_convolution_twice_beside_a_shortcut(
+    inputs: int, outputs: int, stride: int
+) -> None:
     block = WideBlock(inputs, outputs, stride).double()
     for parameter in block.parameters():
         nn.init.normal_(parameter)
@@ -54,7 +62,11 @@ def test_block_is_norm_relu_convolution_twice_beside_a_shortcut(inputs: int, out
     hidden = F.conv2d(activated, block.first.weight, stride=stride, padding=1)
     residual = F.conv2d(normalise(hidden, block.second_norm).relu(), block.second.weight, padding=1)
     assert (block.shortcut is None) == (inputs == outputs and stride == 1)
-    kept = images if block.shortcut is None else F.conv2d(activated, block.shortcut.weight, stride=stride)
+    kept = (
+        images
+        if block.shortcut is None
+        else F.conv2d(activated, block.shortcut.weight, stride=stride)
+    )
     torch.testing.assert_close(block(images), kept + residual)
 
 
@@ -79,7 +91,9 @@ def test_initialisations() -> None:
             outputs, inputs, *kernel = ours.weight.shape
             area = kernel[0] * kernel[1]
             spread = 6 / (2 * ours.weight.numel()) ** 0.5
-            assert float(ours.weight.detach().std()) == pytest.approx((2 / (outputs * area)) ** 0.5, rel=spread)
+            assert float(ours.weight.detach().std()) == pytest.approx(
+                (2 / (outputs * area)) ** 0.5, rel=spread
+            )
             bound = (6 / ((inputs + outputs) * area)) ** 0.5
             assert 0.98 * bound < float(other.weight.detach().abs().max()) <= bound
 

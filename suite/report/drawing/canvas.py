@@ -18,7 +18,9 @@ from matplotlib.legend import Legend
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 DPI = 110
-SHEET = 8.4  # inches: at most so wide are figures for a paper, whose text a column of 6.5 inches makes 7 points high
+# inches: at most so wide are figures for a paper, whose text a column of 6.5 inches makes 7 points
+# high
+SHEET = 8.4
 FEW_DECADES = 100.0
 RC: dict[Any, Any] = {
     "font.size": 9,
@@ -104,7 +106,9 @@ def _folded_legend(canvas: Canvas, legend: Legend) -> None:
     renderer = FigureCanvasAgg(canvas).get_renderer()  # type: ignore[no-untyped-call]
     legend.remove()
     for columns in range(len(labels), 0, -1):
-        legend = canvas.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=3.2)
+        legend = canvas.legend(
+            handles, labels, loc="outside lower center", ncols=columns, handlelength=3.2
+        )
         if columns == 1 or legend.get_window_extent(renderer).width <= canvas.bbox.width:
             break
         legend.remove()

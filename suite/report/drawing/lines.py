@@ -32,7 +32,9 @@ Array = npt.NDArray[np.float64]
 
 def handle(look: Look, label: str, **style: Any) -> Line2D:
     """A line of a legend."""
-    line = Line2D([], [], **{"color": look.colour, "lw": 1.5, "marker": look.marker, "markersize": 4, **style})
+    line = Line2D(
+        [], [], **{"color": look.colour, "lw": 1.5, "marker": look.marker, "markersize": 4, **style}
+    )
     line.set_label(literal(label))
     if look.dashes and line.get_linestyle() != "None":
         line.set_dashes(look.dashes)
@@ -43,7 +45,10 @@ def columns_that_fit(labels: Sequence[str], width: float = WIDTH, mark: float = 
     """The most columns of a legend in which its labels, behind marks of so many inches, fit into the picture."""
     lengths = np.array([len(label) for label in labels])
     for columns in range(min(len(labels), MOST_COLUMNS), 1, -1):
-        if sum(mark + 0.075 * int(part.max()) for part in np.array_split(lengths, columns)) <= width:
+        if (
+            sum(mark + 0.075 * int(part.max()) for part in np.array_split(lengths, columns))
+            <= width
+        ):
             return columns
     return 1
 
@@ -51,31 +56,47 @@ def columns_that_fit(labels: Sequence[str], width: float = WIDTH, mark: float = 
 def legend_height(handles: Sequence[Line2D], width: float = WIDTH, mark: float = 0.75) -> float:
     """The inches that a legend under a picture takes."""
     labels = [str(one.get_label()) for one in handles]
-    return LEGEND_ROW * math.ceil(len(labels) / columns_that_fit(labels, width, mark)) + 0.15 if labels else 0.0
+    return (
+        LEGEND_ROW * math.ceil(len(labels) / columns_that_fit(labels, width, mark)) + 0.15
+        if labels
+        else 0.0
+    )
 
 
 def legend(canvas: Canvas, handles: Sequence[Line2D], width: float = WIDTH) -> None:
     """A legend under the picture, no wider than the picture."""
     if handles:
         columns = columns_that_fit([str(one.get_label()) for one in handles], width)
-        canvas.legend(handles=list(handles), loc="outside lower center", ncols=columns, handlelength=3.2)
+        canvas.legend(
+            handles=list(handles), loc="outside lower center", ncols=columns, handlelength=3.2
+        )
 
 
 def stairs(axes: Axes, x: Array, y: Array, look: Look, number: int) -> None:
     """A right-continuous step function; the markers of different lines are staggered."""
     every = max(1, len(x) // 6)
     (line,) = axes.plot(
-        x, y, color=look.colour, lw=1.5, drawstyle="steps-post",
-        marker=look.marker, markersize=4, markevery=(number % every, every),
-    )  # fmt: skip
+        x,
+        y,
+        color=look.colour,
+        lw=1.5,
+        drawstyle="steps-post",
+        marker=look.marker,
+        markersize=4,
+        markevery=(number % every, every),
+    )
     if look.dashes:
         line.set_dashes(look.dashes)
 
 
-def band(axes: Axes, x: Array, low: Array, high: Array, look: Look, *, among: int = 1, steps: bool = True) -> None:
+def band(
+    axes: Axes, x: Array, low: Array, high: Array, look: Look, *, among: int = 1, steps: bool = True
+) -> None:
     """The interval around a line; the fainter, the more lines there are."""
     kind: Any = "post" if steps else None
-    axes.fill_between(x, low, high, step=kind, color=look.colour, alpha=max(0.05, 0.16 - 0.012 * among), lw=0)
+    axes.fill_between(
+        x, low, high, step=kind, color=look.colour, alpha=max(0.05, 0.16 - 0.012 * among), lw=0
+    )
 
 
 def end_labels(axes: Axes, ends: Mapping[str, float], looks: Mapping[str, Look]) -> None:
@@ -89,10 +110,23 @@ def end_labels(axes: Axes, ends: Mapping[str, float], looks: Mapping[str, Look])
     }
     for name, place in moved_apart(heights, LINE / _panel_inches(axes)[1]).items():
         axes.annotate(
-            literal(name), (1, min(max(heights[name], 0), 1)), (1.045, place), xycoords="axes fraction",
-            textcoords="axes fraction", color=looks[name].colour, fontsize=7.5, va="center", annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": looks[name].colour, "lw": 0.5, "shrinkA": 0, "shrinkB": 0},
-        )  # fmt: skip
+            literal(name),
+            (1, min(max(heights[name], 0), 1)),
+            (1.045, place),
+            xycoords="axes fraction",
+            textcoords="axes fraction",
+            color=looks[name].colour,
+            fontsize=7.5,
+            va="center",
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": looks[name].colour,
+                "lw": 0.5,
+                "shrinkA": 0,
+                "shrinkB": 0,
+            },
+        )
 
 
 def moved_apart(heights: Mapping[str, float], least: float) -> dict[str, float]:
@@ -118,7 +152,9 @@ def moved_apart(heights: Mapping[str, float], least: float) -> dict[str, float]:
     }
 
 
-def name_points(axes: Axes, points: Mapping[str, tuple[float, float]], colour: str = "#333333") -> None:
+def name_points(
+    axes: Axes, points: Mapping[str, tuple[float, float]], colour: str = "#333333"
+) -> None:
     """Names beside points, each moved up until it touches no other one; the panel's limits are set before."""
     placed: list[tuple[float, float, float]] = []
     to_panel = axes.transData + axes.transAxes.inverted()
@@ -127,11 +163,21 @@ def name_points(axes: Axes, points: Mapping[str, tuple[float, float]], colour: s
         x, y = (float(value) for value in to_panel.transform(point))
         left = min(x + 0.02, 1.0 - wide * len(name))
         place = y + 0.6 * high
-        while any(abs(place - other) < high and left < end and left + wide * len(name) > start
-                  for start, end, other in placed):  # fmt: skip
+        while any(
+            abs(place - other) < high and left < end and left + wide * len(name) > start
+            for start, end, other in placed
+        ):
             place += 0.25 * high
         placed.append((left, left + wide * len(name), place))
-        axes.text(left, place, literal(name), transform=axes.transAxes, fontsize=7.5, color=colour, va="center")
+        axes.text(
+            left,
+            place,
+            literal(name),
+            transform=axes.transAxes,
+            fontsize=7.5,
+            color=colour,
+            va="center",
+        )
 
 
 def _panel_inches(axes: Axes) -> tuple[float, float]:
@@ -156,18 +202,30 @@ def said(axes: Axes, text: str) -> None:
     """Words in the middle of a panel that has nothing to show, and so nothing to measure along."""
     axes.set_xticks([])
     axes.set_xticks([], minor=True)
-    axes.text(0.5, 0.5, literal(text), ha="center", va="center", transform=axes.transAxes, color="#444444")
+    axes.text(
+        0.5, 0.5, literal(text), ha="center", va="center", transform=axes.transAxes, color="#444444"
+    )
 
 
-def named_looks(names: Iterable[str], styles: Mapping[str, Look], records: Records) -> dict[str, Look]:
+def named_looks(
+    names: Iterable[str], styles: Mapping[str, Look], records: Records
+) -> dict[str, Look]:
     """Looks for the names of optimizers: those of their label in the report, and new ones for names without a label."""
     wanted = list(names)
     labels = records.frame.drop_duplicates("name").set_index("name")["optimizer"]
-    known = {name: styles[str(labels.get(name, name))] for name in wanted if str(labels.get(name, name)) in styles}
+    known = {
+        name: styles[str(labels.get(name, name))]
+        for name in wanted
+        if str(labels.get(name, name)) in styles
+    }
     strange = [(name, name, _family(name)) for name in wanted if name not in known]
     fresh = looks([*((f"{label} ", label, OTHER) for label in styles), *strange])
     return {name: known.get(name) or fresh[name] for name in wanted}
 
 
 def _family(name: str) -> str:
-    return registry.family(registry.read("optimizer", name)) if name in registry.names("optimizer") else OTHER
+    return (
+        registry.family(registry.read("optimizer", name))
+        if name in registry.names("optimizer")
+        else OTHER
+    )

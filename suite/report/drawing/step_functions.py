@@ -33,12 +33,21 @@ Bands = Mapping[str, tuple[Array, Array, Array]]  # places, low, high
 
 
 def unit_panels(
-    folder: Path, name: str, ran: Mapping[str, int], methods: Sequence[str], styles: Mapping[str, Look],
-    panel: Callable[[Axes, str], None], x: str, y: str,
-) -> Path:  # fmt: skip
+    folder: Path,
+    name: str,
+    ran: Mapping[str, int],
+    methods: Sequence[str],
+    styles: Mapping[str, Look],
+    panel: Callable[[Axes, str], None],
+    x: str,
+    y: str,
+) -> Path:
     """A panel for each unit of cost, drawn by `panel`, over a legend that says who ran on fewer problems."""
     most = max(ran.values())
-    handles = [handle(styles[one], one if ran[one] == most else f"{one} (ran on {ran[one]})") for one in methods]
+    handles = [
+        handle(styles[one], one if ran[one] == most else f"{one} (ran on {ran[one]})")
+        for one in methods
+    ]
     with mpl.rc_context(RC):
         canvas = Canvas(figsize=(WIDTH, 3.7 + legend_height(handles)), layout="constrained")
         row = canvas.subplots(1, len(LABELS), sharey=True)
@@ -52,7 +61,12 @@ def unit_panels(
 
 
 def share_lines(
-    axes: Axes, shares: pd.DataFrame, grid: Array, bands: Bands, mark: float, styles: Mapping[str, Look]
+    axes: Axes,
+    shares: pd.DataFrame,
+    grid: Array,
+    bands: Bands,
+    mark: float,
+    styles: Mapping[str, Look],
 ) -> None:
     """Each method's share as a step function at the places of `grid`, the bands and names of few, a line at `mark`."""
     few = len(shares.columns) <= MOST_BANDS

@@ -9,29 +9,69 @@ from dataclasses import dataclass
 
 from suite.config.registry import FIRST_ORDER, OTHER
 
-# Okabe-Ito; its yellow cannot be read as a line on white, so grey stands in, as in later versions of the palette.
+# Okabe-Ito; its yellow cannot be read as a line on white, so grey stands in, as in later versions
+# of the palette.
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE, GREY = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#8C8C8C",
-)  # fmt: skip
+    "#000000",
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+    "#8C8C8C",
+)
 YELLOW = "#F0E442"  # for areas
 PALETTE = (BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE, GREY)
 SHADES = {  # of a hue whose name is taken already in a report: darker, then lighter
-    BLACK: ("#4A4E69", "#7D6B5D"), ORANGE: ("#946600", "#F2C14E"), SKY: ("#3D6C8A", "#A9DCF5"),
-    GREEN: ("#005C43", "#5CC7A4"), BLUE: ("#00385A", "#5A9FD0"), VERMILION: ("#873B00", "#F19457"),
-    PURPLE: ("#86456A", "#E5B4D0"), GREY: ("#595959", "#B9B9B9"),
-}  # fmt: skip
+    BLACK: ("#4A4E69", "#7D6B5D"),
+    ORANGE: ("#946600", "#F2C14E"),
+    SKY: ("#3D6C8A", "#A9DCF5"),
+    GREEN: ("#005C43", "#5CC7A4"),
+    BLUE: ("#00385A", "#5A9FD0"),
+    VERMILION: ("#873B00", "#F19457"),
+    PURPLE: ("#86456A", "#E5B4D0"),
+    GREY: ("#595959", "#B9B9B9"),
+}
 MARKERS = ("o", "s", "^", "D", "v", "P", "*", "<", ">", "p", "h")
 
-# Names that often meet in one figure get different colours; every other name gets one by its checksum.
+# Names that often meet in one figure get different colours; every other name gets one by its
+# checksum.
 KNOWN = {
-    "sgd": GREY, "momentum": SKY, "nesterov": GREEN, "adagrad": PURPLE, "rmsprop": VERMILION, "adam": BLACK,
-    "adamw": BLUE, "nadam": ORANGE, "radam": GREEN, "adafactor": PURPLE, "torch_lbfgs": ORANGE, "muon": GREEN,
-    "kfac": VERMILION, "ggn_cg": PURPLE, "newton": BLACK, "lbfgs": GREEN, "bfgs": ORANGE, "hessian_free": VERMILION,
-    "levenberg_marquardt": PURPLE, "gauss_newton": SKY, "trust_region": GREEN, "saddle_free_newton": VERMILION,
-    "newton_cg": BLUE, "tron": GREY, "arc": ORANGE,
-    "shampoo": SKY, "soap": BLACK, "kl_shampoo": ORANGE, "kfac_adaptive": GREEN, "ekfac": PURPLE, "kbfgs": BLUE,
-    "singd": GREY, "tnt": ORANGE,
-}  # fmt: skip
+    "sgd": GREY,
+    "momentum": SKY,
+    "nesterov": GREEN,
+    "adagrad": PURPLE,
+    "rmsprop": VERMILION,
+    "adam": BLACK,
+    "adamw": BLUE,
+    "nadam": ORANGE,
+    "radam": GREEN,
+    "adafactor": PURPLE,
+    "torch_lbfgs": ORANGE,
+    "muon": GREEN,
+    "kfac": VERMILION,
+    "ggn_cg": PURPLE,
+    "newton": BLACK,
+    "lbfgs": GREEN,
+    "bfgs": ORANGE,
+    "hessian_free": VERMILION,
+    "levenberg_marquardt": PURPLE,
+    "gauss_newton": SKY,
+    "trust_region": GREEN,
+    "saddle_free_newton": VERMILION,
+    "newton_cg": BLUE,
+    "tron": GREY,
+    "arc": ORANGE,
+    "shampoo": SKY,
+    "soap": BLACK,
+    "kl_shampoo": ORANGE,
+    "kfac_adaptive": GREEN,
+    "ekfac": PURPLE,
+    "kbfgs": BLUE,
+    "singd": GREY,
+    "tnt": ORANGE,
+}
 
 DASHES: dict[str, tuple[float, ...] | None] = {
     FIRST_ORDER: None,
@@ -69,9 +109,9 @@ def colour_of(name: str) -> str:
 def looks(labelled: Sequence[tuple[str, str, str]]) -> dict[str, Look]:
     """A look for each (label, name, family): no two of up to 33 labels of one hue share both shade and marker.
 
-    The first name of a hue has its full colour, the next ones a darker and a lighter shade of it; the configurations of
-    one name share theirs. A marker comes back only when all are taken, so up to eleven labels differ in it whatever
-    their colours.
+    The first name of a hue has its full colour, the next ones a darker and a lighter shade of it;
+    the configurations of one name share theirs. A marker comes back only when all are taken, so up
+    to eleven labels differ in it whatever their colours.
     """
     names: dict[str, list[str]] = {}
     within: Counter[tuple[str, str]] = Counter()
@@ -82,7 +122,9 @@ def looks(labelled: Sequence[tuple[str, str, str]]) -> dict[str, Look]:
         hue, wanted = colour_of(name), _checksum(name) % len(MARKERS)
         alike = names.setdefault(hue, [])
         alike += [name] if name not in alike else []
-        marker = min(MARKERS[wanted:] + MARKERS[:wanted], key=lambda one: (within[hue, one], taken[one]))
+        marker = min(
+            MARKERS[wanted:] + MARKERS[:wanted], key=lambda one: (within[hue, one], taken[one])
+        )
         shade = _shade(hue, alike.index(name), marker, used)
         chosen[label] = Look(shade, DASHES.get(family, DASHES[OTHER]), marker)
         within[hue, marker] += 1

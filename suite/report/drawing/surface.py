@@ -14,7 +14,8 @@ LEVELS = 18
 WIDEN = 0.5  # of the domain's size, at most, on every side, to let a path be seen that leaves it
 STAYS = 0.9  # of a path's points, within that reach, for it to count
 MARGIN = 0.04
-LOG_FROM = 100.0  # the ninth decile of f - f* over its fiftieth part, from which levels are spaced logarithmically
+# the ninth decile of f - f* over its fiftieth part, from which levels are spaced logarithmically
+LOG_FROM = 100.0
 
 Array = npt.NDArray[np.float64]
 Box = tuple[float, float, float, float]
@@ -27,7 +28,8 @@ class Surface:
     Attributes:
         box: `(x_low, x_high, y_low, y_high)`.
         x, y: the grid's coordinates, `(GRID,)`.
-        height: f - f* where the minimum f* is known, else f, `(GRID, GRID)`, rows along y; NaN where it is not finite.
+        height: f - f* where the minimum f* is known, else f, `(GRID, GRID)`, rows along y; NaN
+            where it is not finite.
         levels: increasing.
         minimum: f*, or None.
         minimizers: `(k, 2)`, those inside the box.
@@ -50,7 +52,9 @@ class Surface:
 def surface(plane: Plane) -> Surface:
     """Evaluate the function where the paths go."""
     minimizers = plane.minimizers
-    box = view(getattr(plane.task, "domain", None), [trail.points for trail in plane.trails], minimizers)
+    box = view(
+        getattr(plane.task, "domain", None), [trail.points for trail in plane.trails], minimizers
+    )
     x, y = np.linspace(box[0], box[1], GRID), np.linspace(box[2], box[3], GRID)
     points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     minimum = float(np.nanmin(plane.values(minimizers))) if len(minimizers) else None
@@ -66,11 +70,16 @@ def surface(plane: Plane) -> Surface:
     )
 
 
-def view(domain: tuple[tuple[float, float], tuple[float, float]] | None, paths: list[Array], minimizers: Array) -> Box:
+def view(
+    domain: tuple[tuple[float, float], tuple[float, float]] | None,
+    paths: list[Array],
+    minimizers: Array,
+) -> Box:
     """The domain, widened to hold the paths, but by no more than half its size on every side.
 
-    A path that runs away or jumps about out there does not widen it: it leaves the picture instead of shrinking it.
-    Without a domain, the starts, the minimizers and the middle nine tenths of each path stand for it.
+    A path that runs away or jumps about out there does not widen it: it leaves the picture instead
+    of shrinking it. Without a domain, the starts, the minimizers and the middle nine tenths of each
+    path stand for it.
     """
     if domain is None:
         middles = [np.nanquantile(path, (0.05, 0.95), axis=0) for path in paths]
@@ -94,9 +103,9 @@ def view(domain: tuple[tuple[float, float], tuple[float, float]] | None, paths: 
 def levels(height: Array, *, above_minimum: bool) -> Array:
     """Contour levels that show the valleys.
 
-    Above a known minimum they are spaced logarithmically where the heights span decades, and else as cubes, which are
-    dense at the bottom and still tell a saddle from the valleys beside it. Without a minimum they are even, and
-    symmetric about the median height.
+    Above a known minimum they are spaced logarithmically where the heights span decades, and else
+    as cubes, which are dense at the bottom and still tell a saddle from the valleys beside it.
+    Without a minimum they are even, and symmetric about the median height.
     """
     known = height[np.isfinite(height)]
     top = float(np.quantile(known, 0.995))

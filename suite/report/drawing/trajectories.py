@@ -63,7 +63,9 @@ class Plane:
     def minimizers(self) -> Array:
         """The known minimizers, `(k, 2)`."""
         known = getattr(self.task, "minimizers", None)
-        return np.empty((0, 2)) if known is None else np.asarray(known.detach().cpu().double().numpy())
+        return (
+            np.empty((0, 2)) if known is None else np.asarray(known.detach().cpu().double().numpy())
+        )
 
 
 @dataclass
@@ -77,26 +79,36 @@ class Planes:
 def planes(records: Records, allow: Sequence[str] = ()) -> Planes:
     """The planes of all problems whose runs recorded a path and whose task can tell the function's values.
 
-    The task is built from the configuration of a run. Its class has to come from this suite or from the modules named
-    in `allow`: what a record says there is not trusted.
+    The task is built from the configuration of a run. Its class has to come from this suite or from
+    the modules named in `allow`: what a record says there is not trusted.
     """
     found = Planes()
     for problem in records.problems:
-        trails = {int(str(index)): _trail(records, int(str(index))) for index in records.of(problem).index}
+        trails = {
+            int(str(index)): _trail(records, int(str(index))) for index in records.of(problem).index
+        }
         walked = {index: trail for index, trail in trails.items() if trail is not None}
         if not walked:
             continue
         chosen = one_seed(records.frame.loc[list(walked)])
         try:
             task = _task(records.runs[int(chosen.index[0])].config["task"], allow)
-        except Exception as error:  # whatever somebody else's task raises is no reason to write no report
+        except (
+            Exception
+        ) as error:  # whatever somebody else's task raises is no reason to write no report
             found.skipped.append(f"{problem} ({error})")
             continue
         if callable(getattr(task, "values", None)):
             target = chosen["target"].dropna()
             kept = [walked[int(index)] for index in chosen.index]
             found.drawn.append(
-                Plane(problem, seed_text(chosen), task, kept, float(target.iloc[0]) if len(target) else None)
+                Plane(
+                    problem,
+                    seed_text(chosen),
+                    task,
+                    kept,
+                    float(target.iloc[0]) if len(target) else None,
+                )
             )
     return found
 
@@ -106,7 +118,9 @@ def _task(node: dict[str, Any], allow: Sequence[str]) -> Any:
         return construct(node, allow=allow)
     except ConfigError as error:
         target = str(node.get("_target_"))
-        raise ConfigError(f"if you trust {target}, add --allow {target.partition('.')[0]} to the command") from error
+        raise ConfigError(
+            f"if you trust {target}, add --allow {target.partition('.')[0]} to the command"
+        ) from error
 
 
 def _trail(records: Records, index: int) -> Trail | None:

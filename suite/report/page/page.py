@@ -53,7 +53,8 @@ class Page:
         title: its heading.
         facts: what stands above its sections.
         sections: what it shows; those without any content are left out.
-        crumbs: (name, address) of the pages above it; the address of the overview is relative to this page.
+        crumbs: (name, address) of the pages above it; the address of the overview is relative to
+            this page.
         beside: (word, name, address) of the pages before and after it.
         damaged: directories that could not be read.
         repeats: directories left out as repeats.
@@ -97,7 +98,11 @@ def render_page(page: Page, links: Links) -> str:
     """The page as text; everything that comes from a record is escaped by the template's autoescaping."""
     return _template().render(
         page=page,
-        sections=[section for section in page.sections if section.tables or section.pictures or section.note],
+        sections=[
+            section
+            for section in page.sections
+            if section.tables or section.pictures or section.note
+        ],
         columns=lambda table: _columns(table, links),
         rows=lambda table: _rows(table, links),
         folded=lambda table: _folded(table, links),
@@ -124,7 +129,9 @@ def _rows(table: Table, links: Links) -> list[Row]:
     anchors = {**slugs(dict.fromkeys(groups)), **links.optimizers}
     firsts = {name: place for place, name in reversed(list(enumerate(groups)))}
     rows = []
-    for place, (cells, addresses) in enumerate(zip(table.rows, links.addresses(table), strict=True)):
+    for place, (cells, addresses) in enumerate(
+        zip(table.rows, links.addresses(table), strict=True)
+    ):
         data = [Datum(cells[index], addresses[index], columns[index]) for index in kept]
         group = f"{table.name}-{anchors[groups[place]]}" if groups else ""
         rows.append(Row(data, group, bool(groups) and firsts[groups[place]] == place))
@@ -150,4 +157,9 @@ def _prose(text: str) -> Markup:
 
 def _data_uri(picture: Path) -> Markup:
     kind = Markup(picture.suffix.removeprefix("."))
-    return Markup("data:image/") + kind + Markup(";base64,") + base64.b64encode(picture.read_bytes()).decode("ascii")
+    return (
+        Markup("data:image/")
+        + kind
+        + Markup(";base64,")
+        + base64.b64encode(picture.read_bytes()).decode("ascii")
+    )

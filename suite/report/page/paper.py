@@ -47,10 +47,13 @@ class Chapter:
     sections: Sequence[Section]
 
 
-def write_paper(paper: Path, figures: Path, chapters: Sequence[Chapter], records: Records, command: str) -> None:
+def write_paper(
+    paper: Path, figures: Path, chapters: Sequence[Chapter], records: Records, command: str
+) -> None:
     """Write `tables/*.tex`, `main.tex`, `runs.csv` and `README.txt` beside the figures, which are there already.
 
-    `figures` is the folder of the report's own figures; those of the paper have the same names beneath `paper`.
+    `figures` is the folder of the report's own figures; those of the paper have the same names
+    beneath `paper`.
     """
     drawn = sorted((paper / FIGURES).rglob("*.pdf"))
     (paper / TABLES).mkdir(parents=True, exist_ok=True)
@@ -60,7 +63,9 @@ def write_paper(paper: Path, figures: Path, chapters: Sequence[Chapter], records
         body.append(rf"\section{{{escape_latex(chapter.problem or 'All problems')}}}")
         body += _limited(_floats(paper, figures, chapter, chapters, written))
         body.append(r"\clearpage")
-    (paper / DOCUMENT).write_text(PREAMBLE + "\n".join([*body, r"\end{document}", ""]), encoding="utf-8")
+    (paper / DOCUMENT).write_text(
+        PREAMBLE + "\n".join([*body, r"\end{document}", ""]), encoding="utf-8"
+    )
     records.frame.drop(columns="family_rank").to_csv(paper / "runs.csv", index=False)
     (paper / "README.txt").write_text(_readme(records, command), encoding="utf-8")
     list_files(paper, [*written, *drawn])
@@ -87,17 +92,31 @@ def _printed(table: Table, chapter: Chapter, chapters: Sequence[Chapter]) -> boo
     """Whether a table is printed here; a row for every pair is printed problem by problem."""
     if table.name in LINKED or chapter.problem:
         return table.name not in LINKED + ONCE
-    elsewhere = {other.name for one in chapters if one.problem for section in one.sections for other in section.tables}
+    elsewhere = {
+        other.name
+        for one in chapters
+        if one.problem
+        for section in one.sections
+        for other in section.tables
+    }
     return table.name in ONCE or not (set(table.columns) >= PAIR or table.name in elsewhere)
 
 
 def _for_paper(table: Table, chapter: Chapter) -> Table:
     """The table without what a paper has no room for, under a name and a title of its problem's."""
-    dropped = [*(UNPRINTED if "command" in table.columns else ()), *(("problem",) if chapter.problem else ())]
+    dropped = [
+        *(UNPRINTED if "command" in table.columns else ()),
+        *(("problem",) if chapter.problem else ()),
+    ]
     frame = table.frame.drop(columns=[column for column in dropped if column in table.columns])
     if not chapter.problem:
         return replace(table, frame=frame)
-    return replace(table, frame=frame, name=f"{table.name}-{chapter.slug}", title=f"{chapter.problem}: {table.title}")
+    return replace(
+        table,
+        frame=frame,
+        name=f"{table.name}-{chapter.slug}",
+        title=f"{chapter.problem}: {table.title}",
+    )
 
 
 def _included(paper: Path, file: Path, picture: Picture, chapter: Chapter) -> str:
@@ -139,7 +158,9 @@ def _limited(lines: Iterator[str]) -> Iterator[str]:
 
 
 def _readme(records: Records, command: str) -> str:
-    commits = Counter(str(one.get("git_commit") or "unknown") for one in records.environments.values())
+    commits = Counter(
+        str(one.get("git_commit") or "unknown") for one in records.environments.values()
+    )
     made = ", ".join(f"{commit} ({many} runs)" for commit, many in commits.most_common())
     return "\n".join(
         [

@@ -61,7 +61,10 @@ class Runner:
 def animations(planes: Sequence[Plane], looks: dict[str, Look], folder: Path) -> list[Picture]:
     """One GIF for each problem of two parameters."""
     names = slugs(plane.problem for plane in planes)
-    return [_animation(plane, looks, folder / f"animation-{names[plane.problem]}.gif") for plane in planes]
+    return [
+        _animation(plane, looks, folder / f"animation-{names[plane.problem]}.gif")
+        for plane in planes
+    ]
 
 
 def frame_steps(last: int) -> list[int]:
@@ -74,7 +77,13 @@ def _animation(plane: Plane, looks: dict[str, Look], file: Path) -> Picture:
     ground = surface(plane)
     with mpl.rc_context(BARE):
         palette = _palette(ground, [looks[trail.optimizer] for trail in plane.trails])
-        _write(file, [_indexed(frame, palette) for frame in _frames(plane, ground, looks, frame_steps(last))])
+        _write(
+            file,
+            [
+                _indexed(frame, palette)
+                for frame in _frames(plane, ground, looks, frame_steps(last))
+            ],
+        )
     names = ", ".join(trail.optimizer for trail in plane.trails)
     caption = (
         f"The same paths in motion, {plane.seed}. The frames' steps are evenly spaced in their logarithm up to step "
@@ -85,10 +94,14 @@ def _animation(plane: Plane, looks: dict[str, Look], file: Path) -> Picture:
     return Picture(file.stem, f"{plane.problem}, step by step", caption, alt, file)
 
 
-def _frames(plane: Plane, ground: Surface, looks: dict[str, Look], steps: list[int]) -> Iterator[Image.Image]:
+def _frames(
+    plane: Plane, ground: Surface, looks: dict[str, Look], steps: list[int]
+) -> Iterator[Image.Image]:
     """The ground is drawn once; each frame adds what has changed."""
     canvas, runners = _stage(plane, ground, looks)
-    said = canvas.text(0.985, 0.985, "", ha="right", va="top", fontsize=12, family="monospace", animated=True)
+    said = canvas.text(
+        0.985, 0.985, "", ha="right", va="top", fontsize=12, family="monospace", animated=True
+    )
     agg: Any = FigureCanvasAgg(canvas)
     agg.draw()
     background = agg.copy_from_bbox(canvas.bbox)
@@ -117,9 +130,14 @@ def _stage(plane: Plane, ground: Surface, looks: dict[str, Look]) -> tuple[Canva
     for axes in grid[1 if together else len(plane.trails) :]:
         axes.set_axis_off()
     canvas.suptitle(literal(f"{plane.problem}, {plane.seed}"), fontsize=12, x=0.02, ha="left")
-    runners = [_runner(grid[0 if together else place], trail, looks) for place, trail in enumerate(plane.trails)]
+    runners = [
+        _runner(grid[0 if together else place], trail, looks)
+        for place, trail in enumerate(plane.trails)
+    ]
     if together:
-        handles = [handle(looks[trail.optimizer], folded(trail.optimizer, 22)) for trail in plane.trails]
+        handles = [
+            handle(looks[trail.optimizer], folded(trail.optimizer, 22)) for trail in plane.trails
+        ]
         canvas.legend(handles=handles, loc="outside right center", handlelength=3.2, fontsize=10)
     else:
         for runner in runners:
@@ -131,7 +149,12 @@ def _runner(axes: Axes, trail: Trail, looks: dict[str, Look]) -> Runner:
     look = looks[trail.optimizer]
     start_ring(axes, trail.points[0])
     line = path_line(axes, look, animated=True)
-    style: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 1.0, "zorder": 7, "animated": True}
+    style: dict[str, Any] = {
+        "markeredgecolor": "white",
+        "markeredgewidth": 1.0,
+        "zorder": 7,
+        "animated": True,
+    }
     (head,) = axes.plot([], [], look.marker, color=look.colour, markersize=9, **style)
     return Runner(trail, axes, line, head)
 
@@ -139,17 +162,22 @@ def _runner(axes: Axes, trail: Trail, looks: dict[str, Look]) -> Runner:
 def _palette(ground: Surface, looks: Sequence[Look]) -> Colours:
     """At most 256 colours, `(n, 3)`, for all frames: those that were drawn with and their blends at the edges of lines.
 
-    A palette found by counting would spend itself on the ground and bend the colours by which the paths are told.
+    A palette found by counting would spend itself on the ground and bend the colours by which the
+    paths are told.
     """
-    inks = np.array([to_rgb(colour) for colour in dict.fromkeys([*(look.colour for look in looks), STAR])])
+    inks = np.array(
+        [to_rgb(colour) for colour in dict.fromkeys([*(look.colour for look in looks), STAR])]
+    )
     grounds = ground_colours()(np.linspace(0, 1, len(ground.levels) + 1))[:, :3]
     contour = np.array(to_rgb(CONTOUR))
     mixed = [
-        *grounds, *(0.75 * grounds + 0.25 * contour), *(0.5 * grounds + 0.5 * contour),
+        *grounds,
+        *(0.75 * grounds + 0.25 * contour),
+        *(0.5 * grounds + 0.5 * contour),
         *(share * np.ones(3) for share in np.linspace(0, 1, 17)),
         *(share * np.ones(3) + (1 - share) * ink for ink in inks for share in (0, 0.25, 0.5, 0.75)),
         *(0.6 * ink for ink in inks),
-    ]  # fmt: skip
+    ]
     palette: Colours = (255 * np.array(mixed[:256])).round().astype(np.int64)
     return palette
 
@@ -159,7 +187,9 @@ def _indexed(frame: Image.Image, palette: Colours) -> Image.Image:
     pixels = np.asarray(frame).astype(np.int64)
     packed, place = np.unique(pixels @ [65536, 256, 1], return_inverse=True)
     colours = np.stack([packed // 65536, packed // 256 % 256, packed % 256], axis=1)
-    distances = (palette**2).sum(1) - 2 * colours @ palette.T  # but for a term that all of a row share
+    distances = (palette**2).sum(
+        1
+    ) - 2 * colours @ palette.T  # but for a term that all of a row share
     nearest = distances.argmin(1).astype(np.uint8)
     image = Image.fromarray(nearest[place].reshape(pixels.shape[:2]), mode="P")
     image.putpalette(palette.astype(np.uint8).tobytes())
@@ -170,4 +200,6 @@ def _write(file: Path, images: Sequence[Image.Image]) -> None:
     """As all have one palette, only what moves is stored of each."""
     durations = [FIRST, *[EACH] * (len(images) - 2), LAST][: len(images)]
     file.parent.mkdir(parents=True, exist_ok=True)
-    images[0].save(file, save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=True)
+    images[0].save(
+        file, save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=True
+    )

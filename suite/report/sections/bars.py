@@ -40,22 +40,37 @@ class Quantity:
 
 def cost_pictures(records: Records, looks: dict[str, Look], folder: Path) -> list[Picture]:
     """The pictures of time and of memory, those that have anything to show."""
-    scale = "Each panel has its own logarithmic axis: compare where bars end, not how long they are."
+    scale = (
+        "Each panel has its own logarithmic axis: compare where bars end, not how long they are."
+    )
     shared = f" {SHARED}" if records.frame["parallel"].any() else ""
     time = Quantity(
-        "time-per-step", "Time per step", "ms per step",
-        f"Mean milliseconds of one optimizer step; shorter is cheaper. {scale}{shared}", _milliseconds,
-    )  # fmt: skip
+        "time-per-step",
+        "Time per step",
+        "ms per step",
+        f"Mean milliseconds of one optimizer step; shorter is cheaper. {scale}{shared}",
+        _milliseconds,
+    )
     memory = Quantity(
-        "memory-per-step", "Memory per step", "MiB",
-        f"Largest high-water mark of memory over one step; shorter is cheaper. {scale}", _peak,
-    )  # fmt: skip
+        "memory-per-step",
+        "Memory per step",
+        "MiB",
+        f"Largest high-water mark of memory over one step; shorter is cheaper. {scale}",
+        _peak,
+    )
     trained = records.frame[records.frame["status"].isin(TRAINED)]
-    measured = ((time, trained[timed_runs(trained)]), (memory, trained[trained["peak_memory_bytes"] > 0]))
-    return [_picture(records, runs, quantity, looks, folder) for quantity, runs in measured if len(runs)]
+    measured = (
+        (time, trained[timed_runs(trained)]),
+        (memory, trained[trained["peak_memory_bytes"] > 0]),
+    )
+    return [
+        _picture(records, runs, quantity, looks, folder) for quantity, runs in measured if len(runs)
+    ]
 
 
-def _picture(records: Records, runs: pd.DataFrame, quantity: Quantity, looks: dict[str, Look], folder: Path) -> Picture:
+def _picture(
+    records: Records, runs: pd.DataFrame, quantity: Quantity, looks: dict[str, Look], folder: Path
+) -> Picture:
     panels = _panels(records, runs, quantity)
     width = max(WIDTH / ACROSS, BARS + inches(name for bars in panels.values() for name in bars))
     across = max(1, min(ACROSS, len(panels), int(WIDTH / width)))
@@ -72,7 +87,9 @@ def _picture(records: Records, runs: pd.DataFrame, quantity: Quantity, looks: di
             axes.set_axis_off()
         png = save(canvas, folder, quantity.name)
     alt = f"{quantity.title}: horizontal bars of every optimizer for {', '.join(panels)}."
-    return Picture(quantity.name, quantity.title, f"{quantity.caption} {runs_note(len(runs))}", alt, png)
+    return Picture(
+        quantity.name, quantity.title, f"{quantity.caption} {runs_note(len(runs))}", alt, png
+    )
 
 
 def _panels(records: Records, runs: pd.DataFrame, quantity: Quantity) -> dict[str, Bars]:

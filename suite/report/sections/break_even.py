@@ -16,7 +16,13 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
 from suite.report.drawing.canvas import RC, Picture, folded, literal, save
-from suite.report.drawing.lines import WIDTH, columns_that_fit, legend_height, name_points, ratio_ticks
+from suite.report.drawing.lines import (
+    WIDTH,
+    columns_that_fit,
+    legend_height,
+    name_points,
+    ratio_ticks,
+)
 from suite.report.drawing.style import Look
 from suite.report.page.page import Section
 from suite.results.crossings import baselines, common_level, crossings, step_seconds
@@ -44,8 +50,9 @@ class Point:
     """A method on a problem, against the baseline.
 
     Attributes:
-        steps, cost: the ratios of the steps to the level and of the seconds of a step, with their intervals; `inf`
-            steps where half of the method's runs did not arrive, 0 where half of the baseline's did not.
+        steps, cost: the ratios of the steps to the level and of the seconds of a step, with their
+            intervals; `inf` steps where half of the method's runs did not arrive, 0 where half of
+            the baseline's did not.
         shared: whether any of the seconds come from runs that shared the machine.
     """
 
@@ -91,11 +98,21 @@ def plane(records: Records) -> Plane:
             continue
         level = common_level(steps, against[problem])
         steps = steps[steps["level"] == level]
-        own_steps, own_seconds = _by_method(steps), _by_method(seconds[seconds["problem"] == problem])
+        own_steps, own_seconds = (
+            _by_method(steps),
+            _by_method(seconds[seconds["problem"] == problem]),
+        )
         none = steps.iloc[:0].set_index("seed"), seconds.iloc[:0].set_index("seed")
-        cells = {name: (own_steps.get(name, none[0]), own_seconds.get(name, none[1])) for name in records.optimizers}
+        cells = {
+            name: (own_steps.get(name, none[0]), own_seconds.get(name, none[1]))
+            for name in records.optimizers
+        }
         theirs = cells[against[problem]]
-        found = {name: _point(problem, *cells[name], *theirs) for name in cells if name != against[problem]}
+        found = {
+            name: _point(problem, *cells[name], *theirs)
+            for name in cells
+            if name != against[problem]
+        }
         placed = {name: point for name, point in found.items() if point is not None}
         for name, point in placed.items():
             points.setdefault(name, []).append(point)
@@ -104,49 +121,81 @@ def plane(records: Records) -> Plane:
             levels[problem] = str(level)
             runs += sum(len(cells[name][0]) for name in (*placed, against[problem]))
         else:
-            left_out[problem] = "nobody reached a level" if np.isinf(theirs[0]["steps"]).all() else "nobody to compare"
+            left_out[problem] = (
+                "nobody reached a level"
+                if np.isinf(theirs[0]["steps"]).all()
+                else "nobody to compare"
+            )
     kept = {name: points[name] for name in records.optimizers if name in points}
-    return Plane([name for name in records.optimizers if name in used], kept, levels, left_out, runs)
+    return Plane(
+        [name for name in records.optimizers if name in used], kept, levels, left_out, runs
+    )
 
 
 def _by_method(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    return {str(name): rows.set_index("seed") for name, rows in table.groupby("optimizer", sort=False)}
+    return {
+        str(name): rows.set_index("seed") for name, rows in table.groupby("optimizer", sort=False)
+    }
 
 
 def _point(
-    problem: str, steps: pd.DataFrame, seconds: pd.DataFrame, their_steps: pd.DataFrame, their_seconds: pd.DataFrame
+    problem: str,
+    steps: pd.DataFrame,
+    seconds: pd.DataFrame,
+    their_steps: pd.DataFrame,
+    their_seconds: pd.DataFrame,
 ) -> Point | None:
     """A method's place; None where nobody arrived, or no seconds come from the same hardware."""
     places = set(seconds["hardware"]) & set(their_seconds["hardware"])
-    if not len(steps) or len(places) != 1 or not np.isfinite([*steps["steps"], *their_steps["steps"]]).any():
+    if (
+        not len(steps)
+        or len(places) != 1
+        or not np.isfinite([*steps["steps"], *their_steps["steps"]]).any()
+    ):
         return None
     here, there = (table[table["hardware"].isin(places)] for table in (seconds, their_seconds))
     shared = bool((here["source"] == SHARED).any() or (there["source"] == SHARED).any())
     ratio = _ratio(steps["steps"], their_steps["steps"])
-    return None if math.isnan(ratio.ratio) else Point(problem, ratio, _ratio(here["seconds"], there["seconds"]), shared)
+    return (
+        None
+        if math.isnan(ratio.ratio)
+        else Point(problem, ratio, _ratio(here["seconds"], there["seconds"]), shared)
+    )
 
 
 def _ratio(own: pd.Series, theirs: pd.Series) -> Ratio:
     """The ratio of typical costs, paired by seed where both have the same ones.
 
-    Where runs failed it is that of the medians, failures as `inf`; a start at the level costs one step.
+    Where runs failed it is that of the medians, failures as `inf`; a start at the level costs one
+    step.
     """
     paired = len(own) == len(theirs) and set(own.index) == set(theirs.index) and own.index.is_unique
     ordered = (own.sort_index(), theirs.sort_index()) if paired else (own, theirs)
-    a, b = (np.maximum(side.to_numpy(dtype=float), 1.0 if side.name == "steps" else 0.0) for side in ordered)
+    a, b = (
+        np.maximum(side.to_numpy(dtype=float), 1.0 if side.name == "steps" else 0.0)
+        for side in ordered
+    )
     found = ratio_interval(a, b, paired=paired)
     if np.isfinite(a).all() and np.isfinite(b).all():
         return found
     middles = [median_with_failures(side[np.isfinite(side)].tolist(), len(side)) for side in (a, b)]
-    return found._replace(ratio=middles[0] / middles[1] if math.isfinite(min(middles)) else math.nan)
+    return found._replace(
+        ratio=middles[0] / middles[1] if math.isfinite(min(middles)) else math.nan
+    )
 
 
 def _picture(found: Plane, styles: Mapping[str, Look], folder: Path) -> Picture:
-    problems = list(dict.fromkeys(point.problem for points in found.points.values() for point in points))
+    problems = list(
+        dict.fromkeys(point.problem for points in found.points.values() for point in points)
+    )
     alone = len(problems) == 1
     numbers = {} if alone else {problem: number for number, problem in enumerate(problems, 1)}
     title = _named(problems[0], found.levels[problems[0]])
-    panels = {title: found.points} if alone else {name: {name: found.points[name]} for name in found.points}
+    panels = (
+        {title: found.points}
+        if alone
+        else {name: {name: found.points[name]} for name in found.points}
+    )
     across = min(ACROSS, len(panels))
     down = math.ceil(len(panels) / across)
     width = max(WIDTH * across / ACROSS, 6.0)
@@ -154,7 +203,10 @@ def _picture(found: Plane, styles: Mapping[str, Look], folder: Path) -> Picture:
     key = [] if alone else _key([_named(problem, found.levels[problem]) for problem in problems])
     with mpl.rc_context(RC):
         high = HEIGHT * (1.5 if alone else 1.0)
-        canvas = Canvas(figsize=(width, down * high + legend_height(key, width, BARE_MARK)), layout="constrained")
+        canvas = Canvas(
+            figsize=(width, down * high + legend_height(key, width, BARE_MARK)),
+            layout="constrained",
+        )
         grid = canvas.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
         whose = f"{found.against[0]}'s" if len(found.against) == 1 else "the baseline's"
         for place, (axes, (title, methods)) in enumerate(zip(grid, panels.items(), strict=False)):
@@ -174,9 +226,21 @@ def _picture(found: Plane, styles: Mapping[str, Look], folder: Path) -> Picture:
             axes.set_axis_off()
         if key:
             columns = columns_that_fit([str(one.get_label()) for one in key], width, BARE_MARK)
-            canvas.legend(handles=key, loc="outside lower center", ncols=columns, handlelength=0, handletextpad=0)
+            canvas.legend(
+                handles=key,
+                loc="outside lower center",
+                ncols=columns,
+                handlelength=0,
+                handletextpad=0,
+            )
         png = save(canvas, folder, "plane")
-    return Picture("plane", f"Break-even plane against {listed(found.against)}", _caption(found), _alt(found), png)
+    return Picture(
+        "plane",
+        f"Break-even plane against {listed(found.against)}",
+        _caption(found),
+        _alt(found),
+        png,
+    )
 
 
 def _named(problem: str, level: str) -> str:
@@ -196,7 +260,9 @@ def _limits(points: Sequence[Point]) -> Limits:
     x = [value for p in points for value in (p.steps.ratio, p.steps.low, p.steps.high)]
     y = [value for p in points for value in (p.cost.ratio, p.cost.low, p.cost.high)]
     middles = [p.steps.ratio for p in points]
-    (left, right), (low, high) = (_range(values, centre) for values, centre in ((x, middles), (y, [1.0])))
+    (left, right), (low, high) = (
+        _range(values, centre) for values, centre in ((x, middles), (y, [1.0]))
+    )
     left = left / BEYOND if any(value == 0 for value in middles) else left
     right = right * BEYOND if any(math.isinf(value) for value in middles) else right
     return left / 1.3, right * 1.3, low / 1.3, high * 1.3
@@ -215,7 +281,9 @@ def _ground(axes: Axes, limits: Limits) -> None:
     left, right, low, high = limits
     axes.set(xscale="log", yscale="log", xlim=(left, right), ylim=(low, high))
     x = np.geomspace(left, right, 2)
-    axes.fill_between(x, np.full(2, low), np.clip(1 / x, None, None), color="#eef4ee", lw=0, zorder=0)
+    axes.fill_between(
+        x, np.full(2, low), np.clip(1 / x, None, None), color="#eef4ee", lw=0, zorder=0
+    )
     axes.plot(x, 1 / x, color="#444444", lw=1.1, ls=(0, (5, 3)), zorder=1)
     for factor in ISO:
         axes.plot(x, factor / x, color="#b5b5b5", lw=0.6, zorder=0.9)
@@ -224,11 +292,7 @@ def _ground(axes: Axes, limits: Limits) -> None:
 
 
 def _points(
-    axes: Axes,
-    points: Sequence[Point],
-    look: Look,
-    limits: Limits,
-    numbers: Mapping[str, int],
+    axes: Axes, points: Sequence[Point], look: Look, limits: Limits, numbers: Mapping[str, int]
 ) -> list[tuple[Point, tuple[float, float]]]:
     """Draw a method's points with their intervals, numbered if they have numbers; give back which lack a label."""
     bare: list[tuple[Point, tuple[float, float]]] = []
@@ -237,7 +301,12 @@ def _points(
         beyond = not 0 < x < math.inf
         x = limits[1] / 1.25 if math.isinf(x) else limits[0] * 1.25 if x == 0 else x
         _bar(axes, point.cost, look, x, across=False, limits=limits[2:])
-        style: dict[str, Any] = {"color": look.colour, "markeredgecolor": look.colour, "ls": "None", "zorder": 3}
+        style: dict[str, Any] = {
+            "color": look.colour,
+            "markeredgecolor": look.colour,
+            "ls": "None",
+            "zorder": 3,
+        }
         fill = "white" if point.shared else look.colour
         if beyond:
             arrow = r"$\rightarrow$" if point.steps.ratio else r"$\leftarrow$"
@@ -249,20 +318,26 @@ def _points(
         if numbers and not beyond:
             ink = look.colour if point.shared else "white"
             number = str(numbers[point.problem])
-            axes.text(x, y, number, color=ink, fontsize=6.5, ha="center", va="center_baseline", zorder=4)
+            axes.text(
+                x, y, number, color=ink, fontsize=6.5, ha="center", va="center_baseline", zorder=4
+            )
         else:
             bare.append((point, (x, y)))
     return bare
 
 
-def _bar(axes: Axes, ratio: Ratio, look: Look, place: float, *, across: bool, limits: tuple[float, float]) -> None:
+def _bar(
+    axes: Axes, ratio: Ratio, look: Look, place: float, *, across: bool, limits: tuple[float, float]
+) -> None:
     """An interval, as far as the panel goes; none where there is none."""
     if math.isnan(ratio.low) or math.isnan(ratio.high):
         return
     ends = [max(ratio.low, limits[0]), min(ratio.high, limits[1])]
     x, y = (ends, [place, place]) if across else ([place, place], ends)
     open_ended = ratio.low <= 0 or math.isinf(ratio.high)
-    axes.plot(x, y, color=look.colour, lw=1.0, alpha=0.55, ls=(0, (1, 2)) if open_ended else "-", zorder=2)
+    axes.plot(
+        x, y, color=look.colour, lw=1.0, alpha=0.55, ls=(0, (1, 2)) if open_ended else "-", zorder=2
+    )
 
 
 def _caption(found: Plane) -> str:
@@ -273,14 +348,19 @@ def _caption(found: Plane) -> str:
         f"Ratios to {listed(found.against)}, the typical run of each.",
         bars if intervals else "A single seed: no intervals.",
         "An arrow at an edge: half of the method's runs or more never arrived (right), or of the baseline's (left)."
-        if any(not 0 < point.steps.ratio < math.inf for point in every) else "",
+        if any(not 0 < point.steps.ratio < math.inf for point in every)
+        else "",
         "A percentage behind a problem: not the target, but the hardest level that all of the baseline's runs reached."
-        if set(found.levels.values()) - {TARGET} else "",
-        "Hollow: seconds of runs that shared the machine, to be read as rough." if any(p.shared for p in every) else "",
+        if set(found.levels.values()) - {TARGET}
+        else "",
+        "Hollow: seconds of runs that shared the machine, to be read as rough."
+        if any(p.shared for p in every)
+        else "",
         f"Left out: {'; '.join(f'{problem} ({why})' for problem, why in found.left_out.items())}."
-        if found.left_out else "",
+        if found.left_out
+        else "",
         runs_note(found.runs),
-    ]  # fmt: skip
+    ]
     return " ".join(part for part in parts if part)
 
 
@@ -289,14 +369,14 @@ def _alt(found: Plane) -> str:
     said = []
     for name, points in found.points.items():
         earlier = sum(point.steps.ratio * point.cost.ratio < 1 for point in points)
-        steps, cost = (float(np.median([getattr(p, key).ratio for p in points])) for key in ("steps", "cost"))
+        steps, cost = (
+            float(np.median([getattr(p, key).ratio for p in points])) for key in ("steps", "cost")
+        )
         said.append(
             f"{name} earlier in {earlier} of {len(points)} (median {_text(steps)} times the steps, "
             f"{_text(cost)} times the cost of a step)"
         )
-    return (
-        f"Steps to the target against seconds per step, both relative to {listed(found.against)}: {listed(said, 12)}."
-    )
+    return f"Steps to the target against seconds per step, both relative to {listed(found.against)}: {listed(said, 12)}."
 
 
 def _text(value: float) -> str:

@@ -104,7 +104,8 @@ def order_tables(found: Sequence[Found], optimizers: Sequence[str]) -> list[Tabl
     words = {one.problem: {cell.optimizer: _word(cell) for cell in one.cells} for one in found}
     names = [name for name in optimizers if any(name in said for said in words.values())]
     glance: list[dict[str, Cell | str]] = [
-        {"optimizer": name, **{problem: said.get(name, NOT_RUN) for problem, said in words.items()}} for name in names
+        {"optimizer": name, **{problem: said.get(name, NOT_RUN) for problem, said in words.items()}}
+        for name in names
     ]
     rows = [_row(one.problem, cell) for one in found for cell in one.cells]
     return [
@@ -134,7 +135,9 @@ def _picture(one: Found, looks: dict[str, Look], folder: Path, name: str) -> Pic
     )
     said = "; ".join(f"{cell.optimizer}: {cell.word}" for cell in one.cells)
     alt = f"Convergence of f - f* on {one.problem}. {said}."
-    return Picture(name, one.problem, caption + runs_note(sum(len(cell.runs) for cell in one.cells)), alt, png)
+    return Picture(
+        name, one.problem, caption + runs_note(sum(len(cell.runs) for cell in one.cells)), alt, png
+    )
 
 
 @once
@@ -145,10 +148,16 @@ def _found(records: Records, problem: str) -> Found:
     ended = runs[runs["status"].isin(VALUED)]
     shown = one_seed(ended) if len(ended) else ended
     groups = runs.groupby("optimizer", sort=False)
-    return Found(problem, [_convergence(records, str(name), group, shown) for name, group in groups], seed_text(shown))
+    return Found(
+        problem,
+        [_convergence(records, str(name), group, shown) for name, group in groups],
+        seed_text(shown),
+    )
 
 
-def _convergence(records: Records, name: str, runs: pd.DataFrame, shown: pd.DataFrame) -> Convergence:
+def _convergence(
+    records: Records, name: str, runs: pd.DataFrame, shown: pd.DataFrame
+) -> Convergence:
     """Classify every run that came to its end."""
     sequences: dict[int, Gaps] = {}
     orders: list[Order] = []
@@ -171,7 +180,9 @@ def _majority(orders: list[Order]) -> tuple[Order, int]:
     modesty = {kind: -place for place, kind in enumerate(CAUTION)}
     kind = max(counts, key=lambda word: (counts[word], modesty.get(word, -len(CAUTION))))
     same = [order for order in orders if order.kind == kind]
-    rate, power, points = (np.median([getattr(order, key) for order in same]) for key in ("rate", "order", "points"))
+    rate, power, points = (
+        np.median([getattr(order, key) for order in same]) for key in ("rate", "order", "points")
+    )
     return Order(kind, float(rate), float(power), int(points)), len(same)
 
 
@@ -182,8 +193,12 @@ def _row(problem: str, cell: Convergence) -> dict[str, Cell | str]:
         "problem": problem,
         "optimizer": cell.optimizer,
         "observed": cell.word,
-        "rate": NOT_RUN if math.isnan(order.rate) else Cell(rate_text(order.rate), order=order.rate),
-        "order": NOT_RUN if math.isnan(order.order) else Cell(f"{order.order:.2f}", order=order.order),
+        "rate": NOT_RUN
+        if math.isnan(order.rate)
+        else Cell(rate_text(order.rate), order=order.rate),
+        "order": NOT_RUN
+        if math.isnan(order.order)
+        else Cell(f"{order.order:.2f}", order=order.order),
         "points": Cell(str(order.points), order=order.points) if cell.agree else NOT_RUN,
         "agree": Cell(f"{cell.agree}/{len(cell.runs)}", order=cell.agree / len(cell.runs)),
         "gap": NOT_RUN if math.isnan(final) else Cell(number(final), order=final),
@@ -201,13 +216,20 @@ def _draw(one: Found, looks: dict[str, Look]) -> Canvas:
             _against_the_last(right, cell.shown, looks[cell.optimizer])
     ends = [float(cell.shown.calls[-1]) for cell in cells if cell.shown is not None]
     far = max(ends) > LONG * max(min(ends), 1.0)
-    left.set(yscale="log", xscale="symlog" if far else "linear", xlabel="grad-equivalents", ylabel="f - f*")
+    left.set(
+        yscale="log",
+        xscale="symlog" if far else "linear",
+        xlabel="grad-equivalents",
+        ylabel="f - f*",
+    )
     left.set_xlim(0, 1.3 * max(ends) if far else None)
     plain_ticks(left.yaxis)
     _guides(right)
     canvas.suptitle(literal(f"{one.problem}, {one.seed}"), fontsize=12)
     handles = [handle(looks[cell.optimizer], f"{cell.optimizer}: {cell.word}") for cell in cells]
-    canvas.legend(handles=handles, loc="outside lower center", ncols=LEGEND_COLUMNS, handlelength=3.2)
+    canvas.legend(
+        handles=handles, loc="outside lower center", ncols=LEGEND_COLUMNS, handlelength=3.2
+    )
     return canvas
 
 
@@ -215,9 +237,14 @@ def _against_calls(axes: Axes, gaps: Gaps, look: Look, place: int) -> None:
     good = gaps.gaps > 0
     every = max(1, int(good.sum()) // 6)
     (line,) = axes.plot(
-        gaps.calls[good], gaps.gaps[good], color=look.colour, lw=1.5,
-        marker=look.marker, markersize=4, markevery=(place % every, every),
-    )  # fmt: skip
+        gaps.calls[good],
+        gaps.gaps[good],
+        color=look.colour,
+        lw=1.5,
+        marker=look.marker,
+        markersize=4,
+        markevery=(place % every, every),
+    )
     if look.dashes:
         line.set_dashes(look.dashes)
 
@@ -225,7 +252,9 @@ def _against_calls(axes: Axes, gaps: Gaps, look: Look, place: int) -> None:
 def _against_the_last(axes: Axes, gaps: Gaps, look: Look) -> None:
     before, after = consecutive(gaps)
     size = 4 if len(before) <= FEW_PAIRS else 2
-    axes.plot(before, after, color=look.colour, marker=look.marker, markersize=size, lw=0.7, alpha=0.8)
+    axes.plot(
+        before, after, color=look.colour, marker=look.marker, markersize=size, lw=0.7, alpha=0.8
+    )
 
 
 def _guides(axes: Axes) -> None:
@@ -233,13 +262,24 @@ def _guides(axes: Axes) -> None:
     if not any(np.size(line.get_xdata(orig=False)) for line in axes.lines):
         axes.set_axis_off()
         return
-    axes.set(xscale="log", yscale="log", xlabel="f - f* before the step", ylabel="f - f* after the step")
+    axes.set(
+        xscale="log", yscale="log", xlabel="f - f* before the step", ylabel="f - f* after the step"
+    )
     (low, high), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     reach = np.geomspace(low, high, 200)
     for slope in (1, 2):
         inside = (reach**slope > bottom) & (reach**slope < top)
         if inside.sum() > 1:
-            axes.plot(reach[inside], reach[inside] ** slope, color="#8a8a8a", lw=0.9, ls=(0, (1, 2)), zorder=0.5)
+            axes.plot(
+                reach[inside],
+                reach[inside] ** slope,
+                color="#8a8a8a",
+                lw=0.9,
+                ls=(0, (1, 2)),
+                zorder=0.5,
+            )
             end = reach[inside][0]
-            axes.annotate(f"slope {slope}", (end, end**slope), (3, 3), textcoords="offset points", fontsize=8)
+            axes.annotate(
+                f"slope {slope}", (end, end**slope), (3, 3), textcoords="offset points", fontsize=8
+            )
     axes.set(xlim=(low, high), ylim=(bottom, top))

@@ -19,12 +19,19 @@ def cost_tables(records: Records) -> list[Table]:
     """One table for each hardware that timings come from."""
     timed = records.frame[timed_runs(records.frame)]
     places = sorted(set(timed["hardware"]))
-    return [_cost_table(records, place, index if len(places) > 1 else 0) for index, place in enumerate(places, 1)]
+    return [
+        _cost_table(records, place, index if len(places) > 1 else 0)
+        for index, place in enumerate(places, 1)
+    ]
 
 
 def _cost_table(records: Records, place: str, index: int) -> Table:
     here = records.frame[records.frame["hardware"] == place]
-    rows = [row for problem in dict.fromkeys(here["problem"]) for row in _problem_rows(records, place, str(problem))]
+    rows = [
+        row
+        for problem in dict.fromkeys(here["problem"])
+        for row in _problem_rows(records, place, str(problem))
+    ]
     caption = (
         f"Measured on {place}. Milliseconds of one optimizer step (evaluation, data and logging excluded), mean ± "
         "standard deviation (runs); Relative: divided by the cheapest optimizer of this problem; grad-equivalents per "
@@ -32,9 +39,11 @@ def _cost_table(records: Records, place: str, index: int) -> Table:
         "optimizer's tensors; peak: the high-water mark of memory over a step. Bold: the cheapest, and what cannot be "
         f"told from it, among runs that had their cores to themselves. {SHARED} "
     )
-    name, title = ("costs", "Time and memory per step") if not index else (
-        f"costs_{index}", f"Time and memory per step ({place})",
-    )  # fmt: skip
+    name, title = (
+        ("costs", "Time and memory per step")
+        if not index
+        else (f"costs_{index}", f"Time and memory per step ({place})")
+    )
     return make_table(name, title, caption + runs_note(len(here)), rows)
 
 
@@ -49,11 +58,18 @@ def _problem_rows(records: Records, place: str, problem: str) -> list[dict[str, 
     apart = told_from_best([times[name][0] for name in alone], "min")
     bold = {name for name, far in zip(alone, apart, strict=True) if not far}
     cheapest = min(means.values(), default=math.nan)
-    return [_cost_row(problem, name, cells[name], times[name], cheapest, name in bold) for name in cells]
+    return [
+        _cost_row(problem, name, cells[name], times[name], cheapest, name in bold) for name in cells
+    ]
 
 
 def _cost_row(
-    problem: str, name: str, runs: pd.DataFrame, times: tuple[list[float], bool], cheapest: float, bold: bool
+    problem: str,
+    name: str,
+    runs: pd.DataFrame,
+    times: tuple[list[float], bool],
+    cheapest: float,
+    bold: bool,
 ) -> dict[str, Cell | str]:
     values, shared = times
     mark = "~" if shared else ""
@@ -63,9 +79,15 @@ def _cost_row(
     return {
         "problem": problem,
         "optimizer": name,
-        "ms per step": Cell(mark + mean_text([1e3 * value for value in values]) if values else NOT_RUN, bold, mean),
-        "relative": Cell(mark + ratio_text(mean / cheapest) if values else NOT_RUN, order=mean / cheapest),
-        "grad-eq. per step": Cell(number(mean_std(work)[0]), order=mean_std(work)[0]) if work else NOT_RUN,
+        "ms per step": Cell(
+            mark + mean_text([1e3 * value for value in values]) if values else NOT_RUN, bold, mean
+        ),
+        "relative": Cell(
+            mark + ratio_text(mean / cheapest) if values else NOT_RUN, order=mean / cheapest
+        ),
+        "grad-eq. per step": Cell(number(mean_std(work)[0]), order=mean_std(work)[0])
+        if work
+        else NOT_RUN,
         "state": _bytes(trained, "state_bytes"),
         "peak": _bytes(trained, "peak_memory_bytes"),
         "outcomes": failure_words(runs, "status") or ALL_WELL,

@@ -47,24 +47,35 @@ class Ranking:
 def section(records: Records, styles: Mapping[str, Look], figures: Path) -> Section:
     """The diagrams in steps, seconds and gradient-equivalents; words where there is too little to rank."""
     chosen = aggregated(records, crossings(records))
-    found = {unit: one for unit, rows in chosen.by_unit.items() if (one := ranking(rows, chosen.methods)) is not None}
+    found = {
+        unit: one
+        for unit, rows in chosen.by_unit.items()
+        if (one := ranking(rows, chosen.methods)) is not None
+    }
     if not found:
         return Section("ranks", "Mean ranks", [], [], _why_not(chosen))
-    return Section("ranks", "Mean ranks", [], [_picture(found, chosen, styles, figures)], HOW_TO_READ)
+    return Section(
+        "ranks", "Mean ranks", [], [_picture(found, chosen, styles, figures)], HOW_TO_READ
+    )
 
 
 def ranking(rows: pd.DataFrame, methods: Sequence[str]) -> Ranking | None:
     """Ranks of the median costs of those that ran on every problem; None for too few of either.
 
     Args:
-        rows: a row per run: `problem`, `optimizer` and `cost`, `inf` where the target was not reached.
+        rows: a row per run: `problem`, `optimizer` and `cost`, `inf` where the target was not
+            reached.
         methods: the columns, in their order.
     """
-    costs = rows.pivot_table(index="problem", columns="optimizer", values="cost", aggfunc="median", sort=False)
+    costs = rows.pivot_table(
+        index="problem", columns="optimizer", values="cost", aggfunc="median", sort=False
+    )
     costs = costs.reindex(columns=list(methods)).dropna(axis=1)
     if len(costs) < FEWEST_PROBLEMS or len(costs.columns) < FEWEST_METHODS:
         return None
-    return Ranking(nemenyi(costs, ALPHA, mode="min"), friedman(costs, mode="min").p_value, len(costs))
+    return Ranking(
+        nemenyi(costs, ALPHA, mode="min"), friedman(costs, mode="min").p_value, len(costs)
+    )
 
 
 def _why_not(chosen: Aggregated) -> str:
@@ -78,17 +89,27 @@ def _why_not(chosen: Aggregated) -> str:
     ).strip()
 
 
-def _picture(found: Mapping[str, Ranking], chosen: Aggregated, styles: Mapping[str, Look], folder: Path) -> Picture:
+def _picture(
+    found: Mapping[str, Ranking], chosen: Aggregated, styles: Mapping[str, Look], folder: Path
+) -> Picture:
     names = [str(name) for name in next(iter(found.values())).test.ranks.index]
     side = 0.35 + inches(names)
-    heights = [HEAD + LINE * ((len(one.test.ranks) + 1) // 2) + 0.09 * len(one.test.groups) for one in found.values()]
+    heights = [
+        HEAD + LINE * ((len(one.test.ranks) + 1) // 2) + 0.09 * len(one.test.groups)
+        for one in found.values()
+    ]
     with mpl.rc_context({**RC, "axes.grid": False}):
         canvas = Canvas(figsize=(max(7.0, 4.6 + 2 * side), sum(heights)), layout="constrained")
         rows = canvas.subplots(len(found), 1, squeeze=False, height_ratios=heights).ravel()
         for axes, (unit, one), height in zip(rows, found.items(), heights, strict=True):
-            _diagram(axes, one, LABELS[unit], styles, height, side / (canvas.get_figwidth() - 2 * side))
+            _diagram(
+                axes, one, LABELS[unit], styles, height, side / (canvas.get_figwidth() - 2 * side)
+            )
         png = save(canvas, folder, "ranks")
-    problems = [f"{one.problems} in {LABELS[unit]} (Friedman p = {one.p_value:.2g})" for unit, one in found.items()]
+    problems = [
+        f"{one.problems} in {LABELS[unit]} (Friedman p = {one.p_value:.2g})"
+        for unit, one in found.items()
+    ]
     out = [name for name in chosen.methods if name not in names]
     caption = (
         f"Mean ranks over problems, {listed(problems)}; CD: Nemenyi's critical difference at {ALPHA:.0%} (no other "
@@ -103,14 +124,18 @@ def _without_the_unrun(chosen: Aggregated) -> str:
     return f"{note} " if note else ""
 
 
-def _diagram(axes: Axes, one: Ranking, title: str, styles: Mapping[str, Look], height: float, side: float) -> None:
+def _diagram(
+    axes: Axes, one: Ranking, title: str, styles: Mapping[str, Look], height: float, side: float
+) -> None:
     """Axis, critical difference, names on elbows at both sides, bars: x in ranks, y in inches from the top down."""
     ranks = one.test.ranks
     k = len(ranks)
     axes.set_axis_off()
     axes.set_ylim(height, 0)
     axes.set_xlim(1 - side * (k - 1), k + side * (k - 1))
-    axes.text(1, 0.08, f"{title}, {one.problems} problems", ha="left", va="center", fontweight="bold")
+    axes.text(
+        1, 0.08, f"{title}, {one.problems} problems", ha="left", va="center", fontweight="bold"
+    )
     _measure(axes, one.test.difference, k)
     base = 0.72
     axes.plot([1, k], [base, base], color=INK, lw=1)
@@ -122,11 +147,26 @@ def _diagram(axes: Axes, one: Ranking, title: str, styles: Mapping[str, Look], h
     for place, (name, rank) in enumerate(ranks.items()):
         left = place < (k + 1) // 2
         line = first + LINE * (place if left else k - 1 - place)
-        _elbow(axes, str(name), float(rank), base, line, styles, edge=1 if left else k, side=-1 if left else 1)
+        _elbow(
+            axes,
+            str(name),
+            float(rank),
+            base,
+            line,
+            styles,
+            edge=1 if left else k,
+            side=-1 if left else 1,
+        )
     for place, group in enumerate(one.test.groups):
         y = base + 0.1 + 0.09 * place
         reach = 0.012 * (k - 1)
-        axes.plot([ranks[group[0]] - reach, ranks[group[-1]] + reach], [y, y], color=INK, lw=3.2, solid_capstyle="butt")
+        axes.plot(
+            [ranks[group[0]] - reach, ranks[group[-1]] + reach],
+            [y, y],
+            color=INK,
+            lw=3.2,
+            solid_capstyle="butt",
+        )
 
 
 def _measure(axes: Axes, difference: float, k: int) -> None:
@@ -141,13 +181,23 @@ def _measure(axes: Axes, difference: float, k: int) -> None:
 
 
 def _elbow(
-    axes: Axes, name: str, rank: float, base: float, line: float, styles: Mapping[str, Look], *, edge: float, side: int
+    axes: Axes,
+    name: str,
+    rank: float,
+    base: float,
+    line: float,
+    styles: Mapping[str, Look],
+    *,
+    edge: float,
+    side: int,
 ) -> None:
     look, reach = styles[name], side * 0.015 * abs(axes.get_xlim()[1] - axes.get_xlim()[0])
     axes.plot([rank, rank, edge + reach], [base, line, line], color=look.colour, lw=1.1)
     axes.plot([rank], [base], marker=look.marker, color=look.colour, markersize=4.5, zorder=3)
     ha = "right" if side < 0 else "left"
-    axes.text(edge + 1.5 * reach, line, literal(f"{name}  {rank:.2f}"), ha=ha, va="center", fontsize=8.5)
+    axes.text(
+        edge + 1.5 * reach, line, literal(f"{name}  {rank:.2f}"), ha=ha, va="center", fontsize=8.5
+    )
 
 
 def _alt(found: Mapping[str, Ranking]) -> str:

@@ -16,7 +16,17 @@ from suite.report.drawing.canvas import RC, Picture, literal, plain_ticks, save,
 from suite.report.drawing.lines import WIDTH, handle, legend, legend_height
 from suite.report.drawing.style import Look
 from suite.results.frame import Records, metric_columns
-from suite.results.learning_curves import AXES, DETAIL, Curve, Strand, curve, is_logarithmic, limits, spread, window
+from suite.results.learning_curves import (
+    AXES,
+    DETAIL,
+    Curve,
+    Strand,
+    curve,
+    is_logarithmic,
+    limits,
+    spread,
+    window,
+)
 from suite.tables.table import runs_note
 
 LOG_X_FROM = 8.0
@@ -42,25 +52,43 @@ def curve_pictures(records: Records, looks: dict[str, Look], folder: Path) -> li
         steps = window(list(histories.values()))
         metric = str(runs["metric"].iloc[0])
         columns = {"training loss": "loss", f"validation {metric}": metric_columns(metric)["val"]}
-        quantities = {name: _curves(runs, histories, column, steps) for name, column in columns.items()}
+        quantities = {
+            name: _curves(runs, histories, column, steps) for name, column in columns.items()
+        }
         if not any(quantities.values()):
             continue
         with mpl.rc_context(RC):
             canvas = _draw(problem, runs, quantities, looks)
             png = save(canvas, folder, f"curves-{slug}")
-        drawn.append(Picture(f"curves-{slug}", problem, _caption(runs, quantities, steps), _alt(problem, runs), png))
+        drawn.append(
+            Picture(
+                f"curves-{slug}",
+                problem,
+                _caption(runs, quantities, steps),
+                _alt(problem, runs),
+                png,
+            )
+        )
     return drawn
 
 
-def _curves(runs: pd.DataFrame, histories: dict[int, pd.DataFrame], column: str, steps: int) -> dict[str, Curve]:
+def _curves(
+    runs: pd.DataFrame, histories: dict[int, pd.DataFrame], column: str, steps: int
+) -> dict[str, Curve]:
     """The curves of those optimizers that have any value."""
     curves = {
-        str(name): curve(group, histories, column, steps) for name, group in runs.groupby("optimizer", sort=False)
+        str(name): curve(group, histories, column, steps)
+        for name, group in runs.groupby("optimizer", sort=False)
     }
     return {name: one for name, one in curves.items() if one.runs or one.strands}
 
 
-def _draw(problem: str, runs: pd.DataFrame, quantities: dict[str, dict[str, Curve]], looks: dict[str, Look]) -> Canvas:
+def _draw(
+    problem: str,
+    runs: pd.DataFrame,
+    quantities: dict[str, dict[str, Curve]],
+    looks: dict[str, Look],
+) -> Canvas:
     names = list(dict.fromkeys(name for curves in quantities.values() for name in curves))
     handles = [handle(looks[name], name) for name in names]
     canvas = Canvas(figsize=(WIDTH, 5.8 + legend_height(handles)), layout="constrained")
@@ -79,16 +107,23 @@ def _draw(problem: str, runs: pd.DataFrame, quantities: dict[str, dict[str, Curv
 
 
 def _panel(
-    axes: Axes, curves: dict[str, Curve], axis: str, shown: tuple[float, float] | None, looks: dict[str, Look],
-    *, log_y: bool,
-) -> None:  # fmt: skip
+    axes: Axes,
+    curves: dict[str, Curve],
+    axis: str,
+    shown: tuple[float, float] | None,
+    looks: dict[str, Look],
+    *,
+    log_y: bool,
+) -> None:
     log_x = axis != "step" and spread(list(curves.values()), axis) > LOG_X_FROM
     axes.set_yscale("log" if log_y else "linear")
     axes.set_xscale("log" if log_x else "linear")
     if shown:
         axes.set_ylim(*_with_margin(*shown, log=log_y))
     for number, (name, one) in enumerate(curves.items()):
-        _plot_middle(axes, one, axis, looks[name], number, floor=shown[0] if shown and log_y else -math.inf)
+        _plot_middle(
+            axes, one, axis, looks[name], number, floor=shown[0] if shown and log_y else -math.inf
+        )
         for strand in one.strands:
             _plot_strand(axes, strand, axis, looks[name])
     for ruler in (axes.xaxis, axes.yaxis):
@@ -109,15 +144,22 @@ def _on_axis(axes: Axes, points: pd.DataFrame, axis: str) -> pd.DataFrame:
     return points[points[axis] > 0] if axes.get_xscale() == "log" else points
 
 
-def _plot_middle(axes: Axes, one: Curve, axis: str, look: Look, number: int, *, floor: float) -> None:
+def _plot_middle(
+    axes: Axes, one: Curve, axis: str, look: Look, number: int, *, floor: float
+) -> None:
     """Median line and band; the markers of different optimizers are staggered so that they do not cover each other."""
     points = _on_axis(axes, one.middle, axis)
     value, low, high = (points[key].clip(lower=floor) for key in ("value", "low", "high"))
     every = max(1, len(points) // 6)
     (line,) = axes.plot(
-        points[axis], value, color=look.colour, lw=1.5,
-        marker=look.marker, markersize=4, markevery=(number % every, every),
-    )  # fmt: skip
+        points[axis],
+        value,
+        color=look.colour,
+        lw=1.5,
+        marker=look.marker,
+        markersize=4,
+        markevery=(number % every, every),
+    )
     if look.dashes:
         line.set_dashes(look.dashes)
     if one.runs > 1:
@@ -133,7 +175,12 @@ def _plot_strand(axes: Axes, strand: Strand, axis: str, look: Look) -> None:
     axes.plot(points[axis], points["value"], color=look.colour, lw=0.8, alpha=0.6)
     end = float(np.clip(points["value"].iloc[-1], bottom, top))
     marker = "x" if strand.status == "diverged" else "|"
-    style: dict[str, Any] = {"color": look.colour, "markersize": 8, "markeredgewidth": 1.8, "clip_on": False}
+    style: dict[str, Any] = {
+        "color": look.colour,
+        "markersize": 8,
+        "markeredgewidth": 1.8,
+        "clip_on": False,
+    }
     axes.plot([points[axis].iloc[-1]], [end], marker=marker, **style)
 
 
@@ -154,7 +201,9 @@ def _caption(runs: pd.DataFrame, quantities: dict[str, dict[str, Curve]], steps:
         f"Lines: median over the runs of {seeds} seed{'s' if seeds != 1 else ''}; band: minimum to maximum.",
         f"From step {DETAIL} on each point is the median of {steps} steps." if steps > 1 else "",
         UNFINISHED_STRANDS if strands else "",
-        "~ These seconds come from runs that shared cores: read them as rough." if runs["parallel"].any() else "",
+        "~ These seconds come from runs that shared cores: read them as rough."
+        if runs["parallel"].any()
+        else "",
         f"Line styles: {families}.",
         runs_note(len(runs)),
     ]
@@ -165,6 +214,10 @@ def _alt(problem: str, runs: pd.DataFrame) -> str:
     """What the picture would tell, in words: who was compared, and whose training loss ended lowest."""
     names = ", ".join(dict.fromkeys(runs["optimizer"]))
     finals = runs.groupby("optimizer")["final_loss"].median().dropna()
-    lowest = f" Lowest median final training loss: {finals.idxmin()} ({finals.min():.4g})." if len(finals) else ""
+    lowest = (
+        f" Lowest median final training loss: {finals.idxmin()} ({finals.min():.4g})."
+        if len(finals)
+        else ""
+    )
     axes = "steps, seconds and gradient-equivalents"
     return f"Training loss and validation metric on {problem} against {axes}: {names}.{lowest}"

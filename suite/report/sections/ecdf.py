@@ -54,21 +54,33 @@ def section(records: Records, styles: Mapping[str, Look], figures: Path) -> Sect
     reached = crossings(records)
     chosen = aggregated(records, reached)
     relative, left_out = relative_costs(records, reached, chosen)
-    curves = {unit: found for unit, rows in relative.items() if (found := reach(rows, chosen.methods)) is not None}
+    curves = {
+        unit: found
+        for unit, rows in relative.items()
+        if (found := reach(rows, chosen.methods)) is not None
+    }
     if not curves:
         return Section("ecdf", "Levels reached", [], [])
     levels = relative["steps"].groupby("problem")["level"].nunique()
     count = len(relative["steps"].drop_duplicates(["problem", "optimizer", "seed"]))
     caption = _caption(curves, levels, f"{chosen.note} {left_out}".strip(), count)
     png = unit_panels(
-        figures, "ecdf", chosen.ran, chosen.methods, styles, lambda axes, unit: _panel(axes, curves.get(unit), styles),
-        x="of the baseline's whole run", y="share of problems x levels x seeds",
-    )  # fmt: skip
+        figures,
+        "ecdf",
+        chosen.ran,
+        chosen.methods,
+        styles,
+        lambda axes, unit: _panel(axes, curves.get(unit), styles),
+        x="of the baseline's whole run",
+        y="share of problems x levels x seeds",
+    )
     drawn = Picture("ecdf", "Levels reached over all problems", caption, _alt(curves), png)
     return Section("ecdf", "Levels reached", [], [drawn], HOW_TO_READ)
 
 
-def relative_costs(records: Records, reached: pd.DataFrame, chosen: Aggregated) -> tuple[dict[str, pd.DataFrame], str]:
+def relative_costs(
+    records: Records, reached: pd.DataFrame, chosen: Aggregated
+) -> tuple[dict[str, pd.DataFrame], str]:
     """For each unit a row per run and level: its cost over what the baseline spends on a whole run.
 
     Two levels with the same value, such as the target and 100 %, count once.
@@ -79,16 +91,26 @@ def relative_costs(records: Records, reached: pd.DataFrame, chosen: Aggregated) 
     unclocked: list[str] = []
     for unit, rows in chosen.by_unit.items():
         kept = [problem for problem in dict.fromkeys(rows["problem"]) if problem in against]
-        own = reached[reached["problem"].isin(kept)].drop_duplicates(["problem", "optimizer", "seed", "value"])
-        if unit == "seconds":  # every level of every run counts here, and so does the baseline's whole run
+        own = reached[reached["problem"].isin(kept)].drop_duplicates(
+            ["problem", "optimizer", "seed", "value"]
+        )
+        if (
+            unit == "seconds"
+        ):  # every level of every run counts here, and so does the baseline's whole run
             unclocked = list(dict.fromkeys(own.loc[own["source"] == SHARED, "problem"]))
             own = own[~own["problem"].isin(unclocked)]
         lengths = {problem: float(whole.loc[(problem, against[problem]), unit]) for problem in kept}
         scale = own["problem"].map(lengths).astype(float)
         tables[unit] = own[[*KEYS, "optimizer"]].assign(cost=own[unit] / scale)[scale > 0]
-    bare = [name for name in dict.fromkeys(chosen.by_unit["steps"]["problem"]) if name not in against]
+    bare = [
+        name for name in dict.fromkeys(chosen.by_unit["steps"]["problem"]) if name not in against
+    ]
     said_of = [f"Left out: {listed(bare)} (no baseline was run)."] if bare else []
-    said_of += [f"Left out of the seconds, too: {listed(unclocked)} (not every run has a clock)."] if unclocked else []
+    said_of += (
+        [f"Left out of the seconds, too: {listed(unclocked)} (not every run has a clock)."]
+        if unclocked
+        else []
+    )
     return tables, " ".join(said_of)
 
 
@@ -96,12 +118,16 @@ def reach(rows: pd.DataFrame, methods: list[str]) -> Reach | None:
     """The curves of one unit; a method that did not run on a problem has reached none of its levels."""
     if rows.empty:
         return None
-    table = rows.pivot_table(index=KEYS, columns="optimizer", values="cost", sort=False).reindex(columns=methods)
+    table = rows.pivot_table(index=KEYS, columns="optimizer", values="cost", sort=False).reindex(
+        columns=methods
+    )
     ran = table.notna().groupby(level="problem").transform("any")
     costs = table.mask(table.isna() & ~ran, math.inf)
     finite = rows.loc[np.isfinite(rows["cost"]) & (rows["cost"] > 0), "cost"]
     grid = np.geomspace(finite.min(), finite.max(), PLACES) if len(finite) else np.ones(1)
-    bands = {name: found for name in methods if (found := _band(costs[name].dropna(), grid)) is not None}
+    bands = {
+        name: found for name in methods if (found := _band(costs[name].dropna(), grid)) is not None
+    }
     return Reach(ecdf(costs), grid, bands, list(dict.fromkeys(rows["problem"])))
 
 
@@ -110,12 +136,16 @@ def _band(costs: pd.Series, grid: Array, seed: int = 0) -> tuple[Array, Array] |
     problems, seeds = (costs.index.get_level_values(name) for name in ("problem", "seed"))
     runs = pd.DataFrame({"problem": problems, "seed": seeds})
     codes = runs.groupby(["problem", "seed"], sort=False).ngroup().to_numpy()
-    counts = np.zeros((codes.max(initial=-1) + 1, len(grid)))  # a row a run: how many levels it has reached by then
+    counts = np.zeros(
+        (codes.max(initial=-1) + 1, len(grid))
+    )  # a row a run: how many levels it has reached by then
     np.add.at(counts, codes, costs.to_numpy(dtype=float)[:, None] <= grid * (1 + 1e-12))
     generator = np.random.default_rng(seed)
     drawn = np.zeros((DRAWS, len(grid)))
     several = False
-    for members in runs.assign(code=codes).drop_duplicates("code").groupby("problem", sort=False)["code"]:
+    for members in (
+        runs.assign(code=codes).drop_duplicates("code").groupby("problem", sort=False)["code"]
+    ):
         own = counts[members[1].to_numpy()]
         several |= len(own) > 1 and bool(own.any())
         drawn += generator.multinomial(len(own), np.full(len(own), 1 / len(own)), size=DRAWS) @ own
@@ -151,12 +181,13 @@ def _caption(curves: Mapping[str, Reach], levels: pd.Series, note: str, runs: in
         f"{len(levels)} problem{'s' if len(levels) != 1 else ''} with {said_of} level{'s' if many != 1 else ''} each.",
         "Band: where 95 % of curves lie when the seeds of every problem are drawn anew."
         if banded and not many_methods
-        else f"No bands, which {MOST_BANDS} methods at most can be shown with." if banded
+        else f"No bands, which {MOST_BANDS} methods at most can be shown with."
+        if banded
         else "One seed each, or nothing reached: no band.",
         "The dotted line is the length of the baseline's whole run.",
         note,
         runs_note(runs),
-    ]  # fmt: skip
+    ]
     return " ".join(part for part in parts if part)
 
 
@@ -164,5 +195,7 @@ def _alt(curves: Mapping[str, Reach]) -> str:
     parts = []
     for unit, one in curves.items():
         budget = at(one.shares, [1.0]).iloc[0].sort_values(ascending=False, kind="stable").head(3)
-        parts.append(f"{LABELS[unit]}: {listed([f'{name} {share:.0%}' for name, share in budget.items()])}")
+        parts.append(
+            f"{LABELS[unit]}: {listed([f'{name} {share:.0%}' for name, share in budget.items()])}"
+        )
     return f"Share of levels reached against cost. Most at the baseline's whole cost, in {'; in '.join(parts)}."

@@ -26,7 +26,10 @@ def main_table(records: Records) -> Table:
     columns = {problem: final_cells(records, problem) for problem in records.problems}
     rows: list[dict[str, Cell | str]] = []
     for name in records.optimizers:
-        cells = {f"{problem}: {metric_text(records.of(problem))}": column[name] for problem, column in columns.items()}
+        cells = {
+            f"{problem}: {metric_text(records.of(problem))}": column[name]
+            for problem, column in columns.items()
+        }
         rows.append({"optimizer": name, **cells})
     caption = (
         "Final value of each problem's metric on the validation split, mean ± standard deviation (number of runs); "
@@ -34,7 +37,9 @@ def main_table(records: Records) -> Table:
         "done is counted in words; only runs that came to the end of their budget (done, target, timeout) have a "
         f"value; {NOT_RUN} was not run. "
     )
-    return make_table("main", "Final validation metric", caption + runs_note(len(records.frame)), rows)
+    return make_table(
+        "main", "Final validation metric", caption + runs_note(len(records.frame)), rows
+    )
 
 
 def results_table(records: Records) -> Table:
@@ -55,7 +60,11 @@ def _problem_rows(records: Records, problem: str) -> list[dict[str, Cell | str]]
     cells = final_cells(records, problem)
     best = _best_mean(records, problem)
     pairs = {name: records.pair(problem, name) for name in records.optimizers}
-    return [_result_row(problem, name, runs, cells[name], best) for name, runs in pairs.items() if len(runs)]
+    return [
+        _result_row(problem, name, runs, cells[name], best)
+        for name, runs in pairs.items()
+        if len(runs)
+    ]
 
 
 @once
@@ -70,16 +79,23 @@ def final_cells(records: Records, problem: str) -> dict[str, Cell]:
     apart = told_from_best(values, _direction(records.of(problem)))
     bold = {name for name, far in zip(contenders, apart, strict=True) if not far}
     cells = {name: _final_cell(runs, name in bold) for name, runs in groups.items()}
-    return {name: replace(cell, source=(problem, name) if len(groups[name]) else None) for name, cell in cells.items()}
+    return {
+        name: replace(cell, source=(problem, name) if len(groups[name]) else None)
+        for name, cell in cells.items()
+    }
 
 
 def _final_cell(runs: pd.DataFrame, bold: bool) -> Cell:
     values = end_values(runs, "final")
     parts = [mean_text(values) if values else "", failure_words(runs, "final")]
-    return Cell(" · ".join(part for part in parts if part), bold, mean_std(values)[0] if values else None)
+    return Cell(
+        " · ".join(part for part in parts if part), bold, mean_std(values)[0] if values else None
+    )
 
 
-def _result_row(problem: str, name: str, runs: pd.DataFrame, cell: Cell, best: float) -> dict[str, Cell | str]:
+def _result_row(
+    problem: str, name: str, runs: pd.DataFrame, cell: Cell, best: float
+) -> dict[str, Cell | str]:
     values = end_values(runs, "final")
     mean = mean_std(values)[0] if values else math.nan
     interval = bootstrap_interval(values) if values else None
@@ -88,7 +104,9 @@ def _result_row(problem: str, name: str, runs: pd.DataFrame, cell: Cell, best: f
         "problem": problem,
         "optimizer": name,
         "metric": metric_text(runs),
-        "final": Cell(mean_text(values) if values else NOT_RUN, cell.bold, cell.order, (problem, name)),
+        "final": Cell(
+            mean_text(values) if values else NOT_RUN, cell.bold, cell.order, (problem, name)
+        ),
         "95 % interval": f"{number(interval[0])} to {number(interval[1])}" if interval else NOT_RUN,
         "relative": NOT_RUN if math.isnan(ratio) else Cell(ratio_text(ratio), order=ratio),
         "best": _mean_cell(runs, "best"),
@@ -106,7 +124,11 @@ def _mean_cell(runs: pd.DataFrame, column: str) -> Cell:
 def _best_mean(records: Records, problem: str) -> float:
     values = [end_values(records.pair(problem, name), "final") for name in records.optimizers]
     values = [group for group in values if group]
-    return mean_std(values[best_index(values, _direction(records.of(problem)))])[0] if values else math.nan
+    return (
+        mean_std(values[best_index(values, _direction(records.of(problem)))])[0]
+        if values
+        else math.nan
+    )
 
 
 def _direction(runs: pd.DataFrame) -> str:

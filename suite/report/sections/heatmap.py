@@ -29,7 +29,9 @@ def heat_map(records: Records, folder: Path) -> Picture:
         canvas = Canvas(figsize=size, layout="constrained")
         axes = canvas.subplots()
         scores = np.column_stack([_scores(records, problem) for problem in problems])
-        image = axes.imshow(np.ma.masked_invalid(scores), cmap="Blues", vmin=-0.1, vmax=1.3, aspect="auto")
+        image = axes.imshow(
+            np.ma.masked_invalid(scores), cmap="Blues", vmin=-0.1, vmax=1.3, aspect="auto"
+        )
         for row, name in enumerate(names):
             for column, problem in enumerate(problems):
                 _annotate(axes, row, column, records.pair(problem, name), scores[row, column])
@@ -43,7 +45,9 @@ def heat_map(records: Records, folder: Path) -> Picture:
         axes.set_yticks(range(len(names)), [literal(name) for name in names])
         axes.tick_params(length=0)
         axes.set_title("Final validation metric")
-        bar = canvas.colorbar(image, ax=axes, shrink=0.8, pad=0.02, ticks=[0, 1], boundaries=np.linspace(0, 1, 65))
+        bar = canvas.colorbar(
+            image, ax=axes, shrink=0.8, pad=0.02, ticks=[0, 1], boundaries=np.linspace(0, 1, 65)
+        )
         bar.ax.set_yticklabels(["worst", "best"])
         png = save(canvas, folder, "heatmap")
     caption = (
@@ -52,7 +56,9 @@ def heat_map(records: Records, folder: Path) -> Picture:
         f"column only. Hatched: no run has a value, with the outcome; {NOT_RUN}: not run; * not all runs have one. "
     )
     alt = f"Heat map of the final validation metric of {len(names)} optimizers on {len(problems)} problems."
-    return Picture("heatmap", "Final metric at a glance", caption + runs_note(len(records.frame)), alt, png)
+    return Picture(
+        "heatmap", "Final metric at a glance", caption + runs_note(len(records.frame)), alt, png
+    )
 
 
 def _scores(records: Records, problem: str) -> npt.NDArray[np.float64]:
@@ -79,6 +85,14 @@ def _annotate(axes: Axes, row: int, column: int, runs: pd.DataFrame, score: floa
         text, colour = failure_words(runs, "final").replace(" · ", "\n"), "#444444"
         hatch = "////" if len(runs) else None
         axes.add_patch(
-            Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor="#f0f0f0", edgecolor="#c8c8c8", hatch=hatch, lw=0)
+            Rectangle(
+                (column - 0.5, row - 0.5),
+                1,
+                1,
+                facecolor="#f0f0f0",
+                edgecolor="#c8c8c8",
+                hatch=hatch,
+                lw=0,
+            )
         )
     axes.text(column, row, literal(text), ha="center", va="center", color=colour, fontsize=8)

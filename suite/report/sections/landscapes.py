@@ -30,7 +30,12 @@ SOLVED = 1e-6
 WIDTH = 11.0
 STAR, CONTOUR = "#ffd84d", "#5d6b7a"
 RASTER = 160  # dots per inch of the ground in a PDF
-BARE: dict[Any, Any] = {**RC, "axes.grid": False, "axes.spines.top": True, "axes.spines.right": True}
+BARE: dict[Any, Any] = {
+    **RC,
+    "axes.grid": False,
+    "axes.spines.top": True,
+    "axes.spines.right": True,
+}
 HOW_TO_READ = (
     "Functions of two parameters seen from above, the lighter the lower, with the path of each optimizer from the ring "
     "to its marker, and a dot for each of the first steps. Stars are the known minimizers; a cross at the edge is "
@@ -40,7 +45,9 @@ HOW_TO_READ = (
 Array = npt.NDArray[np.float64]
 
 
-def landscape_pictures(planes: Sequence[Plane], looks: dict[str, Look], folder: Path) -> list[Picture]:
+def landscape_pictures(
+    planes: Sequence[Plane], looks: dict[str, Look], folder: Path
+) -> list[Picture]:
     """One picture for each problem of two parameters."""
     names = slugs(plane.problem for plane in planes)
     return [_picture(plane, looks, folder, f"landscape-{names[plane.problem]}") for plane in planes]
@@ -56,7 +63,11 @@ def _picture(plane: Plane, looks: dict[str, Look], folder: Path, name: str) -> P
     )
     said = "; ".join(f"{trail.optimizer}: {fate(plane, ground, trail)}" for trail in plane.trails)
     return Picture(
-        name, plane.problem, caption, f"Paths of the optimizers on {plane.problem}, {plane.seed}. {said}.", png
+        name,
+        plane.problem,
+        caption,
+        f"Paths of the optimizers on {plane.problem}, {plane.seed}. {said}.",
+        png,
     )
 
 
@@ -65,10 +76,16 @@ def fate(plane: Plane, ground: Surface, trail: Trail) -> str:
     heights = plane.values(trail.points) - (ground.minimum or 0.0)
     goal = plane.target or SOLVED
     if ground.minimum is not None and (heights <= goal).any():
-        return f"{ground.quantity} < {goal:g} after {_steps(trail.steps[np.argmax(heights <= goal)])}"
+        return (
+            f"{ground.quantity} < {goal:g} after {_steps(trail.steps[np.argmax(heights <= goal)])}"
+        )
     if trail.status == "diverged":
         return f"diverged after {_steps(trail.steps[-1])}"
-    said = f"{ground.quantity} = {number(heights[-1])}" if math.isfinite(heights[-1]) else "no finite value"
+    said = (
+        f"{ground.quantity} = {number(heights[-1])}"
+        if math.isfinite(heights[-1])
+        else "no finite value"
+    )
     return f"{said} after {_steps(trail.steps[-1])}"
 
 
@@ -91,16 +108,26 @@ def _draw(plane: Plane, ground: Surface, looks: dict[str, Look]) -> Canvas:
         axes = grid[0 if together else place]
         draw_path(axes, trail, looks[trail.optimizer], ground.box)
         if not together:
-            axes.set_title(literal(f"{folded(trail.optimizer)}\n{fate(plane, ground, trail)}"), fontsize=9)
+            axes.set_title(
+                literal(f"{folded(trail.optimizer)}\n{fate(plane, ground, trail)}"), fontsize=9
+            )
     for axes in grid[1 if together else len(plane.trails) :]:
         axes.set_axis_off()
     bar = canvas.colorbar(
-        filled, ax=list(grid), shrink=0.8, pad=0.02, aspect=30, format=lambda level, _: _height(level)
+        filled,
+        ax=list(grid),
+        shrink=0.8,
+        pad=0.02,
+        aspect=30,
+        format=lambda level, _: _height(level),
     )
     bar.set_label(ground.quantity)
     canvas.suptitle(literal(f"{plane.problem}, {plane.seed}"), fontsize=12)
     if together:
-        labels = {trail.optimizer: f"{trail.optimizer}: {fate(plane, ground, trail)}" for trail in plane.trails}
+        labels = {
+            trail.optimizer: f"{trail.optimizer}: {fate(plane, ground, trail)}"
+            for trail in plane.trails
+        }
         handles = [handle(looks[name], label) for name, label in labels.items()]
         canvas.legend(handles=handles, loc="outside lower center", ncols=2, handlelength=3.2)
     return canvas
@@ -123,12 +150,26 @@ def draw_ground(axes: Axes, ground: Surface) -> QuadContourSet:
     colours = ground_colours()
     norm = BoundaryNorm(ground.levels, colours.N, extend="both")
     height = np.ma.masked_invalid(ground.height)
-    filled = axes.contourf(ground.x, ground.y, height, ground.levels, cmap=colours, norm=norm, extend="both")
-    lines = axes.contour(ground.x, ground.y, height, ground.levels, colors=CONTOUR, linewidths=0.35, linestyles="solid")
+    filled = axes.contourf(
+        ground.x, ground.y, height, ground.levels, cmap=colours, norm=norm, extend="both"
+    )
+    lines = axes.contour(
+        ground.x,
+        ground.y,
+        height,
+        ground.levels,
+        colors=CONTOUR,
+        linewidths=0.35,
+        linestyles="solid",
+    )
     filled.set_rasterized(True)  # tens of thousands of corners, which a PDF would keep one by one
     lines.set_rasterized(True)
     if len(ground.minimizers):
-        style: dict[str, Any] = {"markersize": 15, "markerfacecolor": STAR, "markeredgecolor": "#000000"}
+        style: dict[str, Any] = {
+            "markersize": 15,
+            "markerfacecolor": STAR,
+            "markeredgecolor": "#000000",
+        }
         axes.plot(*ground.minimizers.T, "*", markeredgewidth=0.8, zorder=3, **style)
     axes.set(xlim=ground.box[:2], ylim=ground.box[2:])
     axes.set_box_aspect(box_aspect(ground.box))
@@ -154,9 +195,15 @@ def draw_path(axes: Axes, trail: Trail, look: Look, box: Box) -> None:
     exit_ = leaves(points, box)
     place, marker = (exit_, "X") if exit_ is not None else (points[-1], look.marker)
     axes.plot(
-        *place, marker=marker, markersize=7, color=look.colour, markeredgecolor="white",
-        markeredgewidth=0.9, zorder=6, clip_on=False,
-    )  # fmt: skip
+        *place,
+        marker=marker,
+        markersize=7,
+        color=look.colour,
+        markeredgecolor="white",
+        markeredgewidth=0.9,
+        zorder=6,
+        clip_on=False,
+    )
 
 
 def path_line(axes: Axes, look: Look, **style: Any) -> Line2D:
@@ -171,7 +218,13 @@ def path_line(axes: Axes, look: Look, **style: Any) -> Line2D:
 def start_ring(axes: Axes, point: Array) -> None:
     """Where a path starts."""
     axes.plot(
-        *point, "o", markersize=7, markerfacecolor="white", markeredgecolor="black", markeredgewidth=1.3, zorder=5
+        *point,
+        "o",
+        markersize=7,
+        markerfacecolor="white",
+        markeredgecolor="black",
+        markeredgewidth=1.3,
+        zorder=5,
     )
 
 
@@ -184,7 +237,9 @@ def leaves(points: Array, box: Box) -> Array | None:
     last = int(np.flatnonzero(inside)[-1])
     start, step = points[last], points[last + 1] - points[last]
     with np.errstate(divide="ignore", invalid="ignore"):
-        reach = np.where(step > 0, (high - start) / step, np.where(step < 0, (low - start) / step, np.inf))
+        reach = np.where(
+            step > 0, (high - start) / step, np.where(step < 0, (low - start) / step, np.inf)
+        )
     crossing: Array = start + float(np.clip(reach.min(), 0, 1)) * step
     return crossing
 

@@ -45,7 +45,8 @@ class Rates:
     """One method on one problem: its values by rate, best first known by `mode`.
 
     Attributes:
-        by_rate: index rate, ascending, the median value; infinite on the bad side where half of the runs failed.
+        by_rate: index rate, ascending, the median value; infinite on the bad side where half of the
+            runs failed.
         alone: whether the rate is all that changes.
         space: the search range, where it is known.
         runs: how many runs or trials are behind it.
@@ -62,14 +63,20 @@ class Rates:
 Problems = dict[str, dict[str, Rates]]
 
 
-def section(records: Records, styles: Mapping[str, Look], figures: Path, trials: pd.DataFrame | None = None) -> Section:
+def section(
+    records: Records, styles: Mapping[str, Look], figures: Path, trials: pd.DataFrame | None = None
+) -> Section:
     """A panel for each problem with at least three rates of some method, and the table of their good regions."""
     stored = load_trials(paths.results()) if trials is None else trials
     found = rates(records, stored)
     if not found:
         return Section("rates", "Learning rates", [], [])
-    looks = named_looks(dict.fromkeys(name for methods in found.values() for name in methods), styles, records)
-    return Section("rates", "Learning rates", [_table(found)], [_picture(found, looks, figures)], HOW_TO_READ)
+    looks = named_looks(
+        dict.fromkeys(name for methods in found.values() for name in methods), styles, records
+    )
+    return Section(
+        "rates", "Learning rates", [_table(found)], [_picture(found, looks, figures)], HOW_TO_READ
+    )
 
 
 def rates(records: Records, trials: pd.DataFrame) -> Problems:
@@ -100,8 +107,14 @@ def _from_runs(records: Records) -> Iterator[tuple[str, str, Rates]]:
             widest = group.groupby("rest")["rate"].nunique().idxmax()
             same = group[[rest == widest for rest in group["rest"]]]
             values = same["final"].where(same["status"].isin(VALUED))
-            first = records.runs[int(records.pair(str(problem), str(same["optimizer"].iloc[0])).index[0])]
-            known = (str(same["direction"].iloc[0]), str(same["metric"].iloc[0]), _space(first.config["optimizer"]))
+            first = records.runs[
+                int(records.pair(str(problem), str(same["optimizer"].iloc[0])).index[0])
+            ]
+            known = (
+                str(same["direction"].iloc[0]),
+                str(same["metric"].iloc[0]),
+                _space(first.config["optimizer"]),
+            )
             yield str(problem), str(name), _rates(same["rate"], values, True, *known)
 
 
@@ -109,7 +122,9 @@ def _from_trials(records: Records, trials: pd.DataFrame) -> Iterator[tuple[str, 
     """Trials whose settings name the rate, on tasks that the records are of, whatever their scale."""
     wanted = trials[trials["task"].isin(set(records.frame["task"]))]
     wanted = wanted.assign(rate=[_number(settings.get(RATE)) for settings in wanted["settings"]])
-    for (task, name), group in wanted[wanted["rate"] > 0].groupby(["task", "optimizer"], sort=False):
+    for (task, name), group in wanted[wanted["rate"] > 0].groupby(
+        ["task", "optimizer"], sort=False
+    ):
         values = group["value"].where(np.isfinite(group["score"]))
         alone = all(len(settings) == 1 for settings in group["settings"])
         space = _space({"search": group["space"].iloc[0]}) if "space" in group else None
@@ -119,12 +134,19 @@ def _from_trials(records: Records, trials: pd.DataFrame) -> Iterator[tuple[str, 
 
 
 def _rates(
-    rate: pd.Series, values: pd.Series, alone: bool, mode: str, metric: str, space: tuple[float, float] | None
+    rate: pd.Series,
+    values: pd.Series,
+    alone: bool,
+    mode: str,
+    metric: str,
+    space: tuple[float, float] | None,
 ) -> Rates:
     bad = math.inf if mode == "min" else -math.inf
     filled = pd.Series(values.fillna(bad).to_numpy(dtype=float), index=rate.to_numpy(dtype=float))
     middle = filled.groupby(level=0).median()
-    if space is not None and not (space[0] <= middle.index.min() and middle.index.max() <= space[1]):
+    if space is not None and not (
+        space[0] <= middle.index.min() and middle.index.max() <= space[1]
+    ):
         space = None
     return Rates(middle, alone, mode, metric, space, len(filled))
 
@@ -153,11 +175,14 @@ def _table(found: Problems) -> Table:
                     "optimizer": name,
                     "rates": _count(len(one.by_rate)),
                     "failed": Cell(
-                        str(int((~np.isfinite(one.by_rate)).sum())), order=int((~np.isfinite(one.by_rate)).sum())
+                        str(int((~np.isfinite(one.by_rate)).sum())),
+                        order=int((~np.isfinite(one.by_rate)).sum()),
                     ),
                     "best rate": Cell(number(seen.best_rate), order=seen.best_rate),
                     "best value": Cell(number(seen.best), order=seen.best),
-                    "good share": Cell(f"{seen.share:.0%}", order=seen.share) if seen.share >= 0 else NOT_RUN,
+                    "good share": Cell(f"{seen.share:.0%}", order=seen.share)
+                    if seen.share >= 0
+                    else NOT_RUN,
                     "good region": f"{seen.low:.2g} to {seen.high:.2g}",
                     "decades": Cell(f"{seen.decades:.2f}", order=seen.decades),
                     "else fixed": "yes" if one.alone else "no",
@@ -199,7 +224,9 @@ def _picture(found: Problems, looks: Mapping[str, Look], folder: Path) -> Pictur
     with mpl.rc_context(RC):
         size = (width, down * (HEIGHT + strip) + legend_height(handles, width))
         canvas = Canvas(figsize=size, layout="constrained")
-        grid = canvas.subplots(2 * down, across, squeeze=False, height_ratios=[HEIGHT, strip] * down)
+        grid = canvas.subplots(
+            2 * down, across, squeeze=False, height_ratios=[HEIGHT, strip] * down
+        )
         for place, (problem, methods) in enumerate(found.items()):
             above, below = grid[2 * (place // across) : 2 * (place // across) + 2, place % across]
             one = next(iter(methods.values()))
@@ -215,7 +242,9 @@ def _picture(found: Problems, looks: Mapping[str, Look], folder: Path) -> Pictur
                 axes.set_axis_off()
         legend(canvas, handles, width)
         png = save(canvas, folder, "rates")
-    return Picture("rates", "Final value against the learning rate", _caption(found), _alt(found), png)
+    return Picture(
+        "rates", "Final value against the learning rate", _caption(found), _alt(found), png
+    )
 
 
 def _panel(axes: Axes, methods: Mapping[str, Rates], looks: Mapping[str, Look]) -> None:
@@ -225,12 +254,17 @@ def _panel(axes: Axes, methods: Mapping[str, Rates], looks: Mapping[str, Look]) 
     for name, one in methods.items():
         look, good = looks[name], one.by_rate[np.isfinite(one.by_rate)]
         style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 4.5}
-        (line,) = axes.plot(good.index, good, lw=1.4 if one.alone else 0, alpha=1 if one.alone else 0.75, **style)
+        (line,) = axes.plot(
+            good.index, good, lw=1.4 if one.alone else 0, alpha=1 if one.alone else 0.75, **style
+        )
         if look.dashes and one.alone:
             line.set_dashes(look.dashes)
         failed = one.by_rate.index[~np.isfinite(one.by_rate)]
         if len(failed):
-            edge, at_edge = np.full(len(failed), 0.98 if one.mode == "min" else 0.02), axes.get_xaxis_transform()
+            edge, at_edge = (
+                np.full(len(failed), 0.98 if one.mode == "min" else 0.02),
+                axes.get_xaxis_transform(),
+            )
             axes.plot(failed, edge, "x", color=look.colour, markersize=5, transform=at_edge)
     plain_ticks(axes.yaxis)
     axes.tick_params(labelbottom=False)
@@ -240,8 +274,20 @@ def _regions(axes: Axes, methods: Mapping[str, Rates], looks: Mapping[str, Look]
     """A bar a method, from one end of its good region to the other."""
     for place, (name, one) in enumerate(methods.items()):
         seen = _sensitivity(one)
-        axes.plot([seen.low, seen.high], [place] * 2, color=looks[name].colour, lw=2.6, solid_capstyle="butt")
-        axes.plot([seen.best_rate], [place], color=looks[name].colour, marker=looks[name].marker, markersize=4.5)
+        axes.plot(
+            [seen.low, seen.high],
+            [place] * 2,
+            color=looks[name].colour,
+            lw=2.6,
+            solid_capstyle="butt",
+        )
+        axes.plot(
+            [seen.best_rate],
+            [place],
+            color=looks[name].colour,
+            marker=looks[name].marker,
+            markersize=4.5,
+        )
     axes.set(yticks=[], ylim=(len(methods) - 0.3, -0.7))
     axes.spines["left"].set_visible(False)
 
@@ -263,5 +309,7 @@ def _alt(found: Problems) -> str:
         widths = {name: _sensitivity(one).decades for name, one in methods.items()}
         widest = max(widths, key=widths.__getitem__)
         best = number(_sensitivity(methods[widest]).best_rate)
-        parts.append(f"{problem}: the widest good region has {widest}, {widths[widest]:.1f} decades round {best}")
+        parts.append(
+            f"{problem}: the widest good region has {widest}, {widths[widest]:.1f} decades round {best}"
+        )
     return f"Final validation value against the learning rate. {'; '.join(parts)}."

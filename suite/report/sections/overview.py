@@ -16,7 +16,9 @@ def overview_table(records: Records) -> Table:
         "cannot be told from it (overlapping 95 % bootstrap intervals), as in the table below; Finished: runs that "
         "came to the end of their budget or to their target. "
     )
-    return make_table("overview", "Problems at a glance", caption + runs_note(len(records.frame)), rows)
+    return make_table(
+        "overview", "Problems at a glance", caption + runs_note(len(records.frame)), rows
+    )
 
 
 def _row(records: Records, problem: str) -> dict[str, Cell | str]:

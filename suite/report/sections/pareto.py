@@ -71,22 +71,32 @@ def to_target(records: Records) -> Plot:
     reached = reached[reached["level"] == TARGET].drop(columns="level")
     panels, runs = _panels(records, reached, "peak_memory_bytes", arrives=True)
     return Plot(
-        "pareto-target", "Time to the target against peak memory", "seconds to the target", "peak memory",
+        "pareto-target",
+        "Time to the target against peak memory",
+        "seconds to the target",
+        "peak memory",
         "Median seconds until the validation metric first was at the target, against the largest high-water mark of "
         "memory over a step. An arrow at the right edge: half of the method's runs or more never arrived.",
-        panels, runs,
-    )  # fmt: skip
+        panels,
+        runs,
+    )
 
 
 def per_step(records: Records) -> Plot:
     """Milliseconds of a step against the bytes of the optimizer's state."""
     seconds = step_seconds(records)
-    panels, runs = _panels(records, seconds.assign(seconds=1e3 * seconds["seconds"]), "state_bytes", arrives=False)
+    panels, runs = _panels(
+        records, seconds.assign(seconds=1e3 * seconds["seconds"]), "state_bytes", arrives=False
+    )
     return Plot(
-        "pareto-step", "Time of a step against the optimizer's state", "ms per step", "state",
+        "pareto-step",
+        "Time of a step against the optimizer's state",
+        "ms per step",
+        "state",
         "Median milliseconds of one step against the bytes of the tensors that the optimizer keeps between steps.",
-        panels, runs,
-    )  # fmt: skip
+        panels,
+        runs,
+    )
 
 
 def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
@@ -137,9 +147,13 @@ def _picture(plot: Plot, styles: Mapping[str, Look], folder: Path) -> Picture:
     width = max(WIDTH / ACROSS * across, 5.0)
     handles = [handle(styles[name], name, ls="None", markersize=6) for name in names]
     with mpl.rc_context(RC):
-        canvas = Canvas(figsize=(width, down * HEIGHT + legend_height(handles, width)), layout="constrained")
+        canvas = Canvas(
+            figsize=(width, down * HEIGHT + legend_height(handles, width)), layout="constrained"
+        )
         grid = canvas.subplots(down, across, squeeze=False).ravel()
-        for place, (axes, (label, points)) in enumerate(zip(grid, plot.panels.items(), strict=False)):
+        for place, (axes, (label, points)) in enumerate(
+            zip(grid, plot.panels.items(), strict=False)
+        ):
             _panel(axes, points, styles)
             axes.set_title(literal(folded(label, 40)))
             axes.set_xlabel(plot.time if place + across >= len(plot.panels) else "")
@@ -149,12 +163,21 @@ def _picture(plot: Plot, styles: Mapping[str, Look], folder: Path) -> Picture:
         legend(canvas, handles, width)
         png = save(canvas, folder, plot.name)
     shared = any(point.shared for points in plot.panels.values() for point in points.values())
-    rough = " Hollow: seconds of runs that shared the machine, to be read as rough." if shared else ""
-    return Picture(plot.name, plot.title, f"{plot.caption}{rough} {runs_note(plot.runs)}", _alt(plot), png)
+    rough = (
+        " Hollow: seconds of runs that shared the machine, to be read as rough." if shared else ""
+    )
+    return Picture(
+        plot.name, plot.title, f"{plot.caption}{rough} {runs_note(plot.runs)}", _alt(plot), png
+    )
 
 
 def _panel(axes: Axes, points: Mapping[str, Point], styles: Mapping[str, Look]) -> None:
-    finite = [time for point in points.values() for time in (point.fastest, point.slowest) if math.isfinite(time)]
+    finite = [
+        time
+        for point in points.values()
+        for time in (point.fastest, point.slowest)
+        if math.isfinite(time)
+    ]
     positive = [point.memory for point in points.values() if point.memory > 0]
     late = any(math.isinf(point.time) for point in points.values())
     axes.set_xscale("log")
@@ -180,7 +203,9 @@ def _memory_axis(axes: Axes, positive: Sequence[float], *, zero: bool) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
     ticks = _round_sizes(low, high)
     axes.set_yticks([0.0, *ticks] if zero else ticks)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: bytes_text(value).replace(".0 ", " ")))
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: bytes_text(value).replace(".0 ", " "))
+    )
 
 
 def _round_sizes(low: float, high: float) -> list[float]:
@@ -196,8 +221,18 @@ def _mark(axes: Axes, point: Point, look: Look, edge: float) -> None:
     if math.isinf(point.time):
         axes.plot([edge], [point.memory], marker=NEVER_HERE, markersize=9, clip_on=False, **style)
         return
-    axes.plot([point.fastest, point.slowest], [point.memory] * 2, color=look.colour, lw=1.2, alpha=0.7)
-    axes.plot([point.time], [point.memory], marker=look.marker, markersize=6.5, markerfacecolor=fill, zorder=3, **style)
+    axes.plot(
+        [point.fastest, point.slowest], [point.memory] * 2, color=look.colour, lw=1.2, alpha=0.7
+    )
+    axes.plot(
+        [point.time],
+        [point.memory],
+        marker=look.marker,
+        markersize=6.5,
+        markerfacecolor=fill,
+        zorder=3,
+        **style,
+    )
 
 
 def _line(axes: Axes, points: Sequence[Point]) -> None:
@@ -215,6 +250,9 @@ def _alt(plot: Plot) -> str:
     said = []
     for label, points in plot.panels.items():
         leading = front({name: (point.time, point.memory) for name, point in points.items()})
-        words = [f"{name} ({number(points[name].time)}, {bytes_text(points[name].memory)})" for name in leading]
+        words = [
+            f"{name} ({number(points[name].time)}, {bytes_text(points[name].memory)})"
+            for name in leading
+        ]
         said.append(f"{label.replace(chr(10), ', ')}: {listed(words, 5)}")
     return f"{plot.time.capitalize()} against {plot.memory}. On the front: {'; '.join(said)}."

@@ -14,7 +14,17 @@ from matplotlib.patches import Patch
 
 from suite.report.drawing.canvas import RC, Picture, folded, inches, literal, save
 from suite.report.drawing.lines import WIDTH
-from suite.report.drawing.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, YELLOW, Look
+from suite.report.drawing.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    YELLOW,
+    Look,
+)
 from suite.report.page.page import Section
 from suite.results.frame import Records
 from suite.results.timings import Timings, speed_key
@@ -22,9 +32,14 @@ from suite.tables.formats import number
 
 OTHER = "other"
 COLOURS = {
-    "forward": SKY, "backward": BLUE, "curvature": ORANGE, "inverse": VERMILION, "precondition": GREEN,
-    "line search": PURPLE, OTHER: "#D0D0D0",
-}  # fmt: skip
+    "forward": SKY,
+    "backward": BLUE,
+    "curvature": ORANGE,
+    "inverse": VERMILION,
+    "precondition": GREEN,
+    "line search": PURPLE,
+    OTHER: "#D0D0D0",
+}
 SPARE = (YELLOW, GREY, "#000000")
 HATCHES = {
     "forward": "",
@@ -45,7 +60,9 @@ HOW_TO_READ = (
 Bars = dict[str, Mapping[str, float]]
 
 
-def section(records: Records, styles: Mapping[str, Look], figures: Path, timings: Timings | None = None) -> Section:
+def section(
+    records: Records, styles: Mapping[str, Look], figures: Path, timings: Timings | None = None
+) -> Section:
     """The bars of all problems; empty where `suite.time` has measured none of their phases."""
     stored = records.timings if timings is None else timings
     panels = phase_panels(records, stored)
@@ -57,7 +74,8 @@ def section(records: Records, styles: Mapping[str, Look], figures: Path, timings
 def phase_panels(records: Records, timings: Timings) -> dict[str, Bars]:
     """Seconds per step by phase: of every optimizer, on every problem, on every hardware.
 
-    Only timings of the records' own settings count; those of other hardware than the runs' have a panel of their own.
+    Only timings of the records' own settings count; those of other hardware than the runs' have a
+    panel of their own.
     """
     panels: dict[str, Bars] = {}
     for problem, name, runs in records.pairs() if timings else []:
@@ -66,16 +84,26 @@ def phase_panels(records: Records, timings: Timings) -> dict[str, Bars]:
             if found.phases and sum(found.phases.values()) > 0:
                 panels.setdefault(f"{problem}\n{found.hardware}", {}).setdefault(name, found.phases)
     places = {label.partition("\n")[2] for label in panels}
-    return panels if len(places) > 1 else {label.partition("\n")[0]: bars for label, bars in panels.items()}
+    return (
+        panels
+        if len(places) > 1
+        else {label.partition("\n")[0]: bars for label, bars in panels.items()}
+    )
 
 
 def phases_of(panels: Mapping[str, Bars]) -> dict[str, str]:
     """The phases that take time anywhere, in the order of a step, with their colours; `other` stands last."""
     there = {
-        phase for bars in panels.values() for bar in bars.values() for phase, seconds in bar.items() if seconds > 0
+        phase
+        for bars in panels.values()
+        for bar in bars.values()
+        for phase, seconds in bar.items()
+        if seconds > 0
     }
     extra = sorted(there - COLOURS.keys())
-    chosen = {phase: colour for phase, colour in COLOURS.items() if phase in there and phase != OTHER}
+    chosen = {
+        phase: colour for phase, colour in COLOURS.items() if phase in there and phase != OTHER
+    }
     chosen |= {phase: SPARE[place % len(SPARE)] for place, phase in enumerate(extra)}
     return chosen | ({OTHER: COLOURS[OTHER]} if OTHER in there else {})
 
@@ -117,7 +145,12 @@ def _panel(axes: Axes, bars: Bars, colours: Mapping[str, str]) -> None:
         for phase, colour in colours.items():
             length = 1e3 * bar.get(phase, 0.0)
             if length > 0:
-                style: dict[str, Any] = {"color": colour, "hatch": HATCHES.get(phase), "edgecolor": "white", "lw": 0}
+                style: dict[str, Any] = {
+                    "color": colour,
+                    "hatch": HATCHES.get(phase),
+                    "edgecolor": "white",
+                    "lw": 0,
+                }
                 axes.barh(place, length, left=left, height=0.7, **style)
                 left += length
         axes.text(left + 0.02 * longest, place, number(left), va="center", fontsize=8)
@@ -134,5 +167,7 @@ def _alt(panels: Mapping[str, Bars]) -> str:
         phase = max(bar, key=lambda one: bar[one])
         total = sum(bar.values())
         share = f"{bar[phase] / total:.0%} of it {phase}"
-        parts.append(f"{label.replace(chr(10), ', ')}: {name} takes longest, {number(1e3 * total)} ms, {share}")
+        parts.append(
+            f"{label.replace(chr(10), ', ')}: {name} takes longest, {number(1e3 * total)} ms, {share}"
+        )
     return f"Stacked bars of milliseconds per step by phase. {'; '.join(parts)}."

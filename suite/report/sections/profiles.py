@@ -43,9 +43,12 @@ class Profile:
     """The profiles of all methods in one unit.
 
     Attributes:
-        shares: index tau, a column a method: the share of problems reached within tau times the least cost.
-        low, high: the bootstrap band over seeds at the same places; None where no cell has two runs.
-        scores: the area under each profile up to `TAU_MAX`, with its interval where there is a band.
+        shares: index tau, a column a method: the share of problems reached within tau times the
+            least cost.
+        low, high: the bootstrap band over seeds at the same places; None where no cell has two
+            runs.
+        scores: the area under each profile up to `TAU_MAX`, with its interval where there is a
+            band.
         problems: those that count.
     """
 
@@ -59,17 +62,34 @@ class Profile:
 def section(records: Records, styles: Mapping[str, Look], figures: Path) -> Section:
     """The profiles in steps, seconds and gradient-equivalents, and the table of their scores."""
     chosen = aggregated(records, crossings(records))
-    profiles = {unit: found for unit, runs in chosen.by_unit.items() if (found := profile(runs, chosen.methods))}
+    profiles = {
+        unit: found
+        for unit, runs in chosen.by_unit.items()
+        if (found := profile(runs, chosen.methods))
+    }
     if not profiles:
-        return Section("profiles", "Performance profiles", [], [], chosen.why_not("Performance profiles"))
+        return Section(
+            "profiles", "Performance profiles", [], [], chosen.why_not("Performance profiles")
+        )
     png = unit_panels(
-        figures, "profiles", chosen.ran, chosen.methods, styles,
+        figures,
+        "profiles",
+        chosen.ran,
+        chosen.methods,
+        styles,
         lambda axes, unit: _panel(axes, profiles.get(unit), styles),
-        x="times the least cost of the problem", y="share of problems",
-    )  # fmt: skip
+        x="times the least cost of the problem",
+        y="share of problems",
+    )
     caption = _caption(profiles, chosen.note, len(chosen.indices))
     drawn = Picture("profiles", "Performance profiles", caption, _alt(profiles), png)
-    return Section("profiles", "Performance profiles", [score_table(profiles, chosen.ran)], [drawn], HOW_TO_READ)
+    return Section(
+        "profiles",
+        "Performance profiles",
+        [score_table(profiles, chosen.ran)],
+        [drawn],
+        HOW_TO_READ,
+    )
 
 
 def profile(runs: pd.DataFrame, methods: Sequence[str]) -> Profile | None:
@@ -78,7 +98,8 @@ def profile(runs: pd.DataFrame, methods: Sequence[str]) -> Profile | None:
     A method that did not run on a problem has not reached its target.
 
     Args:
-        runs: a row per run: `problem`, `optimizer` and `cost`, `inf` where the target was not reached.
+        runs: a row per run: `problem`, `optimizer` and `cost`, `inf` where the target was not
+            reached.
         methods: the columns, in their order.
     """
     problems = list(dict.fromkeys(runs["problem"]))
@@ -87,9 +108,13 @@ def profile(runs: pd.DataFrame, methods: Sequence[str]) -> Profile | None:
     grouped = runs.groupby(["problem", "optimizer"], sort=False)["cost"]
     cells = {(str(key[0]), str(key[1])): group.to_numpy(dtype=float) for key, group in grouped}
     medians = pd.DataFrame(
-        [[_median(cells.get((problem, name), np.array([math.inf]))) for name in methods] for problem in problems],
-        index=problems, columns=list(methods),
-    )  # fmt: skip
+        [
+            [_median(cells.get((problem, name), np.array([math.inf]))) for name in methods]
+            for problem in problems
+        ],
+        index=problems,
+        columns=list(methods),
+    )
     shares = performance_profile(medians, not_run="fail")
     scores = profile_score(medians, TAU_MAX, not_run="fail").to_frame()
     if max(map(len, cells.values())) < 2:
@@ -104,7 +129,10 @@ def profile(runs: pd.DataFrame, methods: Sequence[str]) -> Profile | None:
 def score_table(profiles: Mapping[str, Profile], ran: Mapping[str, int]) -> Table:
     """The scores of all units, the best method in the first of them on top."""
     first = next(iter(profiles.values()))
-    names = [str(name) for name in first.scores["score"].sort_values(ascending=False, kind="stable").index]
+    names = [
+        str(name)
+        for name in first.scores["score"].sort_values(ascending=False, kind="stable").index
+    ]
     rows: list[dict[str, Cell | str]] = [
         {
             "optimizer": name,
@@ -113,7 +141,9 @@ def score_table(profiles: Mapping[str, Profile], ran: Mapping[str, int]) -> Tabl
         }
         for name in names
     ]
-    counts = "; ".join(f"{LABELS[unit]}: {len(one.problems)} problems" for unit, one in profiles.items())
+    counts = "; ".join(
+        f"{LABELS[unit]}: {len(one.problems)} problems" for unit, one in profiles.items()
+    )
     caption = (
         f"The area under the performance profile from 1 to {TAU_MAX:g} times the least cost, over {TAU_MAX - 1:g}: 1 "
         f"is always the fastest, 0 never within {TAU_MAX:g} times. In brackets the 95 % bootstrap interval over seeds. "
@@ -134,7 +164,10 @@ def _median(values: Array) -> float:
 
 
 def _drawn_ratios(
-    cells: Mapping[tuple[str, str], Array], problems: Sequence[str], methods: Sequence[str], seed: int = 0
+    cells: Mapping[tuple[str, str], Array],
+    problems: Sequence[str],
+    methods: Sequence[str],
+    seed: int = 0,
 ) -> Array:
     """Ratios to the least cost, (draws, problems, methods), with the seeds of each cell redrawn."""
     generator = np.random.default_rng(seed)
@@ -155,7 +188,9 @@ def _band(drawn: Array, shares: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFram
     taus = shares.index.to_numpy(dtype=float)
     heights = np.array([(drawn <= tau * (1 + 1e-12)).mean(axis=1) for tau in taus])
     low, high = np.quantile(heights, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
-    return tuple(pd.DataFrame(part, index=shares.index, columns=shares.columns) for part in (low, high))  # type: ignore[return-value]
+    return tuple(
+        pd.DataFrame(part, index=shares.index, columns=shares.columns) for part in (low, high)
+    )  # type: ignore[return-value]
 
 
 def _panel(axes: Axes, one: Profile | None, styles: Mapping[str, Look]) -> None:
@@ -171,7 +206,9 @@ def _panel(axes: Axes, one: Profile | None, styles: Mapping[str, Look]) -> None:
     bands = {}
     if one.low is not None and one.high is not None:
         low, high = (at(part, grid) for part in (one.low, one.high))
-        bands = {name: (grid, low[name].to_numpy(), high[name].to_numpy()) for name in one.shares.columns}
+        bands = {
+            name: (grid, low[name].to_numpy(), high[name].to_numpy()) for name in one.shares.columns
+        }
     share_lines(axes, one.shares, grid, bands, TAU_MAX, styles)
 
 
@@ -183,12 +220,13 @@ def _caption(profiles: Mapping[str, Profile], note: str, runs: int) -> str:
         "Costs are medians over seeds, a run that never reached the target infinite. ",
         "Band: where 95 % of profiles lie when the seeds of every method on every problem are drawn anew. "
         if banded and not many
-        else f"No bands, which {MOST_BANDS} methods at most can be shown with: the table has intervals. " if banded
+        else f"No bands, which {MOST_BANDS} methods at most can be shown with: the table has intervals. "
+        if banded
         else "One seed each: no band. ",
         f"The dotted line is where the score ends, {TAU_MAX:g} times the least cost. {listed(problems).capitalize()}. ",
         f"{note} " if note else "",
         runs_note(runs),
-    ]  # fmt: skip
+    ]
     return "".join(parts)
 
 
@@ -198,6 +236,10 @@ def _alt(profiles: Mapping[str, Profile]) -> str:
         leading = one.scores["score"].sort_values(ascending=False, kind="stable").head(3)
         words = [f"{name} ({score:.2f})" for name, score in leading.items()]
         last = float(one.shares.iloc[-1].max())
-        said_of.append(f"best scores in {LABELS[unit]}: {listed(words)}; the highest line ends at {last:.0%}")
+        said_of.append(
+            f"best scores in {LABELS[unit]}: {listed(words)}; the highest line ends at {last:.0%}"
+        )
     many = len(next(iter(profiles.values())).shares.columns)
-    return f"Performance profiles of {many} methods. {'. '.join(said_of)}.".replace(". best", ". Best")
+    return f"Performance profiles of {many} methods. {'. '.join(said_of)}.".replace(
+        ". best", ". Best"
+    )

@@ -35,7 +35,9 @@ def _row(run: pd.Series[Any]) -> dict[str, Cell | str]:
         "test": _cell(run["test"], number),
         "steps": _cell(run["steps"], count_text),
         "target at step": _cell(run["target_step"], count_text),
-        "seconds": Cell(f"~{seconds.text}", order=seconds.order) if run["parallel"] and seconds.order else seconds,
+        "seconds": Cell(f"~{seconds.text}", order=seconds.order)
+        if run["parallel"] and seconds.order
+        else seconds,
         "directory": str(run["path"]),
         "command": repeating(str(run["command"]), str(run["status"])),
     }

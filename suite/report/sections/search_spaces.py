@@ -17,7 +17,11 @@ EDGE, OUTSIDE, INSIDE = "at the edge", "outside", "inside"
 
 def space_table(records: Records) -> Table | None:
     """A row for each hyperparameter that a search space names; None where no run's record has any."""
-    rows = [row for problem, name, runs in records.pairs() for row in _rows(records, problem, name, int(runs.index[0]))]
+    rows = [
+        row
+        for problem, name, runs in records.pairs()
+        for row in _rows(records, problem, name, int(runs.index[0]))
+    ]
     caption = (
         "What a study may look through, as the runs recorded it from the optimizer's YAML, and the value that these "
         f"runs have. {EDGE.capitalize()}: within two percent of an end of its range, so that a better value may lie "
@@ -36,7 +40,9 @@ def _rows(records: Records, problem: str, name: str, index: int) -> Iterator[dic
             "optimizer": name,
             "hyperparameter": setting,
             "searched": _searched(entry),
-            "value": Cell(show(value), order=value if _is_number(value) else None) if setting in node else NOT_RUN,
+            "value": Cell(show(value), order=value if _is_number(value) else None)
+            if setting in node
+            else NOT_RUN,
             "place": _place(setting, value, entry),
         }
 
@@ -53,7 +59,11 @@ def _space(node: Mapping[str, Any]) -> Space:
 def _searched(entry: Mapping[str, Any]) -> str:
     if "choices" in entry:
         return ", ".join(map(show, entry["choices"]))
-    kinds = [word for word, told in (("logarithmic", "log"), ("whole numbers", "integer")) if entry.get(told)]
+    kinds = [
+        word
+        for word, told in (("logarithmic", "log"), ("whole numbers", "integer"))
+        if entry.get(told)
+    ]
     said = f" ({', '.join(kinds)})" if kinds else ""
     return f"{show(entry['low'])} to {show(entry['high'])}{said}"
 

@@ -24,7 +24,13 @@ from suite.stats import median_with_failures
 from suite.tables.formats import count_text, listed
 from suite.tables.table import runs_note
 
-SHADES = ("#B8D4E8", "#7FB2D6", "#3B82B8", "#0B4F83", "#06263F")  # from the easiest level to the hardest
+SHADES = (
+    "#B8D4E8",
+    "#7FB2D6",
+    "#3B82B8",
+    "#0B4F83",
+    "#06263F",
+)  # from the easiest level to the hardest
 MOST_ACROSS, PANEL = 3, 2.1  # panels; inches of one beside its labels
 ROW = 0.21
 HOW_TO_READ = (
@@ -67,7 +73,12 @@ def arrivals(records: Records, reached: pd.DataFrame) -> dict[str, Methods]:
     found: dict[str, Methods] = {}
     for problem, group in reached.groupby("problem", sort=False):
         worst_first = 1 if records.of(str(problem))["direction"].iloc[0] == "max" else -1
-        values = group.drop_duplicates("value").set_index("level")["value"].mul(worst_first).sort_values(kind="stable")
+        values = (
+            group.drop_duplicates("value")
+            .set_index("level")["value"]
+            .mul(worst_first)
+            .sort_values(kind="stable")
+        )
         cells = dict(list(group.groupby(["optimizer", "level"], sort=False)["steps"]))
         found[str(problem)] = {
             name: [_arrival(str(level), cells[name, level]) for level in values.index]
@@ -79,7 +90,9 @@ def arrivals(records: Records, reached: pd.DataFrame) -> dict[str, Methods]:
 
 def _arrival(level: str, steps: pd.Series) -> Arrival:
     there = np.sort(steps[np.isfinite(steps)].to_numpy(dtype=float))
-    first, seen, last = (there[0], np.median(there), there[-1]) if len(there) else (math.inf, math.inf, math.inf)
+    first, seen, last = (
+        (there[0], np.median(there), there[-1]) if len(there) else (math.inf, math.inf, math.inf)
+    )
     middle = median_with_failures(there.tolist(), len(steps))
     return Arrival(level, len(there), len(steps), middle, float(seen), float(first), float(last))
 
@@ -93,11 +106,15 @@ def _picture(found: Mapping[str, Methods], folder: Path) -> Picture:
     levels = _levels(found)
     handles = [_key(name, shade) for name, shade in levels.items()]
     heights = [
-        0.75 + ROW * max(len(methods) for methods in list(found.values())[row * across : (row + 1) * across])
+        0.75
+        + ROW
+        * max(len(methods) for methods in list(found.values())[row * across : (row + 1) * across])
         for row in range(down)
     ]
     with mpl.rc_context({**RC, "axes.grid.axis": "x"}):
-        canvas = Canvas(figsize=(whole, sum(heights) + legend_height(handles, whole)), layout="constrained")
+        canvas = Canvas(
+            figsize=(whole, sum(heights) + legend_height(handles, whole)), layout="constrained"
+        )
         grid = canvas.subplots(down, across, squeeze=False, height_ratios=heights).ravel()
         for axes, (problem, methods) in zip(grid, found.items(), strict=False):
             axes.set_title(literal(folded(problem, 40)))
@@ -115,7 +132,9 @@ def _picture(found: Mapping[str, Methods], folder: Path) -> Picture:
         "Lines: from the first to the last run that arrived (no other band). A target that is one of the levels is not "
         f"shown twice. {none}{runs_note(runs)}"
     )
-    return Picture("arrivals", "Which share of the seeds reached which level when", caption, _alt(found), png)
+    return Picture(
+        "arrivals", "Which share of the seeds reached which level when", caption, _alt(found), png
+    )
 
 
 def _levels(found: Mapping[str, Methods]) -> dict[str, str]:
@@ -123,7 +142,9 @@ def _levels(found: Mapping[str, Methods]) -> dict[str, str]:
     longest = max((next(iter(methods.values())) for methods in found.values() if methods), key=len)
     names = list(dict.fromkeys(one.level for one in longest))
     for methods in found.values():
-        names += [one.level for levels in methods.values() for one in levels if one.level not in names]
+        names += [
+            one.level for levels in methods.values() for one in levels if one.level not in names
+        ]
     return {
         name: SHADES[max(0, len(SHADES) - len(names)) :][min(place, 4)]
         for place, name in enumerate(dict.fromkeys(names))
@@ -147,12 +168,19 @@ def _panel(axes: Axes, methods: Methods, levels: Mapping[str, str]) -> None:
                 _dot(axes, one, y, levels[one.level])
         hardest = reached[-1]
         axes.text(
-            1.02, row, f"{hardest.arrived}/{hardest.runs}", transform=axes.get_yaxis_transform(), va="center",
-            fontsize=7.5, color="#333333" if hardest.arrived else "#8a8a8a",
-        )  # fmt: skip
+            1.02,
+            row,
+            f"{hardest.arrived}/{hardest.runs}",
+            transform=axes.get_yaxis_transform(),
+            va="center",
+            fontsize=7.5,
+            color="#333333" if hardest.arrived else "#8a8a8a",
+        )
     axes.set_yticks(rows, [literal(name) for name in methods])
     axes.set_ylim(len(methods) - 0.4, -0.6)
-    spent = [value for reached in methods.values() for one in reached for value in (one.first, one.last)]
+    spent = [
+        value for reached in methods.values() for one in reached for value in (one.first, one.last)
+    ]
     finite = [max(value, 1.0) for value in spent if math.isfinite(value)]
     axes.set_xscale("log")
     axes.set_xlim(min(finite, default=1) / 1.4, max(finite, default=10) * 1.4)
@@ -164,7 +192,16 @@ def _dot(axes: Axes, one: Arrival, y: float, shade: str) -> None:
     first, seen, last = (max(value, 1.0) for value in (one.first, one.seen, one.last))
     axes.plot([first, last], [y, y], color=shade, lw=1.6, zorder=2)
     fill = shade if one.arrived == one.runs else "white"
-    axes.plot([seen], [y], marker="o", color=shade, markerfacecolor=fill, markersize=5, markeredgewidth=1.3, zorder=3)
+    axes.plot(
+        [seen],
+        [y],
+        marker="o",
+        color=shade,
+        markerfacecolor=fill,
+        markersize=5,
+        markeredgewidth=1.3,
+        zorder=3,
+    )
 
 
 def _alt(found: Mapping[str, Methods]) -> str:
@@ -172,7 +209,9 @@ def _alt(found: Mapping[str, Methods]) -> str:
     parts = []
     for problem, methods in found.items():
         hardest = {name: levels[-1] for name, levels in methods.items()}
-        full = sorted((one.middle, name) for name, one in hardest.items() if one.arrived == one.runs)
+        full = sorted(
+            (one.middle, name) for name, one in hardest.items() if one.arrived == one.runs
+        )
         words: Sequence[str] = [f"{name} ({count_text(steps)} steps)" for steps, name in full]
         level = next(iter(hardest.values())).level
         parts.append(f"{problem}, {level}, with all seeds: {listed(words, 4) or 'nobody'}")

@@ -13,7 +13,11 @@ from suite.tables.table import Cell, Table, make_table, runs_note
 
 LONGEST_MESSAGE = 300
 OF_THE_PAIR = ("oracle_costs", "layer_coverage")  # what the file tells beside the machine
-ASK_BY_FORCE = ("diverged", "timeout", "unsupported")  # the suite skips these: they would end the same way
+ASK_BY_FORCE = (
+    "diverged",
+    "timeout",
+    "unsupported",
+)  # the suite skips these: they would end the same way
 
 
 def status_counts(runs: pd.DataFrame) -> dict[str, int]:
@@ -27,13 +31,17 @@ def outcome_tables(records: Records) -> list[Table]:
     failed = records.frame[~records.frame["status"].isin(FINISHED)]
     rows = [
         _outcome_row(records, group)
-        for _, group in failed.groupby(["problem", "family_rank", "optimizer", "status"], sort=False)
+        for _, group in failed.groupby(
+            ["problem", "family_rank", "optimizer", "status"], sort=False
+        )
     ]
     caption = (
         "Every run that neither finished nor reached its target, the reason that was recorded, and the command that "
         "repeats the first of them. "
     )
-    table = make_table("outcomes", "Outcomes and their reasons", caption + runs_note(len(failed)), rows)
+    table = make_table(
+        "outcomes", "Outcomes and their reasons", caption + runs_note(len(failed)), rows
+    )
     return [table] if rows else []
 
 
@@ -69,7 +77,9 @@ def configuration_table(records: Records) -> Table:
         for problem, name, runs in records.pairs()
     ]
     caption = "The resolved hyperparameters of every optimizer on every problem. "
-    return make_table("configurations", "Configurations", caption + runs_note(len(records.frame)), rows)
+    return make_table(
+        "configurations", "Configurations", caption + runs_note(len(records.frame)), rows
+    )
 
 
 def environment_table(records: Records) -> Table:
@@ -80,10 +90,13 @@ def environment_table(records: Records) -> Table:
         for key, value in flatten(machine).items():
             values.setdefault(key, Counter())[value] += 1
     rows: list[dict[str, Cell | str]] = [
-        {"what": key, "value": _spread(counts, len(records.environments))} for key, counts in values.items()
+        {"what": key, "value": _spread(counts, len(records.environments))}
+        for key, counts in values.items()
     ]
     caption = "Recorded at the start of the runs; a value that not all runs share says how many runs it belongs to. "
-    return make_table("environment", "Environment", caption + runs_note(len(records.environments)), rows)
+    return make_table(
+        "environment", "Environment", caption + runs_note(len(records.environments)), rows
+    )
 
 
 def _outcome_row(records: Records, group: pd.DataFrame) -> dict[str, Cell | str]:
@@ -96,7 +109,9 @@ def _outcome_row(records: Records, group: pd.DataFrame) -> dict[str, Cell | str]
         "status": str(first["status"]),
         "runs": Cell(f"{len(group)}/{total}", order=len(group) / total),
         "seeds": _seeds(group),
-        "reason": messages if len(messages) <= LONGEST_MESSAGE else f"{messages[:LONGEST_MESSAGE]}…",
+        "reason": messages
+        if len(messages) <= LONGEST_MESSAGE
+        else f"{messages[:LONGEST_MESSAGE]}…",
         "command": repeating(str(first["command"]), str(first["status"])),
         "directory": str(first["path"]),
     }
@@ -126,4 +141,6 @@ def _seeds(runs: pd.DataFrame) -> str:
 def _spread(counts: Counter[str], total: int) -> str:
     if len(counts) == 1 and sum(counts.values()) == total:
         return next(iter(counts))
-    return ", ".join(f"{value} ({many} run{'s' if many != 1 else ''})" for value, many in counts.most_common())
+    return ", ".join(
+        f"{value} ({many} run{'s' if many != 1 else ''})" for value, many in counts.most_common()
+    )

@@ -16,7 +16,10 @@ from suite.stats import expected_running_time, median_with_failures
 from suite.tables.formats import NOT_RUN, count_text, number
 from suite.tables.table import Cell, Table, make_table, runs_note
 
-LEVEL_TABLES = {"levels": ("grad_equivalents", "gradient-equivalents"), "levels_steps": ("steps", "steps")}
+LEVEL_TABLES = {
+    "levels": ("grad_equivalents", "gradient-equivalents"),
+    "levels_steps": ("steps", "steps"),
+}
 
 
 def target_tables(records: Records) -> list[Table]:
@@ -29,11 +32,16 @@ def target_tables(records: Records) -> list[Table]:
 def level_tables(records: Records) -> list[Table]:
     """What each level on the way to the baseline's final value costs in expectation; none where no levels are set."""
     known = {problem: time_to_target.levels(records, problem) for problem in records.problems}
-    names = sorted({name for told in known.values() for name in told if name != time_to_target.TARGET}, key=_share)
+    names = sorted(
+        {name for told in known.values() for name in told if name != time_to_target.TARGET},
+        key=_share,
+    )
     return [_level_table(records, known, names, table) for table in LEVEL_TABLES] if names else []
 
 
-def _level_table(records: Records, known: dict[str, dict[str, float]], names: list[str], table: str) -> Table:
+def _level_table(
+    records: Records, known: dict[str, dict[str, float]], names: list[str], table: str
+) -> Table:
     unit, words = LEVEL_TABLES[table]
     rows: list[dict[str, Cell | str]] = []
     counted = 0
@@ -44,15 +52,27 @@ def _level_table(records: Records, known: dict[str, dict[str, float]], names: li
             if name in known[problem]
         }
         for label, runs in records.of(problem).groupby("optimizer", sort=False):
-            cells = {name: _level_cell(one[one["optimizer"] == label], unit) for name, one in spent.items()}
-            rows.append({"problem": problem, "optimizer": str(label), **dict.fromkeys(names, Cell(NOT_RUN)), **cells})
+            cells = {
+                name: _level_cell(one[one["optimizer"] == label], unit)
+                for name, one in spent.items()
+            }
+            rows.append(
+                {
+                    "problem": problem,
+                    "optimizer": str(label),
+                    **dict.fromkeys(names, Cell(NOT_RUN)),
+                    **cells,
+                }
+            )
             counted += len(runs)
     caption = (
         f"Expected {words} to each level, a share of the baseline's improvement: all that the runs spent, up to the "
         "level or in vain, over the number of those that reached it (ERT); in brackets how many did. Values: "
         f"{'; '.join(_values(problem, told, names) for problem, told in known.items() if set(told) & set(names))}. "
     )
-    return make_table(table, f"Levels on the way, in {words}", caption + runs_note(counted), rows, "problem")
+    return make_table(
+        table, f"Levels on the way, in {words}", caption + runs_note(counted), rows, "problem"
+    )
 
 
 def _level_cell(costs: pd.DataFrame, unit: str) -> Cell:
@@ -86,7 +106,11 @@ def _target_table(records: Records, device: str, *, alone: bool) -> Table:
         "expected steps, all that the runs took, up to the target or in vain, over the number that arrived. "
         f"{SHARED} "
     )
-    name, title = ("targets", "Target reached") if alone else (f"targets_{device}", f"Target reached ({device})")
+    name, title = (
+        ("targets", "Target reached")
+        if alone
+        else (f"targets_{device}", f"Target reached ({device})")
+    )
     return make_table(name, title, caption + runs_note(counted), rows)
 
 
@@ -96,10 +120,14 @@ def _row(problem: str, name: str, runs: pd.DataFrame, target: float) -> dict[str
     mixed = len(set(there["hardware"])) > 1
 
     def median(column: str, show: Callable[[float], str], mark: str = "") -> Cell:
-        if failures == "unsupported" or there[column].isna().any():  # nobody ran, or what it took is not known
+        if (
+            failures == "unsupported" or there[column].isna().any()
+        ):  # nobody ran, or what it took is not known
             return Cell(NOT_RUN)
         middle = median_with_failures([float(value) for value in there[column].dropna()], len(runs))
-        return Cell(mark + show(middle) if math.isfinite(middle) else count_text(middle), order=middle)
+        return Cell(
+            mark + show(middle) if math.isfinite(middle) else count_text(middle), order=middle
+        )
 
     return {
         "problem": problem,

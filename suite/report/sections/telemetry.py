@@ -55,12 +55,18 @@ def telemetry_pictures(records: Records, looks: Mapping[str, Look], folder: Path
         with mpl.rc_context(RC):
             png = save(_draw(problem, watched, panels), folder, f"telemetry-{slug}")
         drawn.append(
-            Picture(f"telemetry-{slug}", problem, _caption(watched, panels), _alt(problem, watched, panels), png)
+            Picture(
+                f"telemetry-{slug}",
+                problem,
+                _caption(watched, panels),
+                _alt(problem, watched, panels),
+                png,
+            )
         )
     return drawn
 
 
-# -- drawing -----------------------------------------------------------------------------------------------------------
+# -- drawing ---------------------------------------------------------------------------------------
 
 
 def _draw(problem: str, watched: Sequence[Watched], panels: Sequence[Panel]) -> Canvas:
@@ -68,8 +74,13 @@ def _draw(problem: str, watched: Sequence[Watched], panels: Sequence[Panel]) -> 
     columns = 1 if len(below) <= ONE_COLUMN else 2
     rows = math.ceil(len(below) / columns)
     legend = 0.24 * (1 + (len(watched) - 1) // 6) + 0.15
-    canvas = Canvas(figsize=(WIDTH if columns == 2 else 0.75 * WIDTH, 2.5 + 1.35 * rows + legend), layout="constrained")
-    axes = canvas.subplots(rows + 1, columns, squeeze=False, sharex="col", height_ratios=[1.5] + [1.0] * rows)
+    canvas = Canvas(
+        figsize=(WIDTH if columns == 2 else 0.75 * WIDTH, 2.5 + 1.35 * rows + legend),
+        layout="constrained",
+    )
+    axes = canvas.subplots(
+        rows + 1, columns, squeeze=False, sharex="col", height_ratios=[1.5] + [1.0] * rows
+    )
     for column in range(columns):
         mine = [LOSS, *below[column * rows : (column + 1) * rows]]
         for row, place in enumerate(axes[:, column]):
@@ -83,7 +94,9 @@ def _draw(problem: str, watched: Sequence[Watched], panels: Sequence[Panel]) -> 
         _scale_steps(list(axes[:, column]), watched)
     canvas.suptitle(literal(problem), fontsize=12)
     handles = [handle(one.look, one.name) for one in watched]
-    canvas.legend(handles=handles, loc="outside lower center", ncols=min(len(watched), 6), handlelength=3.2)
+    canvas.legend(
+        handles=handles, loc="outside lower center", ncols=min(len(watched), 6), handlelength=3.2
+    )
     return canvas
 
 
@@ -103,8 +116,17 @@ def _panel(axes: Axes, panel: Panel, watched: Sequence[Watched]) -> None:
         _ticks(axes, watched)
         return
     drawn = [(one, _lines(one, panel)) for one in watched if panel is LOSS or shows(one, panel)]
-    limits = {one.name: stability_limit(one.settings) or 0.0 for one, _ in drawn} if panel is LIMITS else {}
-    _scale_values(axes, panel, [line for _, lines in drawn for line in lines], [*panel.guides, *limits.values()])
+    limits = (
+        {one.name: stability_limit(one.settings) or 0.0 for one, _ in drawn}
+        if panel is LIMITS
+        else {}
+    )
+    _scale_values(
+        axes,
+        panel,
+        [line for _, lines in drawn for line in lines],
+        [*panel.guides, *limits.values()],
+    )
     for value in panel.guides:
         axes.axhline(value, ls=(0, (2, 2)), **GUIDE)
     for one, lines in drawn:
@@ -129,7 +151,9 @@ def _lines(one: Watched, panel: Panel) -> list[Line]:
 
 def _scale_values(axes: Axes, panel: Panel, lines: Sequence[Line], guides: Sequence[float]) -> None:
     """Logarithmic where positive values span much; what leaves the panel's range is drawn at its edge."""
-    parts = [part for line in lines for part in (line.heights, line.low, line.high) if part is not None]
+    parts = [
+        part for line in lines for part in (line.heights, line.low, line.high) if part is not None
+    ]
     values = np.concatenate(parts) if parts else np.empty(0)
     values = values[np.isfinite(values)]
     if not len(values):
@@ -160,7 +184,9 @@ def _plot(axes: Axes, one: Watched, line: Line, *, secondary: bool) -> None:
     values = np.clip(line.heights, low, high)
     every = max(1, len(values) // MARKS)
     marks: dict[str, Any] = (
-        {} if secondary else {"marker": one.look.marker, "markersize": 3.5, "markevery": (every // 2, every)}
+        {}
+        if secondary
+        else {"marker": one.look.marker, "markersize": 3.5, "markevery": (every // 2, every)}
     )
     width, order = (0.8, 2) if secondary else (1.3, 3)
     (drawn,) = axes.plot(line.steps, values, color=one.look.colour, lw=width, zorder=order, **marks)
@@ -184,13 +210,15 @@ def _ticks(axes: Axes, watched: Sequence[Watched]) -> None:
     failing = [one for one in watched if len(failure_steps(one.history))]
     for row, one in enumerate(failing):
         steps = failure_steps(one.history)
-        axes.plot(steps, np.full(len(steps), row), ls="", marker="|", markersize=9, color=one.look.colour)
+        axes.plot(
+            steps, np.full(len(steps), row), ls="", marker="|", markersize=9, color=one.look.colour
+        )
     axes.set_yticks(range(len(failing)), [literal(one.name) for one in failing], fontsize=7)
     axes.set_ylim(len(failing) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
 
 
-# -- words -------------------------------------------------------------------------------------------------------------
+# -- words -----------------------------------------------------------------------------------------
 
 
 def _caption(watched: Sequence[Watched], panels: Sequence[Panel]) -> str:

@@ -47,7 +47,9 @@ PANELS = (
         guides=(0.0,),
     ),
     Panel(
-        "gradient norm", ("gradient_norm",), "at the step's start; near 0 at any stationary point, saddles included."
+        "gradient norm",
+        ("gradient_norm",),
+        "at the step's start; near 0 at any stationary point, saddles included.",
     ),
     Panel(
         "overshoot of the step",
@@ -63,7 +65,11 @@ PANELS = (
         "|step| / |weights| of the weight tensors, median and range.",
         band=True,
     ),
-    Panel("largest eigenvalue", ("eigenvalue_1",), "of the Hessian on the first mini-batch, by Lanczos."),
+    Panel(
+        "largest eigenvalue",
+        ("eigenvalue_1",),
+        "of the Hessian on the first mini-batch, by Lanczos.",
+    ),
     LIMITS,
     Panel(
         "curvature along the step",
@@ -90,17 +96,41 @@ PANELS = (
         logarithmic=False,
     ),
     Panel("CG iterations", ("cg_iterations",), "products with the curvature that a step took."),
-    Panel("condition", ("condition",), "the largest condition number among the preconditioner's damped factors."),
-    Panel("age of the preconditioner", ("age",), "steps since it was refreshed.", logarithmic=False),
-    Panel("share preconditioned", ("preconditioned",), "of all parameters.", guides=(1.0,), logarithmic=False),
+    Panel(
+        "condition",
+        ("condition",),
+        "the largest condition number among the preconditioner's damped factors.",
+    ),
+    Panel(
+        "age of the preconditioner", ("age",), "steps since it was refreshed.", logarithmic=False
+    ),
+    Panel(
+        "share preconditioned",
+        ("preconditioned",),
+        "of all parameters.",
+        guides=(1.0,),
+        logarithmic=False,
+    ),
 )
 UNDRAWN = (
-    "update_norm", "non_finite", "eigenvalue_2", "eigenvalue_3", "eigenvalue_min",
-    "eigenvalue_error", "trace", "negative_share", "trials",
-)  # fmt: skip
+    "update_norm",
+    "non_finite",
+    "eigenvalue_2",
+    "eigenvalue_3",
+    "eigenvalue_min",
+    "eigenvalue_error",
+    "trace",
+    "negative_share",
+    "trials",
+)
 
 
 def generic(names: Collection[str]) -> list[Panel]:
     """Panels for what a method tells beyond the common names, a few of them, in alphabetical order."""
-    others = sorted(name for name in names if name not in UNDRAWN and not name.startswith("failures/"))
-    return [Panel(name.replace("_", " "), (name,), "told by the method.") for name in others[:MOST_GENERIC]]
+    others = sorted(
+        name for name in names if name not in UNDRAWN and not name.startswith("failures/")
+    )
+    return [
+        Panel(name.replace("_", " "), (name,), "told by the method.")
+        for name in others[:MOST_GENERIC]
+    ]

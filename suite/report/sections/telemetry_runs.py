@@ -10,7 +10,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from suite.report.drawing.style import Look
-from suite.report.sections.telemetry_panels import FAILURES, LIMITS, LOSS, PANELS, PREFIX, Panel, generic
+from suite.report.sections.telemetry_panels import (
+    FAILURES,
+    LIMITS,
+    LOSS,
+    PANELS,
+    PREFIX,
+    Panel,
+    generic,
+)
 from suite.results.frame import Records, one_seed
 from suite.results.labels import Settings
 from suite.results.learning_curves import curve, window
@@ -75,7 +83,11 @@ def panels_with_data(watched: Sequence[Watched]) -> list[Panel]:
     known = [panel for panel in PANELS if any(shows(one, panel) for one in watched)]
     drawn = {column for panel in (*PANELS, FAILURES) for column in panel.columns}
     others = generic({name for one in watched for name in columns_of(one.history)} - drawn)
-    found = [LOSS, *known, *(panel for panel in others if any(shows(one, panel) for one in watched))]
+    found = [
+        LOSS,
+        *known,
+        *(panel for panel in others if any(shows(one, panel) for one in watched)),
+    ]
     return [*found, FAILURES] if any(len(failure_steps(one.history)) for one in watched) else found
 
 
@@ -92,8 +104,9 @@ def failure_steps(history: pd.DataFrame) -> Array:
 def stability_limit(settings: Settings) -> float | None:
     """lr times the largest eigenvalue above which torch.optim.SGD diverges on a quadratic; None for other methods.
 
-    2 for gradient descent, 2 (1 + m) with momentum m and no dampening, 2 (1 + m) / (1 + 2 m) in Nesterov's form
-    (Cohen et al., 2021, "Gradient descent on neural networks typically occurs at the edge of stability", appendix B).
+    2 for gradient descent, 2 (1 + m) with momentum m and no dampening, 2 (1 + m) / (1 + 2 m) in
+    Nesterov's form (Cohen et al., 2021, "Gradient descent on neural networks typically occurs at
+    the edge of stability", appendix B).
     """
     if settings.get("_target_") != "torch.optim.SGD" or float(settings.get("dampening", 0)):
         return None

@@ -48,26 +48,34 @@ class Tuned:
     metric: str
 
 
-def section(records: Records, styles: Mapping[str, Look], figures: Path, trials: pd.DataFrame | None = None) -> Section:
+def section(
+    records: Records, styles: Mapping[str, Look], figures: Path, trials: pd.DataFrame | None = None
+) -> Section:
     """The curves of the tasks that the records are of; empty where none of them was tuned."""
     stored = load_trials(paths.results()) if trials is None else trials
     studies, left_out = tuned(stored[stored["task"].isin(set(records.frame["task"]))])
     if not studies:
         return Section("budgets", "Tuning budgets", [], [])
-    looks = named_looks(dict.fromkeys(name for curves in studies.values() for name in curves), styles, records)
-    return Section("budgets", "Tuning budgets", [], [_picture(studies, left_out, looks, figures)], HOW_TO_READ)
+    looks = named_looks(
+        dict.fromkeys(name for curves in studies.values() for name in curves), styles, records
+    )
+    return Section(
+        "budgets", "Tuning budgets", [], [_picture(studies, left_out, looks, figures)], HOW_TO_READ
+    )
 
 
 def tuned(trials: pd.DataFrame) -> tuple[dict[str, dict[str, Tuned]], list[str]]:
     """The curves of each task and optimizer, and the studies that have none, in words.
 
-    Of several studies of a pair the one with most trials counts. Trials of a search that learns from its trials, or
-    stops some early, cannot be drawn again: such studies have no curve.
+    Of several studies of a pair the one with most trials counts. Trials of a search that learns
+    from its trials, or stops some early, cannot be drawn again: such studies have no curve.
     """
     studies: dict[str, dict[str, Tuned]] = {}
     left_out: list[str] = []
     for (task, name), pair in trials.groupby(["task", "optimizer"], sort=False):
-        free = pair[_exchangeable(pair) & np.isfinite(pair["score"]).groupby(pair["study"]).transform("any")]
+        free = pair[
+            _exchangeable(pair) & np.isfinite(pair["score"]).groupby(pair["study"]).transform("any")
+        ]
         sizes = free.groupby("study", sort=False).size()
         chosen = sizes.idxmax() if len(sizes) else None
         left_out += [str(study) for study in dict.fromkeys(pair["study"]) if study != chosen]
@@ -92,14 +100,19 @@ def _tuned(trials: pd.DataFrame) -> Tuned:
 
 
 def _picture(
-    studies: Mapping[str, Mapping[str, Tuned]], left_out: list[str], looks: Mapping[str, Look], folder: Path
+    studies: Mapping[str, Mapping[str, Tuned]],
+    left_out: list[str],
+    looks: Mapping[str, Look],
+    folder: Path,
 ) -> Picture:
     across = min(ACROSS, len(studies))
     down = math.ceil(len(studies) / across)
     width = max(WIDTH / ACROSS * across, 5.5)
     handles = [handle(look, name) for name, look in looks.items()]
     with mpl.rc_context(RC):
-        canvas = Canvas(figsize=(width, down * HEIGHT + legend_height(handles, width)), layout="constrained")
+        canvas = Canvas(
+            figsize=(width, down * HEIGHT + legend_height(handles, width)), layout="constrained"
+        )
         grid = canvas.subplots(down, across, squeeze=False).ravel()
         for place, (axes, (task, curves)) in enumerate(zip(grid, studies.items(), strict=False)):
             one = next(iter(curves.values()))
@@ -117,7 +130,10 @@ def _picture(
 
 def _panel(axes: Axes, curves: Mapping[str, Tuned], looks: Mapping[str, Look]) -> None:
     shown = [
-        value for one in curves.values() for value in (*one.curve["expected"], one.default) if math.isfinite(value)
+        value
+        for one in curves.values()
+        for value in (*one.curve["expected"], one.default)
+        if math.isfinite(value)
     ]
     if min(shown) > 0 and max(shown) / min(shown) > DECADE:
         axes.set_yscale("log")
@@ -126,32 +142,58 @@ def _panel(axes: Axes, curves: Mapping[str, Tuned], looks: Mapping[str, Look]) -
         x = points.index.to_numpy(dtype=float)
         every = max(1, len(x) // 5)
         (line,) = axes.plot(
-            x, points["expected"], color=look.colour, lw=1.5, marker=look.marker, markersize=4,
+            x,
+            points["expected"],
+            color=look.colour,
+            lw=1.5,
+            marker=look.marker,
+            markersize=4,
             markevery=(place % every, every),
-        )  # fmt: skip
+        )
         if look.dashes:
             line.set_dashes(look.dashes)
         if points["low"].notna().all():
-            band(axes, x, points["low"].to_numpy(), points["high"].to_numpy(), look, among=len(curves), steps=False)
-        axes.plot([0.25], [one.default], color=look.colour, marker=look.marker, markersize=5.5, clip_on=False)
+            band(
+                axes,
+                x,
+                points["low"].to_numpy(),
+                points["high"].to_numpy(),
+                look,
+                among=len(curves),
+                steps=False,
+            )
+        axes.plot(
+            [0.25],
+            [one.default],
+            color=look.colour,
+            marker=look.marker,
+            markersize=5.5,
+            clip_on=False,
+        )
     axes.set_xlim(0, max(one.trials for one in curves.values()) + 0.3)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "default" if value == 0 else f"{value:g}"))
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: "default" if value == 0 else f"{value:g}")
+    )
     plain_ticks(axes.yaxis)
 
 
 def _caption(studies: Mapping[str, Mapping[str, Tuned]], left_out: list[str]) -> str:
     every = [one for curves in studies.values() for one in curves.values()]
     trials, failed = sum(one.trials for one in every), sum(one.failed for one in every)
-    unequal = [task for task, curves in studies.items() if len({one.trials for one in curves.values()}) > 1]
+    unequal = [
+        task for task, curves in studies.items() if len({one.trials for one in curves.values()}) > 1
+    ]
     parts = [
         "Expected best of k trials drawn with replacement; band: its 95 % bootstrap interval over trials.",
         f"{failed} of {trials} trials failed." if failed else "",
         f"The methods had different numbers of trials on {listed(unequal)}." if unequal else "",
         f"Without a curve: {listed(left_out)} (a search that learns, a study without any value, or a smaller study of "
-        "the same pair)." if left_out else "",
+        "the same pair)."
+        if left_out
+        else "",
         f"From {trials} trial{'s' if trials != 1 else ''} of {len(every)} stud{'ies' if len(every) != 1 else 'y'}.",
-    ]  # fmt: skip
+    ]
     return " ".join(part for part in parts if part)
 
 

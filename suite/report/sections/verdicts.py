@@ -8,7 +8,13 @@ from pathlib import Path
 from suite.compare.baseline import against_baseline
 from suite.compare.ranks import overall, standings
 from suite.compare.sides import Ledger
-from suite.compare.tables import matrix_table, rank_tables, sentence_table, stability_lines, verdict_table
+from suite.compare.tables import (
+    matrix_table,
+    rank_tables,
+    sentence_table,
+    stability_lines,
+    verdict_table,
+)
 from suite.report.drawing.style import Look
 from suite.report.page.page import Section
 from suite.results.frame import Records
@@ -23,7 +29,12 @@ HOW_TO_READ = (
 
 
 def section(
-    records: Records, styles: Mapping[str, Look], figures: Path, *, baseline: str | None = None, mixed: bool = False
+    records: Records,
+    styles: Mapping[str, Look],
+    figures: Path,
+    *,
+    baseline: str | None = None,
+    mixed: bool = False,
 ) -> Section:
     """The verdicts as a section of the page; empty where no method stands beside another."""
     ledger = Ledger(records)
@@ -37,4 +48,6 @@ def section(
         *([verdict_table(verdicts)] if verdicts else []),
         *([sentence_table(verdicts)] if verdicts and not several else []),
     ]
-    return Section("verdicts", "Verdicts", tables, [], HOW_TO_READ if tables else "", stability_lines(total))
+    return Section(
+        "verdicts", "Verdicts", tables, [], HOW_TO_READ if tables else "", stability_lines(total)
+    )

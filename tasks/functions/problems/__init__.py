@@ -1,7 +1,7 @@
 """The test functions by name: the 35 of Moré, Garbow and Hillstrom, some with many minima, and saddles.
 
-Moré, Garbow and Hillstrom, "Testing unconstrained optimization software", ACM Transactions on Mathematical Software
-7(1), 1981, pp. 17-41.
+Moré, Garbow and Hillstrom, "Testing unconstrained optimization software", ACM Transactions on
+Mathematical Software 7(1), 1981, pp. 17-41.
 """
 
 from tasks.functions.problem import Problem
@@ -14,15 +14,27 @@ from tasks.functions.problems.saddles import SADDLES
 from tasks.functions.problems.small_systems import SMALL_SYSTEMS
 from tasks.functions.problems.two_parameters import TWO_PARAMETERS
 
-_ALL = TWO_PARAMETERS + SMALL_SYSTEMS + DATA_FITS + POLYNOMIALS + EXTENDED + DISCRETISED + MULTIMODAL + SADDLES
+_ALL = (
+    TWO_PARAMETERS
+    + SMALL_SYSTEMS
+    + DATA_FITS
+    + POLYNOMIALS
+    + EXTENDED
+    + DISCRETISED
+    + MULTIMODAL
+    + SADDLES
+)
 _AFTER_THE_COLLECTION = 36
 
 PROBLEMS: dict[str, Problem] = {
-    problem.name: problem for problem in sorted(_ALL, key=lambda problem: problem.number or _AFTER_THE_COLLECTION)
+    problem.name: problem
+    for problem in sorted(_ALL, key=lambda problem: problem.number or _AFTER_THE_COLLECTION)
 }
 """Every test function; those of the collection first, in its order."""
 
-MORE_GARBOW_HILLSTROM: tuple[str, ...] = tuple(name for name, problem in PROBLEMS.items() if problem.number)
+MORE_GARBOW_HILLSTROM: tuple[str, ...] = tuple(
+    name for name, problem in PROBLEMS.items() if problem.number
+)
 """The names of the collection's 35 problems, in the paper's order."""
 
 __all__ = ["MORE_GARBOW_HILLSTROM", "PROBLEMS", "Problem"]

@@ -31,7 +31,8 @@ def meyer(x: Tensor) -> Tensor:
 def gulf(x: Tensor) -> Tensor:
     """`r_i = exp(-|y_i - x2|^x3 / x1) - t_i`, `t_i = i / 100`, `y_i = 25 + (-50 log t_i)^(2/3)`, `i = 1 .. 99`.
 
-    The paper prints `|y_i m i x2|` for `|y_i - x2|`; its own program, and the published minimum, follow the latter.
+    The paper prints `|y_i m i x2|` for `|y_i - x2|`; its own program, and the published minimum,
+    follow the latter.
     """
     t = counted(99, x) / 100
     y = 25 + (-50 * t.log()) ** (2 / 3)
@@ -59,7 +60,9 @@ def brown_dennis(x: Tensor) -> Tensor:
 def osborne1(x: Tensor) -> Tensor:
     """Two exponentials: `r_i = y_i - (x1 + x2 e^(-t_i x4) + x3 e^(-t_i x5))`, `t_i = 10 (i - 1)`, `i = 1 .. 33`."""
     t = 10 * (counted(33, x) - 1)
-    return constant(data.OSBORNE1, x) - (x[0] + x[1] * torch.exp(-t * x[3]) + x[2] * torch.exp(-t * x[4]))
+    return constant(data.OSBORNE1, x) - (
+        x[0] + x[1] * torch.exp(-t * x[3]) + x[2] * torch.exp(-t * x[4])
+    )
 
 
 def biggs_exp6(x: Tensor) -> Tensor:
@@ -69,7 +72,9 @@ def biggs_exp6(x: Tensor) -> Tensor:
     """
     t = counted(13, x) / 10
     y = torch.exp(-t) - 5 * torch.exp(-10 * t) + 3 * torch.exp(-4 * t)
-    return x[2] * torch.exp(-t * x[0]) - x[3] * torch.exp(-t * x[1]) + x[5] * torch.exp(-t * x[4]) - y
+    return (
+        x[2] * torch.exp(-t * x[0]) - x[3] * torch.exp(-t * x[1]) + x[5] * torch.exp(-t * x[4]) - y
+    )
 
 
 def osborne2(x: Tensor) -> Tensor:
@@ -137,7 +142,11 @@ DATA_FITS = (
         start=repeated(0.25, 0.39, 0.415, 0.39),
         residuals=kowalik_osborne,
         minimum=3.075056038492368e-4,
-        minimizers=(repeated(0.1928069345790379, 0.19128232873436657, 0.12305650692632063, 0.13606233068379464),),
+        minimizers=(
+            repeated(
+                0.1928069345790379, 0.19128232873436657, 0.12305650692632063, 0.13606233068379464
+            ),
+        ),
         local_minima=(1.02734e-3,),
     ),
     Problem(
@@ -147,7 +156,11 @@ DATA_FITS = (
         start=repeated(25.0, 5.0, -5.0, -1.0),
         residuals=brown_dennis,
         minimum=85822.20162635627,
-        minimizers=(repeated(-11.594439904762163, 13.203630051207202, -0.4034394881768596, 0.23677877445573622),),
+        minimizers=(
+            repeated(
+                -11.594439904762163, 13.203630051207202, -0.4034394881768596, 0.23677877445573622
+            ),
+        ),
     ),
     Problem(
         "osborne1",
@@ -157,7 +170,13 @@ DATA_FITS = (
         residuals=osborne1,
         minimum=5.464894697482906e-5,
         minimizers=(
-            repeated(0.375410052106952, 1.93584691271237, -1.46468713661342, 0.0128675346400573, 0.0221226996616726),
+            repeated(
+                0.375410052106952,
+                1.93584691271237,
+                -1.46468713661342,
+                0.0128675346400573,
+                0.0221226996616726,
+            ),
         ),
     ),
     Problem(
@@ -167,7 +186,10 @@ DATA_FITS = (
         start=repeated(1.0, 2.0, 1.0, 1.0, 1.0, 1.0),
         residuals=biggs_exp6,
         minimum=0.0,
-        minimizers=(repeated(1.0, 10.0, 1.0, 5.0, 4.0, 3.0), repeated(4.0, 10.0, 3.0, 5.0, 1.0, 1.0)),
+        minimizers=(
+            repeated(1.0, 10.0, 1.0, 5.0, 4.0, 3.0),
+            repeated(4.0, 10.0, 3.0, 5.0, 1.0, 1.0),
+        ),
         local_minima=(5.6556499255e-3, 0.306366772625),
     ),
     Problem(

@@ -12,7 +12,8 @@ from tasks.functions.problem import Problem, any_from, counted, repeated
 def discrete_boundary_value(x: Tensor) -> Tensor:
     """`u'' = (u + t + 1)^3 / 2` on [0, 1], zero at both ends, by central differences.
 
-    `r_i = 2 x_i - x_(i-1) - x_(i+1) + h^2 (x_i + t_i + 1)^3 / 2`, `h = 1 / (n + 1)`, `t_i = i h`, `x_0 = x_(n+1) = 0`.
+    `r_i = 2 x_i - x_(i-1) - x_(i+1) + h^2 (x_i + t_i + 1)^3 / 2`, `h = 1 / (n + 1)`, `t_i = i h`,
+    `x_0 = x_(n+1) = 0`.
     """
     h = 1 / (len(x) + 1)
     padded = F.pad(x, (1, 1))
@@ -22,7 +23,8 @@ def discrete_boundary_value(x: Tensor) -> Tensor:
 def discrete_integral_equation(x: Tensor) -> Tensor:
     """The same boundary-value problem as an integral over its Green's function.
 
-    `r_i = x_i + h/2 ((1 - t_i) sum_(j <= i) t_j c_j + t_i sum_(j > i) (1 - t_j) c_j)`, `c_j = (x_j + t_j + 1)^3`.
+    `r_i = x_i + h/2 ((1 - t_i) sum_(j <= i) t_j c_j + t_i sum_(j > i) (1 - t_j) c_j)`, `c_j = (x_j
+    + t_j + 1)^3`.
     """
     h = 1 / (len(x) + 1)
     t = h * counted(len(x), x)

@@ -21,7 +21,9 @@ def extended_rosenbrock(x: Tensor) -> Tensor:
 def extended_powell_singular(x: Tensor) -> Tensor:
     """n/4 separate copies of Powell's singular function, all first residuals first."""
     a, b, c, d = x[::4], x[1::4], x[2::4], x[3::4]
-    return torch.cat([a + 10 * b, math.sqrt(5) * (c - d), (b - 2 * c) ** 2, math.sqrt(10) * (a - d) ** 2])
+    return torch.cat(
+        [a + 10 * b, math.sqrt(5) * (c - d), (b - 2 * c) ** 2, math.sqrt(10) * (a - d) ** 2]
+    )
 
 
 def penalty1(x: Tensor) -> Tensor:
@@ -72,11 +74,14 @@ def product(x: Tensor) -> Tensor:
 def penalty1_coordinate(dimension: int) -> float:
     """The value c of every entry of penalty1's minimizer, the positive root of `4n c^3 + (2a - 1) c - 2a`.
 
-    The gradient `2a (x_j - 1) + 4 x_j (sum x^2 - 1/4)` vanishes, so every x_j is the same; Newton's method from above.
+    The gradient `2a (x_j - 1) + 4 x_j (sum x^2 - 1/4)` vanishes, so every x_j is the same; Newton's
+    method from above.
     """
     c = 1.0
     for _ in range(100):
-        c -= (4 * dimension * c**3 + (2 * PENALTY - 1) * c - 2 * PENALTY) / (12 * dimension * c**2 + 2 * PENALTY - 1)
+        c -= (4 * dimension * c**3 + (2 * PENALTY - 1) * c - 2 * PENALTY) / (
+            12 * dimension * c**2 + 2 * PENALTY - 1
+        )
     return c
 
 

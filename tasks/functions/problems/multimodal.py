@@ -26,7 +26,8 @@ def styblinski_tang(x: Tensor) -> Tensor:
 def ackley(x: Tensor) -> Tensor:
     """A ripple on a plain: `f = -20 exp(-0.2 sqrt(mean x^2)) - exp(mean cos(2 pi x)) + 20 + e` (Ackley, 1987).
 
-    It has a kink at its minimizer: the gradient does not vanish on the way there and is NaN at the point itself.
+    It has a kink at its minimizer: the gradient does not vanish on the way there and is NaN at the
+    point itself.
     """
     hole = 20 * (-0.2 * x.square().mean().sqrt()).exp()
     ripple = (2 * math.pi * x).cos().mean().exp()

@@ -14,8 +14,8 @@ ROWS_PER_PARAMETER = 2
 def watson(x: Tensor) -> Tensor:
     """A differential equation solved by a polynomial with coefficients x, `m = 31`.
 
-    `r_i = sum_j (j - 1) x_j t_i^(j-2) - (sum_j x_j t_i^(j-1))^2 - 1`, `t_i = i / 29`, `i = 1 .. 29`, then `r_30 = x_1`
-    and `r_31 = x_2 - x_1^2 - 1`.
+    `r_i = sum_j (j - 1) x_j t_i^(j-2) - (sum_j x_j t_i^(j-1))^2 - 1`, `t_i = i / 29`, `i = 1 ..
+    29`, then `r_30 = x_1` and `r_31 = x_2 - x_1^2 - 1`.
     """
     order = counted(len(x), x) - 1
     powers = (counted(29, x) / 29)[:, None] ** order
@@ -46,7 +46,8 @@ def linear_rank1_zero(x: Tensor) -> Tensor:
 def chebyquad(x: Tensor) -> Tensor:
     """The nodes of an equal-weight quadrature on [0, 1]: `r_i = (1/n) sum_j T_i(x_j) - int_0^1 T_i`, `m = n`.
 
-    T_i is Chebyshev's polynomial of degree i on [0, 1]; its integral is 0 for odd i and `-1 / (i^2 - 1)` for even i.
+    T_i is Chebyshev's polynomial of degree i on [0, 1]; its integral is 0 for odd i and `-1 / (i^2
+    - 1)` for even i.
     """
     shifted = 2 * x - 1
     before, latest = torch.ones_like(x), shifted
@@ -77,7 +78,8 @@ def _spaced(dimension: int) -> Tensor:
     return torch.arange(1, dimension + 1, dtype=torch.float64) / (dimension + 1)
 
 
-# The tables hold the n for which the paper gives f*; its six digits were refined to those of a double.
+# The tables hold the n for which the paper gives f*; its six digits were refined to those of a
+# double.
 POLYNOMIALS = (
     Problem(
         "watson",
@@ -123,7 +125,8 @@ POLYNOMIALS = (
         sizes=any_from(1),
         start=_spaced,
         residuals=chebyquad,
-        minimum=dict.fromkeys((1, 2, 3, 4, 5, 6, 7, 9), 0.0) | {8: 3.5168737256779264e-3, 10: 6.503954800882302e-3},
+        minimum=dict.fromkeys((1, 2, 3, 4, 5, 6, 7, 9), 0.0)
+        | {8: 3.5168737256779264e-3, 10: 6.503954800882302e-3},
         box=((0.0, 1.0), (0.0, 1.0)),
     ),
 )

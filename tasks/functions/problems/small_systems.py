@@ -13,10 +13,13 @@ from tasks.functions.problem import Problem, repeated
 def helical_valley(x: Tensor) -> Tensor:
     """A valley along a helix: `r = (10 (x3 - 10 theta), 10 (sqrt(x1^2 + x2^2) - 1), x3)`.
 
-    theta is the angle of (x1, x2) in turns, between -1/4 and 3/4: f jumps across the half-plane x1 = 0, x2 < 0.
+    theta is the angle of (x1, x2) in turns, between -1/4 and 3/4: f jumps across the half-plane x1
+    = 0, x2 < 0.
     """
     theta = 0.25 + torch.atan2(-x[0], x[1]) / (2 * math.pi)
-    return torch.stack([10 * (x[2] - 10 * theta), 10 * (torch.sqrt(x[0] ** 2 + x[1] ** 2) - 1), x[2]])
+    return torch.stack(
+        [10 * (x[2] - 10 * theta), 10 * (torch.sqrt(x[0] ** 2 + x[1] ** 2) - 1), x[2]]
+    )
 
 
 def powell_singular(x: Tensor) -> Tensor:
@@ -28,7 +31,8 @@ def powell_singular(x: Tensor) -> Tensor:
 def wood(x: Tensor) -> Tensor:
     """Two coupled valleys.
 
-    `r = (10 (x2 - x1^2), 1 - x1, 90^(1/2) (x4 - x3^2), 1 - x3, 10^(1/2) (x2 + x4 - 2), 10^(-1/2) (x2 - x4))`.
+    `r = (10 (x2 - x1^2), 1 - x1, 90^(1/2) (x4 - x3^2), 1 - x3, 10^(1/2) (x2 + x4 - 2), 10^(-1/2)
+    (x2 - x4))`.
     """
     valleys = [10 * (x[1] - x[0] ** 2), 1 - x[0], math.sqrt(90) * (x[3] - x[2] ** 2), 1 - x[2]]
     return torch.stack([*valleys, math.sqrt(10) * (x[1] + x[3] - 2), (x[1] - x[3]) / math.sqrt(10)])
