@@ -1,4 +1,6 @@
-"""What training copies together saves: 32 trials of a task as one batch against the same trials one by one.
+"""What training copies together saves.
+
+32 trials of a task as one batch against the same trials one by one.
 
 Both sides write the same records under the same run_ids, in one process on one thread, and
 alternate; reported are medians of wall-clock and of processor seconds of the whole and of the steps
@@ -40,7 +42,8 @@ RATES = {
 
 
 class Row(NamedTuple):
-    """What is measured: `separate` trials are carried out one by one in a round, and stand for all of them."""
+    """What is measured: `separate` trials are carried out one by one in a round, and stand for all
+    of them."""
 
     title: str
     optimizer: str

@@ -47,7 +47,8 @@ def plan_for(task: str, steps: int, folder: Path, *extra: str) -> Plan:
 
 
 def suite_loop(plan: Plan, task: Task) -> Callable[[], float]:
-    """Seconds of the suite's loop from its first step to its last, history and W&B's offline file included."""
+    """Seconds of the suite's loop from its first step to its last, history and W&B's offline file
+    included."""
 
     def measure() -> float:
         training = Training(plan, task, torch.device("cpu"))
@@ -65,7 +66,10 @@ def suite_loop(plan: Plan, task: Task) -> Callable[[], float]:
 
 
 def plain_loop(plan: Plan, task: Task) -> Callable[[], float]:
-    """Seconds of the same work written by hand: batches, forward, backward, step, the loss kept, evaluations."""
+    """Seconds of the same work written by hand.
+
+    Batches, forward, backward, step, the loss kept, evaluations.
+    """
 
     def measure() -> float:
         model = task.model(0)

@@ -1,4 +1,5 @@
-"""What cheap curvature costs, on a fully connected net, a residual net and a character transformer, one thread.
+"""What cheap curvature costs, on a fully connected net, a residual net and a character transformer,
+one thread.
 
 Three tables. A whole step in gradient-equivalents: processor seconds of `optimizer.step` over those
 of a bare gradient, the two alternating, summed over whole periods of the curvature; and the median
@@ -124,7 +125,10 @@ def fresh(task: DataTask) -> tuple[Objective, list[Batch]]:
 
 
 def step_costs(task: DataTask, method: Method) -> tuple[float, float, float]:
-    """A step in gradient-equivalents: the mean over whole periods, the median, the worst; the first are left out."""
+    """A step in gradient-equivalents: the mean over whole periods, the median, the worst.
+
+    The first are left out.
+    """
     objective, batches = fresh(task)
     optimizer = method.make(list(objective.model.named_parameters()))
     warm = 2 * method.period

@@ -1,4 +1,5 @@
-"""Every method on the 35 functions of Moré, Garbow and Hillstrom, beside the minimisers of other packages.
+"""Every method on the 35 functions of Moré, Garbow and Hillstrom, beside the minimisers of other
+packages.
 
     python benchmarks/functions.py [--write docs/functions.md] [--methods bfgs,tron] [--problems
     rosenbrock,wood]
@@ -71,7 +72,10 @@ def is_solved(problem: Problem, value: float) -> str:
 
 
 def ours(name: str) -> Solver:
-    """One of our methods, with its default settings; `name subproblem` chooses that of a trust region."""
+    """One of our methods, with its default settings.
+
+    `name subproblem` chooses that of a trust region.
+    """
     method, _, subproblem = name.partition(" ")
     options = {"subproblem": subproblem} if subproblem else {}
 

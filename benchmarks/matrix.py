@@ -1,4 +1,5 @@
-"""What the methods that treat weights as matrices cost, on the character transformer at small size, one thread.
+"""What the methods that treat weights as matrices cost, on the character transformer at small size,
+one thread.
 
 Three tables. A whole step in gradient-equivalents: processor seconds of `optimizer.step`, which
 computes one gradient, over those of a bare gradient, the two alternating, summed over whole periods
@@ -201,7 +202,10 @@ def peers() -> list[tuple[str, Make, Make, tuple[Role, ...], int]]:
 def bytes_of_state(
     task: CharTransformer, make: Make, floats: Callable[[int, int], int]
 ) -> tuple[int, int]:
-    """The state's bytes after a few steps, and those of the formula: the rest has AdamW's two moments and a count."""
+    """The state's bytes after a few steps, and those of the formula.
+
+    The rest has AdamW's two moments and a count.
+    """
     objective, batches = objective_for(task)
     optimizer: Any = make(list(objective.model.named_parameters()))
     for batch in batches[:3]:

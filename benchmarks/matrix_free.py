@@ -1,4 +1,6 @@
-"""What matrix-free methods cost beyond the oracle calls they make: seconds and floats, on the digits autoencoder.
+"""What matrix-free methods cost beyond the oracle calls they make.
+
+Seconds and floats, on the digits autoencoder.
 
 A step's seconds are held against the same calls made bare (as many gradients, graphs, products and
 evaluations), the two interleaved on one thread. Memory is the exact high-water mark of a step's
@@ -82,7 +84,8 @@ def clocked(call: Callable[[], Any]) -> float:
 
 
 def overhead(task: Task, name: str, curvature: str | None) -> tuple[float, float, Counter[str]]:
-    """Median seconds of a step, the median ratio to the bare calls of the same step, and the last step's calls."""
+    """Median seconds of a step, the median ratio to the bare calls of the same step, and the last
+    step's calls."""
     step, objective = stepping(task, name)
     seconds, ratios, calls = [], [], Counter[str]()
     for _ in range(ROUNDS):
@@ -139,7 +142,8 @@ def main() -> None:
     console = Console(width=120)
     for curvature, bar in (("ggn", " (bar 2.7)"), ("hessian", "")):
         console.print(
-            f"a product with the {curvature} on a kept graph: {product_cost(task, curvature):.2f} gradients{bar}"
+            f"a product with the {curvature} on a kept graph: {product_cost(task, curvature):.2f} "
+            f"gradients{bar}"
         )
     table = Table(
         "method",

@@ -1,4 +1,5 @@
-"""What K-FAC and its relatives cost, on the character transformer at small size and on ResNet-20, one thread.
+"""What K-FAC and its relatives cost, on the character transformer at small size and on ResNet-20,
+one thread.
 
 A whole step in gradient-equivalents, measured as in benchmarks/matrix.py: amortised over a whole
 period, the median, and the worst step after the first one. Then the seconds of the factors of one
@@ -68,7 +69,10 @@ def fresh(task: DataTask) -> tuple[Objective, list[Batch]]:
 
 
 def step_costs(task: DataTask, make: Make) -> tuple[float, float, float]:
-    """A step in gradient-equivalents: the mean over a period, the median, the worst one; the first step is left out."""
+    """A step in gradient-equivalents: the mean over a period, the median, the worst one.
+
+    The first step is left out.
+    """
     objective, batches = fresh(task)
     optimizer = make(list(objective.model.named_parameters()))
     optimizer.step(objective)  # type: ignore[arg-type]
@@ -158,7 +162,8 @@ def factor_rows(table: Table) -> None:
 
 
 def state_rows(table: Table) -> None:
-    """Bytes of factors and inverses, 2 (in^2 + out^2) floats a layer and more for momentum, on the MLP."""
+    """Bytes of factors and inverses, 2 (in^2 + out^2) floats a layer and more for momentum, on the
+    MLP."""
     task = MLP(data="fashion_mnist_small", batch_size=128)
     sizes = [(785, 256), (257, 10)]
     extra = {"kfac": (KFAC, 1), "ekfac": (EKFAC, 2)}

@@ -1,4 +1,5 @@
-"""Other people's minimisers on a test function, their oracle calls counted as the suite counts its own."""
+"""Other people's minimisers on a test function, their oracle calls counted as the suite counts its
+own."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ class Outcome:
 
 
 class Counted:
-    """A function whose every oracle call is counted, and the first value at or below a target noted."""
+    """A function whose every oracle call is counted, and the first value at or below a target
+    noted."""
 
     def __init__(self, problem: Problem, target: float) -> None:
         self.problem = problem

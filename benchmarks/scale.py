@@ -1,4 +1,6 @@
-"""Ten thousand runs of a thousand rows: seconds and memory to read them, again from the cache, and to report on them.
+"""Ten thousand runs of a thousand rows.
+
+Seconds and memory to read them, again from the cache, and to report on them.
 
     python benchmarks/scale.py [--runs 10000] [--rows 1000] [--trials 1] [--report] [--keep FOLDER]
 
@@ -35,7 +37,8 @@ LIMITS = {"load": (30.0, 2000.0), "cached": (30.0, 2000.0), "report": (120.0, No
 
 
 def main() -> None:
-    """Make the runs and measure, or (in the processes that it starts) do one thing and say what it took."""
+    """Make the runs and measure, or (in the processes that it starts) do one thing and say what it
+    took."""
     options = _options()
     if options.measure:
         print(json.dumps(_measured(options.measure, options.keep)))
@@ -110,7 +113,8 @@ def _config(task: int, optimizer: int, seed: int, rows: int, lr: float) -> dict[
         "experiment": "scale",
         "metric": "accuracy",
         "direction": "max",
-        "command": f"python -m suite task=task{task} optimizer=method{optimizer} seed={seed} optimizer.lr={lr}",
+        "command": f"python -m suite task=task{task} optimizer=method{optimizer} seed={seed} "
+        f"optimizer.lr={lr}",
     }
 
 
@@ -189,7 +193,8 @@ def _line(what: str, found: dict[str, float]) -> str:
     within = found["wall"] <= seconds and (memory is None or found["peak_mb"] <= memory)
     limit = f"at most {seconds:.0f} s" + ("" if memory is None else f" and {memory / 1000:.0f} GB")
     return (
-        f"{what:7} {found['runs']:.0f} runs: {found['wall']:.1f} s, {found['processor']:.1f} s of processor, "
+        f"{what:7} {found['runs']:.0f} runs: {found['wall']:.1f} s, {found['processor']:.1f} s of "
+        f"processor, "
         f"{found['peak_mb']:.0f} MB at most ({limit}: {'met' if within else 'NOT met'})"
     )
 

@@ -1,4 +1,5 @@
-"""Which optimizer for my model? `python -m suite task=custom task.file=examples/my_task.py optimizer=adamw`"""
+"""Which optimizer for my model? `python -m suite task=custom task.file=examples/my_task.py
+optimizer=adamw`"""
 
 import torch
 from torch import nn

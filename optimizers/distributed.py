@@ -45,7 +45,10 @@ class Alone:
         """Replace each tensor by that of the rank `source`."""
 
     def gather(self, rows: Tensor) -> Tensor:
-        """The rows of all ranks in order, (sum of N_r, ...); the ranks may have different numbers of them."""
+        """The rows of all ranks in order, (sum of N_r, ...).
+
+        The ranks may have different numbers of them.
+        """
         return rows
 
     def greatest(self, numbers: Sequence[float]) -> list[float]:
@@ -91,7 +94,8 @@ class Ranks(Alone):
     def share(self, count: int) -> slice:
         if count < self.size:
             raise Unsupported(
-                f"{count} example{'s' if count != 1 else ''} cannot be shared out over {self.size} ranks; take a "
+                f"{count} example{'s' if count != 1 else ''} cannot be shared out over {self.size} "
+                f"ranks; take a "
                 "larger batch or fewer processes"
             )
         return cut(slice(0, count), self.size)[self.rank]
@@ -150,7 +154,10 @@ class Ranks(Alone):
         return result
 
     def _carry_out(self, tensor: Tensor, begin: Callable[[], Any]) -> None:
-        """Wait for a collective; on the CPU in turns, so that Ctrl-C and a termination reach their handlers."""
+        """Wait for a collective.
+
+        On the CPU in turns, so that Ctrl-C and a termination reach their handlers.
+        """
         try:
             work = begin()
             if tensor.device.type != "cpu":

@@ -2,7 +2,9 @@
 
 
 class Unsupported(ValueError):
-    """What was asked for does not exist here: a loss without residuals, a model without matrices, too many parameters.
+    """What was asked for does not exist here.
+
+    A loss without residuals, a model without matrices, too many parameters.
 
     The message says what is missing. A run that raises it ends with the status `unsupported`, which
     is a result.

@@ -82,13 +82,17 @@ class Method(torch.optim.Optimizer):
             id(p) for p in objective.params
         ]:
             raise ValueError(
-                f"{type(self).__name__} needs all trainable parameters of the model in one group, in the model's "
+                f"{type(self).__name__} needs all trainable parameters of the model in one group, "
+                f"in the model's "
                 "order; pass model.named_parameters()"
             )
         return self.param_groups[0]
 
     def kept(self, key: str) -> Tensor | None:
-        """The flat vector that `keep` stored under a key in the parameters' state; None if there is none yet."""
+        """The flat vector that `keep` stored under a key in the parameters' state.
+
+        None if there is none yet.
+        """
         if key not in self.state[self.parameters()[0]]:
             return None
         return flatten(self.state[parameter][key] for parameter in self.parameters())
@@ -100,7 +104,10 @@ class Method(torch.optim.Optimizer):
             self.state[parameter][key] = part.clone()
 
     def finite(self, loss: Tensor, objective: Objective) -> bool:
-        """Whether the loss and the gradients that came with it are all finite; counted where they are not."""
+        """Whether the loss and the gradients that came with it are all finite.
+
+        Counted where they are not.
+        """
         gradients = [parameter.grad for parameter in objective.params if parameter.grad is not None]
         require_strided(gradients)
         fine = bool(torch.isfinite(loss + torch.nn.utils.get_total_norm(gradients)))
@@ -169,5 +176,6 @@ def require_dense(method: Method, limit: int, instead: str, item: int = 8) -> No
     if size > limit:
         raise Unsupported(
             f"{type(method).__name__} works with dense matrices: {size:,} parameters need "
-            f"{item * size**2 / 2**30:,.1f} GiB for each, the limit is max_parameters={limit:,}; {instead}"
+            f"{item * size**2 / 2**30:,.1f} GiB for each, the limit is max_parameters={limit:,}; "
+            f"{instead}"
         )

@@ -1,4 +1,7 @@
-"""Direct use on a torch function: `minimize(fn, x0, method="tron")`, `least_squares(residuals, x0)`."""
+"""Direct use on a torch function.
+
+`minimize(fn, x0, method="tron")`, `least_squares(residuals, x0)`.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Iterate:
-    """What a callback sees of each step: the point at which it begins, the function and the gradient's norm there."""
+    """What a callback sees of each step.
+
+    The point at which it begins, the function and the gradient's norm there.
+    """
 
     step: int
     x: Tensor
@@ -105,7 +111,9 @@ def least_squares(
     callback: Callback | None = None,
     **hyperparameters: Any,
 ) -> Result:
-    """Minimise |r(x)|^2 / 2 for a torch function r of one tensor; arguments and errors as for `minimize`.
+    """Minimise |r(x)|^2 / 2 for a torch function r of one tensor.
+
+    Arguments and errors as for `minimize`.
 
     `residuals` gives a tensor of any shape; its entries are the residuals.
     """
@@ -175,7 +183,10 @@ class _HalfSquares(nn.MSELoss):
 
 
 class _StationaryError(Exception):
-    """Thrown through a step from the evaluation that finds a stationary point: no work is wasted on the rest of it."""
+    """Thrown through a step from the evaluation that finds a stationary point.
+
+    No work is wasted on the rest of it.
+    """
 
 
 class _StoppedError(Exception):
@@ -240,7 +251,10 @@ def _run(
 
 
 def _set_weights(optimizer: Any, purpose: str) -> bool:
-    """Go to the point that is trained at, or judged, where a method has two (schedule-free); whether it has."""
+    """Go to the point that is trained at, or judged, where a method has two (schedule-free).
+
+    Whether it has.
+    """
     switch = getattr(optimizer, purpose, None)
     if callable(switch):
         switch()
@@ -254,8 +268,10 @@ def _require_fit(optimizer: Any, offers: set[str]) -> None:
     name, wanted = type(optimizer).__name__, ", ".join(sorted(missing))
     if missing <= {"ggn", "jacobian"}:
         raise Unsupported(
-            f"{name} needs {wanted}: the function as a sum of squares. Give its residuals to least_squares(residuals, "
-            "x0, method=...), or choose a method for plain functions, such as bfgs, newton_cg or trust_region"
+            f"{name} needs {wanted}: the function as a sum of squares. Give its residuals to "
+            f"least_squares(residuals, "
+            "x0, method=...), or choose a method for plain functions, such as bfgs, newton_cg or "
+            "trust_region"
         )
     raise Unsupported(
         f"{name} needs {wanted}, which belongs to networks; use it through an Objective"
@@ -263,7 +279,10 @@ def _require_fit(optimizer: Any, offers: set[str]) -> None:
 
 
 def _steps(optimizer: Any, objective: Objective, watch: _Watch, max_steps: int) -> tuple[str, str]:
-    """Step until something ends it; its status and sentence. The watch is left with the values at the last point."""
+    """Step until something ends it; its status and sentence.
+
+    The watch is left with the values at the last point.
+    """
     idle = 0
     try:
         if max_steps and _escaped(optimizer, objective, watch):
@@ -284,7 +303,8 @@ def _steps(optimizer: Any, objective: Objective, watch: _Watch, max_steps: int) 
                 norm = _settled(objective, watch)
                 return (
                     "stalled",
-                    f"the point has not changed for {idle} steps; the gradient's norm is {norm:.3g}",
+                    f"the point has not changed for {idle} steps; the gradient's norm is "
+                    f"{norm:.3g}",
                 )
         norm = _settled(objective, watch)
         return (
@@ -302,7 +322,10 @@ def _steps(optimizer: Any, objective: Objective, watch: _Watch, max_steps: int) 
 
 
 def _escaped(optimizer: Any, objective: Objective, watch: _Watch) -> bool:
-    """Whether a method that knows the Hessian leaves a start at which the gradient vanishes: it may be a saddle."""
+    """Whether a method that knows the Hessian leaves a start at which the gradient vanishes.
+
+    It may be a saddle.
+    """
     if "hessian" not in getattr(optimizer, "needs", ()):
         return False
     start, watch.patient = watch.x.detach().clone(), True

@@ -1,4 +1,6 @@
-"""Where a step's seconds go: names that the methods give to their parts, and a stopwatch that adds them up.
+"""Where a step's seconds go.
+
+Names that the methods give to their parts, and a stopwatch that adds them up.
 
     with phase("inverse"):
         ...

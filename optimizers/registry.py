@@ -25,7 +25,9 @@ def names() -> list[str]:
 
 
 def builder(method: str | Builder) -> Builder:
-    """The class that a name stands for, with the values of its YAML filled in; a class or function is its own.
+    """The class that a name stands for, with the values of its YAML filled in.
+
+    A class or function is its own.
 
     Raises:
         ValueError: there is no such name.
@@ -54,7 +56,8 @@ def _flat(text: str, name: str) -> dict[str, Any]:
         found = re.fullmatch(r"(\w+):\s+(.+?)(?:\s+#.*)?", line)
         if found is None:
             raise Unsupported(
-                f"{name} is put together from other optimizers; build it and pass method=<a function>"
+                f"{name} is put together from other optimizers; build it and pass method=<a "
+                f"function>"
             )
         settings[found[1]] = _value(found[2])
     return settings

@@ -1,4 +1,7 @@
-"""The page of scripts/autoencoder.sh: steps, gradient-equivalents and seconds to three levels of the training loss."""
+"""The page of scripts/autoencoder.sh.
+
+Steps, gradient-equivalents and seconds to three levels of the training loss.
+"""
 
 from __future__ import annotations
 
@@ -113,7 +116,8 @@ def files(folder: Path) -> dict[Path, str]:
         "",
     ]
     lines += [
-        "![Training loss against steps, gradient-equivalents and seconds](pictures/autoencoder.png)",
+        "![Training loss against steps, gradient-equivalents and "
+        "seconds](pictures/autoencoder.png)",
         "",
     ]
     lines += ["One line a run; dotted: the three levels.", "", LAST, "|---|---|---|---|---|"]
@@ -126,7 +130,8 @@ def files(folder: Path) -> dict[Path, str]:
         lines.append(f"| {method} | {archived.chosen(TASK, method)} | {steps} | {last} | {error} |")
     lines += [
         "",
-        "All of this is about the training loss: the validation errors order the methods in another way.",
+        "All of this is about the training loss: the validation errors order the methods in "
+        "another way.",
     ]
     for column, label in COSTS.items():
         lines += [

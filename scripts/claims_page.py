@@ -1,4 +1,7 @@
-"""docs/claims.md and docs/claims.csv from the runs of scripts/claims.sh: what papers claim, and what came out here."""
+"""docs/claims.md and docs/claims.csv from the runs of scripts/claims.sh.
+
+What papers claim, and what came out here.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,8 @@ CLAIMS = (
         "AdaHessian",
         ("adahessian",),
         "Yao et al. 2021, arXiv 2006.00719",
-        "higher accuracy than Adam (1.8 and 1.45 points for ResNet-20 and 32 on CIFAR-10), and no worse than SGD",
+        "higher accuracy than Adam (1.8 and 1.45 points for ResNet-20 and 32 on CIFAR-10), and no "
+        "worse than SGD",
     ),
     Claim(
         "Sophia",
@@ -78,7 +82,8 @@ CLAIMS = (
         "SOAA",
         ("soaa",),
         "Vo and Vo 2024, arXiv 2410.02293",
-        "faster and more stable convergence than first-order methods (Adam among them) by a second-order scaling",
+        "faster and more stable convergence than first-order methods (Adam among them) by a "
+        "second-order scaling",
     ),
     Claim(
         "AdaFisher",
@@ -90,14 +95,16 @@ CLAIMS = (
         "SGD-PH",
         ("sgd_ph",),
         "Sun and Sun 2024, arXiv 2403.02681",
-        "fewer iterations than first-order methods, SGD with momentum among them, at nearly their cost",
+        "fewer iterations than first-order methods, SGD with momentum among them, at nearly their "
+        "cost",
         ("momentum", "adamw"),
     ),
     Claim(
         "OGR",
         ("ogr",),
         "Duda 2019, arXiv 1901.11457",
-        "on noisy Beale functions far closer to the minimum than Adam (docs/ogr.md); proposed for networks, no figures",
+        "on noisy Beale functions far closer to the minimum than Adam (docs/ogr.md); proposed for "
+        "networks, no figures",
     ),
 )
 
@@ -120,7 +127,8 @@ with so many intervals one in twenty is expected to miss."""
 
 @dataclass(frozen=True)
 class Source:
-    """The runs of the comparison, with what tuning chose, and those at settings chosen by hand: `control`."""
+    """The runs of the comparison, with what tuning chose, and those at settings chosen by hand:
+    `control`."""
 
     compared: Archived
     control: Cells
@@ -185,7 +193,10 @@ def load(source: Source, task: str, method: str, control: float | None = None) -
 def difference(
     one: Runs, other: Runs, column: str = "", sign: float | None = None
 ) -> tuple[float, float, float]:
-    """Mean and interval of the paired differences, positive where `one` is better; NaN below two pairs."""
+    """Mean and interval of the paired differences, positive where `one` is better.
+
+    NaN below two pairs.
+    """
     mine, theirs = one.final(column), other.final(column)
     pairs = [
         (one.sign if sign is None else sign) * (mine[seed] - theirs[seed])
@@ -261,7 +272,8 @@ def section(source: Source, claim: Claim) -> tuple[str, list[list[str]]]:
 
 
 def best_of_finer(source: Source, task: str) -> tuple[float, Runs] | None:
-    """The learning rate and the runs of AdamW that are best on the finer grid, chosen on these very seeds."""
+    """The learning rate and the runs of AdamW that are best on the finer grid, chosen on these very
+    seeds."""
     found = {
         rate: runs
         for rate in RATES[task]
@@ -287,7 +299,8 @@ def concluded(words: list[str]) -> str:
 
 
 def in_words(source: Source, claim: Claim, method: str) -> list[str]:
-    """A row: what was claimed, what came out against the paper's baseline and against AdamW on the finer grid."""
+    """A row: what was claimed, what came out against the paper's baseline and against AdamW on the
+    finer grid."""
     told: dict[str, list[str]] = {claim.against[0]: [], "AdamW, finer grid": []}
     heard: dict[str, list[str]] = {name: [] for name in told}
     for task in TASKS:
@@ -388,14 +401,20 @@ def sparsity(source: Source) -> tuple[str, list[list[str]]]:
                 ]
     header = ["run", "task", "accuracy", "share of zero groups", "tuned"]
     text = (
-        "## RAMDA\n\n*Claimed* (Lee et al. 2024, arXiv 2403.14398): at comparable accuracy more structured sparsity "
-        "than proximal SGD and other proximal adaptive methods. Here: the same group lasso (`strength` 0.001, groups "
-        "are the inputs of each layer) for all three, each tuned over 12 trials by validation accuracy alone; 600 "
+        "## RAMDA\n\n*Claimed* (Lee et al. 2024, arXiv 2403.14398): at comparable accuracy more "
+        "structured sparsity "
+        "than proximal SGD and other proximal adaptive methods. Here: the same group lasso "
+        "(`strength` 0.001, groups "
+        "are the inputs of each layer) for all three, each tuned over 12 trials by validation "
+        "accuracy alone; 600 "
         "steps; RAMDA lowers its own rate at its restarts, the others follow the cosine.\n\n"
         f"{table(header, rows)}\n\n"
-        "RAMDA's iterate is a mixture, W <- (1 - c) W + c Wt, with c = averaging sqrt(steps since the last restart). "
-        "Here 90 steps are left after it: with averaging 0.03 c ends at 0.28, and no group of the mixture is exactly "
-        "zero, whatever Wt is. Tuning by accuracy alone does not mind. The row with averaging 0.3 is the best of the "
+        "RAMDA's iterate is a mixture, W <- (1 - c) W + c Wt, with c = averaging sqrt(steps since "
+        "the last restart). "
+        "Here 90 steps are left after it: with averaging 0.03 c ends at 0.28, and no group of the "
+        "mixture is exactly "
+        "zero, whatever Wt is. Tuning by accuracy alone does not mind. The row with averaging 0.3 "
+        "is the best of the "
         "trials that had it. In a longer training c reaches one with either."
     )
     return text, summary

@@ -1,4 +1,6 @@
-"""docs/findings.csv: what diagonal methods' estimates are worth; `scripts/methods_page.py` shows it in docs/methods.md.
+"""docs/findings.csv: what diagonal methods' estimates are worth.
+
+`scripts/methods_page.py` shows it in docs/methods.md.
 
 Three measurements: the diagonals that AdaHessian and Sophia keep, beside the true one; the spread
 of AdaFisher's preconditioner along a run; how far the Hessian's block of one vector of parameters
@@ -36,7 +38,10 @@ def told(method: str, net: str, seed: int, facts: Mapping[str, float]) -> Rows:
 
 
 def diagonals(activation: type[nn.Module], seed: int) -> Rows:
-    """An MLP 64-32-32-10 on digits trained by each method; what it keeps beside the true diagonal on all digits."""
+    """An MLP 64-32-32-10 on digits trained by each method.
+
+    What it keeps beside the true diagonal on all digits.
+    """
     found = load_digits()
     inputs, targets = torch.tensor(found.data / 16, dtype=torch.float32), torch.tensor(found.target)
     net = f"{activation.__name__} MLP, digits, after {STEPS} steps"
@@ -83,7 +88,10 @@ def spreads(net: str, method: str, seed: int) -> Rows:
 
 
 def blocks(net: str, steps: int, seed: int) -> Rows:
-    """The exact block of each vector of parameters: its off-diagonal part, and H 1 in place of its diagonal."""
+    """The exact block of each vector of parameters.
+
+    Its off-diagonal part, and H 1 in place of its diagonal.
+    """
     task, _ = task_of(net)
     side = Side(task, settings("sgd_ph") | {"exact_block": True}, seed)
     list(side.steps(steps))

@@ -1,4 +1,7 @@
-"""The page of scripts/hessian_free.sh: training loss and validation metric against passes over the training set."""
+"""The page of scripts/hessian_free.sh.
+
+Training loss and validation metric against passes over the training set.
+"""
 
 from __future__ import annotations
 
@@ -134,14 +137,16 @@ def files(folder: Path) -> dict[Path, str]:
         "",
         TEXT,
         "",
-        "![Training loss and validation metric against passes over the training set](pictures/hessian_free.png)",
+        "![Training loss and validation metric against passes over the training "
+        "set](pictures/hessian_free.png)",
         "",
         *(
             [textwrap.fill(archived.about, 120, break_on_hyphens=False), ""]
             if archived.about
             else []
         ),
-        "Thin lines are the runs, thick lines their median. Momentum's and Adam's training loss is a mini-batch's.",
+        "Thin lines are the runs, thick lines their median. Momentum's and Adam's training loss is "
+        "a mini-batch's.",
         "",
         *(line for task in TASKS for line in section(archived, task)),
     ]

@@ -1,4 +1,6 @@
-"""docs/methods.md and docs/methods.csv: every optimizer of the registry, what it is and what it costs, measured here.
+"""docs/methods.md and docs/methods.csv.
+
+Every optimizer of the registry, what it is and what it costs, measured here.
 
 Give names to measure these only; the others keep the rows they have.
 """
@@ -66,23 +68,30 @@ FOUND: list[
 ] = [  # heading, how to read it, methods; none: all whose diagonal was compared
     (
         "Whose diagonal has the sign of the true one",
-        "The diagonal that a method keeps, beside that of the exact Hessian: the share of entries with the same sign, "
-        "the same weighted by size, the share of true entries that are positive (all that an estimate without a sign "
-        "can get right), the correlation of the logarithms, the median ratio of the sizes. AdaHessian keeps squares, "
-        "so its estimate has no sign, and for random signs the mean of a square is the squared norm of the row of the "
+        "The diagonal that a method keeps, beside that of the exact Hessian: the share of entries "
+        "with the same sign, "
+        "the same weighted by size, the share of true entries that are positive (all that an "
+        "estimate without a sign "
+        "can get right), the correlation of the logarithms, the median ratio of the sizes. "
+        "AdaHessian keeps squares, "
+        "so its estimate has no sign, and for random signs the mean of a square is the squared "
+        "norm of the row of the "
         "Hessian, not of its diagonal entry: hence the ratio.",
         [],
     ),
     (
         "How far AdaFisher is from a scalar",
-        "`spread` is the largest over the smallest number by which the momentum is divided: at 1 the method is SGD "
+        "`spread` is the largest over the smallest number by which the momentum is divided: at 1 "
+        "the method is SGD "
         "with momentum.",
         ["adafisher", "adafisher_released"],
     ),
     (
         "Whether the Hessian's block of a vector is diagonal",
-        "SGD-PH takes H 1 for the diagonal of the block of one vector of parameters. `off_diagonal` is the norm of "
-        "what is off the block's diagonal over that of the diagonal, `ones_error` |H 1 - diag| / |diag|, both means "
+        "SGD-PH takes H 1 for the diagonal of the block of one vector of parameters. "
+        "`off_diagonal` is the norm of "
+        "what is off the block's diagonal over that of the diagonal, `ones_error` |H 1 - diag| / "
+        "|diag|, both means "
         "over the vectors in turn, at the beginning of a run.",
         ["sgd_ph"],
     ),
@@ -321,13 +330,19 @@ def write() -> None:
         INTRODUCTION.format(when=when, steps=STEPS, seconds=SECONDS),
         f"## What they are\n\n{what_they_are(order)}",
         f"## What they cost\n\n{what_they_cost(frame, order)}",
-        f"## What we found\n\nMade by `python scripts/findings.py`: the median over {SEEDS} seeds [smallest, largest]. "
+        f"## What we found\n\nMade by `python scripts/findings.py`: the median over {SEEDS} seeds "
+        f"[smallest, largest]. "
         f"The claims of their papers are tested in [claims.md](claims.md).\n\n{what_was_found()}",
-        "## What they tell of themselves\n\nNumbers that a method's `telemetry()` gives beside the common ones, after "
-        "the last step, at default settings; the class says what each name means. Some say what a method reduces to: "
-        "SOAA is AdamW with the learning rate `lr d` in all coordinates but the `differs_share`; OGR is momentum with "
-        "the rate `lr / cut` in the `cut_share`; Sophia steps by the sign of the momentum in the `clipped` share; FOSI "
-        "is AdamW until its first estimate, which comes after these steps; a step size that is `capped` is that of SGD."
+        "## What they tell of themselves\n\nNumbers that a method's `telemetry()` gives beside the "
+        "common ones, after "
+        "the last step, at default settings; the class says what each name means. Some say what a "
+        "method reduces to: "
+        "SOAA is AdamW with the learning rate `lr d` in all coordinates but the `differs_share`; "
+        "OGR is momentum with "
+        "the rate `lr / cut` in the `cut_share`; Sophia steps by the sign of the momentum in the "
+        "`clipped` share; FOSI "
+        "is AdamW until its first estimate, which comes after these steps; a step size that is "
+        "`capped` is that of SGD."
         f"\n\n{what_they_tell(frame)}",
         STAYS_OUT,
     ]

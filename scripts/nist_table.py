@@ -1,4 +1,6 @@
-"""NIST's 27 nonlinear regressions from both starts: correct digits and cost, beside scipy's MINPACK.
+"""NIST's 27 nonlinear regressions from both starts.
+
+Correct digits and cost, beside scipy's MINPACK.
 
 python scripts/nist_table.py                                  the table, on the terminal
 python scripts/nist_table.py --write docs/nist.md             and as Markdown
@@ -128,8 +130,10 @@ def summary(found: list[tuple[Regression, int, Run, Run]], digits: float = 6.0) 
         theirs_reached = sum(theirs.digits >= digits for _, theirs in chosen)
         median = [int(np.median([run.calls for run in runs])) for runs in zip(*chosen, strict=True)]
         lines.append(
-            f"Start {number}: {mine_reached} of {len(chosen)} with at least {digits:g} correct digits in every "
-            f"parameter, scipy {theirs_reached}; calls in the median {median[0]}, scipy {median[1]}."
+            f"Start {number}: {mine_reached} of {len(chosen)} with at least {digits:g} correct "
+            f"digits in every "
+            f"parameter, scipy {theirs_reached}; calls in the median {median[0]}, scipy "
+            f"{median[1]}."
         )
     return lines
 
@@ -146,12 +150,17 @@ def markdown(found: list[tuple[Regression, int, Run, Run]], options: argparse.Na
     head = [
         "# NIST's nonlinear regressions",
         "",
-        f"Made by `python {call} --steps {options.steps} --write {options.write}`: `{options.method}` beside scipy's "
-        f'`least_squares(method="lm")` (MINPACK, tolerances {TOLERANCE:g}), the same starts, float64, exact Jacobians.',
+        f"Made by `python {call} --steps {options.steps} --write {options.write}`: "
+        f"`{options.method}` beside scipy's "
+        f'`least_squares(method="lm")` (MINPACK, tolerances {TOLERANCE:g}), the same starts, '
+        f"float64, exact Jacobians.",
         "",
-        "Digits: correct digits of the worst parameter against NIST's certified values, which have 11. Calls: "
-        "evaluations of the residuals, plus Jacobians. Status: `stalled` is a run that ended because nothing was left "
-        "to gain that the precision could show, or from where the method found no way down; the digits tell which.",
+        "Digits: correct digits of the worst parameter against NIST's certified values, which have "
+        "11. Calls: "
+        "evaluations of the residuals, plus Jacobians. Status: `stalled` is a run that ended "
+        "because nothing was left "
+        "to gain that the precision could show, or from where the method found no way down; the "
+        "digits tell which.",
         "",
         *summary(found),
         "",

@@ -1,4 +1,7 @@
-"""docs/ogr.md and its picture: OGR on Beale's function with noisy gradients, beside its author's figures."""
+"""docs/ogr.md and its picture.
+
+OGR on Beale's function with noisy gradients, beside its author's figures.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +89,10 @@ def beale(x: Tensor) -> Tensor:
 
 
 class Noisy(nn.Module):
-    """Points (k, n), and the sum of the function at them with noise . points, whose gradient is the noisy one."""
+    """Points (k, n), and the sum of the function at them with noise .
+
+    points, whose gradient is the noisy one.
+    """
 
     def __init__(self, starts: Tensor) -> None:
         super().__init__()
@@ -165,7 +171,8 @@ def table_in_two(curves: dict[str, Numbers]) -> list[str]:
         fine = final[np.isfinite(final).all(1)]
         means, others = fine.mean(1), np.delete(fine, SADDLE, axis=1).mean(1)
         lines.append(
-            f"| {name} | {published.get(name, '')} | {spread(list(means))} | {spread(list(others))} "
+            f"| {name} | {published.get(name, '')} | {spread(list(means))} | "
+            f"{spread(list(others))} "
             f"| {len(final) - len(fine)} of {len(final)} seeds |"
         )
     return lines

@@ -1,4 +1,7 @@
-"""What the scripts that write pages of docs/ share: runs out of an archive, what tuning chose for them, table cells."""
+"""What the scripts that write pages of docs/ share.
+
+Runs out of an archive, what tuning chose for them, table cells.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,8 @@ class Cells:
     timings: Timings = field(default_factory=dict)
 
     def where(self, **wanted: Any) -> Cells:
-        """The runs whose settings (`task`, `optimizer`, or a dotted name such as `task.name`) have these values."""
+        """The runs whose settings (`task`, `optimizer`, or a dotted name such as `task.name`) have
+        these values."""
         names = {name.replace("__", "."): value for name, value in wanted.items()}
         chosen = [
             run
@@ -51,7 +55,10 @@ class Cells:
 
     @property
     def seconds_per_step(self) -> float:
-        """Of a step with the machine to itself, the median over the runs; NaN where that was not measured."""
+        """Of a step with the machine to itself, the median over the runs.
+
+        NaN where that was not measured.
+        """
         return median(exclusive_seconds(run, self.timings) for run in self.runs)
 
     @property
@@ -135,7 +142,8 @@ def archive_for(name: str) -> Path:
     folder: Path = parser.parse_args().folder
     if not is_archive(folder):
         parser.error(
-            f"{folder} is no archive; python -m suite.archive write ARCHIVE --runs DIR makes one of runs"
+            f"{folder} is no archive; python -m suite.archive write ARCHIVE --runs DIR makes one "
+            f"of runs"
         )
     return folder
 

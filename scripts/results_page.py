@@ -1,4 +1,5 @@
-"""docs/results.md: what the experiments of configs/experiment came to, each beside what was published.
+"""docs/results.md: what the experiments of configs/experiment came to, each beside what was
+published.
 
 Built from the archives in results/reference, one an experiment; `python scripts/results_page.py`
 writes it anew.
@@ -145,7 +146,8 @@ PUBLISHED_RATE, TUNED_RATE = (
 
 
 def nanogpt_char(cells: Cells) -> str:
-    """Validation loss in nats after 2,000 steps, and when each method is where the tuned AdamW ends."""
+    """Validation loss in nats after 2,000 steps, and when each method is where the tuned AdamW
+    ends."""
     rows = []
     rival = cells.where(optimizer="adamw", optimizer__lr=TUNED_RATE)
     target = median(rival.last("val/bits_per_char"))

@@ -1,4 +1,6 @@
-"""Screenshots of a report for docs/report.md, taken with headless Chromium: its overall page, a problem's, a phone's.
+"""Screenshots of a report for docs/report.md, taken with headless Chromium.
+
+Its overall page, a problem's, a phone's.
 
     python scripts/screenshots.py [REPORT] [PROBLEM]
 
@@ -59,7 +61,10 @@ def main() -> None:
 
 
 def shot(browser: Browser, file: Path, size: tuple[int, int], anchor: str = "") -> Image.Image:
-    """What a window of this size shows of a page, from an anchor on; a page that complains is no picture."""
+    """What a window of this size shows of a page, from an anchor on.
+
+    A page that complains is no picture.
+    """
     tab: Page = browser.new_page(viewport={"width": size[0], "height": size[1]})
     complaints: list[str] = []
     tab.on("console", lambda message: complaints.append(message.text))
@@ -73,7 +78,8 @@ def shot(browser: Browser, file: Path, size: tuple[int, int], anchor: str = "") 
 
 
 def save(name: str, parts: list[Image.Image]) -> None:
-    """Put the parts side by side with a gap and write them with a palette, small enough for a repository."""
+    """Put the parts side by side with a gap and write them with a palette, small enough for a
+    repository."""
     gap = 24
     width = sum(part.width for part in parts) + gap * (len(parts) - 1)
     whole = Image.new("RGB", (width, max(part.height for part in parts)), "#c9ced4")
@@ -86,7 +92,8 @@ def save(name: str, parts: list[Image.Image]) -> None:
     if file.stat().st_size > LARGEST:
         raise SystemExit(f"{file} has {file.stat().st_size} bytes, more than {LARGEST}")
     print(
-        f"{file.relative_to(ROOT)}: {whole.width} x {whole.height}, {file.stat().st_size / 1000:.0f} kB"
+        f"{file.relative_to(ROOT)}: {whole.width} x {whole.height}, "
+        f"{file.stat().st_size / 1000:.0f} kB"
     )
 
 

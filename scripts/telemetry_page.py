@@ -1,4 +1,5 @@
-"""The pictures and the computed paragraphs of docs/telemetry.md, from the runs of scripts/telemetry.sh."""
+"""The pictures and the computed paragraphs of docs/telemetry.md, from the runs of
+scripts/telemetry.sh."""
 
 from __future__ import annotations
 
@@ -59,7 +60,8 @@ faster than its slope says) until at step {left:.0f} no eigenvalue is negative; 
 
 
 def read(task: str, optimizer: str, **settings: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The history of the run with these settings of its task, without telemetry's prefix, and its configuration."""
+    """The history of the run with these settings of its task, without telemetry's prefix, and its
+    configuration."""
     for folder in sorted((results() / "runs" / task / optimizer).glob("*")):
         config = yaml.safe_load((folder / "config.yaml").read_text())
         if (folder / "summary.json").exists() and settings.items() <= config["task"].items():

@@ -1,4 +1,7 @@
-"""The command `python -m suite`: compose a configuration with Hydra, carry out one run or, with -m, a sweep."""
+"""The command `python -m suite`.
+
+Compose a configuration with Hydra, carry out one run or, with -m, a sweep.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +92,10 @@ def plan_of(config: DictConfig) -> Plan:
 
 
 def repeating_command() -> str:
-    """What to type to run this one run again: its own choices, without those of the sweep around it."""
+    """What to type to run this one run again.
+
+    Its own choices, without those of the sweep around it.
+    """
     hydra_config = HydraConfig.get()
     own = [s.path for s in hydra_config.runtime.config_sources if s.provider == "command-line"]
     arguments = [

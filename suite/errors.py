@@ -6,7 +6,10 @@ from typing import Any
 
 
 class ConfigError(ValueError):
-    """The configuration asks for something that does not exist; the message says what to type instead (exit code 2)."""
+    """The configuration asks for something that does not exist.
+
+    The message says what to type instead (exit code 2).
+    """
 
 
 class HopelessError(ConfigError):

@@ -19,7 +19,10 @@ from suite.errors import ConfigError
 
 
 def optimizer_table(folders: Sequence[Path], allow: Sequence[str], full: bool = True) -> Table:
-    """A row an optimizer, family by family: what it needs beyond gradients, what it is; in full, state and paper."""
+    """A row an optimizer, family by family: what it needs beyond gradients, what it is.
+
+    In full, state and paper.
+    """
     table = Table(title="Optimizers (optimizer=...)", title_justify="left", header_style="bold")
     columns = ("name", "needs", "what it is", *(("state", "paper") if full else ()))
     for column in columns:

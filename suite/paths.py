@@ -8,5 +8,8 @@ CONFIGS = ROOT / "configs"
 
 
 def results() -> Path:
-    """The folder of all results: `SUITE_RESULTS`, else results/ in the repository, wherever the command was typed."""
+    """The folder of all results.
+
+    `SUITE_RESULTS`, else results/ in the repository, wherever the command was typed.
+    """
     return Path(os.environ.get("SUITE_RESULTS") or ROOT / "results").expanduser().resolve()

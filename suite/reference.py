@@ -1,4 +1,6 @@
-"""`python -m suite.reference`: README's and docs' tables and figures, made anew from results/reference/.
+"""`python -m suite.reference`.
+
+README's and docs' tables and figures, made anew from results/reference/.
 
 A page names, where a table is to stand, the archive and the table, and the lines between the two
 marks are replaced:
@@ -73,7 +75,10 @@ TABLES: tuple[Callable[[Records], list[Table]], ...] = (
 
 @dataclass(frozen=True)
 class Mark:
-    """What a page asks for: a table or figure `name` of the archive `source`, over some of its runs."""
+    """What a page asks for.
+
+    A table or figure `name` of the archive `source`, over some of its runs.
+    """
 
     source: str
     name: str

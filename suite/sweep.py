@@ -80,7 +80,10 @@ class SweepCallback(Callback):
 
 
 def as_typed(overrides: Any) -> list[str]:
-    """Overrides as they were typed: `${...}` in them is not resolved, nor escaped, as Hydra does for a sweep's runs."""
+    """Overrides as they were typed.
+
+    `${...}` in them is not resolved, nor escaped, as Hydra does for a sweep's runs.
+    """
     kept: Any = OmegaConf.to_container(overrides, resolve=False)
     return [override.replace("$\\{", "${").replace("\\}", "}") for override in kept]
 

@@ -1,4 +1,6 @@
-"""Targets from a tuned baseline: `python -m suite.target task=mlp,cnn [optimizer=adamw] [seeds=0,1,2] [key=value ...]`.
+"""Targets from a tuned baseline.
+
+`python -m suite.target task=mlp,cnn [optimizer=adamw] [seeds=0,1,2] [key=value ...]`.
 
 The target of a task is the median, over the seeds, of the baseline's final validation value. Four
 levels lead to it: 50, 80, 95 and 100 % of the improvement from the untrained value, on a log scale
@@ -43,7 +45,8 @@ OWN = (
     "stop_at_target",
 )  # what the command sets itself, or its runs must not do
 HEADER = (
-    "# Levels of the validation metric that runs are timed to: shares of the improvement of the tuned baseline.",
+    "# Levels of the validation metric that runs are timed to: shares of the improvement of the "
+    "tuned baseline.",
     "# Made by `python -m suite.target`; what they mean and where they hold: docs/timing.md.",
 )
 
@@ -120,7 +123,10 @@ def set_target(request: Request, task: str) -> Path:
 
 
 def plan_of(request: Request, task: str, seed: int) -> Plan:
-    """One of the baseline's runs; its target is the task's own, so that a stored one does not make it another run."""
+    """One of the baseline's runs.
+
+    Its target is the task's own, so that a stored one does not make it another run.
+    """
     from suite.config.compose import planned
 
     words = [
@@ -153,8 +159,10 @@ def _carried_out(plans: Sequence[Plan]) -> tuple[list[Ended], str, str]:
 def _why_not(plan: Plan, outcome: Outcome) -> str:
     because = f" ({outcome.summary['message']})" if outcome.summary["message"] else ""
     return (
-        f"the baseline {plan.optimizer} ended as `{outcome.status}` with seed {plan.seed}{because}, and a target is "
-        f"the median of whole runs. Tune it: python -m suite.tune optimizer={plan.optimizer} task={plan.task}; or "
+        f"the baseline {plan.optimizer} ended as `{outcome.status}` with seed "
+        f"{plan.seed}{because}, and a target is "
+        f"the median of whole runs. Tune it: python -m suite.tune optimizer={plan.optimizer} "
+        f"task={plan.task}; or "
         f"take another: optimizer=... To repeat the run: {plan.command} force=true"
     )
 
@@ -249,7 +257,8 @@ def _told(plan: Plan, entry: Mapping[str, Any], path: Path) -> str:
     values = ", ".join(f"{run['final']:.6g}" for run in runs)
     steps = ", ".join(f"{share} %: {value:g}" for share, value in entry["levels"].items())
     lines = [
-        f"{plan.task} ({plan.config['scale']}): {entry['metric']} {entry['untrained']:.4g} untrained, {values} at the "
+        f"{plan.task} ({plan.config['scale']}): {entry['metric']} {entry['untrained']:.4g} "
+        f"untrained, {values} at the "
         f"end of {plan.optimizer}; levels {steps} ({entry['shared_out']})",
         f"  {path}",
     ]
@@ -260,7 +269,8 @@ def _told(plan: Plan, entry: Mapping[str, Any], path: Path) -> str:
     if entry["origin"]["tuned"] is None:
         words = f"optimizer={plan.optimizer} task={plan.task} scale={plan.config['scale']}"
         lines.append(
-            f"  The baseline is not tuned, which makes targets easy. First: python -m suite.tune {words}"
+            f"  The baseline is not tuned, which makes targets easy. First: python -m suite.tune "
+            f"{words}"
         )
     if (own := plan.config["task"].get("target")) is not None:
         lines.append(f"  The target of runs stays the task's own, {own:g}.")

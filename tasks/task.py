@@ -73,7 +73,10 @@ class Task(ABC):
         return self
 
     def model(self, seed: int) -> nn.Module:
-        """A freshly initialised model: the same seed gives the same weights, whatever happened before."""
+        """A freshly initialised model.
+
+        The same seed gives the same weights, whatever happened before.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             model = self.build()
@@ -85,7 +88,9 @@ class Task(ABC):
 
     @abstractmethod
     def batches(self, split: str, seed: int, start: int = 0) -> Iterator[Batch]:
-        """Mini-batches on the device: endless for `train` (from step `start` on), one ordered pass for the others.
+        """Mini-batches on the device.
+
+        Endless for `train` (from step `start` on), one ordered pass for the others.
 
         The batch of a step is a function of `seed` and the step's number alone, so a run can be
         resumed anywhere.
@@ -93,7 +98,10 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
-        """The metrics of a model over a whole split, `metric` and `loss` among them; the model is left as it was."""
+        """The metrics of a model over a whole split, `metric` and `loss` among them.
+
+        The model is left as it was.
+        """
 
     @property
     def steps_per_epoch(self) -> float:
@@ -102,7 +110,9 @@ class Task(ABC):
 
 
 class DataTask(Task):
-    """A task on a data set that fits into memory: tensors that live on the run's device and are indexed there.
+    """A task on a data set that fits into memory.
+
+    Tensors that live on the run's device and are indexed there.
 
     A subclass sets `self.splits`, a dictionary from split to `(inputs, targets)`, before calling
     `super().__init__`, and says in `measure` what an evaluation reports of each example.
@@ -127,11 +137,17 @@ class DataTask(Task):
         """Per-example values, `loss` and `metric` among them, each of shape `(len(outputs),)`."""
 
     def augment(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
-        """Random changes to a training batch; `generator` is a function of the seed and the step alone."""
+        """Random changes to a training batch.
+
+        `generator` is a function of the seed and the step alone.
+        """
         return inputs
 
     def order(self, generator: torch.Generator) -> Tensor:
-        """The order of an epoch's training examples, `(size,)`; `generator` is a function of seed and epoch alone."""
+        """The order of an epoch's training examples, `(size,)`.
+
+        `generator` is a function of seed and epoch alone.
+        """
         return torch.randperm(self.size("train"), generator=generator)
 
     def size(self, split: str) -> int:
@@ -166,7 +182,10 @@ class DataTask(Task):
         return {name: float(total) / self.size(split) for name, total in totals.items()}
 
     def _full_batches(self, seed: int, start: int) -> Iterator[Batch]:
-        """The stored tensors themselves: nothing is copied, and the order of the sums never changes."""
+        """The stored tensors themselves.
+
+        Nothing is copied, and the order of the sums never changes.
+        """
         inputs, targets = self._split("train")
         for step in count(start):
             yield self.augment(inputs, generator_for(seed, step, stream=1)), targets
@@ -216,7 +235,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def generator_for(seed: int, index: int, stream: int = 0) -> torch.Generator:
-    """A CPU generator that is a function of its arguments alone; the constants keep the streams apart."""
+    """A CPU generator that is a function of its arguments alone.
+
+    The constants keep the streams apart.
+    """
     mixed = (
         seed * 0x9E3779B97F4A7C15 + index * 0xBF58476D1CE4E5B9 + stream * 0x94D049BB133111EB
     ) % 2**63

@@ -1,4 +1,7 @@
-"""Runs whose cost to reach a target is planted, in memory or on disk: what comparisons find must be what was put in."""
+"""Runs whose cost to reach a target is planted, in memory or on disk.
+
+What comparisons find must be what was put in.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,8 @@ START, TARGET = 2.0, 0.5
 
 @dataclass(frozen=True)
 class Planted:
-    """One run of a method that is at the target from step `cost` on (never where it is None) and ends at `final`.
+    """One run of a method that is at the target from step `cost` on (never where it is None) and
+    ends at `final`.
 
     Attributes:
         every: steps between evaluations, so that the cost is seen at the next multiple of it.
@@ -71,7 +75,8 @@ class Planted:
             "precision": "float32",
             "metric": "error",
             "direction": "min",
-            "command": f"python -m suite optimizer={self.optimizer} task={self.task} seed={self.seed} scale=quick",
+            "command": f"python -m suite optimizer={self.optimizer} task={self.task} "
+            f"seed={self.seed} scale=quick",
             **dict(self.config),
         }
 
@@ -146,5 +151,8 @@ class Planted:
 
 @pytest.fixture(scope="session")
 def sown() -> type[Planted]:
-    """The class of runs with a planted cost: `sown("kfac", seed, cost, ...).run`, or `.write(folder)`."""
+    """The class of runs with a planted cost.
+
+    `sown("kfac", seed, cost, ...).run`, or `.write(folder)`.
+    """
     return Planted

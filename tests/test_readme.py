@@ -1,4 +1,7 @@
-"""The README's examples are complete: its files are written, its commands typed, its script run, in an empty folder."""
+"""The README's examples are complete.
+
+Its files are written, its commands typed, its script run, in an empty folder.
+"""
 
 import os
 import re

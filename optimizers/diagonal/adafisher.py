@@ -108,7 +108,8 @@ class AdaFisher(Factored):
         afterwards = normalize == "average"
         if as_released and afterwards:
             raise ValueError(
-                f"as_released normalises what it averages: take normalize=observation, not {normalize!r}"
+                f"as_released normalises what it averages: take normalize=observation, not "
+                f"{normalize!r}"
             )
         self.as_released = as_released
         own = Averages(gamma, 1 - gamma, afterwards=afterwards)
@@ -140,7 +141,10 @@ class AdaFisher(Factored):
             self.needs = type(self).needs | {"sampled"}
 
     def telemetry(self) -> dict[str, float]:
-        """`spread`, the largest over the smallest number in F; `preconditioned`, `age`, `damping` as elsewhere."""
+        """`spread`, the largest over the smallest number in F.
+
+        `preconditioned`, `age`, `damping` as elsewhere.
+        """
         group_of = {id(p): group for group in self.param_groups for p in group["params"]}
         ready = [block for block in self._blocks or [] if self._ready(block)]
         dampings = [group_of[id(block.parameters[0])]["damping"] for block in ready]

@@ -154,7 +154,10 @@ class AdaHessian(LazyHessian):
 
 
 def blockwise_mean(matrix: Tensor, size: int) -> Tensor:
-    """Every entry replaced by the mean of its block of `size` entries, row by row; the last block may be shorter."""
+    """Every entry replaced by the mean of its block of `size` entries, row by row.
+
+    The last block may be shorter.
+    """
     flat = matrix.flatten()
     whole = flat.numel() // size * size
     parts = [flat[:whole].view(-1, size)] + (

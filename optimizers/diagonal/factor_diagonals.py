@@ -1,4 +1,7 @@
-"""The diagonals of a layer's Kronecker factors: what a mini-batch says of them, min-max normalised, over time."""
+"""The diagonals of a layer's Kronecker factors.
+
+What a mini-batch says of them, min-max normalised, over time.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +72,10 @@ class Averages:
 
 
 def diagonals(block: Block, sums: Tensors) -> Tensors:
-    """The diagonals H and S from the sums, as `a` and `g`; for scale and shift S as `a` (C, 1) and H as `g` (1, 2)."""
+    """The diagonals H and S from the sums, as `a` and `g`.
+
+    For scale and shift S as `a` (C, 1) and H as `g` (1, 2).
+    """
     if not isinstance(block, ScaleShiftBlock):
         return block.factors(sums)
     examples = sums["examples"]
@@ -96,7 +102,10 @@ def spread(factors: Sequence[tuple[Tensor, Tensor]], dampings: Sequence[float]) 
 def _channel_sums(
     block: ScaleShiftBlock, passes: Sequence[Captured], released: bool
 ) -> Tensors | None:
-    """Of a normalising layer's channels: the sums of inputs, over the square of the positions, and of slopes."""
+    """Of a normalising layer's channels.
+
+    The sums of inputs, over the square of the positions, and of slopes.
+    """
     found: Tensors = {}
     for captured in passes:
         for value, gradient in captured[block.module].uses() if block.module in captured else []:

@@ -14,7 +14,9 @@ DISTRIBUTIONS = ("rademacher", "gaussian")
 
 
 def probe(like: Tensor, distribution: str, seed: int) -> Tensor:
-    """A vector of independent entries with mean zero and variance one: signs, or standard normal numbers.
+    """A vector of independent entries with mean zero and variance one.
+
+    Signs, or standard normal numbers.
 
     The same on every process that gives the same seed on the same kind of device.
     """
@@ -50,7 +52,10 @@ def hutchinson(curvature: Curvature, distribution: str, probes: int, seed: int) 
 
 
 def hessian_diagonal(objective: Objective) -> Tensor:
-    """The true diagonal of the Hessian, (n,), from all n columns: for networks of a few thousand parameters."""
+    """The true diagonal of the Hessian, (n,), from all n columns.
+
+    For networks of a few thousand parameters.
+    """
     return objective.hessian().dense().diagonal().clone()
 
 

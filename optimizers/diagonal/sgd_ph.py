@@ -239,7 +239,8 @@ def _place(params: Sequence[Tensor], chosen: Tensor) -> int:
             return place
         place += parameter.numel()
     raise ValueError(
-        "SGDPH was given a parameter that the objective's model does not train; pass its own parameters"
+        "SGDPH was given a parameter that the objective's model does not train; pass its own "
+        "parameters"
     )
 
 

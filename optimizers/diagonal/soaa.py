@@ -109,7 +109,10 @@ class SOAA(Method):
         )
 
     def telemetry(self) -> dict[str, float]:
-        """`d`; `differs_share`: of the coordinates with d F > sqrt(vhat); `bounded_share`: of the steps with d cut."""
+        """`d`; `differs_share`: of the coordinates with d F > sqrt(vhat); `bounded_share`.
+
+        Of the steps with d cut.
+        """
         first = self.param_groups[0]
         told = {"d": float(first["d"])}
         if first["step"]:
@@ -142,7 +145,10 @@ class SOAA(Method):
         return self.horizon.steps
 
     def _next_d(self, loss: float, total: int) -> float:
-        """d after a new loss is known: scaled by observed over predicted fall, within the bounds of this step."""
+        """d after a new loss is known.
+
+        Scaled by observed over predicted fall, within the bounds of this step.
+        """
         first, t = self.param_groups[0], self.param_groups[0]["step"]
         first["mean_loss"] = self.loss_decay * first["mean_loss"] + (1 - self.loss_decay) * loss
         fall = first["mean_loss"] / (1 - self.loss_decay**t) - loss

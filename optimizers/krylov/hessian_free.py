@@ -21,7 +21,9 @@ from optimizers.phases import phased
 
 
 class HessianFree(Method):
-    r"""Hessian-free optimisation: minimise q(d) = g'd + d'(G + damping I)d / 2 by truncated CG, theta += alpha d.
+    r"""Hessian-free optimisation.
+
+    Minimise q(d) = g'd + d'(G + damping I)d / 2 by truncated CG, theta += alpha d.
 
     G = J' H_out J is the generalised Gauss-Newton matrix, known by its products. The parts, with
     the sections of Martens (2010), "Deep learning via Hessian-free optimization":
@@ -115,7 +117,10 @@ class HessianFree(Method):
         super().__init__(params, {"lr": lr, "damping": damping, "seen": 0})
 
     def telemetry(self) -> dict[str, float]:
-        """Beside the common names: `cg_iterations`, and the accepted `step_length`; a refused step is a failure."""
+        """Beside the common names: `cg_iterations`, and the accepted `step_length`.
+
+        A refused step is a failure.
+        """
         return {
             **super().telemetry(),
             "damping": float(self.param_groups[0]["damping"]),
@@ -145,7 +150,10 @@ class HessianFree(Method):
     def _solve(
         self, objective: Objective, curved: Objective, ggn: Curvature, gradient: Tensor
     ) -> CGResult:
-        """CG on the damped system; a curvature from a part of the batch is made as large as the whole's."""
+        """CG on the damped system.
+
+        A curvature from a part of the batch is made as large as the whole's.
+        """
         ratio, damping = (
             objective.scale / curved.scale,
             self.param_groups[0]["damping"] * objective.scale,
@@ -169,7 +177,10 @@ class HessianFree(Method):
     def _move(
         self, objective: Objective, loss: Tensor, gradient: Tensor, solution: CGResult
     ) -> None:
-        """Choose an iterate and a step length by the loss; adapt the damping to how well the iterate was predicted."""
+        """Choose an iterate and a step length by the loss.
+
+        Adapt the damping to how well the iterate was predicted.
+        """
         group, before = self.param_groups[0], float(loss)
         self.stuck = (
             ""
@@ -206,7 +217,10 @@ class HessianFree(Method):
     def _backtracked(
         objective: Objective, path: list[tuple[int, Tensor]]
     ) -> tuple[int, Tensor, float]:
-        """From the last iterate back as long as the loss falls: the iteration, its iterate, the loss there."""
+        """From the last iterate back as long as the loss falls.
+
+        The iteration, its iterate, the loss there.
+        """
         chosen: tuple[int, Tensor, float] | None = None
         for iteration, iterate in reversed(path):
             value = float(objective.value(iterate))

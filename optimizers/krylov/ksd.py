@@ -111,7 +111,10 @@ class KSD(Method):
     def _subspace(
         self, curved: Objective, matrix: Curvature, gradient: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """V (k, n), the Krylov vectors as far as they are independent, then the previous step; and V B V' (k, k)."""
+        """V (k, n), the Krylov vectors as far as they are independent, then the previous step.
+
+        And V B V' (k, k).
+        """
         scaling: Tensor | None = None
         if self.preconditioner != "none":
             diagonal = DIAGONALS[self.preconditioner](curved)
@@ -139,7 +142,10 @@ class KSD(Method):
 
     @phased("inverse")
     def _scaled(self, basis: Tensor, projected: Tensor) -> Tensor:
-        """The basis in whose coordinates the curvature is the identity; as it is where that cannot be computed."""
+        """The basis in whose coordinates the curvature is the identity.
+
+        As it is where that cannot be computed.
+        """
         decomposition = symmetric_eigen(projected)
         if decomposition is None:
             return basis
@@ -186,7 +192,10 @@ class _Restricted(torch.autograd.Function):
 
 
 def _orthonormal(vector: Tensor, basis: Tensor) -> Tensor | None:
-    """The part of a vector outside the rows' span, normalised (Gram-Schmidt, twice); None where nothing is left."""
+    """The part of a vector outside the rows' span, normalised (Gram-Schmidt, twice).
+
+    None where nothing is left.
+    """
     before = float(vector.norm())
     if not before > 0:
         return None

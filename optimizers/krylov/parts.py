@@ -10,7 +10,9 @@ from optimizers.objective import Objective
 
 
 def rotating_part(objective: Objective, share: float, turn: int) -> Objective:
-    """The loss on a share of the examples, another one each turn until all have been seen; the whole for a share of 1.
+    """The loss on a share of the examples, another one each turn until all have been seen.
+
+    The whole for a share of 1.
 
     Nothing is drawn at random: the examples of a mini-batch come in random order already.
     """

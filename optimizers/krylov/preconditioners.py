@@ -15,7 +15,9 @@ CHUNK = 8  # gradients of examples that are in memory at a time
 
 
 def fisher_diagonal(objective: Objective) -> Tensor:
-    """One draw of the Fisher's diagonal (n,): M g^2 for a gradient g on targets that the model itself draws.
+    """One draw of the Fisher's diagonal (n,).
+
+    M g^2 for a gradient g on targets that the model itself draws.
 
     Unbiased, because the M terms of the loss are then independent with mean zero (Chapelle and
     Erhan, 2011, "Improved preconditioner for Hessian free optimization"; the estimate of Sophia-G).

@@ -16,7 +16,9 @@ PROJECTIONS = ("q", "k", "v")
 
 
 def exposed_attention(module: nn.Module, record: Record) -> AbstractContextManager[None]:
-    """Queries, keys and values are found under (module, "q"), "k" and "v"; the output layer is called as a module.
+    """Queries, keys and values are found under (module, "q"), "k" and "v".
+
+    The output layer is called as a module.
 
     Results and gradients equal torch's to rounding, with masks, dropout and attention weights.
     Inputs without a batch axis or nested, `bias_k`, `bias_v` and `add_zero_attn` are left to torch

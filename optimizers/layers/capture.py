@@ -14,7 +14,10 @@ from optimizers.layers.decomposed import EXPOSED, Key, Record
 
 @dataclass
 class LayerRecord:
-    """What one layer saw: an entry per use of the layer in the forward pass, all lists in the order of the uses."""
+    """What one layer saw.
+
+    An entry per use of the layer in the forward pass, all lists in the order of the uses.
+    """
 
     inputs: list[Tensor] = field(default_factory=list)
     gradients: list[Tensor | None] = field(default_factory=list)
@@ -33,7 +36,9 @@ Captured = dict[Key, LayerRecord]
 def capture(
     model: nn.Module, kinds: Sequence[type[nn.Module]], *, watch: bool = True
 ) -> Iterator[Captured]:
-    """Record every layer of the given kinds that has trainable parameters; the hooks live inside the `with` only.
+    """Record every layer of the given kinds that has trainable parameters.
+
+    The hooks live inside the `with` only.
 
     A layer that is one matrix product is a key itself. One that is made of several (recurrent
     layers, attention) is computed product by product meanwhile, and each is found under (layer,
@@ -56,7 +61,10 @@ def capture(
 
 
 def settled(captured: Captured) -> Captured:
-    """What has been recorded up to now: uses that a checkpointed layer's second computation adds are not in it."""
+    """What has been recorded up to now.
+
+    Uses that a checkpointed layer's second computation adds are not in it.
+    """
     return {
         key: LayerRecord(list(r.inputs), list(r.gradients), list(r.edges))
         for key, r in captured.items()
@@ -73,7 +81,10 @@ def passes(captured: Captured, gradients: Sequence[Tensor | None]) -> Captured:
 
 
 def merged(parts: Sequence[Captured]) -> Captured:
-    """What layers saw of a mini-batch that was evaluated in parts: the uses of the first part, then of the next."""
+    """What layers saw of a mini-batch that was evaluated in parts.
+
+    The uses of the first part, then of the next.
+    """
     if len(parts) == 1:
         return parts[0]
     whole: Captured = {}

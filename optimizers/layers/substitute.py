@@ -16,7 +16,10 @@ Forward = Callable[..., Any]
 
 @contextmanager
 def substituted(module: nn.Module, kind: type[nn.Module], forward: Forward) -> Iterator[None]:
-    """Let `module` compute `forward` inside the `with`; a layer that has another forward pass than `kind` is let be."""
+    """Let `module` compute `forward` inside the `with`.
+
+    A layer that has another forward pass than `kind` is let be.
+    """
     if type(module).forward is not kind.forward or "forward" in module.__dict__:
         yield
         return

@@ -1,4 +1,7 @@
-"""Gauss-Newton methods; called, the package is the function `least_squares(residuals, x0, ...)` of the same name."""
+"""Gauss-Newton methods.
+
+Called, the package is the function `least_squares(residuals, x0, ...)` of the same name.
+"""
 
 import sys
 from types import ModuleType
@@ -12,7 +15,10 @@ __all__ = ["GGNCG", "GaussNewton", "LevenbergMarquardt"]
 
 
 class _CallablePackage(ModuleType):
-    """Loading a package binds its name in its parent, here that of the function: `optimizers.least_squares` is both."""
+    """Loading a package binds its name in its parent, here that of the function.
+
+    `optimizers.least_squares` is both.
+    """
 
     __call__ = staticmethod(least_squares)
 

@@ -115,6 +115,7 @@ class GaussNewton(ResidualMethod):
 
     def _failed(self) -> str:
         return (
-            f"none of {self.max_trials} step lengths along the Gauss-Newton direction lowers the loss; "
+            f"none of {self.max_trials} step lengths along the Gauss-Newton direction lowers the "
+            f"loss; "
             "levenberg_marquardt damps such steps"
         )

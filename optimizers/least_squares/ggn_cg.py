@@ -78,7 +78,10 @@ class GGNCG(Method):
         super().__init__(params, {"lr": lr, "damping": damping})
 
     def telemetry(self) -> dict[str, float]:
-        """Beside the common names: `cg_iterations`, and the accepted `step_length`; a refused step is a failure."""
+        """Beside the common names: `cg_iterations`, and the accepted `step_length`.
+
+        A refused step is a failure.
+        """
         return {
             **super().telemetry(),
             "damping": float(self.param_groups[0]["damping"]),
@@ -116,7 +119,10 @@ class GGNCG(Method):
         step: Tensor,
         model_change: float,
     ) -> None:
-        """Go along the step as far as the loss falls; adapt the damping to how well the first trial was predicted."""
+        """Go along the step as far as the loss falls.
+
+        Adapt the damping to how well the first trial was predicted.
+        """
         group, before = self.param_groups[0], float(loss)
         first, slope = group["lr"], float(gradient @ step)
         trials: dict[float, float] = {}

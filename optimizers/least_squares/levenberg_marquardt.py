@@ -142,7 +142,10 @@ class LevenbergMarquardt(ResidualMethod):
         super().__init__(params, {"lr": lr, "damping": None, "growth": 2.0, **self.started})
 
     def telemetry(self) -> dict[str, float]:
-        """Beside the common names: `trials`, the dampings tried in the last step; a step that stays is a failure."""
+        """Beside the common names: `trials`, the dampings tried in the last step.
+
+        A step that stays is a failure.
+        """
         damping = self.param_groups[0]["damping"]
         known = {} if damping is None else {"damping": float(damping)}
         return {**super().telemetry(), **known, **self.told}
@@ -168,7 +171,10 @@ class LevenbergMarquardt(ResidualMethod):
         return model.loss
 
     def _system(self, objective: Objective, model: Linearisation) -> DampedLeastSquares:
-        """The linear problem in the scaled parameters; what is kept of the scales is that of the canonical loss."""
+        """The linear problem in the scaled parameters.
+
+        What is kept of the scales is that of the canonical loss.
+        """
         root = objective.scale**0.5
         norms = torch.linalg.vector_norm(model.jacobian, dim=0, dtype=torch.float64) / root
         scales = SCALINGS[self.scaling](norms, self.kept("scales"))
@@ -224,7 +230,10 @@ class LevenbergMarquardt(ResidualMethod):
         system: DampedLeastSquares,
         velocity: Tensor,
     ) -> Tensor | None:
-        """The step in the parameters' precision, acceleration included; None if that is too large to be believed."""
+        """The step in the parameters' precision, acceleration included.
+
+        None if that is too large to be believed.
+        """
         precision = model.jacobian.dtype
         if not self.acceleration:
             return velocity.to(precision)

@@ -1,4 +1,7 @@
-"""What Gauss-Newton and Levenberg-Marquardt share: the residuals' linear model, and when it is exhausted."""
+"""What Gauss-Newton and Levenberg-Marquardt share.
+
+The residuals' linear model, and when it is exhausted.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +93,10 @@ class ResidualMethod(Method):
     max_gib: float
 
     def _require_memory(self, group: dict[str, Any], objective: Objective) -> None:
-        """Refuse a Jacobian that is too large before it is built; looked at once, at the first mini-batch."""
+        """Refuse a Jacobian that is too large before it is built.
+
+        Looked at once, at the first mini-batch.
+        """
         if group["fits"]:
             return
         columns = sum(parameter.numel() for parameter in objective.params)
@@ -98,8 +104,10 @@ class ResidualMethod(Method):
         needed = 8 * rows * columns / GIBIBYTE
         if needed > self.max_gib:
             raise Unsupported(
-                f"{type(self).__name__} builds the Jacobian: {rows:,} residuals by {columns:,} parameters are "
-                f"{needed:,.2g} GiB in float64, the limit is max_gib={self.max_gib:g}; ggn_cg and hessian_free need no "
+                f"{type(self).__name__} builds the Jacobian: {rows:,} residuals by {columns:,} "
+                f"parameters are "
+                f"{needed:,.2g} GiB in float64, the limit is max_gib={self.max_gib:g}; ggn_cg and "
+                f"hessian_free need no "
                 "matrix of that size, or take smaller mini-batches"
             )
         group["fits"] = True

@@ -77,7 +77,10 @@ def identity(norms: Tensor, previous: Tensor | None) -> Tensor:
 
 
 def diagonal(norms: Tensor, previous: Tensor | None) -> Tensor:
-    """D = diag(J'J)^(1/2), the norms of the Jacobian's columns: Marquardt's, which no choice of units changes."""
+    """D = diag(J'J)^(1/2), the norms of the Jacobian's columns.
+
+    Marquardt's, which no choice of units changes.
+    """
     return norms
 
 
@@ -99,7 +102,9 @@ SCALINGS: dict[str, Scaling] = {
 
 
 def floored(scales: Tensor, theta: Tensor, resolution: float) -> Tensor:
-    """Scales that can be divided by: none is below resolution^(1/2) min(max_k D_k, max_k D_k |theta_k| / |theta_j|).
+    """Scales that can be divided by.
+
+    None is below resolution^(1/2) min(max_k D_k, max_k D_k |theta_k| / |theta_j|).
 
     A column of round-off, such as that of a bias that a softmax ignores, would otherwise send its
     parameter far away; with a noise of `resolution` in the column and D_j at the floor, it moves by

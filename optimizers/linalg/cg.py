@@ -107,7 +107,10 @@ def conjugate_gradients(
 
 
 def geometric(last: int, ratio: float = 1.3) -> frozenset[int]:
-    """The iterations ceil(ratio^j) up to `last`: few, and dense where CG moves most (Martens, 2010, section 4.6)."""
+    """The iterations ceil(ratio^j) up to `last`.
+
+    Few, and dense where CG moves most (Martens, 2010, section 4.6).
+    """
     chosen, power = set(), 1.0
     while ceil(power) <= last:
         chosen.add(ceil(power))

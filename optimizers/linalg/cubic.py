@@ -1,4 +1,7 @@
-"""The cubic model g.s + s'Bs/2 + sigma/3 |s|^3: its global minimiser, densely and in a Krylov space."""
+"""The cubic model g.s + s'Bs/2 + sigma/3 |s|^3.
+
+Its global minimiser, densely and in a Krylov space.
+"""
 
 from __future__ import annotations
 

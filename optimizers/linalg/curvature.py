@@ -13,7 +13,9 @@ Product = Callable[[Tensor], Tensor]
 
 
 class Curvature:
-    """A symmetric matrix of size n, known by its products; `map(v)` is its product with a vector (n,).
+    """A symmetric matrix of size n, known by its products.
+
+    `map(v)` is its product with a vector (n,).
 
     The graph behind it is kept, so a product costs no new forward pass; changing the parameters in
     place ends its life.
@@ -43,7 +45,10 @@ class Curvature:
         return self._product(vector)
 
     def dense(self, chunk: int = 256) -> Tensor:
-        """The whole matrix (n, n), symmetrised: n products, `chunk` of them at a time where autograd can batch them."""
+        """The whole matrix (n, n), symmetrised.
+
+        N products, `chunk` of them at a time where autograd can batch them.
+        """
         size = self.gradient.numel()
         matrix = self.rows(
             torch.eye(size, dtype=self.gradient.dtype, device=self.gradient.device), chunk
@@ -52,7 +57,10 @@ class Curvature:
 
     @phased("curvature")
     def rows(self, vectors: Tensor, chunk: int = 256) -> Tensor:
-        """The products with every row of (k, n), shaped alike; `chunk` at a time where autograd can batch them."""
+        """The products with every row of (k, n), shaped alike.
+
+        `chunk` at a time where autograd can batch them.
+        """
         self._count(len(vectors))
         return torch.cat(
             [batched(self._rows, self._product, part) for part in vectors.split(chunk)]

@@ -18,10 +18,14 @@ def flatten(tensors: Iterable[Tensor]) -> Tensor:
 
 
 def require_strided(tensors: Iterable[Tensor]) -> None:
-    """Raise Unsupported for a sparse tensor: a method that treats all numbers alike would make it dense silently."""
+    """Raise Unsupported for a sparse tensor.
+
+    A method that treats all numbers alike would make it dense silently.
+    """
     if any(tensor.layout is not torch.strided for tensor in tensors):
         raise Unsupported(
-            "sparse gradients are not supported here: use nn.Embedding(..., sparse=False), or SparseAdam"
+            "sparse gradients are not supported here: use nn.Embedding(..., sparse=False), or "
+            "SparseAdam"
         )
 
 

@@ -43,7 +43,10 @@ def _beyond(low: Trial, trial: Trial, high: Trial | None, cubic: float, secant: 
 
 
 def _cubic(a: Trial, b: Trial) -> float:
-    """The minimiser of the cubic through two values and slopes (Nocedal and Wright, eq. 3.59); nan if it has none."""
+    """The minimiser of the cubic through two values and slopes (Nocedal and Wright, eq. 3.59).
+
+    Nan if it has none.
+    """
     if a.alpha == b.alpha:
         return nan
     middle = a.slope + b.slope - 3 * (a.value - b.value) / (a.alpha - b.alpha)

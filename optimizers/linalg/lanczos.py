@@ -1,4 +1,7 @@
-"""The Lanczos process: an orthonormal basis of a Krylov space in which a symmetric map is tridiagonal."""
+"""The Lanczos process.
+
+An orthonormal basis of a Krylov space in which a symmetric map is tridiagonal.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,9 @@ Stop = Callable[["Lanczos"], bool]
 
 @dataclass(frozen=True)
 class Lanczos:
-    """A symmetric A in a Krylov space: A V' = V' T + residual * q e_k', q a unit vector orthogonal to the rows of V.
+    """A symmetric A in a Krylov space.
+
+    A V' = V' T + residual * q e_k', q a unit vector orthogonal to the rows of V.
 
     Attributes:
         basis: V, (k, n), orthonormal rows, in the precision of the start; the first is the start's
@@ -115,7 +120,10 @@ def lanczos(
 
 
 def _orthogonalised(vector: Tensor, basis: Tensor) -> Tensor:
-    """The part of a vector that is orthogonal to the rows of the basis; twice is enough (Kahan; Parlett, 1980)."""
+    """The part of a vector that is orthogonal to the rows of the basis.
+
+    Twice is enough (Kahan; Parlett, 1980).
+    """
     for _ in range(2):
         vector = vector - (basis @ vector) @ basis
     return vector

@@ -26,7 +26,9 @@ def armijo(
     shrink: float = 0.5,
     max_trials: int = 10,
 ) -> tuple[float, float] | None:
-    """The first alpha in first, first * shrink, ... with value(alpha) <= start + sufficient * alpha * slope.
+    """The first alpha in first, first * shrink, .
+
+    with value(alpha) <= start + sufficient * alpha * slope.
 
     Nocedal and Wright, Algorithm 3.1. `start` is the value and `slope` the directional derivative
     at alpha = 0.
@@ -135,7 +137,10 @@ def visible_change(
 
 
 class _Interval:
-    """Where the next trial is taken: between the lowest point so far and one on the other side of a minimiser."""
+    """Where the next trial is taken.
+
+    Between the lowest point so far and one on the other side of a minimiser.
+    """
 
     def __init__(self, slope: float, first: float, largest: float) -> None:
         self.low = Trial(0.0, 0.0, slope)

@@ -1,4 +1,7 @@
-"""The secular equation of quadratic models that are held back: by a radius, or by the cube of the step's length."""
+"""The secular equation of quadratic models that are held back.
+
+By a radius, or by the cube of the step's length.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,9 @@ class ModelStep:
 
 
 class Spectrum:
-    """g and B in B's eigenvectors: s(mu) = -(e + floor + mu)^-1 V'g, floor = max(0, -e_1) the least lambda there is.
+    """g and B in B's eigenvectors.
+
+    S(mu) = -(e + floor + mu)^-1 V'g, floor = max(0, -e_1) the least lambda there is.
 
     The unknown is mu = lambda - floor instead of lambda, so that nothing cancels when lambda is
     close to -e_1.
@@ -108,7 +113,10 @@ class Spectrum:
     def model_step(
         self, along: Tensor, shift: float, *, boundary: bool = False, hard: bool = False
     ) -> ModelStep:
-        """The step with these coefficients, of which (B + lambda I) s = -g is known: nothing cancels in its change."""
+        """The step with these coefficients, of which (B + lambda I) s = -g is known.
+
+        Nothing cancels in its change.
+        """
         slope, norm, multiplier = (
             float(self.slopes @ along),
             float(along.norm()),

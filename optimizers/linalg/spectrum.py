@@ -1,4 +1,7 @@
-"""What products with a symmetric matrix tell of its spectrum: extreme eigenvalues, trace, share of negative ones."""
+"""What products with a symmetric matrix tell of its spectrum.
+
+Extreme eigenvalues, trace, share of negative ones.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ FEWEST = 4  # products
 
 @dataclass(frozen=True)
 class SpectralDensity:
-    """The eigenvalues e_1..e_n of a symmetric matrix as points with weights: (1/n) sum_i f(e_i) ~ sum_j w_j f(t_j).
+    """The eigenvalues e_1..e_n of a symmetric matrix as points with weights.
+
+    (1/n) sum_i f(e_i) ~ sum_j w_j f(t_j).
 
     Attributes:
         size: n.
@@ -67,7 +72,9 @@ class SpectralDensity:
 def spectral_density(
     matrix: Curvature, products: int, largest: int = 3, generator: torch.Generator | None = None
 ) -> SpectralDensity | None:
-    """The spectrum of a curvature matrix from so many products; None where one of them is not finite.
+    """The spectrum of a curvature matrix from so many products.
+
+    None where one of them is not finite.
 
     Up to n = `products` the matrix is built and all of its eigenvalues are computed. Otherwise
     stochastic Lanczos quadrature: a Rademacher probe z (entries +1 and -1 at random) and k Lanczos
@@ -113,7 +120,10 @@ def spectral_density(
 
 
 def rademacher(like: Tensor, generator: torch.Generator) -> Tensor:
-    """A vector of signs, each +1 or -1 with probability 1/2, drawn on the CPU: the same on every device."""
+    """A vector of signs, each +1 or -1 with probability 1/2, drawn on the CPU.
+
+    The same on every device.
+    """
     return (torch.randint(2, like.shape, generator=generator) * 2 - 1).to(like)
 
 

@@ -52,13 +52,18 @@ class Segment:
         return self.model - t * self.fall + t**2 / 2 * self.bend
 
     def crossing(self, radius: float) -> float:
-        """The t at which the path leaves the ball; with negative curvature, the better of the line's two ends."""
+        """The t at which the path leaves the ball.
+
+        With negative curvature, the better of the line's two ends.
+        """
         back, ahead = boundary_crossings(self.inner, self.cross, self.outer, radius)
         return back if self.bend <= 0 and self.value(back) < self.value(ahead) else ahead
 
 
 class Path:
-    """What conjugate gradients went through; `at(radius)` is the step for a radius without a product.
+    """What conjugate gradients went through.
+
+    `at(radius)` is the step for a radius without a product.
 
     Attributes:
         segments: those pieces of the path that were asked to be kept, in order.

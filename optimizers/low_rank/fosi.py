@@ -166,7 +166,10 @@ class FOSI(Method):
     # -- the subspace ------------------------------------------------------------------------------
 
     def _estimate(self, hessian: Curvature) -> None:
-        """Renew eigenvalues and eigenvectors; the old ones stay, and it is counted, where the process fails."""
+        """Renew eigenvalues and eigenvectors.
+
+        The old ones stay, and it is counted, where the process fails.
+        """
         found = self._extremes(hessian)
         if found is None:
             self.failures["lanczos"] += 1
@@ -184,7 +187,10 @@ class FOSI(Method):
         group["scale"] = min(self.max_scale, max(1.0, stable)) if self.base == "sgd" else 1.0
 
     def _extremes(self, hessian: Curvature) -> tuple[Tensor, Tensor] | None:
-        """The `bottom` smallest and `top` largest eigenvalues and their vectors; zeros for those that do not exist."""
+        """The `bottom` smallest and `top` largest eigenvalues and their vectors.
+
+        Zeros for those that do not exist.
+        """
         group, like = self.param_groups[0], hessian.gradient
         generator = torch.Generator().manual_seed(self.seed + group["draws"])
         group["draws"] += 1

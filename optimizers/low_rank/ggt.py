@@ -91,7 +91,10 @@ class GGT(Windowed):
         self._remember(entry)
 
     def _ages(self) -> Tensor:
-        """How many steps ago each row was the newest, (window,); rows that are still zero are the oldest."""
+        """How many steps ago each row was the newest, (window,).
+
+        Rows that are still zero are the oldest.
+        """
         return (self._slot - torch.arange(self.window)) % self.window
 
     def _solve(self, gram: Tensor) -> Tensor | None:

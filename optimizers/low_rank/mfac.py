@@ -16,7 +16,9 @@ AVERAGES = ("seen", "window")
 
 
 class MFAC(Windowed):
-    r"""Matrix-free approximate curvature (Frantar, Kurtic and Alistarh, 2021, arXiv 2107.03356): u = F^{-1} g with
+    r"""Matrix-free approximate curvature (Frantar, Kurtic and Alistarh, 2021, arXiv 2107.03356).
+
+    U = F^{-1} g with
 
         F = damping I + (1/m) sum_i g_i g_i',
 
@@ -77,7 +79,10 @@ class MFAC(Windowed):
         super().__init__(params, options, window, precision, max_gib)
 
     def telemetry(self) -> dict[str, float]:
-        """`damping`; `shrinkage`: g'F^{-1}g damping / g'g, 1 for a gradient that is new, 0 for one known well."""
+        """`damping`; `shrinkage`.
+
+        G'F^{-1}g damping / g'g, 1 for a gradient that is new, 0 for one known well.
+        """
         return {**super().telemetry(), "damping": float(self.param_groups[0]["damping"])}
 
     def _solve(self, gram: Tensor) -> Tensor | None:

@@ -13,7 +13,9 @@ CHUNK = 32  # rows that are raised to float32 at a time
 
 
 class Rows:
-    """A matrix (count, n), zero at first; parameter p holds its columns as `state[p][key]`, of shape (count, *p.shape).
+    """A matrix (count, n), zero at first.
+
+    Parameter p holds its columns as `state[p][key]`, of shape (count, *p.shape).
 
     All of these are views of one matrix, which products are taken with; after a checkpoint has been
     loaded they are gathered into one again.

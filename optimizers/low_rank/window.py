@@ -61,8 +61,10 @@ class Windowed(Method):
             )
             rounded = " or precision=bfloat16" if item > 2 else ""
             raise Unsupported(
-                f"{type(self).__name__} keeps the last {self.window:,} gradients: {size:,} parameters need "
-                f"{bytes_of_row * self.window / 2**30:,.2f} GiB, the limit is max_gib={limit:g}; {smaller}{rounded}, "
+                f"{type(self).__name__} keeps the last {self.window:,} gradients: {size:,} "
+                f"parameters need "
+                f"{bytes_of_row * self.window / 2**30:,.2f} GiB, the limit is max_gib={limit:g}; "
+                f"{smaller}{rounded}, "
                 "or raise max_gib"
             )
 
@@ -70,7 +72,10 @@ class Windowed(Method):
         return {**super().telemetry(), **self.told}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a state; its tensors keep their own precision, which may not be the parameters'."""
+        """Continue from a state.
+
+        Its tensors keep their own precision, which may not be the parameters'.
+        """
         super().load_state_dict(state_dict)
         numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
         for number, parameter in zip(numbers, self.parameters(), strict=True):
@@ -112,7 +117,10 @@ class Windowed(Method):
 
     @phased("curvature")
     def _with(self, vector: Tensor) -> Tensor | None:
-        """The Gram matrix (window, window), float64, with the vector in its slot; None if that is not finite."""
+        """The Gram matrix (window, window), float64, with the vector in its slot.
+
+        None if that is not finite.
+        """
         state = self.state[self.parameters()[0]]
         if "gram" not in state:
             state["gram"] = torch.zeros(
@@ -149,7 +157,10 @@ class Windowed(Method):
     # -- the move ----------------------------------------------------------------------------------
 
     def _averaged(self, vector: Tensor) -> Tensor:
-        """What the exponential average of vectors, from zero, becomes with one more; `_remember` stores it."""
+        """What the exponential average of vectors, from zero, becomes with one more.
+
+        `_remember` stores it.
+        """
         rate = self.param_groups[0]["momentum"]
         return torch.lerp(vector, self.mean.matrix()[0], rate) if rate else vector
 

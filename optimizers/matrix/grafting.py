@@ -25,7 +25,9 @@ def adagrad(stack: Stack, gradient: Tensor) -> Tensor:
 
 
 def adam(stack: Stack, gradient: Tensor) -> Tensor:
-    """g / (sqrt(v) + 1e-8) with v the average of g^2 by beta2, its bias corrected: torch.optim.Adam with beta1 = 0.
+    """g / (sqrt(v) + 1e-8) with v the average of g^2 by beta2, its bias corrected.
+
+    Torch.optim.Adam with beta1 = 0.
 
     With beta2 = 1, where the factors are sums, v is averaged with 0.999.
     """

@@ -142,7 +142,9 @@ class KLShampoo(Preconditioned):
 
     @phased("inverse")
     def _begin(self, stack: Stack, gradient: Tensor) -> None:
-        """Factors that are multiples of the identity, their product the mean square; bases of the first gradient.
+        """Factors that are multiples of the identity, their product the mean square.
+
+        Bases of the first gradient.
 
         The first gradient is the first that is not zero (layers before a head of zeros have none at
         the first step).
@@ -229,7 +231,10 @@ class KLShampoo(Preconditioned):
                 square[part] = times(square[part], turn.mT.square(), mode)
 
     def _rotation(self, factors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Orthogonal W that bring factors T nearer to diagonal, and W' T W; the identity and T for one that fails."""
+        """Orthogonal W that bring factors T nearer to diagonal, and W' T W.
+
+        The identity and T for one that fails.
+        """
         if self.basis == "eigh":
             values, turn, good = stacked_eigen(factors)
             return turn, torch.where(good[:, None, None], values.diag_embed(), factors), good

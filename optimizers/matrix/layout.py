@@ -32,7 +32,10 @@ class Piece:
         return whole if self.where is None else whole[self.where]
 
     def target(self) -> Tensor:
-        """The part of the parameter that belongs to it, as a view; all of it where there are no blocks."""
+        """The part of the parameter that belongs to it, as a view.
+
+        All of it where there are no blocks.
+        """
         return self.parameter if self.where is None else self.parameter.view(self.view)[self.where]
 
 
@@ -95,7 +98,10 @@ class Layout:
 
 
 def require_roles(name: str, value: object) -> tuple[Role, ...]:
-    """The roles that the words of a hyperparameter stand for; ValueError naming it if they are no roles of matrices."""
+    """The roles that the words of a hyperparameter stand for.
+
+    ValueError naming it if they are no roles of matrices.
+    """
     words = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
     if not words or any(word not in MATRICES for word in words):
         raise ValueError(f"{name} must be a list out of {', '.join(MATRICES)}, got {value!r}")

@@ -11,7 +11,10 @@ Matrices = Mapping[int, Tensor]
 
 
 def unfold(tensors: Tensor, mode: int) -> Tensor:
-    """(k, d_0, ..., d_r) as matrices (k, d_mode, the rest); a view where the mode is the first or the last."""
+    """(k, d_0, ..., d_r) as matrices (k, d_mode, the rest).
+
+    A view where the mode is the first or the last.
+    """
     order = tensors.ndim - 1
     if order == 2:
         return tensors.mT if mode else tensors

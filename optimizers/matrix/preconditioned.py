@@ -1,4 +1,7 @@
-"""What the matrix methods share: parameters by role, stacks of equal shape, the fallback, refusals, telemetry."""
+"""What the matrix methods share.
+
+Parameters by role, stacks of equal shape, the fallback, refusals, telemetry.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +75,10 @@ class Preconditioned(Method):
 
     @abstractmethod
     def update(self, stack: Stack, gradient: Tensor) -> Tensor | None:
-        """The direction to subtract for gradients (k, *shape); None for no update yet. State moves here."""
+        """The direction to subtract for gradients (k, *shape); None for no update yet.
+
+        State moves here.
+        """
 
     @abstractmethod
     def floats(self, shape: tuple[int, ...]) -> int:
@@ -128,7 +134,9 @@ class Preconditioned(Method):
             torch._foreach_add_(targets, directions, alpha=-rate)
 
     def due(self, stack: Stack, since: int) -> Part | None:
-        """Which pieces are refreshed `since` steps after the first time: all on the period, or some on every step.
+        """Which pieces are refreshed `since` steps after the first time.
+
+        All on the period, or some on every step.
 
         Staggered, each step has the pieces whose turn it is, in the model's order; the first time
         has all.
@@ -165,7 +173,8 @@ class Preconditioned(Method):
                 for role in (*self.layout.roles, *([Role.VECTOR] if self.layout.vectors else []))
             ]
             raise Unsupported(
-                f"{type(self).__name__} is for matrices (of the roles {', '.join(wanted)}, a side of at most "
+                f"{type(self).__name__} is for matrices (of the roles {', '.join(wanted)}, a side "
+                f"of at most "
                 f"{self.layout.max_dimension}); the model has none"
             )
         self._require_memory()
@@ -180,13 +189,19 @@ class Preconditioned(Method):
         if self.max_gib is not None and total > self.max_gib:
             largest = max(needed, key=lambda parameter: needed[parameter])
             raise Unsupported(
-                f"{type(self).__name__} would keep {total:,.2g} GiB of state, the limit is max_gib={self.max_gib:g}; "
-                f"{needed[largest] / 2**30:,.2g} GiB of it are for a parameter of shape {tuple(largest.shape)}. Pass "
-                "a block_size (1024, say) to cut long sides into blocks, or a smaller max_dimension to leave them out"
+                f"{type(self).__name__} would keep {total:,.2g} GiB of state, the limit is "
+                f"max_gib={self.max_gib:g}; "
+                f"{needed[largest] / 2**30:,.2g} GiB of it are for a parameter of shape "
+                f"{tuple(largest.shape)}. Pass "
+                "a block_size (1024, say) to cut long sides into blocks, or a smaller "
+                "max_dimension to leave them out"
             )
 
     def _arrange(self, objective: Objective) -> None:
-        """Stack the pieces that have gradients; what is stacked stays so until other parameters have them."""
+        """Stack the pieces that have gradients.
+
+        What is stacked stays so until other parameters have them.
+        """
         present = [parameter.grad is not None for parameter in self.parameters()]
         if present == self._arranged:
             return
@@ -225,7 +240,10 @@ class Preconditioned(Method):
         self._arranged = None
 
     def layer_coverage(self) -> dict[str, str]:
-        """The rule that updates each named parameter: the method's, `identity` where it has no matrix, the fallback."""
+        """The rule that updates each named parameter.
+
+        The method's, `identity` where it has no matrix, the fallback.
+        """
         return {
             name: self._rule_of(parameter)
             for name, parameter in zip(self.names(), self.parameters(), strict=True)
@@ -240,7 +258,10 @@ class Preconditioned(Method):
     # -- state -------------------------------------------------------------------------------------
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a state; its tensors keep their own precision, which may be more than the parameters'."""
+        """Continue from a state.
+
+        Its tensors keep their own precision, which may be more than the parameters'.
+        """
         super().load_state_dict(state_dict)
         numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
         for number, parameter in zip(numbers, self.parameters(), strict=True):

@@ -205,6 +205,7 @@ def _exponents(value: object) -> tuple[float, ...]:
         isinstance(n, int | float) and isfinite(n) and n > 0 for n in numbers
     ):
         raise ValueError(
-            f"exponents must be a list of positive numbers, one for each number of modes, got {value!r}"
+            f"exponents must be a list of positive numbers, one for each number of modes, got "
+            f"{value!r}"
         )
     return tuple(map(float, numbers))

@@ -180,7 +180,10 @@ class SOAP(Preconditioned):
 
     @phased("inverse")
     def _turn(self, stack: Stack, like: Tensor, part: Part) -> None:
-        """New bases for some of the pieces, and their moments with them; those that fail keep their old ones."""
+        """New bases for some of the pieces, and their moments with them.
+
+        Those that fail keep their old ones.
+        """
         moment, square = stack.tensors["exp_avg"], stack.tensors["exp_avg_sq"]
         for mode, bases in self._bases(stack, like).items():
             old = bases[part]

@@ -58,7 +58,10 @@ class Block(ABC):
 
     @abstractmethod
     def sums(self, passes: Sequence[Captured], measure: Measure) -> Tensors | None:
-        """What a mini-batch adds: sums over its examples, which may be added up over ranks. None if it was not used."""
+        """What a mini-batch adds: sums over its examples, which may be added up over ranks.
+
+        None if it was not used.
+        """
 
     def factors(self, sums: Tensors) -> Tensors:
         """The factors from the sums over all examples."""
@@ -149,7 +152,9 @@ class KroneckerBlock(Block):
     # -- statistics --------------------------------------------------------------------------------
 
     def uses(self, passes: Sequence[Captured]) -> Iterator[tuple[Site, Tensor, list[Tensor]]]:
-        """Each use of the weight: where, the captured input, the captured output gradients of the passes.
+        """Each use of the weight.
+
+        Where, the captured input, the captured output gradients of the passes.
 
         A layer that was called on one example without a batch axis gets one.
         """
@@ -312,7 +317,10 @@ class KroneckerBlock(Block):
 
 
 def _moment(rows: Tensor, largest: float) -> Tensor:
-    """The sum of r r' over all rows (..., N, T, d): (..., d, d), or its diagonal (..., d) where d is too large."""
+    """The sum of r r' over all rows (..., N, T, d).
+
+    (..., d, d), or its diagonal (..., d) where d is too large.
+    """
     if rows.shape[-1] > largest:
         return rows.square().sum((-3, -2))
     if rows.stride(-1) != 1 and rows.shape[-1] <= rows.shape[-2]:  # channels before places: no copy

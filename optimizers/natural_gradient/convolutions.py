@@ -20,7 +20,10 @@ Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
 
 class ConvSite(Site):
-    """A convolution in any number of dimensions: the rows are patches. Its groups are independent products."""
+    """A convolution in any number of dimensions: the rows are patches.
+
+    Its groups are independent products.
+    """
 
     module: Convolution
 
@@ -38,7 +41,9 @@ class ConvSite(Site):
     def input_moment(
         self, value: Tensor, bias: bool, largest: float, dtype: torch.dtype
     ) -> Tensor | None:
-        """By `stripe_moment` where the kernel moves by single rows; patches are made for other strides and for groups.
+        """By `stripe_moment` where the kernel moves by single rows.
+
+        Patches are made for other strides and for groups.
 
         On one core, for the 3x3 layers of a ResNet-20, that is 3 to 4 times as fast as the product
         of all patches.
@@ -57,7 +62,10 @@ class ConvSite(Site):
         ).sum(0)
 
     def _stripes(self, value: Tensor) -> Tensor:
-        """The rows r of the padded input with patches along its other axes: (rows, N, *places, *kernel, in)."""
+        """The rows r of the padded input with patches along its other axes.
+
+        (rows, N, *places, *kernel, in).
+        """
         module, axes = self.module, len(self.module.kernel_size)
         value = F.pad(value, _padding(module)).movedim(1, -1).movedim(1, 0).contiguous()
         for axis, (kernel, stride, dilation) in enumerate(
@@ -83,7 +91,9 @@ class ConvSite(Site):
 
 
 class TransposedConvSite(Site):
-    """The weight of a transposed convolution: every place of the input is a row, s its patch of the output.
+    """The weight of a transposed convolution.
+
+    Every place of the input is a row, s its patch of the output.
 
     The matrix is (out * kernel, in), and the gradient by s is a patch of the output's gradient. The
     bias belongs to the places of the output and is a site of its own.

@@ -1,4 +1,7 @@
-"""What the layer-wise natural-gradient methods share: blocks, statistics and their period, the fallback, the step."""
+"""What the layer-wise natural-gradient methods share.
+
+Blocks, statistics and their period, the fallback, the step.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,9 @@ MOMENTA = ("direction", "gradient")
 
 
 class Factored(Averaging):
-    """A preconditioner for each layer's block of the Fisher matrix; a subclass says how it is kept and applied.
+    """A preconditioner for each layer's block of the Fisher matrix.
+
+    A subclass says how it is kept and applied.
 
     A step: the gradient; every `statistics_period` steps what the layers see under the Fisher
     matrix's targets, folded into the state of each block; every `inverse_period` steps, and in each
@@ -140,7 +145,10 @@ class Factored(Averaging):
             return self.max_batches
 
     def layer_coverage(self) -> dict[str, str]:
-        """The rule that updates each named parameter: the method's or the fallback's; known after the first step."""
+        """The rule that updates each named parameter: the method's or the fallback's.
+
+        Known after the first step.
+        """
         covered = {
             id(p) for block in self._blocks or [] if self._ready(block) for p in block.parameters
         }
@@ -165,7 +173,10 @@ class Factored(Averaging):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a state; its tensors keep their own precision, which may not be the parameters'."""
+        """Continue from a state.
+
+        Its tensors keep their own precision, which may not be the parameters'.
+        """
         super().load_state_dict(state_dict)
         numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
         for number, parameter in zip(numbers, self.parameters(), strict=True):
@@ -194,7 +205,10 @@ class Factored(Averaging):
         """Whether the block has what `_direction` needs."""
 
     def _curvature(self, objective: Objective) -> Curvature | None:
-        """The curvature that the step's length is taken from, if it is; it brings loss and gradient with it."""
+        """The curvature that the step's length is taken from, if it is.
+
+        It brings loss and gradient with it.
+        """
         return None
 
     def _sums(self, block: Block, passes: list[Captured], measure: Measure) -> Tensors | None:
@@ -224,7 +238,10 @@ class Factored(Averaging):
     def _evaluate(
         self, objective: Objective, step: int, curvature: Curvature | None
     ) -> tuple[Tensor, list[tuple[Objective, list[Captured], float]]]:
-        """Fill `.grad`; the loss, and what layers saw: of which objective, in which passes, for how much it counts."""
+        """Fill `.grad`; the loss, and what layers saw.
+
+        Of which objective, in which passes, for how much it counts.
+        """
         assert self._blocks is not None
         kinds = tuple({type(module) for block in self._blocks for module in block.modules})
         started = any(self._seen(block) for block in self._blocks)
@@ -321,7 +338,9 @@ class Factored(Averaging):
         predicted: float,
         curvature: Curvature | None,
     ) -> dict[Tensor, Tensor] | None:
-        """The changes of the parameters that have a direction: the clipped one, or its heavy-ball momentum.
+        """The changes of the parameters that have a direction.
+
+        The clipped one, or its heavy-ball momentum.
 
         `predicted` is sum lr^2 U.W' over them. None refuses the step.
         """
@@ -337,7 +356,9 @@ class Factored(Averaging):
 
     @phased("precondition")
     def _directions(self, objective: Objective) -> tuple[dict[Tensor, Tensor], float] | None:
-        """The preconditioned gradients, and sum lr^2 U.W', their predicted change; None if that is not a number.
+        """The preconditioned gradients, and sum lr^2 U.W', their predicted change.
+
+        None if that is not a number.
 
         With `momentum_of=gradient` it is the gradients' averages that are preconditioned.
         """
@@ -419,7 +440,9 @@ def first_of(objective: Objective, share: float) -> Objective:
 
 
 def _slice(objective: Objective, step: int, count: int) -> Objective | None:
-    """The part of a mini-batch whose turn it is, of `count` about equal ones; None where it is empty.
+    """The part of a mini-batch whose turn it is, of `count` about equal ones.
+
+    None where it is empty.
 
     Each has an example for every rank at least, so that there are fewer of them in a small batch.
     """
@@ -445,7 +468,9 @@ def require_fitting(method: Method, blocks: Sequence[Block], largest: float, lim
             1024, max(max(b.matrix(b.parameters).shape[-2:]) for b in blocks if b.name == worst) - 1
         )
         raise Unsupported(
-            f"{type(method).__name__} would keep {total:,.3g} GiB of factors, {sizes[worst] / 2**30:,.3g} GiB of them "
-            f"for {worst}; the limit is max_gib={limit:g}. Keep large factors as diagonals with max_dim={smaller}, or "
+            f"{type(method).__name__} would keep {total:,.3g} GiB of factors, "
+            f"{sizes[worst] / 2**30:,.3g} GiB of them "
+            f"for {worst}; the limit is max_gib={limit:g}. Keep large factors as diagonals with "
+            f"max_dim={smaller}, or "
             f"leave layers to the fallback with skip=[{worst}]"
         )

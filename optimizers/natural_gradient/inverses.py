@@ -1,4 +1,7 @@
-"""How the damped inverse of a block is kept: as inverse factors, or as eigenvectors and eigenvalues."""
+"""How the damped inverse of a block is kept.
+
+As inverse factors, or as eigenvectors and eigenvalues.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ Work = Sequence[tuple[Block, State, float]]
 
 
 class Inverses(ABC):
-    """A way to keep the damped inverses; the tensors are in the blocks' states under names ending in `suffixes`."""
+    """A way to keep the damped inverses.
+
+    The tensors are in the blocks' states under names ending in `suffixes`.
+    """
 
     suffixes: tuple[str, ...]
 
@@ -84,7 +90,9 @@ class Cholesky(Inverses):
 
 
 class Eigen(Inverses):
-    """Q_G [(Q_G' W Q_A) / (s + damping)] Q_A' with the eigenvectors of the factors; other blocks by Cholesky.
+    """Q_G [(Q_G' W Q_A) / (s + damping)] Q_A' with the eigenvectors of the factors.
+
+    Other blocks by Cholesky.
 
     s are the products of the factors' eigenvalues until something better is put in their place
     (EKFAC): the inverse is then that of A (x) G + damping I, without the factored damping's cross

@@ -281,7 +281,10 @@ class KBFGS(Factored):
 def _use(
     block: KroneckerBlock, site: Site, value: Tensor, gradient: Tensor, measure: Measure
 ) -> Tensors:
-    """The sums over a use's positions; those of the inputs from the sum of the examples, as rows are linear in it."""
+    """The sums over a use's positions.
+
+    Those of the inputs from the sum of the examples, as rows are linear in it.
+    """
     slopes = site.gradients(gradient) * (measure.terms / measure.scale)  # (..., N, T, out)
     positions, count = slopes.shape[-2], slopes.shape[-3] * slopes.shape[-2]
     columns = [site.inputs(value.sum(0, keepdim=True)).sum((-3, -2))] if block.weight else []
@@ -308,7 +311,10 @@ class _Means:
         )
 
     def slope_since(self, before: _Means) -> Tensor:
-        """The change of g, zero where it is no more than rounding: its sign would be chance (keys of attention)."""
+        """The change of g, zero where it is no more than rounding.
+
+        Its sign would be chance (keys of attention).
+        """
         change = self.g - before.g
         rounding = 32 * torch.finfo(change.dtype).eps * torch.maximum(self.size, before.size)
         return torch.where(change.abs() <= rounding, torch.zeros_like(change), change)

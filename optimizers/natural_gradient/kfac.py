@@ -174,8 +174,10 @@ class KFAC(Factored):
             shrink = damping_decay**damping_period
             if not 1e-100 < shrink < 1:
                 raise ValueError(
-                    "damping_rule=adaptive needs damping_decay below 1 and damping_decay^damping_period not "
-                    f"vanishing, got {damping_decay} and {damping_period}; take damping_decay=0.95 and damping_period=5"
+                    "damping_rule=adaptive needs damping_decay below 1 and "
+                    "damping_decay^damping_period not "
+                    f"vanishing, got {damping_decay} and {damping_period}; take damping_decay=0.95 "
+                    f"and damping_period=5"
                 )
             self.rule_of_damping = RatioRule(1 / shrink, shrink, smallest=min_damping)
         self.curvature_share = curvature_share
@@ -382,7 +384,10 @@ class KFAC(Factored):
         curvature: Curvature | None,
         judged: bool,
     ) -> dict[Tensor, Tensor] | None:
-        """The step alpha U + mu d that minimises the quadratic model; what is remembered of it is d."""
+        """The step alpha U + mu d that minimises the quadratic model.
+
+        What is remembered of it is d.
+        """
         part = objective
         if curvature is None:
             part = first_of(objective, self.curvature_share)

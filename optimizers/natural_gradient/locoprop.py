@@ -174,7 +174,10 @@ class LocoProp(Factored):
         return gradient @ torch.stack(kept).view_as(matrices)
 
     def _descended(self, matrices: Tensor, gradient: Tensor) -> Tensor:
-        """U after `local_steps` steps; no eigenvalue is larger than the largest sum of a row's absolute entries."""
+        """U after `local_steps` steps.
+
+        No eigenvalue is larger than the largest sum of a row's absolute entries.
+        """
         rate = self.local_lr / matrices.abs().sum(-1).amax(-1)[..., None, None]
         local = rate * gradient
         for _ in range(self.local_steps - 1):

@@ -105,7 +105,9 @@ class ScaleShiftBlock(Block):
 def scale_shift_blocks(
     module: nn.Module, names: Mapping[int, str], group_of: Mapping[int, int]
 ) -> list[Block]:
-    """The blocks of a normalising layer: one for both parameters, or one each where their parameter groups differ.
+    """The blocks of a normalising layer.
+
+    One for both parameters, or one each where their parameter groups differ.
 
     Args:
         module: the layer, of a kind in `SCALE_SHIFT`.
@@ -128,7 +130,10 @@ def _block(
 
 
 def over_positions(module: nn.Module, values: Tensor) -> Tensor:
-    """The sum over an example's positions, (N, C): the last axes are the channels of a LayerNorm, else axis 1."""
+    """The sum over an example's positions, (N, C).
+
+    The last axes are the channels of a LayerNorm, else axis 1.
+    """
     if isinstance(module, nn.LayerNorm | nn.RMSNorm):
         channels = len(module.normalized_shape)
         values = values.flatten(-channels)

@@ -200,7 +200,10 @@ class SINGD(Factored):
     # -- the factors -------------------------------------------------------------------------------
 
     def _learn(self, block: Block, state: dict[str, Any], factors: Tensors, damping: float) -> None:
-        """One step of K and C, from the same point; left as they are, and counted, where it is not finite."""
+        """One step of K and C, from the same point.
+
+        Left as they are, and counted, where it is not finite.
+        """
         for name in FACTORS:
             state.setdefault(f"{name}_diagonal", not block.is_dense(factors[name]))
         like = block.matrix([parameter.detach() for parameter in block.parameters])
@@ -226,7 +229,10 @@ class SINGD(Factored):
             self.failures["factor"] += 1
 
     def _structure(self, state: dict[str, Any], name: str) -> Structure:
-        """The structure of a factor's root: the one asked for, unless only the factor's diagonal is known."""
+        """The structure of a factor's root.
+
+        The one asked for, unless only the factor's diagonal is known.
+        """
         return Diagonal() if state[f"{name}_diagonal"] else self.structures[FACTORS.index(name)]
 
     def _direction(
@@ -271,7 +277,10 @@ class _Root:
         )
 
     def slope(self, other: _Root | None, damping: float) -> Tensor:
-        """K'AK + damping K'K - I, each term times the mean of the other root's where there is one; zero at the goal."""
+        """K'AK + damping K'K - I, each term times the mean of the other root's where there is one.
+
+        Zero at the goal.
+        """
         if other is None:
             return self.seen + damping * self.own - self.identity
         first, second = (self.structure.spread(mean) for mean in other.means())

@@ -47,7 +47,10 @@ class Site:
         return [self]
 
     def placed(self, tensor: Tensor) -> Tensor:
-        """A tensor of this product at its place in a stack for all of them, the others zero; itself if it is alone."""
+        """A tensor of this product at its place in a stack for all of them, the others zero.
+
+        Itself if it is alone.
+        """
         if self.part is None:
             return tensor
         assert self.groups is not None
@@ -103,5 +106,8 @@ class Site:
 
 
 def _parameter(module: nn.Module, name: str) -> nn.Parameter | None:
-    """The layer's own parameter of this name; None where it has none, or computes it from others (weight norm)."""
+    """The layer's own parameter of this name.
+
+    None where it has none, or computes it from others (weight norm).
+    """
     return module._parameters.get(name) if name else None

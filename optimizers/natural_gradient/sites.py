@@ -16,7 +16,9 @@ __all__ = ["SITES", "Site", "sites_of"]
 
 
 class EmbeddingSite(Site):
-    """A table of vectors: the product of one-hot rows with the transposed weight, W = weight' of shape (dim, tokens).
+    """A table of vectors.
+
+    The product of one-hot rows with the transposed weight, W = weight' of shape (dim, tokens).
 
     The input factor is diagonal, the counts of the tokens. Indices that are broadcast over the
     batch afterwards (the positions of a transformer) are an example each, whose gradient is a sum

@@ -235,7 +235,9 @@ STRUCTURES = ("dense", "diagonal", "block", "lower_toeplitz", "upper_toeplitz", 
 
 
 def structure_of(name: str, block: int) -> Structure:
-    """The structure that a word stands for; `block` is the size of its dense part, or of both of them together.
+    """The structure that a word stands for.
+
+    `block` is the size of its dense part, or of both of them together.
 
     Raises:
         ValueError: `block` is not a positive integer.

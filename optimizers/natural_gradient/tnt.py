@@ -197,7 +197,10 @@ class TNT(Preconditioned):
 
     @phased("curvature")
     def _observe(self, stack: Stack, gradient: Tensor) -> None:
-        """Average the Gram matrices of the Fisher matrix's gradient; counted where that is not finite."""
+        """Average the Gram matrices of the Fisher matrix's gradient.
+
+        Counted where that is not finite.
+        """
         seen = self._fisher_gradient(stack, gradient)
         if not bool(torch.isfinite(seen.sum())):
             self.failures["statistics"] += 1
@@ -224,7 +227,10 @@ class TNT(Preconditioned):
 
     @phased("inverse")
     def _refresh(self, stack: Stack, like: Tensor, part: Part, damping: float) -> None:
-        """New inverses for some of the pieces; one that fails keeps its last good one, and is counted."""
+        """New inverses for some of the pieces.
+
+        One that fails keeps its last good one, and is counted.
+        """
         sides = self.layout.sides(stack.shape)
         factors = {mode: stack.matrices("factor", mode, like)[part] for mode in sides}
         damped = [

@@ -1,4 +1,7 @@
-"""Inverses shared out over ranks: each block's is computed by one of them, and kept by all or by that one alone."""
+"""Inverses shared out over ranks.
+
+Each block's is computed by one of them, and kept by all or by that one alone.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ from optimizers.natural_gradient.inverses import Inverses, State
 
 
 def owners_of(blocks: Sequence[Block], size: int) -> dict[int, int]:
-    """The rank that inverts each block, by the block's `id`: the costliest first, each to the least busy rank."""
+    """The rank that inverts each block, by the block's `id`.
+
+    The costliest first, each to the least busy rank.
+    """
     busy = [0.0] * size
     found: dict[int, int] = {}
     for block in sorted(blocks, key=lambda block: -block.inverse_cost()):
@@ -26,7 +32,10 @@ def owners_of(blocks: Sequence[Block], size: int) -> dict[int, int]:
 def hand_out(
     work: Sequence[tuple[Block, State]], owner: dict[int, int], inverses: Inverses, ranks: Alone
 ) -> set[int]:
-    """Give every rank the inverses of the owners, in one sum; the `id`s of the blocks that have one."""
+    """Give every rank the inverses of the owners, in one sum.
+
+    The `id`s of the blocks that have one.
+    """
     held = [bool(inverses.kept(state)) and owner[id(block)] == ranks.rank for block, state in work]
     blanks = [inverses.blank(block, state) for block, state in work]
     found = [

@@ -38,7 +38,9 @@ def descend(
     first: float,
     max_trials: int,
 ) -> str:
-    """Move the parameters along `direction`, the last thing a step does; why it could not, or nothing where it did.
+    """Move the parameters along `direction`, the last thing a step does.
+
+    Why it could not, or nothing where it did.
 
     `armijo` halves the step from `first` until the loss has fallen by 1e-4 of what the slope
     promises; `strong_wolfe` also asks for a flatter slope, and tells the objective the gradient it
@@ -73,7 +75,10 @@ def _backtrack(
     first: float,
     max_trials: int,
 ) -> Accepted | None:
-    """Nocedal and Wright, Algorithm 3.1, where the loss can be told apart from `start`; else the gradient decides."""
+    """Nocedal and Wright, Algorithm 3.1, where the loss can be told apart from `start`.
+
+    Else the gradient decides.
+    """
     alpha, unresolved = first, 0
     resolution = ROUNDING * torch.finfo(direction.dtype).eps * abs(start)
     for _ in range(max_trials):

@@ -87,7 +87,10 @@ class Newton(Method):
         require_dense(self, max_parameters, "newton_cg, trust_region and tron need no such matrix")
 
     def telemetry(self) -> dict[str, float]:
-        """`damping`: the shift tau of `cholesky`; `negative_directions`: the eigenvalues that `eigen` turned round."""
+        """`damping`: the shift tau of `cholesky`; `negative_directions`.
+
+        The eigenvalues that `eigen` turned round.
+        """
         return {**super().telemetry(), **self.told}
 
     @torch.no_grad()
@@ -115,7 +118,10 @@ class Newton(Method):
 
     @phased("inverse")
     def _direction(self, hessian: Tensor, descent: Tensor) -> Tensor | None:
-        """(H + E)^-1 times minus the gradient, in float64; None if H has entries that are not finite."""
+        """(H + E)^-1 times minus the gradient, in float64.
+
+        None if H has entries that are not finite.
+        """
         if self.modification == "none":
             return pure_solve(hessian, descent)
         if self.modification == "cholesky":
@@ -146,7 +152,10 @@ class Newton(Method):
 
 
 def pure_solve(matrix: Tensor, right: Tensor) -> Tensor | None:
-    """matrix^-1 right in float64; the shortest least-squares solution if singular, None if it is not finite."""
+    """matrix^-1 right in float64.
+
+    The shortest least-squares solution if singular, None if it is not finite.
+    """
     if not bool(torch.isfinite(matrix).all()):
         return None
     double = matrix.double()

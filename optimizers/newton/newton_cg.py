@@ -19,7 +19,9 @@ NEGATIVE = ("stop", "follow")
 
 
 class NewtonCG(Method):
-    r"""Line-search Newton-CG: H d = -g by conjugate gradients until |H d + g| <= eta |g|, theta += alpha d.
+    r"""Line-search Newton-CG.
+
+    H d = -g by conjugate gradients until |H d + g| <= eta |g|, theta += alpha d.
 
     eta = min(1/2, sqrt(|g| / |g_0|)), g_0 the gradient of the first step: far from a minimum a few
     products serve, near it the convergence is superlinear (Dembo, Eisenstat and Steihaug, 1982;
@@ -78,7 +80,10 @@ class NewtonCG(Method):
         super().__init__(params, {"lr": lr, "first_norm": 0.0})
 
     def telemetry(self) -> dict[str, float]:
-        """`cg_iterations`; `negative_directions`: 1 where CG met negative curvature; a refused step is a failure."""
+        """`cg_iterations`; `negative_directions`: 1 where CG met negative curvature.
+
+        A refused step is a failure.
+        """
         return {**super().telemetry(), **self.told}
 
     @torch.no_grad()

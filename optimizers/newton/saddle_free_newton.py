@@ -1,4 +1,7 @@
-"""Saddle-free Newton: the Hessian's eigenvalues by their absolute values, exactly or in a Krylov space."""
+"""Saddle-free Newton.
+
+The Hessian's eigenvalues by their absolute values, exactly or in a Krylov space.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,9 @@ FORMS = ("auto", "exact", "lanczos")
 
 
 class SaddleFreeNewton(Method):
-    r"""Newton's method with a damped, saddle-free Hessian: d = -(|H| + damping I)^{-1} g, theta += lr d.
+    r"""Newton's method with a damped, saddle-free Hessian.
+
+    D = -(|H| + damping I)^{-1} g, theta += lr d.
 
     |H| = V |diag(e)| V' replaces negative eigenvalues by their absolute values, so that a step
     moves away from saddle points instead of towards them (Dauphin et al., 2014, "Identifying and
@@ -95,7 +100,10 @@ class SaddleFreeNewton(Method):
             )
 
     def telemetry(self) -> dict[str, float]:
-        """Beside the common names: the `smallest_eigenvalue` known to the step; one that stays is a failure."""
+        """Beside the common names: the `smallest_eigenvalue` known to the step.
+
+        One that stays is a failure.
+        """
         return {
             **super().telemetry(),
             "damping": float(self.param_groups[0]["damping"]),
@@ -156,7 +164,10 @@ class SaddleFreeNewton(Method):
     def _accepts(
         self, objective: Objective, before: Tensor, step: Tensor, model_change: float
     ) -> bool:
-        """Whether the loss fell; the damping follows the ratio of its fall to the quadratic model's."""
+        """Whether the loss fell.
+
+        The damping follows the ratio of its fall to the quadratic model's.
+        """
         group = self.param_groups[0]
         after = float(objective.value(step))
         ratio = reduction_ratio(float(before), after, -model_change, torch.finfo(step.dtype).eps)

@@ -17,7 +17,9 @@ from optimizers.phases import phased
 
 @dataclass(frozen=True)
 class Spectrum:
-    """The Hessian within a space: its eigenvalues (k,), the gradient's parts along the eigenvectors (k,) in float64.
+    """The Hessian within a space.
+
+    Its eigenvalues (k,), the gradient's parts along the eigenvectors (k,) in float64.
 
     `lift` makes a flat vector (n,) of parts along the eigenvectors.
     """
@@ -57,7 +59,10 @@ def exact_spectrum(hessian: Curvature) -> Spectrum | None:
 def krylov_spectrum(
     hessian: Curvature, dimensions: int, previous: Tensor | None
 ) -> Spectrum | None:
-    """The Ritz values in the Krylov space of the gradient and the previous step; None if one is not finite."""
+    """The Ritz values in the Krylov space of the gradient and the previous step.
+
+    None if one is not finite.
+    """
     found = lanczos(hessian, hessian.gradient, dimensions)
     if not isfinite(found.residual):
         return None

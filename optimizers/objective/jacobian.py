@@ -43,7 +43,10 @@ def pullback(
     many: bool,
     keep: bool = True,
 ) -> Tensor:
-    """Vector-Jacobian products by the parameters as flat rows of shape (*shape, n); the graph is kept by default."""
+    """Vector-Jacobian products by the parameters as flat rows of shape (*shape, n).
+
+    The graph is kept by default.
+    """
     parts = torch.autograd.grad(
         heads, params, vectors, retain_graph=keep, materialize_grads=True, is_grads_batched=many
     )
@@ -56,7 +59,10 @@ def pullback(
 
 
 def jacobian_by_graph(outputs: Tensor, params: Sequence[Tensor]) -> Tensor:
-    """J (m, n) of flat outputs from their graph: m backward passes, or n double ones where those are fewer."""
+    """J (m, n) of flat outputs from their graph.
+
+    M backward passes, or n double ones where those are fewer.
+    """
     size = sum(parameter.numel() for parameter in params)
     return (
         _by_columns(outputs, params, size) if outputs.numel() > size else _by_rows(outputs, params)
@@ -70,7 +76,9 @@ def jacobian_by_examples(
     inputs: Tensor,
     one_by_one: bool,
 ) -> Tensor:
-    """J (N C, n) of a model whose C outputs of an example depend on that example alone: C backward passes of a batch.
+    """J (N C, n) of a model whose C outputs of an example depend on that example alone.
+
+    C backward passes of a batch.
 
     `one_by_one` takes N C passes of a single example instead, for operators that cannot be
     vectorised; so does the failure to vectorise.

@@ -110,7 +110,10 @@ class Bernoulli(_Elementwise):
 
 
 class Categorical(Family):
-    """Softmax cross-entropy (`nn.CrossEntropyLoss`); classes along dimension 1, every position is a term."""
+    """Softmax cross-entropy (`nn.CrossEntropyLoss`).
+
+    Classes along dimension 1, every position is a term.
+    """
 
     def terms(self, outputs: Tensor) -> int:
         return outputs.numel() // outputs.shape[1]
@@ -122,7 +125,10 @@ class Categorical(Family):
         return super().noise(outputs.select(1, 0), generator)
 
     def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
-        """The class c with c_1 + ... + c_{c-1} <= u < c_1 + ... + c_c, u the noise times the sum of all."""
+        """The class c with c_1 + ... + c_{c-1} <= u < c_1 + .
+
+        + c_c, u the noise times the sum of all.
+        """
         cumulative = outputs.movedim(1, -1).to(noise.dtype).softmax(-1).nan_to_num(1.0).cumsum(-1)
         total = cumulative[..., -1]
         # the product may be rounded up to the total, above which there is no class
@@ -172,7 +178,8 @@ def require_family(family: Family | None, loss_fn: nn.Module, wanted: str) -> Fa
     """The family, or a refusal that says what was wanted of which loss."""
     if family is None:
         raise Unsupported(
-            f"{wanted} needs a loss with a known predictive distribution (CrossEntropyLoss, BCEWithLogitsLoss or "
+            f"{wanted} needs a loss with a known predictive distribution (CrossEntropyLoss, "
+            f"BCEWithLogitsLoss or "
             f"MSELoss without weights), got {type(loss_fn).__name__}"
         )
     return family

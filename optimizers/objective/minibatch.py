@@ -1,4 +1,7 @@
-"""How the loss of a mini-batch is evaluated: rank by rank, slice by slice, as one function throughout a step."""
+"""How the loss of a mini-batch is evaluated.
+
+Rank by rank, slice by slice, as one function throughout a step.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +79,10 @@ class Evaluating:
 
     @property
     def ranks(self) -> Alone:
-        """The processes that share the work; what layers record is summed over them by `ranks.sum_`."""
+        """The processes that share the work.
+
+        What layers record is summed over them by `ranks.sum_`.
+        """
         return self._problem.ranks
 
     @property
@@ -101,7 +107,10 @@ class Evaluating:
 
     @property
     def terms(self) -> int:
-        """The number of log-likelihood terms the canonical loss is a mean over: examples, or positions of sequences."""
+        """The number of log-likelihood terms the canonical loss is a mean over.
+
+        Examples, or positions of sequences.
+        """
         family = self._problem.family
         return len(self.inputs) if family is None else family.terms(self._output_like())
 
@@ -131,7 +140,10 @@ class Evaluating:
 
     @phased("forward")
     def _loss(self, part: slice, outputs: Tensor, params: list[Tensor] | None = None) -> Tensor:
-        """What a part adds to the loss; the last one of the share adds this rank's part of the regulariser."""
+        """What a part adds to the loss.
+
+        The last one of the share adds this rank's part of the regulariser.
+        """
         loss = self._data_loss(outputs, part)
         if not self._problem.l2 or part.stop != self._span.stop:
             return loss
@@ -201,7 +213,10 @@ class Evaluating:
         return loss, gradient
 
     def _resolved_targets(self, outputs: Tensor, part: slice) -> Tensor:
-        """The targets of a part; those that are to be sampled are so when the part is first evaluated."""
+        """The targets of a part.
+
+        Those that are to be sampled are so when the part is first evaluated.
+        """
         if self._targets is not None:
             return self._cut(self._targets, part)
         first, end = part.start - self._span.start, part.stop - self._span.start
@@ -213,7 +228,10 @@ class Evaluating:
         return self._drawn[first:end]
 
     def _sample(self, outputs: Tensor, first: int, end: int) -> Tensor:
-        """Draw targets for a part; the noise is drawn for the whole mini-batch at once, on every rank the same."""
+        """Draw targets for a part.
+
+        The noise is drawn for the whole mini-batch at once, on every rank the same.
+        """
         problem = self._problem
         family = require_family(problem.family, problem.loss_fn, "sampled")
         if self._noise is None:

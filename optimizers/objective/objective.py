@@ -203,7 +203,10 @@ class Objective(Evaluating):
         return found[len(self.params) :]
 
     def _end_gradient(self, losses: Sequence[Tensor]) -> Tensor:
-        """The loss, given those of the parts; `.grad` becomes the gradient of the whole mini-batch's."""
+        """The loss, given those of the parts.
+
+        `.grad` becomes the gradient of the whole mini-batch's.
+        """
         loss = torch.stack(list(losses)).sum() if len(losses) > 1 else losses[0]
         if self._problem.ranks.size > 1:
             loss = self._sum_gradients(loss.clone())
@@ -214,7 +217,10 @@ class Objective(Evaluating):
         return loss
 
     def _sum_gradients(self, loss: Tensor) -> Tensor:
-        """Sum the loss and `.grad` over the ranks; a parameter that no rank's loss depends on still has none."""
+        """Sum the loss and `.grad` over the ranks.
+
+        A parameter that no rank's loss depends on still has none.
+        """
         present = torch.tensor(
             [p.grad is not None for p in self.params], dtype=torch.float32, device=loss.device
         )
@@ -239,7 +245,9 @@ class Objective(Evaluating):
         return self._summed(*losses)
 
     def value_and_gradient(self, step: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The loss and its flat gradient, at the parameters or at `parameters + step`; `.grad` is left alone.
+        """The loss and its flat gradient, at the parameters or at `parameters + step`.
+
+        `.grad` is left alone.
 
         At the parameters nothing is computed, and nothing counted, if `move` has just been told
         both for the same mini-batch: a line search that ends on a full batch pays for the beginning
@@ -268,7 +276,9 @@ class Objective(Evaluating):
     def move(
         self, step: Tensor, loss: Tensor | None = None, gradient: Tensor | None = None
     ) -> None:
-        """Add a flat step to the parameters; `loss` and `gradient`, where both are given, are those at the new point.
+        """Add a flat step to the parameters.
+
+        `loss` and `gradient`, where both are given, are those at the new point.
 
         They are kept for `value_and_gradient` unless an evaluation draws random numbers or moves
         running statistics: then the next step is another function even on the same mini-batch.
@@ -285,11 +295,16 @@ class Objective(Evaluating):
             self._problem.known = Known(self.inputs, self._targets, self.params, loss, gradient)
 
     def gradient(self) -> Tensor:
-        """The gradient in `.grad` as one flat vector; parameters the loss does not depend on count as zero."""
+        """The gradient in `.grad` as one flat vector.
+
+        Parameters the loss does not depend on count as zero.
+        """
         return flatten(torch.zeros_like(p) if p.grad is None else p.grad for p in self.params)
 
     def attached(self) -> Tensor:
-        """The loss with its graph, for a method that runs the backward pass itself; each pass counts as a gradient.
+        """The loss with its graph, for a method that runs the backward pass itself.
+
+        Each pass counts as a gradient.
 
         Nothing of it is added to `.grad` before, and nothing clipped afterwards.
 
@@ -346,7 +361,9 @@ class Objective(Evaluating):
     # -- curvature ---------------------------------------------------------------------------------
 
     def hessian(self, once: bool = False) -> Curvature:
-        """The Hessian H of the loss: products by differentiating the gradient's graph, which is built once and kept.
+        """The Hessian H of the loss.
+
+        Products by differentiating the gradient's graph, which is built once and kept.
 
         With `once` the first product frees the graph as it goes, which spares memory and its time;
         there is no second.
@@ -475,7 +492,9 @@ class Objective(Evaluating):
         return residuals, jacobian
 
     def residuals(self, step: Tensor | None = None) -> Tensor:
-        """The residuals r (m,) of `jacobian`, at the parameters or at `parameters + step`; the loss is |r|^2 / 2.
+        """The residuals r (m,) of `jacobian`, at the parameters or at `parameters + step`.
+
+        The loss is |r|^2 / 2.
 
         Raises:
             Unsupported, ValueError: as `jacobian`.
@@ -492,17 +511,22 @@ class Objective(Evaluating):
     def _weighted_residuals(
         self, params: list[Tensor] | None = None
     ) -> tuple[Tensor, Tensor, float]:
-        """The outputs times the loss's weight, with their graph; their distances from the targets; the weight."""
+        """The outputs times the loss's weight, with their graph.
+
+        Their distances from the targets; the weight.
+        """
         family = self._problem.family
         if not isinstance(family, Gaussian):
             raise Unsupported(
-                f"jacobian needs a squared error (nn.MSELoss), got {type(self._problem.loss_fn).__name__}"
+                f"jacobian needs a squared error (nn.MSELoss), got "
+                f"{type(self._problem.loss_fn).__name__}"
             )
         outputs = self._outputs(params)
         targets = self._resolved_targets(outputs, self._span)
         if targets.shape != outputs.shape and targets.numel() != 1:
             raise ValueError(
-                f"jacobian needs targets of shape {tuple(outputs.shape)}, got {tuple(targets.shape)}"
+                f"jacobian needs targets of shape {tuple(outputs.shape)}, got "
+                f"{tuple(targets.shape)}"
             )
         weight = (2 * family.residual_weight(self._output_like())) ** 0.5
         flat = (weight * outputs).flatten()
@@ -545,7 +569,8 @@ class Objective(Evaluating):
             )
         if weighted_mean(problem.loss_fn):
             raise Unsupported(
-                "per_example_grads needs a plain mean; class weights or ignored targets couple the examples"
+                "per_example_grads needs a plain mean; class weights or ignored targets couple the "
+                "examples"
             )
         self.counts["examples"] += len(self.inputs)
         if problem.recurrent:  # their kernels have no batching rule
@@ -672,7 +697,10 @@ class Objective(Evaluating):
         fisher: str,
         seen: Objective,
     ) -> list[Captured]:
-        """What layers see of a part with each root of the Fisher matrix; the gradient of a loss is added to `.grad`."""
+        """What layers see of a part with each root of the Fisher matrix.
+
+        The gradient of a loss is added to `.grad`.
+        """
         edges = edges_of(captured)
         if loss is not None and fisher == "empirical":
             return [passes(captured, self._add_gradient(loss, edges, keep=False))]
@@ -711,7 +739,9 @@ class Objective(Evaluating):
         return self._derived(*self._problem.sampler(), self._moment)
 
     def joined(self, count: int) -> Self:
-        """This mini-batch and `count - 1` fresh ones as one; an oracle call on it counts as `count` calls.
+        """This mini-batch and `count - 1` fresh ones as one.
+
+        An oracle call on it counts as `count` calls.
 
         Raises:
             Unsupported: the objective was made without a `sampler`.

@@ -1,4 +1,7 @@
-"""How an objective's evaluations are made: what the objectives of a run share, and one random state for each step."""
+"""How an objective's evaluations are made.
+
+What the objectives of a run share, and one random state for each step.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,10 @@ class Problem:
 
 
 class Moment:
-    """The point in a step at which every evaluation is made: one random state, one update of the running statistics."""
+    """The point in a step at which every evaluation is made.
+
+    One random state, one update of the running statistics.
+    """
 
     __slots__ = ("device", "device_state", "host_state")
 

@@ -73,7 +73,10 @@ def move(points: Tensors, kept: Sequence[Kept], gradients: Tensors, group: dict[
 
 
 def shares(kept: Iterable[Kept], group: dict[str, Any]) -> dict[str, float]:
-    """Of all coordinates: those with a variance at its floor, a negative curvature, a curvature below the cut."""
+    """Of all coordinates.
+
+    Those with a variance at its floor, a negative curvature, a curvature below the cut.
+    """
     counts = dict.fromkeys(("degenerate_share", "negative_share", "cut_share"), 0.0)
     total = 0
     for one in kept:

@@ -13,7 +13,10 @@ Tensors = list[Tensor]
 
 
 def begin(kept: Kept, point: Tensor, gradient: Tensor, at_start: bool) -> None:
-    """Make a tensor's three averages, momentum and two means: zeros, or the first gradient and point."""
+    """Make a tensor's three averages, momentum and two means.
+
+    Zeros, or the first gradient and point.
+    """
     for key, first in (("momentum", gradient), ("mean", point), ("mean_gradient", gradient)):
         value = first if at_start else torch.zeros_like(first)
         kept[key] = value.detach().clone(memory_format=torch.preserve_format)

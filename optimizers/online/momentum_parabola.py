@@ -97,7 +97,9 @@ class MomentumParabola(Method):
         super().__init__(params, dict(zip(names, given, strict=True)))
 
     def telemetry(self) -> dict[str, float]:
-        """Beside the common names: the parabola's last `curvature`, and shares of the steps since the start.
+        """Beside the common names.
+
+        The parabola's last `curvature`, and shares of the steps since the start.
 
         `repelled_share`: a negative curvature; `clipped_share`: the length was at its bound, the
         parabola of no use.

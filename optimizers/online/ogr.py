@@ -196,7 +196,10 @@ class OGR(Method):
         return bool(points) and entrywise.move(points, states, gradients, group)
 
     def _dense(self, group: dict[str, Any], gradient: Tensor) -> bool:
-        """Step by the regression in all of the space or a part; whether a direction's variance is below the floor."""
+        """Step by the regression in all of the space or a part.
+
+        Whether a direction's variance is below the floor.
+        """
         kept, point = self.state[group["params"][0]], flatten(group["params"]).detach()
         if "momentum" not in kept:
             self._prepare(kept, point, gradient)
@@ -234,7 +237,10 @@ class OGR(Method):
         gradient_apart: Tensor,
         momentum: Tensor,
     ) -> Tensor:
-        """|H|^-1 m for deviations and momentum (k,) in some space; m / cut where the moments are not finite."""
+        """|H|^-1 m for deviations and momentum (k,) in some space.
+
+        M / cut where the moments are not finite.
+        """
         self.found = subspace.regress(kept, apart, gradient_apart, group["beta"], group["floor"])
         if self.found is not None:
             return self.found.step(momentum, group["div"], group["cut"])

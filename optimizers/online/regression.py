@@ -12,7 +12,9 @@ from optimizers.linalg.decompositions import symmetric_eigen
 
 @dataclass(frozen=True)
 class Estimate:
-    """The regression's Hessian in a space of k dimensions: its eigenvalues (k,) and eigenvectors (k, k), float64.
+    """The regression's Hessian in a space of k dimensions.
+
+    Its eigenvalues (k,) and eigenvectors (k, k), float64.
 
     Attributes:
         variances: the eigenvalues (k,) of the points' covariance, before they were raised to the

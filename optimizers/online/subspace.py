@@ -12,7 +12,10 @@ SMALL = 1e-3  # the directions begin as uniform numbers up to this
 
 
 def prepare(kept: Kept, size: int, variance: float, like: Tensor) -> None:
-    """Moments of `size` directions: the points' covariance begins as a multiple of the identity, the other at zero."""
+    """Moments of `size` directions.
+
+    The points' covariance begins as a multiple of the identity, the other at zero.
+    """
     kept["points"] = variance * torch.eye(size, dtype=like.dtype, device=like.device)
     kept["cross"] = torch.zeros_like(kept["points"])
 
@@ -41,7 +44,10 @@ def regress(
 
 
 def shares(found: Estimate, div: float, cut: float, floor: float) -> dict[str, float]:
-    """Of all eigenvectors: those along which points vary less than the floor, of negative or cut curvature."""
+    """Of all eigenvectors.
+
+    Those along which points vary less than the floor, of negative or cut curvature.
+    """
     marks = {
         "degenerate_share": found.variances <= floor,
         "negative_share": found.values < 0,

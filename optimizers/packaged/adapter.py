@@ -139,7 +139,8 @@ class PytorchOptimizer(Method):
                     if value is None
                 ]
                 raise ValueError(
-                    f"{self.title} needs {', '.join(missing)}: pass optimizer.settings.{missing[0]}=..., or tell the "
+                    f"{self.title} needs {', '.join(missing)}: pass "
+                    f"optimizer.settings.{missing[0]}=..., or tell the "
                     "length of the training by expect(steps, steps_per_epoch)"
                 )
         return self.inner
@@ -250,7 +251,10 @@ class PytorchOptimizer(Method):
         self._share()
 
     def _keep_precisions(self, saved: Mapping[str, Any]) -> None:
-        """State of another precision than the parameters' has been cast to theirs; give it back its own."""
+        """State of another precision than the parameters' has been cast to theirs.
+
+        Give it back its own.
+        """
         assert self.inner is not None
         states, groups = saved.get("state"), saved.get("param_groups")
         if not isinstance(states, Mapping) or groups is None:
@@ -264,7 +268,10 @@ class PytorchOptimizer(Method):
     # -- what is said ------------------------------------------------------------------------------
 
     def _explained(self, error: Exception, what: str) -> Exception:
-        """A failure of the package in words that name the optimizer; a value out of range stays a ValueError."""
+        """A failure of the package in words that name the optimizer.
+
+        A value out of range stays a ValueError.
+        """
         said = str(error).strip().partition("\n")[0] or type(error).__name__
         if isinstance(error, KeyError):  # of a setting that goes with one that was given
             said = f"it has no setting {error.args[0]!r} and no default for it"
@@ -297,7 +304,8 @@ class PytorchOptimizer(Method):
         }
         if narrow:
             warnings.warn(
-                f"{self.title} of pytorch-optimizer keeps {', '.join(sorted(narrow))} for parameters of float64: "
+                f"{self.title} of pytorch-optimizer keeps {', '.join(sorted(narrow))} for "
+                f"parameters of float64: "
                 "its steps have no more digits than that",
                 stacklevel=3,
             )
@@ -309,7 +317,10 @@ def _functions(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_the_packages(error: Exception) -> bool:
-    """Whether an exception says what an optimizer cannot do; others, such as a lack of memory, pass."""
+    """Whether an exception says what an optimizer cannot do.
+
+    Others, such as a lack of memory, pass.
+    """
     return (
         isinstance(error, SAYING) and not isinstance(error, torch.OutOfMemoryError)
     ) or catalogue.is_own(error)

@@ -25,7 +25,10 @@ Group = dict[str, Any]
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of the training: its length, and the size of a mini-batch once there has been one."""
+    """What is known of the training.
+
+    Its length, and the size of a mini-batch once there has been one.
+    """
 
     horizon: Horizon | None = None
     batch: int | None = None
@@ -74,7 +77,8 @@ def checked(
     ]
     if missing:
         raise Unsupported(
-            f"{kind.__name__} of pytorch-optimizer needs {', '.join(missing)}, which a configuration cannot give"
+            f"{kind.__name__} of pytorch-optimizer needs {', '.join(missing)}, which a "
+            f"configuration cannot give"
         )
     return converted(kind, own, dtype), rest if base is None else converted(base, rest, dtype)
 
@@ -118,7 +122,10 @@ def build(
     base: Kind | None,
     rest: Mapping[str, Any],
 ) -> torch.optim.Optimizer:
-    """Call the constructor of a class with what it declares: groups, a model, another optimizer, settings."""
+    """Call the constructor of a class with what it declares.
+
+    Groups, a model, another optimizer, settings.
+    """
     arguments, values = signature(kind), dict(settings)
     own = [dict(group) for group in groups]
     if SPLITTING in arguments:
@@ -193,7 +200,8 @@ def _value(kind: Kind, argument: inspect.Parameter | None, name: str, value: Any
         return _member(name, value, type(argument.default))
     if callable(argument.default) or "Callable" in str(argument.annotation):
         raise ValueError(
-            f"{name} of {kind.__name__} is a function, which a configuration cannot give, got {value!r}"
+            f"{name} of {kind.__name__} is a function, which a configuration cannot give, got "
+            f"{value!r}"
         )
     return value
 

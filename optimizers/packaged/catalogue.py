@@ -114,7 +114,10 @@ def signature(kind: Kind) -> dict[str, inspect.Parameter]:
 
 @once
 def options(kind: Kind) -> frozenset[str]:
-    """The settings that a class takes as further keywords: what it reads of its groups and never writes there."""
+    """The settings that a class takes as further keywords.
+
+    What it reads of its groups and never writes there.
+    """
     named = inspect.signature(kind.__init__).parameters.values()
     if not any(argument.kind is inspect.Parameter.VAR_KEYWORD for argument in named):
         return frozenset()
@@ -147,14 +150,18 @@ def require_settings(kind: Kind, given: Iterable[str], *others: Kind) -> None:
     for name in unusual:  # sources are read only where a signature does not say
         if name not in known:
             raise ValueError(
-                f"{kind.__name__} of pytorch-optimizer has no setting {name!r}.{close_to(name, known)} "
+                f"{kind.__name__} of pytorch-optimizer has no setting "
+                f"{name!r}.{close_to(name, known)} "
                 f"It has: {', '.join(known)}."
             )
 
 
 @once
 def wants_gradients(kind: Kind) -> bool:
-    """Whether a step begins with gradients that somebody has computed before: `first_step` comes before the closure."""
+    """Whether a step begins with gradients that somebody has computed before.
+
+    `first_step` comes before the closure.
+    """
     if not hasattr(kind, "first_step"):
         return False
     text = inspect.getsource(kind.step)
@@ -176,7 +183,10 @@ def step_takes(kind: Kind, argument: str) -> bool:
 
 
 def is_out_of_range(error: BaseException) -> bool:
-    """Whether an exception of a constructor is about a value: the package has two that are no ValueError."""
+    """Whether an exception of a constructor is about a value.
+
+    The package has two that are no ValueError.
+    """
     return isinstance(error, ValueError) or type(error).__name__ in (
         "NegativeLRError",
         "NegativeStepError",

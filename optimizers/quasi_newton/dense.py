@@ -17,7 +17,9 @@ INSTEAD = "lbfgs needs 2 * history vectors"
 
 
 class DenseInverse(LineSearched):
-    """H as an (n, n) matrix in the state of the first parameter, key `inverse`; absent while H is the identity.
+    """H as an (n, n) matrix in the state of the first parameter, key `inverse`.
+
+    Absent while H is the identity.
 
     The matrix has the parameters' precision: a float64 matrix for float32 parameters would not
     survive `load_state_dict`, which casts. In float32 a relative gradient of about 1e-4 is what can

@@ -9,7 +9,9 @@ from optimizers.quasi_newton.dense import DenseInverse, dfp_update_
 
 
 class DFP(DenseInverse):
-    r"""theta += alpha d, d = -H g, H <- H - H y y' H / y.Hy + s s' / s.y: the dual of BFGS, and its predecessor.
+    r"""theta += alpha d, d = -H g, H <- H - H y y' H / y.Hy + s s' / s.y.
+
+    The dual of BFGS, and its predecessor.
 
     Davidon, 1959; Fletcher and Powell, 1963; Nocedal and Wright, 2006, eq. 6.15. All but the update
     is as in `BFGS`, with the same arguments, costs and errors. DFP mends a wrong H slowly when

@@ -16,7 +16,9 @@ from optimizers.quasi_newton.line_searched import Arrival, LineSearched
 
 
 class LBFGS(LineSearched):
-    r"""Limited-memory BFGS: theta += alpha d, d = -H g, H the BFGS matrix of the last `history` pairs from gamma I.
+    r"""Limited-memory BFGS.
+
+    Theta += alpha d, d = -H g, H the BFGS matrix of the last `history` pairs from gamma I.
 
     H is applied by the two-loop recursion (Nocedal and Wright, 2006, algorithm 7.4) with gamma =
     s.y / y.y of the newest pair. Search, choice of pairs, Powell's damping and restart are those of
@@ -73,7 +75,8 @@ class LBFGS(LineSearched):
         require_range("overlap", overlap, high=1, open_low=True)
         if overlap < 1 and line_search == "strong_wolfe":
             raise ValueError(
-                f"overlap must be 1 with line_search='strong_wolfe', which has the whole batch's gradients, "
+                f"overlap must be 1 with line_search='strong_wolfe', which has the whole batch's "
+                f"gradients, "
                 f"got {overlap!r}; choose 'armijo' or 'none'"
             )
         self.history = history

@@ -1,4 +1,7 @@
-"""What the quasi-Newton methods with a line search share: the step, the search, the choice of curvature pairs."""
+"""What the quasi-Newton methods with a line search share.
+
+The step, the search, the choice of curvature pairs.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ SEARCHES = ("strong_wolfe", "armijo", "none")
 
 @dataclass(frozen=True)
 class Arrival:
-    """Where a search along a direction ended: theta + step, with loss and gradient there unless it went without."""
+    """Where a search along a direction ended.
+
+    Theta + step, with loss and gradient there unless it went without.
+    """
 
     alpha: float
     step: Tensor
@@ -142,7 +148,10 @@ class LineSearched(Method):
     def _backtracked(
         self, objective: Objective, start: float, slope: float, direction: Tensor, first: float
     ) -> Arrival | None:
-        """The first of halving steps that lowers the loss enough; the gradient comes with every trial."""
+        """The first of halving steps that lowers the loss enough.
+
+        The gradient comes with every trial.
+        """
         last: list[Arrival] = []
         unit = abs(start) * torch.finfo(direction.dtype).eps
 

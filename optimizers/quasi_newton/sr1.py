@@ -21,7 +21,9 @@ MISLED = -100.0
 
 
 class SR1(Method):
-    r"""Quasi-Newton in a trust region: B <- B + r r' / r.s with r = y - B s, s the minimiser of g.s + s'Bs/2, |s| <= D.
+    r"""Quasi-Newton in a trust region.
+
+    B <- B + r r' / r.s with r = y - B s, s the minimiser of g.s + s'Bs/2, |s| <= D.
 
     B approximates the Hessian and may be indefinite: on a quadratic, n independent steps make it
     exact. So the step is the exact minimiser in the ball of radius D (`exact_subproblem`), from an
@@ -126,7 +128,10 @@ class SR1(Method):
         )
 
     def _decomposition(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """B's eigenvalues and eigenvectors; those of the identity, and a new start, where B cannot be decomposed."""
+        """B's eigenvalues and eigenvectors.
+
+        Those of the identity, and a new start, where B cannot be decomposed.
+        """
         state, size = self.state[self.parameters()[0]], len(gradient)
         found = symmetric_eigen(state["hessian"]) if "hessian" in state else None
         if found is not None:
@@ -154,7 +159,10 @@ class SR1(Method):
 
 
 def sr1_update_(hessian: Tensor, s: Tensor, y: Tensor, skip: float = 1e-8) -> bool:
-    """B <- B + r r' / r.s, r = y - B s, in place (Nocedal and Wright, 2006, eq. 6.24); whether it was not skipped."""
+    """B <- B + r r' / r.s, r = y - B s, in place (Nocedal and Wright, 2006, eq. 6.24).
+
+    Whether it was not skipped.
+    """
     residual = y - hessian @ s
     along = residual @ s
     bound = skip * residual.norm() * s.norm()

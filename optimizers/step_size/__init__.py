@@ -1,4 +1,7 @@
-"""Step sizes found anew at every step: from the loss, from line searches, from differences of gradients."""
+"""Step sizes found anew at every step.
+
+From the loss, from line searches, from differences of gradients.
+"""
 
 from optimizers.step_size.alig import ALIG
 from optimizers.step_size.bb import BB

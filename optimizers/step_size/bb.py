@@ -1,4 +1,7 @@
-"""Barzilai and Borwein's step sizes: with a nonmonotone line search, or one an epoch for stochastic gradients."""
+"""Barzilai and Borwein's step sizes.
+
+With a nonmonotone line search, or one an epoch for stochastic gradients.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,9 @@ SMALLEST, LARGEST = 1e-10, 1e10  # steps beyond these tell of round-off
 
 
 class BB(Method):
-    r"""Gradient steps with the secant's step size (Barzilai and Borwein, 1988): theta -= lr alpha g.
+    r"""Gradient steps with the secant's step size (Barzilai and Borwein, 1988).
+
+    Theta -= lr alpha g.
 
     With s the last step and y the change of the gradient over it, alpha I fits s = alpha y or s /
     alpha = y best by
@@ -140,8 +145,10 @@ class BB(Method):
             steps = max(1, round(self.horizon.steps_per_epoch))
         if self.form == "per_epoch" and steps is None:
             raise ValueError(
-                "BB changes its step once an epoch: pass steps_per_epoch=..., the number of mini-batches in a pass "
-                "over the data, or tell it by expect(steps, steps_per_epoch); form=deterministic needs neither"
+                "BB changes its step once an epoch: pass steps_per_epoch=..., the number of "
+                "mini-batches in a pass "
+                "over the data, or tell it by expect(steps, steps_per_epoch); form=deterministic "
+                "needs neither"
             )
         several = steps is not None and steps > 1
         return steps if self.form == "per_epoch" or (self.form == "auto" and several) else None

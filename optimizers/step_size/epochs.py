@@ -77,7 +77,10 @@ class Epochs:
         return loss
 
     def _averages(self, objective: Objective) -> list[Tensor]:
-        """The average of every parameter's gradients; all vectors of the state are there from the first step on."""
+        """The average of every parameter's gradients.
+
+        All vectors of the state are there from the first step on.
+        """
         if self.method.kept("average") is None:
             nothing = torch.zeros_like(flatten(objective.params))
             for key in ("average", "last_average", "theta"):

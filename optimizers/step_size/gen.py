@@ -76,7 +76,8 @@ class GeN(Method):
     ) -> None:
         if not callable(inner):
             raise ValueError(
-                f"inner must make an optimizer, as partial(torch.optim.SGD, lr=0.1) does, got {inner!r}"
+                f"inner must make an optimizer, as partial(torch.optim.SGD, lr=0.1) does, got "
+                f"{inner!r}"
             )
         require_range("lr", lr)
         require_choice("batch", batch, BATCHES)
@@ -99,7 +100,8 @@ class GeN(Method):
             )
         if len(self.inner.param_groups) != len(self.param_groups):
             raise ValueError(
-                f"inner must keep the parameter groups that it is given; {type(self.inner).__name__} has other ones"
+                f"inner must keep the parameter groups that it is given; "
+                f"{type(self.inner).__name__} has other ones"
             )
         self.rates: list[float] = [float(group["lr"]) for group in self.inner.param_groups]
         self.state = self.inner.state
@@ -107,7 +109,10 @@ class GeN(Method):
 
     @staticmethod
     def _inner_group(group: dict[str, Any]) -> dict[str, Any]:
-        """A group for the inner optimizer: the parameters, with their names, and the settings that are not ours."""
+        """A group for the inner optimizer.
+
+        The parameters, with their names, and the settings that are not ours.
+        """
         named = (
             list(zip(group["param_names"], group["params"], strict=True))
             if "param_names" in group
@@ -134,7 +139,10 @@ class GeN(Method):
         self.state = self.inner.state
 
     def telemetry(self) -> dict[str, float]:
-        """`step_size`: the first group's learning rate; `kept`: the share of parabolas that left it as it was."""
+        """`step_size`: the first group's learning rate; `kept`.
+
+        The share of parabolas that left it as it was.
+        """
         group = self.param_groups[0]
         told = {
             "step_size": group["lr"] * group["scale"] * self.rates[0],
@@ -191,7 +199,10 @@ class GeN(Method):
 
     @phased("line search")
     def _ratio(self, objective: Objective, here: float, back: Tensor) -> float:
-        """By which factor the step just made should have been longer; `back` (n,) leads to where it began."""
+        """By which factor the step just made should have been longer.
+
+        `back` (n,) leads to where it began.
+        """
         memory = self.param_groups[0]
         if not bool(back.any()):
             return 1.0
@@ -223,7 +234,10 @@ def vertex(here: float, ahead: float, behind: float, eps: float) -> float | None
 
 
 class _Evaluated:
-    """An objective that has just been evaluated, as a closure: the first call gives what is known already."""
+    """An objective that has just been evaluated, as a closure.
+
+    The first call gives what is known already.
+    """
 
     def __init__(self, objective: Objective, loss: Tensor) -> None:
         self.objective = objective

@@ -8,7 +8,10 @@ ELSEWHERE = ", or use optimizer=momo with estimate=true and a lower_bound that i
 
 
 class Polyak(Sized):
-    """Steps of the size (f - f*) / |g|^2: to where the linear model of a loss f reaches its lower bound f*."""
+    """Steps of the size (f - f*) / |g|^2.
+
+    To where the linear model of a loss f reaches its lower bound f*.
+    """
 
     f_star: float
 

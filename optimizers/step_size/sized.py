@@ -17,7 +17,9 @@ ROUNDING = 1e-6  # a loss this far below zero may still be zero
 
 
 class Sized(Method):
-    """theta_g -= min(eta, lr_g) d_g, with one eta found at every step for all groups g; lr is the largest step.
+    """theta_g -= min(eta, lr_g) d_g, with one eta found at every step for all groups g.
+
+    Lr is the largest step.
 
     A schedule therefore acts on the cap, and a group with lr = 0 stays where it is. The numbers
     that a method carries from step to step stand in the first parameter group: `steps`, `capped`
@@ -53,7 +55,10 @@ class Sized(Method):
         return value, length**2
 
     def recorded(self, eta: float) -> list[float]:
-        """The step sizes of the groups, eta held below their learning rates; the first one is remembered."""
+        """The step sizes of the groups, eta held below their learning rates.
+
+        The first one is remembered.
+        """
         memory = self.memory
         sizes: list[float] = [min(eta, group["lr"]) for group in self.param_groups]
         memory["steps"] += 1
@@ -76,13 +81,18 @@ class Sized(Method):
         )
         if steps is None:
             raise ValueError(
-                f"{type(self).__name__} grows its step by a factor an epoch: pass steps_per_epoch=..., the number of "
-                "mini-batches in a pass over the data (1: full batch), or tell it by expect(steps, steps_per_epoch)"
+                f"{type(self).__name__} grows its step by a factor an epoch: pass "
+                f"steps_per_epoch=..., the number of "
+                "mini-batches in a pass over the data (1: full batch), or tell it by expect(steps, "
+                "steps_per_epoch)"
             )
         return float(growth ** (1 / max(1.0, steps)))
 
     def telemetry(self) -> dict[str, float]:
-        """`step_size`: the last one, of the first group; `capped`: the share of the steps that were cut to lr."""
+        """`step_size`: the last one, of the first group; `capped`.
+
+        The share of the steps that were cut to lr.
+        """
         memory = self.memory
         told = {
             "step_size": float(memory["step_size"]),
@@ -91,14 +101,17 @@ class Sized(Method):
         return {**super().telemetry(), **told}
 
     def require_bound(self, value: float, bound: float, option: str, help: str = "") -> None:
-        """Refuse a loss that is negative where nobody has said how low it may get: zero bounds it no longer.
+        """Refuse a loss that is negative where nobody has said how low it may get.
+
+        Zero bounds it no longer.
 
         Raises:
             Unsupported: the loss is negative and the bound is zero.
         """
         if bound == 0 and value < -ROUNDING:
             raise Unsupported(
-                f"{type(self).__name__} takes zero for a lower bound of the loss, which is {value:.6g}: pass {option}="
+                f"{type(self).__name__} takes zero for a lower bound of the loss, which is "
+                f"{value:.6g}: pass {option}="
                 f"..., a number that no mini-batch's loss is below{help}"
             )
 

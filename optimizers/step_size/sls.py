@@ -23,7 +23,10 @@ TINY = 1e-6  # the step where no trial serves
 
 @dataclass(frozen=True)
 class Found:
-    """The end of a search: the step size, the flat step, how many trials were shortened, whether it was accepted."""
+    """The end of a search.
+
+    The step size, the flat step, how many trials were shortened, whether it was accepted.
+    """
 
     eta: float
     step: Tensor
@@ -142,7 +145,10 @@ class SLS(Sized):
 
     @phased("line search")
     def search(self, objective: Objective, start: float, gradient: Tensor, first: float) -> Found:
-        """The trials from `first` on; `start` is the loss and `gradient` (n,) its gradient at the parameters."""
+        """The trials from `first` on.
+
+        `start` is the loss and `gradient` (n,) its gradient at the parameters.
+        """
         eta, backtracks, cap = first, 0, max(group["lr"] for group in self.param_groups)
         resolution = torch.finfo(gradient.dtype).eps * abs(start)
         last: Found | None = None

@@ -13,7 +13,9 @@ from optimizers.structured.proximal import Proximal
 
 
 class ProxSGD(Proximal):
-    r"""W+ = prox_{lr strength psi}(W - lr g + momentum (W - W-)): heavy-ball SGD for a loss plus a regulariser.
+    r"""W+ = prox_{lr strength psi}(W - lr g + momentum (W - W-)).
+
+    Heavy-ball SGD for a loss plus a regulariser.
 
     The momentum is that of the iterates (Ochs et al., 2014, iPiano, arXiv 1404.4805, Algorithm 1):
     with a running sum of gradients in its place, the regulariser would count (1 - momentum) times

@@ -62,7 +62,9 @@ class Proximal(Method):
         )
 
     def telemetry(self) -> dict[str, float]:
-        """Beside the common ones: `zero_units`, the share of groups, weights or singular values that are zero, and
+        """Beside the common ones.
+
+        `zero_units`, the share of groups, weights or singular values that are zero, and
         `penalty`, strength psi."""
         weights = [
             (group["strength"], parameter.detach())

@@ -118,7 +118,8 @@ class RAMDA(Proximal):
         length = self.total_steps or (self.horizon.steps if self.horizon else None)
         if length is None and self.restarts:
             raise ValueError(
-                "RAMDA's restarts are shares of the training: pass total_steps=<steps>, or restarts=[]"
+                "RAMDA's restarts are shares of the training: pass total_steps=<steps>, or "
+                "restarts=[]"
             )
         return length or 0
 

@@ -13,7 +13,10 @@ TOLERANCE = 1e-8
 
 
 class Regulariser(ABC):
-    """psi(W) of a weight with two dimensions or more; the first one is of the outputs, the second of the inputs."""
+    """psi(W) of a weight with two dimensions or more.
+
+    The first one is of the outputs, the second of the inputs.
+    """
 
     @abstractmethod
     def value(self, weight: Tensor) -> Tensor:
@@ -21,7 +24,10 @@ class Regulariser(ABC):
 
     @abstractmethod
     def prox(self, point: Tensor, metric: Tensor, strength: float) -> Tensor:
-        """argmin over W of 1/2 sum_i metric_i (W_i - point_i)^2 + strength psi(W); metric > 0, of the point's shape."""
+        """argmin over W of 1/2 sum_i metric_i (W_i - point_i)^2 + strength psi(W).
+
+        Metric > 0, of the point's shape.
+        """
 
     @abstractmethod
     def zeros(self, weight: Tensor) -> tuple[int, int]:
@@ -123,7 +129,10 @@ def regulariser(kind: str, groups: str) -> Regulariser:
 
 
 def _lengths(pull: Tensor, weights: Tensor, tau: float) -> Tensor:
-    """s >= 0, a row a group: the root of ||pull / (weights s + tau)|| = 1, zero where there is none."""
+    """s >= 0, a row a group.
+
+    The root of ||pull / (weights s + tau)|| = 1, zero where there is none.
+    """
     alive = pull.norm(dim=1, keepdim=True) > tau
     lengths = torch.zeros_like(alive, dtype=pull.dtype)
     if tau == 0 or not alive.any():

@@ -26,7 +26,9 @@ Values = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class View:
-    """What a step knows of the loss: value, gradient, curvature, and values at trial points; they may be estimates.
+    """What a step knows of the loss: value, gradient, curvature, and values at trial points.
+
+    They may be estimates.
 
     `scale` is the objective's: the factor between the loss and the canonical one.
     """
@@ -140,7 +142,10 @@ class ARC(Method):
             require_dense(self, max_parameters, "subproblem=lanczos needs no such matrix")
 
     def telemetry(self) -> dict[str, float]:
-        """`sigma` (the cube's weight), `reduction_ratio`, `trials` of the last step; a step that stays is a failure."""
+        """`sigma` (the cube's weight), `reduction_ratio`, `trials` of the last step.
+
+        A step that stays is a failure.
+        """
         return {**super().telemetry(), "sigma": float(self.param_groups[0]["sigma"]), **self.told}
 
     @torch.no_grad()
@@ -167,7 +172,10 @@ class ARC(Method):
         )
 
     def _search(self, objective: Objective, view: View, solver: Solver) -> int:
-        """Raise sigma until the loss agrees with the model, and go there; the number of refused steps."""
+        """Raise sigma until the loss agrees with the model, and go there.
+
+        The number of refused steps.
+        """
         group, before = self.param_groups[0], float(view.loss)
         for refused in range(self.max_trials):
             sigma = group["sigma"] * view.scale

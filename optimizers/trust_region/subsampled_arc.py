@@ -210,7 +210,10 @@ def _common(
 
 
 def _weight(objective: Objective, part: Objective) -> float:
-    """How much larger the whole batch's loss is: a mean is as large on a part, a sum grows with the examples."""
+    """How much larger the whole batch's loss is.
+
+    A mean is as large on a part, a sum grows with the examples.
+    """
     if part is objective:
         return 1.0
     single = part.subset(torch.zeros(1, dtype=torch.long, device=part.inputs.device))

@@ -27,12 +27,18 @@ def finite(curvature: Curvature) -> bool:
 
 
 def agreement(before: float, after: float, change: float, step: Tensor) -> float:
-    """rho = (before - after) / -change: 1 where round-off hides the reduction, NaN where a loss is not finite."""
+    """rho = (before - after) / -change.
+
+    1 where round-off hides the reduction, NaN where a loss is not finite.
+    """
     return reduction_ratio(before, after, -change, torch.finfo(step.dtype).eps)
 
 
 def tried(trial: int, ratio: float) -> dict[str, float]:
-    """What telemetry tells of a step's latest trial, the first of number 0: how many there were, and its ratio."""
+    """What telemetry tells of a step's latest trial, the first of number 0.
+
+    How many there were, and its ratio.
+    """
     return {"trials": trial + 1.0, **({"reduction_ratio": ratio} if isfinite(ratio) else {})}
 
 

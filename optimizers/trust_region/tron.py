@@ -23,7 +23,9 @@ PRECONDITIONERS = ("none", "diagonal")
 
 @dataclass(frozen=True)
 class TronRule:
-    """LIBLINEAR's radius: between fixed multiples of the old one, at the length that a parabola through f asks for.
+    """LIBLINEAR's radius.
+
+    Between fixed multiples of the old one, at the length that a parabola through f asks for.
 
     alpha = -g.s / 2(f(x + s) - f(x) - g.s), at least `quarter`, is where the parabola with f's
     value and slope at x and its value at x + s has its lowest point; `fourfold` where it has none
@@ -149,7 +151,10 @@ class TRON(Method):
         super().__init__(params, {"lr": lr, "radius": radius, "steps": 0})
 
     def telemetry(self) -> dict[str, float]:
-        """`radius`, `reduction_ratio`, `trials`, `cg_iterations` of the last path; a step that stays is a failure."""
+        """`radius`, `reduction_ratio`, `trials`, `cg_iterations` of the last path.
+
+        A step that stays is a failure.
+        """
         radius = self.param_groups[0]["radius"]
         known = {} if radius is None else {"radius": float(radius)}
         return {**super().telemetry(), **known, **self.told}

@@ -111,7 +111,10 @@ class TrustRegion(Method):
             require_dense(self, max_parameters, "subproblem=steihaug and tron need no such matrix")
 
     def telemetry(self) -> dict[str, float]:
-        """`radius`, `reduction_ratio`, and the `trials` of the last step; a step that stays is a failure."""
+        """`radius`, `reduction_ratio`, and the `trials` of the last step.
+
+        A step that stays is a failure.
+        """
         return {**super().telemetry(), "radius": float(self.param_groups[0]["radius"]), **self.told}
 
     @torch.no_grad()

@@ -1,4 +1,7 @@
-"""Carry out many plans as one: joint steps, and for each plan the record that a run by itself would leave."""
+"""Carry out many plans as one.
+
+Joint steps, and for each plan the record that a run by itself would leave.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,8 @@ def run_batched(plans: Sequence[Plan]) -> list[Outcome]:
     """
     if not together(plans):
         raise ConfigError(
-            "a batch takes plans of one task and one optimizer that differ in settings and seeds alone"
+            "a batch takes plans of one task and one optimizer that differ in settings and seeds "
+            "alone"
         )
     found: Outcomes = {}
     waiting: dict[str, Plan] = {}

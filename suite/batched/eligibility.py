@@ -99,7 +99,10 @@ def _at_sight(plan: Plan) -> str | None:
 
 
 def kind_of(plan: Plan) -> str:
-    """What decides besides numbers: plans of one kind differ in the sizes of hyperparameters and in seeds."""
+    """What decides besides numbers.
+
+    Plans of one kind differ in the sizes of hyperparameters and in seeds.
+    """
     return digest([_common(plan), _shape(plan.config["optimizer"])], 64)
 
 

@@ -11,7 +11,10 @@ from optimizers import Objective
 
 
 class Row(Objective):
-    """An objective that has been told its loss and gradient; asked a second time, it evaluates by itself."""
+    """An objective that has been told its loss and gradient.
+
+    Asked a second time, it evaluates by itself.
+    """
 
     __slots__ = ("_told",)
 

@@ -1,4 +1,7 @@
-"""One copy among many: an ordinary training whose losses, gradients, data and evaluations come from the company."""
+"""One copy among many.
+
+An ordinary training whose losses, gradients, data and evaluations come from the company.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,10 @@ class Stream:
 
 
 class Company:
-    """What the copies of a batch share: the task, the streams of data, the oracle costs, joint evaluations."""
+    """What the copies of a batch share.
+
+    The task, the streams of data, the oracle costs, joint evaluations.
+    """
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -112,7 +118,10 @@ class Company:
 
 
 class Replay:
-    """An evaluation of all copies: the first one's forward passes compute all outputs, the others' repeat them."""
+    """An evaluation of all copies.
+
+    The first one's forward passes compute all outputs, the others' repeat them.
+    """
 
     def __init__(self, stack: Stack, split: str) -> None:
         self.split = split
@@ -142,7 +151,10 @@ class Replay:
             del model.forward
 
     def _outputs(self, number: int, inputs: Tensor) -> Tensor | None:
-        """The outputs of all at an evaluation's call of this number; None if they are not to be had."""
+        """The outputs of all at an evaluation's call of this number.
+
+        None if they are not to be had.
+        """
         if number < len(self._calls):
             known, outputs = self._calls[number]
             same = known.data_ptr() == inputs.data_ptr() and known.shape == inputs.shape

@@ -131,7 +131,10 @@ class Stack:
         return losses.detach(), list(found)
 
     def outputs(self, inputs: Tensor) -> Tensor:
-        """The outputs of all copies in evaluation mode, (B, ...), without a graph; the inputs are the same for all."""
+        """The outputs of all copies in evaluation mode, (B, ...), without a graph.
+
+        The inputs are the same for all.
+        """
         self._frame.eval()
         rows = {name: self._rows[name] for name in (*self._trained, *self._others)}
         with torch.no_grad():

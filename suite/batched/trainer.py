@@ -22,7 +22,10 @@ from tasks.task import Batch
 
 
 class GivenUpError(Exception):
-    """The copies cannot be evaluated together after all: they take too much memory, or an operator refuses them."""
+    """The copies cannot be evaluated together after all.
+
+    They take too much memory, or an operator refuses them.
+    """
 
 
 @dataclass(eq=False)
@@ -59,7 +62,10 @@ class Member:
 
 
 class Crew:
-    """Members that are trained together; `found` has the outcomes of those that have ended, by run_id."""
+    """Members that are trained together.
+
+    `found` has the outcomes of those that have ended, by run_id.
+    """
 
     def __init__(self, company: Company, members: Sequence[Member]) -> None:
         self.company = company

@@ -50,7 +50,8 @@ def _compare(options: argparse.Namespace) -> int:
         return _compare_all(options, names, given)
     if len(names) != 2:
         raise ConfigError(
-            f"two methods are compared, got {len(names)}: python -m suite.compare kfac adamw task=mlp\n"
+            f"two methods are compared, got {len(names)}: python -m suite.compare kfac adamw "
+            f"task=mlp\n"
             "All of them:  python -m suite.compare --all"
         )
     level = given.pop("level", None)
@@ -114,7 +115,8 @@ def _records(options: argparse.Namespace, filters: dict[str, str]) -> Records:
     runs, damaged = load_runs(options.runs)
     if not runs:
         raise ConfigError(
-            f"no runs in {options.runs}\nMake some:  python -m suite -m optimizer=adamw,kfac seed=0,1,2"
+            f"no runs in {options.runs}\nMake some:  python -m suite -m optimizer=adamw,kfac "
+            f"seed=0,1,2"
         )
     for damage in damaged:
         print(f"warning: skipped {damage.path}: {damage.reason}", file=sys.stderr)
@@ -123,7 +125,8 @@ def _records(options: argparse.Namespace, filters: dict[str, str]) -> Records:
     records = build_records(chosen(runs, filters), damaged, load_timings(options.runs))
     if records.repeats:
         print(
-            f"warning: left out as repeats of a (configuration, seed): {', '.join(records.repeats)}",
+            f"warning: left out as repeats of a (configuration, seed): "
+            f"{', '.join(records.repeats)}",
             file=sys.stderr,
         )
     return records

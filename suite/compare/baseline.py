@@ -27,7 +27,8 @@ def against_baseline(
     ):
         known = sorted(set(records.frame["name"]))
         raise ConfigError(
-            f"baseline {wanted} has no run.{did_you_mean(wanted, known)} There are runs of: {', '.join(known)}"
+            f"baseline {wanted} has no run.{did_you_mean(wanted, known)} There are runs of: "
+            f"{', '.join(known)}"
         )
     found: list[Verdict] = []
     for problem in records.problems:

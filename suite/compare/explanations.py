@@ -1,4 +1,7 @@
-"""What stands behind a verdict, a line a reason: what a step costs, what failed, who tuned how much, which clock."""
+"""What stands behind a verdict, a line a reason.
+
+What a step costs, what failed, who tuned how much, which clock.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,10 @@ def reasons(ledger: Ledger, verdict: Verdict) -> list[str]:
 def shared_reasons(
     records: Records, verdicts: Sequence[Verdict], folders: Sequence[Path] = (FOLDER,)
 ) -> list[str]:
-    """What is true of several verdicts, said once: whose clock the seconds come from, and how much was tuned."""
+    """What is true of several verdicts, said once.
+
+    Whose clock the seconds come from, and how much was tuned.
+    """
     judged = [verdict for verdict in verdicts if not verdict.refused]
     lines: dict[str, list[Verdict]] = {}
     for verdict in judged:
@@ -67,8 +73,10 @@ def step_line(records: Records, verdict: Verdict) -> str:
     ratio = first / second
     even = f"{factor(ratio)} times fewer" if ratio >= 1 else f"{factor(1 / ratio)} times as many"
     said = (
-        f"a step of {verdict.a.label} takes {mark}{factor(ratio)}x the seconds of one of {verdict.b.label} "
-        f"({mark}{1e3 * first:.3g} ms against {mark}{1e3 * second:.3g} ms): it breaks even at {even} steps"
+        f"a step of {verdict.a.label} takes {mark}{factor(ratio)}x the seconds of one of "
+        f"{verdict.b.label} "
+        f"({mark}{1e3 * first:.3g} ms against {mark}{1e3 * second:.3g} ms): it breaks even at "
+        f"{even} steps"
     )
     steps = verdict.ratios.get("steps")
     if steps is None:
@@ -83,7 +91,10 @@ def step_line(records: Records, verdict: Verdict) -> str:
 
 
 def seconds_line(verdict: Verdict) -> str:
-    """Which clock the seconds come from, and what to type where they may not decide; {} stands for the tasks."""
+    """Which clock the seconds come from, and what to type where they may not decide.
+
+    {} stands for the tasks.
+    """
     if not verdict.ratios:
         return ""
     if _machines(verdict) > 1:

@@ -1,4 +1,7 @@
-"""Where two methods ended: the difference of their final values, or their ratio where the metric falls by decades."""
+"""Where two methods ended.
+
+The difference of their final values, or their ratio where the metric falls by decades.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Two sets of runs side by side: the ratio of their costs and the difference of their values, each with an interval.
+"""Two sets of runs side by side.
+
+The ratio of their costs and the difference of their values, each with an interval.
 
 A run that did not arrive enters with what it could have spent, its budget: with a bound on its
 cost, as in a restricted mean. The ratio is then a bound as well, and its interval is open on the
@@ -40,7 +42,10 @@ Flags = npt.NDArray[np.bool_]
 
 
 class Interval(NamedTuple):
-    """A value with its interval (NaN where there is none) and what failures make of it: exact, or a bound."""
+    """A value with its interval (NaN where there is none) and what failures make of it.
+
+    Exact, or a bound.
+    """
 
     value: float
     low: float
@@ -68,7 +73,10 @@ class Costs(NamedTuple):
 def restricted(
     costs: Sequence[Mapping[str, Any]], unit: str, statuses: Sequence[str], planned: Sequence[float]
 ) -> Costs:
-    """One side's costs in a unit; a run that broke off is given the rest of its planned steps at its own speed."""
+    """One side's costs in a unit.
+
+    A run that broke off is given the rest of its planned steps at its own speed.
+    """
     names = (unit, f"{unit}_spent", f"{unit}_before", "steps_spent")
     cost, spent, before, steps = (np.array([float(one[name]) for one in costs]) for name in names)
     arrived = np.isfinite(cost)
@@ -81,7 +89,10 @@ def restricted(
 
 
 def cost_ratio(a: Costs, b: Costs, *, paired: bool) -> Interval | None:
-    """The ratio of A's typical cost to B's; None where nobody arrived or the level holds at the start."""
+    """The ratio of A's typical cost to B's.
+
+    None where nobody arrived or the level holds at the start.
+    """
     if not (a.arrived.any() or b.arrived.any()):
         return None
     bound = BOUNDS[bool(a.arrived.all()), bool(b.arrived.all())]
@@ -121,7 +132,10 @@ def cut(a: Costs, b: Costs) -> tuple[Costs, Costs]:
 
 
 def filled(side: Costs, other: Costs) -> Costs:
-    """Runs that broke off before a first step get the largest cost of all: nothing is known of their own."""
+    """Runs that broke off before a first step get the largest cost of all.
+
+    Nothing is known of their own.
+    """
     if not np.isnan(side.spent).any():
         return side
     largest = float(np.nanmax(np.concatenate([side.spent, other.spent])))
@@ -130,7 +144,10 @@ def filled(side: Costs, other: Costs) -> Costs:
 
 
 def _low(a: Costs, b: Costs, paired: bool) -> float:
-    """The low end of the ratio's interval with A's costs at the evaluation before; 0 where that is the start."""
+    """The low end of the ratio's interval with A's costs at the evaluation before.
+
+    0 where that is the start.
+    """
     if not (a.before > 0).all():
         return TINY
     return max(stats.ratio_interval(a.before, b.spent, paired=paired, level=LEVEL).low, TINY)

@@ -1,4 +1,6 @@
-"""Every method against every other: ranks on each problem and overall, and how stable they are under resampling.
+"""Every method against every other.
+
+Ranks on each problem and overall, and how stable they are under resampling.
 
 On a problem a method is worth its median over seeds: of the cost to reach the level, failures
 infinite, or where no level is set of the final value. Seeds are redrawn together for all methods of
@@ -60,7 +62,9 @@ class Standing:
 
 @dataclass(frozen=True)
 class Overall:
-    """The methods over problems, best first; `left_out` says which methods and problems take no part, and why.
+    """The methods over problems, best first.
+
+    `left_out` says which methods and problems take no part, and why.
 
     `table` has a row a method: rank, low, high (of the mean rank), held, score, score_low,
     score_high, first (problems on which it is at the top, alone or not), next (P that it beats the
@@ -83,7 +87,10 @@ def standings(ledger: Ledger, unit: str | None = None, *, mixed: bool = False) -
 
 
 def best_unit(ledger: Ledger, there: Mapping[str, Sequence[Side]], *, mixed: bool = False) -> str:
-    """Seconds where all that count were measured alone, on one machine for each problem; else gradient-equivalents."""
+    """Seconds where all that count were measured alone, on one machine for each problem.
+
+    Else gradient-equivalents.
+    """
     for problem, own in there.items():
         if math.isnan(level := ledger.main_value(problem)):
             continue
@@ -135,7 +142,10 @@ def scores(ledger: Ledger, own: Sequence[Side], unit: str) -> tuple[pd.DataFrame
 
 
 def overall(records: Records, found: Sequence[Standing]) -> Overall | None:
-    """Ranks over the problems that count, by the mean rank; None where fewer than two methods share a problem."""
+    """Ranks over the problems that count, by the mean rank.
+
+    None where fewer than two methods share a problem.
+    """
     counted = [one for one in found if not time_to_target.is_illustration(records, one.problem)]
     apart = [f"{one.problem}: a test function" for one in found if one not in counted]
     counted, methods, dropped = _complete(counted)
@@ -174,7 +184,10 @@ def _groups(means: Array, methods: Sequence[str]) -> tuple[tuple[str, ...], ...]
 
 
 def _complete(found: list[Standing]) -> tuple[list[Standing], list[str], list[str]]:
-    """Problems and methods with no gap between them: again and again, whatever lacks most is left out."""
+    """Problems and methods with no gap between them.
+
+    Again and again, whatever lacks most is left out.
+    """
     names = list(dict.fromkeys(str(name) for one in found for name in one.scores))
     ran = pd.DataFrame(
         [[name in one.scores for name in names] for one in found],
@@ -227,7 +240,10 @@ def _profile_scores(found: Sequence[Standing], methods: Sequence[str]) -> pd.Dat
 
 
 def _within(times: Array) -> Array:
-    """What a problem adds to the score of each method: 1 for the fastest, 0 from `TAU_MAX` times its cost on."""
+    """What a problem adds to the score of each method.
+
+    1 for the fastest, 0 from `TAU_MAX` times its cost on.
+    """
     with np.errstate(invalid="ignore"):
         ratios = times / times.min(axis=-1, keepdims=True)
     ratios = np.where(np.isinf(times), math.inf, np.nan_to_num(ratios, nan=1.0))
@@ -243,7 +259,9 @@ def _chance(found: Sequence[Standing], a: str, b: str) -> float:
 
 
 def _redrawn(table: Array, generator: np.random.Generator) -> Array:
-    """Medians over redrawn seeds, (draws, methods); a seed that a method lacks counts for the others only.
+    """Medians over redrawn seeds, (draws, methods).
+
+    A seed that a method lacks counts for the others only.
 
     A method without any value has NaN.
     """

@@ -1,4 +1,7 @@
-"""Which runs a comparison is about: filters, the two methods, and the problems that both of them ran."""
+"""Which runs a comparison is about.
+
+Filters, the two methods, and the problems that both of them ran.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ DEVICE = ("device", "precision")
 
 @dataclass(frozen=True)
 class Method:
-    """A method as it is typed: `kfac`, or `kfac[lr=0.1]` where there are several configurations of it."""
+    """A method as it is typed.
+
+    `kfac`, or `kfac[lr=0.1]` where there are several configurations of it.
+    """
 
     name: str
     settings: Mapping[str, str]
@@ -75,7 +81,9 @@ def chosen(runs: Sequence[Run], filters: Mapping[str, str]) -> list[Run]:
 def pairs(
     records: Records, first: Method, second: Method, across: Sequence[str] = ()
 ) -> list[tuple[Side, Side]]:
-    """The two sides of every problem that both methods ran; problems that differ in `across` only count as one.
+    """The two sides of every problem that both methods ran.
+
+    Problems that differ in `across` only count as one.
 
     Raises:
         ConfigError: there is none; the message says what there is and what to type.
@@ -123,7 +131,10 @@ def differing(one: Settings, other: Settings) -> list[str]:
 
 
 def command_for(records: Records, name: str, problem: str) -> str:
-    """What makes runs of an optimizer on a problem: the command of a run that is there, with another optimizer."""
+    """What makes runs of an optimizer on a problem.
+
+    The command of a run that is there, with another optimizer.
+    """
     typed = next((text for text in records.of(problem)["command"] if text), "")
     words = shlex.split(typed)[3:] or [f"task={records.of(problem)['task'].iloc[0]}"]
     kept = [
@@ -162,7 +173,8 @@ def _sides(records: Records, wanted: Method) -> dict[str, Side]:
     if not found:
         labels = sorted(set(frame.loc[frame["name"] == wanted.name, "optimizer"]))
         raise ConfigError(
-            f"no run of {wanted.name} has these settings: {wanted.text}\nThere are: {', '.join(labels)}"
+            f"no run of {wanted.name} has these settings: {wanted.text}\nThere are: "
+            f"{', '.join(labels)}"
         )
     return found
 
@@ -176,7 +188,10 @@ def _has(records: Records, problem: str, label: str, wanted: Mapping[str, str]) 
 
 
 def _setting(run: Run, key: str) -> str | None:
-    """A setting's value as text; `depth` is found where `task.depth` is, and `task` is the task's name."""
+    """A setting's value as text.
+
+    `depth` is found where `task.depth` is, and `task` is the task's name.
+    """
     if key in ("task", "optimizer"):
         return str(getattr(run, key))
     for part in PARTS:
@@ -228,7 +243,8 @@ def _no_pair(
 ) -> str:
     """Both have runs, but on different problems: in what they differ, and what to type."""
     lines = [
-        f"{first.text} and {second.text} have no problem in common, and problems are never mixed silently."
+        f"{first.text} and {second.text} have no problem in common, and problems are never mixed "
+        f"silently."
     ]
     lines += [
         f"  {one.text}: {', '.join(there)}" for one, there in ((first, mine), (second, theirs))
@@ -247,7 +263,8 @@ def _no_pair(
             for key in keys
         )
         lines.append(
-            f"They differ in {told}. To set them against each other all the same: --across {','.join(keys)}"
+            f"They differ in {told}. To set them against each other all the same: --across "
+            f"{','.join(keys)}"
         )
     name = next(iter(theirs.values())).name
     lines.append(f"Make runs of both:\n  {command_for(records, name, next(iter(mine)))}")

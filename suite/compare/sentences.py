@@ -68,7 +68,10 @@ def costs_text(verdict: Verdict) -> str:
 
 
 def final_text(verdict: Verdict) -> str:
-    """`final accuracy 0.91 against 0.88: higher by 0.03 [0.01, 0.05]`; by their ratio where they span decades."""
+    """`final accuracy 0.91 against 0.88: higher by 0.03 [0.01, 0.05]`.
+
+    By their ratio where they span decades.
+    """
     told = [number(value) if math.isfinite(value) else "none" for value in verdict.finals]
     said = f"final {verdict.metric} {told[0]} against {told[1]}"
     found = verdict.final
@@ -128,7 +131,10 @@ def interval_text(found: Interval) -> str:
 
 
 def factor(value: float) -> str:
-    """A ratio with two decimals, or three digits where these are more; what is not 1 is never shown as 1.00."""
+    """A ratio with two decimals, or three digits where these are more.
+
+    What is not 1 is never shown as 1.00.
+    """
     if not math.isfinite(value):
         return "∞" if value > 0 else "?"
     if value == 0 or value >= 100:

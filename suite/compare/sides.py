@@ -1,4 +1,7 @@
-"""The two sides of a comparison: their runs as plain values, the runs to be compared, and what each of them spent."""
+"""The two sides of a comparison.
+
+Their runs as plain values, the runs to be compared, and what each of them spent.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +94,10 @@ def sides(records: Records, problem: str, frame: pd.DataFrame | None = None) -> 
 
 
 def match_seeds(a: Side, b: Side) -> tuple[Side, Side, bool, tuple[str, ...]]:
-    """The runs to compare: without unfinished ones, and pairs of the same seed where there are two of these."""
+    """The runs to compare.
+
+    Without unfinished ones, and pairs of the same seed where there are two of these.
+    """
     said: list[str] = []
     finished = []
     for side in (a, b):

@@ -49,7 +49,8 @@ def summary_lines(ledger: Ledger, verdicts: Sequence[Verdict]) -> list[str]:
     plural = "s" if len(counted) > 1 else ""
     chance = chance_text([chances(ledger, one) for one in counted])
     return [
-        f"Over {len(counted)} problem{plural}{apart}: {names[0]} {said}; P({names[0]} beats {names[1]}) {chance}."
+        f"Over {len(counted)} problem{plural}{apart}: {names[0]} {said}; P({names[0]} beats "
+        f"{names[1]}) {chance}."
     ]
 
 

@@ -45,9 +45,12 @@ def matrix_table(records: Records, verdicts: Sequence[Verdict]) -> Table:
         dict.fromkeys(UNITS[one.decided_by] for one in verdicts if one.decided_by != FINAL)
     )
     caption = (
-        f"How many times the {' or '.join(units) or 'cost'} of the baseline each method needs to reach the target, and "
-        "whether it is better or worse than the baseline at 95 % (? where that cannot be told; bold: better). Where < "
-        "or > stands before a bound, or ≈ before a ratio within the smaller budget, some runs never reached the "
+        f"How many times the {' or '.join(units) or 'cost'} of the baseline each method needs to "
+        f"reach the target, and "
+        "whether it is better or worse than the baseline at 95 % (? where that cannot be told; "
+        "bold: better). Where < "
+        "or > stands before a bound, or ≈ before a ratio within the smaller budget, some runs "
+        "never reached the "
         f"target. `final`: the final value decides; {NOT_RUN}: not run. "
     )
     return make_table(
@@ -56,7 +59,10 @@ def matrix_table(records: Records, verdicts: Sequence[Verdict]) -> Table:
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> Table:
-    """A row a method and problem: every ratio with its interval, how many runs arrive, and the verdict."""
+    """A row a method and problem.
+
+    Every ratio with its interval, how many runs arrive, and the verdict.
+    """
     rows: list[dict[str, Cell | str]] = [
         {
             "problem": one.problem,
@@ -77,9 +83,12 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
         for one in verdicts
     ]
     caption = (
-        "Ratios of what was spent to reach the target, the method's over the baseline's, with 95 % intervals; ~ marks "
-        "seconds of runs that shared the machine, which do not decide; memory: the ratio of the peaks; reached: runs "
-        "of the method and of the baseline at the target; final value: how far the method's lies from the baseline's, "
+        "Ratios of what was spent to reach the target, the method's over the baseline's, with 95 % "
+        "intervals; ~ marks "
+        "seconds of runs that shared the machine, which do not decide; memory: the ratio of the "
+        "peaks; reached: runs "
+        "of the method and of the baseline at the target; final value: how far the method's lies "
+        "from the baseline's, "
         "or their ratio (x) where the metric falls by decades. "
     )
     return make_table(
@@ -94,7 +103,8 @@ def sentence_table(verdicts: Sequence[Verdict]) -> Table:
             "problem": one.problem,
             "optimizer": _sourced(one.a.label, one),
             "in words": sentence(one).removeprefix(f"{one.problem}: "),
-            "more": f"python -m suite.compare {shlex.join([one.a.label, one.b.label, f'task={one.a.task}'])}",
+            "more": f"python -m suite.compare "
+            f"{shlex.join([one.a.label, one.b.label, f'task={one.a.task}'])}",
         }
         for one in verdicts
     ]
@@ -128,9 +138,12 @@ def overall_table(total: Overall) -> Table:
         for name, row in total.table.iterrows()
     ]
     caption = (
-        f"Over {', '.join(total.problems)}. Mean rank (1 is the best; ties share their ranks) with its 95 % interval, "
-        "and in how many resamples of seeds and problems a method keeps its place; score: area under its performance "
-        f"profile up to {TAU_MAX:g} times the best cost, 1 for always the cheapest; beats the next: P that a run of it "
+        f"Over {', '.join(total.problems)}. Mean rank (1 is the best; ties share their ranks) with "
+        f"its 95 % interval, "
+        "and in how many resamples of seeds and problems a method keeps its place; score: area "
+        "under its performance "
+        f"profile up to {TAU_MAX:g} times the best cost, 1 for always the cheapest; beats the "
+        f"next: P that a run of it "
         "beats one of the method below. "
     )
     left = f"Left out: {'; '.join(total.left_out)}. " if total.left_out else ""
@@ -138,7 +151,10 @@ def overall_table(total: Overall) -> Table:
 
 
 def problem_ranks(records: Records, found: Sequence[Standing]) -> Table:
-    """A row a method, a column a problem: its rank, its median, and in how many resamples of the seeds it keeps it."""
+    """A row a method, a column a problem.
+
+    Its rank, its median, and in how many resamples of the seeds it keeps it.
+    """
     names = [name for name in records.optimizers if any(name in one.ranks.index for one in found)]
     tops = {one.problem: _at_the_top(one) for one in found}
     rows: list[dict[str, Cell | str]] = [
@@ -150,8 +166,10 @@ def problem_ranks(records: Records, found: Sequence[Standing]) -> Table:
     ]
     by = "; ".join(f"{unit}: {', '.join(problems)}" for unit, problems in _by(found).items())
     caption = (
-        "Rank on each problem by the median over seeds (failures infinite; ties share a rank) and in how many "
-        f"resamples of the seeds it is kept. Bold: the first, and what cannot be told from it at 95 %. By {by}. "
+        "Rank on each problem by the median over seeds (failures infinite; ties share a rank) and "
+        "in how many "
+        f"resamples of the seeds it is kept. Bold: the first, and what cannot be told from it at "
+        f"95 %. By {by}. "
     )
     runs = sum(len(records.of(one.problem)) for one in found)
     return make_table("ranks", "Ranks on each problem", caption + runs_note(runs), rows)
@@ -162,7 +180,8 @@ def stability_lines(total: Overall | None) -> list[str]:
     if total is None or len(total.problems) < 2:
         return []
     lines = [
-        f"Overall: {total.table.index[0]} is first in {100 * total.table['held'].iloc[0]:.0f} % of the resamples."
+        f"Overall: {total.table.index[0]} is first in {100 * total.table['held'].iloc[0]:.0f} % of "
+        f"the resamples."
     ]
     return lines + [f"Cannot be told apart: {_listed(group)}." for group in total.groups]
 
@@ -219,7 +238,10 @@ def _rank_cell(found: Standing, name: str, top: Sequence[str]) -> Cell:
 
 
 def _at_the_top(found: Standing) -> list[str]:
-    """The first, and all that cannot be told from it; who mostly fails where the first does not is not among them."""
+    """The first, and all that cannot be told from it.
+
+    Who mostly fails where the first does not is not among them.
+    """
     first, *others = (str(name) for name in found.ranks.index)
     fails = {name: not math.isfinite(float(found.medians[name])) for name in (first, *others)}
     kept = [

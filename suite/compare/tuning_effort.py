@@ -1,4 +1,7 @@
-"""How much tuning stands behind the settings of a run: the trials of the file they come from, or none."""
+"""How much tuning stands behind the settings of a run.
+
+The trials of the file they come from, or none.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,10 @@ def tuning_text(a: Tuning, b: Tuning, names: tuple[str, str]) -> str:
 
 
 def _read(path: Path) -> tuple[int, Mapping[str, str]]:
-    """The number of trials that a file of tuned values names, and the values; (0, {}) where there is no such file."""
+    """The number of trials that a file of tuned values names, and the values.
+
+    (0, {}) where there is no such file.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         content: Any = yaml.safe_load(text) or {}

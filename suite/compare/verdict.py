@@ -1,4 +1,6 @@
-"""A verdict on two methods on one problem: what each spent to reach a level, where each ended, and whether that can be
+"""A verdict on two methods on one problem.
+
+What each spent to reach a level, where each ended, and whether that can be
 told apart at 95 %.
 
 One quantity decides, chosen before the data are looked at: seconds where each run had its hardware
@@ -88,7 +90,10 @@ class Verdict:
 def judge(
     ledger: Ledger, a: Side, b: Side, level: str | None = None, *, mixed: bool = False
 ) -> Verdict:
-    """The verdict on two sides at a level: the problem's target or highest level; `mixed` lets hardware differ."""
+    """The verdict on two sides at a level: the problem's target or highest level.
+
+    `mixed` lets hardware differ.
+    """
     known = ledger.levels(a.problem)
     level = level if level is not None else time_to_target.main_level(known)
     empty = Verdict(a.problem, a, b, a.metric, a.direction, level, known.get(level or "", math.nan))
@@ -115,7 +120,10 @@ def judge(
 
 
 def _with_costs(ledger: Ledger, verdict: Verdict, mixed: bool) -> Verdict:
-    """The verdict with the costs of reaching the level; they decide where a run of either side reached it."""
+    """The verdict with the costs of reaching the level.
+
+    They decide where a run of either side reached it.
+    """
     pair = (verdict.a, verdict.b)
     costs = [ledger.costs(side, verdict.value) for side in pair]
     machines = {run.hardware for side in pair for run in side.runs}

@@ -20,7 +20,8 @@ def choose(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(
-            f"device={name}: torch {torch.__version__} sees no CUDA device here; use device=cpu or auto"
+            f"device={name}: torch {torch.__version__} sees no CUDA device here; use device=cpu or "
+            f"auto"
         )
     try:
         device = torch.device(name)
@@ -46,7 +47,10 @@ def clock(device: torch.device) -> Clock:
 
 
 def set_threads(wanted: str | int, workers: int) -> int:
-    """Give torch its threads: `auto` is the machine's cores shared out among the workers of a parallel sweep."""
+    """Give torch its threads.
+
+    `auto` is the machine's cores shared out among the workers of a parallel sweep.
+    """
     if wanted != "auto" and (not isinstance(wanted, int) or wanted < 1):
         raise ConfigError(f"threads must be auto or a whole number from 1 on, got {wanted!r}")
     threads = max(1, cores() // workers) if wanted == "auto" else int(wanted)

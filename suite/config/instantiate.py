@@ -26,7 +26,9 @@ Node = Mapping[str, Any]
 
 
 def construct(node: Node, *args: Any, allow: Sequence[str] = ()) -> Any:
-    """Call the node's `_target_` with `args` and the node's other keys; inner nodes with a `_target_` come first.
+    """Call the node's `_target_` with `args` and the node's other keys.
+
+    Inner nodes with a `_target_` come first.
 
     Raises:
         ConfigError: a target outside the allow-list or that cannot be imported, a name its
@@ -53,7 +55,8 @@ def locate(path: str, allow: Sequence[str] = ()) -> Callable[..., Any]:
         path == name.rstrip(".") or path.startswith(name.rstrip(".") + ".") for name in allowed
     ):
         raise ConfigError(
-            f"_target_: {path} is not on the allow-list ({', '.join(allowed)}). If you trust it, add "
+            f"_target_: {path} is not on the allow-list ({', '.join(allowed)}). If you trust it, "
+            f"add "
             f"'allow=[{path.split('.')[0]}]' to the command."
         )
     module, _, name = path.rpartition(".")
@@ -82,7 +85,8 @@ def check_names(target: Callable[..., Any], path: str, names: Mapping[str, Any])
         if name not in parameters:
             known = [p for p in parameters if p not in ("params", "self")]
             raise ConfigError(
-                f"{path} has no hyperparameter {name!r}.{did_you_mean(name, known)} It has: {', '.join(known)}."
+                f"{path} has no hyperparameter {name!r}.{did_you_mean(name, known)} It has: "
+                f"{', '.join(known)}."
             )
 
 

@@ -50,7 +50,9 @@ def answered(arguments: Sequence[str]) -> Iterator[None]:
 
 
 def refuse_shadowed(arguments: Sequence[str]) -> None:
-    """Refuse a YAML of the user's that has the name of one of ours: Hydra would take ours, and say nothing.
+    """Refuse a YAML of the user's that has the name of one of ours.
+
+    Hydra would take ours, and say nothing.
 
     Raises:
         ConfigError: which file it is, and what to do.
@@ -62,7 +64,8 @@ def refuse_shadowed(arguments: Sequence[str]) -> None:
                 path.stem for path in (folder / group).glob("*.yaml") if path.stem in ours
             ):
                 raise ConfigError(
-                    f"{folder / group / both[0]}.yaml would not be used: the suite has a {group} {both[0]!r} of its "
+                    f"{folder / group / both[0]}.yaml would not be used: the suite has a {group} "
+                    f"{both[0]!r} of its "
                     f"own, which goes first. Give it another name and choose it with {group}=NAME"
                 )
 
@@ -165,7 +168,10 @@ def _who_has(group: str, key: str, arguments: Sequence[str]) -> str:
 
 
 def _keys(node: dict[str, Any], prefix: str = "") -> list[str]:
-    """The names of a YAML's values, those of inner nodes with a dot; what is not an argument is left out."""
+    """The names of a YAML's values, those of inner nodes with a dot.
+
+    What is not an argument is left out.
+    """
     found = []
     for key, value in node.items():
         if key.startswith("_") or key in DESCRIPTIVE:

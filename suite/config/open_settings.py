@@ -1,4 +1,7 @@
-"""Settings that a YAML leaves open: keys of an empty mapping, and which of many optimizers a `name` stands for."""
+"""Settings that a YAML leaves open.
+
+Keys of an empty mapping, and which of many optimizers a `name` stands for.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,10 @@ def opened(arguments: Sequence[str]) -> list[str]:
 
 
 def label(optimizer: str, node: Mapping[str, Any]) -> str:
-    """What results and reports call an optimizer: its YAML's name, and the `name` it is told if it is one of many."""
+    """What results and reports call an optimizer.
+
+    Its YAML's name, and the `name` it is told if it is one of many.
+    """
     name = node.get("name")
     return (
         f"{optimizer}_{re.sub(r'[^a-z0-9]+', '_', name.lower())}"

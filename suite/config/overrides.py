@@ -1,4 +1,7 @@
-"""What a command line chooses of each group: named on it, swept by its experiments, or taken by default."""
+"""What a command line chooses of each group.
+
+Named on it, swept by its experiments, or taken by default.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,10 @@ from suite.config import registry, torchrun
 
 OFFERED = ("optimizer", "task", "schedule", "experiment")
 BY_ITSELF = {  # composed by the suite for what is chosen
-    "tuned": "taken by itself where suite.tune has tuned the pair; ~tuned takes none, tuned=NAME another",
-    "published": "a paper's values, taken by itself in the experiments that repeat it; ~published takes none",
+    "tuned": "taken by itself where suite.tune has tuned the pair; ~tuned takes none, tuned=NAME "
+    "another",
+    "published": "a paper's values, taken by itself in the experiments that repeat it; ~published "
+    "takes none",
 }
 WIDTH = 118  # columns
 COMPOSED_ONCE = {
@@ -96,7 +101,10 @@ def deferred(arguments: Sequence[str]) -> list[str]:
 
 
 def has(node: Mapping[str, Any], key: str) -> bool:
-    """Whether a YAML has the value, or the node, of a dotted name; an empty mapping has all of them."""
+    """Whether a YAML has the value, or the node, of a dotted name.
+
+    An empty mapping has all of them.
+    """
     first, _, rest = key.partition(".")
     if first not in node:
         return False

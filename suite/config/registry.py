@@ -1,4 +1,7 @@
-"""The folders of YAML as a registry: which optimizers and tasks there are, and which of them fit together."""
+"""The folders of YAML as a registry.
+
+Which optimizers and tasks there are, and which of them fit together.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,10 @@ def names(group: str, folders: Iterable[Path] = ()) -> list[str]:
 
 
 def read(group: str, name: str, folders: Iterable[Path] = ()) -> dict[str, Any]:
-    """One YAML as it is written, interpolations unresolved; no name is in two folders (see `complaints`)."""
+    """One YAML as it is written, interpolations unresolved.
+
+    No name is in two folders (see `complaints`).
+    """
     for folder in (*folders, CONFIGS):
         path = folder / group / f"{name}.yaml"
         if path.exists():
@@ -87,7 +93,9 @@ def tasks_offering(
 
 
 def family(node: Mapping[str, Any]) -> str:
-    """The family an optimizer belongs to: what its YAML says, else the folder of `optimizers` it lives in.
+    """The family an optimizer belongs to.
+
+    What its YAML says, else the folder of `optimizers` it lives in.
 
     What comes from the packages that are always allowed is first order, and the rest `other`.
     """
@@ -101,7 +109,10 @@ def family(node: Mapping[str, Any]) -> str:
 
 
 def about(node: Mapping[str, Any]) -> dict[str, Any]:
-    """What an optimizer's YAML says of it beside its settings: `paper`, and `state`, the numbers it keeps."""
+    """What an optimizer's YAML says of it beside its settings.
+
+    `paper`, and `state`, the numbers it keeps.
+    """
     return node.get("about") or {}
 
 
@@ -118,5 +129,8 @@ def _offers(task: str, folders: Folders, allow: tuple[str, ...]) -> frozenset[st
 
 
 def family_rank(family: str) -> int:
-    """Where a family stands in the tables: first order on top, families without a place of their own at the end."""
+    """Where a family stands in the tables.
+
+    First order on top, families without a place of their own at the end.
+    """
     return FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)

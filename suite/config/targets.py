@@ -1,4 +1,6 @@
-"""Levels of a validation metric that runs are timed to: shares of what a baseline improves, and where they are kept.
+"""Levels of a validation metric that runs are timed to.
+
+Shares of what a baseline improves, and where they are kept.
 
 With u the untrained value and m the baseline's final one, the level of a share p is u + p (m - u).
 A positive metric that is to become small and falls by more than two decades, such as the gap to a
@@ -66,7 +68,8 @@ def ladder(untrained: float, final: float, direction: str) -> Ladder:
         )
     if sign * final <= sign * untrained:
         raise ValueError(
-            f"the metric went from {untrained:.6g} to {final:.6g}, which is no improvement ({direction})"
+            f"the metric went from {untrained:.6g} to {final:.6g}, which is no improvement "
+            f"({direction})"
         )
     least = RESOLUTION * untrained
     zero = direction == "min" and 0 <= abs(final) <= least

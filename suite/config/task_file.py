@@ -1,4 +1,7 @@
-"""A task whose settings name a Python file of the user's: what it is called, and what its content adds to a run."""
+"""A task whose settings name a Python file of the user's.
+
+What it is called, and what its content adds to a run.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,10 @@ def name_of(task: str, node: Node) -> str:
 
 
 def identifying(node: Node) -> Node:
-    """The settings that make a task what it is: the content of its file, wherever that lies and however it is typed."""
+    """The settings that make a task what it is.
+
+    The content of its file, wherever that lies and however it is typed.
+    """
     return (
         {key: value for key, value in node.items() if key != "file"} if node.get("digest") else node
     )

@@ -1,4 +1,7 @@
-"""What the launcher of a run of several processes, torchrun, says of this one; read without importing torch."""
+"""What the launcher of a run of several processes, torchrun, says of this one.
+
+Read without importing torch.
+"""
 
 from __future__ import annotations
 
@@ -64,6 +67,8 @@ def refuse_sweep(arguments: Sequence[str]) -> None:
     """Raise ConfigError for a sweep by several processes: each of them would start all of its runs."""
     if world_size() > 1 and SWEEPS & set(arguments):
         raise ConfigError(
-            f"torchrun started {world_size()} processes for one run, and -m asks for a sweep. Take either: torchrun "
-            "for each run by itself, or `python -m suite -m ... hydra/launcher=joblib` for runs side by side."
+            f"torchrun started {world_size()} processes for one run, and -m asks for a sweep. Take "
+            f"either: torchrun "
+            "for each run by itself, or `python -m suite -m ... hydra/launcher=joblib` for runs "
+            "side by side."
         )

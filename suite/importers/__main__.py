@@ -1,4 +1,7 @@
-"""`python -m suite.importers`: results recorded elsewhere, as an archive that every report and comparison reads."""
+"""`python -m suite.importers`.
+
+Results recorded elsewhere, as an archive that every report and comparison reads.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 FORMATS = {
-    "algoperf": "logs of the AlgoPerf benchmark: a submission's folder, or one of several submissions",
+    "algoperf": "logs of the AlgoPerf benchmark: a submission's folder, or one of several "
+    "submissions",
     "deepobs": "DeepOBS's JSON: a file, or a folder of them",
-    "wandb": "offline runs of Weights & Biases: a .wandb file, or a folder of them; with --online <entity>/<project>",
+    "wandb": "offline runs of Weights & Biases: a .wandb file, or a folder of them; with --online "
+    "<entity>/<project>",
 }
 
 

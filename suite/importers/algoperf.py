@@ -80,7 +80,8 @@ def read(path: Path) -> list[Run]:
     if not found:
         raise ImportFault(
             f"{path} has no trials of AlgoPerf; they are folders "
-            f"<submission>/study_<k>/<workload>_<framework>/trial_<j> with {EVALUATIONS} or {MEASUREMENTS}"
+            f"<submission>/study_<k>/<workload>_<framework>/trial_<j> with {EVALUATIONS} or "
+            f"{MEASUREMENTS}"
         )
     targets = {
         trial.workload: _target(trial)
@@ -96,7 +97,9 @@ def read(path: Path) -> list[Run]:
 
 
 def read_times(path: Path) -> pd.DataFrame:
-    """A published table of times to target (a row a submission) as `suite.stats` takes it: a row a workload.
+    """A published table of times to target (a row a submission) as `suite.stats` takes it.
+
+    A row a workload.
 
     A workload on which a submission has no entry was not reached, as the benchmark's scoring has
     it.
@@ -104,7 +107,8 @@ def read_times(path: Path) -> pd.DataFrame:
     table = pd.read_csv(path, index_col=0)
     if table.index.name != "submission" or not len(table.columns):
         raise ImportFault(
-            f"{path} is no table of times: its first column is {table.index.name!r}, not 'submission'"
+            f"{path} is no table of times: its first column is {table.index.name!r}, not "
+            f"'submission'"
         )
     times: pd.DataFrame = table.astype(float).T.fillna(math.inf)
     return times.rename_axis(index="problem", columns=None)

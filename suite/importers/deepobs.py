@@ -43,7 +43,8 @@ def read(path: Path) -> list[Run]:
     files = [path] if path.is_file() else sorted(path.rglob("*.json"))
     if not files:
         raise ImportFault(
-            f"{path} has no JSON files; DeepOBS writes <testproblem>/<optimizer>/<setting>/<seed>.json"
+            f"{path} has no JSON files; DeepOBS writes "
+            f"<testproblem>/<optimizer>/<setting>/<seed>.json"
         )
     return [_run(file) for file in files]
 
@@ -85,7 +86,8 @@ def _history(file: Path, content: Mapping[str, Any], metric: str, split: str) ->
         values = _listed(content, f"{prefix}_{kind}")
         if len(values) != epochs + 1:
             raise ImportFault(
-                f"{file}: {prefix}_{kind} has {len(values)} values for {epochs} epochs, not {epochs + 1}"
+                f"{file}: {prefix}_{kind} has {len(values)} values for {epochs} epochs, not "
+                f"{epochs + 1}"
             )
         evaluated[f"{name}/{metric}"] = np.asarray(values, dtype=float)
     evaluated["loss"] = np.where(
@@ -106,12 +108,16 @@ def _history(file: Path, content: Mapping[str, Any], metric: str, split: str) ->
 
 
 def _steps(file: Path, content: Mapping[str, Any], epochs: int) -> tuple[int, int]:
-    """Steps of an epoch and between two logged ones; with an interval above 1, up to interval - 1 steps too many."""
+    """Steps of an epoch and between two logged ones.
+
+    With an interval above 1, up to interval - 1 steps too many.
+    """
     interval = int(content.get("train_log_interval") or 1)
     batches = _listed(content, "minibatch_train_losses")
     if epochs < 1 or len(batches) % epochs:
         raise ImportFault(
-            f"{file}: {len(batches)} mini-batch losses in {epochs} epochs: cut off, or not of DeepOBS"
+            f"{file}: {len(batches)} mini-batch losses in {epochs} epochs: cut off, or not of "
+            f"DeepOBS"
         )
     return (
         len(batches) // epochs or 1

@@ -1,4 +1,7 @@
-"""What the readers of other formats share: a run from a table of steps and a few facts, and errors that name a file."""
+"""What the readers of other formats share.
+
+A run from a table of steps and a few facts, and errors that name a file.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,10 @@ class Facts:
 
 
 def run_of(facts: Facts, history: pd.DataFrame, place: str) -> Run:
-    """A run as `suite.results.load.read_run` would give it; `place` tells it from others with the same facts."""
+    """A run as `suite.results.load.read_run` would give it.
+
+    `place` tells it from others with the same facts.
+    """
     table = _complete(history, facts)
     status = facts.status or _status(table, facts)
     task, optimizer = _name(facts.task), _name(facts.optimizer)

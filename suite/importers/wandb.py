@@ -1,4 +1,6 @@
-"""Runs of Weights & Biases: the .wandb files that an offline run leaves, or runs on a server through its API.
+"""Runs of Weights & Biases.
+
+The .wandb files that an offline run leaves, or runs on a server through its API.
 
 A .wandb file is a log of records in blocks of 32 KiB, laid out like LevelDB's: each piece has a
 checksum (CRC-32 of type and content), a length and a type (whole, first, middle or last piece of a
@@ -51,7 +53,9 @@ class Logged:
 
 
 def read(path: Path, metric: str | None = None) -> list[Run]:
-    """All offline runs beneath a folder, or the one in a .wandb file; `metric` is that of runs that name none.
+    """All offline runs beneath a folder, or the one in a .wandb file.
+
+    `metric` is that of runs that name none.
 
     Raises:
         ImportFault: there are none, a file is damaged, or it is not clear which metric counts.
@@ -145,7 +149,8 @@ def _metric(
         ]
         if not found and asked:
             raise ImportFault(
-                f"{logged.name} logged no {asked!r}; it has {', '.join(map(str, history)) or 'nothing'}"
+                f"{logged.name} logged no {asked!r}; it has "
+                f"{', '.join(map(str, history)) or 'nothing'}"
             )
         return str(told).removeprefix("validation/").removeprefix("val/").removeprefix("val_")
     if len(candidates) != 1:

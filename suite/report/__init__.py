@@ -1,1 +1,4 @@
-"""The report: run directories in, tables, figures and one page out. Only drawing a function's landscape takes torch."""
+"""The report: run directories in, tables, figures and one page out.
+
+Only drawing a function's landscape takes torch.
+"""

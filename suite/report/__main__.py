@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     records = build_records(chosen, damaged, load_timings(options.runs))
     if records.repeats:
         print(
-            f"warning: left out as repeats of a (configuration, seed): {', '.join(records.repeats)}",
+            f"warning: left out as repeats of a (configuration, seed): "
+            f"{', '.join(records.repeats)}",
             file=sys.stderr,
         )
     title = (
@@ -94,7 +95,8 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         const=True,
         metavar="DIR",
-        help="also figures, tables and a main.tex ready for LaTeX (in the report's paper/ unless DIR is given)",
+        help="also figures, tables and a main.tex ready for LaTeX (in the report's paper/ unless "
+        "DIR is given)",
     )
     parser.add_argument(
         "--allow",

@@ -98,7 +98,9 @@ def write_report(
     allow: Sequence[str] = (),
     paper: Path | None = None,
 ) -> list[Table]:
-    """Write `index.html`, `tasks/`, `tables/` and `figures/`; give back the tables for the terminal, main one first.
+    """Write `index.html`, `tasks/`, `tables/` and `figures/`.
+
+    Give back the tables for the terminal, main one first.
 
     `allow` names the modules, beside this suite's, from which a task may come whose landscape is to
     be drawn; `paper` is the folder for LaTeX, if it is asked for.
@@ -277,7 +279,10 @@ def _files_of(sections: Iterable[Section]) -> list[Path]:
 
 
 def _progress(problems: Sequence[str]) -> Iterable[str]:
-    """The problems, with a bar on standard error while their pages are drawn; none where nobody looks at it."""
+    """The problems, with a bar on standard error while their pages are drawn.
+
+    None where nobody looks at it.
+    """
     console = Console(stderr=True)
     if not console.is_terminal:
         return problems

@@ -58,8 +58,8 @@ class Aggregated:
         if not problems and all(why == NO_LEVEL for why in self.left_out.values()):
             return ""
         many = (
-            f"{len(problems)} problem{'s' if len(problems) != 1 else ''} and {len(self.methods)} method"
-            + ("s" if len(self.methods) != 1 else "")
+            f"{len(problems)} problem{'s' if len(problems) != 1 else ''} and {len(self.methods)} "
+            f"method" + ("s" if len(self.methods) != 1 else "")
         )
         return f"{what} need two problems and two methods; here are {many} that count. {self.note}".strip()
 

@@ -34,7 +34,10 @@ class Scrubber:
         )
 
     def __call__(self, value: Any) -> Any:
-        """A value of a configuration, a summary or an environment; keys that name user or machine are left out."""
+        """A value of a configuration, a summary or an environment.
+
+        Keys that name user or machine are left out.
+        """
         if isinstance(value, Mapping):
             kept = {key: item for key, item in value.items() if str(key).lower() not in PRIVATE}
             return {
@@ -55,7 +58,10 @@ class Scrubber:
         return self._names.sub("…", PATHS.sub(lambda found: self._last(found[0]), text))
 
     def platform(self, text: str) -> str:
-        """`Linux-x86_64-with-glibc2.36`: which system on which processor, without the kernel's own name."""
+        """`Linux-x86_64-with-glibc2.36`.
+
+        Which system on which processor, without the kernel's own name.
+        """
         return self.text(KERNEL.sub(r"\1-\2", text))
 
     def _last(self, path: str) -> str:

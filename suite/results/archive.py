@@ -51,7 +51,9 @@ def write_archive(
     timings: Timings | None = None,
     about: str = "",
 ) -> Path:
-    """Write an archive of `runs`, in place of one that was there; `rows` is what a long history keeps, about.
+    """Write an archive of `runs`, in place of one that was there.
+
+    `rows` is what a long history keeps, about.
 
     Raises:
         ArchiveError: there are no runs, or the folder holds something else.
@@ -89,7 +91,8 @@ def read_archive(folder: Path) -> list[Run]:
     contents = read_contents(folder)
     if contents.get("version") != VERSION:
         raise ArchiveError(
-            f"{folder} is an archive of version {contents.get('version')}; this suite reads {VERSION}"
+            f"{folder} is an archive of version {contents.get('version')}; this suite reads "
+            f"{VERSION}"
         )
     try:
         runs = parquet.read(folder, folder)

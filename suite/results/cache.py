@@ -60,7 +60,10 @@ def shards(root: Path, directories: Sequence[Path]) -> list[Shard]:
 
 
 def kept(shard: Shard, read: Callable[[Sequence[Path]], Found]) -> Found:
-    """The runs of a shard from the cache, or by `read`; then they are kept, unless the folder cannot be written."""
+    """The runs of a shard from the cache, or by `read`.
+
+    Then they are kept, unless the folder cannot be written.
+    """
     key = shard.key
     folder = shard.root / FOLDER / key
     try:

@@ -1,4 +1,7 @@
-"""What each run had spent when it first reached each level, and when it ended: one pass over every history."""
+"""What each run had spent when it first reached each level, and when it ended.
+
+One pass over every history.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ CROSSINGS = [*ENDS[:6], "level", "value", *UNITS]
 
 
 def ends(records: Records) -> pd.DataFrame:
-    """A row per run, under the records' index, of pairs that fit: all that it spent. Columns as in `ENDS`."""
+    """A row per run, under the records' index, of pairs that fit: all that it spent.
+
+    Columns as in `ENDS`.
+    """
     rows = {
         index: {
             **_who(run),
@@ -35,7 +41,9 @@ def ends(records: Records) -> pd.DataFrame:
 
 @once
 def crossings(records: Records) -> pd.DataFrame:
-    """A row per run and level: what had been spent when the run first was at the level or better, `inf` where never.
+    """A row per run and level.
+
+    What had been spent when the run first was at the level or better, `inf` where never.
 
     The columns are those of `CROSSINGS`; the seconds are those of `reached.costs`.
     """
@@ -81,7 +89,9 @@ def baselines(records: Records, reached: pd.DataFrame) -> dict[str, str]:
 
 
 def common_level(reached: pd.DataFrame, against: str) -> str | None:
-    """The hardest level of a problem that all of the baseline's runs reached; the target where there is none.
+    """The hardest level of a problem that all of the baseline's runs reached.
+
+    The target where there is none.
 
     The target is the median of the baseline's own runs, so about half of them never reach it.
     """
@@ -102,7 +112,10 @@ def common_level(reached: pd.DataFrame, against: str) -> str | None:
 
 
 def _named(records: Records, problem: str) -> str | None:
-    """The label of the optimizer whose runs set the levels; the one with most runs, where it has several settings."""
+    """The label of the optimizer whose runs set the levels.
+
+    The one with most runs, where it has several settings.
+    """
     runs = records.of(problem)
     own = runs.loc[
         (runs["name"] == baseline(records, problem)) & (runs["status"] != "unsupported"),
@@ -122,7 +135,10 @@ def _first_order(records: Records, reached: pd.DataFrame) -> str | None:
 
 
 def step_seconds(records: Records) -> pd.DataFrame:
-    """A row per run with seconds of a step: problem, optimizer, seed, hardware, seconds, and the `source` of these."""
+    """A row per run with seconds of a step.
+
+    Problem, optimizer, seed, hardware, seconds, and the `source` of these.
+    """
     frame = records.frame[records.frame["status"].isin(TRAINED)]
     exclusive = frame["exclusive_seconds_per_step"] > 0
     source = np.where(~frame["parallel"].astype(bool), OWN, np.where(exclusive, EXCLUSIVE, SHARED))

@@ -57,7 +57,10 @@ class RunRecord:
     def begin(
         self, config: Mapping[str, Any], environment: Mapping[str, Any], *, resume: bool
     ) -> None:
-        """Write what is known before the first step; a run that does not resume starts from nothing."""
+        """Write what is known before the first step.
+
+        A run that does not resume starts from nothing.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
         self.summary.unlink(missing_ok=True)
         if not resume:
@@ -88,7 +91,10 @@ class RunRecord:
 
 
 class RowFile:
-    """The rows of a CSV file: kept in memory between two flushes, never rewritten but when a run resumes."""
+    """The rows of a CSV file.
+
+    Kept in memory between two flushes, never rewritten but when a run resumes.
+    """
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         self.path = path
@@ -107,7 +113,10 @@ class RowFile:
         self._pending.clear()
 
     def rewind(self, step: float) -> None:
-        """Drop the rows after a step, those a checkpoint does not know of; a kill may have left the last one half."""
+        """Drop the rows after a step, those a checkpoint does not know of.
+
+        A kill may have left the last one half.
+        """
         with self.path.open(newline="") as file:
             kept = [
                 row
@@ -127,7 +136,10 @@ class RowFile:
 
 
 class History(RowFile):
-    """history.csv: a row for each logged step. Columns of telemetry are added when they are first met."""
+    """history.csv: a row for each logged step.
+
+    Columns of telemetry are added when they are first met.
+    """
 
     def __init__(self, path: Path, metrics: Sequence[str]) -> None:
         super().__init__(

@@ -97,7 +97,10 @@ def _spread(rows: Mask, count: int) -> Mask:
 
 
 def _middles(history: pd.DataFrame, count: int) -> Mask:
-    """The row with the median loss of each of `count` stretches; the middle row where no loss is finite."""
+    """The row with the median loss of each of `count` stretches.
+
+    The middle row where no loss is finite.
+    """
     losses = history["loss"].to_numpy(dtype=float)
     mask = np.zeros(len(losses), dtype=bool)
     for stretch in np.array_split(np.arange(len(losses)), count):
@@ -114,7 +117,10 @@ def _ends(length: int) -> Mask:
 
 
 def _rounded(history: pd.DataFrame, exact: Mask) -> pd.DataFrame:
-    """Single precision where it neither overflows nor vanishes; counts, and the rows of `exact`, as they are."""
+    """Single precision where it neither overflows nor vanishes.
+
+    Counts, and the rows of `exact`, as they are.
+    """
     rounded = history.copy()
     for name in history.columns.difference(list(COUNTS)):
         values = history[name].to_numpy(dtype=float)

@@ -100,7 +100,9 @@ class Records:
 def once(
     function: Callable[Concatenate[Records, Asked], Answer],
 ) -> Callable[Concatenate[Records, Asked], Answer]:
-    """Compute what several sections ask of the same records a single time; nobody may change the answer.
+    """Compute what several sections ask of the same records a single time.
+
+    Nobody may change the answer.
 
     The function's last argument, if it has any beside the records, names a problem, and the answer
     depends on the runs of that problem alone: `only` hands it on.
@@ -140,7 +142,10 @@ def only(records: Records, problem: str) -> Records:
 def build_records(
     runs: Sequence[Run], damaged: Sequence[Damage], timings: Timings | None = None
 ) -> Records:
-    """Label the runs, drop repeats, and lay them out as one frame; `timings` are those of `suite.time`."""
+    """Label the runs, drop repeats, and lay them out as one frame.
+
+    `timings` are those of `suite.time`.
+    """
     unique, repeats = unique_runs(runs)
     settings = problem_settings(unique)
     problems = problem_labels(unique, settings)
@@ -238,7 +243,10 @@ def _row(
 
 
 def exclusive_seconds(run: Run, timings: Timings) -> float:
-    """Seconds of a step with the run's hardware to itself; NaN where nobody has measured them there undisturbed."""
+    """Seconds of a step with the run's hardware to itself.
+
+    NaN where nobody has measured them there undisturbed.
+    """
     place = hardware(str(run.config.get("device", "cpu")), run.environment)
     found = timings.get((speed_key(run.config), place)) if timings else None
     return float("nan") if found is None or found.shared else found.seconds_per_step

@@ -27,7 +27,10 @@ LONGEST_LABEL = 3
 
 
 def flatten(value: Any, prefix: str = "") -> Settings:
-    """Nested settings as `{"a.b": "text"}`; equal numbers give equal text, whichever type they have."""
+    """Nested settings as `{"a.b": "text"}`.
+
+    Equal numbers give equal text, whichever type they have.
+    """
     if not isinstance(value, Mapping):
         return {prefix: show(value)}
     flat: Settings = {}
@@ -50,7 +53,9 @@ def show(value: Any) -> str:
 
 
 def problem_settings(runs: Sequence[Run]) -> list[Settings]:
-    """Everything that makes two runs answers to different questions: budget, data, model, device, metric.
+    """Everything that makes two runs answers to different questions.
+
+    Budget, data, model, device, metric.
 
     A run that was refused before its task was built knows nothing of what is found out by building
     it: it joins the problem with which it agrees in all else, so that it stays in the denominators.
@@ -97,14 +102,20 @@ def unique_runs(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
 
 
 def problem_labels(runs: Sequence[Run], settings: Sequence[Settings]) -> list[str]:
-    """The label of each run's problem: the task's name, and what differs when the task was run in several ways."""
+    """The label of each run's problem.
+
+    The task's name, and what differs when the task was run in several ways.
+    """
     return _labels(
         [(run.task, one) for run, one in zip(runs, settings, strict=True)], "{} ({})", smallest=True
     )
 
 
 def optimizer_labels(runs: Sequence[Run], problems: Sequence[str]) -> list[str]:
-    """The label of each run's optimizer: its name, and the keys that differ between its configurations on a problem."""
+    """The label of each run's optimizer.
+
+    Its name, and the keys that differ between its configurations on a problem.
+    """
     labels = [""] * len(runs)
     for problem in dict.fromkeys(problems):
         members = [index for index, label in enumerate(problems) if label == problem]
@@ -121,7 +132,10 @@ def differing_keys(settings: Sequence[Settings]) -> list[str]:
 
 
 def distinguishing_keys(settings: Sequence[Settings]) -> list[str]:
-    """A small set of keys that already tells all settings apart: a key is taken only if it splits something further."""
+    """A small set of keys that already tells all settings apart.
+
+    A key is taken only if it splits something further.
+    """
     chosen: list[str] = []
     for key in differing_keys(settings):
         if _groups(settings, [*chosen, key]) > _groups(settings, chosen):
@@ -150,7 +164,10 @@ def _label_keys(settings: Sequence[Settings], *, smallest: bool) -> list[str]:
 
 
 def _difference(settings: Settings, keys: Sequence[str]) -> list[str]:
-    """`quick` for a scale, `depth=20` for a key; dotted keys lose their path where that leaves them distinct."""
+    """`quick` for a scale, `depth=20` for a key.
+
+    Dotted keys lose their path where that leaves them distinct.
+    """
     last = [key.rsplit(".", 1)[-1] for key in keys]
     return [
         _said(settings, key, name if last.count(name) == 1 else key)

@@ -1,4 +1,7 @@
-"""Histories to curves: window medians, the median over seeds, a band from minimum to maximum, limits and scales."""
+"""Histories to curves.
+
+Window medians, the median over seeds, a band from minimum to maximum, limits and scales.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,9 @@ class Strand:
 
 @dataclass(frozen=True)
 class Curve:
-    """One optimizer on one problem: the middle over the runs that came to their end, and the others.
+    """One optimizer on one problem.
+
+    The middle over the runs that came to their end, and the others.
 
     Attributes:
         middle: columns of AXES, each the median over runs at the same step, and `value`, `low`,
@@ -116,7 +121,10 @@ def _points(history: pd.DataFrame, column: str, steps: int) -> pd.DataFrame:
 
 
 def _medians(values: Array, members: npt.NDArray[np.intp], count: int) -> Array:
-    """The median of each group without its NaN; in place of pandas' own, which takes ten times as long for a run."""
+    """The median of each group without its NaN.
+
+    In place of pandas' own, which takes ten times as long for a run.
+    """
     order = np.lexsort((values, members))  # NaN come last in their group
     known = np.bincount(members[~np.isnan(values)], minlength=count)
     start = np.concatenate([[0], np.cumsum(np.bincount(members, minlength=count))[:-1]]).astype(int)

@@ -1,4 +1,7 @@
-"""Run directories in, one `Run` per readable directory out; what cannot be read is named with its reason."""
+"""Run directories in, one `Run` per readable directory out.
+
+What cannot be read is named with its reason.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +94,10 @@ class _Reader:
 
 
 def load_timings(root: Path) -> dict[timings.Place, timings.Timing]:
-    """The exclusive timings that belong to the runs under `root`: an archive's own, else those of this machine."""
+    """The exclusive timings that belong to the runs under `root`.
+
+    An archive's own, else those of this machine.
+    """
     folders = _archives(root)
     known = {} if archive.is_archive(root) else timings.load(paths.results() / "timing")
     for folder in folders:

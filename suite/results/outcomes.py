@@ -1,4 +1,7 @@
-"""Outcomes as words. No status ever leaves a denominator: what did not finish is counted beside what did."""
+"""Outcomes as words. No status ever leaves a denominator.
+
+What did not finish is counted beside what did.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ def complete(runs: pd.DataFrame, column: str) -> bool:
 
 
 def failure_words(runs: pd.DataFrame, column: str) -> str:
-    """`diverged 2/3 · timeout 1/3`; plain `unsupported` where nothing else happened; empty without failures."""
+    """`diverged 2/3 · timeout 1/3`; plain `unsupported` where nothing else happened.
+
+    Empty without failures.
+    """
     if len(runs) == 0:
         return NOT_RUN
     words = runs["status"].mask(runs["status"].isin(FINISHED) & runs[column].isna(), NO_VALUE)

@@ -1,4 +1,6 @@
-"""Runs as two tables, and back: a row per run with its settings as JSON, and all rows of all histories.
+"""Runs as two tables, and back.
+
+A row per run with its settings as JSON, and all rows of all histories.
 
 What many runs have in common (task, optimizer, the other settings, machine) is a column of its own,
 which Parquet stores once. Histories with the same columns stand together in one row group each.
@@ -39,7 +41,10 @@ class PackError(ValueError):
 
 
 def write(runs: Sequence[Run], folder: Path, *, small: bool) -> None:
-    """Write the tables of `runs` into a folder that exists; `small` takes longer to write and less room."""
+    """Write the tables of `runs` into a folder that exists.
+
+    `small` takes longer to write and less room.
+    """
     groups = _groups(runs)
     table = _runs_table(runs, groups)
     parquet.write_table(table, folder / RUNS, **(SMALL if small else {"compression": "lz4"}))
@@ -100,7 +105,10 @@ class _Parsed:
 
 
 def encode(value: Any) -> Any:
-    """A value of YAML as one of JSON, in the same order; numbers that are not finite stay what they are."""
+    """A value of YAML as one of JSON, in the same order.
+
+    Numbers that are not finite stay what they are.
+    """
     if isinstance(value, Mapping):
         if all(isinstance(key, str) for key in value) and ITEMS not in value:
             return {key: encode(item) for key, item in value.items()}
@@ -210,7 +218,10 @@ def _write_histories(
 
 
 def _encodings(names: Iterable[str], whole: Sequence[str]) -> dict[str, Any]:
-    """Differences for whole numbers; the bytes of the others apart from each other, as those at the end are often 0."""
+    """Differences for whole numbers.
+
+    The bytes of the others apart from each other, as those at the end are often 0.
+    """
     chosen = {
         name: "DELTA_BINARY_PACKED" if name in whole else "BYTE_STREAM_SPLIT" for name in names
     }

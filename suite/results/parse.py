@@ -23,7 +23,9 @@ REMEMBERED = 50_000  # texts of which the parsed value is kept
 
 
 class Memory:
-    """Texts that were parsed before: the runs of a sweep have most of their configuration in common.
+    """Texts that were parsed before.
+
+    The runs of a sweep have most of their configuration in common.
 
     What is found is shared between runs, so nobody may change it.
     """
@@ -33,7 +35,9 @@ class Memory:
         self._json: dict[str, dict[str, Any]] = {}
 
     def config(self, text: str) -> Any:
-        """The configuration in a YAML text, section by section; what is not plain enough for that is parsed whole.
+        """The configuration in a YAML text, section by section.
+
+        What is not plain enough for that is parsed whole.
 
         Raises:
             yaml.YAMLError: it is not YAML.
@@ -141,7 +145,10 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _parse_quickly(content: bytes) -> pd.DataFrame | None:
-    """A well-formed table, as one block of memory; None where anything about it is out of the ordinary."""
+    """A well-formed table, as one block of memory.
+
+    None where anything about it is out of the ordinary.
+    """
     try:
         names = content.partition(b"\n")[0].decode().rstrip("\r").split(",")
         if len(set(names)) != len(names):

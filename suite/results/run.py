@@ -1,4 +1,7 @@
-"""One training as the report knows it, wherever it was read from: a directory, an archive, somebody else's logs."""
+"""One training as the report knows it, wherever it was read from.
+
+A directory, an archive, somebody else's logs.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,9 @@ class Damage:
 
 @dataclass(frozen=True)
 class Run:
-    """One training as its record tells it. Parts of `config` and `environment` may be shared between runs: read only.
+    """One training as its record tells it.
+
+    Parts of `config` and `environment` may be shared between runs: read only.
 
     Attributes:
         path: the run's directory; of a run from an archive, where it would stand beneath the

@@ -1,4 +1,7 @@
-"""What it cost each run to reach a level of its metric: the frame behind verdicts, profiles and target tables."""
+"""What it cost each run to reach a level of its metric.
+
+The frame behind verdicts, profiles and target tables.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,9 @@ def is_illustration(records: Records, problem: str) -> bool:
 
 
 def levels(records: Records, problem: str) -> dict[str, float]:
-    """The levels set for a problem, by name: `target`, and `50 %`, `80 %` ... of the baseline's improvement.
+    """The levels set for a problem, by name: `target`, and `50 %`, `80 %` .
+
+    of the baseline's improvement.
 
     Runs that are older than their task's levels are measured by those that `suite.target` has
     stored since.
@@ -57,7 +62,10 @@ def levels(records: Records, problem: str) -> dict[str, float]:
 
 
 def main_level(known: Mapping[str, float]) -> str | None:
-    """The level that verdicts are about: the target, else the baseline's whole improvement; None where none is set."""
+    """The level that verdicts are about: the target, else the baseline's whole improvement.
+
+    None where none is set.
+    """
     return (
         TARGET
         if TARGET in known
@@ -66,7 +74,10 @@ def main_level(known: Mapping[str, float]) -> str | None:
 
 
 def origin(records: Records, problem: str) -> Mapping[str, Any]:
-    """Where the problem's levels come from, as `suite.target` stored it: baseline, its settings, its runs."""
+    """Where the problem's levels come from, as `suite.target` stored it.
+
+    Baseline, its settings, its runs.
+    """
     entry = _stored(records.runs[int(records.of(problem).index[0])].config)
     return entry.get("origin") or {}
 
@@ -80,7 +91,9 @@ def baseline(records: Records, problem: str) -> str | None:
 def costs(
     records: Records, problem: str, level: float, among: pd.Index | None = None
 ) -> pd.DataFrame:
-    """A row per run of a problem, under its index in `records.frame`: what it had spent when first at the level.
+    """A row per run of a problem, under its index in `records.frame`.
+
+    What it had spent when first at the level.
 
     `among` names the runs where not all are asked for.
 
@@ -109,7 +122,10 @@ def costs(
 
 
 class Clock(NamedTuple):
-    """What a run's seconds are worth: whether it shared the machine, and the seconds of a step timed alone, or NaN."""
+    """What a run's seconds are worth.
+
+    Whether it shared the machine, and the seconds of a step timed alone, or NaN.
+    """
 
     parallel: bool
     exclusive: float
@@ -142,13 +158,19 @@ def cost_of(
 
 
 def roughly_timed(costs: pd.DataFrame) -> pd.Series:
-    """Which of some costs have seconds of a shared machine; a run that never arrived has cost infinity by any clock."""
+    """Which of some costs have seconds of a shared machine.
+
+    A run that never arrived has cost infinity by any clock.
+    """
     rough: pd.Series = (costs["source"] == SHARED) & np.isfinite(costs["seconds"])
     return rough
 
 
 def times(records: Records, unit: str, level: str = TARGET) -> pd.DataFrame:
-    """A row a problem, a column an optimizer: the median cost over its runs, failures as `inf`; NaN where none ran."""
+    """A row a problem, a column an optimizer: the median cost over its runs, failures as `inf`.
+
+    NaN where none ran.
+    """
     table = pd.DataFrame(
         index=pd.Index([], name="problem"), columns=records.optimizers, dtype=float
     )
@@ -160,7 +182,10 @@ def times(records: Records, unit: str, level: str = TARGET) -> pd.DataFrame:
 
 
 def _stored(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What `suite.target` has stored for a run's task and scale; nothing where its file cannot be read."""
+    """What `suite.target` has stored for a run's task and scale.
+
+    Nothing where its file cannot be read.
+    """
     try:
         return (
             levels_on_disk.find(task_file.identifying(config["task"]), str(config.get("scale")))

@@ -1,4 +1,7 @@
-"""Seconds that were measured with the machine to oneself: what they belong to, and where they are kept."""
+"""Seconds that were measured with the machine to oneself.
+
+What they belong to, and where they are kept.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""AlgoPerf's rules for a time: the median over studies of the fastest trial, and held-out variants that disqualify."""
+"""AlgoPerf's rules for a time.
+
+The median over studies of the fastest trial, and held-out variants that disqualify.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,9 @@ WITHIN = 4.0
 
 
 def study_time(studies: Iterable[Iterable[float]]) -> float:
-    """The time that counts on a workload: the median over studies of the fastest trial of each; `inf` = not reached.
+    """The time that counts on a workload: the median over studies of the fastest trial of each.
+
+    `inf` = not reached.
 
     Source: AlgoPerf's documentation, "External tuning ruleset"; a study is 5 trials there, of 5
     studies (3 later).
@@ -33,7 +38,9 @@ def with_held_out(
     *,
     within: float = WITHIN,
 ) -> pd.DataFrame:
-    """Times on the base problems after AlgoPerf's rules for held-out variants: what does not meet them is `inf`.
+    """Times on the base problems after AlgoPerf's rules for held-out variants.
+
+    What does not meet them is `inf`.
 
     For a finite time a solver has to (1) reach the target on the base problem, (2) in at most
     `within` times the best time on it, (3) reach the target on its held-out variant, (4) in at most

@@ -1,4 +1,7 @@
-"""Typical values and how far they can be trusted: mean, interquartile mean, bootstrap intervals and bands."""
+"""Typical values and how far they can be trusted.
+
+Mean, interquartile mean, bootstrap intervals and bands.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,9 @@ def bootstrap_interval(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> tuple[float, float] | None:
-    """Percentile bootstrap interval of a statistic; None for fewer than two values, which say nothing about spread.
+    """Percentile bootstrap interval of a statistic.
+
+    None for fewer than two values, which say nothing about spread.
 
     The statistic of `draws` samples drawn with replacement, cut at (1 - level) / 2 on both sides.
     With few values it is too narrow: measured coverage of the nominal 95 % for the mean of normal
@@ -85,7 +90,10 @@ def bootstrap_interval(
 def resamples(
     size: int, strata: Sequence[Hashable] | None = None, *, draws: int = DRAWS, seed: int = 0
 ) -> Indices | None:
-    """Indices of `draws` resamples, (draws, size), drawn within each stratum; None where none has two members."""
+    """Indices of `draws` resamples, (draws, size), drawn within each stratum.
+
+    None where none has two members.
+    """
     require_draws(draws)
     generator = np.random.default_rng(seed)
     if strata is None:
@@ -103,7 +111,10 @@ def resamples(
 
 
 def interval_of(drawn: Array, level: float = LEVEL) -> tuple[float, float]:
-    """The central part of drawn statistics; where some are infinite, the bounds are drawn values, never a mixture."""
+    """The central part of drawn statistics.
+
+    Where some are infinite, the bounds are drawn values, never a mixture.
+    """
     tails = [(1 - level) / 2, (1 + level) / 2]
     if np.isfinite(drawn).all():
         low, high = np.quantile(drawn, tails)
@@ -123,7 +134,9 @@ def curve_band(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """The typical curve over runs with its pointwise bootstrap band: columns `centre`, `low`, `high`.
+    """The typical curve over runs with its pointwise bootstrap band.
+
+    Columns `centre`, `low`, `high`.
 
     Whole runs are redrawn, the same at every step, so that the band is as smooth as the curves.
     Each point is covered at the level, not the whole curve at once. A NaN is a run that has no
@@ -210,5 +223,8 @@ def _smallest(size: int, strata: Sequence[Hashable] | None) -> int:
 
 
 def _expanded_tail(level: float, n: int) -> float:
-    """Phi(-sqrt(n / (n - 1)) t_{(1 + level) / 2, n - 1}): the tail that makes up for the bootstrap's narrowness."""
+    """Phi(-sqrt(n / (n - 1)) t_{(1 + level) / 2, n - 1}).
+
+    The tail that makes up for the bootstrap's narrowness.
+    """
     return float(norm.sf(math.sqrt(n / (n - 1)) * t.ppf((1 + level) / 2, n - 1)))

@@ -63,7 +63,9 @@ def costs(values: Iterable[float], name: str = "costs") -> Array:
 
 
 def times_frame(times: Any, name: str = "times", *, solvers: int = 1) -> pd.DataFrame:
-    """A frame of times as float64, without the problems that nobody ran; `inf` and NaN stay in the others.
+    """A frame of times as float64, without the problems that nobody ran.
+
+    `inf` and NaN stay in the others.
 
     Raises:
         ValueError: no row, too few or repeated columns, a negative time, or nothing run at all.

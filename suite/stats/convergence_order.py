@@ -1,4 +1,7 @@
-"""The observed order of convergence of a sequence `e_k = f(x_k) - f*`: sublinear, linear, superlinear or quadratic."""
+"""The observed order of convergence of a sequence `e_k = f(x_k) - f*`.
+
+Sublinear, linear, superlinear or quadratic.
+"""
 
 from __future__ import annotations
 
@@ -189,7 +192,10 @@ def _factors_fall(steps: Array, logs: Array) -> bool:
 
 
 def _tail(steps: Array, logs: Array, points: int) -> slice | None:
-    """The last four decades, at least so many points: in few steps, evenly spaced, falling throughout; else None."""
+    """The last four decades, at least so many points.
+
+    In few steps, evenly spaced, falling throughout; else None.
+    """
     start = len(logs) - points
     while start > 0 and logs[start] - logs[-1] < DECADES * math.log(10):
         start -= 1

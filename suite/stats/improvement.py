@@ -22,7 +22,9 @@ class Improvement(NamedTuple):
 
 
 def probability_of_improvement(a: Iterable[float], b: Iterable[float], mode: str = "max") -> float:
-    """P(A beats B): the share of pairs, one run of A and one of B, in which A is better; ties count half.
+    """P(A beats B): the share of pairs, one run of A and one of B, in which A is better.
+
+    Ties count half.
 
     P = U / (n m), with U the Mann-Whitney statistic. 1/2 says that neither is better more often; it
     says nothing of by how much. Infinities are ordinary values here: two failures are a tie.
@@ -68,7 +70,8 @@ def mean_improvement(
     shared = [problem for problem in a if problem in b]
     if not shared:
         raise ValueError(
-            "no problem was run by both: a and b need the values of each problem under the same names"
+            "no problem was run by both: a and b need the values of each problem under the same "
+            "names"
         )
     pairs = [
         (sample(a[problem], f"a[{problem}]"), sample(b[problem], f"b[{problem}]"))

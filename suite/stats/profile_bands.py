@@ -96,7 +96,8 @@ def _cells(runs: pd.DataFrame) -> Cells:
     missing = [name for name in COLUMNS if name not in runs]
     if missing or runs.empty:
         raise ValueError(
-            f"runs needs a row a run and the columns {', '.join(COLUMNS)}; missing: {missing or 'rows'}"
+            f"runs needs a row a run and the columns {', '.join(COLUMNS)}; missing: "
+            f"{missing or 'rows'}"
         )
     known = runs.dropna(subset=["time"])
     if (known["time"] < 0).any():

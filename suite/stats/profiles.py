@@ -1,4 +1,6 @@
-"""Whole distributions over problems: performance profiles, their score, data profiles, ECDF over targets.
+"""Whole distributions over problems.
+
+Performance profiles, their score, data profiles, ECDF over targets.
 
 In all of them `inf` (not reached) stays in the denominator and never counts as solved; NaN (not
 run) is left out of that solver's denominator only, unless `not_run` says otherwise; a problem that
@@ -24,7 +26,9 @@ SCALES = ("linear", "log")
 
 
 def performance_ratios(times: pd.DataFrame, *, not_run: str = "leave_out") -> pd.DataFrame:
-    """r_ps = t_ps / min_s t_ps: how many times longer than the fastest; `inf` not solved, NaN not run.
+    """r_ps = t_ps / min_s t_ps: how many times longer than the fastest.
+
+    `inf` not solved, NaN not run.
 
     A time of zero (the start was at the target) has the ratio 1, every other time beside it `inf`.
     """
@@ -35,7 +39,9 @@ def performance_ratios(times: pd.DataFrame, *, not_run: str = "leave_out") -> pd
 
 
 def performance_profile(times: pd.DataFrame, *, not_run: str = "leave_out") -> pd.DataFrame:
-    """rho_s(tau) = share of problems with t_ps <= tau min_s t_ps: solved within tau times the best time.
+    """rho_s(tau) = share of problems with t_ps <= tau min_s t_ps.
+
+    Solved within tau times the best time.
 
     A right-continuous step function, given at its steps: read the value at any tau with `at`.
     rho_s(1) is the share of problems on which s is the fastest (ties count for all that tie), the
@@ -68,7 +74,9 @@ def profile_score(
     held_out: pd.DataFrame | None = None,
     base_of: Mapping[Any, Any] | None = None,
 ) -> pd.Series:
-    """Area under the performance profile up to tau_max, over tau_max - 1: 1 = always the fastest, 0 = never near.
+    """Area under the performance profile up to tau_max, over tau_max - 1.
+
+    1 = always the fastest, 0 = never near.
 
     B_s = 1 / (tau_max - 1) int_1^tau_max rho_s(tau) dtau, exact: each problem gives (tau_max - r)+
     / (tau_max - 1).
@@ -98,7 +106,8 @@ def profile_score(
         raise ValueError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}")
     if (held_out is None) != (base_of is None):
         raise ValueError(
-            "held_out and base_of go together: the times on the variants, and the base problem of each"
+            "held_out and base_of go together: the times on the variants, and the base problem of "
+            "each"
         )
     if held_out is not None and base_of is not None:
         times = with_held_out(times, held_out, base_of)
@@ -117,7 +126,9 @@ def profile_score(
 def data_profile(
     costs: pd.DataFrame, dimensions: Mapping[Any, float] | Sequence[float]
 ) -> pd.DataFrame:
-    """d_s(alpha) = share of problems with t_ps <= alpha (n_p + 1): solved within alpha simplex gradients.
+    """d_s(alpha) = share of problems with t_ps <= alpha (n_p + 1).
+
+    Solved within alpha simplex gradients.
 
     Unlike a performance profile it does not depend on the other solvers, and says what a budget
     buys. With gradients at hand, `dimensions` of 0 make alpha the cost itself.
@@ -135,7 +146,8 @@ def data_profile(
         sizes = pd.Series([dimensions.get(name, math.nan) for name in costs.index], dtype=float)
     elif len(dimensions) != len(costs):
         raise ValueError(
-            f"dimensions needs a number for each of the {len(costs)} problems, got {len(dimensions)}"
+            f"dimensions needs a number for each of the {len(costs)} problems, got "
+            f"{len(dimensions)}"
         )
     else:
         sizes = pd.Series(list(dimensions), dtype=float)
@@ -162,7 +174,10 @@ def ecdf(costs: pd.DataFrame) -> pd.DataFrame:
 
 
 def at(profile: pd.DataFrame, points: Sequence[float] | Array) -> pd.DataFrame:
-    """The values of a step function, as these functions give it, at the points asked for; 0 left of its first."""
+    """The values of a step function, as these functions give it, at the points asked for.
+
+    0 left of its first.
+    """
     grid = np.asarray(points, dtype=float)
     places = np.searchsorted(profile.index.to_numpy(dtype=float), grid, side="right") - 1
     values = np.where(places[:, None] >= 0, profile.to_numpy()[np.maximum(places, 0)], 0.0)
@@ -172,14 +187,20 @@ def at(profile: pd.DataFrame, points: Sequence[float] | Array) -> pd.DataFrame:
 
 
 def pairwise_profiles(times: pd.DataFrame) -> dict[tuple[Any, Any], pd.DataFrame]:
-    """The profile of every two solvers alone, on the problems that both ran; a pair without one is left out."""
+    """The profile of every two solvers alone, on the problems that both ran.
+
+    A pair without one is left out.
+    """
     frame = times_frame(times, solvers=2)
     pairs = {(a, b): frame[[a, b]].dropna() for a, b in combinations(frame.columns, 2)}
     return {pair: performance_profile(both) for pair, both in pairs.items() if len(both)}
 
 
 def pairwise_scores(times: pd.DataFrame, tau_max: float = 4.0) -> pd.DataFrame:
-    """The score of the row's solver in the profile of it and the column's alone; NaN where no problem is shared."""
+    """The score of the row's solver in the profile of it and the column's alone.
+
+    NaN where no problem is shared.
+    """
     frame = times_frame(times, solvers=2)
     table = pd.DataFrame(math.nan, index=frame.columns, columns=frame.columns)
     for a, b in combinations(frame.columns, 2):

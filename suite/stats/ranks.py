@@ -52,7 +52,10 @@ class Nemenyi(NamedTuple):
 
 
 def mean_ranks(scores: pd.DataFrame, mode: str = "max") -> pd.Series:
-    """The mean over problems of each solver's rank; 1 is the best, ties share the mean of their ranks."""
+    """The mean over problems of each solver's rank.
+
+    1 is the best, ties share the mean of their ranks.
+    """
     return _ranks(scores, mode).mean().rename("rank")
 
 
@@ -92,7 +95,9 @@ def friedman(scores: pd.DataFrame, tie_correction: bool = True, mode: str = "max
 
 
 def critical_difference(k: int, n: int, alpha: float = 0.05) -> float:
-    """CD = q_alpha sqrt(k (k + 1) / (6 n)): mean ranks of k solvers on n problems that lie further apart differ.
+    """CD = q_alpha sqrt(k (k + 1) / (6 n)).
+
+    Mean ranks of k solvers on n problems that lie further apart differ.
 
     q_alpha is the upper quantile of the studentized range of k normal values over sqrt(2),
     computed, not from a table. Source: Nemenyi (1963); Demsar (2006), section 3.2.2 and Table 5a.
@@ -191,7 +196,10 @@ def wilcoxon_holm(
 
 
 def holm(p_values: Array) -> Array:
-    """Holm's step-down adjusted p-values: max_{j <= i} min(1, (m - j + 1) p_(j)); as statsmodels computes them."""
+    """Holm's step-down adjusted p-values: max_{j <= i} min(1, (m - j + 1) p_(j)).
+
+    As statsmodels computes them.
+    """
     from statsmodels.stats.multitest import multipletests  # seconds to import, and seldom needed
 
     return np.asarray(multipletests(np.asarray(p_values, dtype=float), method="holm")[1])
@@ -218,7 +226,10 @@ def _signed_rank(differences: Array) -> tuple[float, float]:
 
 
 def _exact(ranks: Array, statistic: float) -> float:
-    """2 P(sum of the ranks with a positive sign <= statistic) over all 2^n signs; tied ranks may be halves."""
+    """2 P(sum of the ranks with a positive sign <= statistic) over all 2^n signs.
+
+    Tied ranks may be halves.
+    """
     halves = np.rint(2 * ranks).astype(int)
     chance = np.zeros(halves.sum() + 1)
     chance[0] = 1
@@ -229,7 +240,10 @@ def _exact(ranks: Array, statistic: float) -> float:
 
 
 def _differences(a: Array, b: Array, relative: bool) -> Array:
-    """Differences with rounding noise removed, so that equal ones tie; infinite ones larger than all others."""
+    """Differences with rounding noise removed, so that equal ones tie.
+
+    Infinite ones larger than all others.
+    """
     if relative and (min(a.min(), b.min()) <= 0):
         raise ValueError("relative=True needs positive times: log ratios are ranked")
     with np.errstate(invalid="ignore"):
@@ -252,14 +266,16 @@ def _complete(scores: pd.DataFrame, mode: str) -> pd.DataFrame:
     if scores.shape[0] < 2 or scores.shape[1] < 2:
         rows, columns = scores.shape
         raise ValueError(
-            f"ranks need at least 2 problems (rows) and 2 solvers (columns), got {rows} and {columns}"
+            f"ranks need at least 2 problems (rows) and 2 solvers (columns), got {rows} and "
+            f"{columns}"
         )
     if not scores.columns.is_unique:
         raise ValueError("scores names a solver twice")
     gaps = scores.index[scores.isna().any(axis=1)]
     if len(gaps):
         raise ValueError(
-            f"not every solver was run on {', '.join(map(str, gaps))}: leave these problems out with scores.dropna(), "
+            f"not every solver was run on {', '.join(map(str, gaps))}: leave these problems out "
+            f"with scores.dropna(), "
             "or give a failure its worst value"
         )
     return scores.astype(float)

@@ -147,7 +147,10 @@ def _from_logs(centre: float, reach: float, method: str) -> Ratio:
 
 
 def _by_ranks(a: Array, b: Array, level: float, budgets: tuple[float, float] | None) -> Ratio:
-    """The interval by rank sums of log costs; failures are at their earliest for one end, at infinity for the other."""
+    """The interval by rank sums of log costs.
+
+    Failures are at their earliest for one end, at infinity for the other.
+    """
     reached = np.concatenate([a[np.isfinite(a)], b[np.isfinite(b)]])
     if not reached.size:
         return Ratio(math.nan, 0.0, math.inf, "no run reached the target")
@@ -183,7 +186,9 @@ def _middle(ordered: Array) -> float:
 
 
 def rank_sum_skip(m: int, n: int, level: float) -> int | None:
-    """How many of the m n ordered differences are cut off on each side; None where none can be: P(U = 0) is too large.
+    """How many of the m n ordered differences are cut off on each side; None where none can be.
+
+    P(U = 0) is too large.
 
     From the exact null distribution of the Mann-Whitney U, whose generating function is the
     Gaussian binomial coefficient prod_i (1 - x^(m + i)) / (1 - x^i), i = 1 ... n.

@@ -19,7 +19,9 @@ def time_to_target(
     metric: str | None = None,
     unit: str = "seconds",
 ) -> float:
-    """What a run had spent when its metric was first at the target or better; `inf` where it never was.
+    """What a run had spent when its metric was first at the target or better.
+
+    `inf` where it never was.
 
     T = min {t_i : m_i <= target} for `mode="min"`, m_i >= target for `mode="max"`, over the logged
     rows i. A NaN never is at the target. The metric is known only where it was evaluated: T is late
@@ -48,7 +50,8 @@ def time_to_target(
     for column in (metric, unit):
         if column not in history:
             raise ValueError(
-                f"the history has no column {column!r}; it has {', '.join(map(str, history)) or 'none'}"
+                f"the history has no column {column!r}; it has "
+                f"{', '.join(map(str, history)) or 'none'}"
             )
     values = history[metric]
     there = history.loc[values >= target if mode == "max" else values <= target, unit]
@@ -116,6 +119,7 @@ def _runs(spent: Iterable[float], reached: Iterable[bool]) -> tuple[Array, Flags
         )
     if not np.isfinite(cost).all() or (cost < 0).any():
         raise ValueError(
-            "spent must be finite and not negative: a failed run spent its whole budget, not infinity"
+            "spent must be finite and not negative: a failed run spent its whole budget, not "
+            "infinity"
         )
     return cost, success

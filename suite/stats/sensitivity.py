@@ -116,7 +116,9 @@ def rate_sensitivity(
 def good_share(
     values: Iterable[float], mode: str = "max", *, within: float = 0.05, level: float = LEVEL
 ) -> GoodShare:
-    """The share of trials of a random search within `within` |best| of the best: the volume of good settings.
+    """The share of trials of a random search within `within` |best| of the best.
+
+    The volume of good settings.
 
     For independent uniform draws from the search space the share estimates the part of its volume
     that is good, whatever the number of hyperparameters; the interval is Clopper and Pearson's,
@@ -135,7 +137,10 @@ def good_share(
 
 
 def seed_sensitivity(values: Iterable[float]) -> SeedSensitivity:
-    """How much a result depends on the initial weights and the order of the data: its spread over seeds."""
+    """How much a result depends on the initial weights and the order of the data.
+
+    Its spread over seeds.
+    """
     array = numbers(values)
     if not array.size:
         raise ValueError("values is empty: the spread over seeds needs runs")

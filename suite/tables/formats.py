@@ -28,7 +28,10 @@ def mean_text(values: Sequence[float]) -> str:
 
 
 def count_text(value: float) -> str:
-    """A number of steps or oracle calls: whole when it is whole, one decimal when not, `∞` for never."""
+    """A number of steps or oracle calls.
+
+    Whole when it is whole, one decimal when not, `∞` for never.
+    """
     if math.isinf(value):
         return NEVER
     return f"{value:.0f}" if float(value).is_integer() else f"{value:.1f}"

@@ -1,4 +1,7 @@
-"""A table in LaTeX (booktabs), as papers print it: no wider and no longer than a page, in parts where it has to be."""
+"""A table in LaTeX (booktabs), as papers print it.
+
+No wider and no longer than a page, in parts where it has to be.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +72,10 @@ GREEK = "GREEK SMALL LETTER "
 
 @dataclass(frozen=True)
 class Column:
-    """A column as it is set: its place in the table, its head in one or two lines, its width in characters."""
+    """A column as it is set.
+
+    Its place in the table, its head in one or two lines, its width in characters.
+    """
 
     place: int
     head: tuple[str, ...]

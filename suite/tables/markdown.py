@@ -1,4 +1,7 @@
-"""A table as Markdown, LaTeX (booktabs) and CSV; each escapes what its own format would take as markup."""
+"""A table as Markdown, LaTeX (booktabs) and CSV.
+
+Each escapes what its own format would take as markup.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,10 @@ def csv_text(table: Table) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Text that GitHub shows as it is: no emphasis, strike-through, links, mathematics, HTML or column breaks."""
+    """Text that GitHub shows as it is.
+
+    No emphasis, strike-through, links, mathematics, HTML or column breaks.
+    """
     text = text.replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", " ".join(text.split()))
 

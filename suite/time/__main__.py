@@ -1,4 +1,6 @@
-"""Seconds with the machine to oneself: `python -m suite.time optimizer=kfac,adamw task=resnet [windows=5] [key=value]`.
+"""Seconds with the machine to oneself.
+
+`python -m suite.time optimizer=kfac,adamw task=resnet [windows=5] [key=value]`.
 
 For each pair the optimizer's steps are timed in windows, and the median of the windows' means is
 stored under results/timing. A window is a run of its own from the first step to the last where that
@@ -76,7 +78,10 @@ class Request:
         return shlex.join(["python", "-m", "suite.time", *words])
 
     def words(self, optimizer: str, task: str) -> list[str]:
-        """What makes the run whose steps are timed; the learning rate is constant, as a warm-up would begin at zero."""
+        """What makes the run whose steps are timed.
+
+        The learning rate is constant, as a warm-up would begin at zero.
+        """
         threads = (
             [] if any(word.startswith("threads=") for word in self.overrides) else ["threads=1"]
         )
@@ -273,7 +278,8 @@ def told(found: timings.Timing) -> str:
         lines.append(f"  {shares}")
     if found.shared:
         lines.append(
-            f"  Others kept {found.others:.2g} cores busy meanwhile: marked as shared; time it again alone"
+            f"  Others kept {found.others:.2g} cores busy meanwhile: marked as shared; time it "
+            f"again alone"
         )
     return "\n".join(lines)
 

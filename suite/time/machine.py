@@ -1,4 +1,7 @@
-"""The machine to oneself: a lock against a second timing pass, and what other processes do meanwhile."""
+"""The machine to oneself.
+
+A lock against a second timing pass, and what other processes do meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,8 @@ def alone(folder: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "unknown"
             raise ConfigError(
-                f"another timing pass (process {holder}) is running in this results folder, and two of them would "
+                f"another timing pass (process {holder}) is running in this results folder, and "
+                f"two of them would "
                 "time each other; wait for it"
             )
         file.seek(0)
@@ -60,7 +64,10 @@ class Watch:
         self._began = _accounts()
 
     def cores(self) -> float | None:
-        """How many cores others kept busy since the watch began, on average; None where the system does not tell."""
+        """How many cores others kept busy since the watch began, on average.
+
+        None where the system does not tell.
+        """
         now, began = _accounts(), self._began
         if now is None or began is None or now[0] - began[0] < 0.1:
             return None

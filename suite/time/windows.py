@@ -45,7 +45,10 @@ class Extent:
 
 
 def period_of(node: Mapping[str, Any]) -> int:
-    """The number of steps after which an optimizer's refreshes repeat: the least common multiple of its periods."""
+    """The number of steps after which an optimizer's refreshes repeat.
+
+    The least common multiple of its periods.
+    """
     own = [value for name, value in node.items() if PERIODIC.search(name) and _count(value)]
     inner = [period_of(value) for value in node.values() if isinstance(value, Mapping)]
     return math.lcm(1, *own, *inner)
@@ -83,14 +86,19 @@ def extent(step: float, plan: Plan, budget: float) -> Extent:
     if whole < 1:
         needed = (first + period) * step
         raise NotTimed(
-            f"a window has to hold {period} step{'s' if period > 1 else ''}, a whole period, after the first {first}: "
-            f"about {needed:.3g} s, and {budget:.3g} s are there for one. Give it more: max_seconds=..."
+            f"a window has to hold {period} step{'s' if period > 1 else ''}, a whole period, after "
+            f"the first {first}: "
+            f"about {needed:.3g} s, and {budget:.3g} s are there for one. Give it more: "
+            f"max_seconds=..."
         )
     return Extent(first, whole)
 
 
 class Ongoing:
-    """A training of which only the optimizer's steps are carried out: no evaluation, no record, no schedule."""
+    """A training of which only the optimizer's steps are carried out.
+
+    No evaluation, no record, no schedule.
+    """
 
     def __init__(self, plan: Plan, task: Task, place: torch.device) -> None:
         self.training = Training(plan, task, place, World())
@@ -119,13 +127,16 @@ class Ongoing:
         self._first = value if math.isnan(self._first) else self._first
         if not (math.isfinite(value) and value <= EXPLODED * max(1.0, abs(self._first))):
             raise NotTimed(
-                f"it diverged at step {self._taken} (loss {value:.3g}), and steps of such a run say nothing"
+                f"it diverged at step {self._taken} (loss {value:.3g}), and steps of such a run "
+                f"say nothing"
             )
         return took
 
 
 def warm_up(begin: Callable[[], Ongoing], period: int, budget: float) -> float:
-    """Untimed steps of a training of its own: a period of them, three at least; about how long one takes.
+    """Untimed steps of a training of its own: a period of them, three at least.
+
+    About how long one takes.
 
     Raises:
         NotTimed: they take longer than all that is allowed, or diverge.
@@ -137,7 +148,8 @@ def warm_up(begin: Callable[[], Ongoing], period: int, budget: float) -> float:
     spent = sum(took)
     if spent >= budget and len(took) < 3:
         raise NotTimed(
-            f"{len(took)} of its steps took {spent:.3g} s, and {budget:.3g} s are there. max_seconds=..."
+            f"{len(took)} of its steps took {spent:.3g} s, and {budget:.3g} s are there. "
+            f"max_seconds=..."
         )
     later = took[1:] or took
     return sum(later) / len(later)
@@ -161,7 +173,8 @@ def window(begin: Callable[[], Ongoing], part: Extent, limit: float = math.inf) 
                     total += took
                 if untimed + total > limit:
                     raise NotTimed(
-                        f"its steps became slower: {number + 1} of a window's {part.first + part.steps} took more than "
+                        f"its steps became slower: {number + 1} of a window's "
+                        f"{part.first + part.steps} took more than "
                         f"the {limit:g} s that are there for all windows. max_seconds=..."
                     )
     return total / (part.repeats * part.steps)
@@ -182,7 +195,10 @@ def phases(begin: Callable[[], Ongoing], part: Extent) -> dict[str, float]:
 
 @contextmanager
 def settled_heap() -> Iterator[None]:
-    """Spare the garbage collector what existed before, as runs do: a collection costs as much as twenty small steps."""
+    """Spare the garbage collector what existed before, as runs do.
+
+    A collection costs as much as twenty small steps.
+    """
     gc.collect()
     gc.freeze()
     try:

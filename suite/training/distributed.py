@@ -1,4 +1,7 @@
-"""The processes of one run: `torchrun --nproc-per-node 2 -m suite ...` starts them, this joins them."""
+"""The processes of one run.
+
+`torchrun --nproc-per-node 2 -m suite ...` starts them, this joins them.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,10 @@ class World:
         return self._asked_at is not None
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """A signal handler: the step is finished first, with all ranks; torchrun sends a signal more than once."""
+        """A signal handler: the step is finished first, with all ranks.
+
+        Torchrun sends a signal more than once.
+        """
         self._asked_at = self._asked_at or monotonic()
 
     def tell_failure(self, message: str) -> None:
@@ -71,7 +77,10 @@ class World:
         return "; ".join([str(error), *left])
 
     def _glance(self) -> None:
-        """While a collective waits: a process that is asked to end does not wait for ranks that do not answer."""
+        """While a collective waits.
+
+        A process that is asked to end does not wait for ranks that do not answer.
+        """
         if self._asked_at is not None and monotonic() - self._asked_at > GRACE:
             raise RankLostError(
                 f"asked to end, and another rank has not answered for {GRACE:.0f} s"

@@ -56,7 +56,10 @@ def processor() -> str:
 
 @functools.cache
 def commit() -> str | None:
-    """The commit of the working tree, with a + if tracked files differ from it; None outside a repository."""
+    """The commit of the working tree, with a + if tracked files differ from it.
+
+    None outside a repository.
+    """
     try:
         head = _git("rev-parse", "HEAD")
         return head + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
 
 
 def rules(optimizer: object) -> dict[str, str]:
-    """The rule for each named parameter, as the optimizer's `layer_coverage()` has it; empty if it has none."""
+    """The rule for each named parameter, as the optimizer's `layer_coverage()` has it.
+
+    Empty if it has none.
+    """
     told = getattr(optimizer, "layer_coverage", None)
     return dict(told()) if callable(told) else {}
 

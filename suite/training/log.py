@@ -11,7 +11,10 @@ from suite.training.wandb_mirror import Tracker
 
 
 class Log:
-    """Rows go to the local history and to its mirror alike; the path, where there is one, is flushed with them."""
+    """Rows go to the local history and to its mirror alike.
+
+    The path, where there is one, is flushed with them.
+    """
 
     def __init__(
         self,

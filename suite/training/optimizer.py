@@ -83,7 +83,8 @@ def build_optimizer(
         )
     if ranks.size > 1 and not getattr(optimizer, "parallel", "layers" not in needs):
         raise Unsupported(
-            f"{plan.optimizer} records layers, of which each of the {ranks.size} ranks sees its share "
+            f"{plan.optimizer} records layers, of which each of the {ranks.size} ranks sees its "
+            f"share "
             "only, and does not sum over them (`parallel` is not set); run it in one process"
         )
     if averages(optimizer):

@@ -32,7 +32,9 @@ def grad_equivalents(counts: Mapping[str, int], costs: Costs) -> float:
 
 
 def load_or_measure(path: Path, measure: Callable[[], Costs]) -> Costs:
-    """The costs stored for this task and machine; the first run to ask measures them, and all others use its figures.
+    """The costs stored for this task and machine.
+
+    The first run to ask measures them, and all others use its figures.
 
     All runs of a task are thus weighted alike, and a resumed run counts as before.
     """
@@ -51,7 +53,9 @@ def load_or_measure(path: Path, measure: Callable[[], Costs]) -> Costs:
 
 
 def measure(task: Task, objective: Objective, clock: Callable[[], float] = perf_counter) -> Costs:
-    """Medians of interleaved timings: forward, forward and backward, and each product that the task offers.
+    """Medians of interleaved timings.
+
+    Forward, forward and backward, and each product that the task offers.
 
     `value` is a forward pass and `grad` the rest of a gradient, so that the two add up to 1;
     products are taken on a kept graph; `examples` is one example's gradient.

@@ -52,7 +52,10 @@ class ProgressLine:
         self._progress.stop()
 
     def update(self, step: int, report: str) -> None:
-        """Show the steps done and a few words, a few times a second: the display costs as much as a small step."""
+        """Show the steps done and a few words, a few times a second.
+
+        The display costs as much as a small step.
+        """
         now = monotonic()
         if self._shown and now - self._updated > PERIOD:
             self._updated = now

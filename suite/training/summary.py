@@ -52,6 +52,9 @@ def summarise(
 
 
 def metric_of(summary: Summary) -> str:
-    """The name of the task's metric, read from a summary's keys; one named loss shares the key of the last loss."""
+    """The name of the task's metric, read from a summary's keys.
+
+    One named loss shares the key of the last loss.
+    """
     names = [key.removeprefix("final_") for key in summary if key.startswith("final_")]
     return next((name for name in names if name != "loss"), "loss")

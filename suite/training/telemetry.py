@@ -1,4 +1,6 @@
-"""Numbers along a run that say why it goes as it goes: the step against the gradient, the curvature it meets.
+"""Numbers along a run that say why it goes as it goes.
+
+The step against the gradient, the curvature it meets.
 
 All of it is measured off the clock and aside from the run: with objectives, counts and random
 streams of its own, on buffers that do not move. A run with telemetry takes the very steps of the
@@ -59,7 +61,9 @@ class LayerFile(RowFile):
 
 
 class Telemetry:
-    """Watches one model and its optimizer: `begin` before a step and `end` after it, then `row` for the history.
+    """Watches one model and its optimizer.
+
+    `begin` before a step and `end` after it, then `row` for the history.
 
     Attributes:
         seconds: what all of it has taken so far.
@@ -101,7 +105,10 @@ class Telemetry:
     # -- a step ------------------------------------------------------------------------------------
 
     def begin(self, inputs: Tensor, targets: Tensor) -> None:
-        """Remember where a step starts: the parameters, the loss and the gradient of its mini-batch."""
+        """Remember where a step starts.
+
+        The parameters, the loss and the gradient of its mini-batch.
+        """
         if not self._watching:
             return
         with self._surviving("the step's columns are"), self._aside():
@@ -126,7 +133,10 @@ class Telemetry:
             self._update = update
 
     def _note_layers(self, gradient: Tensor, update: Tensor, start: Tensor) -> list[float]:
-        """Note the largest tensors one by one; the update-to-weight ratios of all that count as weights."""
+        """Note the largest tensors one by one.
+
+        The update-to-weight ratios of all that count as weights.
+        """
         parts = [unflatten(vector, self.params) for vector in (gradient, update, start)]
         followed = largest_tensors(self.params)
         weights = [p.ndim >= 2 for p in self.params]
@@ -196,7 +206,10 @@ class Telemetry:
     # -- what is recorded --------------------------------------------------------------------------
 
     def row(self, *, evaluated: bool) -> Row:
-        """The columns for the history, what is not known left empty; the curvature at evaluations only."""
+        """The columns for the history, what is not known left empty.
+
+        The curvature at evaluations only.
+        """
         facts = self._step | self._told()
         if evaluated:
             facts |= self.curvature()

@@ -201,7 +201,9 @@ class Training:
         )
 
     def _warm_up(self) -> int | None:
-        """Two untimed steps of a copy, the second one's memory measured; a compiled model is compiled here.
+        """Two untimed steps of a copy, the second one's memory measured.
+
+        A compiled model is compiled here.
 
         None where that takes too long: the CPU's profiler keeps every operation, and a minute of a
         second-order method's products would fill the memory. Of several processes each takes these
@@ -243,7 +245,10 @@ class Training:
         return self._summarise(status, message)
 
     def failure(self, error: Exception) -> tuple[Status, str]:
-        """The word and the message that an exception in a training becomes; an unforeseen one is printed."""
+        """The word and the message that an exception in a training becomes.
+
+        An unforeseen one is printed.
+        """
         if isinstance(error, torch.OutOfMemoryError | MemoryError):
             return Status.OOM, str(error).partition("\n")[0]
         if isinstance(error, Unsupported):
@@ -275,7 +280,10 @@ class Training:
         return current
 
     def loop(self, record: RunRecord, tracker: Tracker, *, resume: bool) -> Loop:
-        """All of a training but its steps: gives the loss to be stepped on, takes its value and the step's seconds."""
+        """All of a training but its steps.
+
+        Gives the loss to be stepped on, takes its value and the step's seconds.
+        """
         untrained = self._evaluate("val")
         history = History(record.history, list(untrained))
         path = self._path(record, resume=resume)
@@ -344,7 +352,10 @@ class Training:
         return Status.DONE
 
     def _checkpointed_evaluation(self, record: RunRecord, log: Log, last: bool) -> Status | None:
-        """Evaluate, log, checkpoint; the status if the run ends here. The test split is looked at once, at the end."""
+        """Evaluate, log, checkpoint; the status if the run ends here.
+
+        The test split is looked at once, at the end.
+        """
         metrics = self._evaluate("val")
         if not math.isfinite(metrics[self.task.metric]):
             log.write(self._row(), flush=True)
@@ -367,7 +378,10 @@ class Training:
         return perf_counter() - self.saved_at > self.save_seconds / CHECKPOINT_SHARE
 
     def _watched_out(self) -> bool:
-        """Whether whoever watches the run has seen enough; it can be gone on with like one that was interrupted."""
+        """Whether whoever watches the run has seen enough.
+
+        It can be gone on with like one that was interrupted.
+        """
         if self.watch is not None:
             self.stopped = self.ranks.told(
                 (self.watch(self.step, self.value) or "") if self.world.leads else ""
@@ -444,7 +458,8 @@ class Training:
         most, least = self.ranks.greatest((float(sums.sum()), -float(sums.sum())))
         if most != -least:
             raise RuntimeError(
-                f"the ranks' parameters have come apart by step {self.step}: {self.plan.optimizer} does something that "
+                f"the ranks' parameters have come apart by step {self.step}: {self.plan.optimizer} "
+                f"does something that "
                 "differs between processes; run it in one process"
             )
 
@@ -488,7 +503,10 @@ class Training:
         return {} if self.telemetry is None else self.telemetry.layers
 
     def _path(self, record: RunRecord, *, resume: bool) -> PathFile | None:
-        """The file of the path, for a model of two parameters; a path whose beginning is lost is not gone on with."""
+        """The file of the path, for a model of two parameters.
+
+        A path whose beginning is lost is not gone on with.
+        """
         two = self.world.leads and sum(parameter.numel() for parameter in trained(self.model)) == 2
         return PathFile(record.path) if two and (record.path.exists() or not resume) else None
 
@@ -516,7 +534,9 @@ class Training:
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """Let a step finish when Ctrl-C or a termination is asked for; the second Ctrl-C does not wait.
+        """Let a step finish when Ctrl-C or a termination is asked for.
+
+        The second Ctrl-C does not wait.
 
         Where there are several processes, their world listens for both.
         """
@@ -618,7 +638,10 @@ class Training:
 
 
 def advanced(loop: Loop, taken: Taken | None = None) -> Objective | Status:
-    """Tell a loop how the step went, None to begin; the loss of the next step, or how the training ended."""
+    """Tell a loop how the step went, None to begin.
+
+    The loss of the next step, or how the training ended.
+    """
     try:
         return loop.send(taken)
     except StopIteration as ended:
@@ -628,7 +651,10 @@ def advanced(loop: Loop, taken: Taken | None = None) -> Objective | Status:
 
 @contextmanager
 def _settled_heap() -> Iterator[None]:
-    """Spare the garbage collector what existed before: walking all of it costs as much as twenty small steps."""
+    """Spare the garbage collector what existed before.
+
+    Walking all of it costs as much as twenty small steps.
+    """
     gc.freeze()
     try:
         yield

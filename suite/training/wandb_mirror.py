@@ -14,7 +14,10 @@ PERIOD = 2.0  # seconds
 
 
 class Tracker:
-    """Sends rows and the summary to W&B; the first failure is said once and ends the mirroring, not the run."""
+    """Sends rows and the summary to W&B.
+
+    The first failure is said once and ends the mirroring, not the run.
+    """
 
     def __init__(
         self, mode: str, directory: Path, run_id: str, config: Mapping[str, Any], **labels: Any
@@ -63,7 +66,10 @@ class Tracker:
         self._run.define_metric("*", step_metric="step")
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Take one row of the history, its empty cells left out; rows are sent together, as one alone takes longer."""
+        """Take one row of the history, its empty cells left out.
+
+        Rows are sent together, as one alone takes longer.
+        """
         if self._run is not None:
             self._pending.append({key: value for key, value in row.items() if value != ""})
             if monotonic() - self._sent > PERIOD:
@@ -94,6 +100,7 @@ class Tracker:
         except Exception as error:
             self._run = None
             print(
-                f"W&B is left out of this run ({type(error).__name__}: {error}); the local record goes on.",
+                f"W&B is left out of this run ({type(error).__name__}: {error}); the local record "
+                f"goes on.",
                 file=sys.stderr,
             )

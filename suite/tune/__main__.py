@@ -1,4 +1,6 @@
-"""Equal-budget tuning: `python -m suite.tune optimizer=kfac,adamw task=mlp,cnn trials=12 [key=value ...]`.
+"""Equal-budget tuning.
+
+`python -m suite.tune optimizer=kfac,adamw task=mlp,cnn trials=12 [key=value ...]`.
 
 Every optimizer gets the same number of trials on a task: its default settings first, then
 quasi-random points of the `search` space in its YAML. A trial is an ordinary recorded run under
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 AUTO = 32  # trials of a batch, where the number is left open
 REFUSED = {
     "seed": "trials have seeds of their own, which no comparison uses; how many is seeds=2",
-    "force": "what is recorded is not tried again; to begin anew, move away the study's journal and its runs",
+    "force": "what is recorded is not tried again; to begin anew, move away the study's journal "
+    "and its runs",
     "tuned": "tuning begins with the default settings",
 }
 
@@ -85,7 +88,8 @@ def parse(arguments: Sequence[str]) -> Request:
     overrides = [f"{key}={value}" for key, value in given.items()]
     if pruner == HALVING and (seeds > 1 or together > 1 or sampler not in EXCHANGEABLE):
         raise ConfigError(
-            "pruner=halving runs all trials side by side, a run each: leave out seeds, batched and sampler=tpe, or the "
+            "pruner=halving runs all trials side by side, a run each: leave out seeds, batched and "
+            "sampler=tpe, or the "
             "pruner"
         )
     return Request(

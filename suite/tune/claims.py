@@ -1,4 +1,6 @@
-"""Who carries out a trial, and whether they are still there: what lets another take over the trial of a killed process.
+"""Who carries out a trial, and whether they are still there.
+
+What lets another take over the trial of a killed process.
 
 A process on this machine is looked up by its number and the moment it started; one on another
 machine is believed gone when the file that it touches every `BEAT` seconds has not been touched for
@@ -87,7 +89,10 @@ def _silent(file: Path, mine: Path, stale: float) -> bool:
 
 
 def _machine() -> str:
-    """The machine since it was started, and the container: process numbers mean something within it only."""
+    """The machine since it was started, and the container.
+
+    Process numbers mean something within it only.
+    """
     facts = [socket.gethostname()]
     with suppress(OSError):
         facts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())

@@ -1,4 +1,6 @@
-"""Successive halving (Jamieson and Talwalkar 2016): runs that do badly, for their length, are not gone on with.
+"""Successive halving (Jamieson and Talwalkar 2016).
+
+Runs that do badly, for their length, are not gone on with.
 
 All trials run to a ninth of their steps; the best third of them goes on to a third of the steps,
 and the best third of those to the end. A run is planned for its whole length, so its schedule is

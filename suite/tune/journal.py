@@ -50,7 +50,8 @@ class Journal:
             self.optuna = opened(self.path, study.name)
         except OSError as error:
             raise ConfigError(
-                f"the study cannot be kept in {self.path.parent} ({error.strerror or error}); give a folder that can "
+                f"the study cannot be kept in {self.path.parent} ({error.strerror or error}); give "
+                f"a folder that can "
                 "be written to: storage=PATH"
             ) from error
         self.storage = self.optuna._storage
@@ -124,7 +125,10 @@ class Journal:
         return ended
 
     def claim(self, most: int = 1) -> list[Claim]:
-        """Up to so many trials that nobody else carries out: left behind by a process that is gone, or new ones."""
+        """Up to so many trials that nobody else carries out.
+
+        Left behind by a process that is gone, or new ones.
+        """
         claimed: list[Claim] = []
         with alone(self.path.with_suffix(".claims")):
             trials = self.trials()
@@ -187,7 +191,10 @@ class Journal:
         return claims.gone(trial.user_attrs.get("owner"), self.workers, self.owner)
 
     def pause(self, claim: Claim, trial: Trial) -> None:
-        """A trial has come to a rung; whether it goes on is decided when all others have come there, too."""
+        """A trial has come to a rung.
+
+        Whether it goes on is decided when all others have come there, too.
+        """
         if self._mine(claim):
             self.storage.set_trial_user_attr(claim.trial, "partial", trial.to_dict())
             self.storage.set_trial_user_attr(claim.trial, "passed", claim.rung + 1)

@@ -1,4 +1,7 @@
-"""The file of a study: Optuna's journal, a line for everything that happened to it, appended under a lock."""
+"""The file of a study.
+
+Optuna's journal, a line for everything that happened to it, appended under a lock.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,17 @@ LOCK_SECONDS = 20  # after which a lock that nobody gives back is taken
 
 
 def alone(path: Path) -> AbstractContextManager[None]:
-    """Hold the lock of a file, a file beside it that only one process can make; works over network folders, too."""
+    """Hold the lock of a file, a file beside it that only one process can make.
+
+    Works over network folders, too.
+    """
     return get_lock_file(JournalFileOpenLock(str(path), LOCK_SECONDS))
 
 
 class WholeLines(JournalFileBackend):
-    """Optuna's journal file; a line that a kill or a full disk left half written is cut off before the next one.
+    """Optuna's journal file.
+
+    A line that a kill or a full disk left half written is cut off before the next one.
 
     Without that, what is appended to the half line would make the whole file unreadable.
     """
@@ -63,7 +71,8 @@ def opened(path: Path, name: str) -> optuna.Study:
         )
     except (ValueError, KeyError, AssertionError) as error:
         raise ConfigError(
-            f"the study's journal {path} is damaged ({error}). Move it away and type the same command: trials whose "
+            f"the study's journal {path} is damaged ({error}). Move it away and type the same "
+            f"command: trials whose "
             "runs are recorded are looked up and not repeated."
         ) from error
 

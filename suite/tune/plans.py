@@ -1,4 +1,7 @@
-"""The runs of a trial: the same words as `python -m suite` takes, at seeds that comparisons do not use."""
+"""The runs of a trial.
+
+The same words as `python -m suite` takes, at seeds that comparisons do not use.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,9 @@ def planned(
     settings: Mapping[str, Any] | None = None,
     seed: int = TUNING_SEED,
 ) -> Plan:
-    """One run of a trial; its target is the task's own, so that one stored later does not make it another run.
+    """One run of a trial.
+
+    Its target is the task's own, so that one stored later does not make it another run.
 
     Raises:
         ConfigError, HydraException, OmegaConfBaseException: a name or a value that there is not, as

@@ -1,4 +1,7 @@
-"""The processes that carry out trials side by side; each claims its own, as one of another machine would."""
+"""The processes that carry out trials side by side.
+
+Each claims its own, as one of another machine would.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +77,8 @@ def _judge(workers: Sequence[BaseProcess], of: Sequence[Study]) -> None:
     me = claims.myself()
     missing = not all(Journal(study, me).complete for study in of)
     print(
-        f"{len(lost)} of {len(workers)} workers ended early (exit codes {[worker.exitcode for worker in lost]})"
+        f"{len(lost)} of {len(workers)} workers ended early (exit codes "
+        f"{[worker.exitcode for worker in lost]})"
     )
     if missing:
         raise BrokenProcessPool

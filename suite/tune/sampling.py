@@ -1,4 +1,6 @@
-"""Which setting a trial tries: its point, as a function of the space, the trial's number and, for TPE, what was found.
+"""Which setting a trial tries.
+
+Its point, as a function of the space, the trial's number and, for TPE, what was found.
 
 Trial 0 is the default setting whatever the sampler. The points of `quasi` (scrambled Sobol) and
 `random` depend on the space and the trial's number only: trials of a study are exchangeable, in any
@@ -30,7 +32,9 @@ STARTUP = (
 
 
 def point(sampler: str, space: Space, number: int, past: Sequence[Any] = ()) -> Settings:
-    """The settings of a trial: nothing set for trial 0, else a point of the space, floats to three digits.
+    """The settings of a trial.
+
+    Nothing set for trial 0, else a point of the space, floats to three digits.
 
     Args:
         past: for `tpe`, Optuna's trials of the study so far, the running ones among them.
@@ -53,7 +57,10 @@ def sequence(space: Space, trials: int) -> list[Settings]:
 
 
 def parameters(settings: Settings, space: Space, defaults: Settings) -> dict[str, Any]:
-    """What Optuna is told of a trial: its point of the space; nothing for defaults that lie outside it."""
+    """What Optuna is told of a trial: its point of the space.
+
+    Nothing for defaults that lie outside it.
+    """
     own = {name: settings.get(name, defaults.get(name)) for name in space}
     return own if inside(own, space) else {}
 
@@ -85,7 +92,10 @@ def _random(space: Space, number: int) -> Settings:
 
 
 def _suggested(space: Space, number: int, past: Sequence[Any]) -> Settings:
-    """What TPE makes of the past; its random numbers depend on the trial's number, so that a study can go on."""
+    """What TPE makes of the past.
+
+    Its random numbers depend on the trial's number, so that a study can go on.
+    """
     import optuna
 
     with _quietly():

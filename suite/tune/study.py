@@ -194,7 +194,8 @@ def _at(node: Any, name: str) -> Any:
     for part in name.split("."):
         if not isinstance(node, dict) or part not in node:
             raise ConfigError(
-                f"the search space names {name!r}, which is no setting of {node.get('_target_', 'it')}"
+                f"the search space names {name!r}, which is no setting of "
+                f"{node.get('_target_', 'it')}"
             )
         node = node[part]
     return node

@@ -1,4 +1,7 @@
-"""Trials that no journal knows of: runs under results/tune/runs that were made before there were journals."""
+"""Trials that no journal knows of.
+
+Runs under results/tune/runs that were made before there were journals.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,10 @@ def rows(results: Path, known: Collection[str], damaged: list[tuple[str, str]]) 
 
 
 def _row(directory: Path) -> Row:
-    """What a run's record tells of the trial it was; its settings are those that its command line set."""
+    """What a run's record tells of the trial it was.
+
+    Its settings are those that its command line set.
+    """
     config = yaml.load(
         (directory / "config.yaml").read_text(),
         Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader),
@@ -112,7 +118,10 @@ def _setup(config: Mapping[str, Any], space: Space) -> dict[str, Any]:
 
 
 def _numbered(trials: list[Row]) -> Iterator[Row]:
-    """In the order of the sequence of points; a setting that is not in it comes after those that are."""
+    """In the order of the sequence of points.
+
+    A setting that is not in it comes after those that are.
+    """
     space = trials[0]["space"]
     points = [_text(point) for point in sequence(space, MOST)] if space else [_text({})]
     there = [

@@ -51,7 +51,8 @@ def before(request: Request, journals: Sequence[Journal]) -> list[str]:
         said.append(f"{recorded} of them are recorded already")
     for study in [journal.study for journal in journals if not journal.study.space]:
         said.append(
-            f"{study.label} on {study.problem}: nothing to search, so its default setting is its only trial"
+            f"{study.label} on {study.problem}: nothing to search, so its default setting is its "
+            f"only trial"
         )
     if request.sampler == TPE and request.jobs > 1:
         said.append(
@@ -61,19 +62,24 @@ def before(request: Request, journals: Sequence[Journal]) -> list[str]:
 
 
 def compared(of: Sequence[Study], beyond: Sequence[int]) -> list[str]:
-    """What is not equal about studies that were asked for together; `beyond` are the trials each has in excess."""
+    """What is not equal about studies that were asked for together.
+
+    `beyond` are the trials each has in excess.
+    """
     said = []
     for task in dict.fromkeys(study.problem for study in of):
         counts = {study.label: study.trials for study in of if study.problem == task}
         if len(set(counts.values())) > 1:
             words = ", ".join(f"{label} {count}" for label, count in counts.items())
             said.append(
-                f"not equally tuned on {task}; trials: {words} (nothing to search is one trial, the default)"
+                f"not equally tuned on {task}; trials: {words} (nothing to search is one trial, "
+                f"the default)"
             )
     for study, more in zip(of, beyond, strict=True):
         if more:
             said.append(
-                f"{study.label} on {study.problem}: the study has {more} trials more, of a larger request; what is "
+                f"{study.label} on {study.problem}: the study has {more} trials more, of a larger "
+                f"request; what is "
                 f"written here is the best of the first {study.trials}"
             )
     return said

@@ -1,4 +1,7 @@
-"""One process at work: it claims a trial, or a batch, runs it, tells what came of it, until none is left."""
+"""One process at work.
+
+It claims a trial, or a batch, runs it, tells what came of it, until none is left.
+"""
 
 from __future__ import annotations
 
@@ -103,14 +106,16 @@ class Worker:
         total = sum(journal.study.trials for journal in self.journals)
         value = "" if trial.value is None else f", {trial.metric} {trial.value:.4g}"
         print(
-            f"[{count}/{total}] {study.label} on {study.problem}, {trial.settings}: {trial.status}{value}",
+            f"[{count}/{total}] {study.label} on {study.problem}, {trial.settings}: "
+            f"{trial.status}{value}",
             flush=True,
         )
 
     def _say_waiting(self) -> None:
         missing = sum(journal.study.trials - len(journal.recorded()) for journal in self.journals)
         print(
-            f"waiting for {missing} trial{'s' if missing > 1 else ''} that another process carries out",
+            f"waiting for {missing} trial{'s' if missing > 1 else ''} that another process carries "
+            f"out",
             flush=True,
         )
 

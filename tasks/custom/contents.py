@@ -82,7 +82,10 @@ def built(made: Any, source: Source) -> nn.Module:
 
 
 def loss_of(given: Any, source: Source) -> nn.Module:
-    """A loss as a module: torch's functions become the modules they belong to, whose derivatives are known."""
+    """A loss as a module.
+
+    Torch's functions become the modules they belong to, whose derivatives are known.
+    """
     given = MODULES.get(given, given) if callable(given) else given
     if inspect.isclass(given) and issubclass(given, nn.Module):
         with source.blaming(f"{given.__name__}()", "loss"):
@@ -97,7 +100,10 @@ def loss_of(given: Any, source: Source) -> nn.Module:
 
 
 def metrics_of(names: Names, source: Source) -> tuple[dict[str, Metric], Direction]:
-    """The metrics by name, the one that judges first, and its better end; none where the file has none."""
+    """The metrics by name, the one that judges first, and its better end.
+
+    None where the file has none.
+    """
     several = names.get("metrics")
     if several is not None and not isinstance(several, Mapping | ModuleType):  # imported ones pass
         source.refuse(
@@ -141,7 +147,10 @@ def refuse_misspelt(names: Names, source: Source) -> None:
 
 
 def batch_size_of(names: Names, of_loader: int | None, source: Source) -> int | None:
-    """The file's batch size, else its training loader's, else the usual one; None is the full batch."""
+    """The file's batch size, else its training loader's, else the usual one.
+
+    None is the full batch.
+    """
     size = names.get("batch_size", of_loader or USUAL_BATCH)
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
         source.refuse(f"batch_size is {size!r}", "batch_size")
@@ -151,7 +160,10 @@ def batch_size_of(names: Names, of_loader: int | None, source: Source) -> int | 
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Whether the largest output is the target's, `(N,)`; over positions, where there are several, their share."""
+    """Whether the largest output is the target's, `(N,)`.
+
+    Over positions, where there are several, their share.
+    """
     correct = (outputs.argmax(1) == targets).double()
     return correct.flatten(1).mean(1) if correct.ndim > 1 else correct
 

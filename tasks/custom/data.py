@@ -34,7 +34,9 @@ def batch_of(data: Mapping[str, Any]) -> int | None:
 
 
 def splits_of(data: Any, held_out: float, source: Source) -> dict[str, Pair]:
-    """Training, validation and test examples; what the user does not give is held out of the training examples.
+    """Training, validation and test examples.
+
+    What the user does not give is held out of the training examples.
 
     Args:
         data: a pair (inputs, targets); a data set or a loader of such pairs; or a dictionary, or a
@@ -105,13 +107,15 @@ def _stacked(given: Dataset[Any]) -> tuple[Tensor, ...]:
     """The columns of a data set, each as one tensor."""
     if isinstance(given, IterableDataset):
         raise TypeError(
-            "an IterableDataset may have no end; data = next(iter(DataLoader(dataset, 5000))) reads that many"
+            "an IterableDataset may have no end; data = next(iter(DataLoader(dataset, 5000))) "
+            "reads that many"
         )
     examples = [given[index] for index in range(len(given))]  # type: ignore[arg-type]
     if isinstance(examples[0], Mapping):
         keys = [repr(key) for key in examples[0]]
         raise TypeError(
-            f"its examples are dictionaries with {', '.join(keys)}; return (inputs, targets) instead"
+            f"its examples are dictionaries with {', '.join(keys)}; return (inputs, targets) "
+            f"instead"
         )
     return tuple(
         torch.stack([torch.as_tensor(part) for part in column])
@@ -120,7 +124,10 @@ def _stacked(given: Dataset[Any]) -> tuple[Tensor, ...]:
 
 
 def _tensor(given: Any, what: str, source: Source) -> Tensor:
-    """A dense CPU tensor with finite values; floating-point numbers are converted later, to the run's precision."""
+    """A dense CPU tensor with finite values.
+
+    Floating-point numbers are converted later, to the run's precision.
+    """
     if isinstance(given, np.ndarray) and given.dtype.kind in "fiub":
         given = torch.from_numpy(np.ascontiguousarray(given))
     if not isinstance(given, Tensor):
@@ -131,7 +138,8 @@ def _tensor(given: Any, what: str, source: Source) -> Tensor:
     if tensor.ndim == 0 or tensor.is_complex() or tensor.layout != torch.strided:
         kind = f"{tensor.dtype}, {tensor.layout}, shape {tuple(tensor.shape)}"
         source.refuse(
-            f"{what} must be dense and real, with the examples along the first dimension, got {kind}",
+            f"{what} must be dense and real, with the examples along the first dimension, got "
+            f"{kind}",
             "data",
         )
     if tensor.is_floating_point():
@@ -144,7 +152,8 @@ def _require_finite(tensor: Tensor, what: str, source: Source) -> None:
     if bad.any():
         first = int(bad.nonzero()[0])
         source.refuse(
-            f"{what} have NaN or infinity in {int(bad.sum())} of {len(bad)} examples, first in number {first}; "
+            f"{what} have NaN or infinity in {int(bad.sum())} of {len(bad)} examples, first in "
+            f"number {first}; "
             "leave these out: keep = inputs.flatten(1).isfinite().all(1)",
             "data",
         )

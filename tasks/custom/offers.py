@@ -64,7 +64,8 @@ def reasons(model: nn.Module, loss_fn: nn.Module, found: frozenset[str]) -> dict
         if isinstance(loss_fn, SQUARES)
         else "the loss is no sum of squares; nn.MSELoss() is",
         "sampled": weighted if known else own,
-        "per_example": "the loss is no mean over examples, for which batch normalisation is a reason"
+        "per_example": "the loss is no mean over examples, for which batch normalisation is a "
+        "reason"
         if known
         else own,
         "layers": "the model has no nn.Linear and no nn.Conv2d",
@@ -74,7 +75,10 @@ def reasons(model: nn.Module, loss_fn: nn.Module, found: frozenset[str]) -> dict
 
 
 def _of_layers(model: nn.Module) -> set[str]:
-    """`layers` and `matrices`: all matrices but embeddings and one more, the output layer, are hidden."""
+    """`layers` and `matrices`.
+
+    All matrices but embeddings and one more, the output layer, are hidden.
+    """
     modules = list(model.modules())
     captured = any(isinstance(module, nn.Linear | nn.Conv2d) for module in modules)
     embeddings = {id(module.weight) for module in modules if isinstance(module, nn.Embedding)}
@@ -87,7 +91,10 @@ def _of_layers(model: nn.Module) -> set[str]:
 def _twice_differentiable(
     model: nn.Module, loss_fn: nn.Module, inputs: Tensor, targets: Tensor
 ) -> bool:
-    """Whether a Hessian product can be formed: some operations of torch have a first derivative only."""
+    """Whether a Hessian product can be formed.
+
+    Some operations of torch have a first derivative only.
+    """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         with sdpa_kernel(SDPBackend.MATH):

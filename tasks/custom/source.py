@@ -23,24 +23,29 @@ EXPECTED: Mapping[str, tuple[str, str]] = {
         "model = lambda: nn.Linear(20, 3)\nloss = nn.CrossEntropyLoss()\ndata = inputs, targets",
     ),
     "model": (
-        "a function without arguments, or a class, that gives a new nn.Module with trainable parameters",
+        "a function without arguments, or a class, that gives a new nn.Module with trainable "
+        "parameters",
         "def model():\n    return nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 3))",
     ),
     "outputs": (
         "one tensor, with a row for each example, from model(inputs)",
-        "def forward(self, inputs):\n    states, _ = self.lstm(inputs)\n    return self.head(states[:, -1])",
+        "def forward(self, inputs):\n    states, _ = self.lstm(inputs)\n    return "
+        "self.head(states[:, -1])",
     ),
     "loss": (
         "a torch loss, or a function of (outputs, targets), that gives one number to be minimised",
         "loss = nn.CrossEntropyLoss()",
     ),
     "data": (
-        "two tensors of equal length, the examples along the first dimension, or a dictionary of such pairs",
+        "two tensors of equal length, the examples along the first dimension, or a dictionary of "
+        "such pairs",
         'data = inputs, targets\ndata = {"train": (x, y), "val": (x2, y2), "test": (x3, y3)}',
     ),
     "metric": (
-        "a function of (outputs, targets) that gives one number, or one for each example, and which way is better",
-        'def metric(outputs, targets):\n    return outputs.argmax(1) == targets\n\ndirection = "max"',
+        "a function of (outputs, targets) that gives one number, or one for each example, and "
+        "which way is better",
+        "def metric(outputs, targets):\n    return outputs.argmax(1) == targets\n\ndirection = "
+        '"max"',
     ),
     "metrics": (
         "functions of (outputs, targets) by name, that which judges first",
@@ -59,7 +64,10 @@ DIGITS = 12  # of the SHA-256 of a file's content: reports show them
 
 
 class BrokenFile(ValueError):
-    """A user's file does not give what a task is made of; the message shows where, what is expected and an example."""
+    """A user's file does not give what a task is made of.
+
+    The message shows where, what is expected and an example.
+    """
 
 
 class Source:
@@ -88,14 +96,20 @@ class Source:
     def refuse(
         self, what: str, name: str, *, line: int | None = None, cause: BaseException | None = None
     ) -> NoReturn:
-        """Raise BrokenFile about a name: the line it is defined in unless another is given, and what is expected."""
+        """Raise BrokenFile about a name.
+
+        The line it is defined in unless another is given, and what is expected.
+        """
         number = line or self.line_of(name)
         place = f"{self.given}, line {number}" if number else self.given
         said = [f"{place}: {what}", self._quoted(number), _expected(name)]
         raise BrokenFile("\n".join(filter(None, said))) from cause
 
     def line_of(self, name: str) -> int | None:
-        """The line in which a top-level name, or the same in capitals, was last bound; None where it never is."""
+        """The line in which a top-level name, or the same in capitals, was last bound.
+
+        None where it never is.
+        """
         return self.lines.get(name) or self.lines.get(name.capitalize())
 
     def line_of_function(self, function: Any) -> int | None:
@@ -139,7 +153,10 @@ def names_of(source: Source) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _executed(path: Path, digest: str, given: str) -> dict[str, Any]:
-    """Run a file as a module: `if __name__ == "__main__"` is not entered, modules that lie beside it are found."""
+    """Run a file as a module.
+
+    `if __name__ == "__main__"` is not entered, modules that lie beside it are found.
+    """
     source = Source(path, given)
     module = ModuleType(f"{path.stem}_{digest[:8]}")
     module.__file__ = str(path)

@@ -16,7 +16,9 @@ from tasks.data.splits import Pair
 def try_gradient(
     model: nn.Module, loss_fn: nn.Module, examples: Pair, splits: Mapping[str, Pair], source: Source
 ) -> None:
-    """One evaluation and one gradient on a few examples; the class numbers of all splits are looked at.
+    """One evaluation and one gradient on a few examples.
+
+    The class numbers of all splits are looked at.
 
     Raises:
         BrokenFile: the model has nothing to train, or one of the two raises, gives no single finite

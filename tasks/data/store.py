@@ -13,7 +13,8 @@ class DataMissing(FileNotFoundError):
     def __init__(self, name: str) -> None:
         self.name = name
         super().__init__(
-            f"the data set {name!r} is not in {data_directory()}; bring it with: python scripts/fetch_data.py {name}"
+            f"the data set {name!r} is not in {data_directory()}; bring it with: python "
+            f"scripts/fetch_data.py {name}"
         )
 
 

@@ -54,7 +54,8 @@ def split_windows(numbers: Tensor, context: int, val_size: int, test_size: int) 
     train_size = len(windows) - val_size - test_size
     if train_size < 1:
         raise ValueError(
-            f"val_size + test_size must be below the text's {len(windows)} windows, got {val_size} + {test_size}"
+            f"val_size + test_size must be below the text's {len(windows)} windows, got {val_size} "
+            f"+ {test_size}"
         )
     parts = zip(
         ("train", "val", "test"), windows.split([train_size, val_size, test_size]), strict=True

@@ -17,7 +17,10 @@ VALUE_OFFERS = frozenset({"hessian", "per_example"})
 
 
 class MeanValue(nn.Module):
-    """The mean of the outputs, for a model that computes the value itself: `(1/N) sum_n f_n`; targets are ignored."""
+    """The mean of the outputs, for a model that computes the value itself: `(1/N) sum_n f_n`.
+
+    Targets are ignored.
+    """
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return outputs.mean()
@@ -70,7 +73,10 @@ class FunctionTask(Task):
 
     @property
     def domain(self) -> tuple[Interval, Interval] | None:
-        """The part of the plane worth a picture, `((x_low, x_high), (y_low, y_high))`; None unless n is 2."""
+        """The part of the plane worth a picture, `((x_low, x_high), (y_low, y_high))`.
+
+        None unless n is 2.
+        """
         return None
 
     @property
@@ -79,7 +85,9 @@ class FunctionTask(Task):
         return self._place(torch.empty(0, self.dimension))
 
     def values(self, points: Tensor) -> Tensor:
-        """The noiseless `f` (not the gap) at every row: `(k, n)` to `(k,)`, on the task's device, without a graph.
+        """The noiseless `f` (not the gap) at every row.
+
+        `(k, n)` to `(k,)`, on the task's device, without a graph.
 
         Raises:
             ValueError: `points` is not of shape `(k, n)`.
@@ -99,7 +107,10 @@ class FunctionTask(Task):
         return torch.cat(parts) if parts else self._place(torch.empty(0))
 
     def targets(self, seed: int, step: int) -> Tensor:
-        """The targets of a step, `(batch_size, residuals)`; zeros make the loss the function itself."""
+        """The targets of a step, `(batch_size, residuals)`.
+
+        Zeros make the loss the function itself.
+        """
         return torch.zeros(self.batch_size, *self.outputs_shape, dtype=torch.float64)
 
     def batches(self, split: str, seed: int, start: int = 0) -> Iterator[Batch]:

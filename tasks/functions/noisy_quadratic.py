@@ -1,4 +1,7 @@
-"""DeepOBS's noisy quadratic: a bowl with ten steep directions of a hundred, seen through a noisy data set."""
+"""DeepOBS's noisy quadratic.
+
+A bowl with ten steep directions of a hundred, seen through a noisy data set.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +105,10 @@ class NoisyQuadratic(DataTask):
         return hessian
 
     def gap(self, theta: Tensor) -> float:
-        """The expected loss of a new example at `theta`, `(100,)`, above its minimum: `1/2 theta^T H theta`."""
+        """The expected loss of a new example at `theta`, `(100,)`, above its minimum.
+
+        `1/2 theta^T H theta`.
+        """
         return float((self.root @ theta.detach().cpu().double()).square().sum())
 
     def build(self) -> nn.Module:

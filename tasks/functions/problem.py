@@ -95,7 +95,10 @@ class Problem:
 
 
 def repeated(*pattern: float) -> Point:
-    """The point that repeats a pattern until it has n entries; a pattern of n entries is the point itself."""
+    """The point that repeats a pattern until it has n entries.
+
+    A pattern of n entries is the point itself.
+    """
 
     def point(dimension: int) -> Tensor:
         copies = math.ceil(dimension / len(pattern))

@@ -14,7 +14,9 @@ from tasks.functions.problems import PROBLEMS
 
 
 class TestFunction(FunctionTask):
-    """Minimise a classical test function: one of the 35 of Moré, Garbow and Hillstrom, or one of seven others.
+    """Minimise a classical test function.
+
+    One of the 35 of Moré, Garbow and Hillstrom, or one of seven others.
 
     `tasks.functions.problems.PROBLEMS` lists them. Most are sums of squares, `f(x) = |r(x)|^2`,
     without the factor 1/2 that least-squares programs often use; `rastrigin`, `styblinski_tang`,
@@ -73,7 +75,10 @@ class TestFunction(FunctionTask):
 
     @property
     def domain(self) -> tuple[Interval, Interval] | None:
-        """The rectangle of the literature, or one around the start and the minimizers; None unless n is 2."""
+        """The rectangle of the literature, or one around the start and the minimizers.
+
+        None unless n is 2.
+        """
         if self.dimension != 2:
             return None
         return self.problem.box or _around(
@@ -95,7 +100,10 @@ class TestFunction(FunctionTask):
 
 
 class FunctionOutputs(nn.Module):
-    """The point `x`, `(n,)`, and the function's outputs there: residuals `(N, m)` or values `(N,)` for N inputs."""
+    """The point `x`, `(n,)`, and the function's outputs there.
+
+    Residuals `(N, m)` or values `(N,)` for N inputs.
+    """
 
     def __init__(self, problem: Problem, start: Tensor) -> None:
         super().__init__()

@@ -13,7 +13,9 @@ from tasks.language.characters import CharacterModel
 
 
 class CharTransformer(CharacterModel):
-    """A decoder-only transformer: per block `x <- x + attention(norm(x))`, then `x <- x + mlp(norm(x))`.
+    """A decoder-only transformer.
+
+    Per block `x <- x + attention(norm(x))`, then `x <- x + mlp(norm(x))`.
 
     Learned positions, one linear layer for queries, keys and values, GELU, a last norm before the
     head. The initialisation is GPT-2's (Radford et al. 2019): normal weights of deviation 0.02,
@@ -111,7 +113,10 @@ class Transformer(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Causal self-attention and a two-layer network, each in a residual branch: `(N, T, width)` to the same."""
+    """Causal self-attention and a two-layer network, each in a residual branch.
+
+    `(N, T, width)` to the same.
+    """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()

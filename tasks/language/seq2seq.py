@@ -19,7 +19,9 @@ CERTAIN = 100.0
 
 
 class Seq2Seq(DataTask):
-    """Say how an English word is pronounced: one GRU reads its letters, another one writes its phonemes.
+    """Say how an English word is pronounced.
+
+    One GRU reads its letters, another one writes its phonemes.
 
     The decoder starts from the encoder's last state and is given the right phonemes so far (teacher
     forcing). With `attention` each of its states also looks at all of the encoder's: softmax of
@@ -148,7 +150,10 @@ class EncoderDecoder(nn.Module):
 
 
 def given_to_decoder(phonemes: Tensor) -> Tensor:
-    """What the decoder sees before each place it predicts: the boundary and all phonemes, without the end."""
+    """What the decoder sees before each place it predicts.
+
+    The boundary and all phonemes, without the end.
+    """
     before = phonemes[:, :-1]
     return before.where(phonemes[:, 1:] != PAD, PAD)
 

@@ -61,7 +61,10 @@ def coordinates(points: Tensor) -> Tensor:
 
 
 def with_one(jet: Tensor) -> Tensor:
-    """A jet with the constant 1, whose derivatives are zero, as one more column: `(N, d + 2, width + 1)`."""
+    """A jet with the constant 1, whose derivatives are zero, as one more column.
+
+    `(N, d + 2, width + 1)`.
+    """
     constant = torch.zeros_like(jet[:1, :, :1])
     constant[:, 0] = 1
     return torch.cat([jet, constant.expand(len(jet), -1, -1)], dim=2)

@@ -18,7 +18,9 @@ GRID = 100
 
 
 class PinnPoisson(DataTask):
-    r"""Solve -Lap u = f on the unit square with u = 0 on its boundary: a nonlinear least squares problem, no noise.
+    r"""Solve -Lap u = f on the unit square with u = 0 on its boundary.
+
+    A nonlinear least squares problem, no noise.
 
         loss = (1/n) sum_i (Lap u(x_i) + f(x_i))^2 + (1/m) sum_j u(b_j)^2,    f = 2 pi^2 sin(pi x)
         sin(pi y)

@@ -1,4 +1,7 @@
-"""Regularised logistic regression: strictly convex, smooth, and small enough to know its minimum exactly."""
+"""Regularised logistic regression.
+
+Strictly convex, smooth, and small enough to know its minimum exactly.
+"""
 
 from __future__ import annotations
 

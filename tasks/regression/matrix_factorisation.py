@@ -1,4 +1,7 @@
-"""Matrix factorisation: find a low-rank matrix from some of its entries, ill-conditioned and invariant."""
+"""Matrix factorisation.
+
+Find a low-rank matrix from some of its entries, ill-conditioned and invariant.
+"""
 
 from __future__ import annotations
 
@@ -114,7 +117,10 @@ class MatrixFactorisation(DataTask):
 
 
 class Factors(nn.Module):
-    """The factors `left` `(m, k)` and `right` `(n, k)`; index pairs `(N, 2)` to entries of their product, `(N,)`."""
+    """The factors `left` `(m, k)` and `right` `(n, k)`.
+
+    Index pairs `(N, 2)` to entries of their product, `(N,)`.
+    """
 
     def __init__(self, left: Tensor, right: Tensor) -> None:
         super().__init__()
@@ -155,7 +161,8 @@ def _observe(
     half = (len(pairs) - seen) // 2
     if seen == 0 or half == 0:
         raise ValueError(
-            f"observed must leave entries to train on and to hold out, got {observed} of {len(pairs)}"
+            f"observed must leave entries to train on and to hold out, got {observed} of "
+            f"{len(pairs)}"
         )
     train, val, test = order[:seen].sort().values, order[seen : seen + half], order[seen + half :]
     return {

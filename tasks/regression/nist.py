@@ -166,7 +166,10 @@ class NistModel(nn.Module):
 
 
 def _parse(text: str) -> Regression:
-    """Read one of NIST's files: a table of parameters, certified sums, and the data behind a last heading."""
+    """Read one of NIST's files.
+
+    A table of parameters, certified sums, and the data behind a last heading.
+    """
     name = _find(r"Dataset Name:\s+(\w+)", text)
     columns = torch.tensor(
         [[float(value) for value in row] for row in ROW.findall(text)], dtype=torch.float64

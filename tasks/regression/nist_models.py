@@ -1,4 +1,7 @@
-"""The model functions of NIST's 27 nonlinear regressions: parameters b `(p,)` and predictors x `(N, k)` to `(N,)`."""
+"""The model functions of NIST's 27 nonlinear regressions.
+
+Parameters b `(p,)` and predictors x `(N, k)` to `(N,)`.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,9 @@ CONNECTIONS, RADIUS = 15, 1.1
 
 
 class LongMemory(DataTask):
-    """Carry a little information over many steps: gradients that vanish or explode, curvature along with them.
+    """Carry a little information over many steps.
+
+    Gradients that vanish or explode, curvature along with them.
 
     `adding`: the sum of the two marked ones among `length` numbers; squared error, chance 1/6 =
     0.1667. `copy`: repeat a word of `items` symbols after a pause of `length` steps; cross-entropy

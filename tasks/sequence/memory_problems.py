@@ -15,7 +15,10 @@ from tasks.task import Batch
 
 @dataclass(frozen=True)
 class Lengths:
-    """How long the memory must be: `length` steps, and for copying `items` out of an alphabet of `symbols`."""
+    """How long the memory must be.
+
+    `length` steps, and for copying `items` out of an alphabet of `symbols`.
+    """
 
     length: int
     items: int
@@ -46,7 +49,9 @@ class MemoryProblem:
 
 
 def adding(lengths: Lengths) -> MemoryProblem:
-    """Add the two marked numbers: inputs `(N, T, 2)`, a uniform number and a mark a step; targets `(N, 1)`.
+    """Add the two marked numbers: inputs `(N, T, 2)`, a uniform number and a mark a step.
+
+    Targets `(N, 1)`.
 
     One mark lies in either half. The error is the squared error; always answering 1 makes 1/6, the
     sum's variance.
@@ -69,7 +74,9 @@ def adding(lengths: Lengths) -> MemoryProblem:
 
 
 def copying(lengths: Lengths) -> MemoryProblem:
-    """Repeat a word after a pause: inputs `(N, length + 2 items, symbols + 2)`, one-hot; targets `(N, items)`.
+    """Repeat a word after a pause: inputs `(N, length + 2 items, symbols + 2)`, one-hot.
+
+    Targets `(N, items)`.
 
     The word's `items` symbols come first, then `length - 1` blanks and the signal to begin, then
     `items` blanks, during which the word is to be said. The error is the share of wrong symbols;
@@ -104,7 +111,8 @@ def distinct_words(count: int, items: int, symbols: int, generator: torch.Genera
     words: Tensor = torch.randint(symbols, (2 * count, items), generator=generator).unique(dim=0)
     if len(words) < count:
         raise ValueError(
-            f"items must be so large that symbols^items exceeds twice the {count} sequences, got {items}"
+            f"items must be so large that symbols^items exceeds twice the {count} sequences, got "
+            f"{items}"
         )
     chosen = torch.randperm(len(words), generator=generator)[:count]
     return words.index_select(0, chosen)

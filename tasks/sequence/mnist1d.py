@@ -17,7 +17,9 @@ WIDTHS = {"linear": 1, "dense": 100, "convolutional": 25, "recurrent": 6}
 
 
 class MNIST1D(DataTask):
-    """Classify signals `(N, 40)` into ten digits, with the cross-entropy of logits `(N, 10)`; metric `accuracy`.
+    """Classify signals `(N, 40)` into ten digits, with the cross-entropy of logits `(N, 10)`.
+
+    Metric `accuracy`.
 
     Greydanus and Kobak, "Scaling down deep learning with MNIST-1D", 2020 (arXiv 2011.14439). A
     digit is a curve that has been moved, stretched and sheared under noise, so that a network
@@ -99,7 +101,10 @@ class SkippingMLP(nn.Module):
 
 
 class BothWays(nn.Module):
-    """A GRU from left to right and one from right to left, all states of which are heard: `(N, 40)` to `(N, 10)`."""
+    """A GRU from left to right and one from right to left, all states of which are heard.
+
+    `(N, 40)` to `(N, 10)`.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -84,7 +84,10 @@ class OptimalTransport(Task):
 
     @property
     def cost(self) -> float:
-        """The entropic transport cost, the maximum of D: sum P C + epsilon KL(P | independent plan) at the best P."""
+        """The entropic transport cost, the maximum of D.
+
+        Sum P C + epsilon KL(P | independent plan) at the best P.
+        """
         constant = float((self.weights * self.costs).sum(dim=1).mean())
         entropy = -float(self.weights[0] @ self.weights[0].log())
         return constant - self.epsilon * (self.minimum - entropy)
@@ -120,7 +123,10 @@ class OptimalTransport(Task):
 
 
 class Prices(nn.Module):
-    """The prices `g`, `(m,)`; costs `(n, m)` to logits `(n, m)`: what goes where, before the softmax."""
+    """The prices `g`, `(m,)`; costs `(n, m)` to logits `(n, m)`.
+
+    What goes where, before the softmax.
+    """
 
     log_weights: Tensor
 

@@ -39,13 +39,17 @@ def solve(costs: Tensor, weights: Tensor, epsilon: float) -> Tensor:
     error = float((plan(costs, weights, epsilon, prices).mean(dim=0) - weights).abs().sum())
     if not error < TOLERANCE:
         raise ValueError(
-            f"epsilon={epsilon} is too small: the marginal of the best plan found is off by {error:.1e}"
+            f"epsilon={epsilon} is too small: the marginal of the best plan found is off by "
+            f"{error:.1e}"
         )
     return prices - prices.mean()
 
 
 def sinkhorn(costs: Tensor, weights: Tensor, epsilon: float, prices: Tensor, sweeps: int) -> Tensor:
-    """Prices after so many sweeps in the logarithmic domain: each makes both marginals right in turn."""
+    """Prices after so many sweeps in the logarithmic domain.
+
+    Each makes both marginals right in turn.
+    """
     for _ in range(sweeps):
         values = -epsilon * ((prices - costs) / epsilon + weights.log()).logsumexp(
             dim=1, keepdim=True
@@ -56,7 +60,10 @@ def sinkhorn(costs: Tensor, weights: Tensor, epsilon: float, prices: Tensor, swe
 
 
 def newton(costs: Tensor, weights: Tensor, epsilon: float, prices: Tensor) -> Tensor:
-    """Newton's method on the semi-dual until the marginal gets no better; each step is halved until the value falls."""
+    """Newton's method on the semi-dual until the marginal gets no better.
+
+    Each step is halved until the value falls.
+    """
     best = torch.inf
     for _ in range(NEWTON_STEPS):
         shares = plan(costs, weights, epsilon, prices)
@@ -78,7 +85,10 @@ def newton(costs: Tensor, weights: Tensor, epsilon: float, prices: Tensor) -> Te
 def _length(
     costs: Tensor, weights: Tensor, epsilon: float, prices: Tensor, step: Tensor, slope: float
 ) -> float:
-    """The largest power of 1/2 at which the value falls by a share of what the slope promises; 1 near the solution."""
+    """The largest power of 1/2 at which the value falls by a share of what the slope promises.
+
+    1 near the solution.
+    """
     value, length = _negative_dual(costs, weights, epsilon, prices), 1.0
     while slope > ROUNDING and length > SHORTEST:
         if (

@@ -102,7 +102,10 @@ class Auc(DataTask):
         return nn.Sequential(*layers, nn.Linear(widths[-1], 1))
 
     def order(self, generator: torch.Generator) -> Tensor:
-        """Two shuffles, one a class, interleaved evenly: every stretch of the epoch has its share of positives."""
+        """Two shuffles, one a class, interleaved evenly.
+
+        Every stretch of the epoch has its share of positives.
+        """
         positive = self.splits["train"][1][:, 0].cpu() > 0.5
         place = torch.empty(len(positive), dtype=torch.float64)
         for members in (positive, ~positive):
@@ -135,7 +138,9 @@ class PairwiseSquare(nn.Module):
 
 
 def ranked_above(scores: Tensor, positive: Tensor) -> Tensor:
-    """Values `(N,)` whose mean is the area under the ROC curve: pairs in the right order, a tie counting half.
+    """Values `(N,)` whose mean is the area under the ROC curve.
+
+    Pairs in the right order, a tie counting half.
 
     NaN where there is no pair or a score is not finite.
     """

@@ -21,7 +21,9 @@ CONNECTIONS = 15
 
 
 class Autoencoder(DataTask):
-    """Squeeze an image through a narrow linear code layer and rebuild it: deep, ill-conditioned, no label noise.
+    """Squeeze an image through a narrow linear code layer and rebuild it.
+
+    Deep, ill-conditioned, no label noise.
 
     Encoder and mirrored decoder are fully connected with sigmoid units (rectified linear ones in
     Goldfarb, Ren and Bahamou 2020, arXiv 2006.08877, who start them as torch does); the code layer
@@ -104,7 +106,10 @@ class Autoencoder(DataTask):
 
 
 def sparse_(layer: nn.Linear) -> None:
-    """Martens' initialisation: standard normal weights to 15 of a unit's inputs (all, if fewer), zeros elsewhere."""
+    """Martens' initialisation.
+
+    Standard normal weights to 15 of a unit's inputs (all, if fewer), zeros elsewhere.
+    """
     chosen = torch.rand_like(layer.weight).argsort(dim=1)[:, :CONNECTIONS]
     with torch.no_grad():
         layer.weight.zero_().scatter_(1, chosen, torch.randn(chosen.shape))

@@ -12,7 +12,9 @@ SHORTCUTS = ("A", "B")
 
 
 class ResNet(ImageClassification):
-    """A residual network for small images, of depth 6n+2: three stages of n blocks, `x -> relu(shortcut(x) + F(x))`.
+    """A residual network for small images, of depth 6n+2.
+
+    Three stages of n blocks, `x -> relu(shortcut(x) + F(x))`.
 
     F is two 3x3 convolutions with batch normalisation; the stages have `width`, `2 width` and `4
     width` channels and halve the image where they begin; global average pooling and a linear head
@@ -80,7 +82,10 @@ class ResNet(ImageClassification):
 
 
 class Block(nn.Module):
-    """Two convolutions beside a shortcut: `(N, inputs, H, W)` to `(N, outputs, H / stride, W / stride)`."""
+    """Two convolutions beside a shortcut.
+
+    `(N, inputs, H, W)` to `(N, outputs, H / stride, W / stride)`.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int, shortcut: str) -> None:
         super().__init__()

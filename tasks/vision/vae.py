@@ -17,7 +17,9 @@ LIKELIHOODS = ("gaussian", "bernoulli")
 
 
 class VAE(DataTask):
-    """Encode an image into a distribution, draw a code from it, decode it: maximise the evidence lower bound.
+    """Encode an image into a distribution, draw a code from it, decode it.
+
+    Maximise the evidence lower bound.
 
         q(z|x) = N(m, diag(e^v)),   z = m + e^(v/2) eps,   loss = -log p(x|z) + KL(q(z|x) | N(0,
         1)), KL = sum_i (e^{v_i} + m_i^2 - 1 - v_i) / 2,    averaged over the images
@@ -148,7 +150,10 @@ class NegativeELBO(nn.Module):
 
 
 def _with_noise(splits: dict[str, Batch], latent: int) -> dict[str, Batch]:
-    """Pixels as targets, `(N, pixels)`; pixels and an image's own noise as inputs, `(N, pixels + latent)`."""
+    """Pixels as targets, `(N, pixels)`.
+
+    Pixels and an image's own noise as inputs, `(N, pixels + latent)`.
+    """
     found: dict[str, Batch] = {}
     for stream, split in enumerate(SPLITS):
         pixels = splits[split][0].flatten(1)

@@ -15,7 +15,9 @@ EPS = 1e-6
 
 
 class VisionTransformer(ImageClassification):
-    """Patches of an image as a sequence: per block `x <- x + attention(norm(x))`, then `x <- x + mlp(norm(x))`.
+    """Patches of an image as a sequence.
+
+    Per block `x <- x + attention(norm(x))`, then `x <- x + mlp(norm(x))`.
 
     Dosovitskiy et al., "An image is worth 16x16 words", 2020 (arXiv 2010.11929): patches are
     embedded by a linear map (a convolution whose stride is its kernel), a class token is put before
@@ -126,7 +128,10 @@ class Encoder(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Self-attention and a two-layer network, each in a residual branch: `(N, T, width)` to the same."""
+    """Self-attention and a two-layer network, each in a residual branch.
+
+    `(N, T, width)` to the same.
+    """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()

@@ -108,7 +108,10 @@ class Residuals(nn.Module):
 
 
 class Scalar(nn.Module):
-    """A function whose value is the model's output; with `Identity` as the loss it is minimised as it is."""
+    """A function whose value is the model's output.
+
+    With `Identity` as the loss it is minimised as it is.
+    """
 
     def __init__(self, start: Sequence[float], function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -237,7 +240,8 @@ COUPLED = {"conv_bn"}  # an example's loss depends on its batch
 
 
 class Reference:
-    """The same loss as a function of a flat vector, on a copy of the model, every random draw the same."""
+    """The same loss as a function of a flat vector, on a copy of the model, every random draw the
+    same."""
 
     def __init__(self, problem: Problem, l2: float = 0.0) -> None:
         self.problem = copy.deepcopy(problem)
@@ -283,7 +287,8 @@ class Reference:
         )
 
     def per_example_grads(self) -> Tensor:
-        """The gradient of each example's loss, alone where the model draws nothing, else cut out of the batch."""
+        """The gradient of each example's loss, alone where the model draws nothing, else cut out of
+        the batch."""
         rows = []
         for i in range(len(self.problem.inputs)):
 

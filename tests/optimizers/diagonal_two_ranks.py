@@ -1,4 +1,5 @@
-"""What methods with a diagonal curvature do in two processes, each with its share of every mini-batch, and in one."""
+"""What methods with a diagonal curvature do in two processes, each with its share of every
+mini-batch, and in one."""
 
 from __future__ import annotations
 

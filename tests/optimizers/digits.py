@@ -1,4 +1,5 @@
-"""The 8 x 8 digits: an autoencoder and a classifier that a method has to train faster than momentum does."""
+"""The 8 x 8 digits: an autoencoder and a classifier that a method has to train faster than momentum
+does."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ def autoencoder() -> Problem:
 
 
 def trained(build: Builder, steps: int = 300, batch: int = 256) -> float:
-    """The loss on all images after some steps on random mini-batches, the same ones for every method."""
+    """The loss on all images after some steps on random mini-batches, the same ones for every
+    method."""
     problem = autoencoder()
     optimizer = build(problem.model.named_parameters())
     objective = problem.objective(generator=torch.Generator().manual_seed(0))

@@ -12,7 +12,10 @@ from tests.optimizers.cases import Problem, mlp
 
 
 def linear_layers(*sizes: int, bias: bool = False, dtype: torch.dtype = torch.float64) -> Problem:
-    """A regression by a network without biases, on 64 examples; square layers have gradients of full rank."""
+    """A regression by a network without biases, on 64 examples.
+
+    Square layers have gradients of full rank.
+    """
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise(sizes):

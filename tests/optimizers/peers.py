@@ -1,4 +1,5 @@
-"""Other people's minimisers on the test functions, their oracle calls counted as an objective counts them."""
+"""Other people's minimisers on the test functions, their oracle calls counted as an objective
+counts them."""
 
 from __future__ import annotations
 
@@ -22,7 +23,10 @@ Vector = Any
 
 @dataclass(frozen=True)
 class Run:
-    """Whether a run got the gradient below the tolerance, and what it asked for: value, grad (a value too), hvp."""
+    """Whether a run got the gradient below the tolerance, and what it asked for.
+
+    Value, grad (a value too), hvp.
+    """
 
     solved: bool
     counts: dict[str, int]
@@ -33,7 +37,10 @@ class _SolvedError(Exception):
 
 
 def start_of(name: str) -> tuple[Callable[[Tensor], Tensor], Tensor, float]:
-    """The function, its standard start and the tolerance: 1e-6, or 1e-9 of the first gradient where that is more."""
+    """The function, its standard start and the tolerance.
+
+    1e-6, or 1e-9 of the first gradient where that is more.
+    """
     problem = PROBLEMS[name]
     x0 = problem.start(problem.dimension).double()
     gradient = torch.func.grad(problem)(x0)

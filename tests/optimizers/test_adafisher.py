@@ -1,4 +1,5 @@
-"""AdaFisher against its equations in numpy, and as released against hooks on the layers and against momentum."""
+"""AdaFisher against its equations in numpy, and as released against hooks on the layers and against
+momentum."""
 
 from __future__ import annotations
 
@@ -88,7 +89,10 @@ def normalised(values: np.ndarray) -> np.ndarray:
 def by_hand(
     of: Problem, steps: int, period: int, lr: float, gamma: float, damping: float, after: bool
 ) -> list[np.ndarray]:
-    """A perceptron with one hidden layer, forward and backward written out; every weight with its bias."""
+    """A perceptron with one hidden layer, forward and backward written out.
+
+    Every weight with its bias.
+    """
     w1, b1, w2, b2 = (p.detach().numpy().copy() for p in of.params)
     weights = [np.column_stack([w1, b1]), np.column_stack([w2, b2])]
     means = [np.zeros_like(w) for w in weights]
@@ -121,7 +125,8 @@ def by_hand(
 @pytest.mark.parametrize("period", [1, 3])
 @pytest.mark.parametrize("normalize", ["observation", "average"])
 def test_it_is_the_papers_recursion(period: int, normalize: str) -> None:
-    """The averages begin with ones in the recursion by hand, which normalising them afterwards takes out."""
+    """The averages begin with ones in the recursion by hand, which normalising them afterwards
+    takes out."""
     ours, twin = perceptron(), perceptron()
     trained(
         ours, 30, lr=3e-3, gamma=0.7, damping=0.02, statistics_period=period, normalize=normalize
@@ -275,7 +280,10 @@ def digits() -> Problem:
 
 
 def test_as_released_it_is_momentum_with_one_number_for_all_parameters() -> None:
-    """F replaced by a scalar that knows nothing of the network: at the end they are 1/20 of the way apart."""
+    """F replaced by a scalar that knows nothing of the network.
+
+    At the end they are 1/20 of the way apart.
+    """
     ours, twin = digits(), digits()
     method, objective = AdaFisher(ours.model.named_parameters(), as_released=True), ours.objective()
     other = twin.objective()

@@ -1,4 +1,5 @@
-"""AdaHessian against pytorch_optimizer's, its diagonal against the true one, and what a refresh leaves behind."""
+"""AdaHessian against pytorch_optimizer's, its diagonal against the true one, and what a refresh
+leaves behind."""
 
 from __future__ import annotations
 
@@ -203,7 +204,10 @@ def test_a_period_asks_for_that_many_products_fewer() -> None:
 
 @pytest.mark.filterwarnings("ignore:Using backward")
 def test_the_square_is_corrected_by_the_number_of_refreshes() -> None:
-    """The curvature is constant, so any correct average of it is. The peer's steps are sqrt(10) too long by then."""
+    """The curvature is constant, so any correct average of it is.
+
+    The peer's steps are sqrt(10) too long by then.
+    """
     problem = quadratic([3.0, 0.5, 7.0])
     optimizer = AdaHessian(problem.params, lr=1e-3, period=10)
     for _ in range(10):
@@ -227,7 +231,10 @@ def test_the_square_is_corrected_by_the_number_of_refreshes() -> None:
 
 
 def test_the_steps_between_refreshes_are_corrected_by_their_number_too() -> None:
-    """Adam's with |a| for the root, in numbers: a constant curvature is known from the first refresh on."""
+    """Adam's with |a| for the root, in numbers.
+
+    A constant curvature is known from the first refresh on.
+    """
     bends = torch.tensor(BENDS, dtype=torch.float64)
     problem, x, mean = (
         quadratic(),
@@ -308,7 +315,10 @@ def test_the_mean_over_probes_is_the_true_diagonal(name: str, distribution: str)
 
 
 def test_what_it_squares_estimates_the_norm_of_a_row_not_the_diagonal() -> None:
-    """E[(z o Hz)_i^2] is sum_j H_ij^2 for random signs: here it is several times the squared diagonal."""
+    """E[(z o Hz)_i^2] is sum_j H_ij^2 for random signs.
+
+    Here it is several times the squared diagonal.
+    """
     problem = CASES["mlp_ce"]()
     hessian = Reference(problem).hessian()
     curvature = problem.objective().hessian()
@@ -375,7 +385,10 @@ def test_a_hessian_for_one_product_gives_it_and_no_second() -> None:
 
 
 class Sine(nn.Module):
-    """An activation whose graph saves its input: one that saves its output would make a cycle with `Kept`."""
+    """An activation whose graph saves its input.
+
+    One that saves its output would make a cycle with `Kept`.
+    """
 
     def forward(self, inputs: Tensor) -> Tensor:
         return inputs.sin()

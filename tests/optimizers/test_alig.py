@@ -28,7 +28,10 @@ from tests.optimizers.step_size_cases import (
 def test_the_trajectory_is_pytorch_optimizers(
     momentum: float, adjusted: bool, cap: float, exact: bool
 ) -> None:
-    """Where the cap holds, to the last digits; else to the float32 in which that one sums the squares of gradients."""
+    """Where the cap holds, to the last digits.
+
+    Else to the float32 in which that one sums the squares of gradients.
+    """
     peers = pytest.importorskip("pytorch_optimizer")
     problem = classification()
     twin = copy.deepcopy(problem)

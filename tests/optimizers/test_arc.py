@@ -92,7 +92,8 @@ def best_of_many_starts(matrix: Tensor, gradient: Tensor, sigma: float, starts: 
 
 
 def by_bisection(matrix: Tensor, gradient: Tensor, sigma: float) -> Tensor:
-    """lambda from scipy's root finder on |s(lambda)| = lambda / sigma (there is no hard case in random models)."""
+    """lambda from scipy's root finder on |s(lambda)| = lambda / sigma (there is no hard case in
+    random models)."""
     size, lowest = np.eye(len(gradient)), max(0.0, -float(torch.linalg.eigvalsh(matrix)[0]))
 
     def step(multiplier: float) -> np.ndarray:
@@ -370,7 +371,8 @@ def test_adaptive_sizes_follow_the_steps_length() -> None:
     "loss_fn", [nn.CrossEntropyLoss(), nn.CrossEntropyLoss(reduction="sum")], ids=str
 )
 def test_estimates_are_unbiased_in_the_batchs_units(loss_fn: nn.Module) -> None:
-    """The mean over many draws of loss, gradient and Hessian product, also for a loss that is a sum; with an l2."""
+    """The mean over many draws of loss, gradient and Hessian product, also for a loss that is a
+    sum; with an l2."""
     problem = classifier(loss_fn)
     options = {
         "hessian_share": 0.3,
@@ -435,7 +437,8 @@ def cancer() -> Problem:
 
 
 def test_a_tenth_of_the_hessian_reaches_sklearns_optimum() -> None:
-    """With the whole gradient the fixed point is exact, however rough the Hessian (Xu, Roosta and Mahoney)."""
+    """With the whole gradient the fixed point is exact, however rough the Hessian (Xu, Roosta and
+    Mahoney)."""
     problem, l2 = cancer(), 0.01
     features, targets = problem.inputs.numpy(), problem.targets[:, 0].numpy()
     solver = LogisticRegression(

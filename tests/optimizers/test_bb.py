@@ -1,4 +1,5 @@
-"""Barzilai-Borwein: scipy's spectral method, plain loops, the rate in the plane, the search, the epochs."""
+"""Barzilai-Borwein: scipy's spectral method, plain loops, the rate in the plane, the search, the
+epochs."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ def path(problem: Problem, method: BB, steps: int) -> list[Tensor]:
 
 
 def test_the_trajectory_is_that_of_scipys_spectral_method() -> None:
-    """DF-SANE solves g(x) = 0 by x -= (s.s / s.y) g, with a nonmonotone search of its own that accepts these steps."""
+    """DF-SANE solves g(x) = 0 by x -= (s.s / s.y) g, with a nonmonotone search of its own that
+    accepts these steps."""
     scales = [1.0, 1.5, 2.0, 3.0]
     curvature = torch.tensor(scales).double().numpy()
     theirs: list[Tensor] = []
@@ -99,7 +101,9 @@ def test_a_loss_is_below_the_largest_of_as_many_as_are_remembered(memory: int) -
 
 
 def test_in_the_plane_the_rate_is_superlinear() -> None:
-    """Barzilai and Borwein's theorem: for two variables the gradient's norms fall faster than any geometric series.
+    """Barzilai and Borwein's theorem.
+
+    For two variables the gradient's norms fall faster than any geometric series.
 
     Steepest descent with exact steps needs 190 steps for each factor of ten thousand at this
     condition.
@@ -260,7 +264,10 @@ def logistic() -> Problem:
 
 @pytest.mark.parametrize("smoothing", [False, True])
 def test_sgd_bb_forgets_its_first_step_size(smoothing: bool) -> None:
-    """Strongly convex logistic regression, first steps over four decades; a fixed step needs the right one."""
+    """Strongly convex logistic regression, first steps over four decades.
+
+    A fixed step needs the right one.
+    """
     least = logistic()
     objective, solver = least.objective(1e-2), BB(least.params)
     for _ in range(300):

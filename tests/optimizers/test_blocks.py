@@ -1,4 +1,7 @@
-"""Blocks of the Fisher matrix: equal to the exact ones where theory says so, to naive computations elsewhere."""
+"""Blocks of the Fisher matrix.
+
+Equal to the exact ones where theory says so, to naive computations elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -593,7 +596,8 @@ class Positions(nn.Module):
 
 
 def test_positions_broadcast_over_the_batch_are_estimated_without_bias() -> None:
-    """The mean over all targets, by the model's own probabilities, is the block of positions looked up by each."""
+    """The mean over all targets, by the model's own probabilities, is the block of positions looked
+    up by each."""
     torch.manual_seed(0)
     once, each = Positions(False).double(), Positions(True).double()
     each.load_state_dict(once.state_dict())

@@ -1,4 +1,7 @@
-"""EKFAC and the eigen-decomposed K-FAC: dense inverses, measured eigenvalues, how these are averaged."""
+"""EKFAC and the eigen-decomposed K-FAC.
+
+Dense inverses, measured eigenvalues, how these are averaged.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +80,8 @@ def scale_of(problem: Problem) -> float:
 
 
 def index_of(problem: Problem) -> dict[str, Tensor]:
-    """The places of each layer's matrix (out, in + bias) in the flat parameters, by the layer's name."""
+    """The places of each layer's matrix (out, in + bias) in the flat parameters, by the layer's
+    name."""
     places, offset = {}, 0
     for parameter in problem.params:
         places[id(parameter)] = torch.arange(offset, offset + parameter.numel()).view(
@@ -108,7 +112,8 @@ def kept(state: dict[str, Tensor]) -> Tensor:
 @pytest.mark.parametrize("name", PROBLEMS)
 @pytest.mark.parametrize("l2", [0.0, 0.3])
 def test_eigen_is_the_dense_inverse_without_cross_terms(name: str, l2: float) -> None:
-    """U = (A (x) G + damping I)^-1 W', where the factored damping inverts (A + pi r I) (x) (G + r / pi I)."""
+    """U = (A (x) G + damping I)^-1 W', where the factored damping inverts (A + pi r I) (x) (G + r /
+    pi I)."""
     problem = PROBLEMS[name]()
     scale, gradient = scale_of(problem), Reference(problem, l2).gradient()
     before = {
@@ -177,7 +182,8 @@ def test_a_factor_without_a_decomposition_keeps_the_last_one() -> None:
 
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_scales_are_the_second_moments_of_the_examples_gradients(name: str) -> None:
-    """s = E[(Q_G' W'_n Q_A)^2] with each example's gradient by torch.func, positions of a shared weight summed."""
+    """s = E[(Q_G' W'_n Q_A)^2] with each example's gradient by torch.func, positions of a shared
+    weight summed."""
     problem = PROBLEMS[name]()
     rows = Reference(problem).per_example_grads() / scale_of(problem)
     optimizer = still(EKFAC, problem, fisher="empirical")

@@ -1,4 +1,7 @@
-"""Layers computed product by product: equal to torch's own, every product recorded, nothing left behind."""
+"""Layers computed product by product.
+
+Equal to torch's own, every product recorded, nothing left behind.
+"""
 
 from __future__ import annotations
 

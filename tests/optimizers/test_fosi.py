@@ -70,7 +70,8 @@ def test_a_short_process_finds_what_stands_out() -> None:
 
 
 class ByHand:
-    """The text with dense eigenvectors, the velocity as a vector of n, and the base optimizers written out."""
+    """The text with dense eigenvectors, the velocity as a vector of n, and the base optimizers
+    written out."""
 
     def __init__(
         self, matrix: np.ndarray, base: str, lr: float, alpha: float, momentum: float, decay: float
@@ -180,7 +181,10 @@ def test_newtons_step_ends_the_gradient_in_the_subspace_and_leaves_saddles() -> 
 
 
 def test_a_flat_direction_counts_as_curved_as_the_floor_says() -> None:
-    """Newton's step alone: to the minimum where there is one, and 1 / (1e-3 10) along the slope that has none."""
+    """Newton's step alone.
+
+    To the minimum where there is one, and 1 / (1e-3 10) along the slope that has none.
+    """
     matrix = torch.diag(torch.tensor([10.0, 1.0, 1e-9]).double())
     problem = Problem(
         Scalar([1.0] * 3, lambda x: x @ matrix @ x / 2 + x[2]), Identity(), ZERO, ZERO
@@ -226,7 +230,10 @@ def test_the_base_optimizer_keeps_out_of_the_subspace(base: str) -> None:
 
 
 def test_steep_directions_no_longer_limit_the_rate() -> None:
-    """Gradient descent at 0.05 diverges where the curvature is 100; with five directions taken out it ends."""
+    """Gradient descent at 0.05 diverges where the curvature is 100.
+
+    With five directions taken out it ends.
+    """
     ends = {}
     for alpha, warmup in ((0.5, 0), (0.5, 10**6)):
         problem = quadratic(spread(lowest=0.1))

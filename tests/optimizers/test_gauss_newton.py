@@ -262,7 +262,10 @@ def test_a_zero_gradient_and_zero_residuals_are_named() -> None:
 
 
 def test_it_goes_on_to_the_last_digit_and_says_so() -> None:
-    """A residual of 0.3 remains: the loss shows no more than half of the digits that the steps can gain."""
+    """A residual of 0.3 remains.
+
+    The loss shows no more than half of the digits that the steps can gain.
+    """
     problem = nonlinear(
         [0.5, 0.5], lambda x: torch.stack([x[0] ** 2 - 2, x[0] * x[1] - 1, x[1] - 0.3])
     )

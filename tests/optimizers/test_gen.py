@@ -1,4 +1,5 @@
-"""GeN: exact line search on quadratics, gen-optim's formula, any inner optimizer, parabolas that are none."""
+"""GeN: exact line search on quadratics, gen-optim's formula, any inner optimizer, parabolas that
+are none."""
 
 from __future__ import annotations
 
@@ -39,7 +40,10 @@ def quadratic() -> Problem:
 
 
 def test_on_a_quadratic_it_is_the_exact_line_search() -> None:
-    """Unsmoothed and unbounded, every step ends at (g.g / g.Hg) along the gradient: Cauchy's steepest descent."""
+    """Unsmoothed and unbounded, every step ends at (g.g / g.Hg) along the gradient.
+
+    Cauchy's steepest descent.
+    """
     problem = quadratic()
     method = GeN(problem.params, SGD, smoothing=0.0, factor=1e9)
     x = vector(problem)
@@ -143,7 +147,10 @@ def noisy() -> Problem:
 
 
 def test_the_own_mini_batch_rewards_steps_that_are_too_long() -> None:
-    """Why the losses are those of another mini-batch; the step size a full batch gives is the measure."""
+    """Why the losses are those of another mini-batch.
+
+    The step size a full batch gives is the measure.
+    """
     sizes, losses = {}, {}
     for kind in ("own", "fresh", "full"):
         problem = noisy()

@@ -96,7 +96,8 @@ def test_damping_falls_on_a_good_model_and_rises_on_a_bad_one() -> None:
 
 
 def test_the_ratio_is_that_of_the_first_trial() -> None:
-    """On a quadratic the model is exact at every length, so the damping falls whatever the learning rate."""
+    """On a quadratic the model is exact at every length, so the damping falls whatever the learning
+    rate."""
     for lr in (1.0, 0.5, 0.1):
         problem, _, _ = least_squares()
         optimizer = GGNCG(problem.model.parameters(), lr=lr, damping=1e-6, tolerance=1e-14)
@@ -142,7 +143,10 @@ def solution(monkeypatch: pytest.MonkeyPatch, x: float) -> None:
 def test_a_direction_that_does_not_descend_cannot_raise_the_loss(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """f = (2 + sin x)^2 rises from 0 and is back at pi: a sufficient decrease of a positive slope would be a rise."""
+    """f = (2 + sin x)^2 rises from 0 and is back at pi.
+
+    A sufficient decrease of a positive slope would be a rise.
+    """
     model = Residuals([0.0], lambda x: 2 + torch.sin(x))
     problem = Problem(model, nn.MSELoss(), torch.zeros(1, 1), torch.zeros(1, 1).double())
     solution(monkeypatch, torch.pi - 1e-5)

@@ -21,7 +21,8 @@ def entries(rows: np.ndarray, momentum: float) -> np.ndarray:
 
 
 def second_moment(means: np.ndarray, window: int, beta2: float, average: bool) -> np.ndarray:
-    """The sum over the last vectors of beta2^(2 age) v v', (n, n), over that of the weights if asked for."""
+    """The sum over the last vectors of beta2^(2 age) v v', (n, n), over that of the weights if
+    asked for."""
     seen = means[-window:]
     weights = beta2 ** (2.0 * np.arange(len(seen))[::-1])
     return (seen.T * weights) @ seen / (weights.sum() if average else 1.0)

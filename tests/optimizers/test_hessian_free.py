@@ -122,7 +122,10 @@ def test_same_trajectory_whatever_the_reduction() -> None:
 
 
 def test_the_digits_autoencoder_as_the_literature_trains_it() -> None:
-    """The damping falls because rho is measured from d = 0; from the warm start it would grow at every step."""
+    """The damping falls because rho is measured from d = 0.
+
+    From the warm start it would grow at every step.
+    """
     task = Autoencoder()
     model = task.model(0)
     optimizer = HessianFree(model.named_parameters())
@@ -207,7 +210,8 @@ def test_structural_damping_adds_the_gauss_newton_matrix_of_the_hidden_states(ki
 
 
 def test_structural_damping_keeps_the_states_where_they_are() -> None:
-    """The larger its weight, the less the first step changes the hidden states, at the same loss model otherwise."""
+    """The larger its weight, the less the first step changes the hidden states, at the same loss
+    model otherwise."""
     moved = []
     for structural in (0.0, 1.0, 100.0):
         problem = recurrent()

@@ -1,4 +1,5 @@
-"""INNAprop against its text in numpy, AdamW where it is AdamW, and the differential equation it discretises."""
+"""INNAprop against its text in numpy, AdamW where it is AdamW, and the differential equation it
+discretises."""
 
 from __future__ import annotations
 
@@ -64,7 +65,8 @@ def test_the_first_step_is_lr_beta_by_the_sign(alpha: float, beta: float) -> Non
 
 
 def constant_scale(curvature: Tensor, lr: float, alpha: float, beta: float, time: float) -> Tensor:
-    """Where f = sum h x^2 / 2 ends from a start so near to zero that sqrt(v) is nothing beside eps = 1."""
+    """Where f = sum h x^2 / 2 ends from a start so near to zero that sqrt(v) is nothing beside eps
+    = 1."""
     model, near = linear(), 1e-9
     with torch.no_grad():
         model.weight.mul_(near)
@@ -75,7 +77,8 @@ def constant_scale(curvature: Tensor, lr: float, alpha: float, beta: float, time
 
 
 def exactly(h: float, alpha: float, beta: float, time: float) -> float:
-    """theta'' + (alpha + beta h) theta' + h theta = 0 with theta = 1, theta' = -beta h at first (psi's start)."""
+    """theta'' + (alpha + beta h) theta' + h theta = 0 with theta = 1, theta' = -beta h at first
+    (psi's start)."""
     system = np.array([[0.0, 1.0], [-h, -(alpha + beta * h)]])
     return float((expm(time * system) @ np.array([1.0, -beta * h]))[0])
 

@@ -83,7 +83,8 @@ def test_pairs_that_are_flat_or_not_finite_change_nothing() -> None:
 
 
 class Twin:
-    """The method for linear layers and a mean cross-entropy, in numpy, one small formula after the other."""
+    """The method for linear layers and a mean cross-entropy, in numpy, one small formula after the
+    other."""
 
     def __init__(self, problem: Problem, lr: float, damping: float, steps: int) -> None:
         self.problem, self.lr, self.root = problem, lr, damping**0.5
@@ -193,7 +194,8 @@ def test_the_input_factor_stays_the_inverse_of_a_constant_matrix() -> None:
 
 
 def test_the_output_factor_satisfies_the_last_pair() -> None:
-    """H_g (g+ - g) = s+ - s, the change of the mean pre-activation, on a loss that curves more than the damping."""
+    """H_g (g+ - g) = s+ - s, the change of the mean pre-activation, on a loss that curves more than
+    the damping."""
     problem = CASES["mlp_mse_sum"]()
     optimizer = KBFGS(problem.model.named_parameters(), lr=0.1, pair_decay=0.0, damping=1e-4)
     run(problem, optimizer, 12)

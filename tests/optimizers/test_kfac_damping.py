@@ -1,4 +1,7 @@
-"""One Kronecker block by itself: factors by loops over positions, factored damping against a dense solve."""
+"""One Kronecker block by itself.
+
+Factors by loops over positions, factored damping against a dense solve.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,10 @@ def test_factors_of_a_linear_layer_are_means_over_terms() -> None:
 
 @pytest.mark.parametrize("reduce", [False, True])
 def test_factors_of_a_convolution(reduce: bool) -> None:
-    """Omega and Gamma of Grosse and Martens (2016); reduced, an example's mean input and summed gradient."""
+    """Omega and Gamma of Grosse and Martens (2016).
+
+    Reduced, an example's mean input and summed gradient.
+    """
     torch.manual_seed(0)
     layer = nn.Conv2d(2, 3, 2).double()
     inputs, captured = torch.randn(4, 2, 3, 3).double(), torch.randn(4, 3, 2, 2).double()

@@ -1,4 +1,5 @@
-"""K-FAC's factors: equal to the exact Gauss-Newton block where theory says so, and to curvlinops' elsewhere."""
+"""K-FAC's factors: equal to the exact Gauss-Newton block where theory says so, and to curvlinops'
+elsewhere."""
 
 from __future__ import annotations
 

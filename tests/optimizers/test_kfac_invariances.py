@@ -1,4 +1,7 @@
-"""What must not matter to K-FAC: the order and grouping of parameters, parts, precision, coordinates of the layers."""
+"""What must not matter to K-FAC.
+
+The order and grouping of parameters, parts, precision, coordinates of the layers.
+"""
 
 from __future__ import annotations
 
@@ -136,7 +139,9 @@ COORDINATES: dict[str, tuple[type[KFAC], Options]] = {
 
 @pytest.mark.parametrize("way", COORDINATES)
 def test_affine_coordinates_of_every_layer_do_not_matter(way: str) -> None:
-    """Martens and Grosse (2015), section 10: without damping the functions along the way are the same.
+    """Martens and Grosse (2015), section 10.
+
+    Without damping the functions along the way are the same.
 
     The eigenvalue correction depends on the basis, and gives this up.
     """

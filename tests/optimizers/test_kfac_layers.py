@@ -1,4 +1,7 @@
-"""Networks made of every kind of layer under K-FAC: all parameters preconditioned, by the blocks' own inverses."""
+"""Networks made of every kind of layer under K-FAC.
+
+All parameters preconditioned, by the blocks' own inverses.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,8 @@ class Stepped(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Tokens (N, T) to logits (N, V, T), with positions, torch's own encoder layer, and the embedding as the head."""
+    """Tokens (N, T) to logits (N, V, T), with positions, torch's own encoder layer, and the
+    embedding as the head."""
 
     def __init__(self, tied: bool) -> None:
         super().__init__()
@@ -154,7 +158,10 @@ def test_all_parameters_are_preconditioned_and_the_loss_falls(name: str, kind: t
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_first_step_is_the_damped_inverse_times_the_gradient(name: str, options: str) -> None:
-    """Kronecker products written out and solved densely; the parameters by slices of their own shape."""
+    """Kronecker products written out and solved densely.
+
+    The parameters by slices of their own shape.
+    """
     problem = build(name)
     before = [parameter.detach().clone() for parameter in problem.params]
     optimizer = KFAC(

@@ -60,7 +60,8 @@ def test_the_refusal_says_how_many_gib() -> None:
 @pytest.mark.parametrize("method", [KFAC, EKFAC])
 @pytest.mark.parametrize("name", ["mlp_ce", "conv"])
 def test_large_factors_are_kept_as_diagonals(method: type[KFAC], name: str) -> None:
-    """The diagonal of the dense factor, and a step that is the dense solve with the diagonal matrix."""
+    """The diagonal of the dense factor, and a step that is the dense solve with the diagonal
+    matrix."""
     problem = CASES[name]()
     dense, limited = copy.deepcopy(problem), copy.deepcopy(problem)
     options: dict[str, object] = {

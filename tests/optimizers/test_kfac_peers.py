@@ -102,7 +102,8 @@ def descend(
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("inverse", ["cholesky", "eigen"])
 def test_ten_steps_are_those_with_curvlinops_inverse(model: str, loss: str, inverse: str) -> None:
-    """Its heuristic damping is the factored Tikhonov damping, its exact one what the eigen-decomposition does."""
+    """Its heuristic damping is the factored Tikhonov damping, its exact one what the
+    eigen-decomposition does."""
     curvlinops = pytest.importorskip("curvlinops")
     problem = MODELS[model](LOSSES[loss]())
     way = {"cholesky": "use_heuristic_damping", "eigen": "use_exact_damping"}[inverse]
@@ -141,7 +142,10 @@ def test_ten_steps_are_those_with_curvlinops_corrected_eigenvalues(model: str, l
 @pytest.mark.filterwarnings("ignore:Full backward hook")
 @pytest.mark.parametrize("loss", ["ce", "ce_sum", "mse"])
 def test_factors_are_those_of_backpack(loss: str) -> None:
-    """Its KFLR, the exact factors, for the loss as it is; bias and weight have factors of their own there."""
+    """Its KFLR, the exact factors, for the loss as it is.
+
+    Bias and weight have factors of their own there.
+    """
     backpack = pytest.importorskip("backpack")
     extensions = pytest.importorskip("backpack.extensions")
     problem = perceptron(LOSSES[loss]())
@@ -204,7 +208,8 @@ def error_after(optimizer_of: Callable[[nn.Module], torch.optim.Optimizer], step
 
 @pytest.mark.parametrize("method", [KFAC, EKFAC])
 def test_an_autoencoder_within_sixty_steps(method: type[KFAC]) -> None:
-    """With nothing tuned K-FAC gets to a fraction of the error that Adam has with the best of four rates."""
+    """With nothing tuned K-FAC gets to a fraction of the error that Adam has with the best of four
+    rates."""
     rates = (3e-3, 1e-2, 3e-2, 1e-1)
     adam = min(
         error_after(lambda model, lr=lr: torch.optim.Adam(model.parameters(), lr=lr), 60)

@@ -1,4 +1,7 @@
-"""K-FAC without a learning rate: step and momentum of the exact quadratic model, damping from how well it predicts."""
+"""K-FAC without a learning rate.
+
+Step and momentum of the exact quadratic model, damping from how well it predicts.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,8 @@ def flat(problem: Problem) -> Tensor:
 
 
 def direction(problem: Problem, optimizer: KFAC, scale: float, gradient: Tensor) -> Tensor:
-    """U of a network of Linear layers, from the inverses that the optimizer keeps and a flat gradient."""
+    """U of a network of Linear layers, from the inverses that the optimizer keeps and a flat
+    gradient."""
     parts, rest = [], gradient / scale
     for layer in (m for m in problem.model if isinstance(m, nn.Linear)):
         count = layer.weight.numel()
@@ -60,7 +64,8 @@ def random_problem(size: int, rank: int, seed: int) -> tuple[Tensor, Tensor]:
 def dense_best(
     matrix: Tensor, gradient: Tensor, directions: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """The point D x that minimises the model in the span, and the model there, by a basis of the span."""
+    """The point D x that minimises the model in the span, and the model there, by a basis of the
+    span."""
     spanned = torch.stack(list(directions), dim=1)
     basis, values, _ = torch.linalg.svd(spanned, full_matrices=False)
     basis = basis[:, values > 1e-9 * values.max()]
@@ -190,7 +195,10 @@ def test_learning_rate_momentum_and_clip_are_not_used() -> None:
 @pytest.mark.parametrize("name", ["mlp_ce", "mlp_ce_sum"])
 @pytest.mark.parametrize("l2", [0.0, 0.3])
 def test_curvature_of_a_share_of_the_batch(name: str, l2: float) -> None:
-    """The product is that of the first examples, for the loss of them all; the regulariser counts once."""
+    """The product is that of the first examples, for the loss of them all.
+
+    The regulariser counts once.
+    """
     problem = CASES[name]()
     scale, damping = scale_of(problem), 0.3
     l2 *= scale  # the same regulariser for the canonical loss
@@ -361,7 +369,10 @@ def test_the_damping_is_judged_once_a_period(step_rule: str) -> None:
 
 
 class Cliff(nn.MSELoss):
-    """The squared error of an example, infinite for outputs beyond 2: further than they are, nearer than they go."""
+    """The squared error of an example, infinite for outputs beyond 2.
+
+    Further than they are, nearer than they go.
+    """
 
     def __init__(self) -> None:
         super().__init__()

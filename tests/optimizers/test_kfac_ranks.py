@@ -1,4 +1,7 @@
-"""K-FAC in two processes is K-FAC in one: factors summed, inverses shared out, checkpoints complete."""
+"""K-FAC in two processes is K-FAC in one.
+
+Factors summed, inverses shared out, checkpoints complete.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +94,10 @@ def test_a_run_goes_on_from_a_checkpoint(
 
 @pytest.mark.parametrize("name", WAYS)
 def test_who_keeps_the_inverses(both: list[dict[str, Any]], name: str) -> None:
-    """In memory mode each block's inverse is in one process, and both have some; else they are in both."""
+    """In memory mode each block's inverse is in one process, and both have some.
+
+    Else they are in both.
+    """
     first, second = (found[name]["held"] for found in both)
     assert [found[name]["held after resuming"] for found in both] == [first, second]
     everything = list(range(both[0][name]["blocks"]))

@@ -1,4 +1,5 @@
-"""Statistics and inverses of K-FAC, spread over the steps of their periods or taken from a share of the batch."""
+"""Statistics and inverses of K-FAC, spread over the steps of their periods or taken from a share of
+the batch."""
 
 from __future__ import annotations
 
@@ -99,7 +100,8 @@ def test_every_example_is_used_once_a_period(examples: int, period: int) -> None
 def test_spread_statistics_are_those_of_the_whole_batch(
     method: type[KFAC], name: str, period: int
 ) -> None:
-    """At a point that does not move, after whole periods, also where the slices differ in size or are empty."""
+    """At a point that does not move, after whole periods, also where the slices differ in size or
+    are empty."""
     found = []
     for staggered in (False, True):
         problem = CASES[name]()

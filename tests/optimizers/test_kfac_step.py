@@ -393,7 +393,8 @@ def test_inputs_that_are_not_finite_change_nothing_and_are_counted() -> None:
 
 
 def test_statistics_that_are_not_finite_are_dropped_and_counted() -> None:
-    """The gradient is fine, but an output gradient for the drawn targets is too large to be squared."""
+    """The gradient is fine, but an output gradient for the drawn targets is too large to be
+    squared."""
     problem = CASES["mlp_ce"]()
     optimizer = KFAC(problem.model.named_parameters(), statistics_period=1, inverse_period=1)
     optimizer.step(problem.objective())

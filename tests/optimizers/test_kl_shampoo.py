@@ -1,4 +1,5 @@
-"""KL-Shampoo against a dense twin with exact decompositions, and its factors against the covariance they estimate."""
+"""KL-Shampoo against a dense twin with exact decompositions, and its factors against the covariance
+they estimate."""
 
 from __future__ import annotations
 
@@ -87,7 +88,8 @@ def up_to_scale(matrix: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(("basis", "period"), [("qr", 10), ("eigh", 5)])
 def test_the_factors_converge_to_the_covariance(basis: str, period: int) -> None:
-    """For gradients R^(1/2) Z C^(1/2) the fixed point is R and C, which an average of 500 meets to a few percent."""
+    """For gradients R^(1/2) Z C^(1/2) the fixed point is R and C, which an average of 500 meets to
+    a few percent."""
     rows, columns = positive(4, 0), positive(3, 1)
     left, right = torch.linalg.cholesky(rows), torch.linalg.cholesky(columns)
     generator = torch.Generator().manual_seed(2)
@@ -141,7 +143,10 @@ def dense(stack: Any) -> list[Tensor]:
 
 
 def test_a_first_gradient_of_zero_is_waited_out() -> None:
-    """A zero head keeps the gradient from the layers before it for one step; their factors begin with the second."""
+    """A zero head keeps the gradient from the layers before it for one step.
+
+    Their factors begin with the second.
+    """
     problem = linear_layers(4, 4, 3)
     start = [p.detach().clone() for p in problem.params]
     with torch.no_grad():

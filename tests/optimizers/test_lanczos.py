@@ -1,4 +1,7 @@
-"""The Lanczos process: scipy's extreme eigenvalues, the defining relation, invariant subspaces, odd input."""
+"""The Lanczos process.
+
+Scipy's extreme eigenvalues, the defining relation, invariant subspaces, odd input.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,8 @@ def test_extreme_eigenpairs_equal_scipys() -> None:
 
 @pytest.mark.parametrize("iterations", [1, 2, 17, 40, 90])
 def test_the_defining_relation_and_orthogonality(iterations: int) -> None:
-    """Also far beyond the convergence of the outer eigenvalues, where the plain recurrence loses orthogonality."""
+    """Also far beyond the convergence of the outer eigenvalues, where the plain recurrence loses
+    orthogonality."""
     matrix = symmetric(torch.logspace(-8, 2, 100, dtype=torch.float64))
     found = lanczos(lambda v: matrix @ v, vector(100), iterations, tolerance=0.0)
     basis = found.basis
@@ -57,7 +61,10 @@ def test_the_defining_relation_and_orthogonality(iterations: int) -> None:
 
 
 def test_plain_recurrence_would_fail_here() -> None:
-    """The reason for the re-orthogonalisation: without it the same run loses every digit of orthogonality."""
+    """The reason for the re-orthogonalisation.
+
+    Without it the same run loses every digit of orthogonality.
+    """
     matrix = symmetric(torch.logspace(-8, 2, 100, dtype=torch.float64))
     rows = [vector(100) / vector(100).norm()]
     before, residual = torch.zeros(100, dtype=torch.float64), 0.0

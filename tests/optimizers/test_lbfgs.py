@@ -1,4 +1,5 @@
-"""L-BFGS: the recursion against dense matrices, trajectories against torch and scikit-learn, pairs on mini-batches."""
+"""L-BFGS: the recursion against dense matrices, trajectories against torch and scikit-learn, pairs
+on mini-batches."""
 
 from __future__ import annotations
 
@@ -222,7 +223,8 @@ def test_damped_pairs_keep_their_share_of_the_curvature() -> None:
     ("line_search", "overlap"), [("strong_wolfe", 1.0), ("armijo", 0.5), ("none", 0.25)]
 )
 def test_mini_batches_of_a_convex_problem(line_search: str, overlap: float) -> None:
-    """Logistic regression on batches of a quarter with short steps ends near the optimum of all examples."""
+    """Logistic regression on batches of a quarter with short steps ends near the optimum of all
+    examples."""
     inputs, weight = normal(400, 5), normal(5, 3, seed=1)
     targets = (inputs @ weight + normal(400, 3, seed=2)).argmax(1)
     generator = torch.Generator().manual_seed(0)

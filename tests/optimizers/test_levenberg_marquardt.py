@@ -1,4 +1,7 @@
-"""Levenberg-Marquardt: damped equations, damping rules, geodesic acceleration, NIST's values, MINPACK's counts."""
+"""Levenberg-Marquardt.
+
+Damped equations, damping rules, geodesic acceleration, NIST's values, MINPACK's counts.
+"""
 
 from __future__ import annotations
 
@@ -140,7 +143,10 @@ def test_same_trajectory_whatever_the_reduction(scaling: str) -> None:
 
 
 def test_the_first_step_is_bounded() -> None:
-    """BoxBOD's first start: the linear model points at a plateau a hundred times as far away as the start is large."""
+    """BoxBOD's first start.
+
+    The linear model points at a plateau a hundred times as far away as the start is large.
+    """
     regression = datasets()["BoxBOD"]
     problem = nonlinear(regression.starts[0].tolist(), regression.residuals)
     LevenbergMarquardt(problem.model.parameters(), scaling="identity").step(problem.objective())
@@ -241,7 +247,8 @@ def test_scales_have_a_floor_that_looks_at_what_they_mean_for_the_residuals() ->
 
 @pytest.mark.parametrize("scaling", SCALINGS)
 def test_a_parameter_whose_column_is_round_off_does_not_fly_away(scaling: str) -> None:
-    """The softmax of an attention ignores the bias of its keys, but the derivative by it is 1e-18 instead of zero."""
+    """The softmax of an attention ignores the bias of its keys, but the derivative by it is 1e-18
+    instead of zero."""
     problem = CASES["multihead"]()
     optimizer = LevenbergMarquardt(problem.model.parameters(), scaling=scaling)
     for _ in range(25):
@@ -483,7 +490,8 @@ def test_the_loss_never_rises_on_one_batch(options: dict[str, Any]) -> None:
 
 
 def test_mini_batches_of_a_network() -> None:
-    """A network that can fit its teacher does, from mini-batches with fewer residuals than parameters."""
+    """A network that can fit its teacher does, from mini-batches with fewer residuals than
+    parameters."""
     torch.manual_seed(0)
     teacher, student = (
         nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2)).double() for _ in range(2)
@@ -561,7 +569,8 @@ def test_all_certified_values() -> None:
 
 
 def minpack(residuals: Callable[[Tensor], Tensor], x0: Tensor, tol: float) -> tuple[bool, int]:
-    """Whether scipy's MINPACK got the gradient below the tolerance, and its calls of residuals and Jacobian."""
+    """Whether scipy's MINPACK got the gradient below the tolerance, and its calls of residuals and
+    Jacobian."""
     calls = 0
 
     class Solved(Exception):

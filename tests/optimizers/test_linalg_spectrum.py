@@ -1,4 +1,7 @@
-"""Spectral density by Lanczos quadrature: dense eigenvalues, exact moments, torch.func's Hessian of a network."""
+"""Spectral density by Lanczos quadrature.
+
+Dense eigenvalues, exact moments, torch.func's Hessian of a network.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +70,8 @@ def test_fewer_parameters_than_eigenvalues_asked_for() -> None:
 
 
 def test_round_off_is_no_negative_curvature() -> None:
-    """A positive semi-definite matrix of rank 2, whose other eigenvalues come out as +-1e-8 in float32."""
+    """A positive semi-definite matrix of rank 2, whose other eigenvalues come out as +-1e-8 in
+    float32."""
     tall = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
     found = spectral_density(curvature(tall @ tall.T), products=40)
     assert found is not None
@@ -109,7 +113,8 @@ def test_the_ends_of_the_spectrum_are_found_within_the_stated_error() -> None:
 
 
 def test_the_points_and_weights_have_the_moments_of_the_probes() -> None:
-    """sum w t^k = z'A^k z / z'z, the mean over the probes, up to the degree 2 m - 1 of the shortest run."""
+    """sum w t^k = z'A^k z / z'z, the mean over the probes, up to the degree 2 m - 1 of the shortest
+    run."""
     matrix = symmetric(GAP / 12)
     found = spectral_density(curvature(matrix), products=36)
     assert found is not None

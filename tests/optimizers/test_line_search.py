@@ -1,4 +1,5 @@
-"""Line searches: the conditions they promise, on published functions, random ones, round-off and infinities."""
+"""Line searches: the conditions they promise, on published functions, random ones, round-off and
+infinities."""
 
 from __future__ import annotations
 
@@ -185,7 +186,10 @@ def test_the_trials_do_not_depend_on_the_units() -> None:
 
 @pytest.mark.parametrize("first", [1e-2, 1.0, 30.0])
 def test_approximate_conditions_where_the_values_are_noise(first: float) -> None:
-    """1e8 + (alpha - 1)^2 1e-12: the whole change is a ten-thousandth of a unit of round-off of the value."""
+    """1e8 + (alpha - 1)^2 1e-12.
+
+    The whole change is a ten-thousandth of a unit of round-off of the value.
+    """
 
     def function(alpha: float) -> tuple[float, float]:
         return 1e8 + 1e-12 * (alpha - 1) ** 2, 2e-12 * (alpha - 1)
@@ -199,7 +203,10 @@ def test_approximate_conditions_where_the_values_are_noise(first: float) -> None
 
 
 def test_values_that_can_show_the_change_are_believed() -> None:
-    """Equal values far apart are no round-off: the trial at 1 has f(0) and less slope, but nothing was gained."""
+    """Equal values far apart are no round-off.
+
+    The trial at 1 has f(0) and less slope, but nothing was gained.
+    """
     counted = Counted(lambda a: (5 - a * (1 - a) * (1.2 - 0.4 * a), -1.2 + 3.2 * a - 1.2 * a**2))
     point = counted.search(first=1.0)
     assert counted.trials[0] == 1.0

@@ -36,7 +36,8 @@ PROBLEMS = {"mlp": classifier, "convolution": convolutional}
 
 
 def recorded(problem: Problem) -> dict[str, tuple[Tensor, Tensor]]:
-    """What each layer sees, a row for each position, with a one for the bias, and the gradient of an example's loss."""
+    """What each layer sees, a row for each position, with a one for the bias, and the gradient of
+    an example's loss."""
     twin, seen = copy.deepcopy(problem), {}
 
     def hook(name: str) -> Any:
@@ -71,7 +72,8 @@ def whole(layer: Any) -> Tensor:
 def fitted(
     rows: Tensor, slopes: Tensor, start: Tensor, gamma: float, damping: float, examples: int
 ) -> Tensor:
-    """The minimum of 1/2 mean |W abar - t|^2 + damping/2 |W - W_0|^2 by least squares on the examples themselves."""
+    """The minimum of 1/2 mean |W abar - t|^2 + damping/2 |W - W_0|^2 by least squares on the
+    examples themselves."""
     targets = rows @ start.T - gamma * slopes
     pull = damping**0.5 * torch.eye(rows.shape[1], dtype=rows.dtype)
     left = torch.cat([rows / examples**0.5, pull])
@@ -95,7 +97,10 @@ def test_each_layer_goes_to_the_minimum_of_its_own_problem(name: str, damping: f
 
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_it_is_kfacs_step_without_the_output_factor(name: str) -> None:
-    """W' (A + damping I)^{-1} with A the mini-batch's own: one backward step in the metric of the inputs."""
+    """W' (A + damping I)^{-1} with A the mini-batch's own.
+
+    One backward step in the metric of the inputs.
+    """
     problem = PROBLEMS[name]()
     seen = recorded(problem)
     before = {key: whole(problem.model.get_submodule(key)) for key in seen}
@@ -156,7 +161,8 @@ def test_many_gradient_steps_are_the_exact_solution(max_dim: int | None) -> None
 
 @pytest.mark.parametrize("steps", [None, 1, 4])
 def test_a_diagonal_is_that_of_the_inputs_squares(steps: int | None) -> None:
-    """U = W' / (a + damping), or gradient steps on it, from U = 0, of the length 1 / max(a + damping)."""
+    """U = W' / (a + damping), or gradient steps on it, from U = 0, of the length 1 / max(a +
+    damping)."""
     problem = classifier()
     seen, before = recorded(problem), whole(problem.model[0])
     options: dict[str, Any] = {} if steps is None else {"local": "gd", "local_steps": steps}

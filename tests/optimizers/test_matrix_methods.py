@@ -73,7 +73,10 @@ def test_two_groups_are_one(name: str) -> None:
 
 @every
 def test_the_scale_of_the_loss_does_not_matter(name: str) -> None:
-    """Where nothing is added to the factors: by a power of two the trajectories agree to the diagonal methods' eps."""
+    """Where nothing is added to the factors.
+
+    By a power of two the trajectories agree to the diagonal methods' eps.
+    """
     problem, scaled = linear_layers(5, 6, 4, 3), linear_layers(5, 6, 4, 3)
     scaled.loss_fn = Times(4.0)
     eps = {"eps": 1e-30} if name.startswith(("shampoo", "soap")) else {}

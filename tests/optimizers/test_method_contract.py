@@ -336,7 +336,8 @@ own = pytest.mark.parametrize("name", OURS)
 
 
 class Assorted(nn.Module):
-    """Parameters with 0, 1, 2 and 4 dimensions, one of size one, and one that the loss does not use."""
+    """Parameters with 0, 1, 2 and 4 dimensions, one of size one, and one that the loss does not
+    use."""
 
     def __init__(self, unused: bool = True) -> None:
         super().__init__()
@@ -671,7 +672,10 @@ TELLING = {
 
 @own
 def test_telemetry_is_numbers_by_name(name: str) -> None:
-    """Before the first step, after some, and after a refused mini-batch, which is counted. NaN: not known yet."""
+    """Before the first step, after some, and after a refused mini-batch, which is counted. NaN.
+
+    Not known yet.
+    """
     problem = small(name=name)
     optimizer = OURS[name](problem.model.named_parameters())
     assert isinstance(optimizer, Method)

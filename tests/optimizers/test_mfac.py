@@ -63,7 +63,8 @@ def by_hand(
 def test_it_is_the_dense_inverse(
     damping: float, tolerance: float, window: int, steps: int, average: str, momentum: float
 ) -> None:
-    """With a window that is longer than the run, as long as the space is wide, and one that turns over four times."""
+    """With a window that is longer than the run, as long as the space is wide, and one that turns
+    over four times."""
     model, rows = linear(), gradients(steps)
     optimizer = MFAC(
         model.parameters(),
@@ -80,7 +81,10 @@ def test_it_is_the_dense_inverse(
 
 @pytest.mark.parametrize("kind", [MFAC, GGT])
 def test_weight_decay_is_decoupled(kind: Any) -> None:
-    """The gradients do not depend on the parameters here: the steps are those without, on parameters that shrink."""
+    """The gradients do not depend on the parameters here.
+
+    The steps are those without, on parameters that shrink.
+    """
     plain, decayed, rows = linear(), linear(), gradients(6)
     free = follow(plain, kind(plain.parameters(), lr=0.01, window=4), rows)
     ours = follow(decayed, kind(decayed.parameters(), lr=0.01, window=4, weight_decay=2.0), rows)

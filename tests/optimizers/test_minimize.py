@@ -102,7 +102,10 @@ def test_the_steps_of_torch_and_a_class_of_ones_own() -> None:
 
 
 def test_no_evaluation_is_wasted_at_the_end() -> None:
-    """A quadratic takes one Newton step; the gradient that shows it is the last thing that is computed."""
+    """A quadratic takes one Newton step.
+
+    The gradient that shows it is the last thing that is computed.
+    """
     result = minimize(
         lambda x: (x * vector(1, 10)).square().sum(), vector(3, 4), "newton", line_search="none"
     )

@@ -56,7 +56,8 @@ def bowl_gradient(x: np.ndarray) -> np.ndarray:
 
 
 def ported(start: np.ndarray, noises: np.ndarray, **options: Any) -> np.ndarray:
-    """The equations as they stand, with E[gt] - E[g] E[t] written by the deviations from the new means."""
+    """The equations as they stand, with E[gt] - E[g] E[t] written by the deviations from the new
+    means."""
     o = {
         "lr": 1.0,
         "rate": 0.1,
@@ -110,7 +111,10 @@ def test_it_walks_as_the_equations_in_numpy_do(name: str) -> None:
 def test_ogr_with_one_direction_is_the_parabola_where_the_direction_does_not_turn(
     cut: float,
 ) -> None:
-    """1.5 |x|^2 keeps gradient, momentum and path on one line; its curvature is 3, below, at, or above the cut."""
+    """1.5 |x|^2 keeps gradient, momentum and path on one line.
+
+    Its curvature is 3, below, at, or above the cut.
+    """
     start, steps = [2.0, -1.0, 0.5], np.zeros((12, 3))
     shared = {"beta": 0.3, "gamma": 1.0, "floor": 1e-30}
     parabola, _ = path(
@@ -132,7 +136,10 @@ def test_ogr_with_one_direction_is_the_parabola_where_the_direction_does_not_tur
 
 
 def test_it_steps_to_the_vertex_of_a_parabola() -> None:
-    """One dimension, no noise: the second step knows the curvature, and ends at the minimum, 3, in one go."""
+    """One dimension, no noise.
+
+    The second step knows the curvature, and ends at the minimum, 3, in one go.
+    """
     points, optimizer = path(
         MomentumParabola, lambda x: (x - 3) @ (x - 3), [10.0], np.zeros((2, 1)), gamma=1.0
     )
@@ -155,7 +162,10 @@ def test_it_leaves_the_vertex_of_a_parabola_that_opens_downwards() -> None:
 
 
 def test_across_the_momentum_it_descends() -> None:
-    """The first momentum is the gradient, so that the first step is along it; a turned gradient has a part across."""
+    """The first momentum is the gradient, so that the first step is along it.
+
+    A turned gradient has a part across.
+    """
     noises = np.array([[0.0, 0.0], [0.0, 1.0]])
     model = path(
         MomentumParabola, lambda x: x[0], [0.0, 0.0], noises, gamma=1e-12, rate=0.5, growth=1.0

@@ -1,4 +1,7 @@
-"""MoMo and MoMo-Adam: against momo-opt, torch's Adam, SPS, plain loops; the estimate of the lower bound."""
+"""MoMo and MoMo-Adam: against momo-opt, torch's Adam, SPS, plain loops.
+
+The estimate of the lower bound.
+"""
 
 from __future__ import annotations
 
@@ -163,7 +166,10 @@ def test_an_estimate_finds_an_unknown_minimum(lowest: float, bound: float) -> No
 
 
 def test_an_estimate_may_end_above_the_minimum_where_the_cap_is_too_large() -> None:
-    """A finding, not a wish: the bound is 6.52 where the loss has been 5.44, and the steps end at 6.52."""
+    """A finding, not a wish.
+
+    The bound is 6.52 where the loss has been 5.44, and the steps end at 6.52.
+    """
     problem = bowl(lowest=5.0)
     method = MoMo(problem.params, lr=1e3, estimate=True)
     losses = run(problem, method, full(problem, 300))

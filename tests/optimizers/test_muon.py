@@ -145,7 +145,10 @@ def test_embeddings_head_and_vectors_go_to_the_fallback() -> None:
 
 
 def test_a_schedule_moves_both_parts() -> None:
-    """At a quarter of the rate both move a quarter as far: AdamW's and Muon's first steps are proportional to it."""
+    """At a quarter of the rate both move a quarter as far.
+
+    AdamW's and Muon's first steps are proportional to it.
+    """
     moved = []
     for factor in (1.0, 0.25):
         problem, start = classifier(), classifier()

@@ -56,7 +56,8 @@ def rosenbrock(x: Tensor) -> Tensor:
 
 
 def first_shift(matrix: Tensor, beta: float) -> float:
-    """The first of the sequence of Nocedal and Wright's Algorithm 3.3 that makes the smallest eigenvalue positive."""
+    """The first of the sequence of Nocedal and Wright's Algorithm 3.3 that makes the smallest
+    eigenvalue positive."""
     step, smallest = beta * np.abs(matrix.numpy()).max(), matrix.diagonal().min().item()
     tau = 0.0 if smallest > 0 else step - smallest
     while np.linalg.eigvalsh(matrix.numpy() + tau * np.eye(len(matrix)))[0] <= 0:

@@ -1,4 +1,5 @@
-"""Newton-CG: truncation, negative curvature, Gauss-Newton products, regularised logistic regression, counts."""
+"""Newton-CG: truncation, negative curvature, Gauss-Newton products, regularised logistic
+regression, counts."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ def flat(problem: Problem) -> Tensor:
 def textbook(
     matrix: np.ndarray, gradient: np.ndarray, eta: float
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """The inner loop of Nocedal and Wright's Algorithm 7.1, and the direction of negative curvature that ended it."""
+    """The inner loop of Nocedal and Wright's Algorithm 7.1, and the direction of negative curvature
+    that ended it."""
     z, r = np.zeros_like(gradient), gradient.copy()
     d = -r
     for _ in range(200):

@@ -1,4 +1,5 @@
-"""Every oracle against a naive dense reference in float64, over models, losses, reductions and regularisers."""
+"""Every oracle against a naive dense reference in float64, over models, losses, reductions and
+regularisers."""
 
 from __future__ import annotations
 
@@ -88,7 +89,8 @@ def test_jacobian_gives_loss_gradient_and_curvature(name: str, l2: float) -> Non
 def test_jacobian_wide_and_tall(
     monkeypatch: pytest.MonkeyPatch, hidden: int, examples: int, tall: bool, way: str
 ) -> None:
-    """By examples, by rows or by columns, with fewer and with more of them than one vectorised chunk holds."""
+    """By examples, by rows or by columns, with fewer and with more of them than one vectorised
+    chunk holds."""
     if way == "graph":
         monkeypatch.setattr("optimizers.objective.objective.couples", lambda norm: True)
         monkeypatch.setattr("optimizers.objective.objective.jacobian_by_examples", None)
@@ -237,7 +239,8 @@ def test_a_mean_over_positions_of_one_dimensional_outputs() -> None:
 
 
 def test_batch_normalisation_by_finite_differences() -> None:
-    """torch.func's second derivatives of this layer are wrong in torch 2.13, so the reference needs a witness."""
+    """torch.func's second derivatives of this layer are wrong in torch 2.13, so the reference needs
+    a witness."""
     problem = CASES["conv_bn"]()
     objective = problem.objective()
     theta = flatten(objective.params).detach()

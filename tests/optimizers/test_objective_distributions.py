@@ -27,7 +27,8 @@ class Outputs(nn.Module):
 
 
 def output_gradients(objective: Objective) -> Tensor:
-    """The gradient of an objective's loss by each example's outputs, for a model of type Outputs made of rows."""
+    """The gradient of an objective's loss by each example's outputs, for a model of type Outputs
+    made of rows."""
     objective()
     (parameter,) = objective.params
     assert parameter.grad is not None
@@ -38,7 +39,8 @@ def output_gradients(objective: Objective) -> Tensor:
 
 
 def rows_objective(loss_fn: nn.Module, logits: list[float], count: int) -> tuple[Objective, Tensor]:
-    """An objective whose outputs are `count` equal rows, each a parameter of its own so that gradients stay apart."""
+    """An objective whose outputs are `count` equal rows, each a parameter of its own so that
+    gradients stay apart."""
     table = torch.tensor(logits, dtype=torch.float64).repeat(count, 1)
     model = nn.Embedding.from_pretrained(table, freeze=False)
     targets = (
@@ -150,7 +152,8 @@ def test_per_example_grads_of_sampled_targets_average_to_the_gradient() -> None:
 
 
 def test_mean_of_sampled_gradients_outer_products_is_the_fisher() -> None:
-    """E[g g'] over drawn targets, g one example's gradient, is the Gauss-Newton matrix of these losses."""
+    """E[g g'] over drawn targets, g one example's gradient, is the Gauss-Newton matrix of these
+    losses."""
     problem = CASES["mlp_ce"]()
     objective = problem.objective()
     size = sum(p.numel() for p in problem.params)

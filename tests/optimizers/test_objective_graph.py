@@ -1,4 +1,7 @@
-"""Gradients with their graph, and the loss with its own: what they are, what they count, what becomes of the graph."""
+"""Gradients with their graph, and the loss with its own.
+
+What they are, what they count, what becomes of the graph.
+"""
 
 from __future__ import annotations
 

@@ -35,7 +35,8 @@ def test_ten_steps_are_those_of_the_whole(name: str, monkeypatch: pytest.MonkeyP
 
 
 def test_masks_are_drawn_part_by_part_and_are_the_same_in_every_evaluation() -> None:
-    """Dropout takes the numbers that a loop over the parts takes, whoever asks, whichever graph is kept."""
+    """Dropout takes the numbers that a loop over the parts takes, whoever asks, whichever graph is
+    kept."""
     problem = CASES["dropout"]()
     torch.manual_seed(3)
     outputs = torch.cat([problem.model(part) for part in problem.inputs.split(2)])

@@ -1,4 +1,7 @@
-"""Rules 1-5 of the architecture: one function per step, running statistics once per step, kept graphs, nothing left."""
+"""Rules 1-5 of the architecture.
+
+One function per step, running statistics once per step, kept graphs, nothing left.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,10 @@ def _captured(objective: Objective) -> None:
 
 
 def allowed(oracle: str, problem: Problem) -> bool:
-    """Whether the problem can answer: no Jacobian without squares, no example's gradient under batch normalisation."""
+    """Whether the problem can answer.
+
+    No Jacobian without squares, no example's gradient under batch normalisation.
+    """
     coupled = any(isinstance(m, nn.BatchNorm2d) for m in problem.model.modules())
     if oracle == "jacobian":
         return isinstance(problem.loss_fn, nn.MSELoss)

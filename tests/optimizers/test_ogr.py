@@ -1,4 +1,5 @@
-"""OGR against a port of its equations in numpy, exact Hessians of quadratics, and the author's figures on Beale."""
+"""OGR against a port of its equations in numpy, exact Hessians of quadratics, and the author's
+figures on Beale."""
 
 from __future__ import annotations
 
@@ -207,7 +208,8 @@ def random_symmetric(n: int) -> Tensor:
 
 
 def wandering(n: int, steps: int = 12) -> np.ndarray:
-    """Gradient noise that makes the path span the space, in a gradient that is not shown to the regression."""
+    """Gradient noise that makes the path span the space, in a gradient that is not shown to the
+    regression."""
     return np.random.default_rng(0).standard_normal((steps, n))
 
 
@@ -215,7 +217,10 @@ def wandering(n: int, steps: int = 12) -> np.ndarray:
 def test_without_noise_the_hessian_of_a_quadratic_is_found_once_the_path_spans_the_space(
     form: str,
 ) -> None:
-    """Five dimensions, indefinite; the subspace is all of the space, so that its basis is any orthonormal one."""
+    """Five dimensions, indefinite.
+
+    The subspace is all of the space, so that its basis is any orthonormal one.
+    """
     hessian = random_symmetric(5)
     options = {
         "form": form,
@@ -309,7 +314,10 @@ AUTHOR = {
 
 @pytest.mark.parametrize("form", AUTHOR)
 def test_on_noisy_beale_it_ends_where_the_authors_does(form: str) -> None:
-    """343 starts, 50 steps, gradient noise of deviation 0.1: the geometric mean, over all starts at once."""
+    """343 starts, 50 steps, gradient noise of deviation 0.1.
+
+    The geometric mean, over all starts at once.
+    """
     options, published = AUTHOR[form]
     starts = torch.tensor(list(product(range(-3, 4), repeat=3)), dtype=torch.float64)
     model = Noisy(starts, lambda x: beale(x).sum())
@@ -330,7 +338,10 @@ def test_on_noisy_beale_it_ends_where_the_authors_does(form: str) -> None:
 
 @pytest.mark.parametrize("form", ["diagonal", "full"])
 def test_parameters_that_stop_moving_make_the_regression_degenerate(form: str) -> None:
-    """No gradient at all on one coordinate: its variance sinks to the floor, is counted, and nothing breaks."""
+    """No gradient at all on one coordinate.
+
+    Its variance sinks to the floor, is counted, and nothing breaks.
+    """
     options = {"form": form, "floor": 1e-8, "beta": 0.5, "center": "first", "cut": 4.0}
     points, optimizer = path(
         lambda x: x[0] ** 2, [1.0, 0.5], 0.1 * wandering(2, 60) * [1, 0], **options
@@ -343,7 +354,10 @@ def test_parameters_that_stop_moving_make_the_regression_degenerate(form: str) -
 
 
 def test_cd_dies_of_noise_but_for_the_floor() -> None:
-    """Its rate is proportional to the deviation of theta, which its steps make: without a signal they shrink."""
+    """Its rate is proportional to the deviation of theta, which its steps make.
+
+    Without a signal they shrink.
+    """
     noises = 0.1 * np.random.default_rng(0).standard_normal((400, 1))
     moved = []
     for floor in (1e-30, 1e-6):

@@ -1,4 +1,7 @@
-"""Optimizers of other packages: their trajectories against the papers' equations, and any of them by its name."""
+"""Optimizers of other packages.
+
+Their trajectories against the papers' equations, and any of them by its name.
+"""
 
 from __future__ import annotations
 
@@ -585,7 +588,8 @@ def test_an_error_of_the_objective_is_left_as_it_is() -> None:
 
 
 def test_an_end_that_somebody_else_wants_is_no_fault_of_the_package() -> None:
-    """Such as the limit on what is profiled, which counts calls in the midst of the package's own backward pass."""
+    """Such as the limit on what is profiled, which counts calls in the midst of the package's own
+    backward pass."""
 
     class Enough(Exception):
         pass

@@ -1,4 +1,5 @@
-"""BFGS, DFP and SR1: the updates against scipy's, the exact-search theory, restarts, round-off, counts."""
+"""BFGS, DFP and SR1: the updates against scipy's, the exact-search theory, restarts, round-off,
+counts."""
 
 from __future__ import annotations
 
@@ -306,7 +307,8 @@ def test_convergence_far_below_the_round_off_of_the_loss(method: Any, offset: fl
 
 
 def test_counts_of_a_step() -> None:
-    """A full batch: the gradient at the end of the search is the one at the beginning of the next step."""
+    """A full batch: the gradient at the end of the search is the one at the beginning of the next
+    step."""
     problem = scalar([-1.2, 1.0], rosenbrock)
     objective = problem.objective()
     optimizer = BFGS(problem.model.parameters())

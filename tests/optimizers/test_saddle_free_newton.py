@@ -1,4 +1,7 @@
-"""Saddle-free Newton: closed forms, dense references, refusals, damping, and the Krylov form against the exact one."""
+"""Saddle-free Newton.
+
+Closed forms, dense references, refusals, damping, and the Krylov form against the exact one.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""SGD-PH against the Hessian by torch.func, against its recursion by hand, and what its premise is worth."""
+"""SGD-PH against the Hessian by torch.func, against its recursion by hand, and what its premise is
+worth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Shampoo against a textbook version, torch's diagonal methods where it grafts, and itself in other arrangements."""
+"""Shampoo against a textbook version, torch's diagonal methods where it grafts, and itself in other
+arrangements."""
 
 from __future__ import annotations
 
@@ -184,7 +185,8 @@ def test_an_infinite_eps_with_sgds_norm_is_sgd_with_momentum() -> None:
 
 
 def test_momentum_is_a_corrected_average_of_directions() -> None:
-    """A constant direction passes through unchanged from the first step on, with and without looking ahead."""
+    """A constant direction passes through unchanged from the first step on, with and without
+    looking ahead."""
     for nesterov in (False, True):
         problem, twin = linear_layers(4, 5, 3), linear_layers(4, 5, 3)
         options = PLAIN | {"grafting": "sgd", "eps": 1e20}

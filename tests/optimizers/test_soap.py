@@ -1,4 +1,5 @@
-"""SOAP against pytorch_optimizer's, against a plain float64 twin, and against Adam where its bases are the identity.
+"""SOAP against pytorch_optimizer's, against a plain float64 twin, and against Adam where its bases
+are the identity.
 
 On full batches the second gradient equals the first, is diagonal in the fresh eigenbasis, and Adam
 divides round-off by round-off: every comparison uses mini-batches whose gradients have full rank.
@@ -45,13 +46,17 @@ def test_a_hundred_steps_of_pytorch_optimizers_soap(options: dict[str, Any]) -> 
 
 
 def test_kernels_have_a_basis_for_each_mode() -> None:
-    """Fewer steps: one basis of a kernel's four is wrong as soon as two eigenvalues are as close as float32's noise."""
+    """Fewer steps: one basis of a kernel's four is wrong as soon as two eigenvalues are as close as
+    float32's noise."""
     problem, twin = kernels(torch.float32), kernels(torch.float32)
     assert peers(problem, twin, 12, max_dimension=4) < 1e-4
 
 
 def test_vectors_with_a_basis_of_their_own() -> None:
-    """A vector's first factor has rank one: no two programmes agree on the rest of its basis, but on its moments."""
+    """A vector's first factor has rank one.
+
+    No two programmes agree on the rest of its basis, but on its moments.
+    """
     problem, twin = (linear_layers(*SQUARE, bias=True, dtype=torch.float32) for _ in range(2))
     train(problem, SOAP(problem.model.named_parameters(), precondition_1d=True), 40)
     coverage = SOAP(twin.model.named_parameters(), precondition_1d=True).layer_coverage()
@@ -81,7 +86,10 @@ def test_without_any_basis_it_is_adam() -> None:
 
 
 class Twin:
-    """SOAP of one matrix in float64, from the definition: full matrices, the momentum kept in the original basis."""
+    """SOAP of one matrix in float64, from the definition.
+
+    Full matrices, the momentum kept in the original basis.
+    """
 
     def __init__(self, parameter: Tensor, period: int, skip_first: bool) -> None:
         self.parameter, self.period, self.skip_first, self.count = parameter, period, skip_first, 0

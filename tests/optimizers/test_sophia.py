@@ -1,4 +1,7 @@
-"""Sophia against pytorch_optimizer's, BackPACK's diagonal and the true one; reductions, clipping, bad input."""
+"""Sophia against pytorch_optimizer's, BackPACK's diagonal and the true one.
+
+Reductions, clipping, bad input.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,10 @@ def distance(one: Problem, other: Problem) -> float:
 def test_sophia_h_is_pytorch_optimizers_with_the_same_probes(
     distribution: str, decay: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The peer's p is our rho and its lr our lr / rho; its decay is lr times the factor, so that one is divided too."""
+    """The peer's p is our rho and its lr our lr / rho.
+
+    Its decay is lr times the factor, so that one is divided too.
+    """
     peers = pytest.importorskip("pytorch_optimizer")
     problem, twin = classifier(), classifier()
     lr, rho, eps = 0.01, 0.3, 1e-9

@@ -1,4 +1,7 @@
-"""Methods for a loss plus a regulariser: the operators, the methods' limits, and the solutions of convex problems."""
+"""Methods for a loss plus a regulariser.
+
+The operators, the methods' limits, and the solutions of convex problems.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,10 @@ def cost(kind: Regulariser, found: Tensor, point: Tensor, metric: Tensor, streng
 def test_no_point_is_better_than_the_operators(
     kind: str, strength: float, shape: tuple[int, ...]
 ) -> None:
-    """The problem is strongly convex: scipy, from several starts, and small moves find nothing below."""
+    """The problem is strongly convex.
+
+    Scipy, from several starts, and small moves find nothing below.
+    """
     point, metric = normal(*shape), positive(*shape)
     found = KINDS[kind].prox(point, metric, strength)
     best = cost(KINDS[kind], found, point, metric, strength)
@@ -67,7 +73,8 @@ def test_no_point_is_better_than_the_operators(
 
 @pytest.mark.parametrize("side", ["input", "output"])
 def test_group_lasso_satisfies_its_optimality_conditions(side: str) -> None:
-    """D (u - W) = tau W / |W| in a group that lives, |D u| <= tau in one that does not (Yuan and Lin, 2006)."""
+    """D (u - W) = tau W / |W| in a group that lives, |D u| <= tau in one that does not (Yuan and
+    Lin, 2006)."""
     kind, point, metric = GroupLasso(side), normal(7, 9) * 0.7, positive(7, 9)
     found = kind.prox(point, metric, 1.2)
     rows, weights, targets = (t.T if side == "input" else t for t in (found, metric, point))
@@ -161,7 +168,10 @@ def test_without_a_regulariser_they_are_torchs(ours: object, theirs: object) -> 
 @pytest.mark.parametrize("adaptive", [True, False])
 @pytest.mark.parametrize("restarts", [[], [8, 15]])
 def test_ramda_without_a_regulariser_in_closed_form(adaptive: bool, restarts: list[int]) -> None:
-    """W <- (1 - c) W + c (W0 - G / D), against sums taken by numpy; a restart empties them and divides lr and eps."""
+    """W <- (1 - c) W + c (W0 - G / D), against sums taken by numpy.
+
+    A restart empties them and divides lr and eps.
+    """
     model, inputs, targets = classification()
     names = [p.detach().numpy().copy() for p in model.parameters()]
     twin, _, _ = classification()
@@ -246,7 +256,8 @@ class HalfSquares(nn.MSELoss):
 
 @pytest.mark.parametrize("name", ["prox_sgd", "prox_adamw", "ramda"])
 def test_a_convex_group_lasso_ends_at_its_optimality_conditions(name: str) -> None:
-    """grad f_g = -tau W_g / |W_g| where a group lives, |grad f_g| <= tau where not, with exact zeros."""
+    """grad f_g = -tau W_g / |W_g| where a group lives, |grad f_g| <= tau where not, with exact
+    zeros."""
     makers = {
         "prox_sgd": partial(ProxSGD, lr=0.2, momentum=0.5),
         "prox_adamw": partial(ProxAdamW, lr=0.003, beta2=0.9),

@@ -127,7 +127,8 @@ def test_momentum_is_the_gradients() -> None:
 
 @pytest.mark.parametrize("name", ["mlp_ce_sum", "mlp_mse", "mlp_bce_example"])
 def test_the_factors_estimate_the_fisher_matrix(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over many draws a vector's is its block of the exact Gauss-Newton matrix, a matrix's two its partial traces."""
+    """Over many draws a vector's is its block of the exact Gauss-Newton matrix, a matrix's two its
+    partial traces."""
     monkeypatch.setattr(TNT, "_refresh", lambda *_: None)
     problem = CASES[name]()
     optimizer = TNT(problem.model.named_parameters(), lr=0.0, decay=1.0, statistics_period=1)

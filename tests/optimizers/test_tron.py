@@ -1,4 +1,5 @@
-"""TRON: LIBLINEAR's radius rule, its optimum of logistic regression, preconditioning, refused steps, memory."""
+"""TRON: LIBLINEAR's radius rule, its optimum of logistic regression, preconditioning, refused
+steps, memory."""
 
 from __future__ import annotations
 
@@ -95,7 +96,8 @@ def logistic() -> Problem:
 
 @pytest.fixture(scope="module")
 def optimum() -> Tensor:
-    """Of scikit-learn's liblinear, which is of the age that has TRON, polished by its Newton solver."""
+    """Of scikit-learn's liblinear, which is of the age that has TRON, polished by its Newton
+    solver."""
     features, targets = (part.numpy() for part in cancer())
     rough = LogisticRegression(
         C=C, solver="liblinear", fit_intercept=False, tol=1e-10, max_iter=1000
@@ -134,7 +136,8 @@ def test_logistic_regression_to_sklearns_optimum(
 
 
 def test_the_preconditioner_saves_products() -> None:
-    """On features whose scales spread over four orders of magnitude, the products for the diagonal left out."""
+    """On features whose scales spread over four orders of magnitude, the products for the diagonal
+    left out."""
     products, steps = {}, {}
     for preconditioner in ("none", "diagonal"):
         problem = logistic()
@@ -236,7 +239,9 @@ def test_curvature_from_the_ggn_needs_residuals() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"preconditioner": "diagonal"}], ids=str)
 def test_at_most_eight_vectors_beyond_the_graph(options: dict[str, object]) -> None:
-    """The high-water mark of a step, less that of one product: what the method itself holds, in n floats.
+    """The high-water mark of a step, less that of one product.
+
+    What the method itself holds, in n floats.
 
     The product's vector, the gradient and the product are in both; they are counted as three.
     """

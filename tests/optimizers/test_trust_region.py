@@ -1,4 +1,5 @@
-"""Trust regions: the subproblem's two solvers, scipy's trajectories and counts, saddles, refused steps."""
+"""Trust regions: the subproblem's two solvers, scipy's trajectories and counts, saddles, refused
+steps."""
 
 from __future__ import annotations
 
@@ -143,7 +144,10 @@ def test_without_a_gradient() -> None:
 
 
 def test_a_singular_matrix_does_not_send_the_step_to_the_boundary() -> None:
-    """The gradient lies in the range of a matrix of rank 2, up to round-off: the shortest minimiser."""
+    """The gradient lies in the range of a matrix of rank 2, up to round-off.
+
+    The shortest minimiser.
+    """
     factor = normal(2, 5, seed=3)
     matrix, gradient = factor.T @ factor, factor.T @ normal(2, seed=4)
     found = exact_subproblem(*torch.linalg.eigh(matrix), gradient, 1e3)
@@ -166,7 +170,10 @@ def test_a_radius_that_is_none_is_refused(radius: float) -> None:
 def test_crossings_of_the_sphere_without_cancellation(
     inner: float, cross: float, outer: float
 ) -> None:
-    """Against exact rational arithmetic: the quadratic's value at each root, relative to its slope there."""
+    """Against exact rational arithmetic.
+
+    The quadratic's value at each root, relative to its slope there.
+    """
     for t in boundary_crossings(inner, cross, outer, 1.0):
         a, b, c, x = Fraction(outer), Fraction(cross), Fraction(inner) - 1, Fraction(t)
         error = (a * x * x + 2 * b * x + c) / (2 * (a * x + b)) if a * x + b else Fraction(0)
@@ -176,7 +183,10 @@ def test_crossings_of_the_sphere_without_cancellation(
 
 
 def conjugate_path(matrix: Tensor, gradient: Tensor, radius: float) -> Tensor:
-    """Conjugate gradients in the plane by hand: down the slope, then along the one conjugate direction."""
+    """Conjugate gradients in the plane by hand.
+
+    Down the slope, then along the one conjugate direction.
+    """
 
     def ends(point: Tensor, along: Tensor) -> list[Tensor]:
         roots = np.roots(
@@ -340,7 +350,10 @@ def test_step_for_step_as_scipys_trust_ncg() -> None:
 
 
 def test_a_refused_step_costs_one_evaluation() -> None:
-    """With many trials the same accepted points as with one, and fewer products: 85 iterations, 10 of them refused."""
+    """With many trials the same accepted points as with one, and fewer products.
+
+    85 iterations, 10 of them refused.
+    """
     runs = {}
     for trials in (1, 30):
         options = {
@@ -430,7 +443,10 @@ def test_as_few_calls_as_scipy(subproblem: str, method: str) -> None:
 
 @pytest.mark.parametrize("start", [[1.0, 0.0], [0.0, 0.0]])
 def test_the_exact_form_leaves_the_saddle_as_trust_exact_does(start: list[float]) -> None:
-    """From (1, 0) the second coordinate of every gradient is exactly zero; from (0, 0) the first too."""
+    """From (1, 0) the second coordinate of every gradient is exactly zero.
+
+    From (0, 0) the first too.
+    """
     result = minimize(saddle, torch.tensor(start, dtype=torch.float64), method="trust_region")
     assert result.success
     assert result.fun == pytest.approx(-1, abs=1e-12)

@@ -1,4 +1,5 @@
-"""What two processes, each with its share of a mini-batch, answer to each question that one process answers alone."""
+"""What two processes, each with its share of a mini-batch, answer to each question that one process
+answers alone."""
 
 from __future__ import annotations
 

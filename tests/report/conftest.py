@@ -1,4 +1,5 @@
-"""Synthetic run directories, written in the record's format, whose numbers the tests can work out by hand."""
+"""Synthetic run directories, written in the record's format, whose numbers the tests can work out
+by hand."""
 
 from __future__ import annotations
 
@@ -30,7 +31,10 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class Training:
-    """What a synthetic run went through. `final` is the metric at the end; `cut` the step at which it stopped."""
+    """What a synthetic run went through. `final` is the metric at the end.
+
+    `cut` the step at which it stopped.
+    """
 
     final: float = 0.9
     steps: int = 20
@@ -54,7 +58,10 @@ def write_run(
     hyper: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
 ) -> Path:
-    """Write one run directory and give back its path; every keyword overrides keys of one of its files."""
+    """Write one run directory and give back its path.
+
+    Every keyword overrides keys of one of its files.
+    """
     training = training or Training()
     full = _config(task, optimizer, seed, training, hyper or {}, settings or {}) | (config or {})
     identity = json.dumps(

@@ -1,4 +1,5 @@
-"""Archives: tables from one are those from the directories, none says whose machine it was, damage is told."""
+"""Archives: tables from one are those from the directories, none says whose machine it was, damage
+is told."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ Record = Callable[..., Path]
 
 @pytest.fixture
 def mixed(record: Record, runs: Path, training: Any) -> Path:
-    """Finished, diverged, refused and interrupted runs, two metrics, a path over a plane, odd settings."""
+    """Finished, diverged, refused and interrupted runs, two metrics, a path over a plane, odd
+    settings."""
     for seed in range(3):
         record(
             "mlp",
@@ -161,7 +163,8 @@ def test_the_later_one_of_two_repeats_is_kept_from_an_archive_too(
 def long_run(
     rows: int, *, every: int, metric: str = "accuracy", direction: str = "max", **config: Any
 ) -> Run:
-    """A run whose loss falls noisily and whose metric wanders upwards, evaluated every so many steps."""
+    """A run whose loss falls noisily and whose metric wanders upwards, evaluated every so many
+    steps."""
     random = np.random.default_rng(0)
     steps = np.arange(rows)
     values = np.where(steps % every == 0, np.sqrt(steps) + random.standard_normal(rows), np.nan)
@@ -259,7 +262,8 @@ def test_settings_survive_json(value: Any) -> None:
 
 
 PRIVATE = {
-    "python -m suite task=custom task.file=/home/jane/nets/mine.py": "python -m suite task=custom task.file=mine.py",
+    "python -m suite task=custom task.file=/home/jane/nets/mine.py": "python -m suite task=custom "
+    "task.file=mine.py",
     "no data in /srv/data/mnist; see https://a.org/b/c": "no data in mnist; see https://a.org/b/c",
     "read '/tmp/x y/z' and ~/notes/a.txt": "read 'x y/z' and a.txt",
     r"C:\Users\jane\mine.py failed": "mine.py failed",

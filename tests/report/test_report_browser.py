@@ -1,4 +1,7 @@
-"""The report in a real headless Chromium: nothing is fetched, tables sort, a phone and a keyboard are enough."""
+"""The report in a real headless Chromium.
+
+Nothing is fetched, tables sort, a phone and a keyboard are enough.
+"""
 
 from __future__ import annotations
 

@@ -223,7 +223,8 @@ def test_results_go_where_the_environment_says(
 
 def test_it_starts_without_torch_and_hydra() -> None:
     script = (
-        "import sys, suite.report.__main__ as command; light = set(sys.modules); import suite.report.report; "
+        "import sys, suite.report.__main__ as command; light = set(sys.modules); import "
+        "suite.report.report; "
         "assert 'pandas' not in light and 'matplotlib' not in light; "
         "assert not {'torch', 'hydra', 'omegaconf', 'seaborn'} & set(sys.modules)"
     )

@@ -247,7 +247,8 @@ def test_what_is_drawn_ends_where_round_off_begins() -> None:
 
 
 def trained(task: Task, make: Callable[[list[torch.nn.Parameter]], Any], steps: int) -> Order:
-    """What the report says of a run of so many steps that is evaluated at the start, at the end and in the middle."""
+    """What the report says of a run of so many steps that is evaluated at the start, at the end and
+    in the middle."""
     torch.set_num_threads(1)
     model = task.model(0)
     inputs, targets = next(task.batches("train", 0))
@@ -269,7 +270,10 @@ def trained(task: Task, make: Callable[[list[torch.nn.Parameter]], Any], steps: 
 def test_gradient_descent_on_a_quadratic_has_the_rate_of_the_textbook(
     condition: float, lr: float
 ) -> None:
-    """The error along an eigenvector shrinks by |1 - lr s|, the function by its square; the slowest one stays."""
+    """The error along an eigenvector shrinks by |1 - lr s|, the function by its square.
+
+    The slowest one stays.
+    """
     found = trained(Quadratic(2, condition), lambda params: torch.optim.SGD(params, lr=lr), 120)
     assert found.kind == "linear"
     assert found.rate == pytest.approx(max((1 - lr) ** 2, (1 - lr / condition) ** 2), rel=1e-3)

@@ -1,4 +1,5 @@
-"""What runs had spent at each level, who they are measured against, and which problems may be put together."""
+"""What runs had spent at each level, who they are measured against, and which problems may be put
+together."""
 
 from __future__ import annotations
 

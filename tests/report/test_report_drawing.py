@@ -1,4 +1,5 @@
-"""Looks that no two methods share, labels moved apart, legends no wider than the picture, words for lists."""
+"""Looks that no two methods share, labels moved apart, legends no wider than the picture, words for
+lists."""
 
 from __future__ import annotations
 

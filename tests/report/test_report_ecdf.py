@@ -64,7 +64,8 @@ def test_the_band_comes_from_the_seeds() -> None:
 
 
 def test_bands_resample_each_problem_by_itself() -> None:
-    """Two problems: in each a seed with and a seed without success, a mean of four coins with weights a quarter."""
+    """Two problems: in each a seed with and a seed without success, a mean of four coins with
+    weights a quarter."""
     one = reach(rows({(problem, "a"): [[0.1], [INF]] for problem in "pqrs"}), ["a"])
     assert one is not None
     low, high = one.bands["a"]
@@ -98,7 +99,10 @@ def test_costs_are_in_units_of_the_baselines_whole_run(plant: Callable[..., Any]
 
 
 def test_seconds_need_a_clock_for_every_run(plant: Callable[..., Any]) -> None:
-    """kfac shared the machine: it is never at cnn's target, for which no clock is needed, but at the level below."""
+    """kfac shared the machine.
+
+    It is never at cnn's target, for which no clock is needed, but at the level below.
+    """
     records = plant(
         {
             ("mlp", "sgd"): [50, 60],

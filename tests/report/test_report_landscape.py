@@ -1,4 +1,7 @@
-"""Landscapes and animations: the part of the plane, its contours, where paths leave it, and the files they make."""
+"""Landscapes and animations.
+
+The part of the plane, its contours, where paths leave it, and the files they make.
+"""
 
 from __future__ import annotations
 

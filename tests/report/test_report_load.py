@@ -1,4 +1,7 @@
-"""Reading run directories: what is there is read, what is broken is named, what has not ended is counted."""
+"""Reading run directories.
+
+What is there is read, what is broken is named, what has not ended is counted.
+"""
 
 from __future__ import annotations
 

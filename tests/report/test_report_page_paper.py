@@ -1,4 +1,7 @@
-"""What `--paper` writes: tables no wider than a page, figures for a column, a document that names what is there."""
+"""What `--paper` writes.
+
+Tables no wider than a page, figures for a column, a document that names what is there.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The overall page and the problems' pages: what stands where, provenance, links, search spaces, colliding labels."""
+"""The overall page and the problems' pages.
+
+What stands where, provenance, links, search spaces, colliding labels.
+"""
 
 from __future__ import annotations
 

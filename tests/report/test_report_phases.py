@@ -1,4 +1,5 @@
-"""Phase bars: only the timings of the records' own settings, cut into the phases in the order of a step."""
+"""Phase bars: only the timings of the records' own settings, cut into the phases in the order of a
+step."""
 
 from __future__ import annotations
 

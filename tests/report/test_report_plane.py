@@ -1,4 +1,7 @@
-"""The break-even plane: places worked out by hand, failures on either side, hardware, levels, captions."""
+"""The break-even plane.
+
+Places worked out by hand, failures on either side, hardware, levels, captions.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Performance profiles: heights and scores worked out by hand, bands, and where there is little to show."""
+"""Performance profiles.
+
+Heights and scores worked out by hand, bands, and where there is little to show.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,10 @@ def found(cells: dict[tuple[str, str], list[float]], methods: list[str]) -> Prof
 
 
 def test_heights_and_scores_by_hand() -> None:
-    """Ratios of a: 1, 2; of b: 2, 1; of c: never, 4 (counted at the third problem, which only c fails, as never)."""
+    """Ratios of a: 1, 2; of b: 2, 1; of c.
+
+    Never, 4 (counted at the third problem, which only c fails, as never).
+    """
     cells = {
         ("p", "a"): [10.0],
         ("p", "b"): [20.0],

@@ -1,4 +1,5 @@
-"""Learning rates: which runs and trials join a line, the good region by hand, failures, what is too little."""
+"""Learning rates: which runs and trials join a line, the good region by hand, failures, what is too
+little."""
 
 from __future__ import annotations
 
@@ -45,7 +46,10 @@ def trials(
 
 @pytest.fixture
 def sweep(record: Callable[..., Path], training: Any) -> Callable[..., None]:
-    """Runs of a sweep over rates: `{rate: the final values of its seeds}`; None is a run that diverged."""
+    """Runs of a sweep over rates: `{rate: the final values of its seeds}`.
+
+    None is a run that diverged.
+    """
 
     def made(
         finals: Mapping[float, Sequence[float | None]], optimizer: str = "sgd", **hyper: Any

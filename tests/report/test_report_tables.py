@@ -1,4 +1,5 @@
-"""The tables' contents against numbers worked out by hand, and the agreement of their three formats."""
+"""The tables' contents against numbers worked out by hand, and the agreement of their three
+formats."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ def by_optimizer(table: Table, column: str) -> dict[str, Cell]:
 
 @pytest.fixture
 def mixed(record: Record, runs: Path, training: Any) -> Records:
-    """sgd done thrice, adamw once of three, kfac never, newton unsupported, lbfgs on another task only."""
+    """sgd done thrice, adamw once of three, kfac never, newton unsupported, lbfgs on another task
+    only."""
     for seed, final in enumerate((0.90, 0.91, 0.92)):
         record("mlp", "sgd", seed, training(final=final, target_step=10 * (seed + 1)))
     record("mlp", "adamw", 0, training(final=0.95, target_step=4))

@@ -1,4 +1,7 @@
-"""The telemetry figure: which panels are drawn, with what lines, on which scales, and what the caption says."""
+"""The telemetry figure.
+
+Which panels are drawn, with what lines, on which scales, and what the caption says.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,10 @@ Numbers = Callable[[float], float]
 
 
 def add(directory: Path, every: int = 1, **columns: Numbers) -> None:
-    """Add columns of telemetry to a history, functions of the step, at every so many steps; `__` stands for a slash."""
+    """Add columns of telemetry to a history, functions of the step, at every so many steps.
+
+    `__` stands for a slash.
+    """
     history = pd.read_csv(directory / "history.csv")
     for name, value in columns.items():
         steps = history["step"]

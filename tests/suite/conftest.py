@@ -99,7 +99,10 @@ def read_rows(directory: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def measured_costs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The oracle costs that all tests share: measured once, and the same for every run that is compared."""
+    """The oracle costs that all tests share.
+
+    Measured once, and the same for every run that is compared.
+    """
     return tmp_path_factory.mktemp("costs")
 
 
@@ -129,7 +132,10 @@ def contained(results: Path) -> Iterator[None]:
 
 @pytest.fixture
 def planned(results: Path) -> Callable[..., Plan]:
-    """Compose a configuration as the command does: `planned("optimizer=sgd", "task=mlp", workers=2)`."""
+    """Compose a configuration as the command does.
+
+    `planned("optimizer=sgd", "task=mlp", workers=2)`.
+    """
 
     def make(*overrides: str, **circumstances: Any) -> Plan:
         config, optimizer, task = composed(overrides)
@@ -189,7 +195,10 @@ def command(
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], str]]:
-    """Write a module of the user's own, importable in this test: `module("mine", source)`; gives its name."""
+    """Write a module of the user's own, importable in this test: `module("mine", source)`.
+
+    Gives its name.
+    """
     folder = tmp_path / "modules"
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
@@ -207,7 +216,10 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
 
 @pytest.fixture
 def at_batch() -> Callable[[Plan, int, Callable[[], object]], AbstractContextManager[None]]:
-    """Call something when the training data of a step, counted from 1, is drawn: `with at_batch(plan, 5, act): ...`."""
+    """Call something when the training data of a step, counted from 1, is drawn.
+
+    `with at_batch(plan, 5, act): ...`.
+    """
 
     @contextmanager
     def arrange(plan: Plan, step: int, act: Callable[[], object]) -> Iterator[None]:

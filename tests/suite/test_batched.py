@@ -189,7 +189,10 @@ def test_tasks_whose_copies_equal_separate_runs_in_double_precision(name: str, b
 
 
 def interrupt_once() -> Callable[[], None]:
-    """Ctrl-C at the first call: the streams of several seeds come to the same step one after the other."""
+    """Ctrl-C at the first call.
+
+    The streams of several seeds come to the same step one after the other.
+    """
     left = [1]
 
     def act() -> None:

@@ -1,4 +1,7 @@
-"""`python -m suite.compare` from end to end: what is printed, in every shape, and what is said to bad input."""
+"""`python -m suite.compare` from end to end.
+
+What is printed, in every shape, and what is said to bad input.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +78,8 @@ def test_one_problem_is_a_sentence_with_its_reasons(fill: Any, compare: Compare)
     )
     assert (
         lines[1]
-        == "  final error 0.2100 against 0.2100: no difference; which is better cannot be told at 95 %"
+        == "  final error 0.2100 against 0.2100: no difference; which is better cannot be told at "
+        "95 %"
     )
     assert all(line.startswith("  ") for line in lines[1:])
     assert any(line.startswith("  tuning: ") for line in lines)
@@ -90,7 +94,8 @@ def test_several_problems_end_in_a_summary(fill: Any, compare: Compare) -> None:
     assert code == 0
     assert [line.partition(":")[0] for line in verdicts[:3]] == ["cnn", "mlp", "rnn"]
     assert verdicts[3].startswith(
-        "Over 3 problems: kfac better on 1, worse on 1, cannot be told on 1; P(kfac beats adamw) 0.5"
+        "Over 3 problems: kfac better on 1, worse on 1, cannot be told on 1; P(kfac beats adamw) "
+        "0.5"
     )
     assert out.count("seconds: by the runs' own clock") == 1  # said once for all of them
 
@@ -201,8 +206,8 @@ def test_budgets_are_never_mixed_unless_it_is_typed(fill: Any, compare: Compare)
     assert "kfac and adamw have no problem in common, and problems are never mixed silently." in err
     assert "  kfac: mlp (steps=200)\n  adamw: mlp (steps=400)" in err
     assert (
-        "They differ in steps=200 against 400. To set them against each other all the same: --across steps"
-        in err
+        "They differ in steps=200 against 400. To set them against each other all the same: "
+        "--across steps" in err
     )
     assert "python -m suite -m optimizer=adamw task=mlp scale=quick seed=0,1,2" in err
     code, out, _ = compare("kfac", "adamw", "--across", "steps")

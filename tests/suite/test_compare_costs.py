@@ -1,4 +1,7 @@
-"""Ratios of costs and differences of values: against closed forms, with failures, and with the truth planted."""
+"""Ratios of costs and differences of values.
+
+Against closed forms, with failures, and with the truth planted.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +103,10 @@ def test_a_failure_counts_with_its_budget() -> None:
 
 
 def test_nobody_is_charged_for_a_larger_budget_of_failures() -> None:
-    """Neither arrives but for one run of B; A was given ten times the budget, and that is no sign of being worse."""
+    """Neither arrives but for one run of B.
+
+    A was given ten times the budget, and that is no sign of being worse.
+    """
     a, b = (
         costs(math.inf, math.inf, math.inf, budget=4000),
         costs(380, math.inf, math.inf, budget=400),
@@ -179,7 +185,10 @@ def test_differences_of_values_whose_powers_overflow(far: float, paired: bool) -
 @pytest.mark.parametrize("chance", [0.0, 0.3, 0.6])
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_equals_are_told_apart_no_more_often_than_the_level_says(chance: float, seeds: int) -> None:
-    """The truth is a ratio of 1; failures are frequent, costs correlated within a seed. Binomial bound at 4 sigma."""
+    """The truth is a ratio of 1; failures are frequent, costs correlated within a seed.
+
+    Binomial bound at 4 sigma.
+    """
     generator, told, total = np.random.default_rng(seeds), 0, 300
     for _ in range(total):
         shared = generator.normal(size=seeds)

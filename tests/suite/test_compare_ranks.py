@@ -33,7 +33,8 @@ def unit(records: Records, **options: bool) -> str:
 
 @pytest.fixture
 def field(sown: Sown) -> Callable[..., Records]:
-    """Runs of methods on problems from a table of costs (None: never), four seeds each with a little noise."""
+    """Runs of methods on problems from a table of costs (None: never), four seeds each with a
+    little noise."""
 
     def make(table: dict[str, dict[str, float | None]], **common: Any) -> Records:
         runs = []

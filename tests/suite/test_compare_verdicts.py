@@ -1,4 +1,7 @@
-"""Verdicts on planted runs: what is said where the truth is known, and every input of which too much could be made."""
+"""Verdicts on planted runs.
+
+What is said where the truth is known, and every input of which too much could be made.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +83,8 @@ def test_the_reasons_of_a_fixed_case(both: Any) -> None:
     records = both()
     found = verdict(records)
     assert reasons(Ledger(records), found) == [
-        "a step of kfac takes 3.00x the seconds of one of adamw (30 ms against 10 ms): it breaks even at 3.00 times "
+        "a step of kfac takes 3.00x the seconds of one of adamw (30 ms against 10 ms): it breaks "
+        "even at 3.00 times "
         "fewer steps, and needs 3.31 times fewer",
         "target (error ≤ 0.5)",
         "P(kfac beats adamw) by seconds, over pairs of runs: 0.96",
@@ -154,7 +158,8 @@ def test_machines_are_not_mixed_unless_asked_for(both: Any) -> None:
     assert found.decided_by == WORK
     (line, _) = shared_reasons(records, [found])
     assert line == (
-        "seconds: not compared, as they come from cpu, Other CPU, 1 thread and cpu, Some CPU, 1 thread "
+        "seconds: not compared, as they come from cpu, Other CPU, 1 thread and cpu, Some CPU, 1 "
+        "thread "
         "(--mixed-devices compares them all the same)"
     )
     assert not any("breaks even" in reason for reason in reasons(Ledger(records), found))
@@ -168,7 +173,8 @@ def test_one_seed_has_no_interval(sown: Sown) -> None:
     found = verdict(records)
     assert found.outcome is None
     assert sentence(found) == (
-        "mlp: kfac needs 0.30x the steps, 0.30x the seconds, 0.30x the gradient-equivalents, 1.00x the memory; "
+        "mlp: kfac needs 0.30x the steps, 0.30x the seconds, 0.30x the gradient-equivalents, 1.00x "
+        "the memory; "
         "reaches the target in 1 of 1 seed against 1 of 1; 1 seed: no interval."
     )
 
@@ -201,7 +207,8 @@ def test_nobody_at_the_target_leaves_the_final_value(sown: Sown) -> None:
     assert (found.decided_by, found.outcome, found.ratios) == (FINAL, BETTER, {})
     assert sentence(found) == (
         "mlp: neither kfac nor adamw reaches the target (error ≤ 0.5) in any of 3 and 3 runs; "
-        "final error 1.010 against 1.213: lower by 0.2030 [0.1955, 0.2105] (this decides); better at 95 %."
+        "final error 1.010 against 1.213: lower by 0.2030 [0.1955, 0.2105] (this decides); better "
+        "at 95 %."
     )
 
 
@@ -210,7 +217,8 @@ def test_without_a_target_the_final_value_decides_and_that_is_said(both: Any) ->
     found = verdict(records)
     assert found.decided_by == FINAL
     assert sentence(found) == (
-        "mlp: kfac needs 2.30x the memory; final error 0.2200 against 0.3260: lower by 0.1060 [0.1001, 0.1119] "
+        "mlp: kfac needs 2.30x the memory; final error 0.2200 against 0.3260: lower by 0.1060 "
+        "[0.1001, 0.1119] "
         "(no target is set: this decides); better at 95 %."
     )
 
@@ -343,7 +351,8 @@ def test_neither_nan_nor_infinity_is_a_value(sown: Sown) -> None:
     assert found.final is None
     assert found.outcome is None
     assert sentence(found).endswith(
-        "final error none against none (no target is set: this decides); neither has a final value in any run."
+        "final error none against none (no target is set: this decides); neither has a final value "
+        "in any run."
     )
 
 
@@ -403,7 +412,10 @@ def test_one_difference_for_all_seeds_has_no_interval(sown: Sown) -> None:
 
 @pytest.mark.slow
 def test_equal_methods_are_told_apart_at_about_the_nominal_rate(sown: Sown) -> None:
-    """200 pairs with costs from one distribution, through the whole of it: about 5 % are told apart."""
+    """200 pairs with costs from one distribution, through the whole of it.
+
+    About 5 % are told apart.
+    """
     generator, told, total = np.random.default_rng(7), 0, 200
     runs = []
     for number in range(total):

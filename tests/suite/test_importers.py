@@ -1,4 +1,7 @@
-"""Published results read as runs: times, scores and losses are those that were published; damage is told by file."""
+"""Published results read as runs: times, scores and losses are those that were published.
+
+Damage is told by file.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,10 @@ def test_the_median_times_to_the_target_are_those_that_algoperf_published() -> N
 
 
 def test_scores_from_the_published_times_are_the_published_ones() -> None:
-    """The benchmark integrates its profiles by trapezoids over 100 points from 1 to 4; ours is the exact integral."""
+    """The benchmark integrates its profiles by trapezoids over 100 points from 1 to 4.
+
+    Ours is the exact integral.
+    """
     table = algoperf.read_times(ALGOPERF / "time_to_targets.csv")
     published = pd.read_csv(ALGOPERF / "leaderboard.csv", index_col=0)["score_by_wallclock"]
     profile = performance_profile(table)
@@ -217,7 +223,8 @@ def test_a_run_of_deepobs_that_diverged_is_counted_as_such() -> None:
 
 
 def test_the_later_format_of_deepobs(tmp_path: Path) -> None:
-    """Version 1.2 has a validation set, accuracies, and its optimizer's settings under another name."""
+    """Version 1.2 has a validation set, accuracies, and its optimizer's settings under another
+    name."""
     _, content = published("lr__1.5848931925e-02")
     del content["hyperparams"], content["learning_rate"]
     rising = [0.1, 0.2, 0.4, 0.5, 0.6]

@@ -1,4 +1,7 @@
-"""The pages' tables are those of the committed archives, to the byte; the tool that makes them so does only that."""
+"""The pages' tables are those of the committed archives, to the byte.
+
+The tool that makes them so does only that.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,10 @@ def test_all_archives_together_are_small() -> None:
 
 @pytest.fixture
 def pages(tmp_path: Path) -> Pages:
-    """A README and a page of their own, beside a small archive: two tasks, three optimizers, three seeds."""
+    """A README and a page of their own, beside a small archive.
+
+    Two tasks, three optimizers, three seeds.
+    """
     archives = tmp_path / "reference"
     chosen = [run for run in read_archive(REFERENCE / "quick") if run.task in ("mlp", "quadratic")]
     write_archive(

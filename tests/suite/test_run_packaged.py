@@ -1,4 +1,7 @@
-"""Optimizers of other packages as runs: what they are judged by, what that costs, and any of them by its name."""
+"""Optimizers of other packages as runs.
+
+What they are judged by, what that costs, and any of them by its name.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,10 @@ LENGTH = ("steps=8", "task.eval_every=4", "log_every=1")
 
 
 class Plain:
-    """The run as a loop that anybody would write: the task, the model at the average, the losses on the way."""
+    """The run as a loop that anybody would write.
+
+    The task, the model at the average, the losses on the way.
+    """
 
     def __init__(self, plan: Any, steps: int) -> None:
         self.task = build_task(plan, torch.device("cpu"))

@@ -1,4 +1,5 @@
-"""path.csv: where a model of two parameters stood after each step, through kills, resumption and repetition."""
+"""path.csv: where a model of two parameters stood after each step, through kills, resumption and
+repetition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What needs a process of its own: a kill, Ctrl-C at a terminal, a machine without home, network or account."""
+"""What needs a process of its own.
+
+A kill, Ctrl-C at a terminal, a machine without home, network or account.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,8 @@ def without_seconds(found: list[dict[str, str]]) -> list[dict[str, str]]:
 
 @contextmanager
 def running(root: Path, results: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """The command in its own process, from the moment its first checkpoint is there, and the run's directory."""
+    """The command in its own process, from the moment its first checkpoint is there, and the run's
+    directory."""
     process = subprocess.Popen(
         [sys.executable, "-m", "suite", *RUN, *COMMON, "wandb.mode=disabled"],
         cwd=root,
@@ -105,7 +109,10 @@ def test_ctrl_c_finishes_the_step_saves_and_leaves_with_130(
 def test_without_home_network_or_account_a_run_works_and_its_mirror_can_be_read(
     results: Path, root: Path, tmp_path: Path
 ) -> None:
-    """HOME is a file, so nothing can be made below it; every proxy refuses. The directory is not the repository's."""
+    """HOME is a file, so nothing can be made below it; every proxy refuses.
+
+    The directory is not the repository's.
+    """
     nowhere = "http://127.0.0.1:9"
     environment = {
         **{

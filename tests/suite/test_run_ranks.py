@@ -1,4 +1,7 @@
-"""One run by two processes: the record of one process, and an end with a message whatever happens to either of them."""
+"""One run by two processes.
+
+The record of one process, and an end with a message whatever happens to either of them.
+"""
 
 from __future__ import annotations
 
@@ -394,7 +397,8 @@ class Parting(torch.optim.SGD):
 def test_nothing_keeps_the_group_of_a_run_that_has_ended(
     module: Callable[[str, str], str], together: Callable[..., list[Ended]]
 ) -> None:
-    """A kept group's threads outlive the interpreter, and now and then abort the process instead of ending it."""
+    """A kept group's threads outlive the interpreter, and now and then abort the process instead of
+    ending it."""
     name = module("parting", PARTING)
     done = together(
         "optimizer=sgd", f"optimizer._target_={name}.Parting", f"allow=[{name}]", "steps=2", *MLP

@@ -1,4 +1,7 @@
-"""A run asked for again: skipped when it is done, continued when it is not, repeated with force=true."""
+"""A run asked for again.
+
+Skipped when it is done, continued when it is not, repeated with force=true.
+"""
 
 from __future__ import annotations
 
@@ -97,7 +100,8 @@ def interrupt() -> None:
 def test_a_resumed_run_equals_an_unbroken_one(
     train: Train, planned: Train, at_batch: Train, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Killed after rows that no checkpoint knows of, then stopped by Ctrl-C between two logged steps."""
+    """Killed after rows that no checkpoint knows of, then stopped by Ctrl-C between two logged
+    steps."""
     pair = (*PAIRS[name], *LENGTH)
     plan = planned(*pair)
     monkeypatch.setattr(

@@ -1,4 +1,7 @@
-"""One integer decides all that is random: the same for every optimizer, another one for another seed."""
+"""One integer decides all that is random.
+
+The same for every optimizer, another one for another seed.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Telemetry: the run it watches takes the very same steps, and what it says is what dense computations say."""
+"""Telemetry: the run it watches takes the very same steps, and what it says is what dense
+computations say."""
 
 from __future__ import annotations
 
@@ -356,7 +357,8 @@ def read(path: Path) -> list[tuple[str, ...]]:
 def test_failures_are_counted_on_after_a_resumption(
     train: Train, planned: Train, at_batch: Train
 ) -> None:
-    """ARC with hardly any cube takes Newton's steps, of which Rosenbrock's function refuses the second."""
+    """ARC with hardly any cube takes Newton's steps, of which Rosenbrock's function refuses the
+    second."""
     pair = (
         "optimizer=arc",
         "task=rosenbrock",
@@ -407,7 +409,10 @@ def test_wandb_gets_the_columns(train: Train, monkeypatch: pytest.MonkeyPatch) -
 
 
 class Small(Task):
-    """A network with batch normalisation and dropout, in float64: everything that could be disturbed."""
+    """A network with batch normalisation and dropout, in float64.
+
+    Everything that could be disturbed.
+    """
 
     metric, direction, dtype = "loss", "min", torch.float64
     offers = frozenset({"hessian"})
@@ -441,7 +446,8 @@ class Plain(Small):
 
 
 def test_the_curvature_is_the_hessians(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All columns against the dense Hessian by torch.func, in float64, n products being enough for all eigenvalues."""
+    """All columns against the dense Hessian by torch.func, in float64, n products being enough for
+    all eigenvalues."""
     task, model = Plain(), Plain().model(0)
     watch = telemetry(task, model, lr=0.5)
     start = flatten(model.parameters()).detach()

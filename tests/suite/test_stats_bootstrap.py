@@ -1,4 +1,5 @@
-"""Typical values and bootstrap intervals against scipy, rliable's cases and what can be worked out by hand."""
+"""Typical values and bootstrap intervals against scipy, rliable's cases and what can be worked out
+by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The expected best of k trials: against all draws there are, a closed form, and the order that must hold."""
+"""The expected best of k trials.
+
+Against all draws there are, a closed form, and the order that must hold.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ def test_with_replacement_it_is_the_mean_over_all_draws(k: int) -> None:
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4, 5])
 def test_without_replacement_it_is_the_mean_over_all_subsets(k: int) -> None:
-    """Tang et al. (2020): the U-statistic; at k = n it is the best trial, where Dodge's stays below it."""
+    """Tang et al. (2020): the U-statistic.
+
+    At k = n it is the best trial, where Dodge's stays below it.
+    """
     subsets = [max(chosen) for chosen in combinations(TRIALS, k)]
     assert stats.expected_best(TRIALS, k, replace=False) == pytest.approx(
         np.mean(subsets), rel=1e-12

@@ -38,7 +38,10 @@ def test_with_few_seeds_it_covers_less_as_its_docstring_says(n: int, most: float
 def simulated(
     generator: np.random.Generator, n: int, paired: bool, kind: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Costs of two methods, the first typically at 0.6 of the second; pairs share the luck of their seed."""
+    """Costs of two methods, the first typically at 0.6 of the second.
+
+    Pairs share the luck of their seed.
+    """
     if kind == "gamma":
         return 0.6 * generator.gamma(4, size=n), generator.gamma(4, size=n)
     luck = generator.normal(0, 0.25 if paired else 0, n)

@@ -1,4 +1,7 @@
-"""docs/statistics.md: its example prints what stands below it, and every public statistic is explained."""
+"""docs/statistics.md.
+
+Its example prints what stands below it, and every public statistic is explained.
+"""
 
 from __future__ import annotations
 

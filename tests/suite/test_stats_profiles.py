@@ -1,4 +1,7 @@
-"""Profiles, scores, ECDF and bands: worked by hand, by integration on a fine grid, and by their invariances."""
+"""Profiles, scores, ECDF and bands.
+
+Worked by hand, by integration on a fine grid, and by their invariances.
+"""
 
 from __future__ import annotations
 
@@ -186,7 +189,10 @@ def test_scores_that_make_no_sense_are_refused(asked: dict[str, object], message
 
 
 def test_a_third_solver_can_turn_the_order_of_two_and_pairs_show_it() -> None:
-    """Gould and Scott (2016): the order depends on who takes part. Alone b leads a, beside c it does not."""
+    """Gould and Scott (2016): the order depends on who takes part.
+
+    Alone b leads a, beside c it does not.
+    """
     times = pd.DataFrame(
         {"a": [5.0, 10.0, 2.0, 8.0], "b": [11.0, 3.0, 4.0, 4.0], "c": [3.0, 12.0, 1.0, 11.0]}
     )
@@ -284,7 +290,8 @@ def test_a_band_lies_round_the_profile_of_the_medians() -> None:
 
 
 def test_the_band_is_the_distribution_of_redrawn_profiles() -> None:
-    """Two runs a cell: each median is low, middle or high with 1/4, 1/2, 1/4, so that every share can be counted."""
+    """Two runs a cell: each median is low, middle or high with 1/4, 1/2, 1/4, so that every share
+    can be counted."""
     cells = {("p", "a"): [1.0, 3.0], ("p", "b"): [2.0, 2.0]}
     band = stats.profile_band(runs_of(cells), draws=4000, level=0.6, taus=[1.0, 1.4])
     # a is at 1, 2, 3: the fastest in 3/4 of the draws, b in 3/4 (ties count for both); the 20 %

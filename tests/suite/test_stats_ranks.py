@@ -1,4 +1,5 @@
-"""Rank tests against Demsar's worked example, scipy, scikit-posthocs, statsmodels and counting all signs."""
+"""Rank tests against Demsar's worked example, scipy, scikit-posthocs, statsmodels and counting all
+signs."""
 
 from __future__ import annotations
 
@@ -47,7 +48,10 @@ def random_scores(seed: int, n: int = 9, k: int = 4, ties: bool = True) -> pd.Da
 
 
 def test_friedman_of_demsars_example() -> None:
-    """Section 3.2.2: mean ranks 3.143, 2.000, 2.893, 1.964; chi2 = 9.28, F = 3.69 with 3 and 39 degrees of freedom."""
+    """Section 3.2.2: mean ranks 3.143, 2.000, 2.893, 1.964.
+
+    Chi2 = 9.28, F = 3.69 with 3 and 39 degrees of freedom.
+    """
     found = stats.friedman(DEMSAR, tie_correction=False)
     assert found.ranks.round(3).tolist() == [3.143, 2.0, 2.893, 1.964]
     assert found.statistic == pytest.approx(9.28, abs=0.005)
@@ -112,7 +116,10 @@ def test_the_critical_differences_of_demsars_example() -> None:
 
 
 def test_the_groups_of_demsars_example() -> None:
-    """At 5 % nothing can be told; at 10 % C4.5 is worse than the two that tune m, and C4.5+cf belongs nowhere."""
+    """At 5 % nothing can be told.
+
+    At 10 % C4.5 is worse than the two that tune m, and C4.5+cf belongs nowhere.
+    """
     assert stats.nemenyi(DEMSAR).groups == [["C4.5+m+cf", "C4.5+m", "C4.5+cf", "C4.5"]]
     looser = stats.nemenyi(DEMSAR, alpha=0.10)
     assert looser.groups == [["C4.5+m+cf", "C4.5+m", "C4.5+cf"], ["C4.5+cf", "C4.5"]]

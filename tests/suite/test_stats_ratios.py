@@ -1,4 +1,7 @@
-"""Ratios of costs and P(A beats B): against scipy's tests, tables of critical values and brute force."""
+"""Ratios of costs and P(A beats B).
+
+Against scipy's tests, tables of critical values and brute force.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +105,8 @@ def test_few_runs_cannot_tell() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_interval_by_ranks_holds_the_ratios_that_scipy_does_not_reject(seed: int) -> None:
-    """With one failure late enough to be the largest, the exact Mann-Whitney test at 5 % decides the same."""
+    """With one failure late enough to be the largest, the exact Mann-Whitney test at 5 % decides
+    the same."""
     generator = np.random.default_rng(seed)
     a, b = generator.lognormal(0, 0.5, 6), np.append(generator.lognormal(1, 0.5, 6), INF)
     found = stats.ratio_interval(a, b, paired=False, budgets=(1e12, 1e12))

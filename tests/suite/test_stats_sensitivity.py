@@ -1,4 +1,5 @@
-"""Sensitivity to the learning rate, the search space and the seed, on curves whose good region is known."""
+"""Sensitivity to the learning rate, the search space and the seed, on curves whose good region is
+known."""
 
 from __future__ import annotations
 
@@ -103,7 +104,10 @@ def test_the_share_of_good_trials_has_the_exact_binomial_interval() -> None:
 
 
 def test_the_share_of_a_random_search_is_the_volume_of_the_good_region() -> None:
-    """Two hyperparameters, loss 1 + x^2 + y^2 on [-1, 1]^2: within 25 % inside radius 1/2, a share of pi / 16."""
+    """Two hyperparameters, loss 1 + x^2 + y^2 on [-1, 1]^2.
+
+    Within 25 % inside radius 1/2, a share of pi / 16.
+    """
     points = np.random.default_rng(1).uniform(-1, 1, (4000, 2))
     found = stats.good_share(1 + (points**2).sum(axis=1), mode="min", within=0.25)
     assert found.low < math.pi / 16 < found.high

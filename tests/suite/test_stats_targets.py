@@ -1,4 +1,7 @@
-"""Costs of reaching a target: single runs, ERT and simulated restarts, against the cases of other implementations."""
+"""Costs of reaching a target.
+
+Single runs, ERT and simulated restarts, against the cases of other implementations.
+"""
 
 from __future__ import annotations
 

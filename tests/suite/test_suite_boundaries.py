@@ -85,7 +85,8 @@ def strings_that_decide(tree: ast.Module) -> Iterator[str]:
 
 def test_the_scan_sees_every_way_to_branch_on_a_name() -> None:
     tree = ast.parse(
-        "if o == 'a' or 'b' in o or o in ('c', 'd'):\n  pass\nmatch o:\n  case 'e': pass\nx = {'f': 1}['g']"
+        "if o == 'a' or 'b' in o or o in ('c', 'd'):\n  pass\nmatch o:\n  case 'e': pass\nx = "
+        "{'f': 1}['g']"
     )
     assert set(strings_that_decide(tree)) == set("abcdef")
 
@@ -109,7 +110,10 @@ def test_there_is_no_init_file_among_the_tests() -> None:
 
 
 def test_importing_the_packages_brings_in_nothing_that_is_not_needed() -> None:
-    """In a fresh process: what each package adds to `import torch`, and that --help need not wait for torch."""
+    """In a fresh process.
+
+    What each package adds to `import torch`, and that --help need not wait for torch.
+    """
     script = """
 import json, sys
 import suite.app

@@ -1,4 +1,7 @@
-"""What the command line says: outcomes on standard output, refusals on standard error with exit code 2."""
+"""What the command line says.
+
+Outcomes on standard output, refusals on standard error with exit code 2.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The experiments: each composes, runs pairs that exist, and takes the settings that are written down for its pairs."""
+"""The experiments: each composes, runs pairs that exist, and takes the settings that are written
+down for its pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""An optimizer of another package and a task of one's own, each added by a YAML in a folder outside the repository."""
+"""An optimizer of another package and a task of one's own, each added by a YAML in a folder outside
+the repository."""
 
 from __future__ import annotations
 
@@ -49,9 +50,11 @@ def folder(tmp_path: Path, module: Module) -> Path:
     module("my_optimizers", "import torch\n\nclass Wombat(torch.optim.NAdam):\n    pass\n")
     own = tmp_path / "own"
     files = {
-        "optimizer/wombat.yaml": "# An optimizer of another package.\n_target_: my_optimizers.Wombat\nlr: 0.003\n"
+        "optimizer/wombat.yaml": "# An optimizer of another package.\n_target_: "
+        "my_optimizers.Wombat\nlr: 0.003\n"
         "search:\n  lr: {low: 1.0e-4, high: 1.0e-1, log: true}\n",
-        "task/line.yaml": "# A line of one's own.\n_target_: my_tasks.Line\nslope: 3.0\nbatch_size: 4\nsteps: 6\n"
+        "task/line.yaml": "# A line of one's own.\n_target_: my_tasks.Line\nslope: "
+        "3.0\nbatch_size: 4\nsteps: 6\n"
         "eval_every: 3\ntarget: null\n",
         "tuned/line_wombat.yaml": "# @package _global_\noptimizer:\n  lr: 0.0625\n",
     }

@@ -250,7 +250,10 @@ def test_the_launcher_tells_how_many_runs_share_the_machine(
 def test_a_parallel_sweep_shares_the_cores_and_closes_with_a_table(
     command: Command, results: Path, root: Path
 ) -> None:
-    """One real process with the launcher of `make compare`; the same sweep again only looks its runs up."""
+    """One real process with the launcher of `make compare`.
+
+    The same sweep again only looks its runs up.
+    """
     sweep_of_four = (
         "optimizer=sgd,kfac",
         "task=quadratic,logistic",

@@ -1,4 +1,7 @@
-"""The tuner: the same budget of settings for all, the default among them; its file says where the values come from."""
+"""The tuner: the same budget of settings for all, the default among them.
+
+Its file says where the values come from.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The timing command: which pairs, taking turns, what is stored, and what is said of a machine that others use too."""
+"""The timing command.
+
+Which pairs, taking turns, what is stored, and what is said of a machine that others use too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What is timed: windows of whole runs or whole periods, on a clock that passes only when it is told to."""
+"""What is timed: windows of whole runs or whole periods, on a clock that passes only when it is
+told to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a study found: the file says what was tried, what it cost, and where its values may not be the best."""
+"""What a study found.
+
+The file says what was tried, what it cost, and where its values may not be the best.
+"""
 
 from __future__ import annotations
 
@@ -171,7 +174,8 @@ def test_studies_that_are_not_equal_are_said_to_be_so(tmp_path: Path) -> None:
     ours, none = study_of(tmp_path, trials=12), study_of(tmp_path, "plain", {}, trials=12)
     assert compared([ours, study_of(tmp_path, "adamw", trials=12)], [0, 0]) == []
     assert compared([ours, none], [0, 0]) == [
-        "not equally tuned on mlp; trials: kfac 12, plain 1 (nothing to search is one trial, the default)"
+        "not equally tuned on mlp; trials: kfac 12, plain 1 (nothing to search is one trial, the "
+        "default)"
     ]
     (said,) = compared([ours], [8])
     assert said.startswith(

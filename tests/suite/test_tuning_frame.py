@@ -1,4 +1,5 @@
-"""Studies read back: from journals, from runs that were made before there were any, and past what is damaged."""
+"""Studies read back: from journals, from runs that were made before there were any, and past what
+is damaged."""
 
 from __future__ import annotations
 

@@ -84,7 +84,10 @@ def validation(directory: Path) -> dict[int, float]:
 
 
 def test_a_halved_study_equals_whole_runs_looked_at_early(home: Path, tmp_path: Path) -> None:
-    """The oracle is a study without a pruner: the same settings, run to the end, ranked by their curves."""
+    """The oracle is a study without a pruner.
+
+    The same settings, run to the end, ranked by their curves.
+    """
     tune.tune(tune.parse([*WORDS, "trials=7", f"out={tmp_path / 'a'}"]))
     whole = load_trials(home).set_index("number")
     (home / "tune" / "runs").rename(home / "tune" / "whole")

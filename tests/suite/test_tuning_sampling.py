@@ -1,4 +1,7 @@
-"""Settings of trials: the same for the same space and number, spread over the space, the default first."""
+"""Settings of trials.
+
+The same for the same space and number, spread over the space, the default first.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,10 @@ def test_the_points_are_those_that_the_committed_values_were_found_among() -> No
 
 
 def test_the_points_are_scipys_scrambled_sobol_points() -> None:
-    """Trial k > 0 is point k - 1 of the sequence: Optuna's sampler draws the very first one at random."""
+    """Trial k > 0 is point k - 1 of the sequence.
+
+    Optuna's sampler draws the very first one at random.
+    """
     from scipy.stats.qmc import Sobol
 
     space = {"a": {"low": -1.0, "high": 1.0}, "b": {"low": 1e-3, "high": 10.0, "log": True}}
@@ -148,7 +154,10 @@ def test_tpe_goes_where_the_past_was_good() -> None:
 
 
 def test_tpe_takes_running_trials_for_bad_ones() -> None:
-    """A lie that keeps parallel trials apart: with 20 at work on the best place, others look elsewhere more often."""
+    """A lie that keeps parallel trials apart.
+
+    With 20 at work on the best place, others look elsewhere more often.
+    """
     space = {"lr": SPACE["lr"]}
     busy = [told(space, {"lr": 1e-2}, None)] * 20
     numbers = range(24, 64)

@@ -1,4 +1,5 @@
-"""Studies on disk: no trial is carried out twice or lost, whoever works on them and whatever happens to them."""
+"""Studies on disk: no trial is carried out twice or lost, whoever works on them and whatever
+happens to them."""
 
 from __future__ import annotations
 
@@ -148,7 +149,10 @@ def test_a_halved_study_is_one_of_its_number_of_trials(study: Study) -> None:
 
 
 def test_the_same_setting_again_waits_for_the_run_that_is_at_it(study: Study) -> None:
-    """A small space repeats itself, and the same setting is the same run: two processes must not write one record."""
+    """A small space repeats itself, and the same setting is the same run.
+
+    Two processes must not write one record.
+    """
     pair = replace(study, space={"lr": {"choices": [0.01, 0.1]}})
     assert [point.get("lr", 0.1) for point in sequence(pair.space, 6)] == [
         0.1,
@@ -236,7 +240,10 @@ def test_a_trial_that_was_told_but_not_ended_is_told_again(
 def test_a_lock_that_was_lost_makes_no_trial_twice(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two processes that believe to be alone both make trial 0: the journal's order decides whose it is."""
+    """Two processes that believe to be alone both make trial 0.
+
+    The journal's order decides whose it is.
+    """
     here, there = Journal(study, owner("a")), Journal(study, owner("b"))
     (first,) = here.claim()
     monkeypatch.setattr(there, "trials", dict)  # it has looked before the other wrote

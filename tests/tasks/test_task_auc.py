@@ -1,4 +1,5 @@
-"""The AUC task: the surrogate against its pairs and its min-max form, the metric against scikit-learn."""
+"""The AUC task: the surrogate against its pairs and its min-max form, the metric against
+scikit-learn."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ def scored() -> tuple[Tensor, Tensor]:
 
 
 def min_max(scores: Tensor, targets: Tensor, a: Tensor, b: Tensor, alpha: Tensor) -> Tensor:
-    """The objective of Ying, Wen and Lyu as they write it, divided by p (1 - p), p the share of positives."""
+    """The objective of Ying, Wen and Lyu as they write it, divided by p (1 - p), p the share of
+    positives."""
     p = targets.mean()
     positive, negative = targets, 1 - targets
     terms = (1 - p) * (scores - a) ** 2 * positive + p * (scores - b) ** 2 * negative

@@ -1,4 +1,7 @@
-"""A task from a file of the user's: what it takes, what it offers, and what it says of a file that is broken."""
+"""A task from a file of the user's.
+
+What it takes, what it offers, and what it says of a file that is broken.
+"""
 
 from __future__ import annotations
 
@@ -85,12 +88,14 @@ def test_three_names_are_enough(make: Make) -> None:
     "data",
     [
         "x, y = np.random.rand(50, 4), np.arange(50, dtype=np.int32) % 3\ndata = x, y\n",
-        "x, y = torch.randn(50, 4), torch.arange(50) % 3\ndata = torch.utils.data.TensorDataset(x, y)\n",
+        "x, y = torch.randn(50, 4), torch.arange(50) % 3\ndata = torch.utils.data.TensorDataset(x, "
+        "y)\n",
         "x, y = torch.randn(50, 4), torch.arange(50) % 3\n"
         "class Set(torch.utils.data.Dataset):\n    def __len__(self):\n        return 50\n"
         "    def __getitem__(self, i):\n        return x[i], int(y[i])\n"
         "data = torch.utils.data.DataLoader(Set(), 7, shuffle=True)\n",
-        "x, y = torch.randn(50, 4), torch.arange(50) % 3\ndef data():\n    return {'train': (x, y)}\n",
+        "x, y = torch.randn(50, 4), torch.arange(50) % 3\ndef data():\n    return {'train': (x, "
+        "y)}\n",
     ],
     ids=["numpy", "TensorDataset", "loader of a data set", "function"],
 )
@@ -151,10 +156,12 @@ def test_a_module_is_copied_for_every_run(make: Make) -> None:
 
 def test_a_metric_of_the_whole_split_is_not_averaged_over_batches(make: Make) -> None:
     task = make(
-        "from sklearn.metrics import roc_auc_score\nmodel = lambda: nn.Linear(4, 1)\nloss = nn.BCEWithLogitsLoss()\n"
+        "from sklearn.metrics import roc_auc_score\nmodel = lambda: nn.Linear(4, 1)\nloss = "
+        "nn.BCEWithLogitsLoss()\n"
         "x = torch.randn(3000, 4)\ndata = x, (x[:, :1] + torch.randn(3000, 1) > 0).float()\n"
         "def area(outputs, targets):\n    return roc_auc_score(targets, outputs)\n"
-        "metrics = {'auc': area, 'size': lambda outputs, targets: outputs.abs().flatten()}\ndirection = 'max'\n"
+        "metrics = {'auc': area, 'size': lambda outputs, targets: "
+        "outputs.abs().flatten()}\ndirection = 'max'\n"
     )
     model = task.model(0)
     inputs, targets = task.splits["train"]
@@ -198,7 +205,8 @@ OFFERED = {
     ),
     "squares": (
         (
-            "model = lambda: nn.Linear(4, 1)\nloss = nn.MSELoss()\ndata = torch.randn(50, 4), torch.randn(50, 1)\n",
+            "model = lambda: nn.Linear(4, 1)\nloss = nn.MSELoss()\ndata = torch.randn(50, 4), "
+            "torch.randn(50, 1)\n",
         ),
         CLASSIFIES | {"jacobian"},
     ),
@@ -239,8 +247,10 @@ OFFERED = {
     ),
     "no second derivative": (
         (
-            "class Once(torch.autograd.Function):\n    @staticmethod\n    def forward(ctx, x):\n        return x.clone()\n"
-            "    @staticmethod\n    @torch.autograd.function.once_differentiable\n    def backward(ctx, g):\n"
+            "class Once(torch.autograd.Function):\n    @staticmethod\n    def forward(ctx, x):\n   "
+            "     return x.clone()\n"
+            "    @staticmethod\n    @torch.autograd.function.once_differentiable\n    def "
+            "backward(ctx, g):\n"
             "        return g * 1.0\n",
             net("Once.apply(self.layer(x))"),
             LOSS,

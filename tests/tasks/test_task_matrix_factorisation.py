@@ -1,4 +1,7 @@
-"""Matrix factorisation: the truncated SVD is the minimum, the saddle, the invariance, the oracles on index inputs."""
+"""Matrix factorisation.
+
+The truncated SVD is the minimum, the saddle, the invariance, the oracles on index inputs.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +87,10 @@ def test_product_is_invariant() -> None:
 
 
 def test_zero_is_a_saddle() -> None:
-    """The Hessian there pairs the factors, -2/(m n) Y: its eigenvalues are plus and minus the singular values."""
+    """The Hessian there pairs the factors, -2/(m n) Y.
+
+    Its eigenvalues are plus and minus the singular values.
+    """
     task = MatrixFactorisation(**TINY)
     curvature = objective_of(task, at(task, torch.zeros(7, 2), torch.zeros(5, 2))).hessian()
     assert float(curvature.gradient.norm()) == 0
@@ -151,7 +157,10 @@ def test_held_out_entries_are_exact_and_the_error_is_relative() -> None:
 
 
 def test_gauss_newton_recovers_the_held_out_entries() -> None:
-    """A plain Levenberg-Marquardt loop: half the entries of an ill-conditioned matrix determine the other half."""
+    """A plain Levenberg-Marquardt loop.
+
+    Half the entries of an ill-conditioned matrix determine the other half.
+    """
     task = MatrixFactorisation(
         rows=20, columns=15, rank=2, true_rank=2, condition=100.0, observed=0.6
     )

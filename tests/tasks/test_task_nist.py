@@ -1,4 +1,7 @@
-"""NIST's regressions: certified sums and parameters, and scipy's Levenberg-Marquardt from both starts."""
+"""NIST's regressions.
+
+Certified sums and parameters, and scipy's Levenberg-Marquardt from both starts.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""DeepOBS's noisy quadratic: its instance, its noise floor in closed form, its oracles, its order of examples."""
+"""DeepOBS's noisy quadratic.
+
+Its instance, its noise floor in closed form, its oracles, its order of examples.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +77,8 @@ def test_start_is_all_ones() -> None:
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_loss_is_the_gap_to_the_mean_plus_the_spread_of_the_examples(split: str) -> None:
-    """(1/N) sum 1/2 (theta - z)^T H (theta - z) = 1/2 (theta - mean)^T H (theta - mean) + 1/2 tr(H covariance)."""
+    """(1/N) sum 1/2 (theta - z)^T H (theta - z) = 1/2 (theta - mean)^T H (theta - mean) + 1/2 tr(H
+    covariance)."""
     inputs, _ = TASK.splits[split]
     theta = torch.randn(100, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     mean, covariance = inputs.mean(0), torch.cov(inputs.T, correction=0)
@@ -88,7 +92,8 @@ def test_loss_is_the_gap_to_the_mean_plus_the_spread_of_the_examples(split: str)
 
 @pytest.mark.parametrize("noise", [0.1, 0.6])
 def test_noise_floor(noise: float) -> None:
-    """At the minimiser the loss of an example has the mean noise^2/2 tr H and the variance noise^4/2 tr H^2."""
+    """At the minimiser the loss of an example has the mean noise^2/2 tr H and the variance
+    noise^4/2 tr H^2."""
     task = NoisyQuadratic(noise=noise, examples=20_000)
     assert task.floor == pytest.approx(noise**2 / 2 * float(task.hessian.trace()), rel=1e-12)
     deviation = noise**2 * float((task.eigenvalues.square().sum() / 2 / 20_000).sqrt())

@@ -1,4 +1,7 @@
-"""Entropic optimal transport: its solution against other algorithms, its derivatives against their formulas."""
+"""Entropic optimal transport.
+
+Its solution against other algorithms, its derivatives against their formulas.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ SMALL: dict[str, Any] = {"points": 12, "target_points": 8}
 
 
 def plain_sinkhorn(costs: np.ndarray, epsilon: float) -> tuple[np.ndarray, float]:
-    """The plan and its entropic cost by the scaling iteration as it is usually written, without logarithms."""
+    """The plan and its entropic cost by the scaling iteration as it is usually written, without
+    logarithms."""
     n, m = costs.shape
     kernel = np.exp(-costs / epsilon) / (n * m)
     left, right = np.ones(n), np.ones(m)

@@ -1,4 +1,7 @@
-"""Spelling to pronunciation: the dictionary, padding that counts for nothing, and what the metrics mean."""
+"""Spelling to pronunciation.
+
+The dictionary, padding that counts for nothing, and what the metrics mean.
+"""
 
 from __future__ import annotations
 

@@ -100,7 +100,10 @@ def _save_for_paper(canvas: Canvas, file: Path) -> None:
 
 
 def _folded_legend(canvas: Canvas, legend: Legend) -> None:
-    """Put a legend that has become wider than its picture into fewer columns; more rows make the picture taller."""
+    """Put a legend that has become wider than its picture into fewer columns.
+
+    More rows make the picture taller.
+    """
     handles = [handle for handle in legend.legend_handles if handle is not None]
     labels = [text.get_text() for text in legend.get_texts()]
     renderer = FigureCanvasAgg(canvas).get_renderer()  # type: ignore[no-untyped-call]

@@ -1,4 +1,7 @@
-"""What the comparing pictures share: lines in an optimizer's look, bands, legends, labels at the ends of lines."""
+"""What the comparing pictures share.
+
+Lines in an optimizer's look, bands, legends, labels at the ends of lines.
+"""
 
 from __future__ import annotations
 
@@ -155,7 +158,10 @@ def moved_apart(heights: Mapping[str, float], least: float) -> dict[str, float]:
 def name_points(
     axes: Axes, points: Mapping[str, tuple[float, float]], colour: str = "#333333"
 ) -> None:
-    """Names beside points, each moved up until it touches no other one; the panel's limits are set before."""
+    """Names beside points, each moved up until it touches no other one.
+
+    The panel's limits are set before.
+    """
     placed: list[tuple[float, float, float]] = []
     to_panel = axes.transData + axes.transAxes.inverted()
     wide, high = CHARACTER / _panel_inches(axes)[0], LINE / _panel_inches(axes)[1]
@@ -189,7 +195,10 @@ def _panel_inches(axes: Axes) -> tuple[float, float]:
 
 
 def ratio_ticks(ruler: Axis) -> None:
-    """Ticks of a logarithmic axis as plain numbers: 0.1, 1, 10 on a wide one, 0.5, 1, 2 on a narrow one."""
+    """Ticks of a logarithmic axis as plain numbers.
+
+    0.1, 1, 10 on a wide one, 0.5, 1, 2 on a narrow one.
+    """
     plain_ticks(ruler)
     low, high = ruler.get_view_interval()
     if high / low >= FEW_DECADES:
@@ -210,7 +219,10 @@ def said(axes: Axes, text: str) -> None:
 def named_looks(
     names: Iterable[str], styles: Mapping[str, Look], records: Records
 ) -> dict[str, Look]:
-    """Looks for the names of optimizers: those of their label in the report, and new ones for names without a label."""
+    """Looks for the names of optimizers.
+
+    Those of their label in the report, and new ones for names without a label.
+    """
     wanted = list(names)
     labels = records.frame.drop_duplicates("name").set_index("name")["optimizer"]
     known = {

@@ -1,4 +1,7 @@
-"""What the pictures of shares against cost have in common: a panel a unit, step functions, bands, a marked place."""
+"""What the pictures of shares against cost have in common.
+
+A panel a unit, step functions, bands, a marked place.
+"""
 
 from __future__ import annotations
 

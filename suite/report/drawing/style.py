@@ -1,4 +1,7 @@
-"""One look for an optimizer in every figure: colour by name, line by family, shade and marker where colours meet."""
+"""One look for an optimizer in every figure.
+
+Colour by name, line by family, shade and marker where colours meet.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +110,9 @@ def colour_of(name: str) -> str:
 
 
 def looks(labelled: Sequence[tuple[str, str, str]]) -> dict[str, Look]:
-    """A look for each (label, name, family): no two of up to 33 labels of one hue share both shade and marker.
+    """A look for each (label, name, family).
+
+    No two of up to 33 labels of one hue share both shade and marker.
 
     The first name of a hue has its full colour, the next ones a darker and a lighter shade of it;
     the configurations of one name share theirs. A marker comes back only when all are taken, so up

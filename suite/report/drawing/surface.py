@@ -1,4 +1,7 @@
-"""A function of two parameters as a picture needs it: the part of the plane, values on a grid, contour levels."""
+"""A function of two parameters as a picture needs it.
+
+The part of the plane, values on a grid, contour levels.
+"""
 
 from __future__ import annotations
 

@@ -21,7 +21,10 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Trail:
-    """One run's path: points, `(k, 2)`, after each of `steps`, the first of them the start; and how the run ended."""
+    """One run's path: points, `(k, 2)`, after each of `steps`, the first of them the start.
+
+    And how the run ended.
+    """
 
     optimizer: str
     steps: Array
@@ -124,7 +127,10 @@ def _task(node: dict[str, Any], allow: Sequence[str]) -> Any:
 
 
 def _trail(records: Records, index: int) -> Trail | None:
-    """The path of one run, without a last row that a kill has cut; None where there is none that can be read."""
+    """The path of one run, without a last row that a kill has cut.
+
+    None where there is none that can be read.
+    """
     run = records.runs[index]
     table = run.walk
     if table is None:

@@ -1,4 +1,7 @@
-"""Where things are found in the report: a page for each problem, and on it the runs of each optimizer."""
+"""Where things are found in the report.
+
+A page for each problem, and on it the runs of each optimizer.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,10 @@ class Links:
         return f"{page}#{RUNS}-{anchor}" if page and anchor else ""
 
     def addresses(self, table: Table) -> list[list[str]]:
-        """The address behind each cell: what its own source says, or its column and its neighbours; empty for none."""
+        """The address behind each cell: what its own source says, or its column and its neighbours.
+
+        Empty for none.
+        """
         return [self._row(table, cells) for cells in table.rows]
 
     def _row(self, table: Table, cells: Sequence[Cell]) -> list[str]:

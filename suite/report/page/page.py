@@ -37,7 +37,10 @@ class Section:
 
 @dataclass(frozen=True)
 class Fact:
-    """A line at the head of a page: what it tells, a word or a command or several of either, an address for each."""
+    """A line at the head of a page.
+
+    What it tells, a word or a command or several of either, an address for each.
+    """
 
     name: str
     values: Sequence[str]
@@ -87,7 +90,10 @@ class Datum:
 
 @dataclass(frozen=True)
 class Row:
-    """A row as the page shows it: its cells, the group that it belongs to, whether it is the group's first."""
+    """A row as the page shows it.
+
+    Its cells, the group that it belongs to, whether it is the group's first.
+    """
 
     data: Sequence[Datum]
     group: str = ""
@@ -112,7 +118,10 @@ def render_page(page: Page, links: Links) -> str:
 
 
 def _folded(table: Table, links: Links) -> bool:
-    """Whether the overall page shows a table only when asked to: a long one with a row for every pair."""
+    """Whether the overall page shows a table only when asked to.
+
+    A long one with a row for every pair.
+    """
     pairs = {"problem", "optimizer"} <= set(table.columns)
     return pairs and not links.inside and len(table.frame) > MOST_ROWS
 

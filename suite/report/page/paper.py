@@ -165,14 +165,17 @@ def _readme(records: Records, command: str) -> str:
     return "\n".join(
         [
             f"Made by: {command}",
-            f"From {len(records.frame)} runs ({len(records.optimizers)} optimizers, {len(records.problems)} problems),",
+            f"From {len(records.frame)} runs ({len(records.optimizers)} optimizers, "
+            f"{len(records.problems)} problems),",
             "each with its directory, its numbers and the command that repeats it in runs.csv.",
             f"The suite's commits that ran them: {made}.",
             "",
             "main.tex    everything on one-column pages: pdflatex main, twice",
             "tables/     one file a table, for \\input; they need \\usepackage{array,booktabs} and",
-            "            \\usepackage[T1]{fontenc}, and are at most 6.5 inches wide in \\footnotesize",
-            "figures/    PDF with embedded fonts; at the widths that main.tex gives them, for a column of 6.5",
+            "            \\usepackage[T1]{fontenc}, and are at most 6.5 inches wide in "
+            "\\footnotesize",
+            "figures/    PDF with embedded fonts; at the widths that main.tex gives them, for a "
+            "column of 6.5",
             "            inches, their text is 7 points high",
             "",
         ]

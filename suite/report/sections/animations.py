@@ -86,7 +86,8 @@ def _animation(plane: Plane, looks: dict[str, Look], file: Path) -> Picture:
         )
     names = ", ".join(trail.optimizer for trail in plane.trails)
     caption = (
-        f"The same paths in motion, {plane.seed}. The frames' steps are evenly spaced in their logarithm up to step "
+        f"The same paths in motion, {plane.seed}. The frames' steps are evenly spaced in their "
+        f"logarithm up to step "
         f"{last:,}; a step costs more for some than for others. "
         f"From {len(plane.trails)} run{'s' if len(plane.trails) != 1 else ''}."
     )
@@ -160,7 +161,9 @@ def _runner(axes: Axes, trail: Trail, looks: dict[str, Look]) -> Runner:
 
 
 def _palette(ground: Surface, looks: Sequence[Look]) -> Colours:
-    """At most 256 colours, `(n, 3)`, for all frames: those that were drawn with and their blends at the edges of lines.
+    """At most 256 colours, `(n, 3)`, for all frames.
+
+    Those that were drawn with and their blends at the edges of lines.
 
     A palette found by counting would spend itself on the ground and bend the colours by which the
     paths are told.

@@ -1,4 +1,7 @@
-"""Bars of what a step costs: its time and its memory, a panel for each problem and kind of hardware."""
+"""Bars of what a step costs.
+
+Its time and its memory, a panel for each problem and kind of hardware.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,10 @@ Bars = dict[str, Bar]
 
 @dataclass(frozen=True)
 class Quantity:
-    """What the bars measure; `of` gives the length of one cell's bar and the mark before its number."""
+    """What the bars measure.
+
+    `of` gives the length of one cell's bar and the mark before its number.
+    """
 
     name: str
     title: str

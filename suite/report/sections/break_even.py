@@ -1,4 +1,7 @@
-"""The break-even plane: how many steps a method saves against the baseline, and how much more it pays for each."""
+"""The break-even plane.
+
+How many steps a method saves against the baseline, and how much more it pays for each.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +41,12 @@ BARE_MARK = 0.45  # inches before a label of a legend without marks
 Limits = tuple[float, float, float, float]  # left, right, low, high
 ISO = (1 / 16, 1 / 4, 4.0, 16.0)
 HOW_TO_READ = (
-    "A point is a method on a problem (numbered, where there are several): left of 1 it needs fewer steps to the "
-    "target than the baseline, above 1 it pays more for each. On the dashed line both take the same time: a method "
-    "that needs half the steps at twice the price breaks even. In the shaded part, below the line, it arrives earlier; "
+    "A point is a method on a problem (numbered, where there are several): left of 1 it needs "
+    "fewer steps to the "
+    "target than the baseline, above 1 it pays more for each. On the dashed line both take the "
+    "same time: a method "
+    "that needs half the steps at twice the price breaks even. In the shaded part, below the line, "
+    "it arrives earlier; "
     "the thin lines stand for 1/16, 1/4, 4 and 16 times the baseline's time."
 )
 
@@ -269,7 +275,10 @@ def _limits(points: Sequence[Point]) -> Limits:
 
 
 def _range(values: Sequence[float], middles: Sequence[float]) -> tuple[float, float]:
-    """From the least to the greatest: of intervals that reach more than a decade beyond all middles, only that."""
+    """From the least to the greatest.
+
+    Of intervals that reach more than a decade beyond all middles, only that.
+    """
     centres = [value for value in middles if 0 < value < math.inf] or [1.0]
     kept = [value for value in values if 0 < value < math.inf]
     if len(middles) > 1:
@@ -294,7 +303,10 @@ def _ground(axes: Axes, limits: Limits) -> None:
 def _points(
     axes: Axes, points: Sequence[Point], look: Look, limits: Limits, numbers: Mapping[str, int]
 ) -> list[tuple[Point, tuple[float, float]]]:
-    """Draw a method's points with their intervals, numbered if they have numbers; give back which lack a label."""
+    """Draw a method's points with their intervals, numbered if they have numbers.
+
+    Give back which lack a label.
+    """
     bare: list[tuple[Point, tuple[float, float]]] = []
     for point in points:
         x, y = point.steps.ratio, point.cost.ratio
@@ -347,10 +359,12 @@ def _caption(found: Plane) -> str:
     parts = [
         f"Ratios to {listed(found.against)}, the typical run of each.",
         bars if intervals else "A single seed: no intervals.",
-        "An arrow at an edge: half of the method's runs or more never arrived (right), or of the baseline's (left)."
+        "An arrow at an edge: half of the method's runs or more never arrived (right), or of the "
+        "baseline's (left)."
         if any(not 0 < point.steps.ratio < math.inf for point in every)
         else "",
-        "A percentage behind a problem: not the target, but the hardest level that all of the baseline's runs reached."
+        "A percentage behind a problem: not the target, but the hardest level that all of the "
+        "baseline's runs reached."
         if set(found.levels.values()) - {TARGET}
         else "",
         "Hollow: seconds of runs that shared the machine, to be read as rough."

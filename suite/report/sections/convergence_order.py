@@ -1,4 +1,7 @@
-"""The order of convergence: f - f* against oracle calls, each gap against the one before, and the orders in words."""
+"""The order of convergence.
+
+F - f* against oracle calls, each gap against the one before, and the orders in words.
+"""
 
 from __future__ import annotations
 
@@ -35,22 +38,32 @@ from suite.tables.formats import NOT_RUN, number
 from suite.tables.table import Cell, Table, make_table, runs_note
 
 HOW_TO_READ = (
-    "How fast the gap e = f - f* closes, step by step. Left: against oracle calls; a straight line is linear "
-    "convergence, a line that bends down is superlinear. Right: each gap against the one before it; along a line of "
-    "slope 1 each step wins the same factor (linear), along one of slope 2 each step doubles the number of correct "
-    "digits (quadratic). The order is read off the last four decades above round-off, so it says how a method ends, "
-    "not how long it takes to get there. A step is the optimizer's own: torch's L-BFGS makes several iterations in "
-    "one, and its order is that of all of them together. The distance to the minimizer has the same order as f - f*, "
+    "How fast the gap e = f - f* closes, step by step. Left: against oracle calls; a straight line "
+    "is linear "
+    "convergence, a line that bends down is superlinear. Right: each gap against the one before "
+    "it; along a line of "
+    "slope 1 each step wins the same factor (linear), along one of slope 2 each step doubles the "
+    "number of correct "
+    "digits (quadratic). The order is read off the last four decades above round-off, so it says "
+    "how a method ends, "
+    "not how long it takes to get there. A step is the optimizer's own: torch's L-BFGS makes "
+    "several iterations in "
+    "one, and its order is that of all of them together. The distance to the minimizer has the "
+    "same order as f - f*, "
     "and the square root of its linear rate."
 )
 SAID = (
-    "How the gap f - f* closes at consecutive steps above round-off, in most runs; how many of all show it, unless all "
+    "How the gap f - f* closes at consecutive steps above round-off, in most runs; how many of all "
+    "show it, unless all "
     "do. linear: by the factor `rate` in each step; order q: e(k+1) ~ C e(k)^q."
 )
 NUMBERS = (
-    "Rate: the factor per step (linear). Order: q of e(k+1) ~ C e(k)^q, or the power of 1/k (sublinear). Points: the "
-    "gaps above round-off; fewer than four, or six of a slow sequence, are too few (round-off was reached before, or, "
-    "with log_every, too few steps were logged). Agree: the runs that show this order, of all. Gap: the median final "
+    "Rate: the factor per step (linear). Order: q of e(k+1) ~ C e(k)^q, or the power of 1/k "
+    "(sublinear). Points: the "
+    "gaps above round-off; fewer than four, or six of a slow sequence, are too few (round-off was "
+    "reached before, or, "
+    "with log_every, too few steps were logged). Agree: the runs that show this order, of all. "
+    "Gap: the median final "
     "gap."
 )
 LONG = 8.0
@@ -67,7 +80,10 @@ CAUTION = (
 
 @dataclass(frozen=True)
 class Convergence:
-    """One optimizer on one problem: the order that most runs show, how many do, and the sequence of one run."""
+    """One optimizer on one problem.
+
+    The order that most runs show, how many do, and the sequence of one run.
+    """
 
     optimizer: str
     order: Order
@@ -97,7 +113,10 @@ def convergences(records: Records) -> list[Found]:
 
 
 def order_tables(found: Sequence[Found], optimizers: Sequence[str]) -> list[Table]:
-    """The words at a glance, a row per optimizer and a column per problem, and all numbers; none without problems."""
+    """The words at a glance, a row per optimizer and a column per problem, and all numbers.
+
+    None without problems.
+    """
     if not found:
         return []
     counted = runs_note(sum(len(cell.runs) for one in found for cell in one.cells))
@@ -130,7 +149,8 @@ def _picture(one: Found, looks: dict[str, Look], folder: Path, name: str) -> Pic
     with mpl.rc_context(RC):
         png = save(_draw(one, looks), folder, name)
     caption = (
-        f"The gap f - f* of {one.seed}, up to round-off and beyond. Left: against gradient-equivalents. Right: each "
+        f"The gap f - f* of {one.seed}, up to round-off and beyond. Left: against "
+        f"gradient-equivalents. Right: each "
         "gap against the one before. The words are those of the table. "
     )
     said = "; ".join(f"{cell.optimizer}: {cell.word}" for cell in one.cells)
@@ -173,7 +193,10 @@ def _convergence(
 
 
 def _majority(orders: list[Order]) -> tuple[Order, int]:
-    """The most frequent word, with the medians of those who say it; the more modest one of two as frequent."""
+    """The most frequent word, with the medians of those who say it.
+
+    The more modest one of two as frequent.
+    """
     if not orders:
         return Order(TOO_FEW), 0
     counts = Counter(order.kind for order in orders)

@@ -1,4 +1,7 @@
-"""Tables of what it cost: time per step, oracle calls per step, memory; one table for each kind of hardware."""
+"""Tables of what it cost: time per step, oracle calls per step, memory.
+
+One table for each kind of hardware.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +36,14 @@ def _cost_table(records: Records, place: str, index: int) -> Table:
         for row in _problem_rows(records, place, str(problem))
     ]
     caption = (
-        f"Measured on {place}. Milliseconds of one optimizer step (evaluation, data and logging excluded), mean ± "
-        "standard deviation (runs); Relative: divided by the cheapest optimizer of this problem; grad-equivalents per "
-        "step: oracle calls weighted by their measured cost relative to one forward and backward; state: the "
-        "optimizer's tensors; peak: the high-water mark of memory over a step. Bold: the cheapest, and what cannot be "
+        f"Measured on {place}. Milliseconds of one optimizer step (evaluation, data and logging "
+        f"excluded), mean ± "
+        "standard deviation (runs); Relative: divided by the cheapest optimizer of this problem; "
+        "grad-equivalents per "
+        "step: oracle calls weighted by their measured cost relative to one forward and backward; "
+        "state: the "
+        "optimizer's tensors; peak: the high-water mark of memory over a step. Bold: the cheapest, "
+        "and what cannot be "
         f"told from it, among runs that had their cores to themselves. {SHARED} "
     )
     name, title = (

@@ -28,10 +28,14 @@ LINE, HEAD = 0.21, 1.0  # inches: of a method, and of the axis with what stands 
 INK = "#333333"
 MOST_TICKS = 14  # ranks that have their number above the axis
 HOW_TO_READ = (
-    "On every problem the methods are ranked by what the median run spends to reach the target, 1 for the least; those "
-    "that never arrive share the last ranks. The axis shows the means of these ranks: the best method stands leftmost. "
-    "Methods under one thick bar cannot be told apart, since their mean ranks differ by less than the critical "
-    "difference CD. Few problems make a long CD: that no difference is seen does not say that there is none."
+    "On every problem the methods are ranked by what the median run spends to reach the target, 1 "
+    "for the least; those "
+    "that never arrive share the last ranks. The axis shows the means of these ranks: the best "
+    "method stands leftmost. "
+    "Methods under one thick bar cannot be told apart, since their mean ranks differ by less than "
+    "the critical "
+    "difference CD. Few problems make a long CD: that no difference is seen does not say that "
+    "there is none."
 )
 
 
@@ -45,7 +49,10 @@ class Ranking:
 
 
 def section(records: Records, styles: Mapping[str, Look], figures: Path) -> Section:
-    """The diagrams in steps, seconds and gradient-equivalents; words where there is too little to rank."""
+    """The diagrams in steps, seconds and gradient-equivalents.
+
+    Words where there is too little to rank.
+    """
     chosen = aggregated(records, crossings(records))
     found = {
         unit: one
@@ -84,7 +91,8 @@ def _why_not(chosen: Aggregated) -> str:
     if not problems:
         return ""
     return (
-        f"Mean ranks need {FEWEST_PROBLEMS} problems with a target and {FEWEST_METHODS} methods that ran on all of "
+        f"Mean ranks need {FEWEST_PROBLEMS} problems with a target and {FEWEST_METHODS} methods "
+        f"that ran on all of "
         f"them; here they are {problems} and {len(complete)}. {chosen.note}"
     ).strip()
 
@@ -112,8 +120,10 @@ def _picture(
     ]
     out = [name for name in chosen.methods if name not in names]
     caption = (
-        f"Mean ranks over problems, {listed(problems)}; CD: Nemenyi's critical difference at {ALPHA:.0%} (no other "
-        f"band). Medians over seeds. {f'Not ranked, since not run on all problems: {listed(out)}. ' if out else ''}"
+        f"Mean ranks over problems, {listed(problems)}; CD: Nemenyi's critical difference at "
+        f"{ALPHA:.0%} (no other "
+        f"band). Medians over seeds. "
+        f"{f'Not ranked, since not run on all problems: {listed(out)}. ' if out else ''}"
         f"{_without_the_unrun(chosen)}{runs_note(len(chosen.indices))}"
     )
     return Picture("ranks", "Critical differences of mean ranks", caption, _alt(found), png)
@@ -127,7 +137,10 @@ def _without_the_unrun(chosen: Aggregated) -> str:
 def _diagram(
     axes: Axes, one: Ranking, title: str, styles: Mapping[str, Look], height: float, side: float
 ) -> None:
-    """Axis, critical difference, names on elbows at both sides, bars: x in ranks, y in inches from the top down."""
+    """Axis, critical difference, names on elbows at both sides, bars.
+
+    X in ranks, y in inches from the top down.
+    """
     ranks = one.test.ranks
     k = len(ranks)
     axes.set_axis_off()
@@ -170,7 +183,10 @@ def _diagram(
 
 
 def _measure(axes: Axes, difference: float, k: int) -> None:
-    """The critical difference as a length, right of the title; as a number alone where it is longer than the axis."""
+    """The critical difference as a length, right of the title.
+
+    As a number alone where it is longer than the axis.
+    """
     length = min(difference, float(k - 1))
     start, y = k - length, 0.38
     axes.plot([start, k], [y, y], color=INK, lw=1)

@@ -1,4 +1,7 @@
-"""Curves of every problem: training loss and validation metric against steps, seconds and gradient-equivalents."""
+"""Curves of every problem.
+
+Training loss and validation metric against steps, seconds and gradient-equivalents.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +34,19 @@ from suite.tables.table import runs_note
 
 LOG_X_FROM = 8.0
 HOW_TO_READ = (
-    "Each row of panels shows one quantity against steps, seconds of the optimizer's steps, and gradient-equivalents "
-    "(oracle calls weighted by their measured cost relative to one forward and backward): further left is cheaper. "
-    "The median over runs is taken at the same step and drawn as far as half of the runs go. Scales "
-    "are logarithmic where values span more than a decade, or costs differ more than eightfold; values below 1e-16 of "
+    "Each row of panels shows one quantity against steps, seconds of the optimizer's steps, and "
+    "gradient-equivalents "
+    "(oracle calls weighted by their measured cost relative to one forward and backward): further "
+    "left is cheaper. "
+    "The median over runs is taken at the same step and drawn as far as half of the runs go. "
+    "Scales "
+    "are logarithmic where values span more than a decade, or costs differ more than eightfold; "
+    "values below 1e-16 of "
     "the top are then drawn at the lower edge. The line style is the optimizer's family."
 )
 UNFINISHED_STRANDS = (
-    "Thin lines are runs that failed on the way, drawn to their last finite value, at the panel's edge where that lies "
+    "Thin lines are runs that failed on the way, drawn to their last finite value, at the panel's "
+    "edge where that lies "
     "outside: a cross marks divergence, a bar any other end."
 )
 
@@ -147,7 +155,10 @@ def _on_axis(axes: Axes, points: pd.DataFrame, axis: str) -> pd.DataFrame:
 def _plot_middle(
     axes: Axes, one: Curve, axis: str, look: Look, number: int, *, floor: float
 ) -> None:
-    """Median line and band; the markers of different optimizers are staggered so that they do not cover each other."""
+    """Median line and band.
+
+    The markers of different optimizers are staggered so that they do not cover each other.
+    """
     points = _on_axis(axes, one.middle, axis)
     value, low, high = (points[key].clip(lower=floor) for key in ("value", "low", "high"))
     every = max(1, len(points) // 6)
@@ -167,7 +178,10 @@ def _plot_middle(
 
 
 def _plot_strand(axes: Axes, strand: Strand, axis: str, look: Look) -> None:
-    """A thin line to the last finite value, with its end marked; an end outside the panel is marked at its edge."""
+    """A thin line to the last finite value, with its end marked.
+
+    An end outside the panel is marked at its edge.
+    """
     bottom, top = axes.get_ylim()
     points = _on_axis(axes, strand.points, axis)
     if not len(points):
@@ -198,7 +212,8 @@ def _caption(runs: pd.DataFrame, quantities: dict[str, dict[str, Curve]], steps:
     families = ", ".join(dict.fromkeys(str(family).replace("_", " ") for family in runs["family"]))
     strands = any(one.strands for curves in quantities.values() for one in curves.values())
     parts = [
-        f"Lines: median over the runs of {seeds} seed{'s' if seeds != 1 else ''}; band: minimum to maximum.",
+        f"Lines: median over the runs of {seeds} seed{'s' if seeds != 1 else ''}; band: minimum to "
+        f"maximum.",
         f"From step {DETAIL} on each point is the median of {steps} steps." if steps > 1 else "",
         UNFINISHED_STRANDS if strands else "",
         "~ These seconds come from runs that shared cores: read them as rough."
@@ -211,7 +226,10 @@ def _caption(runs: pd.DataFrame, quantities: dict[str, dict[str, Curve]], steps:
 
 
 def _alt(problem: str, runs: pd.DataFrame) -> str:
-    """What the picture would tell, in words: who was compared, and whose training loss ended lowest."""
+    """What the picture would tell, in words.
+
+    Who was compared, and whose training loss ended lowest.
+    """
     names = ", ".join(dict.fromkeys(runs["optimizer"]))
     finals = runs.groupby("optimizer")["final_loss"].median().dropna()
     lowest = (

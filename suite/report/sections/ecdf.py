@@ -1,4 +1,7 @@
-"""How much of everything is reached at which cost: the ECDF over problems, levels and seeds, as COCO draws it."""
+"""How much of everything is reached at which cost.
+
+The ECDF over problems, levels and seeds, as COCO draws it.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,12 @@ DRAWS = 500
 LEVEL = 0.95
 PLACES = 160  # at which a band is computed
 HOW_TO_READ = (
-    "Every problem has levels of its metric, shares of what the baseline improves, and every seed has to reach each "
-    "of them. A line at height 0.7 above 0.5 says: 70 % of all these (problem, level, seed) were reached with half of "
-    "what the baseline spends on a whole run. Further left and higher is better; where a line ends stands what was "
+    "Every problem has levels of its metric, shares of what the baseline improves, and every seed "
+    "has to reach each "
+    "of them. A line at height 0.7 above 0.5 says: 70 % of all these (problem, level, seed) were "
+    "reached with half of "
+    "what the baseline spends on a whole run. Further left and higher is better; where a line ends "
+    "stands what was "
     "reached at all, since a run that stops is not taken up again."
 )
 
@@ -41,7 +47,10 @@ KEYS = ["problem", "level", "seed"]
 
 @dataclass(frozen=True)
 class Reach:
-    """The curves of all methods in one unit: a right-continuous share, and its band at `grid` where there is one."""
+    """The curves of all methods in one unit.
+
+    A right-continuous share, and its band at `grid` where there is one.
+    """
 
     shares: pd.DataFrame
     grid: Array
@@ -115,7 +124,10 @@ def relative_costs(
 
 
 def reach(rows: pd.DataFrame, methods: list[str]) -> Reach | None:
-    """The curves of one unit; a method that did not run on a problem has reached none of its levels."""
+    """The curves of one unit.
+
+    A method that did not run on a problem has reached none of its levels.
+    """
     if rows.empty:
         return None
     table = rows.pivot_table(index=KEYS, columns="optimizer", values="cost", sort=False).reindex(
@@ -132,7 +144,10 @@ def reach(rows: pd.DataFrame, methods: list[str]) -> Reach | None:
 
 
 def _band(costs: pd.Series, grid: Array, seed: int = 0) -> tuple[Array, Array] | None:
-    """The middle 95 % of curves with the seeds of every problem drawn anew; None where no problem has two."""
+    """The middle 95 % of curves with the seeds of every problem drawn anew.
+
+    None where no problem has two.
+    """
     problems, seeds = (costs.index.get_level_values(name) for name in ("problem", "seed"))
     runs = pd.DataFrame({"problem": problems, "seed": seeds})
     codes = runs.groupby(["problem", "seed"], sort=False).ngroup().to_numpy()
@@ -178,7 +193,8 @@ def _caption(curves: Mapping[str, Reach], levels: pd.Series, note: str, runs: in
     few, many = int(levels.min()), int(levels.max())
     said_of = f"{few}" if few == many else f"{few} to {many}"
     parts = [
-        f"{len(levels)} problem{'s' if len(levels) != 1 else ''} with {said_of} level{'s' if many != 1 else ''} each.",
+        f"{len(levels)} problem{'s' if len(levels) != 1 else ''} with {said_of} "
+        f"level{'s' if many != 1 else ''} each.",
         "Band: where 95 % of curves lie when the seeds of every problem are drawn anew."
         if banded and not many_methods
         else f"No bands, which {MOST_BANDS} methods at most can be shown with."

@@ -1,4 +1,7 @@
-"""Tables of what was reached: the final metric of every optimizer on every problem, briefly and in full."""
+"""Tables of what was reached.
+
+The final metric of every optimizer on every problem, briefly and in full.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ from suite.tables.table import Cell, Table, make_table, runs_note
 
 ARROWS = {"max": "↑", "min": "↓"}
 BOLD = (
-    "Bold: the best mean, and every mean that cannot be told from it (their 95 % bootstrap intervals overlap; a "
+    "Bold: the best mean, and every mean that cannot be told from it (their 95 % bootstrap "
+    "intervals overlap; a "
     "single run has no interval); a cell takes part only if all of its runs have a value."
 )
 ALL_WELL = "all finished"
@@ -32,9 +36,12 @@ def main_table(records: Records) -> Table:
         }
         rows.append({"optimizer": name, **cells})
     caption = (
-        "Final value of each problem's metric on the validation split, mean ± standard deviation (number of runs); "
-        f"{ARROWS['max']} larger is better, {ARROWS['min']} smaller is better. {BOLD} What is not plainly "
-        "done is counted in words; only runs that came to the end of their budget (done, target, timeout) have a "
+        "Final value of each problem's metric on the validation split, mean ± standard deviation "
+        "(number of runs); "
+        f"{ARROWS['max']} larger is better, {ARROWS['min']} smaller is better. {BOLD} What is not "
+        f"plainly "
+        "done is counted in words; only runs that came to the end of their budget (done, target, "
+        "timeout) have a "
         f"value; {NOT_RUN} was not run. "
     )
     return make_table(
@@ -43,13 +50,18 @@ def main_table(records: Records) -> Table:
 
 
 def results_table(records: Records) -> Table:
-    """The same results with best and test values, intervals and the ratio to the best mean: a row per pair."""
+    """The same results with best and test values, intervals and the ratio to the best mean.
+
+    A row per pair.
+    """
     rows: list[dict[str, Cell | str]] = []
     for problem in records.problems:
         rows += _problem_rows(records, problem)
     caption = (
-        "Final and best value of the metric on the validation split, the final one on the test split, the 95 % "
-        "bootstrap interval of the mean final value, and Relative: the mean final value divided by the best one on "
+        "Final and best value of the metric on the validation split, the final one on the test "
+        "split, the 95 % "
+        "bootstrap interval of the mean final value, and Relative: the mean final value divided by "
+        "the best one on "
         f"this problem. {BOLD} "
     )
     return make_table("results", "Results in full", caption + runs_note(len(records.frame)), rows)
@@ -69,7 +81,9 @@ def _problem_rows(records: Records, problem: str) -> list[dict[str, Cell | str]]
 
 @once
 def final_cells(records: Records, problem: str) -> dict[str, Cell]:
-    """One problem's cells: the means, the best of them bold, and the outcomes that have no number as words.
+    """One problem's cells.
+
+    The means, the best of them bold, and the outcomes that have no number as words.
 
     All optimizers of the report have one, also those without a run on the problem.
     """

@@ -37,8 +37,10 @@ BARE: dict[Any, Any] = {
     "axes.spines.right": True,
 }
 HOW_TO_READ = (
-    "Functions of two parameters seen from above, the lighter the lower, with the path of each optimizer from the ring "
-    "to its marker, and a dot for each of the first steps. Stars are the known minimizers; a cross at the edge is "
+    "Functions of two parameters seen from above, the lighter the lower, with the path of each "
+    "optimizer from the ring "
+    "to its marker, and a dot for each of the first steps. Stars are the known minimizers; a cross "
+    "at the edge is "
     "where a path leaves the picture."
 )
 
@@ -180,7 +182,10 @@ def draw_ground(axes: Axes, ground: Surface) -> QuadContourSet:
 
 
 def ground_colours() -> Colormap:
-    """Pale and almost grey, so that every path's colour stands out: white valleys, blue-grey heights."""
+    """Pale and almost grey, so that every path's colour stands out.
+
+    White valleys, blue-grey heights.
+    """
     return LinearSegmentedColormap.from_list("ground", ["#ffffff", "#e6ebf0", "#c3ceda", "#9fb0c2"])
 
 

@@ -1,4 +1,7 @@
-"""How much depends on the learning rate: final values against it, from trials of tuning and from sweeps."""
+"""How much depends on the learning rate.
+
+Final values against it, from trials of tuning and from sweeps.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +36,14 @@ ACROSS, HEIGHT = 3, 2.5
 DECADE = 10.0
 STRIP = 0.11  # inches for the bar of a good region
 HOW_TO_READ = (
-    "A flat, low line (high, for a metric that is to be large) over a wide range of rates means that a method forgives "
-    "a rate that is not tuned. Points joined by a line differ in the rate alone, with their medians over seeds; single "
-    "points are trials of tuning in which other settings change too. Crosses at the edge are rates at which runs "
-    "failed. The bars below show where the value stays within 5 % of the method's best without a break."
+    "A flat, low line (high, for a metric that is to be large) over a wide range of rates means "
+    "that a method forgives "
+    "a rate that is not tuned. Points joined by a line differ in the rate alone, with their "
+    "medians over seeds; single "
+    "points are trials of tuning in which other settings change too. Crosses at the edge are rates "
+    "at which runs "
+    "failed. The bars below show where the value stays within 5 % of the method's best without a "
+    "break."
 )
 
 
@@ -189,9 +196,12 @@ def _table(found: Problems) -> Table:
                 }
             )
     caption = (
-        f"Final validation value by learning rate. Good share: the part of the search range (on a log scale) in which "
-        f"the value is within {WITHIN:.0%} of the method's best; good region: where that holds round the best rate "
-        "without a break, and how many powers of ten wide it is. Both are exact to the distance of two rates. Else "
+        f"Final validation value by learning rate. Good share: the part of the search range (on a "
+        f"log scale) in which "
+        f"the value is within {WITHIN:.0%} of the method's best; good region: where that holds "
+        f"round the best rate "
+        "without a break, and how many powers of ten wide it is. Both are exact to the distance of "
+        "two rates. Else "
         f"fixed: whether the rate is all that changes. {_from(found)}"
     )
     return make_table("learning_rates", "Learning-rate sensitivity", caption, rows)
@@ -310,6 +320,7 @@ def _alt(found: Problems) -> str:
         widest = max(widths, key=widths.__getitem__)
         best = number(_sensitivity(methods[widest]).best_rate)
         parts.append(
-            f"{problem}: the widest good region has {widest}, {widths[widest]:.1f} decades round {best}"
+            f"{problem}: the widest good region has {widest}, {widths[widest]:.1f} decades round "
+            f"{best}"
         )
     return f"Final validation value against the learning rate. {'; '.join(parts)}."

@@ -1,4 +1,7 @@
-"""The problems at a glance: what was asked of each, who answered, who is ahead; each row leads to a page."""
+"""The problems at a glance: what was asked of each, who answered, who is ahead.
+
+Each row leads to a page.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,10 @@ def overview_table(records: Records) -> Table:
     """A row per problem: its metric, its runs, and who is best or cannot be told from the best."""
     rows = [_row(records, problem) for problem in records.problems]
     caption = (
-        "One row per problem, with a link to its page. Ahead: the best mean final value and every optimizer that "
-        "cannot be told from it (overlapping 95 % bootstrap intervals), as in the table below; Finished: runs that "
+        "One row per problem, with a link to its page. Ahead: the best mean final value and every "
+        "optimizer that "
+        "cannot be told from it (overlapping 95 % bootstrap intervals), as in the table below; "
+        "Finished: runs that "
         "came to the end of their budget or to their target. "
     )
     return make_table(

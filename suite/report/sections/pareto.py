@@ -1,4 +1,7 @@
-"""Time against memory: who pays with which, and the front of those that no other method beats in both."""
+"""Time against memory.
+
+Who pays with which, and the front of those that no other method beats in both.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +31,10 @@ from suite.tables.table import runs_note
 ACROSS, HEIGHT = 3, 2.9
 EDGE = 1.6  # times the largest time: where those stand that never arrived
 HOW_TO_READ = (
-    "Left is faster and lower takes less memory, both on logarithmic axes. The grey line is the front: for a method on "
-    "it, whose name is written beside it, no other one is at least as good in both and better in one. Bars run from "
+    "Left is faster and lower takes less memory, both on logarithmic axes. The grey line is the "
+    "front: for a method on "
+    "it, whose name is written beside it, no other one is at least as good in both and better in "
+    "one. Bars run from "
     "the fastest to the slowest run."
 )
 
@@ -75,8 +80,10 @@ def to_target(records: Records) -> Plot:
         "Time to the target against peak memory",
         "seconds to the target",
         "peak memory",
-        "Median seconds until the validation metric first was at the target, against the largest high-water mark of "
-        "memory over a step. An arrow at the right edge: half of the method's runs or more never arrived.",
+        "Median seconds until the validation metric first was at the target, against the largest "
+        "high-water mark of "
+        "memory over a step. An arrow at the right edge: half of the method's runs or more never "
+        "arrived.",
         panels,
         runs,
     )
@@ -93,7 +100,8 @@ def per_step(records: Records) -> Plot:
         "Time of a step against the optimizer's state",
         "ms per step",
         "state",
-        "Median milliseconds of one step against the bytes of the tensors that the optimizer keeps between steps.",
+        "Median milliseconds of one step against the bytes of the tensors that the optimizer keeps "
+        "between steps.",
         panels,
         runs,
     )

@@ -51,9 +51,12 @@ HATCHES = {
 }
 ACROSS, BAR = 3, 2.3  # panels; inches of a panel beside its labels
 HOW_TO_READ = (
-    "Each bar is one optimizer step with the machine to itself, cut into its phases: forward and backward passes of "
-    "the objective, the building of the curvature, its inverse or factorisation, its application to the gradient, "
-    "and the line search or trust region; what no phase claims is `other`. Work that is not done in every step, such "
+    "Each bar is one optimizer step with the machine to itself, cut into its phases: forward and "
+    "backward passes of "
+    "the objective, the building of the curvature, its inverse or factorisation, its application "
+    "to the gradient, "
+    "and the line search or trust region; what no phase claims is `other`. Work that is not done "
+    "in every step, such "
     "as the refresh of an inverse, is spread over all steps. Panels have axes of their own."
 )
 
@@ -92,7 +95,10 @@ def phase_panels(records: Records, timings: Timings) -> dict[str, Bars]:
 
 
 def phases_of(panels: Mapping[str, Bars]) -> dict[str, str]:
-    """The phases that take time anywhere, in the order of a step, with their colours; `other` stands last."""
+    """The phases that take time anywhere, in the order of a step, with their colours.
+
+    `other` stands last.
+    """
     there = {
         phase
         for bars in panels.values()
@@ -132,8 +138,10 @@ def _picture(panels: dict[str, Bars], folder: Path) -> Picture:
         png = save(canvas, folder, "phases")
     count = sum(map(len, panels.values()))
     caption = (
-        "Milliseconds of one step by phase; the number at a bar's end is the whole step. No band: a bar is one "
-        f"measurement, the median of its windows. From {count} timing{'s' if count != 1 else ''} of `suite.time`."
+        "Milliseconds of one step by phase; the number at a bar's end is the whole step. No band: "
+        "a bar is one "
+        f"measurement, the median of its windows. From {count} timing{'s' if count != 1 else ''} "
+        f"of `suite.time`."
     )
     return Picture("phases", "Where a step's time goes", caption, _alt(panels), png)
 
@@ -168,6 +176,7 @@ def _alt(panels: Mapping[str, Bars]) -> str:
         total = sum(bar.values())
         share = f"{bar[phase] / total:.0%} of it {phase}"
         parts.append(
-            f"{label.replace(chr(10), ', ')}: {name} takes longest, {number(1e3 * total)} ms, {share}"
+            f"{label.replace(chr(10), ', ')}: {name} takes longest, {number(1e3 * total)} ms, "
+            f"{share}"
         )
     return f"Stacked bars of milliseconds per step by phase. {'; '.join(parts)}."

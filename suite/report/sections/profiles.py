@@ -1,4 +1,7 @@
-"""Performance profiles over problems: how often a method is within a factor of the fastest, and the score of that."""
+"""Performance profiles over problems.
+
+How often a method is within a factor of the fastest, and the score of that.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,12 @@ FARTHEST = 32.0  # times the fastest, which a panel shows at most
 DRAWS = 1000
 LEVEL = 0.95
 HOW_TO_READ = (
-    "A line at height 0.6 above 2 says: on 60 % of the problems the method reached the target within twice the cost of "
-    "whoever was fastest there. At 1 stands how often it was the fastest itself, at the right edge how often it "
-    "arrived at all; higher is better everywhere. Profiles depend on who takes part: a method that joins may change "
+    "A line at height 0.6 above 2 says: on 60 % of the problems the method reached the target "
+    "within twice the cost of "
+    "whoever was fastest there. At 1 stands how often it was the fastest itself, at the right edge "
+    "how often it "
+    "arrived at all; higher is better everywhere. Profiles depend on who takes part: a method that "
+    "joins may change "
     "the order of others."
 )
 
@@ -145,8 +151,10 @@ def score_table(profiles: Mapping[str, Profile], ran: Mapping[str, int]) -> Tabl
         f"{LABELS[unit]}: {len(one.problems)} problems" for unit, one in profiles.items()
     )
     caption = (
-        f"The area under the performance profile from 1 to {TAU_MAX:g} times the least cost, over {TAU_MAX - 1:g}: 1 "
-        f"is always the fastest, 0 never within {TAU_MAX:g} times. In brackets the 95 % bootstrap interval over seeds. "
+        f"The area under the performance profile from 1 to {TAU_MAX:g} times the least cost, over "
+        f"{TAU_MAX - 1:g}: 1 "
+        f"is always the fastest, 0 never within {TAU_MAX:g} times. In brackets the 95 % bootstrap "
+        f"interval over seeds. "
         f"{counts}."
     )
     return make_table("profile_scores", "Scores of the performance profiles", caption, rows)
@@ -218,12 +226,15 @@ def _caption(profiles: Mapping[str, Profile], note: str, runs: int) -> str:
     problems = [f"{len(one.problems)} problems in {LABELS[unit]}" for unit, one in profiles.items()]
     parts = [
         "Costs are medians over seeds, a run that never reached the target infinite. ",
-        "Band: where 95 % of profiles lie when the seeds of every method on every problem are drawn anew. "
+        "Band: where 95 % of profiles lie when the seeds of every method on every problem are "
+        "drawn anew. "
         if banded and not many
-        else f"No bands, which {MOST_BANDS} methods at most can be shown with: the table has intervals. "
+        else f"No bands, which {MOST_BANDS} methods at most can be shown with: the table has "
+        f"intervals. "
         if banded
         else "One seed each: no band. ",
-        f"The dotted line is where the score ends, {TAU_MAX:g} times the least cost. {listed(problems).capitalize()}. ",
+        f"The dotted line is where the score ends, {TAU_MAX:g} times the least cost. "
+        f"{listed(problems).capitalize()}. ",
         f"{note} " if note else "",
         runs_note(runs),
     ]

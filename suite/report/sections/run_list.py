@@ -1,4 +1,7 @@
-"""Where the numbers come from: every run of a problem, how it ended, and the command that repeats it."""
+"""Where the numbers come from.
+
+Every run of a problem, how it ended, and the command that repeats it.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,10 @@ def runs_table(records: Records) -> Table:
     """A row per run, pair by pair in the order of the other tables."""
     rows = [_row(run) for _, run in records.frame.iterrows()]
     caption = (
-        "Every run behind this page's numbers: its last and its best value on the validation split, the last one on "
-        "the test split, what it spent, its directory under the results, and the command that repeats it (one that is "
+        "Every run behind this page's numbers: its last and its best value on the validation "
+        "split, the last one on "
+        "the test split, what it spent, its directory under the results, and the command that "
+        "repeats it (one that is "
         "there already is run again only with force=true). ~ marks seconds from shared cores. "
     )
     return make_table(RUNS, "Runs", caption + runs_note(len(rows)), rows, groups="optimizer")

@@ -23,8 +23,10 @@ def space_table(records: Records) -> Table | None:
         for row in _rows(records, problem, name, int(runs.index[0]))
     ]
     caption = (
-        "What a study may look through, as the runs recorded it from the optimizer's YAML, and the value that these "
-        f"runs have. {EDGE.capitalize()}: within two percent of an end of its range, so that a better value may lie "
+        "What a study may look through, as the runs recorded it from the optimizer's YAML, and the "
+        "value that these "
+        f"runs have. {EDGE.capitalize()}: within two percent of an end of its range, so that a "
+        f"better value may lie "
         f"beyond it; {OUTSIDE}: no study would try it. A method without a row has no search space. "
     )
     table = make_table("spaces", "Search spaces", caption + runs_note(len(records.frame)), rows)

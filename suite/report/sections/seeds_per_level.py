@@ -34,16 +34,21 @@ SHADES = (
 MOST_ACROSS, PANEL = 3, 2.1  # panels; inches of one beside its labels
 ROW = 0.21
 HOW_TO_READ = (
-    "A row is a method, a dot a level of the problem's metric, the darker the harder: it stands at the steps that the "
-    "median run needed, with a line from the first run to the last that arrived. Where only some seeds arrived, the "
-    "dot is hollow, and stands at the median of those that did. The number at the right counts the seeds that reached "
+    "A row is a method, a dot a level of the problem's metric, the darker the harder: it stands at "
+    "the steps that the "
+    "median run needed, with a line from the first run to the last that arrived. Where only some "
+    "seeds arrived, the "
+    "dot is hollow, and stands at the median of those that did. The number at the right counts the "
+    "seeds that reached "
     "the hardest level; a row without a dark dot never got there."
 )
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """One method at one level: how many of its runs arrived, the steps of the median run, and of the first and last.
+    """One method at one level.
+
+    How many of its runs arrived, the steps of the median run, and of the first and last.
 
     `middle` is `inf` unless most runs arrived; `seen` is the median of those that did.
     """
@@ -69,7 +74,10 @@ def section(records: Records, styles: Mapping[str, Look], figures: Path) -> Sect
 
 
 def arrivals(records: Records, reached: pd.DataFrame) -> dict[str, Methods]:
-    """For each problem and method the levels from the easiest to the hardest; of two with the same value, one."""
+    """For each problem and method the levels from the easiest to the hardest.
+
+    Of two with the same value, one.
+    """
     found: dict[str, Methods] = {}
     for problem, group in reached.groupby("problem", sort=False):
         worst_first = 1 if records.of(str(problem))["direction"].iloc[0] == "max" else -1
@@ -129,7 +137,8 @@ def _picture(found: Mapping[str, Methods], folder: Path) -> Picture:
     bare = [problem for problem, methods in found.items() if not _anybody(methods)]
     none = f"No run reached any level of {listed(bare)}. " if bare else ""
     caption = (
-        "Lines: from the first to the last run that arrived (no other band). A target that is one of the levels is not "
+        "Lines: from the first to the last run that arrived (no other band). A target that is one "
+        "of the levels is not "
         f"shown twice. {none}{runs_note(runs)}"
     )
     return Picture(

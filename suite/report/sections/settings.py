@@ -1,4 +1,7 @@
-"""Tables of the circumstances: what went wrong, how to repeat it, the settings behind the labels, the machines."""
+"""Tables of the circumstances.
+
+What went wrong, how to repeat it, the settings behind the labels, the machines.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,10 @@ def status_counts(runs: pd.DataFrame) -> dict[str, int]:
 
 
 def outcome_tables(records: Records) -> list[Table]:
-    """Every run that neither finished nor reached its target, grouped, with the reason; no table if there is none."""
+    """Every run that neither finished nor reached its target, grouped, with the reason.
+
+    No table if there is none.
+    """
     failed = records.frame[~records.frame["status"].isin(FINISHED)]
     rows = [
         _outcome_row(records, group)
@@ -36,7 +42,8 @@ def outcome_tables(records: Records) -> list[Table]:
         )
     ]
     caption = (
-        "Every run that neither finished nor reached its target, the reason that was recorded, and the command that "
+        "Every run that neither finished nor reached its target, the reason that was recorded, and "
+        "the command that "
         "repeats the first of them. "
     )
     table = make_table(
@@ -58,7 +65,8 @@ def problem_table(records: Records) -> Table:
         for problem, settings in sorted(records.problem_settings.items())
     ]
     caption = (
-        "What was trained: data, model, budget and device of each problem, and the measured cost of each oracle call "
+        "What was trained: data, model, budget and device of each problem, and the measured cost "
+        "of each oracle call "
         "relative to one forward and backward, by which grad-equivalents are weighted. "
     )
     return make_table("problems", "Problems", caption + runs_note(len(records.frame)), rows)

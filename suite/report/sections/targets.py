@@ -23,14 +23,20 @@ LEVEL_TABLES = {
 
 
 def target_tables(records: Records) -> list[Table]:
-    """One table for each kind of device, then those of the levels on the way; none where no task has a target."""
+    """One table for each kind of device, then those of the levels on the way.
+
+    None where no task has a target.
+    """
     devices = sorted(set(records.frame["device"]))
     tables = [_target_table(records, device, alone=len(devices) == 1) for device in devices]
     return [table for table in [*tables, *level_tables(records)] if table.rows]
 
 
 def level_tables(records: Records) -> list[Table]:
-    """What each level on the way to the baseline's final value costs in expectation; none where no levels are set."""
+    """What each level on the way to the baseline's final value costs in expectation.
+
+    None where no levels are set.
+    """
     known = {problem: time_to_target.levels(records, problem) for problem in records.problems}
     names = sorted(
         {name for told in known.values() for name in told if name != time_to_target.TARGET},
@@ -66,8 +72,10 @@ def _level_table(
             )
             counted += len(runs)
     caption = (
-        f"Expected {words} to each level, a share of the baseline's improvement: all that the runs spent, up to the "
-        "level or in vain, over the number of those that reached it (ERT); in brackets how many did. Values: "
+        f"Expected {words} to each level, a share of the baseline's improvement: all that the runs "
+        f"spent, up to the "
+        "level or in vain, over the number of those that reached it (ERT); in brackets how many "
+        "did. Values: "
         f"{'; '.join(_values(problem, told, names) for problem, told in known.items() if set(told) & set(names))}. "
     )
     return make_table(
@@ -100,10 +108,14 @@ def _target_table(records: Records, device: str, *, alone: bool) -> Table:
             counted += len(runs)
             rows.append(_row(problem, name, runs, float(target.iloc[0])))
     caption = (
-        "How many runs reached the validation target, and the median cost of getting there; a run that did not is "
-        "counted as infinite (∞), so a median exists only where more than half of the runs arrived. "
-        "Grad-equivalents: oracle calls weighted by their measured cost relative to one forward and backward. ERT: "
-        "expected steps, all that the runs took, up to the target or in vain, over the number that arrived. "
+        "How many runs reached the validation target, and the median cost of getting there; a run "
+        "that did not is "
+        "counted as infinite (∞), so a median exists only where more than half of the runs "
+        "arrived. "
+        "Grad-equivalents: oracle calls weighted by their measured cost relative to one forward "
+        "and backward. ERT: "
+        "expected steps, all that the runs took, up to the target or in vain, over the number that "
+        "arrived. "
         f"{SHARED} "
     )
     name, title = (

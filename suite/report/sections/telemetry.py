@@ -1,4 +1,7 @@
-"""Telemetry under the loss: the step against the gradient, the curvature it meets, what the method says of itself."""
+"""Telemetry under the loss.
+
+The step against the gradient, the curvature it meets, what the method says of itself.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +41,10 @@ MARKS = 9  # on a line
 WIDTH = 10.0
 GUIDE: dict[str, Any] = {"color": "#6b6b6b", "lw": 0.9, "zorder": 1}
 HOW_TO_READ = (
-    "Runs with telemetry=true: what was measured beside them, under the loss and on the same axis of steps, one run an "
-    "optimizer. docs/telemetry.md defines the quantities. Scales are logarithmic where values span more than a "
+    "Runs with telemetry=true: what was measured beside them, under the loss and on the same axis "
+    "of steps, one run an "
+    "optimizer. docs/telemetry.md defines the quantities. Scales are logarithmic where values span "
+    "more than a "
     "factor of twenty."
 )
 
@@ -150,7 +155,10 @@ def _lines(one: Watched, panel: Panel) -> list[Line]:
 
 
 def _scale_values(axes: Axes, panel: Panel, lines: Sequence[Line], guides: Sequence[float]) -> None:
-    """Logarithmic where positive values span much; what leaves the panel's range is drawn at its edge."""
+    """Logarithmic where positive values span much.
+
+    What leaves the panel's range is drawn at its edge.
+    """
     parts = [
         part for line in lines for part in (line.heights, line.low, line.high) if part is not None
     ]

@@ -36,7 +36,8 @@ LOSS = Panel("training loss", ("loss",), "")
 LIMITS = Panel(
     "lr x largest eigenvalue",
     ("lr_sharpness",),
-    "above the dashed line (2 for gradient descent, 2 (1 + m) with momentum m) SGD is unstable on a quadratic.",
+    "above the dashed line (2 for gradient descent, 2 (1 + m) with momentum m) SGD is unstable on "
+    "a quadratic.",
 )
 FAILURES = Panel("failures", ("failures",), "a tick where a step was refused or a fault survived.")
 PANELS = (
@@ -54,7 +55,8 @@ PANELS = (
     Panel(
         "overshoot of the step",
         ("overshoot",),
-        "1 ends at the minimum along the step's line, 2 where the loss is back at its start, above it has risen.",
+        "1 ends at the minimum along the step's line, 2 where the loss is back at its start, above "
+        "it has risen.",
         guides=(1.0, 2.0),
         range=(-1.0, 4.0),
         logarithmic=False,
@@ -74,13 +76,15 @@ PANELS = (
     Panel(
         "curvature along the step",
         ("update_curvature", "gradient_curvature"),
-        "d'Hd / d'd for the last step; dotted: along the gradient. Far below the largest eigenvalue the step goes "
+        "d'Hd / d'd for the last step; dotted: along the gradient. Far below the largest "
+        "eigenvalue the step goes "
         "along flat directions.",
     ),
     Panel(
         "share of negative curvature",
         ("negative_mass",),
-        "the sum of the negative eigenvalues over that of all, in absolute values; 0 in a convex place.",
+        "the sum of the negative eigenvalues over that of all, in absolute values; 0 in a convex "
+        "place.",
         guides=(0.0,),
         logarithmic=False,
     ),

@@ -1,4 +1,7 @@
-"""Runs with telemetry, as their figure needs them: which there are, their lines, the panels that have data."""
+"""Runs with telemetry, as their figure needs them.
+
+Which there are, their lines, the panels that have data.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,10 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Line:
-    """A quantity of one run along its steps, thinned like every curve; `low` and `high` where it is a band."""
+    """A quantity of one run along its steps, thinned like every curve.
+
+    `low` and `high` where it is a band.
+    """
 
     steps: Array
     heights: Array
@@ -102,7 +108,9 @@ def failure_steps(history: pd.DataFrame) -> Array:
 
 
 def stability_limit(settings: Settings) -> float | None:
-    """lr times the largest eigenvalue above which torch.optim.SGD diverges on a quadratic; None for other methods.
+    """lr times the largest eigenvalue above which torch.optim.SGD diverges on a quadratic.
+
+    None for other methods.
 
     2 for gradient descent, 2 (1 + m) with momentum m and no dampening, 2 (1 + m) / (1 + 2 m) in
     Nesterov's form (Cohen et al., 2021, "Gradient descent on neural networks typically occurs at

@@ -28,10 +28,14 @@ ACROSS, HEIGHT = 3, 2.9
 EXCHANGEABLE = ("quasi", "random")  # samplers whose trials may be drawn again in any order
 DECADE = 10.0
 HOW_TO_READ = (
-    "Height above k is what the best of k trials of tuning is expected to reach on the validation split, from the "
-    "trials that were made, failed ones counted as the worst value seen. A method that is easy to tune is flat and "
-    "good from the left on; where two lines cross, the budget decides who wins. The mark above `default` is the "
-    "setting that nobody tuned. Towards the right end the band is too narrow: nothing better than the best trial can "
+    "Height above k is what the best of k trials of tuning is expected to reach on the validation "
+    "split, from the "
+    "trials that were made, failed ones counted as the worst value seen. A method that is easy to "
+    "tune is flat and "
+    "good from the left on; where two lines cross, the budget decides who wins. The mark above "
+    "`default` is the "
+    "setting that nobody tuned. Towards the right end the band is too narrow: nothing better than "
+    "the best trial can "
     "be drawn."
 )
 
@@ -185,14 +189,17 @@ def _caption(studies: Mapping[str, Mapping[str, Tuned]], left_out: list[str]) ->
         task for task, curves in studies.items() if len({one.trials for one in curves.values()}) > 1
     ]
     parts = [
-        "Expected best of k trials drawn with replacement; band: its 95 % bootstrap interval over trials.",
+        "Expected best of k trials drawn with replacement; band: its 95 % bootstrap interval over "
+        "trials.",
         f"{failed} of {trials} trials failed." if failed else "",
         f"The methods had different numbers of trials on {listed(unequal)}." if unequal else "",
-        f"Without a curve: {listed(left_out)} (a search that learns, a study without any value, or a smaller study of "
+        f"Without a curve: {listed(left_out)} (a search that learns, a study without any value, or "
+        f"a smaller study of "
         "the same pair)."
         if left_out
         else "",
-        f"From {trials} trial{'s' if trials != 1 else ''} of {len(every)} stud{'ies' if len(every) != 1 else 'y'}.",
+        f"From {trials} trial{'s' if trials != 1 else ''} of {len(every)} "
+        f"stud{'ies' if len(every) != 1 else 'y'}.",
     ]
     return " ".join(part for part in parts if part)
 
@@ -206,6 +213,7 @@ def _alt(studies: Mapping[str, Mapping[str, Tuned]]) -> str:
         tails = {name: float(one.curve["expected"].iloc[-1]) for name, one in curves.items()}
         first, last = better(heads, key=heads.__getitem__), better(tails, key=tails.__getitem__)
         parts.append(
-            f"{task}: best with one trial {first} ({number(heads[first])}), with all {last} ({number(tails[last])})"
+            f"{task}: best with one trial {first} ({number(heads[first])}), with all {last} "
+            f"({number(tails[last])})"
         )
     return f"Expected best validation value against the number of trials. {'; '.join(parts)}."

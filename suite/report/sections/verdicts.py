@@ -1,4 +1,7 @@
-"""Tables of the verdicts: every method against the baseline on each problem, and the ranks with their stability."""
+"""Tables of the verdicts.
+
+Every method against the baseline on each problem, and the ranks with their stability.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,14 @@ from suite.report.page.page import Section
 from suite.results.frame import Records
 
 HOW_TO_READ = (
-    "Each method is set against the baseline, run by run with the same seed where both have it. Seconds decide where "
-    "every run had its hardware to itself or a step was timed alone, else gradient-equivalents; the final value of the "
-    "metric decides where no target is set or nobody reached it. It is decided where the 95 % interval excludes a "
-    "ratio of 1 (a difference of 0). Each verdict is at 95 % by itself: among equals one in twenty is wrong. "
+    "Each method is set against the baseline, run by run with the same seed where both have it. "
+    "Seconds decide where "
+    "every run had its hardware to itself or a step was timed alone, else gradient-equivalents; "
+    "the final value of the "
+    "metric decides where no target is set or nobody reached it. It is decided where the 95 % "
+    "interval excludes a "
+    "ratio of 1 (a difference of 0). Each verdict is at 95 % by itself: among equals one in twenty "
+    "is wrong. "
     "docs/comparing.md explains all of it."
 )
 

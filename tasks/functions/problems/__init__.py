@@ -1,4 +1,6 @@
-"""The test functions by name: the 35 of Moré, Garbow and Hillstrom, some with many minima, and saddles.
+"""The test functions by name.
+
+The 35 of Moré, Garbow and Hillstrom, some with many minima, and saddles.
 
 Moré, Garbow and Hillstrom, "Testing unconstrained optimization software", ACM Transactions on
 Mathematical Software 7(1), 1981, pp. 17-41.

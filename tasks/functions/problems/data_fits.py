@@ -1,4 +1,7 @@
-"""Problems 8 to 12 and 15 to 19: a model of a few parameters fitted to data, most of them sums of exponentials."""
+"""Problems 8 to 12 and 15 to 19.
+
+A model of a few parameters fitted to data, most of them sums of exponentials.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ def gaussian(x: Tensor) -> Tensor:
 
 
 def meyer(x: Tensor) -> Tensor:
-    """A thermistor's resistance: `r_i = x1 exp(x2 / (t_i + x3)) - y_i`, `t_i = 45 + 5i`, `i = 1 .. 16`."""
+    """A thermistor's resistance.
+
+    `r_i = x1 exp(x2 / (t_i + x3)) - y_i`, `t_i = 45 + 5i`, `i = 1 .. 16`.
+    """
     t = 45 + 5 * counted(16, x)
     return x[0] * torch.exp(x[1] / (t + x[2])) - constant(data.MEYER, x)
 
@@ -46,7 +52,10 @@ def box3d(x: Tensor) -> Tensor:
 
 
 def kowalik_osborne(x: Tensor) -> Tensor:
-    """A rational function: `r_i = y_i - x1 (u_i^2 + u_i x2) / (u_i^2 + u_i x3 + x4)`, `i = 1 .. 11`."""
+    """A rational function.
+
+    `r_i = y_i - x1 (u_i^2 + u_i x2) / (u_i^2 + u_i x3 + x4)`, `i = 1 .. 11`.
+    """
     u = constant(data.KOWALIK_OSBORNE_AT, x)
     return constant(data.KOWALIK_OSBORNE, x) - x[0] * (u**2 + u * x[1]) / (u**2 + u * x[2] + x[3])
 
@@ -66,7 +75,9 @@ def osborne1(x: Tensor) -> Tensor:
 
 
 def biggs_exp6(x: Tensor) -> Tensor:
-    """Three exponentials: `r_i = x3 e^(-t_i x1) - x4 e^(-t_i x2) + x6 e^(-t_i x5) - y_i`, `t_i = i / 10`.
+    """Three exponentials.
+
+    `r_i = x3 e^(-t_i x1) - x4 e^(-t_i x2) + x6 e^(-t_i x5) - y_i`, `t_i = i / 10`.
 
     `i = 1 .. 13`; the data are the model at (1, 10, 1, 5, 4, 3).
     """
@@ -78,7 +89,9 @@ def biggs_exp6(x: Tensor) -> Tensor:
 
 
 def osborne2(x: Tensor) -> Tensor:
-    """A decay and three bells: `r_i = y_i - (x1 e^(-t_i x5) + sum_k x_(k+1) exp(-(t_i - x_(k+8))^2 x_(k+5)))`.
+    """A decay and three bells.
+
+    `r_i = y_i - (x1 e^(-t_i x5) + sum_k x_(k+1) exp(-(t_i - x_(k+8))^2 x_(k+5)))`.
 
     `k = 1 .. 3`, `t_i = (i - 1) / 10`, `i = 1 .. 65`.
     """

@@ -13,7 +13,10 @@ PENALTY = 1e-5
 
 
 def extended_rosenbrock(x: Tensor) -> Tensor:
-    """n/2 separate valleys: `r_(2i-1) = 10 (x_(2i) - x_(2i-1)^2)`, `r_(2i) = 1 - x_(2i-1)`; all first kind first."""
+    """n/2 separate valleys: `r_(2i-1) = 10 (x_(2i) - x_(2i-1)^2)`, `r_(2i) = 1 - x_(2i-1)`.
+
+    All first kind first.
+    """
     odd, even = x[::2], x[1::2]
     return torch.cat([10 * (even - odd**2), 1 - odd])
 
@@ -27,7 +30,10 @@ def extended_powell_singular(x: Tensor) -> Tensor:
 
 
 def penalty1(x: Tensor) -> Tensor:
-    """A nearly singular ball: `r_i = a^(1/2) (x_i - 1)`, `r_(n+1) = sum_j x_j^2 - 1/4`, `a = 10^-5`."""
+    """A nearly singular ball.
+
+    `r_i = a^(1/2) (x_i - 1)`, `r_(n+1) = sum_j x_j^2 - 1/4`, `a = 10^-5`.
+    """
     return torch.cat([math.sqrt(PENALTY) * (x - 1), (x.square().sum() - 0.25)[None]])
 
 
@@ -47,7 +53,10 @@ def penalty2(x: Tensor) -> Tensor:
 
 
 def variably_dimensioned(x: Tensor) -> Tensor:
-    """One long direction: `r_i = x_i - 1`, `r_(n+1) = s`, `r_(n+2) = s^2` with `s = sum_j j (x_j - 1)`."""
+    """One long direction.
+
+    `r_i = x_i - 1`, `r_(n+1) = s`, `r_(n+2) = s^2` with `s = sum_j j (x_j - 1)`.
+    """
     s = (counted(len(x), x) @ (x - 1))[None]
     return torch.cat([x - 1, s, s**2])
 
@@ -59,12 +68,18 @@ def trigonometric(x: Tensor) -> Tensor:
 
 
 def brown_almost_linear(x: Tensor) -> Tensor:
-    """All but one are linear: `r_i = x_i + sum_j x_j - (n + 1)` for `i < n`, `r_n = prod_j x_j - 1`."""
+    """All but one are linear.
+
+    `r_i = x_i + sum_j x_j - (n + 1)` for `i < n`, `r_n = prod_j x_j - 1`.
+    """
     return torch.cat([x[:-1] + x.sum() - (len(x) + 1), product(x) - 1])
 
 
 def product(x: Tensor) -> Tensor:
-    """The product of all entries, `(1,)`, by halves: torch's own `prod` cannot be differentiated under vmap."""
+    """The product of all entries, `(1,)`, by halves.
+
+    Torch's own `prod` cannot be differentiated under vmap.
+    """
     while len(x) > 1:
         rest = x[len(x) // 2 * 2 :]
         x = torch.cat([x[: len(x) // 2] * x[len(x) // 2 : len(x) // 2 * 2], rest])

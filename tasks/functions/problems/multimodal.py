@@ -14,7 +14,10 @@ STYBLINSKI_TANG_LOW = -39.16616570377142
 
 
 def rastrigin(x: Tensor) -> Tensor:
-    """A bowl with a ripple of period one: `f = sum_j 10 + x_j^2 - 10 cos(2 pi x_j)` (Rastrigin, 1974)."""
+    """A bowl with a ripple of period one.
+
+    `f = sum_j 10 + x_j^2 - 10 cos(2 pi x_j)` (Rastrigin, 1974).
+    """
     return (10 + x.square() - 10 * (2 * math.pi * x).cos()).sum()
 
 
@@ -24,7 +27,9 @@ def styblinski_tang(x: Tensor) -> Tensor:
 
 
 def ackley(x: Tensor) -> Tensor:
-    """A ripple on a plain: `f = -20 exp(-0.2 sqrt(mean x^2)) - exp(mean cos(2 pi x)) + 20 + e` (Ackley, 1987).
+    """A ripple on a plain.
+
+    `f = -20 exp(-0.2 sqrt(mean x^2)) - exp(mean cos(2 pi x)) + 20 + e` (Ackley, 1987).
 
     It has a kink at its minimizer: the gradient does not vanish on the way there and is NaN at the
     point itself.

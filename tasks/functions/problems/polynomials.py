@@ -44,7 +44,9 @@ def linear_rank1_zero(x: Tensor) -> Tensor:
 
 
 def chebyquad(x: Tensor) -> Tensor:
-    """The nodes of an equal-weight quadrature on [0, 1]: `r_i = (1/n) sum_j T_i(x_j) - int_0^1 T_i`, `m = n`.
+    """The nodes of an equal-weight quadrature on [0, 1].
+
+    `r_i = (1/n) sum_j T_i(x_j) - int_0^1 T_i`, `m = n`.
 
     T_i is Chebyshev's polynomial of degree i on [0, 1]; its integral is 0 for odd i and `-1 / (i^2
     - 1)` for even i.

@@ -23,7 +23,10 @@ def helical_valley(x: Tensor) -> Tensor:
 
 
 def powell_singular(x: Tensor) -> Tensor:
-    """A singular Hessian at the root: `r = (x1 + 10 x2, 5^(1/2) (x3 - x4), (x2 - 2 x3)^2, 10^(1/2) (x1 - x4)^2)`."""
+    """A singular Hessian at the root.
+
+    `r = (x1 + 10 x2, 5^(1/2) (x3 - x4), (x2 - 2 x3)^2, 10^(1/2) (x1 - x4)^2)`.
+    """
     linear = [x[0] + 10 * x[1], math.sqrt(5) * (x[2] - x[3])]
     return torch.stack([*linear, (x[1] - 2 * x[2]) ** 2, math.sqrt(10) * (x[0] - x[3]) ** 2])
 

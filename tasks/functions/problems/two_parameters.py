@@ -21,12 +21,18 @@ def freudenstein_roth(x: Tensor) -> Tensor:
 
 
 def powell_badly_scaled(x: Tensor) -> Tensor:
-    """Two curves that meet at scales a million apart: `r = (10^4 x1 x2 - 1, e^-x1 + e^-x2 - 1.0001)`."""
+    """Two curves that meet at scales a million apart.
+
+    `r = (10^4 x1 x2 - 1, e^-x1 + e^-x2 - 1.0001)`.
+    """
     return torch.stack([1e4 * x[0] * x[1] - 1, torch.exp(-x[0]) + torch.exp(-x[1]) - 1.0001])
 
 
 def brown_badly_scaled(x: Tensor) -> Tensor:
-    """A minimizer whose entries differ by twelve orders: `r = (x1 - 10^6, x2 - 2 10^-6, x1 x2 - 2)`."""
+    """A minimizer whose entries differ by twelve orders.
+
+    `r = (x1 - 10^6, x2 - 2 10^-6, x1 x2 - 2)`.
+    """
     return torch.stack([x[0] - 1e6, x[1] - 2e-6, x[0] * x[1] - 2])
 
 
