@@ -216,7 +216,7 @@ def test_what_others_use_is_stored_and_said(
 
 def test_two_timing_passes_do_not_overlap(tmp_path: Path) -> None:
     script = f"import sys; sys.path.insert(0, {str(Path(time.__file__).parent.parent)!r})\n"
-    script += "from pathlib import Path\nfrom suite import exclusive\n"
+    script += "from pathlib import Path\nfrom suite.time import machine as exclusive\n"
     script += f"with machine.alone(Path({str(tmp_path)!r})): print('held', flush=True); input()"
     other = subprocess.Popen(
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
