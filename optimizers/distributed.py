@@ -16,7 +16,7 @@ import torch.distributed as dist
 import torch.distributed.nn.functional
 from torch import Tensor
 
-from optimizers.errors import Unsupported
+from optimizers.errors import UnsupportedError
 from optimizers.linalg.flat import flatten, unflatten
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ class RankLostError(RuntimeError):
     """A collective did not come to its end: another process has gone, or does not answer."""
 
 
-class Alone:
+class SingleProcess:
     """One process: every sum over the ranks is what is there already."""
 
     rank: int = 0
@@ -38,29 +38,29 @@ class Alone:
         """Which of a mini-batch's `count` examples are this rank's."""
         return slice(0, count)
 
-    def sum_(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce_(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over the ranks; every rank gets the same bits."""
 
     def broadcast_(self, tensors: Sequence[Tensor], source: int = 0) -> None:
         """Replace each tensor by that of the rank `source`."""
 
-    def gather(self, rows: Tensor) -> Tensor:
+    def all_gather(self, rows: Tensor) -> Tensor:
         """The rows of all ranks in order, (sum of N_r, ...).
 
         The ranks may have different numbers of them.
         """
         return rows
 
-    def greatest(self, numbers: Sequence[float]) -> list[float]:
+    def all_reduce_max(self, numbers: Sequence[float]) -> list[float]:
         """The largest value of each number over the ranks."""
         return list(numbers)
 
-    def told(self, value: T) -> T:
+    def broadcast_object(self, value: T) -> T:
         """Rank 0's value, on every rank; anything that can be pickled."""
         return value
 
 
-class Ranks(Alone):
+class ProcessGroup(SingleProcess):
     """The processes of a torch.distributed group.
 
     All of them make the same calls in the same order. Shares are contiguous and differ by one
@@ -93,7 +93,7 @@ class Ranks(Alone):
 
     def share(self, count: int) -> slice:
         if count < self.size:
-            raise Unsupported(
+            raise UnsupportedError(
                 f"{count} example{'s' if count != 1 else ''} cannot be shared out over {self.size} "
                 f"ranks; take a "
                 "larger batch or fewer processes"
@@ -101,7 +101,7 @@ class Ranks(Alone):
         return cut(slice(0, count), self.size)[self.rank]
 
     @torch.no_grad()
-    def sum_(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce_(self, tensors: Sequence[Tensor]) -> None:
         for bucket in _by_type(tensors):
             flat = flatten(bucket)
             self._carry_out(flat, partial(dist.all_reduce, flat, group=self.group, async_op=True))
@@ -117,10 +117,10 @@ class Ranks(Alone):
             )
             _fill(bucket, flat)
 
-    def gather(self, rows: Tensor) -> Tensor:
+    def all_gather(self, rows: Tensor) -> Tensor:
         counts = torch.zeros(self.size, dtype=torch.long)
         counts[self.rank] = len(rows)
-        self.sum_([counts])
+        self.all_reduce_([counts])
         most = int(counts.max())
         padded = rows.new_zeros(most, *rows.shape[1:])
         padded[: len(rows)] = rows
@@ -130,7 +130,7 @@ class Ranks(Alone):
         )
         return torch.cat([part[: int(count)] for part, count in zip(found, counts, strict=True)])
 
-    def greatest(self, numbers: Sequence[float]) -> list[float]:
+    def all_reduce_max(self, numbers: Sequence[float]) -> list[float]:
         values = torch.tensor(numbers, dtype=torch.float64)
         maximum = dist.ReduceOp.MAX
         self._carry_out(
@@ -138,7 +138,7 @@ class Ranks(Alone):
         )
         return [float(value) for value in values]
 
-    def told(self, value: T) -> T:
+    def broadcast_object(self, value: T) -> T:
         found: list[Any] = [value]
         length = torch.zeros(
             1, dtype=torch.long
@@ -189,7 +189,7 @@ class Ranks(Alone):
         )
 
 
-ALONE = Alone()
+SINGLE_PROCESS = SingleProcess()
 
 
 def cut(whole: slice, parts: int) -> list[slice]:

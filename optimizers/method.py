@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.errors import Unsupported
+from optimizers.errors import UnsupportedError
 from optimizers.linalg.flat import flatten, require_strided, unflatten
 from optimizers.objective import Objective
 
@@ -52,7 +52,7 @@ class Method(torch.optim.Optimizer):
         self.horizon: Horizon | None = None
         super().__init__(params, defaults)
         if any(parameter.is_complex() for parameter in self.parameters()):
-            raise Unsupported(
+            raise UnsupportedError(
                 f"{type(self).__name__} takes real parameters; hold real and imaginary parts apart"
             )
 
@@ -168,13 +168,13 @@ def require_words(name: str, value: Any) -> None:
 
 
 def require_dense(method: Method, limit: int, instead: str, item: int = 8) -> None:
-    """Raise Unsupported if a matrix of all parameters, `item` bytes a number, is more than the limit allows.
+    """Raise UnsupportedError if a matrix of all parameters, `item` bytes a number, is more than the limit allows.
 
     `instead` says what needs no such matrix.
     """
     size = sum(parameter.numel() for parameter in method.parameters())
     if size > limit:
-        raise Unsupported(
+        raise UnsupportedError(
             f"{type(method).__name__} works with dense matrices: {size:,} parameters need "
             f"{item * size**2 / 2**30:,.1f} GiB for each, the limit is max_parameters={limit:,}; "
             f"{instead}"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from optimizers.errors import Unsupported
+from optimizers.errors import UnsupportedError
 from optimizers.method import Method, require_range
 from optimizers.objective import Objective
 from optimizers.registry import Builder, builder
@@ -94,7 +94,7 @@ def minimize(
     Raises:
         ValueError: an unknown method, a hyperparameter out of its range, a function that is not
             scalar.
-        Unsupported: the method needs what a function cannot give; the message says what would fit.
+        UnsupportedError: the method needs what a function cannot give; the message says what would fit.
     """
     return _run(
         _Function(fn, x0), _Value(), {"hessian"}, method, max_steps, tol, callback, hyperparameters
@@ -267,13 +267,13 @@ def _require_fit(optimizer: Any, offers: set[str]) -> None:
         return
     name, wanted = type(optimizer).__name__, ", ".join(sorted(missing))
     if missing <= {"ggn", "jacobian"}:
-        raise Unsupported(
+        raise UnsupportedError(
             f"{name} needs {wanted}: the function as a sum of squares. Give its residuals to "
             f"least_squares(residuals, "
             "x0, method=...), or choose a method for plain functions, such as bfgs, newton_cg or "
             "trust_region"
         )
-    raise Unsupported(
+    raise UnsupportedError(
         f"{name} needs {wanted}, which belongs to networks; use it through an Objective"
     )
 

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from optimizers.errors import Unsupported
+from optimizers.errors import UnsupportedError
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs" / "optimizer"
 WORDS = {"true": "True", "false": "False", "null": "None"}
@@ -31,7 +31,7 @@ def builder(method: str | Builder) -> Builder:
 
     Raises:
         ValueError: there is no such name.
-        Unsupported: the optimizer is put together from others and cannot be made from plain values.
+        UnsupportedError: the optimizer is put together from others and cannot be made from plain values.
     """
     if not isinstance(method, str):
         return method
@@ -55,7 +55,7 @@ def _flat(text: str, name: str) -> dict[str, Any]:
             continue
         found = re.fullmatch(r"(\w+):\s+(.+?)(?:\s+#.*)?", line)
         if found is None:
-            raise Unsupported(
+            raise UnsupportedError(
                 f"{name} is put together from other optimizers; build it and pass method=<a "
                 f"function>"
             )

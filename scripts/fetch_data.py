@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tasks.data import data_directory
-from tasks.data.fetch import FETCHABLE, FetchFailed, fetch
+from tasks.data.fetch import FETCHABLE, FetchFailedError, fetch
 
 
 def main() -> int:
@@ -29,7 +29,7 @@ def main() -> int:
     for name in arguments.names:
         try:
             print(f"{name}: {fetch(name)}")
-        except (FetchFailed, ValueError) as error:
+        except (FetchFailedError, ValueError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
     return 0

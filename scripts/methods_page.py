@@ -21,7 +21,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from optimizers import Objective, Unsupported
+from optimizers import Objective, UnsupportedError
 from optimizers.method import Method
 from suite.config import registry, resolvers
 from suite.config.instantiate import construct, locate
@@ -145,7 +145,7 @@ class Side:
         self.optimizer = construct(node, list(self.model.named_parameters()))
         missing = getattr(self.optimizer, "needs", frozenset()) - task.offers
         if missing:
-            raise Unsupported(f"needs {', '.join(sorted(missing))}")
+            raise UnsupportedError(f"needs {', '.join(sorted(missing))}")
         if isinstance(self.optimizer, Method):
             self.optimizer.expect(STEPS, task.steps_per_epoch)
         if callable(getattr(self.optimizer, "train", None)):
@@ -174,7 +174,7 @@ def measured(name: str, net: str, task: Task, weights: oracle_costs.Costs) -> di
                 seconds.append(taken)
                 if time.process_time() > end:
                     break
-    except Unsupported as error:
+    except UnsupportedError as error:
         return row | {"status": f"unsupported: {error}"}
     taken = len(seconds)
     later = seconds[1:] or seconds  # the first step allocates

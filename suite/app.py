@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from suite import paths
 from suite.config import messages, open_settings, overrides, resolvers, torchrun
 from suite.config.compose import as_command
-from suite.errors import ConfigError, HopelessError, require_one_of
+from suite.errors import ConfigError, FatalConfigError, require_one_of
 from suite.results.status import Status
 from suite.sweep import as_typed, note_outcome
 
@@ -46,7 +46,7 @@ def compose_and_run(config: DictConfig) -> None:
         sys.exit(2)
     try:
         outcome = run(plan)
-    except HopelessError as error:
+    except FatalConfigError as error:
         torchrun.complain(error)
         torchrun.leave(2)
     except Exception as error:

@@ -12,7 +12,7 @@ class ConfigError(ValueError):
     """
 
 
-class HopelessError(ConfigError):
+class FatalConfigError(ConfigError):
     """What is wrong is wrong for every run of a sweep, so that none is carried out."""
 
 

@@ -186,7 +186,7 @@ class AdaFisher(Factored):
         super()._move(objective, curvature)
 
     def _directions(self, objective: Objective) -> tuple[dict[Tensor, Tensor], float] | None:
-        """mhat / F of every parameter that has factors and a gradient."""
+        """Mhat / F of every parameter that has factors and a gradient."""
         directions: dict[Tensor, Tensor] = {}
         for group, blocks in self._grouped():
             correction = 1 - group["momentum"] ** (group["step"] + 1)

@@ -151,7 +151,7 @@ class LazyHessian(LazyDiagonal):
 
 
 def average_(means: list[Tensor], found: list[Tensor], decay: float, scale: float) -> None:
-    """means <- decay means + (1 - decay) found / scale, in place."""
+    """Means <- decay means + (1 - decay) found / scale, in place."""
     if scale == 1:
         torch._foreach_lerp_(means, found, 1 - decay)
         return

@@ -145,7 +145,7 @@ class SOAA(Method):
         return self.horizon.steps
 
     def _next_d(self, loss: float, total: int) -> float:
-        """d after a new loss is known.
+        """D after a new loss is known.
 
         Scaled by observed over predicted fall, within the bounds of this step.
         """
@@ -226,7 +226,7 @@ class SOAA(Method):
     def _directions(
         self, group: dict[str, Any], params: list[Tensor], factors: list[float], d: float
     ) -> tuple[list[Tensor], float]:
-        """u of a group's parameters, and what a step along it is predicted to gain."""
+        """U of a group's parameters, and what a step along it is predicted to gain."""
         first, second = self._moments(params)
         one, two = self._corrections(group)
         below = self._roots(second, two)

@@ -145,7 +145,7 @@ class SophiaG(_Clipped):
 
     Raises:
         ValueError: a hyperparameter out of its range.
-        Unsupported: at the first step, the loss is not the negative log-likelihood of a known
+        UnsupportedError: at the first step, the loss is not the negative log-likelihood of a known
             distribution.
     """
 

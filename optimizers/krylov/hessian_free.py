@@ -71,7 +71,7 @@ class HessianFree(Method):
 
     Raises:
         ValueError: a hyperparameter out of its range.
-        Unsupported: at the first step, where the loss is no likelihood to draw targets from
+        UnsupportedError: at the first step, where the loss is no likelihood to draw targets from
             (`fisher`), examples are coupled (`empirical`), or `structural` is set for a model
             without recurrent layers.
     """

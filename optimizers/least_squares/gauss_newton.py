@@ -49,7 +49,7 @@ class GaussNewton(ResidualMethod):
 
     Raises:
         ValueError: a hyperparameter out of its range.
-        Unsupported: the loss is no squared error, or the Jacobian is larger than `max_gib`.
+        UnsupportedError: the loss is no squared error, or the Jacobian is larger than `max_gib`.
     """
 
     def __init__(

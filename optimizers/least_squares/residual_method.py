@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from optimizers.errors import Unsupported
+from optimizers.errors import UnsupportedError
 from optimizers.linalg.flat import flatten
 from optimizers.method import Method
 from optimizers.objective import Objective
@@ -74,7 +74,7 @@ class Linearisation:
         return predicted <= self.noise
 
     def gain_ratio(self, actual: float, predicted: float) -> float:
-        """rho = actual / predicted; 1 where the loss could not have shown the predicted reduction."""
+        """Rho = actual / predicted; 1 where the loss could not have shown the predicted reduction."""
         if self.hides(predicted) and abs(actual) <= 10 * self.noise:
             return 1.0
         return actual / predicted if predicted > 0 else nan
@@ -103,7 +103,7 @@ class ResidualMethod(Method):
         rows = len(objective.residuals()) if columns > ALWAYS_TRIED else 1
         needed = 8 * rows * columns / GIBIBYTE
         if needed > self.max_gib:
-            raise Unsupported(
+            raise UnsupportedError(
                 f"{type(self).__name__} builds the Jacobian: {rows:,} residuals by {columns:,} "
                 f"parameters are "
                 f"{needed:,.2g} GiB in float64, the limit is max_gib={self.max_gib:g}; ggn_cg and "

@@ -46,7 +46,7 @@ class RatioRule:
 
 
 def reduction_ratio(before: float, after: float, predicted: float, resolution: float) -> float:
-    """rho = (before - after) / predicted, both reductions positive when the loss falls.
+    """Rho = (before - after) / predicted, both reductions positive when the loss falls.
 
     `resolution` is the relative spacing of the numbers the losses were computed in: when the loss
     could not have shown the predicted reduction, the ratio is round-off and 1 is returned; `nan`

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from optimizers.errors import Unsupported
+from optimizers.errors import UnsupportedError
 
 
 def flatten(tensors: Iterable[Tensor]) -> Tensor:
@@ -18,12 +18,12 @@ def flatten(tensors: Iterable[Tensor]) -> Tensor:
 
 
 def require_strided(tensors: Iterable[Tensor]) -> None:
-    """Raise Unsupported for a sparse tensor.
+    """Raise UnsupportedError for a sparse tensor.
 
     A method that treats all numbers alike would make it dense silently.
     """
     if any(tensor.layout is not torch.strided for tensor in tensors):
-        raise Unsupported(
+        raise UnsupportedError(
             "sparse gradients are not supported here: use nn.Embedding(..., sparse=False), or "
             "SparseAdam"
         )
@@ -40,6 +40,6 @@ def unflatten(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 
 
 def add_(tensors: Sequence[Tensor], vector: Tensor, alpha: float = 1.0) -> None:
-    """tensors += alpha * vector, in place."""
+    """Tensors += alpha * vector, in place."""
     for tensor, part in zip(tensors, unflatten(vector, tensors), strict=True):
         tensor.add_(part, alpha=alpha)

@@ -127,7 +127,7 @@ class Spectrum:
         return ModelStep(step, slope, change, norm, boundary, hard, multiplier)
 
     def lengthened(self, along: Tensor, length: float) -> Tensor:
-        """s plus as much of the lowest eigenvector as gives it this length; both signs are as good."""
+        """S plus as much of the lowest eigenvector as gives it this length; both signs are as good."""
         missing = max(0.0, length**2 - float(along @ along)) ** 0.5
         first = torch.zeros_like(along)
         first[0] = missing

@@ -63,7 +63,7 @@ class SpectralDensity:
 
     @property
     def negative_mass(self) -> float:
-        """sum of |e_i| over the negative ones, divided by that over all; zero for a zero matrix."""
+        """Sum of |e_i| over the negative ones, divided by that over all; zero for a zero matrix."""
         mass = self.weights * self.points.abs()
         total = float(mass.sum())
         return float(mass[self.points < 0].sum()) / total if total > 0 else 0.0

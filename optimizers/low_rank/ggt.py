@@ -51,7 +51,7 @@ class GGT(Windowed):
 
     Raises:
         ValueError: a hyperparameter out of its range.
-        Unsupported: the window would need more than `max_gib`.
+        UnsupportedError: the window would need more than `max_gib`.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.errors import Unsupported
+from optimizers.errors import UnsupportedError
 from optimizers.linalg.flat import flatten, unflatten
 from optimizers.low_rank.rows import PRECISIONS, Rows
 from optimizers.method import Method, require_choice, require_range
@@ -60,7 +60,7 @@ class Windowed(Method):
                 f"set window={fitting}" if fitting else "this model is too large for any window"
             )
             rounded = " or precision=bfloat16" if item > 2 else ""
-            raise Unsupported(
+            raise UnsupportedError(
                 f"{type(self).__name__} keeps the last {self.window:,} gradients: {size:,} "
                 f"parameters need "
                 f"{bytes_of_row * self.window / 2**30:,.2f} GiB, the limit is max_gib={limit:g}; "

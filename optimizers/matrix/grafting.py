@@ -18,14 +18,14 @@ def sgd(stack: Stack, gradient: Tensor) -> Tensor:
 
 
 def adagrad(stack: Stack, gradient: Tensor) -> Tensor:
-    """g / (sqrt(sum g^2) + 1e-10), as torch.optim.Adagrad."""
+    """G / (sqrt(sum g^2) + 1e-10), as torch.optim.Adagrad."""
     total = stack.zeros("graft_sum", gradient)
     total.addcmul_(gradient, gradient)
     return gradient / total.sqrt().add_(1e-10)
 
 
 def adam(stack: Stack, gradient: Tensor) -> Tensor:
-    """g / (sqrt(v) + 1e-8) with v the average of g^2 by beta2, its bias corrected.
+    """G / (sqrt(v) + 1e-8) with v the average of g^2 by beta2, its bias corrected.
 
     Torch.optim.Adam with beta1 = 0.
 

@@ -70,7 +70,7 @@ class KLShampoo(Preconditioned):
 
     Raises:
         ValueError: a hyperparameter out of its range.
-        Unsupported: the model has nothing for it, or more state than `max_gib`.
+        UnsupportedError: the model has nothing for it, or more state than `max_gib`.
     """
 
     rule = "kl_shampoo"

@@ -26,7 +26,7 @@ def unfold(tensors: Tensor, mode: int) -> Tensor:
 
 
 def add_gram(total: Tensor, tensors: Tensor, mode: int, keep: float, new: float) -> None:
-    """total <- keep total + new T_(mode) T_(mode)', in place, (k, d, d)."""
+    """Total <- keep total + new T_(mode) T_(mode)', in place, (k, d, d)."""
     unfolded = unfold(tensors, mode)
     total.baddbmm_(unfolded, unfolded.mT, beta=keep, alpha=new)
 

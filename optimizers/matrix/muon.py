@@ -53,7 +53,7 @@ class Muon(Preconditioned):
 
     Raises:
         ValueError: a hyperparameter out of its range.
-        Unsupported: the model has no hidden matrix.
+        UnsupportedError: the model has no hidden matrix.
     """
 
     rule = "muon"

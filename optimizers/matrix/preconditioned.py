@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from optimizers.errors import Unsupported
+from optimizers.errors import UnsupportedError
 from optimizers.fallback import FALLBACKS, scheduled_rate
 from optimizers.layers.roles import Role, model_roles, roles
 from optimizers.matrix.layout import Layout, Piece
@@ -158,7 +158,7 @@ class Preconditioned(Method):
         """Find every parameter's shape from its role.
 
         Raises:
-            Unsupported: nothing for the rule, or more state than `max_gib`.
+            UnsupportedError: nothing for the rule, or more state than `max_gib`.
         """
         mine = set(self.parameters())
         pieces = {p: self.layout.pieces(p, role) for p, role in role_of.items() if p in mine}
@@ -172,7 +172,7 @@ class Preconditioned(Method):
                 str(role)
                 for role in (*self.layout.roles, *([Role.VECTOR] if self.layout.vectors else []))
             ]
-            raise Unsupported(
+            raise UnsupportedError(
                 f"{type(self).__name__} is for matrices (of the roles {', '.join(wanted)}, a side "
                 f"of at most "
                 f"{self.layout.max_dimension}); the model has none"
@@ -188,7 +188,7 @@ class Preconditioned(Method):
         total = sum(needed.values()) / 2**30
         if self.max_gib is not None and total > self.max_gib:
             largest = max(needed, key=lambda parameter: needed[parameter])
-            raise Unsupported(
+            raise UnsupportedError(
                 f"{type(self).__name__} would keep {total:,.2g} GiB of state, the limit is "
                 f"max_gib={self.max_gib:g}; "
                 f"{needed[largest] / 2**30:,.2g} GiB of it are for a parameter of shape "

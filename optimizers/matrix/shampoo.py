@@ -67,7 +67,7 @@ class Shampoo(Preconditioned):
 
     Raises:
         ValueError: a hyperparameter out of its range.
-        Unsupported: the model has nothing for it, or more state than `max_gib`.
+        UnsupportedError: the model has nothing for it, or more state than `max_gib`.
     """
 
     rule = "shampoo"

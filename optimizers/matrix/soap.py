@@ -65,7 +65,7 @@ class SOAP(Preconditioned):
 
     Raises:
         ValueError: a hyperparameter out of its range.
-        Unsupported: the model has nothing for it, or more state than `max_gib`.
+        UnsupportedError: the model has nothing for it, or more state than `max_gib`.
     """
 
     rule = "soap"

@@ -52,7 +52,7 @@ class EKFAC(KFAC):
             for block in blocks
         ]
         used = [(state, scales) for state, scales in found if scales is not None]
-        seen.ranks.sum_([scales for _, scales in used])
+        seen.ranks.all_reduce_([scales for _, scales in used])
         for state, scales in used:
             if bool(torch.isfinite(scales.sum())):
                 self._fold_scales(state, scales, share)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from optimizers.averaging import Averaging
-from optimizers.errors import Unsupported
+from optimizers.errors import UnsupportedError
 from optimizers.fallback import FALLBACKS, scheduled_rate
 from optimizers.layers.capture import Captured
 from optimizers.linalg.curvature import Curvature
@@ -277,7 +277,7 @@ class Factored(Averaging):
         measure = self._measure(seen)
         found = [(block, self._sums(block, passes, measure)) for block in self._blocks]
         used = [(block, sums) for block, sums in found if sums is not None]
-        seen.ranks.sum_([tensor for _, sums in used for tensor in sums.values()])
+        seen.ranks.all_reduce_([tensor for _, sums in used for tensor in sums.values()])
         for block, sums in used:
             if all(bool(torch.isfinite(tensor.sum())) for tensor in sums.values()):
                 self._fold(block, self.state[block.parameters[0]], sums, share)
@@ -459,7 +459,7 @@ def _clip(kl_clip: float | None, predicted: float) -> float:
 
 
 def require_fitting(method: Method, blocks: Sequence[Block], largest: float, limit: float) -> None:
-    """Raise Unsupported, with the size and what avoids it, if the state of the blocks is more than `limit` GiB."""
+    """Raise UnsupportedError, with the size and what avoids it, if the state of the blocks is more than `limit` GiB."""
     sizes = {block.name: block.state_bytes(largest) for block in blocks}
     total = sum(sizes.values()) / 2**30
     if total > limit:
@@ -467,7 +467,7 @@ def require_fitting(method: Method, blocks: Sequence[Block], largest: float, lim
         smaller = min(
             1024, max(max(b.matrix(b.parameters).shape[-2:]) for b in blocks if b.name == worst) - 1
         )
-        raise Unsupported(
+        raise UnsupportedError(
             f"{type(method).__name__} would keep {total:,.3g} GiB of factors, "
             f"{sizes[worst] / 2**30:,.3g} GiB of them "
             f"for {worst}; the limit is max_gib={limit:g}. Keep large factors as diagonals with "

@@ -73,7 +73,7 @@ class KBFGS(Factored):
 
     Raises:
         ValueError: a hyperparameter out of its range.
-        Unsupported: the factors would need more than `max_gib`.
+        UnsupportedError: the factors would need more than `max_gib`.
     """
 
     rule = "kbfgs"
@@ -232,7 +232,9 @@ class KBFGS(Factored):
         ready = [block for block in self._before if self._ready(block)]
         sums = {block: self._totals(block, passes, measure) for block in ready}
         known = {block: found for block, found in sums.items() if found is not None}
-        objective.ranks.sum_([tensor for found in known.values() for tensor in found.values()])
+        objective.ranks.all_reduce_(
+            [tensor for found in known.values() for tensor in found.values()]
+        )
         good = []
         for block, found in known.items():
             state, shift = self.state[block.parameters[0]], self._shift(block, objective)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.distributed import ALONE, Alone
+from optimizers.distributed import SINGLE_PROCESS, SingleProcess
 from optimizers.linalg.curvature import Curvature
 from optimizers.linalg.damping import RatioRule, reduction_ratio
 from optimizers.linalg.flat import flatten, unflatten
@@ -103,7 +103,7 @@ class KFAC(Factored):
 
     Raises:
         ValueError: a hyperparameter out of its range.
-        Unsupported: the factors would need more than `max_gib`.
+        UnsupportedError: the factors would need more than `max_gib`.
     """
 
     rule = "kfac"
@@ -184,7 +184,7 @@ class KFAC(Factored):
         self.inverses = KEEPING[inverse](damping_split)
         self._ratio = float("nan")
         self.distribution = distribution
-        self._ranks: Alone = ALONE
+        self._ranks: SingleProcess = SINGLE_PROCESS
         self._elsewhere: set[int] = set()  # blocks whose inverse some rank holds
         super().__init__(
             params,
@@ -304,7 +304,7 @@ class KFAC(Factored):
         solved = super()._solved(*of_mine, objective)
         for number, direction in zip(mine, solved, strict=True):
             found[number] = direction.contiguous()
-        ranks.sum_(found)
+        ranks.all_reduce_(found)
         return found
 
     def _direction(

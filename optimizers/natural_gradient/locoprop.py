@@ -68,7 +68,7 @@ class LocoProp(Factored):
 
     Raises:
         ValueError: a hyperparameter out of its range.
-        Unsupported: the matrices would need more than `max_gib`.
+        UnsupportedError: the matrices would need more than `max_gib`.
     """
 
     rule = "locoprop"

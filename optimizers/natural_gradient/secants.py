@@ -60,7 +60,7 @@ def dot(one: Tensor, other: Tensor) -> Tensor:
 
 
 def _mixed(vector: Tensor, goal: Tensor, along: Tensor, square: Tensor, share: float) -> Tensor:
-    """theta v + (1 - theta) goal with a product of `share` square, where `along`, that of v, is below it."""
+    """Theta v + (1 - theta) goal with a product of `share` square, where `along`, that of v, is below it."""
     theta = torch.where(
         along < share * square, (1 - share) * square / (square - along), torch.ones_like(along)
     )

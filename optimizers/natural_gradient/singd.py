@@ -83,7 +83,7 @@ class SINGD(Factored):
 
     Raises:
         ValueError: a hyperparameter out of its range.
-        Unsupported: the factors would need more than `max_gib`.
+        UnsupportedError: the factors would need more than `max_gib`.
     """
 
     rule = "singd"

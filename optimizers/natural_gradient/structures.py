@@ -56,7 +56,7 @@ class Structure(ABC):
         return self.pack(self.unpack(packed, size) @ self.unpack(other, size))
 
     def mean_diagonal(self, packed: Tensor, size: int) -> Tensor:
-        """trace / d, (...)."""
+        """Trace / d, (...)."""
         return self.unpack(packed, size).diagonal(dim1=-2, dim2=-1).mean(-1)
 
     def square_times(self, packed: Tensor, matrix: Tensor) -> Tensor:

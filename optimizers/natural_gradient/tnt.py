@@ -91,7 +91,7 @@ class TNT(Preconditioned):
 
     Raises:
         ValueError: a hyperparameter out of its range.
-        Unsupported: the model has nothing for it, or more state than `max_gib`.
+        UnsupportedError: the model has nothing for it, or more state than `max_gib`.
     """
 
     rule = "tnt"

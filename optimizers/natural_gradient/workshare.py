@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from optimizers.distributed import Alone
+from optimizers.distributed import SingleProcess
 from optimizers.natural_gradient.blocks import Block
 from optimizers.natural_gradient.inverses import Inverses, State
 
@@ -30,7 +30,10 @@ def owners_of(blocks: Sequence[Block], size: int) -> dict[int, int]:
 
 
 def hand_out(
-    work: Sequence[tuple[Block, State]], owner: dict[int, int], inverses: Inverses, ranks: Alone
+    work: Sequence[tuple[Block, State]],
+    owner: dict[int, int],
+    inverses: Inverses,
+    ranks: SingleProcess,
 ) -> set[int]:
     """Give every rank the inverses of the owners, in one sum.
 
@@ -46,7 +49,7 @@ def hand_out(
         for (_, state), mine, blank in zip(work, held, blanks, strict=True)
     ]
     ready = gathered_flags(work, held, ranks)
-    ranks.sum_([tensor for tensors in found for tensor in tensors.values()])
+    ranks.all_reduce_([tensor for tensors in found for tensor in tensors.values()])
     for (block, state), tensors in zip(work, found, strict=True):
         if id(block) in ready:
             state.update(tensors)
@@ -54,12 +57,12 @@ def hand_out(
 
 
 def gathered_flags(
-    work: Sequence[tuple[Block, State]], held: Sequence[bool], ranks: Alone
+    work: Sequence[tuple[Block, State]], held: Sequence[bool], ranks: SingleProcess
 ) -> set[int]:
     """The `id`s of the blocks for which some rank's flag is set."""
     if not work:
         return set()
     block, _ = work[0]
     flags: Tensor = block.parameters[0].new_tensor([float(flag) for flag in held])
-    ranks.sum_([flags])
+    ranks.all_reduce_([flags])
     return {id(block) for (block, _), flag in zip(work, flags.tolist(), strict=True) if flag}

@@ -54,7 +54,7 @@ class Newton(Method):
 
     Raises:
         ValueError: a hyperparameter out of its range.
-        Unsupported: more than `max_parameters` parameters.
+        UnsupportedError: more than `max_parameters` parameters.
     """
 
     needs = frozenset({"hessian"})

@@ -64,7 +64,7 @@ class SaddleFreeNewton(Method):
 
     Raises:
         ValueError: a hyperparameter out of its range.
-        Unsupported: `exact` with more than `max_parameters` parameters.
+        UnsupportedError: `exact` with more than `max_parameters` parameters.
     """
 
     needs = frozenset({"hessian"})

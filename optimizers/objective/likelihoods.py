@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from optimizers.errors import Unsupported
+from optimizers.errors import UnsupportedError
 
 
 class Family(ABC):
@@ -177,7 +177,7 @@ def family_of(loss_fn: nn.Module) -> Family | None:
 def require_family(family: Family | None, loss_fn: nn.Module, wanted: str) -> Family:
     """The family, or a refusal that says what was wanted of which loss."""
     if family is None:
-        raise Unsupported(
+        raise UnsupportedError(
             f"{wanted} needs a loss with a known predictive distribution (CrossEntropyLoss, "
             f"BCEWithLogitsLoss or "
             f"MSELoss without weights), got {type(loss_fn).__name__}"

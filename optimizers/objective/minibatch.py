@@ -12,7 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from optimizers.distributed import Alone, cut
+from optimizers.distributed import SingleProcess, cut
 from optimizers.linalg.flat import unflatten
 from optimizers.objective.jacobian import outputs_at
 from optimizers.objective.likelihoods import require_family
@@ -78,10 +78,10 @@ class Evaluating:
         return self._problem.model
 
     @property
-    def ranks(self) -> Alone:
+    def ranks(self) -> SingleProcess:
         """The processes that share the work.
 
-        What layers record is summed over them by `ranks.sum_`.
+        What layers record is summed over them by `ranks.all_reduce_`.
         """
         return self._problem.ranks
 
@@ -201,7 +201,7 @@ class Evaluating:
         total = values[0] if len(values) == 1 else torch.stack(values).sum(0)
         if self._problem.ranks.size > 1:
             total = total.detach().clone()
-            self._problem.ranks.sum_([total])
+            self._problem.ranks.all_reduce_([total])
         return total
 
     def _summed_pair(self, *pairs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -209,7 +209,7 @@ class Evaluating:
         if len(pairs) == 1 and self._problem.ranks.size == 1:
             return pairs[0]
         loss, gradient = (torch.stack(values).sum(0) for values in zip(*pairs, strict=True))
-        self._problem.ranks.sum_([loss, gradient])
+        self._problem.ranks.all_reduce_([loss, gradient])
         return loss, gradient
 
     def _resolved_targets(self, outputs: Tensor, part: slice) -> Tensor:
@@ -251,7 +251,7 @@ class Evaluating:
                     self._count("value")
                     self._resolved_targets(self._outputs(), self._span)
             assert self._drawn is not None
-            self._targets = self._problem.ranks.gather(self._drawn)
+            self._targets = self._problem.ranks.all_gather(self._drawn)
         return self._targets
 
     def _params_at(self, step: Tensor | None) -> list[Tensor] | None:

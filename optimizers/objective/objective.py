@@ -14,8 +14,8 @@ from torch.autograd.graph import GradientEdge
 from torch.func import grad, vmap
 from torch.nn.modules.batchnorm import _NormBase
 
-from optimizers.distributed import ALONE, Alone
-from optimizers.errors import Unsupported
+from optimizers.distributed import SINGLE_PROCESS, SingleProcess
+from optimizers.errors import UnsupportedError
 from optimizers.layers.capture import (
     Captured,
     capture,
@@ -63,7 +63,7 @@ class Objective(Evaluating):
     With `ranks` every process is given the same whole mini-batch and evaluates its share of it.
     Loss, gradient and curvature products are then summed over the processes, residuals and rows of
     examples gathered, so that all answers are those of one process alone to rounding; what
-    `capture` and `scores` record is this rank's share, to be summed by `ranks.sum_`. Dropout draws
+    `capture` and `scores` record is this rank's share, to be summed by `ranks.all_reduce_`. Dropout draws
     other masks on every rank, and batch normalisation sees a rank's share only.
 
     With `parts` the mini-batch is evaluated in that many slices (of at least an example), one after
@@ -106,7 +106,7 @@ class Objective(Evaluating):
         sampler: Callable[[], Batch] | None = None,
         generator: torch.Generator | None = None,
         autocast: bool = False,
-        ranks: Alone = ALONE,
+        ranks: SingleProcess = SINGLE_PROCESS,
         parts: int = 1,
         clip: float | None = None,
         observer: Observer | None = None,
@@ -122,7 +122,7 @@ class Objective(Evaluating):
         if generator is None:
             with torch.random.fork_rng(devices=[]):
                 generator = torch.Generator(device).manual_seed(
-                    ranks.told(int(torch.randint(2**62, ())))
+                    ranks.broadcast_object(int(torch.randint(2**62, ())))
                 )
         norms = [module for module in model.modules() if isinstance(module, _NormBase)]
         problem = Problem(
@@ -225,7 +225,7 @@ class Objective(Evaluating):
             [p.grad is not None for p in self.params], dtype=torch.float32, device=loss.device
         )
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
-        self._problem.ranks.sum_([loss, present, *gradients])
+        self._problem.ranks.all_reduce_([loss, present, *gradients])
         for parameter, gradient, seen in zip(self.params, gradients, present.tolist(), strict=True):
             parameter.grad = gradient if seen else None
         return loss
@@ -309,7 +309,7 @@ class Objective(Evaluating):
         Nothing of it is added to `.grad` before, and nothing clipped afterwards.
 
         Raises:
-            Unsupported: several processes share the work.
+            UnsupportedError: several processes share the work.
         """
         self._require_alone("attached")
         self._count("value")
@@ -326,7 +326,7 @@ class Objective(Evaluating):
         context ends.
 
         Raises:
-            Unsupported: several processes share the work.
+            UnsupportedError: several processes share the work.
         """
         self._require_alone("differentiable")
         try:
@@ -354,7 +354,7 @@ class Objective(Evaluating):
 
     def _require_alone(self, oracle: str) -> None:
         if self._problem.ranks.size > 1:
-            raise Unsupported(
+            raise UnsupportedError(
                 f"{oracle} keeps a graph of one process's share of the work; run it in one process"
             )
 
@@ -400,13 +400,13 @@ class Objective(Evaluating):
         canonical loss and scaled to this one.
 
         Raises:
-            Unsupported: `structural` is not zero and there is no recurrent layer.
+            UnsupportedError: `structural` is not zero and there is no recurrent layer.
         """
         self._count_gradient()
         l2, params = self._own_l2, self.params
         watched = self._problem.recurrent if structural else []
         if structural and not watched:
-            raise Unsupported(
+            raise UnsupportedError(
                 "structural damping needs a recurrent layer (nn.RNN, nn.GRU or nn.LSTM); set it to 0"
             )
         with torch.enable_grad(), self._differentiable_kernels():
@@ -472,15 +472,15 @@ class Objective(Evaluating):
         residuals.
 
         Raises:
-            Unsupported: the loss is not a mean or sum of squared errors.
+            UnsupportedError: the loss is not a mean or sum of squared errors.
             ValueError: outputs and targets differ in shape.
         """
         self._count("value")
         self._count("jac")
         with torch.enable_grad(), self._differentiable_kernels():
             flat, residuals, weight = self._weighted_residuals()
-            jacobian = self._problem.ranks.gather(self._jacobian(flat, weight))
-        residuals = self._problem.ranks.gather(residuals)
+            jacobian = self._problem.ranks.all_gather(self._jacobian(flat, weight))
+        residuals = self._problem.ranks.all_gather(residuals)
         if self._problem.l2:
             root, theta = self._problem.l2**0.5, flatten(self.params).detach()
             residuals = torch.cat([residuals, root * theta])
@@ -497,13 +497,13 @@ class Objective(Evaluating):
         The loss is |r|^2 / 2.
 
         Raises:
-            Unsupported, ValueError: as `jacobian`.
+            UnsupportedError, ValueError: as `jacobian`.
         """
         self._count("value")
         with torch.no_grad():
             params = self._params_at(step)
             _, residuals, _ = self._weighted_residuals(params)
-            residuals = self._problem.ranks.gather(residuals)
+            residuals = self._problem.ranks.all_gather(residuals)
             if not self._problem.l2:
                 return residuals
             return torch.cat([residuals, self._problem.l2**0.5 * flatten(params or self.params)])
@@ -517,7 +517,7 @@ class Objective(Evaluating):
         """
         family = self._problem.family
         if not isinstance(family, Gaussian):
-            raise Unsupported(
+            raise UnsupportedError(
                 f"jacobian needs a squared error (nn.MSELoss), got "
                 f"{type(self._problem.loss_fn).__name__}"
             )
@@ -558,17 +558,17 @@ class Objective(Evaluating):
         A loss of one's own is taken to be a mean over examples unless its `reduction` is `sum`.
 
         Raises:
-            Unsupported: the examples are coupled and have no gradients of their own: by batch
+            UnsupportedError: the examples are coupled and have no gradients of their own: by batch
                 normalisation that uses the batch's statistics, or by a mean that is weighted by the
                 targets.
         """
         problem = self._problem
         if any(couples(norm) for norm in problem.norms):
-            raise Unsupported(
+            raise UnsupportedError(
                 "per_example_grads needs independent examples; batch normalisation couples them"
             )
         if weighted_mean(problem.loss_fn):
-            raise Unsupported(
+            raise UnsupportedError(
                 "per_example_grads needs a plain mean; class weights or ignored targets couple the "
                 "examples"
             )
@@ -580,7 +580,7 @@ class Objective(Evaluating):
                 rows = self._vectorised_example_grads()
             except RuntimeError:  # random masks, or another operator without a batching rule
                 rows = self._looped_example_grads()
-        rows = problem.ranks.gather(rows)
+        rows = problem.ranks.all_gather(rows)
         if getattr(problem.loss_fn, "reduction", "mean") == "sum":
             rows = rows * len(self.inputs)
         return rows + problem.l2 * flatten(self.params).detach()
@@ -636,7 +636,7 @@ class Objective(Evaluating):
         """The same inputs with targets drawn from the model's own predictive distribution, at its first evaluation.
 
         Raises:
-            Unsupported: the loss is not the negative log-likelihood of a known distribution.
+            UnsupportedError: the loss is not the negative log-likelihood of a known distribution.
         """
         require_family(self._problem.family, self._problem.loss_fn, "sampled")
         return self._derived(self.inputs, None, self._moment)
@@ -660,7 +660,7 @@ class Objective(Evaluating):
             gradient: whether `.grad` is filled as by `()`.
 
         Raises:
-            Unsupported: the loss is not the negative log-likelihood of a known distribution.
+            UnsupportedError: the loss is not the negative log-likelihood of a known distribution.
         """
         if fisher != "empirical":
             require_family(self._problem.family, self._problem.loss_fn, "scores")
@@ -730,10 +730,10 @@ class Objective(Evaluating):
         """Another mini-batch of the same task, within the same step.
 
         Raises:
-            Unsupported: the objective was made without a `sampler`.
+            UnsupportedError: the objective was made without a `sampler`.
         """
         if self._problem.sampler is None:
-            raise Unsupported(
+            raise UnsupportedError(
                 "fresh needs an objective with a sampler; pass Objective(..., sampler=...)"
             )
         return self._derived(*self._problem.sampler(), self._moment)
@@ -744,7 +744,7 @@ class Objective(Evaluating):
         An oracle call on it counts as `count` calls.
 
         Raises:
-            Unsupported: the objective was made without a `sampler`.
+            UnsupportedError: the objective was made without a `sampler`.
         """
         others = [self.fresh() for _ in range(count - 1)]
         inputs = torch.cat([self.inputs, *(other.inputs for other in others)])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from optimizers.distributed import ALONE, Alone
+from optimizers.distributed import SINGLE_PROCESS, SingleProcess
 from optimizers.objective.cache import Known
 from optimizers.objective.likelihoods import Family
 
@@ -39,7 +39,7 @@ class Problem:
     autocast: bool
     sampler: Callable[[], Batch] | None
     generator: torch.Generator
-    ranks: Alone = ALONE
+    ranks: SingleProcess = SINGLE_PROCESS
     parts: int = 1
     clip: float | None = None
     observer: Observer | None = None

@@ -60,7 +60,7 @@ def curvatures(
 
 
 def move(points: Tensors, kept: Sequence[Kept], gradients: Tensors, group: dict[str, Any]) -> bool:
-    """theta -= lr m / max(div |h|, cut); whether a variance was at its floor."""
+    """Theta -= lr m / max(div |h|, cut); whether a variance was at its floor."""
     beta, div = group["beta"], group["div"]
     apart, gradients_apart = follow(kept, points, gradients, beta, group["gamma"])
     found, degenerate = curvatures(

@@ -25,7 +25,7 @@ def begin(kept: Kept, point: Tensor, gradient: Tensor, at_start: bool) -> None:
 def follow(
     kept: Sequence[Kept], points: Tensors, gradients: Tensors, beta: float, gamma: float
 ) -> tuple[Tensors, Tensors]:
-    """momentum += gamma (g - momentum), mean += beta (x - mean), for points and gradients.
+    """Momentum += gamma (g - momentum), mean += beta (x - mean), for points and gradients.
 
     Returns how far point and gradient are from their means before; from the new ones it is 1 - beta
     times that.
@@ -49,7 +49,7 @@ def weight(beta: float) -> float:
 def average_products(
     kept: Sequence[Kept], key: str, first: Tensors, second: Tensors, beta: float
 ) -> Tensors:
-    """moment += beta (d d' - moment), entry by entry, d and d' the deviations from the new means; the moments."""
+    """Moment += beta (d d' - moment), entry by entry, d and d' the deviations from the new means; the moments."""
     moments = [one[key] for one in kept]
     torch._foreach_mul_(moments, 1 - beta)
     torch._foreach_addcmul_(moments, first, second, value=weight(beta))

@@ -84,7 +84,7 @@ class OGR(Method):
 
     Raises:
         ValueError: a hyperparameter out of its range.
-        Unsupported: `full` with more than `max_parameters` parameters.
+        UnsupportedError: `full` with more than `max_parameters` parameters.
     """
 
     def __init__(

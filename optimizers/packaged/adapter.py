@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.errors import Unsupported
+from optimizers.errors import UnsupportedError
 from optimizers.method import Method
 from optimizers.objective import Objective
 from optimizers.packaged import arguments, catalogue
@@ -55,7 +55,7 @@ class PytorchOptimizer(Method):
     package takes and ignores them); precisions that default to float32 follow parameters of
     float64; all random numbers come from torch's generator (three classes draw from Python's or
     numpy's); checkpoints keep the counters that the package holds outside its state; what a class
-    cannot do is `Unsupported` and says so.
+    cannot do is `UnsupportedError` and says so.
 
     Args:
         params: parameters, named parameters or groups.
@@ -67,7 +67,7 @@ class PytorchOptimizer(Method):
         ValueError: an unknown name or setting (with those that are close), a value out of range,
             or, at the first step, something that only the length of the training tells and nobody
             has told.
-        Unsupported: the package is not installed; the class needs what a training in one process
+        UnsupportedError: the package is not installed; the class needs what a training in one process
             does not give.
     """
 
@@ -116,7 +116,7 @@ class PytorchOptimizer(Method):
         except Exception as error:
             raise self._explained(error, "cannot be made") from error
         if not isinstance(getattr(made, "param_groups", None), list):
-            raise Unsupported(
+            raise UnsupportedError(
                 f"{self.title} of pytorch-optimizer has no parameter groups: it is no optimizer"
             )
         self.inner = made
@@ -284,8 +284,8 @@ class PytorchOptimizer(Method):
         values = catalogue.is_out_of_range(error) and not self._begun and self.inner is None
         return (
             ValueError(message)
-            if values and not isinstance(error, Unsupported)
-            else Unsupported(message)
+            if values and not isinstance(error, UnsupportedError)
+            else UnsupportedError(message)
         )
 
     def _warn_of_narrow_state(self) -> None:

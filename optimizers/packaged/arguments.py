@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from optimizers.errors import Unsupported
+from optimizers.errors import UnsupportedError
 from optimizers.layers.roles import Role, roles
 from optimizers.method import Horizon
 from optimizers.packaged.catalogue import Kind, find, require_settings, signature
@@ -63,7 +63,7 @@ def checked(
 
     Raises:
         ValueError: a name that neither has, or a value of the wrong type.
-        Unsupported: an argument is missing that a configuration cannot give.
+        UnsupportedError: an argument is missing that a configuration cannot give.
     """
     key, base = wrapped(kind, settings)
     given = {name: value for name, value in settings.items() if name != key}
@@ -76,7 +76,7 @@ def checked(
         if _must_be_given(a) and n not in {*own, *TOLD, *BASES}
     ]
     if missing:
-        raise Unsupported(
+        raise UnsupportedError(
             f"{kind.__name__} of pytorch-optimizer needs {', '.join(missing)}, which a "
             f"configuration cannot give"
         )

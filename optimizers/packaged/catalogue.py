@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from optimizers.errors import Unsupported
+from optimizers.errors import UnsupportedError
 
 PACKAGE = "pytorch_optimizer"
 INSTALL = "python -m pip install 'pytorch-optimizer>=4.1'"
@@ -50,12 +50,12 @@ def package() -> ModuleType:
     """The package itself.
 
     Raises:
-        Unsupported: it is not installed.
+        UnsupportedError: it is not installed.
     """
     try:
         return import_module(PACKAGE)
     except ImportError as error:
-        raise Unsupported(
+        raise UnsupportedError(
             f"pytorch-optimizer is not there ({error}); install it: {INSTALL}"
         ) from error
 

@@ -29,7 +29,7 @@ class BFGS(DenseInverse):
 
     Raises:
         ValueError: a hyperparameter out of its range.
-        Unsupported: more than `max_parameters` parameters.
+        UnsupportedError: more than `max_parameters` parameters.
     """
 
     update_ = staticmethod(bfgs_update_)

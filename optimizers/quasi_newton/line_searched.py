@@ -195,7 +195,7 @@ class LineSearched(Method):
 
 
 def powell_damped(y: Tensor, bs: Tensor, along: float, modelled: float, share: float) -> Tensor:
-    """t y + (1 - t) Bs with s.y = share * s.Bs, for a pair with along = s.y < share * s.Bs, modelled = s.Bs.
+    """T y + (1 - t) Bs with s.y = share * s.Bs, for a pair with along = s.y < share * s.Bs, modelled = s.Bs.
 
     Nocedal and Wright, 2006, eq. 18.15, with `share` in place of 0.2.
     """

@@ -55,7 +55,7 @@ class SR1(Method):
 
     Raises:
         ValueError: a hyperparameter out of its range.
-        Unsupported: more than `max_parameters` parameters.
+        UnsupportedError: more than `max_parameters` parameters.
     """
 
     def __init__(

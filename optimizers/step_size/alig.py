@@ -41,7 +41,7 @@ class ALIG(Polyak):
 
     Raises:
         ValueError: a hyperparameter out of its range.
-        Unsupported: a loss is negative and f_star is zero.
+        UnsupportedError: a loss is negative and f_star is zero.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.errors import Unsupported
+from optimizers.errors import UnsupportedError
 from optimizers.linalg.flat import flatten
 from optimizers.method import Method, require_choice, require_range
 from optimizers.objective import Objective
@@ -61,7 +61,7 @@ class GeN(Method):
     Raises:
         ValueError: a hyperparameter out of its range.
         TypeError: what `inner` made is not a torch optimizer.
-        Unsupported: `fresh`, and the objective was made without a sampler.
+        UnsupportedError: `fresh`, and the objective was made without a sampler.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class GeN(Method):
             return objective
         try:
             return objective.fresh()
-        except Unsupported:
+        except UnsupportedError:
             if self.batch == "fresh":
                 raise
             return objective

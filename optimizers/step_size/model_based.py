@@ -84,7 +84,7 @@ class ModelBased(Sized):
     def move(
         self, params: list[Tensor], directions: list[Tensor], tau: float, decay: float
     ) -> None:
-        """theta <- (theta - tau D^-1 d) / (1 + decay), or (1 - decay) theta - tau D^-1 d."""
+        """Theta <- (theta - tau D^-1 d) / (1 + decay), or (1 - decay) theta - tau D^-1 d."""
         if decay and not self.proximal:
             torch._foreach_mul_(params, 1 - decay)
         torch._foreach_add_(params, directions, alpha=-tau)

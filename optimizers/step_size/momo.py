@@ -44,7 +44,7 @@ class MoMo(ModelBased):
 
     Raises:
         ValueError: a hyperparameter out of its range.
-        Unsupported: a loss is negative and lower_bound is zero.
+        UnsupportedError: a loss is negative and lower_bound is zero.
     """
 
     def __init__(

@@ -39,7 +39,7 @@ class MoMoAdam(ModelBased):
 
     Raises:
         ValueError: a hyperparameter out of its range.
-        Unsupported: a loss is negative and lower_bound is zero.
+        UnsupportedError: a loss is negative and lower_bound is zero.
     """
 
     def __init__(

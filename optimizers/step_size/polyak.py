@@ -16,10 +16,10 @@ class Polyak(Sized):
     f_star: float
 
     def gap(self, value: float, squares: float) -> float:
-        """f - f*, or 0 where there is nothing to step for; `stuck` says why.
+        """F - f*, or 0 where there is nothing to step for; `stuck` says why.
 
         Raises:
-            Unsupported: the loss is negative and f* is its default, zero.
+            UnsupportedError: the loss is negative and f* is its default, zero.
         """
         self.stuck = ""
         if squares == 0:

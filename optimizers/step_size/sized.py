@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.errors import Unsupported
+from optimizers.errors import UnsupportedError
 from optimizers.linalg.flat import require_strided
 from optimizers.method import Method
 
@@ -106,10 +106,10 @@ class Sized(Method):
         Zero bounds it no longer.
 
         Raises:
-            Unsupported: the loss is negative and the bound is zero.
+            UnsupportedError: the loss is negative and the bound is zero.
         """
         if bound == 0 and value < -ROUNDING:
-            raise Unsupported(
+            raise UnsupportedError(
                 f"{type(self).__name__} takes zero for a lower bound of the loss, which is "
                 f"{value:.6g}: pass {option}="
                 f"..., a number that no mini-batch's loss is below{help}"

@@ -51,7 +51,7 @@ class SPS(Polyak):
     Raises:
         ValueError: a hyperparameter out of its range; `smooth_iter` does not know how many steps
             make an epoch.
-        Unsupported: a loss is negative and f_star is zero.
+        UnsupportedError: a loss is negative and f_star is zero.
     """
 
     def __init__(

@@ -65,7 +65,8 @@ class Proximal(Method):
         """Beside the common ones.
 
         `zero_units`, the share of groups, weights or singular values that are zero, and
-        `penalty`, strength psi."""
+        `penalty`, strength psi.
+        """
         weights = [
             (group["strength"], parameter.detach())
             for group in self.param_groups

@@ -24,7 +24,7 @@ class Regulariser(ABC):
 
     @abstractmethod
     def prox(self, point: Tensor, metric: Tensor, strength: float) -> Tensor:
-        """argmin over W of 1/2 sum_i metric_i (W_i - point_i)^2 + strength psi(W).
+        """Argmin over W of 1/2 sum_i metric_i (W_i - point_i)^2 + strength psi(W).
 
         Metric > 0, of the point's shape.
         """
@@ -129,7 +129,7 @@ def regulariser(kind: str, groups: str) -> Regulariser:
 
 
 def _lengths(pull: Tensor, weights: Tensor, tau: float) -> Tensor:
-    """s >= 0, a row a group.
+    """S >= 0, a row a group.
 
     The root of ||pull / (weights s + tau)|| = 1, zero where there is none.
     """

@@ -89,7 +89,7 @@ class ARC(Method):
 
     Raises:
         ValueError: a hyperparameter out of its range.
-        Unsupported: `subproblem="exact"` with more than `max_parameters` parameters.
+        UnsupportedError: `subproblem="exact"` with more than `max_parameters` parameters.
     """
 
     needs = frozenset({"hessian"})

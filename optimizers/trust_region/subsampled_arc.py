@@ -56,7 +56,7 @@ class SubsampledARC(ARC):
 
     Raises:
         ValueError: a hyperparameter out of its range.
-        Unsupported: as ARC.
+        UnsupportedError: as ARC.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ def finite(curvature: Curvature) -> bool:
 
 
 def agreement(before: float, after: float, change: float, step: Tensor) -> float:
-    """rho = (before - after) / -change.
+    """Rho = (before - after) / -change.
 
     1 where round-off hides the reduction, NaN where a loss is not finite.
     """

@@ -64,7 +64,7 @@ class TrustRegion(Method):
 
     Raises:
         ValueError: a hyperparameter out of its range.
-        Unsupported: `subproblem="exact"` with more than `max_parameters` parameters.
+        UnsupportedError: `subproblem="exact"` with more than `max_parameters` parameters.
     """
 
     needs = frozenset({"hessian"})

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from optimizers import Unsupported
+from optimizers import UnsupportedError
 from suite.batched.eligibility import kind_of, reason_for, together
 from suite.batched.fused_updates import Update
 from suite.batched.replicas import Company, Copy
@@ -107,7 +107,7 @@ class _Batch:
             copy = Copy(plan, self.task, self.place, self.company)
             copy.prepare()
             copy.peak_bytes = self._peak(copy)
-        except Unsupported as error:
+        except UnsupportedError as error:
             record.begin(describe(plan, self.task, self.place), self.facts, resume=False)
             summary = summarise(plan, self.task, Status.UNSUPPORTED, str(error))
             record.finish(summary)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers import Unsupported
+from optimizers import UnsupportedError
 from suite.batched.replica_objective import Row
 from suite.batched.replicas import Company, Copy
 from suite.batched.stacked_model import Stack
@@ -55,7 +55,7 @@ def reason_against(plan: Plan) -> str | None:
     That takes about as long as building the task, once for all plans that differ in numbers only.
 
     Raises:
-        HopelessError: the user's file, of which the task is made, is broken.
+        FatalConfigError: the user's file, of which the task is made, is broken.
     """
     if said := _at_sight(plan):
         return said
@@ -144,7 +144,7 @@ def _tried(plan: Plan, task: Task) -> str | None:
     with torch.random.fork_rng(devices=devices):
         try:
             copy = _Probe(plan, task, task.device, Company(task))
-        except (Unsupported, ValueError) as error:
+        except (UnsupportedError, ValueError) as error:
             return f"it cannot be built: {error}"
         needs = frozenset[str](getattr(copy.optimizer, "needs", ()))
         if needs:

@@ -22,7 +22,7 @@ from suite.config import messages
 from suite.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from suite.compare.sides import Ledger
+    from suite.compare.sides import CostTable
     from suite.results.frame import Records
 
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _compare(options: argparse.Namespace) -> int:
     from suite.compare import selection as paired  # now: --help need not wait for pandas
     from suite.compare.output import show
-    from suite.compare.sides import Ledger
+    from suite.compare.sides import CostTable
     from suite.compare.verdict import judge
 
     names = [word for word in options.words if "=" not in word.partition("[")[0]]
@@ -61,7 +61,7 @@ def _compare(options: argparse.Namespace) -> int:
     pairs = paired.pairs(records, first, second, across)
     for said in paired.alone(records, first, second, pairs):
         print(f"not compared: {said}", file=sys.stderr)
-    ledger = Ledger(records)
+    ledger = CostTable(records)
     verdicts = [
         judge(ledger, a, b, _level(ledger, a.problem, level), mixed=options.mixed_devices)
         for a, b in pairs
@@ -79,13 +79,13 @@ def _compare_all(options: argparse.Namespace, names: Sequence[str], given: dict[
     from suite.compare.baseline import against_baseline
     from suite.compare.output import show_all
     from suite.compare.ranks import overall, standings
-    from suite.compare.sides import Ledger
+    from suite.compare.sides import CostTable
     from suite.compare.tables import matrix_table, rank_tables, stability_lines
 
     if names:
         given = {"optimizer": ",".join(names), **given}
     records = _records(options, given)
-    ledger = Ledger(records)
+    ledger = CostTable(records)
     found = standings(ledger, options.unit, mixed=options.mixed_devices)
     if not found:
         there = ", ".join(records.optimizers)
@@ -132,7 +132,7 @@ def _records(options: argparse.Namespace, filters: dict[str, str]) -> Records:
     return records
 
 
-def _level(ledger: Ledger, problem: str, wanted: str | None) -> str | None:
+def _level(ledger: CostTable, problem: str, wanted: str | None) -> str | None:
     """The level's name in full.
 
     Raises:

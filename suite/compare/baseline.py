@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from suite.compare.sides import Ledger, Side, sides
+from suite.compare.sides import CostTable, Side, sides
 from suite.compare.verdict import Verdict, judge
 from suite.config import registry
 from suite.errors import ConfigError, did_you_mean
@@ -14,7 +14,7 @@ from suite.results.labels import flatten
 
 
 def against_baseline(
-    ledger: Ledger, wanted: str | None = None, *, mixed: bool = False
+    ledger: CostTable, wanted: str | None = None, *, mixed: bool = False
 ) -> list[Verdict]:
     """The verdict on every method against the baseline, on every problem that the baseline ran.
 

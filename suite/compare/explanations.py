@@ -16,7 +16,7 @@ from suite.compare.final_values import finals
 from suite.compare.intervals import AT_LEAST, AT_MOST
 from suite.compare.selection import differing
 from suite.compare.sentences import UNITS, factor, level_text
-from suite.compare.sides import Ledger, Side
+from suite.compare.sides import CostTable, Side
 from suite.compare.tuning_effort import FOLDER, tuning, tuning_text
 from suite.compare.verdict import FINAL, SECONDS, Verdict
 from suite.results import time_to_target
@@ -27,7 +27,7 @@ from suite.results.outcomes import failure_words
 OTHER_SIDE = {AT_MOST: AT_LEAST, AT_LEAST: AT_MOST}
 
 
-def reasons(ledger: Ledger, verdict: Verdict) -> list[str]:
+def reasons(ledger: CostTable, verdict: Verdict) -> list[str]:
     """What is said under one verdict alone."""
     records = ledger.records
     lines = [
@@ -135,7 +135,7 @@ def failure_lines(records: Records, verdict: Verdict) -> list[str]:
     return lines
 
 
-def resolution_line(ledger: Ledger, verdict: Verdict) -> str:
+def resolution_line(ledger: CostTable, verdict: Verdict) -> str:
     """What the level is, and to how many steps the costs are known."""
     if not verdict.ratios:
         return ""
@@ -149,7 +149,7 @@ def resolution_line(ledger: Ledger, verdict: Verdict) -> str:
     return f"{level_text(verdict)}{known}"
 
 
-def chance_line(ledger: Ledger, verdict: Verdict) -> str:
+def chance_line(ledger: CostTable, verdict: Verdict) -> str:
     """P(A beats B): of a run of A and a run of B, how often A's is the better."""
     if verdict.seeds < 2 or verdict.same:
         return ""
@@ -159,12 +159,12 @@ def chance_line(ledger: Ledger, verdict: Verdict) -> str:
     return f"P({verdict.a.label} beats {verdict.b.label}) by {by}, over pairs of runs: {chance:.2f}"
 
 
-def chances(ledger: Ledger, verdict: Verdict) -> tuple[list[float], list[float]]:
+def chances(ledger: CostTable, verdict: Verdict) -> tuple[list[float], list[float]]:
     """What is compared, run by run, smaller being better and failures infinite."""
     return _compared(ledger, verdict, verdict.a), _compared(ledger, verdict, verdict.b)
 
 
-def _compared(ledger: Ledger, verdict: Verdict, side: Side) -> list[float]:
+def _compared(ledger: CostTable, verdict: Verdict, side: Side) -> list[float]:
     if verdict.decided_by != FINAL:
         return [float(one[verdict.decided_by]) for one in ledger.costs(side, verdict.value)]
     sign = -1.0 if verdict.direction == "max" else 1.0

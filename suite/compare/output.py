@@ -14,7 +14,7 @@ from rich.text import Text
 
 from suite.compare.explanations import reasons, shared_reasons
 from suite.compare.sentences import final_result, final_text, sentence
-from suite.compare.sides import Ledger
+from suite.compare.sides import CostTable
 from suite.compare.summary import summary_lines
 from suite.compare.verdict import FINAL, Verdict
 from suite.tables.markdown import markdown
@@ -25,7 +25,10 @@ WIDE = 180  # columns of a table that goes to a file or a pipe
 
 
 def show(
-    ledger: Ledger, verdicts: Sequence[Verdict], shape: str | None, console: Console | None = None
+    ledger: CostTable,
+    verdicts: Sequence[Verdict],
+    shape: str | None,
+    console: Console | None = None,
 ) -> None:
     """Print the verdicts."""
     console = console or Console(highlight=False)
@@ -75,7 +78,7 @@ def show_all(tables: Sequence[Table], lines: Sequence[str], shape: str | None) -
         console.print(line, markup=False, soft_wrap=not console.is_terminal)
 
 
-def as_dict(ledger: Ledger, verdict: Verdict) -> dict[str, Any]:
+def as_dict(ledger: CostTable, verdict: Verdict) -> dict[str, Any]:
     """All numbers of a verdict, what is not finite as null, and its words."""
     return {
         "problem": verdict.problem,

@@ -24,7 +24,7 @@ from scipy.stats import rankdata
 from suite import stats
 from suite.compare.final_values import finals
 from suite.compare.intervals import LEVEL
-from suite.compare.sides import UNFINISHED, UNFIT, Ledger, Side, sides
+from suite.compare.sides import UNFINISHED, UNFIT, CostTable, Side, sides
 from suite.compare.verdict import FINAL, SECONDS, WORK, Verdict, judge
 from suite.results import time_to_target
 from suite.results.frame import Records
@@ -78,7 +78,7 @@ class Overall:
     left_out: tuple[str, ...]
 
 
-def standings(ledger: Ledger, unit: str | None = None, *, mixed: bool = False) -> list[Standing]:
+def standings(ledger: CostTable, unit: str | None = None, *, mixed: bool = False) -> list[Standing]:
     """The standing on every problem that two methods ran."""
     there = {problem: _fit(sides(ledger.records, problem)) for problem in ledger.records.problems}
     unit = unit or best_unit(ledger, there, mixed=mixed)
@@ -86,7 +86,9 @@ def standings(ledger: Ledger, unit: str | None = None, *, mixed: bool = False) -
     return [one for one in found if one is not None]
 
 
-def best_unit(ledger: Ledger, there: Mapping[str, Sequence[Side]], *, mixed: bool = False) -> str:
+def best_unit(
+    ledger: CostTable, there: Mapping[str, Sequence[Side]], *, mixed: bool = False
+) -> str:
     """Seconds where all that count were measured alone, on one machine for each problem.
 
     Else gradient-equivalents.
@@ -111,7 +113,7 @@ def _fit(there: Mapping[str, Side]) -> list[Side]:
     return [side for side in ended if side.runs]
 
 
-def _standing(ledger: Ledger, own: Sequence[Side], unit: str, *, mixed: bool) -> Standing:
+def _standing(ledger: CostTable, own: Sequence[Side], unit: str, *, mixed: bool) -> Standing:
     """The standing on one problem."""
     problem = own[0].problem
     table, by = scores(ledger, own, unit)
@@ -126,7 +128,7 @@ def _standing(ledger: Ledger, own: Sequence[Side], unit: str, *, mixed: bool) ->
     return Standing(problem, by, table, medians[order], ranks, held, drawn, behind)
 
 
-def scores(ledger: Ledger, own: Sequence[Side], unit: str) -> tuple[pd.DataFrame, str]:
+def scores(ledger: CostTable, own: Sequence[Side], unit: str) -> tuple[pd.DataFrame, str]:
     """What methods are ranked by on a problem, a row a seed, and which quantity it is."""
     level = ledger.main_value(own[0].problem)
     by = FINAL if math.isnan(level) else unit

@@ -32,7 +32,7 @@ TAKEN = (
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class RunValues:
     """One run of a side; `index` is its row in the records' frame, `planned` the steps it was to take."""
 
     index: int
@@ -59,7 +59,7 @@ class Side:
     scale: str
     metric: str
     direction: str
-    runs: tuple[Trained, ...]
+    runs: tuple[RunValues, ...]
 
     @property
     def seeds(self) -> list[int]:
@@ -79,12 +79,12 @@ class Side:
 def sides(records: Records, problem: str, frame: pd.DataFrame | None = None) -> dict[str, Side]:
     """Every method on a problem by its label; of the rows of `frame` only, where it is given."""
     rows = records.of(problem) if frame is None else frame
-    found: dict[str, list[Trained]] = {}
+    found: dict[str, list[RunValues]] = {}
     for index, label, *values in zip(
         rows.index, rows["optimizer"], *(rows[name] for name in TAKEN), strict=True
     ):
         planned = as_number(records.runs[index].config.get("steps"))
-        found.setdefault(str(label), []).append(Trained(int(index), planned, *values))
+        found.setdefault(str(label), []).append(RunValues(int(index), planned, *values))
     heads = rows.drop_duplicates("optimizer").set_index("optimizer")
     told = heads[["name", "task", "scale", "metric", "direction"]].astype(str).to_dict("index")
     return {
@@ -118,7 +118,7 @@ def match_seeds(a: Side, b: Side) -> tuple[Side, Side, bool, tuple[str, ...]]:
     return a.of_seeds(common), b.of_seeds(common), True, tuple(said)
 
 
-class Ledger:
+class CostTable:
     """What the runs of some records spent until they reached a level: each is worked out once."""
 
     def __init__(self, records: Records) -> None:
@@ -141,7 +141,7 @@ class Ledger:
         """The costs of a side's runs to a level, as in `time_to_target.costs`."""
         return [self._cost(side, run, level) for run in side.runs]
 
-    def _cost(self, side: Side, run: Trained, level: float) -> dict[str, Any]:
+    def _cost(self, side: Side, run: RunValues, level: float) -> dict[str, Any]:
         key = (run.index, level)
         if key not in self._costs:
             history = self.records.histories[run.index]
@@ -156,10 +156,10 @@ def _head(told: dict[Any, str]) -> dict[str, str]:
     return {key: told[key] for key in ("task", "scale", "metric", "direction")}
 
 
-def _seeds(runs: Sequence[Trained]) -> str:
+def _seeds(runs: Sequence[RunValues]) -> str:
     seeds = sorted({run.seed for run in runs})
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
-def _again(run: Trained) -> str:
+def _again(run: RunValues) -> str:
     return f"finish it with: {run.command}" if run.command else "the same command finishes it"

@@ -9,14 +9,14 @@ import numpy as np
 from suite import stats
 from suite.compare.explanations import chances
 from suite.compare.intervals import LEVEL
-from suite.compare.sides import Ledger
+from suite.compare.sides import CostTable
 from suite.compare.verdict import BETTER, WORSE, Verdict
 from suite.results import time_to_target
 
 DRAWS = 2000
 
 
-def summary_lines(ledger: Ledger, verdicts: Sequence[Verdict]) -> list[str]:
+def summary_lines(ledger: CostTable, verdicts: Sequence[Verdict]) -> list[str]:
     """`Over 7 problems: kfac better on 2, worse on 0, cannot be told on 5; P(kfac beats adamw) 0.78 [0.70, 0.86].`
 
     Test functions are left out; where problems have different labels for a method, they are counted

@@ -20,7 +20,7 @@ import numpy as np
 
 from suite.compare.final_values import compare_finals
 from suite.compare.intervals import Interval, cost_ratio, restricted
-from suite.compare.sides import UNFIT, Ledger, Side, match_seeds
+from suite.compare.sides import UNFIT, CostTable, Side, match_seeds
 from suite.results import time_to_target
 from suite.results.frame import Records, metric_columns
 
@@ -88,7 +88,7 @@ class Verdict:
 
 
 def judge(
-    ledger: Ledger, a: Side, b: Side, level: str | None = None, *, mixed: bool = False
+    ledger: CostTable, a: Side, b: Side, level: str | None = None, *, mixed: bool = False
 ) -> Verdict:
     """The verdict on two sides at a level: the problem's target or highest level.
 
@@ -119,7 +119,7 @@ def judge(
     return replace(found, outcome=None if found.same else _outcome(found))
 
 
-def _with_costs(ledger: Ledger, verdict: Verdict, mixed: bool) -> Verdict:
+def _with_costs(ledger: CostTable, verdict: Verdict, mixed: bool) -> Verdict:
     """The verdict with the costs of reaching the level.
 
     They decide where a run of either side reached it.

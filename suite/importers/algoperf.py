@@ -23,7 +23,7 @@ import pandas as pd
 
 from suite.importers.foreign import (
     Facts,
-    ImportFault,
+    ImportFaultError,
     direction_of,
     metric_name,
     read_csv,
@@ -74,11 +74,11 @@ def read(path: Path) -> list[Run]:
     """All runs beneath a folder: one for each study of each workload of each submission.
 
     Raises:
-        ImportFault: there are none, or a file is not what it should be.
+        ImportFaultError: there are none, or a file is not what it should be.
     """
     found = [_trial(path, folder) for folder in _folders(path)]
     if not found:
-        raise ImportFault(
+        raise ImportFaultError(
             f"{path} has no trials of AlgoPerf; they are folders "
             f"<submission>/study_<k>/<workload>_<framework>/trial_<j> with {EVALUATIONS} or "
             f"{MEASUREMENTS}"
@@ -106,7 +106,7 @@ def read_times(path: Path) -> pd.DataFrame:
     """
     table = pd.read_csv(path, index_col=0)
     if table.index.name != "submission" or not len(table.columns):
-        raise ImportFault(
+        raise ImportFaultError(
             f"{path} is no table of times: its first column is {table.index.name!r}, not "
             f"'submission'"
         )
@@ -116,7 +116,7 @@ def read_times(path: Path) -> pd.DataFrame:
 
 def _folders(path: Path) -> list[Path]:
     if not path.is_dir():
-        raise ImportFault(f"{path} is no folder")
+        raise ImportFaultError(f"{path} is no folder")
     return sorted(
         {file.parent for name in (EVALUATIONS, MEASUREMENTS) for file in path.rglob(name)}
     )
@@ -126,7 +126,7 @@ def _trial(root: Path, folder: Path) -> Trial:
     found = TRIAL.search(folder.resolve().as_posix())
     study = STUDY.search(folder.parent.parent.name)
     if found is None or study is None:
-        raise ImportFault(
+        raise ImportFaultError(
             f"{folder} is no study_<k>/<workload>_<framework>/trial_<j>, by which a trial is told"
         )
     meta = read_json(folder / META) if (folder / META).exists() else {}
@@ -145,7 +145,9 @@ def _target(trial: Trial) -> tuple[str, float]:
     if isinstance(metric, str) and isinstance(target, int | float):
         return metric, float(target)
     if trial.workload not in WORKLOADS:
-        raise ImportFault(f"{trial.folder} has no {META} that tells the target of {trial.workload}")
+        raise ImportFaultError(
+            f"{trial.folder} has no {META} that tells the target of {trial.workload}"
+        )
     return WORKLOADS[trial.workload]
 
 
@@ -173,7 +175,7 @@ def _history(folder: Path, metric: str, name: str) -> pd.DataFrame:
     files = [folder / file for file in (EVALUATIONS, MEASUREMENTS) if (folder / file).exists()]
     tables = [read_csv(file, (STEP,)) for file in files]
     if not any(f"validation/{metric}" in table for table in tables):
-        raise ImportFault(
+        raise ImportFaultError(
             f"{files[0]} has no column 'validation/{metric}', the metric of the workload's target"
         )
     joined = (

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from suite.importers.foreign import EVALUATED_LOSS, Facts, ImportFault, read_json, run_of
+from suite.importers.foreign import EVALUATED_LOSS, Facts, ImportFaultError, read_json, run_of
 from suite.results.run import Run
 
 SOURCE = "deepobs"
@@ -38,11 +38,11 @@ def read(path: Path) -> list[Run]:
     """All runs beneath a folder, or the one in a file.
 
     Raises:
-        ImportFault: there are none, or a file is not what it should be.
+        ImportFaultError: there are none, or a file is not what it should be.
     """
     files = [path] if path.is_file() else sorted(path.rglob("*.json"))
     if not files:
-        raise ImportFault(
+        raise ImportFaultError(
             f"{path} has no JSON files; DeepOBS writes "
             f"<testproblem>/<optimizer>/<setting>/<seed>.json"
         )
@@ -53,7 +53,7 @@ def _run(file: Path) -> Run:
     content = read_json(file)
     absent = [key for key in NEEDED if key not in content]
     if absent:
-        raise ImportFault(f"{file} is no output of DeepOBS: it has no {absent[0]!r}")
+        raise ImportFaultError(f"{file} is no output of DeepOBS: it has no {absent[0]!r}")
     metric = "accuracy" if _listed(content, "test_accuracies") else EVALUATED_LOSS
     split = "valid" if _listed(content, "valid_losses") else "test"
     history = _history(file, content, metric, split)
@@ -85,7 +85,7 @@ def _history(file: Path, content: Mapping[str, Any], metric: str, split: str) ->
     for name, prefix in (("val", split), ("test", "test")):
         values = _listed(content, f"{prefix}_{kind}")
         if len(values) != epochs + 1:
-            raise ImportFault(
+            raise ImportFaultError(
                 f"{file}: {prefix}_{kind} has {len(values)} values for {epochs} epochs, not "
                 f"{epochs + 1}"
             )
@@ -115,7 +115,7 @@ def _steps(file: Path, content: Mapping[str, Any], epochs: int) -> tuple[int, in
     interval = int(content.get("train_log_interval") or 1)
     batches = _listed(content, "minibatch_train_losses")
     if epochs < 1 or len(batches) % epochs:
-        raise ImportFault(
+        raise ImportFaultError(
             f"{file}: {len(batches)} mini-batch losses in {epochs} epochs: cut off, or not of "
             f"DeepOBS"
         )

@@ -25,7 +25,7 @@ LOSS = "loss"
 EVALUATED_LOSS = "eval_loss"  # a metric must not be called like the column of the training loss
 
 
-class ImportFault(ConfigError):
+class ImportFaultError(ConfigError):
     """A file that is not what the format asks for; the message names it."""
 
 
@@ -108,11 +108,11 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ImportFault(f"{path} cannot be read ({error})") from error
+        raise ImportFaultError(f"{path} cannot be read ({error})") from error
     except json.JSONDecodeError as error:
-        raise ImportFault(f"{path} is not JSON, or cut off ({error})") from error
+        raise ImportFaultError(f"{path} is not JSON, or cut off ({error})") from error
     if not isinstance(content, dict):
-        raise ImportFault(f"{path} is a {type(content).__name__}, not a mapping of results")
+        raise ImportFaultError(f"{path} is a {type(content).__name__}, not a mapping of results")
     return content
 
 
@@ -121,16 +121,16 @@ def read_csv(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, dtype=float, index_col=False)
     except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise ImportFault(
+        raise ImportFaultError(
             f"{path} is not a table of numbers, or cut off ({str(error).strip()})"
         ) from error
     absent = [name for name in needed if name not in table]
     if absent:
-        raise ImportFault(
+        raise ImportFaultError(
             f"{path} has no column {absent[0]!r}; it has {', '.join(map(str, table.columns))}"
         )
     if not len(table):
-        raise ImportFault(f"{path} has no rows")
+        raise ImportFaultError(f"{path} has no rows")
     return table
 
 

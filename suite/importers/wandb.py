@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from suite.importers.foreign import Facts, ImportFault, direction_of, metric_name, run_of
+from suite.importers.foreign import Facts, ImportFaultError, direction_of, metric_name, run_of
 from suite.results.run import Run
 
 SOURCE = "wandb"
@@ -58,11 +58,11 @@ def read(path: Path, metric: str | None = None) -> list[Run]:
     `metric` is that of runs that name none.
 
     Raises:
-        ImportFault: there are none, a file is damaged, or it is not clear which metric counts.
+        ImportFaultError: there are none, a file is damaged, or it is not clear which metric counts.
     """
     files = [path] if path.is_file() else sorted(path.rglob("*.wandb"))
     if not files:
-        raise ImportFault(
+        raise ImportFaultError(
             f"{path} has no .wandb files; an offline run leaves one in wandb/offline-run-*/"
         )
     return [as_run(_logged(file), metric) for file in files]
@@ -148,14 +148,14 @@ def _metric(
             if name in history
         ]
         if not found and asked:
-            raise ImportFault(
+            raise ImportFaultError(
                 f"{logged.name} logged no {asked!r}; it has "
                 f"{', '.join(map(str, history)) or 'nothing'}"
             )
         return str(told).removeprefix("validation/").removeprefix("val/").removeprefix("val_")
     if len(candidates) != 1:
         listed = ", ".join(map(str, history.columns)) or "nothing"
-        raise ImportFault(
+        raise ImportFaultError(
             f"say which metric of {logged.name} counts: --metric NAME; it logged {listed}"
         )
     return candidates[0].removeprefix("validation/").removeprefix("val/").removeprefix("val_")
@@ -213,7 +213,7 @@ def _logged(file: Path) -> Logged:
         try:
             record.ParseFromString(content)
         except faults.DecodeError as error:
-            raise ImportFault(f"{file} has a record that cannot be read ({error})") from error
+            raise ImportFaultError(f"{file} has a record that cannot be read ({error})") from error
         kind = record.WhichOneof("record_type")
         if kind == "run":
             found.name = record.run.run_id or found.name
@@ -239,9 +239,11 @@ def _records(file: Path) -> Iterator[bytes]:
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise ImportFault(f"{file} cannot be read ({error})") from error
+        raise ImportFaultError(f"{file} cannot be read ({error})") from error
     if content[: len(MAGIC)] != MAGIC:
-        raise ImportFault(f"{file} is no file of an offline run: it does not begin with {MAGIC!r}")
+        raise ImportFaultError(
+            f"{file} is no file of an offline run: it does not begin with {MAGIC!r}"
+        )
     position, parts = len(MAGIC), b""
     while position + HEADER.size <= len(content):
         if (
@@ -256,7 +258,7 @@ def _records(file: Path) -> Iterator[bytes]:
         if kind not in (WHOLE, FIRST, MIDDLE, LAST) or checksum != zlib.crc32(
             piece, zlib.crc32(bytes([kind]))
         ):
-            raise ImportFault(f"{file} is damaged at byte {position}")
+            raise ImportFaultError(f"{file} is damaged at byte {position}")
         parts = piece if kind in (WHOLE, FIRST) else parts + piece
         position += HEADER.size + length
         if kind in (WHOLE, LAST):

@@ -172,7 +172,7 @@ def _by_ranks(a: Array, b: Array, level: float, budgets: tuple[float, float] | N
 
 
 def _hodges_lehmann(values: Array) -> float:
-    """exp of the median; NaN where it hangs on ratios of two failures."""
+    """Exp of the median; NaN where it hangs on ratios of two failures."""
     middles = [
         _middle(np.sort(np.where(np.isnan(values), stand_in, values), axis=None))
         for stand_in in (-math.inf, math.inf)

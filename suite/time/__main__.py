@@ -193,8 +193,8 @@ def _beginner(plan: Plan, data: Task, place: torch.device) -> Callable[[], Ongoi
 
 def _attempt(contender: Contender, action: Callable[[], None]) -> None:
     """Do something for a pair that is still timed; what stops it concerns no other pair."""
-    from optimizers import Unsupported
-    from suite.time.windows import NotTimed
+    from optimizers import UnsupportedError
+    from suite.time.windows import NotTimedError
 
     if contender.why_not:
         return
@@ -202,7 +202,7 @@ def _attempt(contender: Contender, action: Callable[[], None]) -> None:
         action()
     except ConfigError:
         raise
-    except (NotTimed, Unsupported) as error:
+    except (NotTimedError, UnsupportedError) as error:
         contender.why_not = str(error)
     except Exception as error:
         contender.why_not = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

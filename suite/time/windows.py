@@ -25,7 +25,7 @@ PERIODIC = re.compile(r"(^|_)(period|frequency|freq|every|interval)$")
 BEGINNING = ("start", "warmup", "warmup_steps")  # steps at which a method changes how it works
 
 
-class NotTimed(Exception):
+class NotTimedError(Exception):
     """Why a pair has no timing, in words."""
 
 
@@ -73,7 +73,7 @@ def extent(step: float, plan: Plan, budget: float) -> Extent:
     the first ones.
 
     Raises:
-        NotTimed: not even one period fits.
+        NotTimedError: not even one period fits.
     """
     node = plan.config["optimizer"]
     period, fitting = period_of(node), int(budget / step) if step > 0 else plan.steps
@@ -85,7 +85,7 @@ def extent(step: float, plan: Plan, budget: float) -> Extent:
     whole = (fitting - first) // period * period
     if whole < 1:
         needed = (first + period) * step
-        raise NotTimed(
+        raise NotTimedError(
             f"a window has to hold {period} step{'s' if period > 1 else ''}, a whole period, after "
             f"the first {first}: "
             f"about {needed:.3g} s, and {budget:.3g} s are there for one. Give it more: "
@@ -113,7 +113,7 @@ class Ongoing:
         """Take a step, on the clock that runs have; its seconds.
 
         Raises:
-            NotTimed: its loss is not finite, or too large to come back.
+            NotTimedError: its loss is not finite, or too large to come back.
         """
         training = self.training
         inputs, targets = next(self._batches)
@@ -126,7 +126,7 @@ class Ongoing:
         self._taken += 1
         self._first = value if math.isnan(self._first) else self._first
         if not (math.isfinite(value) and value <= EXPLODED * max(1.0, abs(self._first))):
-            raise NotTimed(
+            raise NotTimedError(
                 f"it diverged at step {self._taken} (loss {value:.3g}), and steps of such a run "
                 f"say nothing"
             )
@@ -139,7 +139,7 @@ def warm_up(begin: Callable[[], Ongoing], period: int, budget: float) -> float:
     About how long one takes.
 
     Raises:
-        NotTimed: they take longer than all that is allowed, or diverge.
+        NotTimedError: they take longer than all that is allowed, or diverge.
     """
     ongoing = begin()
     took: list[float] = []
@@ -147,7 +147,7 @@ def warm_up(begin: Callable[[], Ongoing], period: int, budget: float) -> float:
         took.append(ongoing.step())
     spent = sum(took)
     if spent >= budget and len(took) < 3:
-        raise NotTimed(
+        raise NotTimedError(
             f"{len(took)} of its steps took {spent:.3g} s, and {budget:.3g} s are there. "
             f"max_seconds=..."
         )
@@ -159,7 +159,7 @@ def window(begin: Callable[[], Ongoing], part: Extent, limit: float = math.inf) 
     """The mean seconds of a window's steps.
 
     Raises:
-        NotTimed: they take more than `limit` seconds together, or diverge.
+        NotTimedError: they take more than `limit` seconds together, or diverge.
     """
     total = untimed = 0.0
     with settled_heap():
@@ -172,7 +172,7 @@ def window(begin: Callable[[], Ongoing], part: Extent, limit: float = math.inf) 
                 else:
                     total += took
                 if untimed + total > limit:
-                    raise NotTimed(
+                    raise NotTimedError(
                         f"its steps became slower: {number + 1} of a window's "
                         f"{part.first + part.steps} took more than "
                         f"the {limit:g} s that are there for all windows. max_seconds=..."

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from optimizers.distributed import ALONE, Alone, RankLostError, Ranks
+from optimizers.distributed import SINGLE_PROCESS, ProcessGroup, RankLostError, SingleProcess
 from suite.config import torchrun
 
 GRACE = 10.0  # seconds that a rank which is asked to end goes on waiting for the others
@@ -37,7 +37,9 @@ class World:
     def __init__(self, store: Store | None = None) -> None:
         self._store = store
         self._asked_at: float | None = None
-        self.ranks: Alone = ALONE if store is None else Ranks(glance=self._glance)
+        self.ranks: SingleProcess = (
+            SINGLE_PROCESS if store is None else ProcessGroup(glance=self._glance)
+        )
         self.leads = self.ranks.rank == 0
 
     @property

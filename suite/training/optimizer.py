@@ -8,8 +8,8 @@ from typing import Any, Protocol, TypeGuard
 import torch
 from torch import Tensor
 
-from optimizers import Objective, Unsupported
-from optimizers.distributed import Alone
+from optimizers import Objective, UnsupportedError
+from optimizers.distributed import SingleProcess
 from optimizers.method import Method
 from suite.config.instantiate import construct
 from suite.config.plan import Plan
@@ -56,12 +56,12 @@ def averages(optimizer: ObjectiveOptimizer) -> TypeGuard[Averaging]:
 
 
 def build_optimizer(
-    plan: Plan, task: Task, model: torch.nn.Module, ranks: Alone
+    plan: Plan, task: Task, model: torch.nn.Module, ranks: SingleProcess
 ) -> ObjectiveOptimizer:
     """The plan's optimizer, of those parameters of a model that are trained.
 
     Raises:
-        Unsupported: the optimizer needs what the task, a compiled model or several processes cannot
+        UnsupportedError: the optimizer needs what the task, a compiled model or several processes cannot
             give it.
     """
     allow = plan.config["allow"]
@@ -73,16 +73,16 @@ def build_optimizer(
     needs: frozenset[str] = getattr(optimizer, "needs", frozenset())
     missing = needs - task.offers
     if missing:
-        raise Unsupported(
+        raise UnsupportedError(
             f"{plan.optimizer} needs {', '.join(sorted(missing))}, which {plan.task} does not offer"
             + _because(task, missing, needs, allow)
         )
     if needs and plan.config["compile"]:
-        raise Unsupported(
+        raise UnsupportedError(
             f"compile=true is for first-order optimizers; {plan.optimizer} differentiates twice"
         )
     if ranks.size > 1 and not getattr(optimizer, "parallel", "layers" not in needs):
-        raise Unsupported(
+        raise UnsupportedError(
             f"{plan.optimizer} records layers, of which each of the {ranks.size} ranks sees its "
             f"share "
             "only, and does not sum over them (`parallel` is not set); run it in one process"

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from optimizers import Unsupported
+from optimizers import UnsupportedError
 from suite.config import device, torchrun
 from suite.config.instantiate import construct
 from suite.config.plan import Plan
-from suite.errors import HopelessError
+from suite.errors import FatalConfigError
 from suite.results.directory import RunRecord
 from suite.results.status import Status
 from suite.training import environment
@@ -19,7 +19,7 @@ from suite.training.distributed import World, joined, place_of
 from suite.training.summary import Summary, metric_of, summarise
 from suite.training.training import Training, Watch
 from suite.training.wandb_mirror import Tracker
-from tasks.custom.source import BrokenFile
+from tasks.custom.source import BrokenFileError
 from tasks.task import Task
 
 
@@ -51,7 +51,7 @@ def run(plan: Plan, watch: Watch | None = None) -> Outcome:
     place = place_of(device.choose(plan.config["device"]))
     with joined(plan.world_size, place, plan.config["timeout"]) as world:
         record = RunRecord(plan.directory)
-        done = world.ranks.told(looked_up(plan, record) if world.leads else None)
+        done = world.ranks.broadcast_object(looked_up(plan, record) if world.leads else None)
         return done or _carried_out(plan, record, place, world, watch)
 
 
@@ -74,11 +74,11 @@ def _carried_out(
     facts = environment.describe(place, threads, plan.world_size)
     try:
         training = Training(plan, task, place, world, watch)
-    except Unsupported as error:
+    except UnsupportedError as error:
         if world.leads:
             record.begin(described, facts, resume=False)
         return _finish(record, task, summarise(plan, task, Status.UNSUPPORTED, str(error)), world)
-    resume = world.ranks.told(record.resumable and not plan.config["force"])
+    resume = world.ranks.broadcast_object(record.resumable and not plan.config["force"])
     if world.leads:
         record.begin(described, facts, resume=resume)
     tracker = Tracker(
@@ -116,12 +116,12 @@ def build_task(plan: Plan, place: torch.device) -> Task:
     """The plan's task, its data on the run's device.
 
     Raises:
-        HopelessError: the user's file, of which the task is made, is broken.
+        FatalConfigError: the user's file, of which the task is made, is broken.
     """
     try:
         task: Task = construct(plan.config["task"], allow=plan.config["allow"])
-    except BrokenFile as error:
-        raise HopelessError(str(error)) from error
+    except BrokenFileError as error:
+        raise FatalConfigError(str(error)) from error
     precision = None if plan.precision is None else device.PRECISIONS[plan.precision]
     return task.to(place, precision)
 

@@ -51,7 +51,7 @@ def cosine(one: Tensor, other: Tensor) -> float:
 
 
 def along(hessian: Curvature, vector: Tensor) -> float:
-    """v'Hv / v'v, NaN for a zero vector."""
+    """V'Hv / v'v, NaN for a zero vector."""
     length = norm(vector)
     if not (math.isfinite(length) and length > 0):
         return math.nan

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from optimizers import Objective, Unsupported
+from optimizers import Objective, UnsupportedError
 from optimizers.linalg.curvature import Curvature
 from optimizers.linalg.flat import flatten, unflatten
 from optimizers.linalg.spectrum import spectral_density
@@ -199,7 +199,7 @@ class Telemetry:
         """A fault of telemetry, memory that does not suffice among them, is noted and ends no run."""
         try:
             yield
-        except (RuntimeError, NotImplementedError, Unsupported) as error:
+        except (RuntimeError, NotImplementedError, UnsupportedError) as error:
             self.note = f"{what} left out from here on: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
             print(f"Telemetry: {self.note}", file=sys.stderr)
 

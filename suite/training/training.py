@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 
-from optimizers import Objective, Unsupported
-from optimizers.distributed import ALONE, Alone, RankLostError
+from optimizers import Objective, UnsupportedError
+from optimizers.distributed import SINGLE_PROCESS, RankLostError, SingleProcess
 from optimizers.objective.step_state import couples
 from suite.config import device
 from suite.config.instantiate import construct
@@ -130,7 +130,7 @@ class Training:
         model: torch.nn.Module,
         compiled: bool | None = None,
         counts: Counter[str] | None = None,
-        ranks: Alone = ALONE,
+        ranks: SingleProcess = SINGLE_PROCESS,
         parts: int = 1,
         batch: Batch | None = None,
     ) -> Objective:
@@ -173,8 +173,10 @@ class Training:
         """Measure what is measured off the clock, on models of its own, then set every random stream to its start."""
         devices = [self.place] if self.place.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            self.costs = self.ranks.told(self._oracle_costs() if self.world.leads else {})
-            self.peak_bytes = self.ranks.told(self._warm_up())
+            self.costs = self.ranks.broadcast_object(
+                self._oracle_costs() if self.world.leads else {}
+            )
+            self.peak_bytes = self.ranks.broadcast_object(self._warm_up())
         self.fresh_drawn = 0
         self.generator.manual_seed(stream(self.plan.seed, "optimizer"))
         rank = self.ranks.rank
@@ -251,7 +253,7 @@ class Training:
         """
         if isinstance(error, torch.OutOfMemoryError | MemoryError):
             return Status.OOM, str(error).partition("\n")[0]
-        if isinstance(error, Unsupported):
+        if isinstance(error, UnsupportedError):
             return Status.UNSUPPORTED, str(error)
         if not isinstance(error, RankLostError):
             traceback.print_exception(error)
@@ -320,7 +322,7 @@ class Training:
                 assert taken is not None
                 loss, took = taken
                 # the slowest rank's time, and whether any of them is asked to end
-                took, asked = self.ranks.greatest((took, self._asked))
+                took, asked = self.ranks.all_reduce_max((took, self._asked))
                 self.seconds += took
                 self.step += 1
                 self.loss = float(loss)
@@ -370,7 +372,7 @@ class Training:
         elif self._watched_out():
             self._save(record)
             return Status.INTERRUPTED
-        elif self.ranks.told(self._checkpoint_is_due()):
+        elif self.ranks.broadcast_object(self._checkpoint_is_due()):
             self._save(record)
         return status
 
@@ -383,7 +385,7 @@ class Training:
         It can be gone on with like one that was interrupted.
         """
         if self.watch is not None:
-            self.stopped = self.ranks.told(
+            self.stopped = self.ranks.broadcast_object(
                 (self.watch(self.step, self.value) or "") if self.world.leads else ""
             )
         return bool(self.stopped)
@@ -418,7 +420,7 @@ class Training:
         with self._judged_weights(timed=split == "val"):
             metrics = self._measured(split) if self.world.leads else {}
         self._require_unison()
-        return self.ranks.told(metrics)
+        return self.ranks.broadcast_object(metrics)
 
     def _measured(self, split: str) -> dict[str, float]:
         """The metrics of the model as it is."""
@@ -444,7 +446,7 @@ class Training:
         ) as trip:
             yield
         if timed:
-            (took,) = self.ranks.greatest((trip.seconds,))
+            (took,) = self.ranks.all_reduce_max((trip.seconds,))
             self.seconds += took
             self.objective.counts["value"] += trip.passes
 
@@ -455,7 +457,7 @@ class Training:
         sums = torch.stack(
             [p.detach().double().sum().cpu() for p in self.model.parameters()]
         ).nan_to_num()
-        most, least = self.ranks.greatest((float(sums.sum()), -float(sums.sum())))
+        most, least = self.ranks.all_reduce_max((float(sums.sum()), -float(sums.sum())))
         if most != -least:
             raise RuntimeError(
                 f"the ranks' parameters have come apart by step {self.step}: {self.plan.optimizer} "
@@ -575,8 +577,8 @@ class Training:
             "numbers": {name: getattr(self, name) for name in numbers},
             "objective": self.objective.state_dict(),
             "generator": self.generator.get_state(),
-            "host_generator": self.ranks.gather(torch.get_rng_state()[None]),
-            "device_generator": self.ranks.gather(torch.cuda.get_rng_state(self.place)[None])
+            "host_generator": self.ranks.all_gather(torch.get_rng_state()[None]),
+            "device_generator": self.ranks.all_gather(torch.cuda.get_rng_state(self.place)[None])
             if self.place.type == "cuda"
             else None,
         }

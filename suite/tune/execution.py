@@ -10,7 +10,7 @@ import yaml
 
 from suite import paths
 from suite.config.plan import Plan
-from suite.errors import HopelessError
+from suite.errors import FatalConfigError
 from suite.results.status import Status
 from suite.training.runner import Outcome, refuse, run
 from suite.training.training import Watch
@@ -32,12 +32,12 @@ def carry_out(plan: Plan, watch: Watch | None = None) -> Outcome:
     """One run in this process; a run that cannot be built is a failure like any other.
 
     Raises:
-        HopelessError: what is wrong is wrong for every trial.
+        FatalConfigError: what is wrong is wrong for every trial.
         KeyboardInterrupt: the run was asked to end.
     """
     try:
         outcome = run(plan, watch)
-    except HopelessError:
+    except FatalConfigError:
         raise
     except (ValueError, FileNotFoundError) as error:
         outcome = refuse(plan, error)

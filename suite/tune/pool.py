@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from suite.errors import ConfigError, HopelessError
+from suite.errors import ConfigError, FatalConfigError
 from suite.tune import claims
 from suite.tune.journal import Journal
 from suite.tune.study import Request, Study, studies
@@ -29,7 +29,7 @@ def carry_out_all(request: Request, of: Sequence[Study]) -> None:
     """All that is missing of the studies, by as many processes as the request asks for.
 
     Raises:
-        HopelessError: what is wrong is wrong for every trial.
+        FatalConfigError: what is wrong is wrong for every trial.
         KeyboardInterrupt: the command was asked to end.
         BrokenProcessPool: workers were killed, and trials are missing.
     """
@@ -54,7 +54,7 @@ def carry_out_all(request: Request, of: Sequence[Study]) -> None:
             _end(workers)
             raise
     if not said.empty():
-        raise HopelessError(said.get())
+        raise FatalConfigError(said.get())
     _judge(workers, of)
 
 

@@ -52,7 +52,7 @@ def required(names: Names, name: str, source: Source) -> Any:
     """What the file binds to a name, or to the same in capitals.
 
     Raises:
-        BrokenFile: nothing; where the file has something that may be meant, the message says how to
+        BrokenFileError: nothing; where the file has something that may be meant, the message says how to
             name it.
     """
     for known in (name, name.capitalize()):
@@ -129,7 +129,7 @@ def refuse_misspelt(names: Names, source: Source) -> None:
     """Refuse a name that is all but one that may be given: it would be passed over.
 
     Raises:
-        BrokenFile: the file binds, say, `batchsize` to a number and does not bind `batch_size`.
+        BrokenFileError: the file binds, say, `batchsize` to a number and does not bind `batch_size`.
     """
     for known, kinds in OPTIONAL.items():
         meant = {

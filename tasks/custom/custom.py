@@ -61,7 +61,7 @@ class Custom(DataTask):
             examples, or more, is the full batch.
 
     Raises:
-        BrokenFile: the file is absent or does not give a model, a loss and data that fit together.
+        BrokenFileError: the file is absent or does not give a model, a loss and data that fit together.
         ValueError: `held_out` is not between 0 and 0.5, or the file is not the one that `digest`
             was taken of.
     """

@@ -47,7 +47,7 @@ def splits_of(data: Any, held_out: float, source: Source) -> dict[str, Pair]:
         source: where to point in a complaint.
 
     Raises:
-        BrokenFile: the data are none of these, differ in length, are too few, or have values that
+        BrokenFileError: the data are none of these, differ in length, are too few, or have values that
             are not finite.
     """
     data = by_split(data, source)

@@ -63,7 +63,7 @@ EXPECTED: Mapping[str, tuple[str, str]] = {
 DIGITS = 12  # of the SHA-256 of a file's content: reports show them
 
 
-class BrokenFile(ValueError):
+class BrokenFileError(ValueError):
     """A user's file does not give what a task is made of.
 
     The message shows where, what is expected and an example.
@@ -74,7 +74,7 @@ class Source:
     """The text of a file and where its names are defined.
 
     Raises:
-        BrokenFile: there is no such file, or it is no Python.
+        BrokenFileError: there is no such file, or it is no Python.
     """
 
     def __init__(self, path: Path, given: str) -> None:
@@ -82,7 +82,7 @@ class Source:
         self.given = given
         self.lines: dict[str, int] = {}
         if not path.is_file():
-            raise BrokenFile(
+            raise BrokenFileError(
                 f"task.file={given}: there is no such file; looked for {path}\n{_expected('file')}"
             )
         self.text = path.read_text(encoding="utf-8", errors="replace")
@@ -96,14 +96,14 @@ class Source:
     def refuse(
         self, what: str, name: str, *, line: int | None = None, cause: BaseException | None = None
     ) -> NoReturn:
-        """Raise BrokenFile about a name.
+        """Raise BrokenFileError about a name.
 
         The line it is defined in unless another is given, and what is expected.
         """
         number = line or self.line_of(name)
         place = f"{self.given}, line {number}" if number else self.given
         said = [f"{place}: {what}", self._quoted(number), _expected(name)]
-        raise BrokenFile("\n".join(filter(None, said))) from cause
+        raise BrokenFileError("\n".join(filter(None, said))) from cause
 
     def line_of(self, name: str) -> int | None:
         """The line in which a top-level name, or the same in capitals, was last bound.
@@ -124,7 +124,7 @@ class Source:
         """Turn whatever is raised inside into a complaint that shows the deepest line of this file that took part."""
         try:
             yield
-        except BrokenFile:
+        except BrokenFileError:
             raise
         except (Exception, SystemExit) as error:
             frames = traceback.extract_tb(error.__traceback__)

@@ -21,7 +21,7 @@ def try_gradient(
     The class numbers of all splits are looked at.
 
     Raises:
-        BrokenFile: the model has nothing to train, or one of the two raises, gives no single finite
+        BrokenFileError: the model has nothing to train, or one of the two raises, gives no single finite
             number that can be differentiated, or does not fit the data.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):

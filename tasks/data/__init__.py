@@ -1,5 +1,5 @@
 """Loaders and the small vendored sets; README.md beside this file says where each set comes from."""
 
-from tasks.data.store import DataCorrupt, DataMissing, data_directory
+from tasks.data.store import DataCorruptError, DataMissingError, data_directory
 
-__all__ = ["DataCorrupt", "DataMissing", "data_directory"]
+__all__ = ["DataCorruptError", "DataMissingError", "data_directory"]

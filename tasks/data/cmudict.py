@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tasks.data.store import DataMissing, data_directory, read_verified
+from tasks.data.store import DataMissingError, data_directory, read_verified
 from tasks.data.vendored import read_vendored
 
 SHA256 = "2eca4a0a37b8dd89d322f116bb03d0378eb7999a5b9c16fb713d0d6fbf9e336b"
@@ -39,7 +39,7 @@ def load_entries(data: str, stress: bool, longest: int) -> list[Entry]:
 
     Raises:
         ValueError: `data` is not a name of a set, or `longest` leaves nothing.
-        DataMissing: the full set has not been fetched.
+        DataMissingError: the full set has not been fetched.
     """
     if data not in NAMED:
         raise ValueError(f"data must be one of {', '.join(NAMED)}, got {data!r}")
@@ -79,11 +79,11 @@ def read_full() -> str:
     """The full dictionary as it is.
 
     Raises:
-        DataMissing: it has not been fetched.
-        DataCorrupt: the file is damaged.
+        DataMissingError: it has not been fetched.
+        DataCorruptError: the file is damaged.
     """
     if not full_file().is_file():
-        raise DataMissing("cmudict")
+        raise DataMissingError("cmudict")
     return read_verified(full_file(), SHA256).decode("utf-8")
 
 

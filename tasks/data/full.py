@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tasks.data.splits import Pair
-from tasks.data.store import DataMissing, data_directory, read_verified
+from tasks.data.store import DataMissingError, data_directory, read_verified
 
 IDX_FOLDERS = {"fashion_mnist": "FashionMNIST", "mnist": "MNIST"}
 IDX_SHA256 = {
@@ -37,8 +37,8 @@ def read_idx_set(name: str) -> tuple[Pair, Pair]:
     """The training and the test images, `(N, 1, 28, 28)` bytes, and labels, `(N,)`, of one of `IDX_SHA256`.
 
     Raises:
-        DataMissing: a file is absent.
-        DataCorrupt: a file is damaged.
+        DataMissingError: a file is absent.
+        DataCorruptError: a file is damaged.
     """
     train_images, train_labels, test_images, test_labels = (
         _read_idx(name, file, sha256) for file, sha256 in IDX_SHA256[name].items()
@@ -50,7 +50,7 @@ def read_cifar10() -> tuple[Pair, Pair]:
     """The training and the test images of CIFAR-10, `(N, 3, 32, 32)` bytes, and labels, `(N,)`.
 
     Raises:
-        DataMissing: it has not been fetched, or a file is damaged.
+        DataMissingError: it has not been fetched, or a file is damaged.
     """
     from tasks.data.torchvision_guard import torchvision_datasets
 
@@ -59,7 +59,7 @@ def read_cifar10() -> tuple[Pair, Pair]:
         try:
             part = torchvision_datasets().CIFAR10(str(data_directory()), train=train)
         except RuntimeError as error:
-            raise DataMissing("cifar10") from error
+            raise DataMissingError("cifar10") from error
         pairs.append(
             (
                 torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(),
@@ -73,7 +73,7 @@ def _read_idx(name: str, file: str, sha256: str) -> Tensor:
     """An idx file: two zero bytes, the type, the number of dimensions, the dimensions, the values."""
     path = idx_folder(name) / file
     if not path.is_file():
-        raise DataMissing(name)
+        raise DataMissingError(name)
     content = bytearray(read_verified(path, sha256))
     dimensions = content[3]
     shape = struct.unpack_from(f">{dimensions}I", content, offset=4)

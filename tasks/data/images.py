@@ -56,7 +56,7 @@ def load_images(data: str, image_size: int | None = None) -> Images:
     Raises:
         ValueError: `data` is neither a name nor a folder, the images of a folder differ in size and
             are not resized, or `image_size` is below one.
-        DataMissing: the named set has not been fetched.
+        DataMissingError: the named set has not been fetched.
     """
     if image_size is not None:
         require_positive(image_size=image_size)

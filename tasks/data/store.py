@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 
-class DataMissing(FileNotFoundError):
+class DataMissingError(FileNotFoundError):
     """A data set is not in the data directory; the message says which command brings it."""
 
     def __init__(self, name: str) -> None:
@@ -18,7 +18,7 @@ class DataMissing(FileNotFoundError):
         )
 
 
-class DataCorrupt(RuntimeError):
+class DataCorruptError(RuntimeError):
     """A file's content is not the one that was recorded for it."""
 
 
@@ -34,12 +34,12 @@ def read_verified(path: Path, sha256: str) -> bytes:
     """The bytes of a file.
 
     Raises:
-        DataCorrupt: they do not have the SHA-256 given.
+        DataCorruptError: they do not have the SHA-256 given.
     """
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
-        raise DataCorrupt(
+        raise DataCorruptError(
             f"{path} is damaged: its SHA-256 is {found}, not {sha256}; restore or delete it"
         )
     return content

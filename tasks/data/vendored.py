@@ -19,6 +19,6 @@ def read_vendored(name: str) -> bytes:
     """The decompressed content of a vendored file.
 
     Raises:
-        DataCorrupt: the compressed file is not the recorded one.
+        DataCorruptError: the compressed file is not the recorded one.
     """
     return lzma.decompress(read_verified(Path(__file__).with_name(name), SHA256[name]))

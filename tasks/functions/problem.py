@@ -64,7 +64,7 @@ class Problem:
         return formula(x)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """f at one point, a scalar."""
+        """F at one point, a scalar."""
         outputs = self.outputs(x)
         return outputs if self.residuals is None else outputs.square().sum()
 

@@ -61,7 +61,7 @@ class Seq2Seq(DataTask):
 
     Raises:
         ValueError: an argument is out of its range.
-        DataMissing: the full set has not been fetched.
+        DataMissingError: the full set has not been fetched.
     """
 
     offers = frozenset({"hessian", "ggn", "sampled", "per_example", "layers", "matrices"})

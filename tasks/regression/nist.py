@@ -69,7 +69,7 @@ def datasets() -> dict[str, Regression]:
     """The 27 regressions by name, read from the files that NIST publishes.
 
     Raises:
-        DataCorrupt: the vendored file is not the recorded one.
+        DataCorruptError: the vendored file is not the recorded one.
     """
     text = read_vendored("nist_strd.xz").decode("ascii")
     parsed = [_parse(file) for file in text.split(HEADER)[1:]]

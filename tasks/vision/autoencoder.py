@@ -52,7 +52,7 @@ class Autoencoder(DataTask):
 
     Raises:
         ValueError: an argument does not fit the data.
-        DataMissing: the data set has not been fetched.
+        DataMissingError: the data set has not been fetched.
     """
 
     offers = frozenset({"hessian", "ggn", "sampled", "per_example", "layers", "matrices"})

@@ -30,7 +30,7 @@ class ImageClassification(DataTask):
 
     Raises:
         ValueError: an argument does not fit the data.
-        DataMissing: the data set has not been fetched.
+        DataMissingError: the data set has not been fetched.
     """
 
     metric = "accuracy"

@@ -51,7 +51,7 @@ class VAE(DataTask):
 
     Raises:
         ValueError: an argument does not fit the data.
-        DataMissing: the data set has not been fetched.
+        DataMissingError: the data set has not been fetched.
     """
 
     offers = frozenset({"hessian", "ggn", "per_example", "layers", "matrices"})

@@ -14,7 +14,7 @@ from torch import nn
 
 from optimizers import Objective
 from optimizers.diagonal import SGDPH, SOAA, AdaFisher
-from optimizers.distributed import Alone, Ranks
+from optimizers.distributed import ProcessGroup, SingleProcess
 from optimizers.linalg.flat import flatten
 from tests.optimizers.cases import MODELS, Problem
 
@@ -49,7 +49,7 @@ def problem_of(name: str) -> Problem:
     )
 
 
-def trained(name: str, ranks: Alone) -> dict[str, Any]:
+def trained(name: str, ranks: SingleProcess) -> dict[str, Any]:
     """Where some steps lead, and what the method tells then."""
     method, problem = WAYS[name][0], problem_of(WAYS[name][1])
     optimizer = method(problem.model.named_parameters())
@@ -83,6 +83,6 @@ def work(rank: int, folder: str) -> None:
         world_size=SIZE,
         timeout=timedelta(seconds=60),
     )
-    found = {name: trained(name, Ranks()) for name in WAYS}
+    found = {name: trained(name, ProcessGroup()) for name in WAYS}
     torch.save(found, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()

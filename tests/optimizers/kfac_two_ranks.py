@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from optimizers import Objective
-from optimizers.distributed import ALONE, Alone, Ranks
+from optimizers.distributed import SINGLE_PROCESS, ProcessGroup, SingleProcess
 from optimizers.linalg.flat import flatten
 from optimizers.natural_gradient import EKFAC, KFAC
 from tests.optimizers.cases import LOSSES, MODELS, Problem, mlp
@@ -76,7 +76,7 @@ def problem_of(name: str) -> Problem:
 class Run:
     """A network in training, on mini-batches that turn."""
 
-    def __init__(self, way: Way, ranks: Alone) -> None:
+    def __init__(self, way: Way, ranks: SingleProcess) -> None:
         method, options, name = way
         self.problem = problem_of(name)
         self.model = copy.deepcopy(self.problem.model)
@@ -125,7 +125,7 @@ def inverted(optimizer: KFAC) -> list[int]:
     return [number for number, state in enumerate(states) if optimizer.inverses.kept(state)]
 
 
-def trained(name: str, ranks: Alone) -> dict[str, Any]:
+def trained(name: str, ranks: SingleProcess) -> dict[str, Any]:
     """Where ten steps lead, at once and with a checkpoint between them, and what was kept."""
     whole, first, second = (Run(WAYS[name], ranks) for _ in range(3))
     end = whole.go(STEPS)
@@ -153,7 +153,7 @@ def trained(name: str, ranks: Alone) -> dict[str, Any]:
 
 def resumed_alone(name: str, saved: dict[str, Any]) -> Tensor:
     """Where one process gets with what two have saved."""
-    run = Run(WAYS[name], ALONE)
+    run = Run(WAYS[name], SINGLE_PROCESS)
     run.resume(saved)
     return run.go(STEPS - HALF)
 
@@ -168,7 +168,7 @@ def work(rank: int, folder: str) -> None:
         world_size=SIZE,
         timeout=timedelta(seconds=60),
     )
-    found = {name: trained(name, Ranks()) for name in WAYS}
-    tiny = {name: Run(way, Ranks()).go(STEPS) for name, way in TINY.items()}
+    found = {name: trained(name, ProcessGroup()) for name in WAYS}
+    tiny = {name: Run(way, ProcessGroup()).go(STEPS) for name, way in TINY.items()}
     torch.save(found | {"tiny": tiny}, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()

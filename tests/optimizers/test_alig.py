@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from optimizers import Unsupported
+from optimizers import UnsupportedError
 from optimizers.step_size import ALIG
 from tests.optimizers.step_size_cases import (
     batches,
@@ -93,7 +93,7 @@ def test_the_ball_holds_all_parameters_together() -> None:
 
 def test_a_negative_loss_is_refused() -> None:
     problem = bowl(lowest=-50.0)
-    with pytest.raises(Unsupported, match="f_star="):
+    with pytest.raises(UnsupportedError, match="f_star="):
         run(problem, ALIG(problem.params), full(problem, 1))
 
 

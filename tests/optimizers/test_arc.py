@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from optimizers import Unsupported, minimize
+from optimizers import UnsupportedError, minimize
 from optimizers.linalg.cubic import cubic_change, cubic_process, cubic_subproblem, krylov_cubic
 from optimizers.linalg.secular import ModelStep
 from optimizers.trust_region import ARC, SubsampledARC
@@ -292,7 +292,8 @@ def test_what_it_cannot_do_is_said() -> None:
         optimizer.step(bowl.objective())
         assert "the gradient is zero" in optimizer.stuck
     with pytest.raises(
-        Unsupported, match=r"ARC works with dense matrices: 6,000 parameters .* subproblem=lanczos"
+        UnsupportedError,
+        match=r"ARC works with dense matrices: 6,000 parameters .* subproblem=lanczos",
     ):
         ARC([nn.Parameter(torch.zeros(6000))], subproblem="exact")
 

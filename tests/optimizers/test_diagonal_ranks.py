@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from optimizers.distributed import ALONE
+from optimizers.distributed import SINGLE_PROCESS
 from tests.optimizers import diagonal_two_ranks
 from tests.optimizers.cases import close
 from tests.optimizers.diagonal_two_ranks import WAYS
@@ -37,7 +37,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("name", WAYS)
 def test_the_steps_are_those_of_one_process(both: list[dict[str, Any]], name: str) -> None:
     first, second = (found[name] for found in both)
-    expected = diagonal_two_ranks.trained(name, ALONE)
+    expected = diagonal_two_ranks.trained(name, SINGLE_PROCESS)
     assert torch.equal(first["end"], second["end"])
     close(first["end"], expected["end"], 1e-9)
     close(first["losses"], expected["losses"], 1e-9)

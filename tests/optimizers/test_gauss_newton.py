@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import optimizers
-from optimizers import Objective, Unsupported
+from optimizers import Objective, UnsupportedError
 from optimizers.least_squares import GaussNewton
 from optimizers.linalg.least_squares import DampedLeastSquares
 from tests.optimizers.cases import CASES, Problem, Reference, Residuals, close
@@ -319,7 +319,7 @@ def test_too_large_a_jacobian_is_refused_with_its_size() -> None:
     objective = Objective(model, nn.MSELoss(), inputs, targets)
     optimizer = GaussNewton(model.parameters(), max_gib=0.25)
     with pytest.raises(
-        Unsupported, match=r"30,000 residuals by 1,230 parameters are 0\.27 GiB"
+        UnsupportedError, match=r"30,000 residuals by 1,230 parameters are 0\.27 GiB"
     ) as refusal:
         optimizer.step(objective)
     assert "ggn_cg and hessian_free" in str(refusal.value)
@@ -328,7 +328,7 @@ def test_too_large_a_jacobian_is_refused_with_its_size() -> None:
 
 def test_losses_that_are_no_squared_errors_are_refused() -> None:
     problem = CASES["mlp_ce"]()
-    with pytest.raises(Unsupported, match="squared error"):
+    with pytest.raises(UnsupportedError, match="squared error"):
         GaussNewton(problem.model.parameters()).step(problem.objective())
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from optimizers import Unsupported
+from optimizers import UnsupportedError
 from optimizers.matrix import Muon
 from optimizers.natural_gradient import KFAC
 from optimizers.newton import NewtonCG
@@ -190,7 +190,7 @@ def test_whose_losses_they_are() -> None:
             method.expect(10, horizon)
         method.step(objective)
         assert (objective.counts["value"], len(drawn)) == (values, values - 3)
-    with pytest.raises(Unsupported, match="sampler"):
+    with pytest.raises(UnsupportedError, match="sampler"):
         GeN(problem.params, SGD, batch="fresh").step(problem.objective())
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from optimizers import Unsupported
+from optimizers import UnsupportedError
 from optimizers.krylov.hessian_free import HessianFree
 from optimizers.krylov.parts import rotating_part
 from optimizers.krylov.preconditioners import empirical_diagonal, fisher_diagonal
@@ -230,7 +230,7 @@ def test_structural_damping_keeps_the_states_where_they_are() -> None:
 
 def test_structural_damping_needs_a_recurrent_layer() -> None:
     problem = LOSSES["mlp_ce"]()
-    with pytest.raises(Unsupported, match="recurrent layer"):
+    with pytest.raises(UnsupportedError, match="recurrent layer"):
         HessianFree(problem.model.parameters(), structural=0.1).step(problem.objective())
 
 
@@ -277,7 +277,7 @@ def test_an_unknown_loss_is_refused_by_the_default_preconditioner_only() -> None
     problem = Problem(
         LSTMNet().double(), Odd(), torch.randn(2, 3, 2).double(), torch.randn(2, 3, 3).double()
     )
-    with pytest.raises(Unsupported, match="sampled"):
+    with pytest.raises(UnsupportedError, match="sampled"):
         HessianFree(problem.model.parameters()).step(problem.objective())
     loss = HessianFree(problem.model.parameters(), preconditioner="none").step(problem.objective())
     assert float(problem.objective().value()) < float(loss)

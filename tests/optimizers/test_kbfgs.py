@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import BFGS as ScipyBFGS
 from torch import Tensor, nn
 
-from optimizers.errors import Unsupported
+from optimizers.errors import UnsupportedError
 from optimizers.natural_gradient import KBFGS, KFAC
 from optimizers.natural_gradient.secants import bfgs, dot, double_damped, times
 from tests.optimizers.cases import CASES, Problem, close, mlp
@@ -334,7 +334,7 @@ def test_large_layers_are_left_out_or_refused() -> None:
         "2.weight": "adamw",
         "2.bias": "adamw",
     }
-    with pytest.raises(Unsupported, match="max_gib"):
+    with pytest.raises(UnsupportedError, match="max_gib"):
         run(problem, KBFGS(problem.model.named_parameters(), max_gib=1e-9), 1)
 
 

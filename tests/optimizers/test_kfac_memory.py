@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from optimizers import Unsupported
+from optimizers import UnsupportedError
 from optimizers.natural_gradient import EKFAC, KFAC
 from optimizers.natural_gradient.factored import require_fitting
 from optimizers.natural_gradient.find import blocks_of
@@ -25,7 +25,7 @@ def test_factors_that_do_not_fit_are_refused_before_the_first_step() -> None:
     before = flat(problem)
     optimizer = KFAC(model.named_parameters(), max_gib=1e-6)
     objective = problem.objective()
-    with pytest.raises(Unsupported) as refusal:
+    with pytest.raises(UnsupportedError) as refusal:
         optimizer.step(objective)
     for word in ("KFAC", "GiB", "0.weight", "max_gib=1e-06", "max_dim=29", "skip=[0.weight]"):
         assert word in str(refusal.value)
@@ -33,7 +33,7 @@ def test_factors_that_do_not_fit_are_refused_before_the_first_step() -> None:
     assert not objective.counts
     enough = KFAC(model.named_parameters(), max_gib=sum(bytes_of.values()) / 2**30)
     enough.step(problem.objective())
-    with pytest.raises(Unsupported):
+    with pytest.raises(UnsupportedError):
         KFAC(model.named_parameters(), max_gib=(sum(bytes_of.values()) - 1) / 2**30).step(
             problem.objective()
         )
@@ -52,7 +52,7 @@ def test_the_refusal_says_how_many_gib() -> None:
         rf"would keep {sum(sizes):,.3g} GiB of factors, {sizes[1]:,.3g} GiB of them for 1.weight"
     )
     optimizer = KFAC(model.named_parameters())
-    with pytest.raises(Unsupported, match=expected):
+    with pytest.raises(UnsupportedError, match=expected):
         require_fitting(optimizer, blocks, float("inf"), 8.0)
     require_fitting(optimizer, blocks, 1024, 8.0)  # as the refusal advises
 

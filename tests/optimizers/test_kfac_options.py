@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from optimizers import Objective, Unsupported
+from optimizers import Objective, UnsupportedError
 from optimizers.natural_gradient import EKFAC, KFAC
 from tests.optimizers.cases import CASES, close, mlp
 from tests.optimizers.kfac_cases import flat, stack
@@ -153,7 +153,7 @@ def test_growing_batches_need_a_sampler() -> None:
     optimizer = KFAC(problem.model.named_parameters(), batch_growth=2.0)
     optimizer.step(problem.objective())  # one batch
     before = flat(problem)
-    with pytest.raises(Unsupported, match=r"pass Objective\(..., sampler=...\)"):
+    with pytest.raises(UnsupportedError, match=r"pass Objective\(..., sampler=...\)"):
         optimizer.step(problem.objective())
     assert torch.equal(flat(problem), before)
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from optimizers.distributed import ALONE
+from optimizers.distributed import SINGLE_PROCESS
 from tests.optimizers import kfac_two_ranks
 from tests.optimizers.cases import close
 from tests.optimizers.kfac_two_ranks import STEPS, TINY, WAYS
@@ -44,7 +44,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Any]:
-    return {name: kfac_two_ranks.trained(name, ALONE) for name in WAYS}
+    return {name: kfac_two_ranks.trained(name, SINGLE_PROCESS) for name in WAYS}
 
 
 @pytest.mark.parametrize("name", WAYS)

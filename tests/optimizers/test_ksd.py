@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from optimizers import Objective, Unsupported, minimize
+from optimizers import Objective, UnsupportedError, minimize
 from optimizers.krylov.ksd import KSD
 from tests.optimizers.cases import (
     CASES,
@@ -110,7 +110,7 @@ def test_the_hessian_may_be_indefinite() -> None:
     assert minimize(
         saddle, torch.tensor([1.0, 1e-3]).double(), "ksd", curvature="hessian"
     ).fun == pytest.approx(-1)
-    with pytest.raises(Unsupported, match="least_squares"):
+    with pytest.raises(UnsupportedError, match="least_squares"):
         minimize(saddle, torch.tensor([1.0, 1e-3]).double(), "ksd")
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import jacrev, jvp
 
-from optimizers import Objective, Result, Unsupported, least_squares
+from optimizers import Objective, Result, UnsupportedError, least_squares
 from optimizers.least_squares import GaussNewton, LevenbergMarquardt
 from optimizers.least_squares.rules import (
     MarquardtRule,
@@ -513,7 +513,7 @@ def test_too_large_a_jacobian_is_refused_with_its_size() -> None:
     model = nn.Linear(40, 30)
     objective = Objective(model, nn.MSELoss(), torch.randn(1000, 40), torch.randn(1000, 30))
     with pytest.raises(
-        Unsupported, match=r"30,000 residuals by 1,230 parameters are 0\.27 GiB.*max_gib=0\.25"
+        UnsupportedError, match=r"30,000 residuals by 1,230 parameters are 0\.27 GiB.*max_gib=0\.25"
     ):
         LevenbergMarquardt(model.parameters(), max_gib=0.25).step(objective)
     optimizer = LevenbergMarquardt(model.parameters())

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from optimizers import Unsupported
+from optimizers import UnsupportedError
 from optimizers.matrix import SOAP, KLShampoo, Muon, Shampoo
 from optimizers.matrix.preconditioned import Preconditioned
 from tests.optimizers.cases import Problem, TiedEmbedding, mlp
@@ -233,7 +233,7 @@ def test_the_state_has_the_size_that_the_formula_says(
 def test_state_that_would_not_fit_is_refused_with_its_size_and_what_avoids_it(name: str) -> None:
     problem = linear_layers(300, 4, 3)
     with pytest.raises(
-        Unsupported, match=r"of state, the limit is max_gib=0.001; .* shape \(4, 300\)"
+        UnsupportedError, match=r"of state, the limit is max_gib=0.001; .* shape \(4, 300\)"
     ) as refusal:
         METHODS[name](problem.model.named_parameters(), max_gib=0.001, block_size=None)
     assert "block_size" in str(refusal.value)
@@ -292,12 +292,12 @@ def test_the_model_tells_roles_where_the_parameters_have_no_names() -> None:
 @pytest.mark.parametrize("name", ["shampoo", "soap", "kl_shampoo"])
 def test_a_model_without_matrices_is_refused(name: str) -> None:
     vectors = nn.Sequential(nn.LayerNorm(4), nn.Linear(1, 3))
-    with pytest.raises(Unsupported, match=r"is for matrices .* the model has none"):
+    with pytest.raises(UnsupportedError, match=r"is for matrices .* the model has none"):
         METHODS[name](vectors.named_parameters())
     optimizer = METHODS[name](vectors.named_parameters(), precondition_1d=True)
     assert set(optimizer.layer_coverage().values()) == {optimizer.rule}
     only = {"roles": ["embedding"]}
-    with pytest.raises(Unsupported, match="of the roles embedding"):
+    with pytest.raises(UnsupportedError, match="of the roles embedding"):
         METHODS[name](mlp((4, 5, 3)).named_parameters(), **only)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from optimizers import Objective, Unsupported
+from optimizers import Objective, UnsupportedError
 from optimizers.low_rank import GGT, MFAC
 from tests.optimizers.cases import Identity, mlp
 
@@ -150,11 +150,13 @@ def test_a_window_that_cannot_be_factored_is_decomposed() -> None:
 def test_a_window_that_does_not_fit_is_refused_with_what_helps(kind: Any) -> None:
     model = mlp((100, 100, 10))  # 11,110 parameters
     limit = 11_110 * 4 * 20.5 / 2**30
-    with pytest.raises(Unsupported, match=r"set window=20 or precision=bfloat16, or raise max_gib"):
+    with pytest.raises(
+        UnsupportedError, match=r"set window=20 or precision=bfloat16, or raise max_gib"
+    ):
         kind(model.parameters(), window=40, max_gib=limit)
     kind(model.parameters(), window=20, max_gib=limit)
     kind(model.parameters(), window=40, precision="bfloat16", max_gib=limit)
-    with pytest.raises(Unsupported, match=r"too large for any window"):
+    with pytest.raises(UnsupportedError, match=r"too large for any window"):
         kind(model.parameters(), window=1, max_gib=1e-6)
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from optimizers import Iterate, Unsupported, least_squares, minimize
+from optimizers import Iterate, UnsupportedError, least_squares, minimize
 from optimizers.method import Method
 from optimizers.registry import builder, names
 
@@ -117,7 +117,7 @@ def test_every_plain_optimizer_of_the_registry_can_be_named() -> None:
     for name in names():
         try:
             result = minimize(lambda x: (x - 1).square().sum(), vector(0.5, 2), name, max_steps=3)
-        except Unsupported:
+        except UnsupportedError:
             refused.add(name)
         else:
             assert math.isfinite(result.fun)
@@ -226,7 +226,7 @@ def test_float32_is_named_where_it_may_be_the_reason() -> None:
     "method", ["levenberg_marquardt", "gauss_newton", "ggn_cg", "hessian_free"]
 )
 def test_methods_for_residuals_are_refused_a_plain_function(method: str) -> None:
-    with pytest.raises(Unsupported, match=r"least_squares\(residuals"):
+    with pytest.raises(UnsupportedError, match=r"least_squares\(residuals"):
         minimize(rosenbrock, vector(-1.2, 1), method)
 
 
@@ -254,7 +254,7 @@ def test_an_optimizer_put_together_from_others_cannot_be_named(
         "_target_: my.Pair\nhidden:\n  _target_: torch.optim.Muon\n"
     )
     monkeypatch.setattr("optimizers.registry.FOLDER", tmp_path)
-    with pytest.raises(Unsupported, match="put together from other"):
+    with pytest.raises(UnsupportedError, match="put together from other"):
         builder("pair")
 
 

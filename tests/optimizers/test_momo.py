@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from optimizers import Unsupported
+from optimizers import UnsupportedError
 from optimizers.step_size import SPS, MoMo, MoMoAdam
 from tests.optimizers.step_size_cases import (
     batches,
@@ -180,7 +180,7 @@ def test_an_estimate_may_end_above_the_minimum_where_the_cap_is_too_large() -> N
 @pytest.mark.parametrize("kind", [MoMo, MoMoAdam])
 def test_a_negative_loss_is_refused_with_what_to_pass(kind: type) -> None:
     problem = bowl(lowest=-50.0)
-    with pytest.raises(Unsupported, match=r"lower_bound=.*estimate=true"):
+    with pytest.raises(UnsupportedError, match=r"lower_bound=.*estimate=true"):
         run(problem, kind(problem.params, estimate=True), full(problem, 1))
     method = kind(problem.params, lower_bound=-40.0)
     run(problem, method, full(problem, 1))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from optimizers import Unsupported
+from optimizers import UnsupportedError
 from optimizers.matrix import Muon
 from tests.optimizers.cases import CASES, Problem, TiedEmbedding, mlp
 from tests.optimizers.matrix_cases import (
@@ -127,7 +127,7 @@ def test_a_parameter_whose_storage_was_exchanged_is_still_the_one_that_moves() -
 def test_needs_a_hidden_matrix() -> None:
     torch.manual_seed(0)
     for model in (mlp((4, 3)), CASES["rosenbrock"]().model):
-        with pytest.raises(Unsupported, match="of the roles hidden"):
+        with pytest.raises(UnsupportedError, match="of the roles hidden"):
             Muon(model.named_parameters())
     assert Muon.needs == {"matrices"}
 

@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
-from optimizers import Iterate, Objective, Unsupported, minimize
+from optimizers import Iterate, Objective, UnsupportedError, minimize
 from optimizers.linalg.decompositions import shifted_cholesky
 from optimizers.newton import Newton
 from tasks.functions.problems import MORE_GARBOW_HILLSTROM
@@ -322,7 +322,7 @@ def test_stationary_points_and_hessians_that_are_not_finite(modification: str) -
 
 def test_too_many_parameters_are_refused_with_what_fits() -> None:
     with pytest.raises(
-        Unsupported, match=r"10 parameters need .* GiB .* newton_cg, trust_region and tron"
+        UnsupportedError, match=r"10 parameters need .* GiB .* newton_cg, trust_region and tron"
     ):
         Newton(nn.Linear(4, 2).parameters(), max_parameters=9)
     Newton(nn.Linear(4, 2).parameters(), max_parameters=10)

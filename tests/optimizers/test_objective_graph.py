@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from optimizers import Objective, Unsupported
-from optimizers.distributed import Alone
+from optimizers import Objective, UnsupportedError
+from optimizers.distributed import SingleProcess
 from optimizers.linalg.flat import flatten, unflatten
 from tests.optimizers.cases import Problem, mlp
 
@@ -99,13 +99,13 @@ def test_the_loss_with_its_graph_counts_a_gradient_for_each_pass() -> None:
     assert dict(objective.counts) == {"value": 2, "grad": 3}
 
 
-class Two(Alone):
+class Two(SingleProcess):
     size = 2
 
 
 def test_a_share_of_the_work_has_no_graph_of_the_whole() -> None:
     objective = problem().objective(ranks=Two())
-    with pytest.raises(Unsupported, match="run it in one process"):
+    with pytest.raises(UnsupportedError, match="run it in one process"):
         objective.attached()
-    with pytest.raises(Unsupported, match="run it in one process"), objective.differentiable():
+    with pytest.raises(UnsupportedError, match="run it in one process"), objective.differentiable():
         pass

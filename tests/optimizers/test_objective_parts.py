@@ -16,8 +16,8 @@ from tests.optimizers.cases import CASES, Problem, close, mlp
 @pytest.mark.parametrize("parts", [2, 3, 9])
 @pytest.mark.parametrize("name", two_ranks.PROBLEMS)
 def test_every_answer_is_that_of_the_whole(name: str, parts: int) -> None:
-    expected = two_ranks.answers(two_ranks.ALONE, [name])
-    found = two_ranks.answers(two_ranks.ALONE, [name], parts=parts)
+    expected = two_ranks.answers(two_ranks.SINGLE_PROCESS, [name])
+    found = two_ranks.answers(two_ranks.SINGLE_PROCESS, [name], parts=parts)
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         close(found[key], value, 1e-12)
@@ -27,8 +27,8 @@ def test_every_answer_is_that_of_the_whole(name: str, parts: int) -> None:
 def test_ten_steps_are_those_of_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(two_ranks, "METHODS", {name: two_ranks.METHODS[name]})
     expected, found = (
-        two_ranks.trained(two_ranks.ALONE),
-        two_ranks.trained(two_ranks.ALONE, parts=2),
+        two_ranks.trained(two_ranks.SINGLE_PROCESS),
+        two_ranks.trained(two_ranks.SINGLE_PROCESS, parts=2),
     )
     close(found[f"{name} parameters"], expected[f"{name} parameters"], 1e-6)
     close(found[f"{name} losses"], expected[f"{name} losses"], 1e-6)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from optimizers.distributed import ALONE, cut
+from optimizers.distributed import SINGLE_PROCESS, cut
 from optimizers.linalg.flat import flatten
 from tests.optimizers import two_ranks
 from tests.optimizers.cases import LOSSES, close
@@ -88,9 +88,9 @@ def test_the_groups_operations(both: list[dict[str, Any]]) -> None:
         exchanged = found["exchanged"]
         assert exchanged["sums"].tolist() == [3.0] * 8
         assert exchanged["of the second"].tolist() == [1.0, 1.0]
-        assert exchanged["gathered"].tolist() == [[0.0, 0.0], [1.0, 1.0], [1.0, 1.0]]
-        assert exchanged["greatest"].tolist() == [1.0, 0.0]
-        assert int(exchanged["told"]) == 5
+        assert exchanged["all_gather"].tolist() == [[0.0, 0.0], [1.0, 1.0], [1.0, 1.0]]
+        assert exchanged["all_reduce_max"].tolist() == [1.0, 0.0]
+        assert int(exchanged["broadcast_object"]) == 5
         assert exchanged["shares"].tolist() == [[0, 4], [4, 7]]
 
 
@@ -126,9 +126,13 @@ def test_shares_are_those_of_tensor_split(count: int, parts: int) -> None:
 
 
 def test_one_process_alone_has_everything() -> None:
-    assert (ALONE.rank, ALONE.size, ALONE.share(5)) == (0, 1, slice(0, 5))
+    assert (SINGLE_PROCESS.rank, SINGLE_PROCESS.size, SINGLE_PROCESS.share(5)) == (
+        0,
+        1,
+        slice(0, 5),
+    )
     rows = torch.randn(3, 2)
-    ALONE.sum_([rows])
-    assert ALONE.gather(rows) is rows
-    assert ALONE.greatest((1, -2.5)) == [1, -2.5]
-    assert ALONE.told("word") == "word"
+    SINGLE_PROCESS.all_reduce_([rows])
+    assert SINGLE_PROCESS.all_gather(rows) is rows
+    assert SINGLE_PROCESS.all_reduce_max((1, -2.5)) == [1, -2.5]
+    assert SINGLE_PROCESS.broadcast_object("word") == "word"

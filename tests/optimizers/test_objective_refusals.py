@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from optimizers import Objective, Unsupported
+from optimizers import Objective, UnsupportedError
 from tests.optimizers.cases import CASES, Problem, Reference, close, mlp
 
 
@@ -29,7 +29,7 @@ def problem_with(loss_fn: nn.Module, classes: bool = False) -> Problem:
 )
 def test_no_distribution_no_samples(oracle: str, loss_fn: nn.Module, classes: bool) -> None:
     objective = problem_with(loss_fn, classes).objective()
-    with pytest.raises(Unsupported, match=f"{oracle} needs .* got {type(loss_fn).__name__}"):
+    with pytest.raises(UnsupportedError, match=f"{oracle} needs .* got {type(loss_fn).__name__}"):
         getattr(objective, oracle)()
     assert not objective.counts
 
@@ -39,7 +39,7 @@ def test_no_distribution_no_samples(oracle: str, loss_fn: nn.Module, classes: bo
 )
 def test_no_squares_no_jacobian(loss_fn: nn.Module, classes: bool) -> None:
     with pytest.raises(
-        Unsupported, match=f"jacobian needs a squared error .* got {type(loss_fn).__name__}"
+        UnsupportedError, match=f"jacobian needs a squared error .* got {type(loss_fn).__name__}"
     ):
         problem_with(loss_fn, classes).objective().jacobian()
 
@@ -61,7 +61,7 @@ def _norm(track: bool, training: bool) -> Callable[[], nn.Module]:
 def test_batch_statistics_couple_the_examples(track: bool, training: bool) -> None:
     problem = problem_with(nn.MSELoss())
     problem.model = _norm(track, training)().double()
-    with pytest.raises(Unsupported, match="batch normalisation"):
+    with pytest.raises(UnsupportedError, match="batch normalisation"):
         problem.objective().per_example_grads()
 
 
@@ -73,7 +73,7 @@ def test_fixed_statistics_do_not_couple_the_examples() -> None:
 
 @pytest.mark.parametrize("options", [{"weight": torch.ones(3).double()}, {"ignore_index": 0}])
 def test_weighted_means_couple_the_examples(options: dict[str, object]) -> None:
-    with pytest.raises(Unsupported, match="weights"):
+    with pytest.raises(UnsupportedError, match="weights"):
         problem_with(nn.CrossEntropyLoss(**options), True).objective().per_example_grads()
     problem = problem_with(nn.CrossEntropyLoss(**options, reduction="sum"), True)
     objective = problem.objective()
@@ -102,7 +102,7 @@ def test_an_unknown_loss_still_has_curvature_and_example_gradients(
 
 
 def test_fresh_needs_a_sampler() -> None:
-    with pytest.raises(Unsupported, match="sampler"):
+    with pytest.raises(UnsupportedError, match="sampler"):
         CASES["mlp_ce"]().objective().fresh()
 
 
@@ -113,4 +113,4 @@ def test_a_model_needs_a_trainable_parameter() -> None:
 
 
 def test_unsupported_is_a_value_error() -> None:
-    assert issubclass(Unsupported, ValueError)
+    assert issubclass(UnsupportedError, ValueError)

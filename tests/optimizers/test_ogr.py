@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from optimizers import Objective, Unsupported
+from optimizers import Objective, UnsupportedError
 from optimizers.online import OGR
 from tests.optimizers.cases import Identity, Problem, mlp
 
@@ -421,7 +421,7 @@ def test_a_gradient_that_is_not_finite_changes_neither_parameters_nor_state(name
 
 
 def test_full_refuses_a_network() -> None:
-    with pytest.raises(Unsupported, match="form=diagonal"):
+    with pytest.raises(UnsupportedError, match="form=diagonal"):
         OGR(mlp((40, 40, 10)).named_parameters(), form="full")
 
 

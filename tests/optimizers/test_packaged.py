@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from optimizers import Objective, Unsupported
+from optimizers import Objective, UnsupportedError
 from optimizers.packaged import PytorchOptimizer, Trial, catalogue, packing, survey
 from tests.optimizers.cases import Problem, mlp
 
@@ -557,7 +557,7 @@ def test_a_name_or_setting_that_is_not_there_is_a_value_error_with_what_is_close
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(message)) as refusal:
         named(problem(), name, **settings)
-    assert not isinstance(refusal.value, Unsupported)
+    assert not isinstance(refusal.value, UnsupportedError)
 
 
 def test_a_learning_rate_goes_by_whatever_name_the_class_has() -> None:
@@ -569,12 +569,12 @@ def test_a_learning_rate_goes_by_whatever_name_the_class_has() -> None:
 def test_what_a_class_cannot_do_here_is_unsupported_and_says_why() -> None:
     case = problem()
     with pytest.raises(
-        Unsupported, match=r"SpectralSphere of pytorch-optimizer cannot take a step here: .*2D"
+        UnsupportedError, match=r"SpectralSphere of pytorch-optimizer cannot take a step here: .*2D"
     ):
         train(case, named(case, "SpectralSphere"), 1)
-    with pytest.raises(Unsupported, match="GSAM of pytorch-optimizer needs rho_scheduler"):
+    with pytest.raises(UnsupportedError, match="GSAM of pytorch-optimizer needs rho_scheduler"):
         named(problem(), "GSAM", base_optimizer="SGD")
-    with pytest.raises(Unsupported, match="no setting 'update_proj_gap' and no default"):
+    with pytest.raises(UnsupportedError, match="no setting 'update_proj_gap' and no default"):
         train(case, named(case, "GaLore", rank=2), 1)
 
 
@@ -614,7 +614,7 @@ def test_the_package_that_is_missing_is_named_with_what_to_type(
     monkeypatch.setattr(catalogue, "import_module", absent)
     catalogue.listed.cache_clear()
     catalogue.wrappers.cache_clear()
-    with pytest.raises(Unsupported, match=r"python -m pip install 'pytorch-optimizer>=4\.1'"):
+    with pytest.raises(UnsupportedError, match=r"python -m pip install 'pytorch-optimizer>=4\.1'"):
         named(problem(), "Lion")
 
 
@@ -631,7 +631,7 @@ def test_narrow_state_under_parameters_of_float64_is_said() -> None:
         torch.float64
     }
     with pytest.raises(
-        Unsupported,
+        UnsupportedError,
         match=r"FAdam of pytorch-optimizer cannot take a step here.*use precision=float32",
     ):
         train(case, named(case, "FAdam", momentum_dtype="float32"), 1)

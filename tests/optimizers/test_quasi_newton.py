@@ -13,7 +13,7 @@ import scipy.optimize
 import torch
 from torch import Tensor, nn
 
-from optimizers import Objective, Unsupported
+from optimizers import Objective, UnsupportedError
 from optimizers.linalg.cg import conjugate_gradients
 from optimizers.method import Method
 from optimizers.minimize import minimize
@@ -320,10 +320,12 @@ def test_counts_of_a_step() -> None:
 
 @pytest.mark.parametrize("kind", [BFGS, SR1])
 def test_too_many_parameters(kind: type[Method]) -> None:
-    with pytest.raises(Unsupported, match=r"10 parameters need 0\.0 GiB.*max_parameters=9; lbfgs"):
+    with pytest.raises(
+        UnsupportedError, match=r"10 parameters need 0\.0 GiB.*max_parameters=9; lbfgs"
+    ):
         kind(nn.Linear(4, 2).parameters(), max_parameters=9)  # type: ignore[call-arg]
     kind(nn.Linear(4, 2).parameters(), max_parameters=10)  # type: ignore[call-arg]
-    with pytest.raises(Unsupported, match=r"10,000,000 parameters need 372,529"):
+    with pytest.raises(UnsupportedError, match=r"10,000,000 parameters need 372,529"):
         kind([nn.Parameter(torch.empty(10_000_000, device="meta"))])  # type: ignore[arg-type]
 
 

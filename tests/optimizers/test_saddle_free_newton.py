@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from optimizers import Objective, Unsupported
+from optimizers import Objective, UnsupportedError
 from optimizers.newton import SaddleFreeNewton
 from tests.optimizers.cases import CASES, Identity, Problem, Reference, Residuals, Scalar, close
 
@@ -242,7 +242,7 @@ def test_a_singular_hessian_gives_finite_steps(form: str) -> None:
 
 
 def test_the_form_follows_the_number_of_parameters() -> None:
-    with pytest.raises(Unsupported, match=r"10 parameters .* form=lanczos"):
+    with pytest.raises(UnsupportedError, match=r"10 parameters .* form=lanczos"):
         SaddleFreeNewton(nn.Linear(4, 2).parameters(), form="exact", max_parameters=9)
     assert SaddleFreeNewton(nn.Linear(4, 2).parameters(), max_parameters=9).form == "lanczos"
     assert SaddleFreeNewton(nn.Linear(4, 2).parameters(), max_parameters=10).form == "exact"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from optimizers.errors import Unsupported
+from optimizers.errors import UnsupportedError
 from optimizers.natural_gradient import SINGD
 from tests.optimizers.cases import CASES, Problem, close, mlp
 from tests.optimizers.digits import best_of_momentum, trained
@@ -287,7 +287,7 @@ def test_large_factors_are_diagonal_or_refused() -> None:
         for key in ("a_root", "g_root")
     ]
     assert shapes == [(5,), (5,), (6,), (3, 3)]
-    with pytest.raises(Unsupported, match="max_gib"):
+    with pytest.raises(UnsupportedError, match="max_gib"):
         run(problem, SINGD(problem.model.named_parameters(), max_gib=1e-9), 1)
     assert optimizer.telemetry()["preconditioned"] == 1
 

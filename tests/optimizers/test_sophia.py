@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from optimizers import Objective, Unsupported
+from optimizers import Objective, UnsupportedError
 from optimizers.diagonal import SophiaG, SophiaH
 from optimizers.diagonal.probes import probe
 from optimizers.linalg.flat import flatten, unflatten
@@ -302,7 +302,7 @@ def test_a_sampled_gradient_that_is_not_finite_leaves_out_the_refresh() -> None:
 def test_a_loss_without_a_distribution_is_refused() -> None:
     problem = valley()
     with pytest.raises(
-        Unsupported, match="sampled needs a loss with a known predictive distribution"
+        UnsupportedError, match="sampled needs a loss with a known predictive distribution"
     ):
         SophiaG(problem.params).step(problem.objective())
 

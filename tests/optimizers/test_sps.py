@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from optimizers import Unsupported, minimize
+from optimizers import UnsupportedError, minimize
 from optimizers.step_size import SPS
 from tests.optimizers.step_size_cases import (
     batches,
@@ -91,7 +91,7 @@ def test_logistic_regression_with_more_parameters_than_examples() -> None:
 
 def test_a_negative_loss_is_refused_with_what_to_pass() -> None:
     problem = bowl(lowest=-50.0)
-    with pytest.raises(Unsupported, match=r"f_star=.*optimizer=momo with estimate=true"):
+    with pytest.raises(UnsupportedError, match=r"f_star=.*optimizer=momo with estimate=true"):
         run(problem, SPS(problem.params, rule="max"), full(problem, 1))
 
 

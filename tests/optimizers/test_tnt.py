@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from optimizers.errors import Unsupported
+from optimizers.errors import UnsupportedError
 from optimizers.natural_gradient import TNT
 from tests.optimizers.cases import CASES, Problem, Reference, close, mlp
 from tests.optimizers.digits import best_of_momentum, trained
@@ -295,7 +295,7 @@ def test_vectors_and_long_sides_are_left_out_on_request() -> None:
     }
     assert "factor_0" not in optimizer.state[problem.params[0]]
     assert optimizer.needs == {"sampled", "matrices"}
-    with pytest.raises(Unsupported, match="max_gib"):
+    with pytest.raises(UnsupportedError, match="max_gib"):
         TNT(mlp().named_parameters(), max_gib=1e-9)
 
 
@@ -306,6 +306,6 @@ def test_it_beats_momentum_on_the_autoencoder() -> None:
 def test_an_unknown_loss_is_refused() -> None:
     problem = CASES["mlp_ce"]()
     problem.loss_fn = nn.MultiMarginLoss()
-    with pytest.raises(Unsupported, match="sampled"):
+    with pytest.raises(UnsupportedError, match="sampled"):
         run(problem, TNT(problem.model.named_parameters()), 1)
     run(problem, TNT(problem.model.named_parameters(), fisher="empirical"), 1)

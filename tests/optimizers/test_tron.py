@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from optimizers import Objective, Unsupported, minimize
+from optimizers import Objective, UnsupportedError, minimize
 from optimizers.linalg.curvature import Curvature
 from optimizers.trust_region import TRON
 from optimizers.trust_region.tron import TronRule
@@ -233,7 +233,7 @@ def test_a_gradient_of_zero_is_said() -> None:
 
 def test_curvature_from_the_ggn_needs_residuals() -> None:
     assert TRON([nn.Parameter(torch.zeros(2))], curvature="ggn").needs == {"ggn"}
-    with pytest.raises(Unsupported, match="ggn"):
+    with pytest.raises(UnsupportedError, match="ggn"):
         minimize(rosenbrock, classic(4), method="tron", curvature="ggn")
 
 

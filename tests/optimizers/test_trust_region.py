@@ -13,7 +13,7 @@ import torch
 from scipy.optimize import minimize as scipy_minimize
 from torch import Tensor, nn
 
-from optimizers import Unsupported, minimize
+from optimizers import UnsupportedError, minimize
 from optimizers.linalg.steihaug import crossings, everything, steihaug
 from optimizers.linalg.trust_region import RadiusRule, boundary_crossings, exact_subproblem
 from optimizers.trust_region import TrustRegion
@@ -543,7 +543,7 @@ def test_sizes() -> None:
     assert TrustRegion(params, subproblem="exact").exact
     assert TrustRegion(params, dense_limit=301).exact
     with pytest.raises(
-        Unsupported, match=r"6,000 parameters need 0\.3 GiB .* subproblem=steihaug and tron"
+        UnsupportedError, match=r"6,000 parameters need 0\.3 GiB .* subproblem=steihaug and tron"
     ):
         TrustRegion([nn.Parameter(torch.zeros(6000))], subproblem="exact")
 

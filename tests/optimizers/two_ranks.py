@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from optimizers import Objective, Unsupported
-from optimizers.distributed import ALONE, Alone, Ranks
+from optimizers import Objective, UnsupportedError
+from optimizers.distributed import SINGLE_PROCESS, ProcessGroup, SingleProcess
 from optimizers.krylov.hessian_free import HessianFree
 from optimizers.least_squares.ggn_cg import GGNCG
 from optimizers.least_squares.levenberg_marquardt import LevenbergMarquardt
@@ -72,7 +72,7 @@ def problem_of(name: str) -> Problem:
     return problem
 
 
-def answers(ranks: Alone, names: Iterable[str] = PROBLEMS, **options: Any) -> Answers:
+def answers(ranks: SingleProcess, names: Iterable[str] = PROBLEMS, **options: Any) -> Answers:
     """All of them, by the names of what was asked."""
     found: Answers = {}
     for name in names:
@@ -172,7 +172,7 @@ def layers(objective: Objective) -> Answers:
             moments = torch.stack(
                 [torch.stack([a.square().sum(), g.square().sum()]) for a, g in seen]
             ).sum(0)
-            objective.ranks.sum_([moments])
+            objective.ranks.all_reduce_([moments])
             found |= {f" {fisher} {gradient} loss": loss, f" {fisher} {gradient} moments": moments}
             if gradient:
                 found[f" {fisher} gradient"] = objective.gradient()
@@ -211,7 +211,7 @@ METHODS: dict[str, tuple[Callable[[list[nn.Parameter]], Any], str]] = {
 }
 
 
-def trained(ranks: Alone, **options: Any) -> Answers:
+def trained(ranks: SingleProcess, **options: Any) -> Answers:
     """Where ten steps on changing mini-batches of five lead, and what was counted."""
     found: Answers = {}
     for name, (make, case) in METHODS.items():
@@ -252,7 +252,7 @@ class Unused(nn.Module):
         return outputs * self.sometimes if bool((inputs > 2).any()) else outputs
 
 
-def without_gradients(ranks: Alone) -> Answers:
+def without_gradients(ranks: SingleProcess) -> Answers:
     model = Unused()
     inputs = torch.tensor([[1.0, 1.0], [3.0, 3.0]], dtype=torch.float64)
     Objective(model, nn.MSELoss(), inputs, torch.zeros_like(inputs), ranks=ranks)()
@@ -263,7 +263,7 @@ def without_gradients(ranks: Alone) -> Answers:
     }
 
 
-def exchanged(ranks: Alone) -> Answers:
+def exchanged(ranks: SingleProcess) -> Answers:
     """The group's own operations, where the ranks hold different things."""
     rank = ranks.rank
     mixed = [
@@ -271,20 +271,20 @@ def exchanged(ranks: Alone) -> Answers:
         torch.tensor(rank + 1),
         torch.full((3,), rank + 1.0).double(),
     ]
-    ranks.sum_(mixed)
+    ranks.all_reduce_(mixed)
     second = [torch.tensor([rank]), torch.tensor([float(rank)])]
     ranks.broadcast_(second, source=1)
     return {
         "sums": torch.cat([part.double().flatten() for part in mixed]),
         "of the second": torch.cat([part.double() for part in second]),
-        "gathered": ranks.gather(torch.full((rank + 1, 2), float(rank))),
-        "greatest": torch.tensor(ranks.greatest((rank, -rank))),
-        "told": torch.tensor(ranks.told({"word": rank + 5})["word"]),
-        "shares": ranks.gather(torch.tensor([[ranks.share(7).start, ranks.share(7).stop]])),
+        "all_gather": ranks.all_gather(torch.full((rank + 1, 2), float(rank))),
+        "all_reduce_max": torch.tensor(ranks.all_reduce_max((rank, -rank))),
+        "broadcast_object": torch.tensor(ranks.broadcast_object({"word": rank + 5})["word"]),
+        "shares": ranks.all_gather(torch.tensor([[ranks.share(7).start, ranks.share(7).stop]])),
     }
 
 
-def clipped(ranks: Alone) -> Answers:
+def clipped(ranks: SingleProcess) -> Answers:
     objective = LOSSES["mlp_ce_sum"]().objective(0.3, ranks=ranks, clip=0.1)
     objective()
     first = objective.gradient()
@@ -293,11 +293,11 @@ def clipped(ranks: Alone) -> Answers:
     return {"norm": first.norm(), "direction": first, "another's norm": sampled.gradient().norm()}
 
 
-def refused(ranks: Alone) -> str:
+def refused(ranks: SingleProcess) -> str:
     objective = LOSSES["mlp_ce"]().objective(ranks=ranks)
     try:
         objective.subset(torch.tensor([2])).value()
-    except Unsupported as error:
+    except UnsupportedError as error:
         return str(error)
     return ""
 
@@ -312,7 +312,7 @@ def work(rank: int, folder: str) -> None:
         world_size=SIZE,
         timeout=timedelta(seconds=60),
     )
-    ranks = Ranks()
+    ranks = ProcessGroup()
     found = {
         "answers": answers(ranks),
         "in parts": answers(ranks, IN_PARTS, parts=2),
@@ -328,4 +328,8 @@ def work(rank: int, folder: str) -> None:
 
 def alone() -> dict[str, Any]:
     """The same of one process."""
-    return {"answers": answers(ALONE), "trained": trained(ALONE), "clipped": clipped(ALONE)}
+    return {
+        "answers": answers(SINGLE_PROCESS),
+        "trained": trained(SINGLE_PROCESS),
+        "clipped": clipped(SINGLE_PROCESS),
+    }

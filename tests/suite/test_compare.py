@@ -276,8 +276,8 @@ def test_a_terminal_gets_bold_and_wrapped_lines(fill: Any, runs: Path, tmp_path:
         "import sys; from pathlib import Path; from rich.console import Console;"
         "from suite.compare import output as o;"
         "from suite.results.load import load_runs; from suite.results.frame import build_records;"
-        "from suite.compare.verdict import judge; from suite.compare.sides import Ledger, sides;"
-        "r = build_records(*load_runs(Path(sys.argv[1]))); s = sides(r, 'mlp'); l = Ledger(r);"
+        "from suite.compare.verdict import judge; from suite.compare.sides import CostTable, sides;"
+        "r = build_records(*load_runs(Path(sys.argv[1]))); s = sides(r, 'mlp'); l = CostTable(r);"
         "v = judge(l, s['kfac'], s['adamw']);"
         "o.show(l, [v], None, Console(force_terminal=True, width=60, highlight=False))"
     )

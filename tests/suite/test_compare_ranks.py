@@ -1,4 +1,4 @@
-"""Ranks: orders that are known, ties, gaps, and how stable they are."""
+"""ProcessGroup: orders that are known, ties, gaps, and how stable they are."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from suite import stats
 from suite.compare.__main__ import main
 from suite.compare.baseline import against_baseline, baseline_side, default_optimizer
 from suite.compare.ranks import Standing, _within, best_unit, overall, standings
-from suite.compare.sides import Ledger, sides
+from suite.compare.sides import CostTable, sides
 from suite.compare.verdict import FINAL, SECONDS, WORK
 from suite.results.frame import Records, build_records
 
@@ -23,12 +23,12 @@ NOISE = (1.0, 1.05, 0.96, 1.02)
 
 
 def stood(records: Records) -> list[Standing]:
-    return standings(Ledger(records))
+    return standings(CostTable(records))
 
 
 def unit(records: Records, **options: bool) -> str:
     there = {problem: list(sides(records, problem).values()) for problem in records.problems}
-    return best_unit(Ledger(records), there, **options)
+    return best_unit(CostTable(records), there, **options)
 
 
 @pytest.fixture
@@ -219,9 +219,9 @@ def test_the_baseline_is_the_default_where_no_levels_are_stored(field: Any) -> N
     assert side is not None
     assert side.label == default_optimizer()
     assert baseline_side(records, "cnn") is None
-    found = against_baseline(Ledger(records))
+    found = against_baseline(CostTable(records))
     assert {(one.problem, one.a.label) for one in found} == {("mlp", "kfac"), ("mlp", "sgd")}
-    assert len(against_baseline(Ledger(records), "sgd")) == 3
+    assert len(against_baseline(CostTable(records), "sgd")) == 3
 
 
 def test_the_baseline_is_who_set_the_levels(field: Any, monkeypatch: pytest.MonkeyPatch) -> None:

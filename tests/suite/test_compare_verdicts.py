@@ -14,7 +14,7 @@ import pytest
 
 from suite.compare.explanations import reasons, shared_reasons
 from suite.compare.sentences import factor, final_text, sentence
-from suite.compare.sides import Ledger, sides
+from suite.compare.sides import CostTable, sides
 from suite.compare.verdict import BETTER, FINAL, SECONDS, WORK, WORSE, Verdict, judge
 from suite.results.frame import Records, build_records
 from suite.results.timings import Timing, placed, speed_key
@@ -27,7 +27,7 @@ Sown = Callable[..., Any]
 def verdict(records: Records, a: str = "kfac", b: str = "adamw", **options: Any) -> Verdict:
     (problem,) = records.problems
     there = sides(records, problem)
-    return judge(Ledger(records), there[a], there[b], **options)
+    return judge(CostTable(records), there[a], there[b], **options)
 
 
 def built(*planted: Any, timings: Any = None) -> Records:
@@ -82,7 +82,7 @@ def test_the_sentence_of_a_fixed_case(both: Any) -> None:
 def test_the_reasons_of_a_fixed_case(both: Any) -> None:
     records = both()
     found = verdict(records)
-    assert reasons(Ledger(records), found) == [
+    assert reasons(CostTable(records), found) == [
         "a step of kfac takes 3.00x the seconds of one of adamw (30 ms against 10 ms): it breaks "
         "even at 3.00 times "
         "fewer steps, and needs 3.31 times fewer",
@@ -125,7 +125,7 @@ def test_seconds_of_a_shared_machine_are_marked_and_do_not_decide(both: Any) -> 
         "seconds: marked ~, as their runs shared the machine; they do not decide. "
         "To measure: python -m suite.time optimizer=kfac,adamw task=mlp scale=quick"
     )
-    assert "takes ~3.00x the seconds" in reasons(Ledger(records), found)[0]
+    assert "takes ~3.00x the seconds" in reasons(CostTable(records), found)[0]
 
 
 def test_a_step_timed_alone_makes_seconds_of_shared_runs_decide(both: Any) -> None:
@@ -147,7 +147,7 @@ def test_a_step_timed_alone_makes_seconds_of_shared_runs_decide(both: Any) -> No
     )
     assert (
         "takes 1.00x the seconds of one of adamw (10 ms against 10 ms)"
-        in reasons(Ledger(timed), found)[0]
+        in reasons(CostTable(timed), found)[0]
     )
 
 
@@ -162,7 +162,7 @@ def test_machines_are_not_mixed_unless_asked_for(both: Any) -> None:
         "thread "
         "(--mixed-devices compares them all the same)"
     )
-    assert not any("breaks even" in reason for reason in reasons(Ledger(records), found))
+    assert not any("breaks even" in reason for reason in reasons(CostTable(records), found))
     mixed = verdict(records, mixed=True)
     assert mixed.decided_by == SECONDS
     assert shared_reasons(records, [mixed])[0].startswith("seconds: measured on cpu, Other CPU")
@@ -187,7 +187,7 @@ def test_failures_are_infinite_and_said(both: Any, sown: Sown) -> None:
     assert found.reached == (7, 5)
     assert "needs at most " in sentence(found)
     assert "in 7 of 7 seeds against 5 of 7" in sentence(found)
-    said = reasons(Ledger(records), found)
+    said = reasons(CostTable(records), found)
     assert "outcomes: adamw diverged 2/7" in said
     assert (
         "2 runs of adamw never reached the level: they count with all they could have spent" in said
@@ -267,7 +267,7 @@ def test_a_method_that_does_not_fit_has_no_verdict(sown: Sown) -> None:
     )
     found = verdict(records)
     assert sentence(found) == "mlp: no verdict: kfac does not fit this task: kfac needs layers."
-    assert reasons(Ledger(records), found) == shared_reasons(records, [found]) == []
+    assert reasons(CostTable(records), found) == shared_reasons(records, [found]) == []
 
 
 def test_an_unfinished_run_is_left_out_and_named(both: Any, sown: Sown) -> None:
@@ -275,7 +275,7 @@ def test_an_unfinished_run_is_left_out_and_named(both: Any, sown: Sown) -> None:
     records = build_records([*both().runs.values(), stopped.run, sown("adamw", 5, 200).run], [])
     found = verdict(records)
     assert found.reached == (5, 5)
-    said = reasons(Ledger(records), found)
+    said = reasons(CostTable(records), found)
     assert (
         "left out: kfac, seed 5: unfinished; finish it with: "
         "python -m suite optimizer=kfac task=mlp seed=5 scale=quick" in said
@@ -295,7 +295,7 @@ def test_seeds_that_only_one_side_has_are_left_out_and_named(both: Any, sown: So
     found = verdict(records)
     assert found.paired
     assert found.reached == (5, 5)
-    assert "left out: adamw, seed 9: kfac has no run of it" in reasons(Ledger(records), found)
+    assert "left out: adamw, seed 9: kfac has no run of it" in reasons(CostTable(records), found)
 
 
 def test_other_seeds_on_both_sides_are_compared_without_pairs(sown: Sown) -> None:
@@ -306,7 +306,7 @@ def test_other_seeds_on_both_sides_are_compared_without_pairs(sown: Sown) -> Non
     found = verdict(records)
     assert not found.paired
     assert "the seeds differ (3 and 2 runs), so nothing is paired" in reasons(
-        Ledger(records), found
+        CostTable(records), found
     )
     assert found.outcome == BETTER
 
@@ -424,7 +424,7 @@ def test_equal_methods_are_told_apart_at_about_the_nominal_rate(sown: Sown) -> N
                 cost = float(150 * math.exp(0.3 * generator.normal()))
                 runs.append(sown(name, seed, cost, task=f"mlp{number:03}", every=4, steps=400).run)
     records = build_records(runs, [])
-    ledger = Ledger(records)
+    ledger = CostTable(records)
     for problem in records.problems:
         there = sides(records, problem)
         told += judge(ledger, there["kfac"], there["adamw"]).outcome != 0

@@ -22,7 +22,7 @@ import pytest
 
 from suite.importers import algoperf, deepobs, wandb
 from suite.importers.__main__ import main
-from suite.importers.foreign import ImportFault, direction_of
+from suite.importers.foreign import ImportFaultError, direction_of
 from suite.report.report import write_report
 from suite.report.sections.final_metrics import main_table
 from suite.results.archive import read_archive, write_archive
@@ -150,26 +150,26 @@ def test_a_broken_log_is_named(tmp_path: Path, message: str) -> None:
     folder = tmp_path / "sub" / "study_0" / "fastmri_jax" / "trial_1"
     shutil.copytree(ALGOPERF / "ademamix" / "study_1" / "fastmri_pytorch" / "trial_1", folder)
     ALGOPERF_FAULTS[message](folder)
-    with pytest.raises(ImportFault, match=message) as fault:
+    with pytest.raises(ImportFaultError, match=message) as fault:
         algoperf.read(tmp_path)
     assert "trial_1" in str(fault.value)
 
 
 def test_folders_without_trials_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ImportFault, match="has no trials of AlgoPerf; they are folders"):
+    with pytest.raises(ImportFaultError, match="has no trials of AlgoPerf; they are folders"):
         algoperf.read(tmp_path)
-    with pytest.raises(ImportFault, match="is no folder"):
+    with pytest.raises(ImportFaultError, match="is no folder"):
         algoperf.read(tmp_path / "nowhere")
     odd = tmp_path / "a" / "b"
     odd.mkdir(parents=True)
     shutil.copy(ALGOPERF / "ademamix/study_1/fastmri_pytorch/trial_1/eval_measurements.csv", odd)
-    with pytest.raises(ImportFault, match="by which a trial is told"):
+    with pytest.raises(ImportFaultError, match="by which a trial is told"):
         algoperf.read(tmp_path)
-    with pytest.raises(ImportFault, match="no table of times"):
+    with pytest.raises(ImportFaultError, match="no table of times"):
         algoperf.read_times(odd / "eval_measurements.csv")
     unknown = tmp_path / "c" / "study_0" / "novel_jax" / "trial_1"
     shutil.move(odd, unknown)
-    with pytest.raises(ImportFault, match="tells the target of novel"):
+    with pytest.raises(ImportFaultError, match="tells the target of novel"):
         algoperf.read(tmp_path)
 
 
@@ -269,13 +269,13 @@ DEEPOBS_FAULTS = {
 def test_a_broken_output_of_deepobs_is_named(tmp_path: Path, message: str) -> None:
     _, content = published("lr__1.5848931925e-02")
     (tmp_path / "broken.json").write_text(DEEPOBS_FAULTS[message](content))
-    with pytest.raises(ImportFault, match=message) as fault:
+    with pytest.raises(ImportFaultError, match=message) as fault:
         deepobs.read(tmp_path)
     assert "broken.json" in str(fault.value)
 
 
 def test_a_folder_without_json_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ImportFault, match="has no JSON files"):
+    with pytest.raises(ImportFaultError, match="has no JSON files"):
         deepobs.read(tmp_path)
 
 
@@ -350,10 +350,10 @@ def test_a_damaged_file_is_told_from_one_that_was_cut_off(offline: Path) -> None
     content = bytearray(offline.read_bytes())
     content[300] ^= 1
     offline.write_bytes(bytes(content))
-    with pytest.raises(ImportFault, match="is damaged at byte"):
+    with pytest.raises(ImportFaultError, match="is damaged at byte"):
         wandb.read(offline)
     offline.write_bytes(b"PK\x03\x04 something else")
-    with pytest.raises(ImportFault, match="is no file of an offline run"):
+    with pytest.raises(ImportFaultError, match="is no file of an offline run"):
         wandb.read(offline)
 
 
@@ -405,13 +405,15 @@ def test_runs_on_a_server_are_read_through_its_api() -> None:
 def test_a_run_whose_metric_is_not_clear_asks_for_it() -> None:
     rows = [{"_step": 0, "val/accuracy": 0.1, "val/loss": 2.0}]
     logged = wandb.Logged("abc", {"optimizer": "x"}, rows, {}, "finished")
-    with pytest.raises(ImportFault, match="--metric NAME; it logged _step, val/accuracy, val/loss"):
+    with pytest.raises(
+        ImportFaultError, match="--metric NAME; it logged _step, val/accuracy, val/loss"
+    ):
         wandb.as_run(logged)
     assert wandb.as_run(logged, "accuracy").config["metric"] == "accuracy"
     low = wandb.as_run(logged, "val/loss")
     assert (low.config["metric"], low.config["direction"]) == ("eval_loss", "min")
     assert low.number("final_eval_loss") == 2.0
-    with pytest.raises(ImportFault, match="logged no 'bleu'"):
+    with pytest.raises(ImportFaultError, match="logged no 'bleu'"):
         wandb.as_run(logged, "bleu")
 
 

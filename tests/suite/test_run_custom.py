@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from suite.config import registry, task_file
-from suite.errors import HopelessError
+from suite.errors import FatalConfigError
 
 FILE = """import torch
 model = lambda: torch.nn.Linear(4, 3)
@@ -113,7 +113,7 @@ def test_a_pair_that_does_not_fit_is_told_what_in_the_file_stands_against_it(
 
 
 def test_an_absent_file_is_said(train: Callable[..., Any], mine: Path) -> None:
-    with pytest.raises(HopelessError, match=r"task\.file=other\.py: there is no such file"):
+    with pytest.raises(FatalConfigError, match=r"task\.file=other\.py: there is no such file"):
         train("task=custom", "task.file=other.py")
 
 

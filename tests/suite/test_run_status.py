@@ -17,7 +17,7 @@ Module = Callable[[str, str], str]
 
 FAILING = """
 import torch
-from optimizers import Unsupported
+from optimizers import UnsupportedError
 
 class Failing(torch.optim.SGD):
     def __init__(self, params, kind, lr=0.1):
@@ -33,7 +33,7 @@ class Failing(torch.optim.SGD):
                 "cuda": torch.OutOfMemoryError("CUDA out of memory.\\nTried to allocate 20 GiB"),
                 "cpu": RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
                 "host": MemoryError("no more"),
-                "unsupported": Unsupported("needs a rest"),
+                "unsupported": UnsupportedError("needs a rest"),
             }[self.kind]
         if self.kind == "lost":
             return torch.tensor(float("nan"))

@@ -191,7 +191,7 @@ def test_scores_that_make_no_sense_are_refused(asked: dict[str, object], message
 def test_a_third_solver_can_turn_the_order_of_two_and_pairs_show_it() -> None:
     """Gould and Scott (2016): the order depends on who takes part.
 
-    Alone b leads a, beside c it does not.
+    SingleProcess b leads a, beside c it does not.
     """
     times = pd.DataFrame(
         {"a": [5.0, 10.0, 2.0, 8.0], "b": [11.0, 3.0, 4.0, 4.0], "c": [3.0, 12.0, 1.0, 11.0]}

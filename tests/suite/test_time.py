@@ -23,7 +23,7 @@ from suite.results import timings
 from suite.time import __main__ as time
 from suite.time import machine, windows
 from suite.time.__main__ import Request
-from suite.time.windows import Extent, NotTimed
+from suite.time.windows import Extent, NotTimedError
 
 QUICK = ("scale=quick", "device=cpu", "wandb.mode=disabled", "steps=6")
 
@@ -399,4 +399,4 @@ def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_not_timed_is_no_error_of_the_command() -> None:
-    assert not issubclass(NotTimed, ConfigError)  # the next pair is timed all the same
+    assert not issubclass(NotTimedError, ConfigError)  # the next pair is timed all the same

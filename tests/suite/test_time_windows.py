@@ -13,7 +13,7 @@ from optimizers.phases import OTHER
 from suite.config import device
 from suite.config.plan import Plan
 from suite.time import windows
-from suite.time.windows import Extent, NotTimed, Ongoing, beginning_of, extent, period_of
+from suite.time.windows import Extent, NotTimedError, Ongoing, beginning_of, extent, period_of
 from suite.training.runner import build_task
 
 BUMPY = '''
@@ -122,7 +122,8 @@ def test_a_window_begins_after_what_a_method_does_at_first(bumpy: Any) -> None:
 
 def test_a_window_without_a_whole_period_is_refused(bumpy: Any) -> None:
     with pytest.raises(
-        NotTimed, match="hold 5 steps, a whole period, after the first 5: about 10 s, and 9 s are"
+        NotTimedError,
+        match="hold 5 steps, a whole period, after the first 5: about 10 s, and 9 s are",
     ):
         extent(1.0, bumpy()[0], 9.0)
 
@@ -152,7 +153,7 @@ def test_the_warm_up_tells_a_later_steps_seconds(bumpy: Any) -> None:
 def test_a_warm_up_that_takes_too_long_ends(bumpy: Any) -> None:
     _, begin = bumpy(period=5)
     with pytest.raises(
-        NotTimed, match=r"1 of its steps took 108 s, and 50 s are there. max_seconds="
+        NotTimedError, match=r"1 of its steps took 108 s, and 50 s are there. max_seconds="
     ):
         windows.warm_up(begin, 5, 50.0)
     assert windows.warm_up(begin, 100, 113.0) == pytest.approx((5 + 7) / 5)  # six steps
@@ -160,7 +161,7 @@ def test_a_warm_up_that_takes_too_long_ends(bumpy: Any) -> None:
 
 def test_a_run_that_diverges_is_not_timed(bumpy: Any) -> None:
     _, begin = bumpy(explode=7)
-    with pytest.raises(NotTimed, match=r"diverged at step 7 \(loss nan\)"):
+    with pytest.raises(NotTimedError, match=r"diverged at step 7 \(loss nan\)"):
         windows.window(begin, Extent(0, 20))
     assert windows.window(begin, Extent(0, 6)) > 0
 
@@ -168,10 +169,10 @@ def test_a_run_that_diverges_is_not_timed(bumpy: Any) -> None:
 def test_a_window_that_becomes_slow_ends(bumpy: Any) -> None:
     _, begin = bumpy(period=5)
     with pytest.raises(
-        NotTimed, match="its steps became slower: 6 of a window's 20 took more than the 115 s"
+        NotTimedError, match="its steps became slower: 6 of a window's 20 took more than the 115 s"
     ):
         windows.window(begin, Extent(0, 20), 115.0)
-    with pytest.raises(NotTimed, match="6 of a window's 11"):
+    with pytest.raises(NotTimedError, match="6 of a window's 11"):
         windows.window(begin, Extent(8, 3), 115.0)
     assert windows.window(begin, Extent(0, 5), 115.0) == 112 / 5
 

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tasks.custom.custom import EXAMPLE, Custom
-from tasks.custom.source import BrokenFile
+from tasks.custom.source import BrokenFileError
 
 HEAD = "import numpy as np\nimport torch\nimport torch.nn.functional as F\nfrom torch import nn\n"
 MODEL = "model = lambda: nn.Linear(4, 3)\n"
@@ -492,7 +492,7 @@ BROKEN = {  # the file, what is said, and the line of the user's that is shown
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_broken_file_is_refused_with_its_own_line(make: Make, tmp_path: Path, case: str) -> None:
     parts, said, shown = BROKEN[case]
-    with pytest.raises(BrokenFile, match=said) as refusal:
+    with pytest.raises(BrokenFileError, match=said) as refusal:
         make(*parts)
     place, quoted, expected, *example = str(refusal.value).splitlines()
     number = int(re.search(r"mine\.py, line (\d+): ", place)[1])  # type: ignore[index]
@@ -505,7 +505,8 @@ def test_a_broken_file_is_refused_with_its_own_line(make: Make, tmp_path: Path, 
 
 def test_a_name_that_is_missing_altogether_has_no_line(make: Make) -> None:
     with pytest.raises(
-        BrokenFile, match=r"mine\.py: the file does not say what data is\nExpected: two tensors"
+        BrokenFileError,
+        match=r"mine\.py: the file does not say what data is\nExpected: two tensors",
     ):
         make(MODEL, LOSS)
 
@@ -515,7 +516,7 @@ def test_an_absent_file_is_named_with_the_place_that_was_looked_at(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        BrokenFile,
+        BrokenFileError,
         match=re.escape(f"task.file=no.py: there is no such file; looked for {tmp_path}"),
     ):
         Custom(file="no.py")

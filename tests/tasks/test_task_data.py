@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tasks.data import DataCorrupt, DataMissing, data_directory, fetch, full, vendored
+from tasks.data import DataCorruptError, DataMissingError, data_directory, fetch, full, vendored
 from tasks.data.images import load_images
 from tasks.data.splits import hold_out, three_way
 from tasks.data.torchvision_guard import torchvision_datasets
@@ -75,7 +75,8 @@ def test_vendored_files_are_described_with_their_checksums() -> None:
 def test_damaged_vendored_file_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(vendored.SHA256, "moby_dick.txt.xz", "0" * 64)
     with pytest.raises(
-        DataCorrupt, match=r"moby_dick\.txt\.xz is damaged: its SHA-256 is 3239f5dc.*, not 0000"
+        DataCorruptError,
+        match=r"moby_dick\.txt\.xz is damaged: its SHA-256 is 3239f5dc.*, not 0000",
     ):
         vendored.read_vendored("moby_dick.txt.xz")
 
@@ -94,7 +95,7 @@ def test_data_directory_follows_the_environment(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.usefixtures("empty_directory")
 def test_absent_set_names_the_command_that_brings_it(name: str) -> None:
     with pytest.raises(
-        DataMissing, match=f"bring it with: python scripts/fetch_data.py {name}$"
+        DataMissingError, match=f"bring it with: python scripts/fetch_data.py {name}$"
     ) as caught:
         MLP(data=name)
     assert isinstance(caught.value, FileNotFoundError)
@@ -120,7 +121,7 @@ def test_idx_files_are_read_and_checked(
     sums = {
         name: write_idx(folder / name, array) for name, array in zip(names, arrays, strict=True)
     }
-    with pytest.raises(DataCorrupt, match="train-images-idx3-ubyte is damaged"):
+    with pytest.raises(DataCorruptError, match="train-images-idx3-ubyte is damaged"):
         full.read_idx_set("mnist")
     monkeypatch.setitem(full.IDX_SHA256, "mnist", sums)
     train, test = full.read_idx_set("mnist")
@@ -183,7 +184,7 @@ def test_image_folder_must_hold_images_and_the_same_classes(tmp_path: Path) -> N
 def a_set(present: list[str], *sources: fetch.Source) -> fetch.Fetchable:
     def check() -> None:
         if not present:
-            raise DataMissing("made_up")
+            raise DataMissingError("made_up")
 
     return fetch.Fetchable("a made-up set", check, sources)
 
@@ -206,7 +207,7 @@ def test_fetch_reports_every_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     sources = (fetch.Source("first", refuse), fetch.Source("second", lambda: None))
     monkeypatch.setitem(fetch.FETCHABLE, "made_up", a_set([], *sources))
     with pytest.raises(
-        fetch.FetchFailed,
+        fetch.FetchFailedError,
         match=r"could not bring made_up(.|\n)*first: no way through\n  second: the data",
     ):
         fetch.fetch("made_up")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tasks.data import DataMissing
+from tasks.data import DataMissingError
 from tasks.vision.classification import ImageClassification
 from tasks.vision.deepobs_2c2d import Net2c2d
 from tasks.vision.deepobs_3c3d import Net3c3d, pooling
@@ -144,7 +144,7 @@ def test_a_set_that_is_absent_is_asked_for(
 
     images._named.cache_clear()
     monkeypatch.setenv("SUITE_DATA", str(tmp_path))
-    with pytest.raises(DataMissing, match=f"fetch_data.py {data}"):
+    with pytest.raises(DataMissingError, match=f"fetch_data.py {data}"):
         PUBLISHED[name](data=data)
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from optimizers import Objective
 from optimizers.objective.likelihoods import family_of
-from tasks.data import DataMissing
+from tasks.data import DataMissingError
 from tasks.data.cmudict import BOUNDARY, PAD, encode_entries, load_entries
 from tasks.language.seq2seq import EncoderDecoder, Seq2Seq
 
@@ -203,7 +203,7 @@ def test_the_full_dictionary_says_how_it_is_brought(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     monkeypatch.setenv("SUITE_DATA", str(tmp_path))
-    with pytest.raises(DataMissing, match=r"python scripts/fetch_data\.py cmudict"):
+    with pytest.raises(DataMissingError, match=r"python scripts/fetch_data\.py cmudict"):
         Seq2Seq(data="cmudict")
 
 

@@ -108,7 +108,7 @@ def failure_steps(history: pd.DataFrame) -> Array:
 
 
 def stability_limit(settings: Settings) -> float | None:
-    """lr times the largest eigenvalue above which torch.optim.SGD diverges on a quadratic.
+    """Lr times the largest eigenvalue above which torch.optim.SGD diverges on a quadratic.
 
     None for other methods.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from suite.compare.baseline import against_baseline
 from suite.compare.ranks import overall, standings
-from suite.compare.sides import Ledger
+from suite.compare.sides import CostTable
 from suite.compare.tables import (
     matrix_table,
     rank_tables,
@@ -44,7 +44,7 @@ def section(
     mixed: bool = False,
 ) -> Section:
     """The verdicts as a section of the page; empty where no method stands beside another."""
-    ledger = Ledger(records)
+    ledger = CostTable(records)
     verdicts = against_baseline(ledger, baseline, mixed=mixed)
     found = standings(ledger, mixed=mixed)
     several = len(records.problems) > 1

@@ -1,0 +1,63 @@
+"""Guards that no linter has: branches of a function, names that say nothing, skipped formatting."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MOST_BRANCHES = 10
+# participles and pronouns: the noun behind them says what the value is
+EMPTY_NAMES = {"found", "told", "said", "made", "kept", "there"}
+
+FILES = [
+    path
+    for package in ("suite", "optimizers", "tasks", "scripts", "benchmarks")
+    for path in sorted((ROOT / package).rglob("*.py"))
+]
+
+
+def branches(function: ast.AST) -> int:
+    """Ways that a function's code can part: statements, conditional expressions, and, or, filters."""
+    count = 0
+    for node in ast.walk(function):
+        if isinstance(
+            node, ast.If | ast.For | ast.While | ast.ExceptHandler | ast.IfExp | ast.match_case
+        ):
+            count += 1
+        elif isinstance(node, ast.comprehension):
+            count += 1 + len(node.ifs)
+        elif isinstance(node, ast.BoolOp):
+            count += len(node.values) - 1
+    return count
+
+
+def names_bound(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and name of every variable, parameter, attribute, function and class that is defined."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
+                yield node.lineno, name
+            case ast.arg(arg=name) | ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                yield node.lineno, name
+
+
+def test_the_guards_see() -> None:
+    tree = ast.parse("def f(told):\n  self.found = [x for x in y if x and z] if a else b\n")
+    assert branches(tree) == 4
+    assert {name for _, name in names_bound(tree)} == {"f", "told", "found", "x"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_keeps_the_guards(path: Path) -> None:
+    text = path.read_text()
+    tree = ast.parse(text)
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    assert not {one.name: branches(one) for one in functions if branches(one) > MOST_BRANCHES}
+    assert not [
+        (line, name) for line, name in names_bound(tree) if name.strip("_").lower() in EMPTY_NAMES
+    ]
+    assert "fmt: skip" not in text
