@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -93,7 +95,8 @@ def test_the_loss_never_rises_on_one_batch(name: str, preconditioner: str) -> No
     problem = CASES[name]()
     optimizer = KSD(problem.model.parameters(), preconditioner=preconditioner, dimension=5)
     losses = [float(optimizer.step(problem.objective())) for _ in range(10)]
-    assert losses == sorted(losses, reverse=True)
+    rounding = 1e-14 * losses[0]  # at its least the loss wavers in its last digits
+    assert all(after <= before + rounding for before, after in pairwise(losses))
     assert losses[-1] < 0.5 * losses[0]
 
 

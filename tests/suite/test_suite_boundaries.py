@@ -26,7 +26,6 @@ HEAVY = (
     "jinja2",
     "joblib",
 )
-PLOTTING = ("matplotlib", "seaborn")
 ALLOWED_EVERYWHERE = set(sys.stdlib_module_names) | {"torch", "__future__"}
 
 
@@ -56,15 +55,6 @@ def test_optimizers_import_torch_and_nothing_else_of_weight() -> None:
 def test_tasks_import_neither_optimizers_nor_the_suite() -> None:
     for path in sources("tasks"):
         assert not imported(path) & {"optimizers", "suite", "tests", *HEAVY}, path
-
-
-def test_plotting_stays_in_the_report() -> None:
-    for path in sources("suite"):
-        if path.parent.name != "report":
-            assert not imported(path) & set(PLOTTING), path
-    assert any(
-        imported(path) & set(PLOTTING) for path in sources("suite") if path.parent.name == "report"
-    )
 
 
 def strings_that_decide(tree: ast.Module) -> Iterator[str]:
@@ -98,7 +88,7 @@ def test_nothing_branches_on_the_name_of_an_optimizer_or_a_task(package: str) ->
         # the words for a fallback, for whose step length Shampoo borrows, and a hyperparameter
         names -= {"sgd", "adamw", "adam", "adagrad", "momentum"}
     for path in sources(package):
-        if path.parent.name == "report":  # colours by name, for whoever has one
+        if path.parent.name == "drawing":  # colours by name, for whoever has one
             continue
         assert not names & set(strings_that_decide(ast.parse(path.read_text()))), path
 
