@@ -123,7 +123,10 @@ def process_seconds(*command: str) -> Callable[[], float]:
 
 def import_seconds() -> float:
     """Seconds that `import optimizers` adds to `import torch`: the median over processes."""
-    code = "import torch, time; start = time.perf_counter(); import optimizers; print(time.perf_counter() - start)"
+    code = (
+        "import torch, time; start = time.perf_counter(); import optimizers; "
+        "print(time.perf_counter() - start)"
+    )
     runs = [
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
         for _ in range(ROUNDS)

@@ -48,7 +48,8 @@ Make = Callable[[Iterable[Any]], torch.optim.Optimizer]
 
 
 class Method(NamedTuple):
-    """A row of the first table: what to make of named parameters, the steps in its period, its bar."""
+    """A row of the first table: what to make of named parameters, the steps in its period, its
+    bar."""
 
     title: str
     make: Make
@@ -57,7 +58,8 @@ class Method(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A row of the second table; `graph` where the peer wants gradients that can be differentiated."""
+    """A row of the second table; `graph` where the peer wants gradients that can be
+    differentiated."""
 
     title: str
     ours: Make

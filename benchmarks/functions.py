@@ -263,12 +263,16 @@ def page(
     return f"""# The functions of Moré, Garbow and Hillstrom
 
 Made by `{command}` (Python {platform.python_version()}, {versions}; float64,
-one thread). Every method with its default settings, from the standard start, until the gradient's norm is below
+one thread). Every method with its default settings, from the standard start, until the gradient's \
+norm is below
 {TOLERANCE:g}, {STEPS} steps are done or it gives up.
 
-**Solved**: the published minimum is met to a relative 1e-5 (1e-10 where it is zero). **Local**: a published local
-minimum is. Ratios are medians, over the functions that both solve, of the oracle calls up to the first point that meets
-the minimum, ours over the peer's. A value is an evaluation of f, those inside a gradient or a Jacobian included;
+**Solved**: the published minimum is met to a relative 1e-5 (1e-10 where it is zero). **Local**: a \
+published local
+minimum is. Ratios are medians, over the functions that both solve, of the oracle calls up to the \
+first point that meets
+the minimum, ours over the peer's. A value is an evaluation of f, those inside a gradient or a \
+Jacobian included;
 products are those with the Hessian (a dense Hessian is n of them).
 
 {markdown(SUMMARY, summary(results, names, problems))}
@@ -281,7 +285,8 @@ A number: solved after so many evaluations. Words: how it ended otherwise, and t
 
 ## In full
 
-All calls until a solver stopped by itself; [functions.csv](functions.csv) also has those up to the minimum.
+All calls until a solver stopped by itself; [functions.csv](functions.csv) also has those up to \
+the minimum.
 
 {"".join(details(results, names, problem) for problem in problems)}"""
 

@@ -31,7 +31,10 @@ METHODS = (
     "optimizers.natural_gradient.kfac.KFAC",
     "torch.optim.LBFGS",
 )
-HEADER = "step,epoch,seconds,loss,lr,value,grad,hvp,ggnvp,jac,grad_equivalents,val/loss,val/accuracy,test/accuracy"
+HEADER = (
+    "step,epoch,seconds,loss,lr,value,grad,hvp,ggnvp,jac,grad_equivalents,"
+    "val/loss,val/accuracy,test/accuracy"
+)
 EVALUATED = 50
 LIMITS = {"load": (30.0, 2000.0), "cached": (30.0, 2000.0), "report": (120.0, None)}  # seconds, MB
 

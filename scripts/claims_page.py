@@ -29,14 +29,20 @@ RATES = {
 }
 FINER = """## How much of that is AdamW's grid
 
-AdamW has one number to tune and its 12 points are far apart: on `char_transformer` none lies between 0.00185, which
-won, and 0.0225. A method that happens to have a point in between wins by that alone. So AdamW was run once more at
-learning rates in between, the five seeds of the comparison each; the best of them, chosen after the fact on these very
-seeds, is more than AdamW may claim. What is better than that as well is better by more than luck with a grid."""
+AdamW has one number to tune and its 12 points are far apart: on `char_transformer` none lies \
+between 0.00185, which
+won, and 0.0225. A method that happens to have a point in between wins by that alone. So AdamW was \
+run once more at
+learning rates in between, the five seeds of the comparison each; the best of them, chosen after \
+the fact on these very
+seeds, is more than AdamW may claim. What is better than that as well is better by more than luck \
+with a grid."""
 
 
-VERDICTS = """`holds here`: better on both tasks, the whole interval on one side; `holds in part`: on one; `does not
-hold here`: better on none and worse on one or both; `not shown here`: nothing can be told. RAMDA's claim is about
+VERDICTS = """`holds here`: better on both tasks, the whole interval on one side; `holds in part`: \
+on one; `does not
+hold here`: better on none and worse on one or both; `not shown here`: nothing can be told. \
+RAMDA's claim is about
 zeros: see its section."""
 MIXED = (
     0.098,
@@ -110,18 +116,29 @@ CLAIMS = (
 
 INTRODUCTION = """# What papers claim, tested
 
-Made by `scripts/claims.sh`. Every method here, momentum and AdamW included, had the same tuning on each task: 12 trials
-(its defaults and 11 quasi-random points of the `search` space in its YAML) of full length, however many numbers it has
-to choose; the best final validation metric wins. Then five seeds that the tuning did not see, with the same initial
-weights and mini-batches for all methods. Two tasks at the size that two processor cores allow: `resnet`, a ResNet-8
-with batch normalisation on 14 x 14 Fashion-MNIST (accuracy, 2,000 validation images), and `char_transformer`, two
-layers on Moby Dick (bits per character). 600 steps, the learning rate along a cosine to zero. These are small problems
-and short runs: what follows says whether an effect shows here, not whether it would at the papers' sizes.
+Made by `scripts/claims.sh`. Every method here, momentum and AdamW included, had the same tuning \
+on each task: 12 trials
+(its defaults and 11 quasi-random points of the `search` space in its YAML) of full length, \
+however many numbers it has
+to choose; the best final validation metric wins. Then five seeds that the tuning did not see, \
+with the same initial
+weights and mini-batches for all methods. Two tasks at the size that two processor cores allow: \
+`resnet`, a ResNet-8
+with batch normalisation on 14 x 14 Fashion-MNIST (accuracy, 2,000 validation images), and \
+`char_transformer`, two
+layers on Moby Dick (bits per character). 600 steps, the learning rate along a cosine to zero. \
+These are small problems
+and short runs: what follows says whether an effect shows here, not whether it would at the \
+papers' sizes.
 
-*Difference* is the final validation metric minus the baseline's, signed so that positive is better, mean over seeds
-with a 95 % interval (paired by seed, Student's t, five seeds). *Steps* is how many of the baseline's steps the method
-needs to the baseline's final value (its median over seeds; evaluated every 50 steps), the median over seeds [smallest,
-largest], and in how many seeds it gets there. *Cost* is gradient-equivalents per step. The verdicts are one by one:
+*Difference* is the final validation metric minus the baseline's, signed so that positive is \
+better, mean over seeds
+with a 95 % interval (paired by seed, Student's t, five seeds). *Steps* is how many of the \
+baseline's steps the method
+needs to the baseline's final value (its median over seeds; evaluated every 50 steps), the median \
+over seeds [smallest,
+largest], and in how many seeds it gets there. *Cost* is gradient-equivalents per step. The \
+verdicts are one by one:
 with so many intervals one in twenty is expected to miss."""
 
 
@@ -178,7 +195,8 @@ class Runs:
 
 
 def load(source: Source, task: str, method: str, control: float | None = None) -> Runs | None:
-    """The runs of a pair, of its `control` those at this learning rate; None where there is none."""
+    """The runs of a pair, of its `control` those at this learning rate; None where there is
+    none."""
     if control is None:
         runs = source.compared.cells.where(task=task, optimizer=method).runs
     else:

@@ -1,4 +1,5 @@
-"""Bring a full data set into the data directory: `python scripts/fetch_data.py NAME`, or `--list`."""
+"""Bring a full data set into the data directory: `python scripts/fetch_data.py NAME`, or
+`--list`."""
 
 from __future__ import annotations
 

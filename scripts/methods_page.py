@@ -44,20 +44,30 @@ COMMON = ("damping", "reduction_ratio", "condition", "age", "preconditioned", "f
 
 INTRODUCTION = """# Every method, what it keeps and what it costs
 
-Made by `python scripts/methods_page.py` from the YAML files, the classes and the measurements in docs/methods.csv
+Made by `python scripts/methods_page.py` from the YAML files, the classes and the measurements in \
+docs/methods.csv
 ({when}; one thread of a CPU, float32). `python -m suite.list --full` prints the first table.
 
-- *State* is the number of floats kept from step to step, as a formula: n is the number of parameters, `matrices` the
-  shapes (r, c) of those with two dimensions or more seen as matrices, `lengths` and `vectors` the sizes of the others
-  and their sum, `layers` the outputs and inputs (with the bias) of the layers, `hidden` the matrices but the last,
-  `tensors` the number of tensors; other words are settings. A test holds each formula to the tensors kept.
+- *State* is the number of floats kept from step to step, as a formula: n is the number of \
+parameters, `matrices` the
+  shapes (r, c) of those with two dimensions or more seen as matrices, `lengths` and `vectors` the \
+sizes of the others
+  and their sum, `layers` the outputs and inputs (with the bias) of the layers, `hidden` the \
+matrices but the last,
+  `tensors` the number of tensors; other words are settings. A test holds each formula to the \
+tensors kept.
 - *Words* is the state measured after {steps} steps on the MLP, in floats per parameter.
-- *Gradient-equivalents* are the oracle calls of a step, each weighted by its cost on that net over one forward and
-  backward pass; a method that only does arithmetic on the gradient has 1.00 whatever it spends on it.
-- *Seconds* are a step's processor time over that of plain SGD, the two alternating on the same mini-batches. Both are
-  means over {steps} steps at default settings (fewer where {seconds:g} seconds were not enough: the column says so), so
+- *Gradient-equivalents* are the oracle calls of a step, each weighted by its cost on that net \
+over one forward and
+  backward pass; a method that only does arithmetic on the gradient has 1.00 whatever it spends on \
+it.
+- *Seconds* are a step's processor time over that of plain SGD, the two alternating on the same \
+mini-batches. Both are
+  means over {steps} steps at default settings (fewer where {seconds:g} seconds were not enough: \
+the column says so), so
   that what is done every so many steps has its share.
-- The nets: an MLP 196-64-10, a ResNet-8 and a character transformer, `scale=quick`. — where a method asks for more
+- The nets: an MLP 196-64-10, a ResNet-8 and a character transformer, `scale=quick`. — where a \
+method asks for more
   than the task offers (squared errors, or few enough parameters for dense matrices).
 """
 
@@ -98,10 +108,14 @@ FOUND: list[
 ]
 STAYS_OUT = """## What stays out
 
-- BAMSProd (Liu et al. 2020, arXiv 2009.13799), for networks with binary weights. Its abstract names an adaptive range
-  constraint driven by the quantisation error and AMSGrad's maximum, but the update rule could not be established from
-  what was readable, and there is no code by its authors. A guess under its name would be no comparison.
-- LocoProp's matching losses (LocoProp-M), FOSI's kept batch, SVRG-BB: see the classes of their relatives."""
+- BAMSProd (Liu et al. 2020, arXiv 2009.13799), for networks with binary weights. Its abstract \
+names an adaptive range
+  constraint driven by the quantisation error and AMSGrad's maximum, but the update rule could not \
+be established from
+  what was readable, and there is no code by its authors. A guess under its name would be no \
+comparison.
+- LocoProp's matching losses (LocoProp-M), FOSI's kept batch, SVRG-BB: see the classes of their \
+relatives."""
 
 
 def task_of(name: str) -> tuple[Task, Batch]:

@@ -24,11 +24,16 @@ NEVER = "∞"
 
 HEAD = """# What the experiments came to
 
-Made by `python scripts/results_page.py` from [results/reference](../results/reference). Every experiment is one
-command, `scripts/experiments.sh NAME` (or `python -m suite -m experiment=NAME` where it is one sweep), at the size
-that two processor cores allow; what that leaves out is said beside it. *Time* is the sum of the seconds of optimizer
-steps over all runs of the table, one thread each; the machine was busy and runs were held up at times, so a quiet one
-needs less, often half. No GPU was at hand: times on one are not known. Published figures are the papers' or
+Made by `python scripts/results_page.py` from [results/reference](../results/reference). Every \
+experiment is one
+command, `scripts/experiments.sh NAME` (or `python -m suite -m experiment=NAME` where it is one \
+sweep), at the size
+that two processor cores allow; what that leaves out is said beside it. *Time* is the sum of the \
+seconds of optimizer
+steps over all runs of the table, one thread each; the machine was busy and runs were held up at \
+times, so a quiet one
+needs less, often half. No GPU was at hand: times on one are not known. Published figures are the \
+papers' or
 repositories' own; set-ups differ as said."""
 
 
@@ -97,11 +102,16 @@ def deepobs_small(cells: Cells) -> str:
 
 {table(header, rows)}
 
-Published: the test losses in DeepOBS's baseline files, one seed each (TensorFlow). Noisy quadratic: 100 epochs, as
-there; our test set is DeepOBS's in double precision. VAE on MNIST and 2c2d on Fashion-MNIST: one epoch of DeepOBS's
-50 and 100 (the runs to the end would take two processor cores days; `scale=full` is for a GPU), trained on 59,000 of
-the 60,000 images, the rest being our validation split; networks as there, initialised as torch does where DeepOBS
-uses truncated normals. On the VAE two of momentum's ten seeds (4 and 7) are still on the plateau near 88 that the other
+Published: the test losses in DeepOBS's baseline files, one seed each (TensorFlow). Noisy \
+quadratic: 100 epochs, as
+there; our test set is DeepOBS's in double precision. VAE on MNIST and 2c2d on Fashion-MNIST: one \
+epoch of DeepOBS's
+50 and 100 (the runs to the end would take two processor cores days; `scale=full` is for a GPU), \
+trained on 59,000 of
+the 60,000 images, the rest being our validation split; networks as there, initialised as torch \
+does where DeepOBS
+uses truncated normals. On the VAE two of momentum's ten seeds (4 and 7) are still on the plateau \
+near 88 that the other
 eight have left, for 53.1 to 53.4. *Not run*: the remaining epochs."""
 
 
@@ -125,17 +135,24 @@ def kbfgs_autoencoder(cells: Cells) -> str:
             rows.append(
                 [f"`{optimizer}`", "published", *(f"{value:.1f}" for value in KBFGS[optimizer])]
             )
-    return f"""784-1000-500-250-30 and back, rectified linear units, cross-entropy summed over the pixels, batches of
+    return f"""784-1000-500-250-30 and back, rectified linear units, cross-entropy summed over the \
+pixels, batches of
 1,000; loss of images that were not trained on, after so many epochs.
 
 {table(["optimizer", "", *(f"epoch {epoch}" for epoch in EPOCHS)], rows)}
 
-Published: the output of the demonstration in the authors' repository (Goldfarb, Ren and Bahamou 2020, arXiv
-2006.08877), its loss on MNIST's 10,000 test images. Here: 1,000 of the 60,000 training images are held out and judged
-on, so an epoch has 59 steps instead of 60. K-FAC as theirs: rate 1, damping 3 shared equally by the factors, momentum
-of the gradient, inverses in each of the first 20 steps and every 20 from then on. With this suite's defaults in the
-last three it diverges at that rate and damping ([natural_gradient.md](natural_gradient.md)). K-BFGS at their rate and
-damping, 0.3 both; momentum (0.003) and Adam (0.001) at rates of ours. One seed. *Not run*: epochs 11 to 120."""
+Published: the output of the demonstration in the authors' repository (Goldfarb, Ren and Bahamou \
+2020, arXiv
+2006.08877), its loss on MNIST's 10,000 test images. Here: 1,000 of the 60,000 training images are \
+held out and judged
+on, so an epoch has 59 steps instead of 60. K-FAC as theirs: rate 1, damping 3 shared equally by \
+the factors, momentum
+of the gradient, inverses in each of the first 20 steps and every 20 from then on. With this \
+suite's defaults in the
+last three it diverges at that rate and damping ([natural_gradient.md](natural_gradient.md)). \
+K-BFGS at their rate and
+damping, 0.3 both; momentum (0.003) and Adam (0.001) at rates of ours. One seed. *Not run*: epochs \
+11 to 120."""
 
 
 NANOGPT_STEPS = 2000
@@ -183,17 +200,24 @@ def nanogpt_char(cells: Cells) -> str:
         "steps to the tuned AdamW's end",
         "time to there / AdamW's",
     ]
-    return f"""nanoGPT's character model of Shakespeare in its setting for a CPU: 4 layers, 4 heads, width 128,
+    return f"""nanoGPT's character model of Shakespeare in its setting for a CPU: 4 layers, 4 \
+heads, width 128,
 context 64, batch 12, 2,000 steps, gradients clipped at 1, 100 steps of warm-up.
 
 {table(header, rows)}
 
-Published: nanoGPT's README, for its AdamW at rate {PUBLISHED_RATE:g} with beta2 0.99 and weight decay 0.1, as in the
-first row here. All others, AdamW in its second row too, have what twelve trials on the quick `char_transformer` (Moby
-Dick, a smaller network) found; for `sophia_g` that was its default. Nobody was tuned on this text. Our cosine ends at
-zero, nanoGPT's at a tenth; weight decay here acts on all parameters; the validation loss is that of 1,000 windows of
-the last tenth of the text, looked at every 250 steps. *The tuned AdamW's end* is the median of its seeds; steps are
-medians over the seeds, and the time is these steps at the seconds of `suite.time`, divided by AdamW's 2,000 at its
+Published: nanoGPT's README, for its AdamW at rate {PUBLISHED_RATE:g} with beta2 0.99 and weight \
+decay 0.1, as in the
+first row here. All others, AdamW in its second row too, have what twelve trials on the quick \
+`char_transformer` (Moby
+Dick, a smaller network) found; for `sophia_g` that was its default. Nobody was tuned on this \
+text. Our cosine ends at
+zero, nanoGPT's at a tenth; weight decay here acts on all parameters; the validation loss is that \
+of 1,000 windows of
+the last tenth of the text, looked at every 250 steps. *The tuned AdamW's end* is the median of \
+its seeds; steps are
+medians over the seeds, and the time is these steps at the seconds of `suite.time`, divided by \
+AdamW's 2,000 at its
 own."""
 
 
@@ -237,15 +261,20 @@ def autoencoder_classics(cells: Cells) -> str:
         "failed",
         "published training squared error",
     ]
-    return f"""Small copies of the deep autoencoders, full batches, at most 1,500 gradient-equivalents a run; every
+    return f"""Small copies of the deep autoencoders, full batches, at most 1,500 \
+gradient-equivalents a run; every
 method with the best of eight trials of 500 gradient-equivalents.
 
 {table(header, rows)}
 
-Published (Sutskever et al. 2013, table 1, quoted from a secondary source): training errors on the whole sets with
-networks of 784-400-200-100-50-25-6 and 784-1000-500-250-30. Here the networks are 100-50-25-6 and 100-50-30 wide on
-1,000 images, CURVES is a look-alike (the published set is not to be had), so orders may be compared and values may not.
-The digits' problem has no published figure. docs/hessian_free.md has larger ones. *Not run*: the published sizes."""
+Published (Sutskever et al. 2013, table 1, quoted from a secondary source): training errors on the \
+whole sets with
+networks of 784-400-200-100-50-25-6 and 784-1000-500-250-30. Here the networks are 100-50-25-6 and \
+100-50-30 wide on
+1,000 images, CURVES is a look-alike (the published set is not to be had), so orders may be \
+compared and values may not.
+The digits' problem has no published figure. docs/hessian_free.md has larger ones. *Not run*: the \
+published sizes."""
 
 
 def pinn(cells: Cells) -> str:
@@ -276,7 +305,8 @@ def pinn(cells: Cells) -> str:
 
 {table(header, rows)}
 
-Adam's rate was tuned over eight trials, the others run at their defaults; [pinn.md](pinn.md) has every seed. There is
+Adam's rate was tuned over eight trials, the others run at their defaults; [pinn.md](pinn.md) has \
+every seed. There is
 no published figure for this very problem."""
 
 
@@ -292,13 +322,16 @@ def conditioning(cells: Cells) -> str:
             row.append(shown(min(steps, default=math.nan)))
         settings = {setting_text(run) for run in cells.where(optimizer=optimizer).runs}
         rows.append([*row, str(len(settings))])
-    return f"""Steps to a gap of 1e-6 on a quadratic in 100 dimensions (at most 20,000 steps; {NEVER}: not within
-these), for the best setting of a method's grid at each condition number, chosen afterwards: kind to those with
+    return f"""Steps to a gap of 1e-6 on a quadratic in 100 dimensions (at most 20,000 steps; \
+{NEVER}: not within
+these), for the best setting of a method's grid at each condition number, chosen afterwards: kind \
+to those with
 something to choose.
 
 {table(["optimizer", *(f"{number:.0e}" for number in numbers), "settings tried"], rows)}
 
-Theory: gradient descent needs a number of steps in proportion to the condition number, momentum to its square root,
+Theory: gradient descent needs a number of steps in proportion to the condition number, momentum \
+to its square root,
 Newton's method one; quasi-Newton methods at most about the dimension with exact line searches."""
 
 
@@ -319,13 +352,16 @@ def batch_size(cells: Cells) -> str:
                     best = min(best, (median(steps), f"{rate:g}"))
             row.append(f"{shown(best[0])} (lr {best[1]})" if best[1] else shown(best[0]))
         rows.append(row)
-    return f"""Steps to the accuracy of the tuned AdamW on the quick `mlp`, median of three seeds, at the best of five
+    return f"""Steps to the accuracy of the tuned AdamW on the quick `mlp`, median of three seeds, \
+at the best of five
 rates for each method and size (the rate in brackets); at most 3,000 steps.
 
 {table(["optimizer", *(f"batch {size}" for size in sizes)], rows)}
 
-Published (Shallue et al. 2019, arXiv 1811.03600; Zhang et al. 2019, arXiv 1907.04164): steps halve as the batch
-doubles, up to a size beyond which they do not fall any more, and that size is larger for momentum and for K-FAC than
+Published (Shallue et al. 2019, arXiv 1811.03600; Zhang et al. 2019, arXiv 1907.04164): steps \
+halve as the batch
+doubles, up to a size beyond which they do not fall any more, and that size is larger for momentum \
+and for K-FAC than
 for plain SGD."""
 
 
@@ -358,13 +394,16 @@ def sensitivity(cells: Cells) -> str:
         "decades from first to last of these",
         "worst accuracy",
     ]
-    return f"""Final accuracy of the quick `mlp` at nine learning rates from 1e-4 to 1, everything else at its
+    return f"""Final accuracy of the quick `mlp` at nine learning rates from 1e-4 to 1, everything \
+else at its
 default, mean of three seeds; a run that failed counts as 0.
 
 {table(header, rows)}
 
-The same grid for all: for a method whose good rates lie at its edge the width is a lower bound. The claim that
-second-order methods need less tuning (Martens and Grosse 2015 and others) would show as more rates within 0.02."""
+The same grid for all: for a method whose good rates lie at its edge the width is a lower bound. \
+The claim that
+second-order methods need less tuning (Martens and Grosse 2015 and others) would show as more \
+rates within 0.02."""
 
 
 def saddles(cells: Cells) -> str:
@@ -382,12 +421,14 @@ def saddles(cells: Cells) -> str:
                 + (f", {median(escaped):.0f} steps" if escaped else "")
             )
         rows.append(row)
-    return f"""Ten starts close to the ridge of a saddle point at the origin. Left: the value is half a unit below the
+    return f"""Ten starts close to the ridge of a saddle point at the origin. Left: the value is \
+half a unit below the
 saddle's; the steps are the median over the runs that left.
 
 {table(["optimizer", *names], rows)}
 
-Published (Dauphin et al. 2014, arXiv 1406.2572): Newton's method is drawn to saddle points, saddle-free Newton leaves
+Published (Dauphin et al. 2014, arXiv 1406.2572): Newton's method is drawn to saddle points, \
+saddle-free Newton leaves
 them in a few steps."""
 
 

@@ -21,7 +21,8 @@ FILES = [
 
 
 def branches(function: ast.AST) -> int:
-    """Ways that a function's code can part: statements, conditional expressions, and, or, filters."""
+    """Ways that a function's code can part: statements, conditional expressions, and, or,
+    filters."""
     count = 0
     for node in ast.walk(function):
         if isinstance(

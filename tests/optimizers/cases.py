@@ -1,4 +1,5 @@
-"""Small float64 problems and the naive references that the objective's oracles are checked against."""
+"""Small float64 problems and the naive references that the objective's oracles are checked
+against."""
 
 from __future__ import annotations
 

@@ -78,7 +78,8 @@ def train_by_hand(problem: Problem, step: Callable[[], object], steps: int) -> N
 
 
 def distance(one: Problem, other: Problem) -> float:
-    """The largest difference of two models' parameters, relative to each parameter's largest entry."""
+    """The largest difference of two models' parameters, relative to each parameter's largest
+    entry."""
     return max(
         float((a - b).detach().abs().max() / b.detach().abs().max())
         for a, b in zip(one.params, other.params, strict=True)

@@ -309,7 +309,8 @@ def test_as_released_it_is_momentum_with_one_number_for_all_parameters() -> None
 
 
 def test_in_the_papers_form_the_spread_grows() -> None:
-    """With averages that are averages the smallest entry goes to zero, and F to the damping there."""
+    """With averages that are averages the smallest entry goes to zero, and F to the damping
+    there."""
     spreads = [
         trained(perceptron(), n, lr=1e-4, statistics_period=1).telemetry()["spread"]
         for n in (1, 5, 40)

@@ -73,7 +73,8 @@ def test_the_loss_contains_the_regulariser() -> None:
 
 
 def test_interpolation() -> None:
-    """Without a cap that matters; with one, also with momentum, of which the theory knows nothing."""
+    """Without a cap that matters; with one, also with momentum, of which the theory knows
+    nothing."""
     for options in ({"lr": 10.0, "momentum": 0.0, "eps": 0.0}, {"lr": 0.01, "momentum": 0.9}):
         problem = interpolating()
         losses = run(problem, ALIG(problem.params, **options), batches(problem, 1500, size=4))

@@ -61,7 +61,8 @@ def classic(size: int) -> Tensor:
 
 
 def is_global_minimiser(matrix: Tensor, gradient: Tensor, sigma: float, found: ModelStep) -> None:
-    """The conditions of Cartis, Gould and Toint, Theorem 3.1, which are necessary and sufficient."""
+    """The conditions of Cartis, Gould and Toint, Theorem 3.1, which are necessary and
+    sufficient."""
     shifted = matrix + found.multiplier * torch.eye(len(matrix), dtype=torch.float64)
     size = float(gradient.norm()) + float(matrix.norm()) * found.norm
     assert float((shifted @ found.step + gradient).norm()) <= 1e-12 * size

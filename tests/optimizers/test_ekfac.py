@@ -26,7 +26,8 @@ LAYERS = (nn.Linear, nn.Conv2d)
 
 
 class Sequence(nn.Module):
-    """Tokens (N, T, 3) to one output row: two linear layers share their weights over the positions."""
+    """Tokens (N, T, 3) to one output row: two linear layers share their weights over the
+    positions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -281,7 +282,8 @@ def test_a_step_is_the_dense_solve_with_the_measured_eigenvalues() -> None:
 
 
 def test_average_of_the_scales_after_a_renewal() -> None:
-    """It begins with the products of the eigenvalues as one update, which the later ones outweigh."""
+    """It begins with the products of the eigenvalues as one update, which the later ones
+    outweigh."""
     problem = CASES["mlp_ce"]()
     optimizer = still(EKFAC, problem, steps=0, fisher="exact", decay=0.6, inverse_period=5)
     state = optimizer.state[problem.model[0].weight]

@@ -165,7 +165,8 @@ def test_before_the_first_estimate_it_is_adamw() -> None:
 
 
 def test_newtons_step_ends_the_gradient_in_the_subspace_and_leaves_saddles() -> None:
-    """alpha = 1 and no momentum: the top directions are done, the negative ones left twice as far."""
+    """alpha = 1 and no momentum: the top directions are done, the negative ones left twice as
+    far."""
     matrix = spread()
     problem = quadratic(matrix)
     optimizer = fosi(

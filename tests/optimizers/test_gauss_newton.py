@@ -181,7 +181,8 @@ def test_fewer_residuals_than_parameters_give_the_nearest_solution() -> None:
 
 @pytest.mark.parametrize("name", ["mlp_mse", "mlp_mse_sum", "mlp_mse_example", "conv", "multihead"])
 def test_a_step_solves_the_gauss_newton_equations(name: str) -> None:
-    """With an L2 term the matrix J'J of the network is regular, whatever the network's symmetries."""
+    """With an L2 term the matrix J'J of the network is regular, whatever the network's
+    symmetries."""
     problem = CASES[name]()
     reference = Reference(problem, 0.1)
     GaussNewton(problem.model.parameters(), lr=0.5, line_search="none").step(problem.objective(0.1))

@@ -1,4 +1,5 @@
-"""K-BFGS: scipy's BFGS update, a plain twin of the whole method, exact steps where theory has them."""
+"""K-BFGS: scipy's BFGS update, a plain twin of the whole method, exact steps where theory has
+them."""
 
 from __future__ import annotations
 

@@ -170,7 +170,8 @@ def test_factors_are_those_of_backpack(loss: str) -> None:
 
 
 def autoencoder() -> Problem:
-    """Six layers of sigmoids with a narrow middle, sparsely initialised, on smooth images of 8 x 8."""
+    """Six layers of sigmoids with a narrow middle, sparsely initialised, on smooth images of 8 x
+    8."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:

@@ -275,7 +275,8 @@ RUNS = {
 @pytest.mark.parametrize("step_rule", RUNS)
 @pytest.mark.parametrize("l2", [0.0, 0.2])
 def test_ratio_and_rule(step_rule: str, l2: float) -> None:
-    """rho of the exact model with its damping, and what section 6.5 makes of it, by dense matrices."""
+    """rho of the exact model with its damping, and what section 6.5 makes of it, by dense
+    matrices."""
     seen = set()
     for options in RUNS[step_rule]:
         problem = CASES["mlp_ce_sum"]()

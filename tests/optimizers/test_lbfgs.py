@@ -145,7 +145,8 @@ def test_many_parameters(name: str) -> None:
 def test_a_pair_on_an_overlap_is_the_change_of_its_mean_gradient(
     name: str, overlap: float, count: int
 ) -> None:
-    """On the last examples of the batch, in units of the batch's loss, with all of the regulariser."""
+    """On the last examples of the batch, in units of the batch's loss, with all of the
+    regulariser."""
     problem = CASES[name]()
     part = Problem(
         problem.model, problem.loss_fn, problem.inputs[-count:], problem.targets[-count:]

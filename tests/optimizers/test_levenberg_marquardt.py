@@ -573,7 +573,7 @@ def minpack(residuals: Callable[[Tensor], Tensor], x0: Tensor, tol: float) -> tu
     Jacobian."""
     calls = 0
 
-    class Solved(Exception):
+    class SolvedError(Exception):
         pass
 
     def fun(x: Any) -> Any:
@@ -587,7 +587,7 @@ def minpack(residuals: Callable[[Tensor], Tensor], x0: Tensor, tol: float) -> tu
         point = torch.from_numpy(x)
         jacobian = jacrev(residuals)(point)
         if float((jacobian.T @ residuals(point)).norm()) <= tol:
-            raise Solved
+            raise SolvedError
         return jacobian.numpy()
 
     with warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -596,7 +596,7 @@ def minpack(residuals: Callable[[Tensor], Tensor], x0: Tensor, tol: float) -> tu
             scipy.optimize.least_squares(
                 fun, x0.numpy(), jac, method="lm", xtol=1e-15, ftol=1e-15, gtol=1e-15, max_nfev=4000
             )
-        except Solved:
+        except SolvedError:
             return True, calls
     return False, calls
 
@@ -628,7 +628,10 @@ def assert_as_cheap(names: Sequence[str], median: float) -> None:
 
 
 def test_counts_beside_minpack() -> None:
-    names = "beale bard kowalik_osborne meyer wood osborne2 trigonometric brown_almost_linear broyden_banded chebyquad"
+    names = (
+        "beale bard kowalik_osborne meyer wood osborne2 trigonometric brown_almost_linear "
+        "broyden_banded chebyquad"
+    )
     assert_as_cheap(names.split(), 1.25)
 
 

@@ -1,4 +1,5 @@
-"""Inverse roots, power steps and Newton-Schulz against their definitions, the SVD and torch's own."""
+"""Inverse roots, power steps and Newton-Schulz against their definitions, the SVD and torch's
+own."""
 
 from __future__ import annotations
 

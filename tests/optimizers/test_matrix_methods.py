@@ -1,4 +1,5 @@
-"""What Muon, Shampoo, SOAP and KL-Shampoo share: invariances, refusals, coverage, state, telemetry."""
+"""What Muon, Shampoo, SOAP and KL-Shampoo share: invariances, refusals, coverage, state,
+telemetry."""
 
 from __future__ import annotations
 

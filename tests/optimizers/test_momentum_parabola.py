@@ -1,4 +1,5 @@
-"""The parabola along the momentum: a port in numpy, OGR in one dimension, vertices, saddles, noise."""
+"""The parabola along the momentum: a port in numpy, OGR in one dimension, vertices, saddles,
+noise."""
 
 from __future__ import annotations
 

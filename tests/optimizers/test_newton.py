@@ -1,4 +1,5 @@
-"""Newton's method: modified factorisations, line searches, order of convergence, saddles, refusals."""
+"""Newton's method: modified factorisations, line searches, order of convergence, saddles,
+refusals."""
 
 from __future__ import annotations
 
@@ -200,7 +201,8 @@ def test_the_pure_method_with_a_line_search_follows_the_gradient_where_newton_le
 
 @pytest.mark.parametrize("line_search", ["armijo", "strong_wolfe"])
 def test_the_order_on_rosenbrock_is_two(line_search: str) -> None:
-    """Near the minimum f is the square of the error in a suitable norm, so its order is the same."""
+    """Near the minimum f is the square of the error in a suitable norm, so its order is the
+    same."""
     losses: list[float] = []
     values: list[int] = []
 

@@ -246,7 +246,8 @@ def test_without_noise_the_hessian_of_a_quadratic_is_found_once_the_path_spans_t
 
 
 def test_the_start_at_the_origin_is_forgotten() -> None:
-    """The author's means begin at zero, the covariance at the identity: a made-up point that fades."""
+    """The author's means begin at zero, the covariance at the identity: a made-up point that
+    fades."""
     hessian = random_symmetric(3)
     errors = []
     for steps in (3, 30):

@@ -591,17 +591,17 @@ def test_an_end_that_somebody_else_wants_is_no_fault_of_the_package() -> None:
     """Such as the limit on what is profiled, which counts calls in the midst of the package's own
     backward pass."""
 
-    class Enough(Exception):
+    class EnoughError(Exception):
         pass
 
     class Limited(Counter[str]):
         def __setitem__(self, key: str, value: int) -> None:
             if "hvp".startswith(key):
-                raise Enough
+                raise EnoughError
             super().__setitem__(key, value)
 
     case = problem()
-    with pytest.raises(Enough):
+    with pytest.raises(EnoughError):
         named(case, "AdaHessian").step(case.objective(counts=Limited()))
 
 

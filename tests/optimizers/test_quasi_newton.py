@@ -209,7 +209,8 @@ def test_the_matrix_of_the_first_update() -> None:
 @pytest.mark.parametrize("kind", [BFGS, DFP, SR1])
 @pytest.mark.parametrize("line_search", ["strong_wolfe", "armijo", "none"])
 def test_a_pair_belongs_to_one_mini_batch(kind: type[Method], line_search: str) -> None:
-    """The newest pair satisfies the secant equation with both gradients from the batch of its step."""
+    """The newest pair satisfies the secant equation with both gradients from the batch of its
+    step."""
     problem = CASES["mlp_mse"]()
     options = {} if kind is SR1 else {"line_search": line_search, "lr": 0.5}
     optimizer = kind(problem.model.parameters(), **options)  # type: ignore[arg-type]
@@ -351,7 +352,7 @@ def scipys(name: str, method: str, tol: float) -> tuple[int, np.ndarray]:
     """Evaluations until the gradient is small, and the point."""
     problem = PROBLEMS[name]
 
-    class Done(Exception):
+    class DoneError(Exception):
         pass
 
     evaluations, point = [0], [np.empty(0)]
@@ -363,11 +364,11 @@ def scipys(name: str, method: str, tol: float) -> tuple[int, np.ndarray]:
         evaluations[0] += 1
         point[0] = x.copy()
         if float(gradient.norm()) <= tol:
-            raise Done
+            raise DoneError
         return value.item(), gradient.numpy()
 
     start = problem.start(problem.dimension).numpy().copy()
-    with pytest.raises(Done):
+    with pytest.raises(DoneError):
         scipy.optimize.minimize(function, start, jac=True, method=method, options=PEERS[method])
     return evaluations[0], point[0]
 

@@ -219,7 +219,8 @@ def test_blocks_are_matrices_of_their_own() -> None:
 
 
 class SideBySide(torch.nn.Module):
-    """A linear layer (7, 6) whose weight is four parameters, cut after four rows and four columns."""
+    """A linear layer (7, 6) whose weight is four parameters, cut after four rows and four
+    columns."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()

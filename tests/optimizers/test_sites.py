@@ -1,4 +1,5 @@
-"""Rows of every kind of layer: their products are the gradient of the loss by its weight and bias."""
+"""Rows of every kind of layer: their products are the gradient of the loss by its weight and
+bias."""
 
 from __future__ import annotations
 
@@ -177,7 +178,8 @@ def test_frozen_biases_and_frozen_weights(name: str) -> None:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_factors_are_the_moments_of_the_rows(name: str) -> None:
-    """Whatever shorter way a site takes to its input's moment, and however it leaves positions out."""
+    """Whatever shorter way a site takes to its input's moment, and however it leaves positions
+    out."""
     model = build(name)
     kinds = tuple({type(module) for module in model.modules() if sites_of(module)})
     torch.manual_seed(0)

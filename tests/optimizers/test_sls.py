@@ -1,4 +1,5 @@
-"""SLS: the published search as a plain loop, its conditions, and what it does where no step serves."""
+"""SLS: the published search as a plain loop, its conditions, and what it does where no step
+serves."""
 
 from __future__ import annotations
 

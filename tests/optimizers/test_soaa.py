@@ -124,7 +124,8 @@ def test_where_the_share_is_zero_it_is_adamw_with_the_same_factor() -> None:
 
 
 def test_the_share_counts_just_those_coordinates_that_move_otherwise() -> None:
-    """One step from the same point and moments: they move less than AdamW's, all others the same."""
+    """One step from the same point and moments: they move less than AdamW's, all others the
+    same."""
     ours = problem(scale=20.0)
     twin = copy.deepcopy(ours)
     method = SOAA(ours.model.parameters(), lr=0.01, total_steps=10)

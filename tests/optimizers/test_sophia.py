@@ -216,9 +216,7 @@ def valley() -> Problem:
     return Problem(model, Identity(), torch.zeros(1, 1), torch.zeros(1))
 
 
-def test_a_step_is_newtons_where_it_is_short_and_a_sign_where_it_is_not_or_curvature_is_negative() -> (
-    None
-):
+def test_a_step_is_newtons_where_short_and_a_sign_where_long_or_curvature_is_negative() -> None:
     problem = valley()
     optimizer = SophiaH(
         problem.params, lr=0.1, beta1=0.0, beta2=0.0, rho=2.0, distribution="rademacher", eps=0.05

@@ -29,7 +29,8 @@ def run(problem: Problem, optimizer: TNT, steps: int, **options: object) -> list
 
 
 def sampled_gradients(problem: Problem, steps: int) -> list[dict[Tensor, Tensor]]:
-    """The gradients under the targets that a run of so many steps draws, all at the initial point."""
+    """The gradients under the targets that a run of so many steps draws, all at the initial
+    point."""
     objective = problem.objective(generator=torch.Generator().manual_seed(0))
     found = []
     for _ in range(steps):

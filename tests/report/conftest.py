@@ -135,7 +135,8 @@ def _config(
 
 def _history(training: Training, metric: str) -> str:
     """Loss falls from 2 to its end along an exponential; the metric rises evenly to `final`."""
-    header = f"step,epoch,seconds,loss,lr,value,grad,hvp,ggnvp,jac,grad_equivalents,val/{metric},test/{metric}"
+    counted = "value,grad,hvp,ggnvp,jac,grad_equivalents"
+    header = f"step,epoch,seconds,loss,lr,{counted},val/{metric},test/{metric}"
     lines = [header]
     last = training.steps if training.cut is None else training.cut
     if training.status == "unsupported":

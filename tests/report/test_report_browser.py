@@ -222,7 +222,8 @@ def test_a_phone_scrolls_tables_and_not_the_page(report: Path, tab: Any, name: s
     tab.goto(address(report, name))
     assert tab.evaluate("document.documentElement.scrollWidth") <= 360
     wide = tab.evaluate("""[...document.querySelectorAll('.scroll, .wide')]
-        .filter(one => one.scrollWidth > one.clientWidth).map(one => getComputedStyle(one).overflowX)""")
+        .filter(one => one.scrollWidth > one.clientWidth)
+        .map(one => getComputedStyle(one).overflowX)""")
     assert wide
     assert set(wide) <= {"auto", "scroll"}
     widths = tab.evaluate("[...document.querySelectorAll('tbody th')].map(one => one.offsetWidth)")

@@ -289,7 +289,8 @@ def test_markdown_latex_and_csv_say_the_same() -> None:
     ]
     row = markdown.markdown(table).splitlines()[4]
     assert row == (
-        r"| a\_b &amp; 50% &lt;i> \~x\~ #1 {y} \$z^2\$ \\w \|p\| \[q\] \*s\* \`t\` | **0.91 ± 0.01 (3)** |"
+        r"| a\_b &amp; 50% &lt;i> \~x\~ #1 {y} \$z^2\$ \\w \|p\| \[q\] \*s\* \`t\` | **0.91 ± "
+        r"0.01 (3)** |"
     )
     body = markdown.latex(table)
     assert r"a\_b \& 50\% \textless{}i\textgreater{} $\sim$x$\sim$ \#1 \{y\}" in body

@@ -1,4 +1,5 @@
-"""Copies trained together against the same runs one by one: parameters, histories, records, ends."""
+"""Copies trained together against the same runs one by one: parameters, histories, records,
+ends."""
 
 from __future__ import annotations
 

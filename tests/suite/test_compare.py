@@ -72,8 +72,10 @@ def test_one_problem_is_a_sentence_with_its_reasons(fill: Any, compare: Compare)
     lines = out.splitlines()
     assert (code, err) == (0, "")
     assert re.fullmatch(
-        r"mlp: kfac needs 0\.30x the steps \[0\.\d\d, 0\.\d\d\], 0\.30x the seconds \[.*\], 0\.30x the gradient-"
-        r"equivalents \[.*\], 1\.00x the memory; reaches the target in 3 of 3 seeds against 3 of 3; faster at 95 %\.",
+        r"mlp: kfac needs 0\.30x the steps \[0\.\d\d, 0\.\d\d\], 0\.30x the seconds \[.*\], "
+        r"0\.30x the gradient-"
+        r"equivalents \[.*\], 1\.00x the memory; reaches the target in 3 of 3 seeds against 3 "
+        r"of 3; faster at 95 %\.",
         lines[0],
     )
     assert (

@@ -37,7 +37,10 @@ def found(sown: Sown, folder: Path, **changes: Any) -> Tuning:
 @pytest.fixture
 def tuned(tmp_path: Path) -> Callable[..., Path]:
     def write(trials: int, **values: Any) -> Path:
-        head = f"# @package _global_\n# Found by: python -m suite.tune ...\n# Trial 3 of {trials}: final ...\n"
+        head = (
+            f"# @package _global_\n# Found by: python -m suite.tune ...\n"
+            f"# Trial 3 of {trials}: final ...\n"
+        )
         (tmp_path / "mlp_momentum.yaml").write_text(head + yaml.safe_dump({"optimizer": values}))
         return tmp_path
 

@@ -122,7 +122,10 @@ def test_a_submissions_own_folder_can_be_named(monkeypatch: pytest.MonkeyPatch) 
 def test_a_workload_that_is_judged_by_its_loss(tmp_path: Path) -> None:
     folder = tmp_path / "sub" / "study_0" / "criteo1tb_jax" / "trial_1"
     folder.mkdir(parents=True)
-    text = "global_step,accumulated_submission_time,validation/loss,test/loss\n1,5,0.7,0.7\n100,60,0.1236,0.126\n"
+    text = (
+        "global_step,accumulated_submission_time,validation/loss,test/loss\n1,5,0.7,0.7\n"
+        "100,60,0.1236,0.126\n"
+    )
     (folder / "eval_measurements.csv").write_text(text)
     (run,) = algoperf.read(tmp_path)
     assert (run.config["metric"], run.config["direction"]) == ("eval_loss", "min")

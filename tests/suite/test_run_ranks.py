@@ -502,7 +502,7 @@ def test_a_rank_that_waits_for_one_that_hangs_can_be_ended(
 
 
 @pytest.mark.slow
-def test_an_interruption_of_one_rank_stops_all_after_the_same_step_and_a_resumed_run_is_the_unbroken_one(
+def test_an_interruption_of_one_rank_stops_all_at_one_step_and_the_resumed_run_is_unbroken(
     root: Path,
     tmp_path: Path,
     together: Callable[..., list[Ended]],

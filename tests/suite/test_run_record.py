@@ -1,4 +1,5 @@
-"""What a finished run leaves on disk: the files, their keys, the columns; and how they are written."""
+"""What a finished run leaves on disk: the files, their keys, the columns; and how they are
+written."""
 
 from __future__ import annotations
 
@@ -26,7 +27,10 @@ SUMMARY = (
     "target_seconds target_grad_equivalents counts state_bytes peak_memory_bytes parallel "
     "world_size message"
 )
-HISTORY = "step epoch seconds loss lr value grad hvp ggnvp jac grad_equivalents val/{0} val/{1} test/{0} test/{1}"
+HISTORY = (
+    "step epoch seconds loss lr value grad hvp ggnvp jac grad_equivalents val/{0} "
+    "val/{1} test/{0} test/{1}"
+)
 
 
 @pytest.mark.parametrize(

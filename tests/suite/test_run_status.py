@@ -31,7 +31,9 @@ class Failing(torch.optim.SGD):
                 "runtime": RuntimeError("the second line\\nof a long story"),
                 "key": KeyError("name"),
                 "cuda": torch.OutOfMemoryError("CUDA out of memory.\\nTried to allocate 20 GiB"),
-                "cpu": RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+                "cpu": RuntimeError(
+                    "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
+                ),
                 "host": MemoryError("no more"),
                 "unsupported": UnsupportedError("needs a rest"),
             }[self.kind]

@@ -519,7 +519,8 @@ def test_the_overshoot_of_a_quadratic_is_its_curvature_over_its_slope() -> None:
 
 
 def test_the_masks_of_a_step_are_those_that_the_optimizer_sees() -> None:
-    """With dropout the gradient that the update is compared with is the one it was computed from."""
+    """With dropout the gradient that the update is compared with is the one it was computed
+    from."""
     task, model = Small(), Small().model(0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     watch = Telemetry(model, task, optimizer, 0, products=12)

@@ -21,7 +21,8 @@ RUN = (
 
 
 class Mirror:
-    """A stand-in for the wandb package that writes down what it is told, and fails where it should."""
+    """A stand-in for the wandb package that writes down what it is told, and fails where it
+    should."""
 
     def __init__(self, fails: str = "") -> None:
         self.fails = fails

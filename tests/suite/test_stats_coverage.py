@@ -1,4 +1,5 @@
-"""Where the truth is known: how often a 95 % interval holds it, in 500 simulated experiments each."""
+"""Where the truth is known: how often a 95 % interval holds it, in 500 simulated experiments
+each."""
 
 from __future__ import annotations
 
@@ -65,7 +66,8 @@ def test_the_ratio_of_costs_is_covered_from_three_seeds_on(n: int, paired: bool,
 @pytest.mark.parametrize("paired", [True, False])
 @pytest.mark.parametrize("n", [3, 5, 10])
 def test_with_failures_it_is_covered_at_least_as_often(n: int, paired: bool) -> None:
-    """Runs slower than a common budget never reach the target: about a quarter of B's, few of A's."""
+    """Runs slower than a common budget never reach the target: about a quarter of B's, few of
+    A's."""
     generator = np.random.default_rng([n, paired, 7])
     hits = told = failures = 0
     for _ in range(EXPERIMENTS):

@@ -160,7 +160,8 @@ def test_wilcoxon_of_demsars_example() -> None:
 
 
 def test_holms_procedure_of_demsars_example() -> None:
-    """Section 3.2.2: z = 2.416, 2.342, 0.512, p = 0.016, 0.019, 0.607; the first two are rejected."""
+    """Section 3.2.2: z = 2.416, 2.342, 0.512, p = 0.016, 0.019, 0.607; the first two are
+    rejected."""
     p_values = 2 * scipy_stats.norm.sf(np.array([2.416, 2.342, 0.512]))
     assert p_values.round(3).tolist() == [0.016, 0.019, 0.609]  # 0.607 in the paper
     adjusted = holm(p_values)

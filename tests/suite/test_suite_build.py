@@ -1,4 +1,5 @@
-"""From a `_target_` to an object: what is allowed, what is checked, what the message says to type."""
+"""From a `_target_` to an object: what is allowed, what is checked, what the message says to
+type."""
 
 from __future__ import annotations
 

@@ -323,7 +323,10 @@ def test_the_exit_code_tells_whether_the_request_could_be_met(
 def test_an_error_in_training_shows_its_traceback_and_exits_with_one(
     command: Command, module: Module
 ) -> None:
-    source = "import torch\nclass Broken(torch.optim.SGD):\n    def step(self, closure):\n        raise KeyError('gone')\n"
+    source = (
+        "import torch\nclass Broken(torch.optim.SGD):\n    def step(self, closure):\n"
+        "        raise KeyError('gone')\n"
+    )
     name = module("broken_optimizer", source)
     said = command(*SGD, f"optimizer._target_={name}.Broken", f"allow=[{name}]")
 

@@ -71,9 +71,7 @@ def test_published_settings_say_where_they_come_from(name: str) -> None:
     assert re.match(r"# .*(published|Not (published|from a paper)|rate|method|setting)", second)
 
 
-def test_the_script_knows_experiments_that_exist_and_every_sweep_that_needs_more_than_its_file() -> (
-    None
-):
+def test_the_script_knows_experiments_that_exist_and_every_sweep_beyond_its_file() -> None:
     named = re.findall(r"^    sweep ([a-z_]+)", SCRIPT, re.MULTILINE)
     assert set(named) <= set(registry.names("experiment"))
     offered = re.search(r"name experiments: ([a-z_ ]+)", SCRIPT)

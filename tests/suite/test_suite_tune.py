@@ -120,7 +120,10 @@ def test_help_is_printed_and_no_error(call: Callable[..., Any]) -> None:
 
 
 def test_help_need_not_wait_for_torch_or_optuna() -> None:
-    script = "import sys, suite.tune; sys.argv = ['x', '-h']; suite.tune.__main__.main(); print(sorted(sys.modules))"
+    script = (
+        "import sys, suite.tune; sys.argv = ['x', '-h']; suite.tune.__main__.main(); "
+        "print(sorted(sys.modules))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=paths.ROOT, capture_output=True, text=True, check=True
     )

@@ -1,4 +1,5 @@
-"""The command that sets targets: from whole runs of the baseline, stored with where they come from."""
+"""The command that sets targets: from whole runs of the baseline, stored with where they come
+from."""
 
 from __future__ import annotations
 

@@ -198,7 +198,8 @@ def test_a_stored_target_is_that_of_a_task_without_one(folder: Path, planned: Pl
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
 def test_what_is_stored_holds_for_the_task_as_it_is(path: Path, planned: Planned) -> None:
-    """After a change of a task's defaults its levels are those of another problem: make them anew."""
+    """After a change of a task's defaults its levels are those of another problem: make them
+    anew."""
     for scale, entry in targets.read(path).items():
         plan = planned(f"task={path.stem}", f"scale={scale}", "optimizer=adamw")
         assert plan.config["levels"] == entry["levels"], entry["origin"]["command"]

@@ -45,7 +45,8 @@ class Bumpy(torch.optim.SGD):
 def bumpy(
     module: Callable[[str, str], str], planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> Any:
-    """`bumpy(steps=20, period=5)`: the plan, and what begins its training, on the module's clock."""
+    """`bumpy(steps=20, period=5)`: the plan, and what begins its training, on the module's
+    clock."""
     import importlib
 
     name = module("bumpy", BUMPY)

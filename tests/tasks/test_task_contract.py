@@ -327,7 +327,10 @@ def test_batch_size_of_zero_is_refused() -> None:
 
 
 def test_import_is_light() -> None:
-    code = "import sys, tasks; print(*sorted({'sklearn', 'torchvision', 'PIL', 'optimizers', 'suite'} & set(sys.modules)))"
+    code = (
+        "import sys, tasks; print(*sorted({'sklearn', 'torchvision', 'PIL', 'optimizers', "
+        "'suite'} & set(sys.modules)))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

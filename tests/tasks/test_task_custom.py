@@ -124,7 +124,10 @@ def test_splits_that_are_given_stay_and_the_missing_one_is_held_out(make: Make) 
 
 def test_unseeded_data_and_weights_are_the_same_in_every_process(make: Make) -> None:
     draws = "data = torch.randn(50, 4), torch.from_numpy(np.random.randint(3, size=50))\n"
-    weights = "def model():\n    net = nn.Linear(4, 3)\n    net.bias.data.fill_(np.random.rand())\n    return net\n"
+    weights = (
+        "def model():\n    net = nn.Linear(4, 3)\n"
+        "    net.bias.data.fill_(np.random.rand())\n    return net\n"
+    )
     torch.manual_seed(5)
     first = make(weights, LOSS, draws, "# one\n")
     torch.manual_seed(6)
@@ -546,7 +549,10 @@ def test_bad_values_are_named(make: Make) -> None:
     "data", ["data = {}\n", "def data():\n    return {{'train': {}}}\n", "data = {{'train': {}}}\n"]
 )
 def test_a_training_loader_says_the_batch_size_unless_the_file_does(make: Make, data: str) -> None:
-    pair = "from torch.utils.data import DataLoader, TensorDataset\nx, y = torch.randn(50, 4), torch.arange(50) % 3\n"
+    pair = (
+        "from torch.utils.data import DataLoader, TensorDataset\n"
+        "x, y = torch.randn(50, 4), torch.arange(50) % 3\n"
+    )
     given = pair + data.format("DataLoader(TensorDataset(x, y), batch_size=7)")
     assert make(MODEL, LOSS, given).batch_size == 7
     assert make(MODEL, LOSS, given, "batch_size = 5\n").batch_size == 5

@@ -105,7 +105,8 @@ def test_residual_sum_at_the_certified_parameters(name: str) -> None:
 
 @every_regression
 def test_gradient_vanishes_at_the_certified_parameters(name: str) -> None:
-    """The residuals are orthogonal to the Jacobian's columns, as far as eleven digits of b allow."""
+    """The residuals are orthogonal to the Jacobian's columns, as far as eleven digits of b
+    allow."""
     regression = REGRESSIONS[name]
     residuals, jacobian = (
         regression.residuals(regression.certified),

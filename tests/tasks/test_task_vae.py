@@ -175,7 +175,8 @@ def test_published_network_has_the_published_size() -> None:
 
 @pytest.mark.parametrize("side", [1, 3, 7])
 def test_kept_sizes_are_those_of_tensorflows_same(side: int) -> None:
-    """The layer is the transpose of a convolution that is padded by one in front and by two behind."""
+    """The layer is the transpose of a convolution that is padded by one in front and by two
+    behind."""
     layer = KeepingSize(2).double()
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
