@@ -54,11 +54,11 @@ bench: $(READY) ## measure the suite's overhead, oracle calls and methods beside
 	$(BIN)/python benchmarks/scale.py --report
 	$(BIN)/python benchmarks/functions.py
 
-functions: $(READY) ## docs/functions.md: every method on the test functions, beside scipy and others (3 minutes)
-	$(BIN)/python benchmarks/functions.py --write docs/functions.md
+functions: $(READY) ## docs/results/functions.md: every method on the test functions, beside scipy and others (3 minutes)
+	$(BIN)/python benchmarks/functions.py --write docs/results/functions.md --csv results/reference/functions.csv
 
-nist: $(READY) ## docs/nist.md: NIST's nonlinear regressions, beside scipy (1 minute)
-	$(BIN)/python scripts/nist_table.py --write docs/nist.md
+nist: $(READY) ## docs/results/nist.md: NIST's nonlinear regressions, beside scipy (1 minute)
+	$(BIN)/python scripts/nist_table.py --write docs/results/nist.md
 
 sync: $(READY) ## upload the offline W&B runs (needs an account)
 	find $(RESULTS)/runs -type d -name 'offline-run-*' -exec $(BIN)/wandb sync {} +

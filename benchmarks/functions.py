@@ -1,8 +1,8 @@
 """Every method on the 35 functions of Moré, Garbow and Hillstrom, beside the minimisers of other
 packages.
 
-    python benchmarks/functions.py [--write docs/functions.md] [--methods bfgs,tron] [--problems
-    rosenbrock,wood]
+    python benchmarks/functions.py [--write docs/results/functions.md] [--csv FILE]
+        [--methods bfgs,tron] [--problems rosenbrock,wood]
 
 Each starts at the standard start and stops by its own rules (gradient norm 1e-8, 1,000 steps). A
 function counts as solved when the published minimum is met to a relative 1e-5 (1e-10 where it is
@@ -285,14 +285,14 @@ A number: solved after so many evaluations. Words: how it ended otherwise, and t
 
 ## In full
 
-All calls until a solver stopped by itself; [functions.csv](functions.csv) also has those up to \
-the minimum.
+All calls until a solver stopped by itself; \
+[functions.csv](../../results/reference/functions.csv) also has those up to the minimum.
 
 {"".join(details(results, names, problem) for problem in problems)}"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run, print the summary, write the page if asked."""
+    """Run, print the summary, write the page and the CSV if asked."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -300,8 +300,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--write",
         type=Path,
         metavar="PAGE",
-        help="write the tables to this page, the CSV beside it",
+        help="write the tables to this page",
     )
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write all numbers to this CSV")
     parser.add_argument(
         "--methods", default=",".join(METHODS), metavar="NAMES", help="only these methods"
     )
@@ -334,7 +335,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "python benchmarks/functions.py --write " + str(options.write),
             )
         )
-        listing(results, options.write.with_suffix(".csv"))
+    if options.csv:
+        listing(results, options.csv)
 
 
 if __name__ == "__main__":

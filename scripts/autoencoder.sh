@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # K-FAC against momentum and Adam on the deep autoencoder (digits, full batch). Momentum, Adam and K-FAC with a learning
 # rate are tuned over 20 trials each; K-FAC with adapted damping and step length runs with its defaults. Then five seeds
-# that the tuning did not see, and docs/autoencoder.md. About 6 minutes on two cores.
+# that the tuning did not see, and docs/results/autoencoder.md. About 6 minutes on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}

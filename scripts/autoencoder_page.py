@@ -25,7 +25,7 @@ SHARES = (0.9, 0.99, 1.0)
 COSTS = {"step": "steps", "grad_equivalents": "gradient-equivalents", "seconds": "seconds"}
 LAST = "| optimizer | setting | steps a run | last training loss | last squared error, validation |"
 PICTURE = ROOT / "docs" / "pictures" / "autoencoder.png"
-PAGE = ROOT / "docs" / "autoencoder.md"
+PAGE = ROOT / "docs" / "results" / "autoencoder.md"
 
 TEXT = """The task is `autoencoder` at `scale=small`: 64-60-30-10-30-60-64 with sigmoid units on \
 1,300 digits of 8 x 8
@@ -122,7 +122,7 @@ def files(folder: Path) -> dict[Path, str]:
     ]
     lines += [
         "![Training loss against steps, gradient-equivalents and "
-        "seconds](pictures/autoencoder.png)",
+        "seconds](../pictures/autoencoder.png)",
         "",
     ]
     lines += ["One line a run; dotted: the three levels.", "", LAST, "|---|---|---|---|---|"]

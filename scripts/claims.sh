@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What the papers claim, tested: every method tuned over 12 trials, like momentum and AdamW, on a residual network and a
-# character transformer, then five seeds that the tuning did not see, and docs/claims.md. About 45 minutes on two cores.
+# character transformer, then five seeds that the tuning did not see, and docs/results/claims.md. About 45 minutes on two cores.
 # METHODS="sophia_g adamw" runs some of them; what has been run already is not repeated.
 set -euo pipefail
 cd "$(dirname "$0")/.."

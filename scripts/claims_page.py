@@ -1,4 +1,4 @@
-"""docs/claims.md and docs/claims.csv from the runs of scripts/claims.sh.
+"""docs/results/claims.md and results/reference/claims.csv from the runs of scripts/claims.sh.
 
 What papers claim, and what came out here.
 """
@@ -16,8 +16,8 @@ from scipy import stats
 
 from suite.paths import ROOT
 
-PAGE = ROOT / "docs" / "claims.md"
-TABLE = ROOT / "docs" / "claims.csv"
+PAGE = ROOT / "docs" / "results" / "claims.md"
+TABLE = ROOT / "results" / "reference" / "claims.csv"
 TASKS = ("resnet", "char_transformer")
 SPARSE = ("structured_sparsity", "structured_sparsity_mlp")
 LEVEL = 0.95
@@ -109,8 +109,8 @@ CLAIMS = (
         "OGR",
         ("ogr",),
         "Duda 2019, arXiv 1901.11457",
-        "on noisy Beale functions far closer to the minimum than Adam (docs/ogr.md); proposed for "
-        "networks, no figures",
+        "on noisy Beale functions far closer to the minimum than Adam "
+        "(docs/results/ogr.md); proposed for networks, no figures",
     ),
 )
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The experiments of docs/results.md, each whole: what configs/experiment/<name>.yaml sweeps, and the grids that one sweep
+# The experiments of docs/results/results.md, each whole: what configs/experiment/<name>.yaml sweeps, and the grids that one sweep
 # cannot say. `scripts/experiments.sh conditioning saddles` runs two of them; runs that are done are not repeated.
 # Settings that were tuned stand in configs/published, each file with the command that found it. The records go to
-# results/experiments (SUITE_RESULTS says otherwise); docs/results.md tells how long each takes.
+# results/experiments (SUITE_RESULTS says otherwise); docs/results/results.md tells how long each takes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}

@@ -1,6 +1,6 @@
-"""docs/findings.csv: what diagonal methods' estimates are worth.
+"""results/reference/findings.csv: what diagonal methods' estimates are worth.
 
-`scripts/methods_page.py` shows it in docs/methods.md.
+`scripts/methods_page.py` shows it in docs/results/methods.md.
 
 Three measurements: the diagonals that AdaHessian and Sophia keep, beside the true one; the spread
 of AdaFisher's preconditioner along a run; how far the Hessian's block of one vector of parameters

@@ -23,7 +23,7 @@ from matplotlib import pyplot as plt
 TASKS = ("long_memory", "curves_autoencoder", "mnist_autoencoder")
 METHODS = ("momentum", "adam", "hessian_free")
 PICTURE = ROOT / "docs" / "pictures" / "hessian_free.png"
-PAGE = ROOT / "docs" / "hessian_free.md"
+PAGE = ROOT / "docs" / "results" / "hessian_free.md"
 
 TEXT = """Two deep autoencoders (`curves_autoencoder`, 784-400-200-100-50-25-6 on 1,000 generated \
 curves, and
@@ -143,7 +143,7 @@ def files(folder: Path) -> dict[Path, str]:
         TEXT,
         "",
         "![Training loss and validation metric against passes over the training "
-        "set](pictures/hessian_free.png)",
+        "set](../pictures/hessian_free.png)",
         "",
         *(
             [textwrap.fill(archived.about, 120, break_on_hyphens=False), ""]

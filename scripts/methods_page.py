@@ -1,4 +1,4 @@
-"""docs/methods.md and docs/methods.csv.
+"""docs/results/methods.md and results/reference/methods.csv.
 
 Every optimizer of the registry, what it is and what it costs, measured here.
 
@@ -37,15 +37,15 @@ NETS = ("mlp", "resnet", "char_transformer")
 STEPS = 100
 WINDOW = 5  # steps of one side before the other has its turn
 SECONDS = 2.5  # after which no window begins
-TABLE = ROOT / "docs" / "methods.csv"
-FINDINGS = ROOT / "docs" / "findings.csv"
-PAGE = ROOT / "docs" / "methods.md"
+TABLE = ROOT / "results" / "reference" / "methods.csv"
+FINDINGS = ROOT / "results" / "reference" / "findings.csv"
+PAGE = ROOT / "docs" / "results" / "methods.md"
 COMMON = ("damping", "reduction_ratio", "condition", "age", "preconditioned", "failures/")
 
 INTRODUCTION = """# Every method, what it keeps and what it costs
 
 Made by `python scripts/methods_page.py` from the YAML files, the classes and the measurements in \
-docs/methods.csv
+results/reference/methods.csv
 ({when}; one thread of a CPU, float32). `python -m suite.list --full` prints the first table.
 
 - *State* is the number of floats kept from step to step, as a formula: n is the number of \

@@ -3,7 +3,7 @@
 Correct digits and cost, beside scipy's MINPACK.
 
 python scripts/nist_table.py                                  the table, on the terminal
-python scripts/nist_table.py --write docs/nist.md             and as Markdown
+python scripts/nist_table.py --write docs/results/nist.md             and as Markdown
 python scripts/nist_table.py --method gauss_newton            another method that takes residuals
 python scripts/nist_table.py --set acceleration=true          with other hyperparameters
 """

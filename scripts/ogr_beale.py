@@ -1,4 +1,4 @@
-"""docs/ogr.md and its picture.
+"""docs/results/ogr.md and its picture.
 
 OGR on Beale's function with noisy gradients, beside its author's figures.
 """
@@ -22,7 +22,7 @@ from optimizers.online import OGR
 from suite.paths import ROOT
 from tasks.functions.problems import PROBLEMS
 
-PAGE = ROOT / "docs" / "ogr.md"
+PAGE = ROOT / "docs" / "results" / "ogr.md"
 PICTURE = ROOT / "docs" / "pictures" / "ogr_beale.png"
 NOISE = 0.1
 STARTS = {2: list(product((-1, 0, 1), (-2, -1, 0, 1, 2))), 3: list(product(range(-3, 4), repeat=3))}
@@ -276,7 +276,7 @@ value there is about {bad:.2f} and the mean {high[0]:.3f} to {high[1]:.3f}. The 
 0.0187, is of the first
 kind. Without that start the {seeds} noises agree.
 
-![Paths on Beale's function and the value against the step](pictures/ogr_beale.png)
+![Paths on Beale's function and the value against the step](../pictures/ogr_beale.png)
 
 Left and middle: contours of b, the start a square, the minimum a star. Right: the function \
 against the step, in the

@@ -1,4 +1,4 @@
-"""What the scripts that write pages of docs/ share.
+"""What the scripts that write pages of docs/results/ share.
 
 Runs out of an archive, what tuning chose for them, table cells.
 """
@@ -134,7 +134,7 @@ def spread(values: Sequence[float], digits: int = 4) -> str:
 def archive_for(name: str) -> Path:
     """The archive that the command line names after `--from`, else results/reference/<name>."""
     parser = argparse.ArgumentParser(
-        description=f"Write docs/{name}.md, with its figures, from an archive of runs."
+        description=f"Write docs/results/{name}.md, with its figures, from an archive of runs."
     )
     parser.add_argument(
         "--from", dest="folder", type=Path, default=REFERENCE / name, metavar="ARCHIVE"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The pictures of docs/pictures.md: paths on functions of two parameters, saddles, orders of convergence. About 2 minutes.
+# The pictures of docs/results/pictures.md: paths on functions of two parameters, saddles, orders of convergence. About 2 minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A physics-informed network: Adam, its learning rate tuned over eight trials, for 20,000 steps with a cosine schedule, against
-# second-order methods at their defaults; five seeds. About 40 minutes on one core; then docs/pinn.md is written.
+# second-order methods at their defaults; five seeds. About 40 minutes on one core; then docs/results/pinn.md is written.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
@@ -19,5 +19,5 @@ run optimizer=levenberg_marquardt steps=1000 task.eval_every=20
 run optimizer=gauss_newton steps=200 task.eval_every=20
 run optimizer=bfgs steps=5000 task.eval_every=100
 run optimizer=hessian_free steps=2000 max_grad_equivalents=20000 task.eval_every=20
-keep pinn --about "Poisson's equation by a physics-informed network" # docs/results.md shows it too: make reference
+keep pinn --about "Poisson's equation by a physics-informed network" # docs/results/results.md shows it too: make reference
 "$python" scripts/pinn_page.py --from "$archive"

@@ -20,7 +20,7 @@ from matplotlib import pyplot as plt
 TASK, BASELINE, FACTOR = "pinn_poisson", "adam", 100
 METHODS = (BASELINE, "bfgs", "gauss_newton", "hessian_free", "levenberg_marquardt")
 METRIC = "val/relative_error"
-PICTURE, PAGE = ROOT / "docs" / "pictures" / "pinn.png", ROOT / "docs" / "pinn.md"
+PICTURE, PAGE = ROOT / "docs" / "pictures" / "pinn.png", ROOT / "docs" / "results" / "pinn.md"
 LENGTHS = {
     "adam": 20000,
     "levenberg_marquardt": 1000,
@@ -113,7 +113,7 @@ def files(folder: Path) -> dict[Path, str]:
         "|" + "---|" * len(head),
         *(row(method, histories_of(found), baseline) for method, found in runs.items()),
         "",
-        "![Relative error against gradient-equivalents and seconds](pictures/pinn.png)",
+        "![Relative error against gradient-equivalents and seconds](../pictures/pinn.png)",
         "",
     ]
     return {PAGE: "\n".join(lines)}

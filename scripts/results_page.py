@@ -1,4 +1,4 @@
-"""docs/results.md: what the experiments of configs/experiment came to, each beside what was
+"""docs/results/results.md: what the experiments of configs/experiment came to, each beside what was
 published.
 
 Built from the archives in results/reference, one an experiment; `python scripts/results_page.py`
@@ -19,12 +19,13 @@ from suite.paths import ROOT
 from suite.results.load import Run, load_runs, load_timings
 from suite.stats import time_to_target
 
-PAGE = ROOT / "docs" / "results.md"
+PAGE = ROOT / "docs" / "results" / "results.md"
 NEVER = "∞"
 
 HEAD = """# What the experiments came to
 
-Made by `python scripts/results_page.py` from [results/reference](../results/reference). Every \
+Made by `python scripts/results_page.py` from \
+[results/reference](../../results/reference). Every \
 experiment is one
 command, `scripts/experiments.sh NAME` (or `python -m suite -m experiment=NAME` where it is one \
 sweep), at the size
@@ -273,8 +274,8 @@ networks of 784-400-200-100-50-25-6 and 784-1000-500-250-30. Here the networks a
 100-50-30 wide on
 1,000 images, CURVES is a look-alike (the published set is not to be had), so orders may be \
 compared and values may not.
-The digits' problem has no published figure. docs/hessian_free.md has larger ones. *Not run*: the \
-published sizes."""
+The digits' problem has no published figure. docs/results/hessian_free.md has larger ones. \
+*Not run*: the published sizes."""
 
 
 def pinn(cells: Cells) -> str:

@@ -1,4 +1,4 @@
-"""Screenshots of a report for docs/report.md, taken with headless Chromium.
+"""Screenshots of a report for docs/guide/report.md, taken with headless Chromium.
 
 Its overall page, a problem's, a phone's.
 

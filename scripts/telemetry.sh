@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The runs, pictures and numbers of docs/telemetry.md: a method that wins and two that fail, watched. About 3 minutes.
+# The runs, pictures and numbers of docs/guide/telemetry.md: a method that wins and two that fail, watched. About 3 minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}

@@ -1,4 +1,4 @@
-"""The pictures and the computed paragraphs of docs/telemetry.md, from the runs of
+"""The pictures and the computed paragraphs of docs/guide/telemetry.md, from the runs of
 scripts/telemetry.sh."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import yaml
 
 from suite.paths import ROOT, results
 
-PAGE = ROOT / "docs" / "telemetry.md"
+PAGE = ROOT / "docs" / "guide" / "telemetry.md"
 FIGURES = {
     "autoencoder": "telemetry-autoencoder",
     "rosenbrock": "telemetry-test-function-name-rosenbrock",

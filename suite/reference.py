@@ -110,7 +110,7 @@ class Pages:
     """The pages under `root` and the archives that their tables come from.
 
     Attributes:
-        root: README.md stands here, the other pages in docs/.
+        root: README.md stands here, the other pages below docs/.
         archives: the folder of the archives.
     """
 
@@ -119,7 +119,7 @@ class Pages:
 
     def files(self) -> list[Path]:
         """The pages that have a mark."""
-        pages = [self.root / "README.md", *sorted((self.root / "docs").glob("*.md"))]
+        pages = [self.root / "README.md", *sorted((self.root / "docs").rglob("*.md"))]
         return [
             page for page in pages if page.exists() and self.marks(page.read_text(encoding="utf-8"))
         ]
@@ -142,7 +142,7 @@ class Pages:
         written = []
         for match in FIGURE.finditer(page.read_text(encoding="utf-8")):
             if not _is_example(match):
-                target = page.parent / match["file"]
+                target = (page.parent / match["file"]).resolve()
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(self._figure(_mark(match), target.suffix), target)
                 written.append(target)
@@ -282,7 +282,7 @@ def _rebuild(pages: Pages, options: argparse.Namespace) -> int:
             page.write_text(new, encoding="utf-8")
         if not (options.check or options.no_figures):
             for figure in pages.copy_figures(page):
-                print(f"  {figure.relative_to(pages.root)}")
+                print(f"  {figure.relative_to(pages.root.resolve())}")
     return 1 if options.check and stale else 0
 
 

@@ -47,7 +47,7 @@ OWN = (
 HEADER = (
     "# Levels of the validation metric that runs are timed to: shares of the improvement of the "
     "tuned baseline.",
-    "# Made by `python -m suite.target`; what they mean and where they hold: docs/timing.md.",
+    "# Made by `python -m suite.target`; what they mean and where they hold: docs/guide/timing.md.",
 )
 
 

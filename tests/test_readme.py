@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-EXTENDING = (ROOT / "docs" / "extending.md").read_text()
+EXTENDING = (ROOT / "docs" / "guide" / "your-optimizer.md").read_text()
 FILE = re.compile(r"`(mine/[\w./]+)`:\n\n```\w+\n(.*?)```", re.DOTALL)
 COMMAND = re.compile(r"^PYTHONPATH=mine (python .*)$", re.MULTILINE)
 DIRECT = re.compile(

@@ -59,7 +59,7 @@ class OGR(Method):
     Differences from the notebooks (github.com/JarekDuda/SGD-OGR-Hessian-estimator): the floor; lr,
     1 there; eta of `cd` is 1 / div here, and cut holds for it too. The defaults are for networks;
     on Beale's function the author has beta 0.4 to 0.6, gamma 0.5 to 0.9, cut 5 to 15, rotation 0.1,
-    outside 0.001 (docs/ogr.md).
+    outside 0.001 (docs/results/ogr.md).
 
     Args:
         params: the parameters, or pairs of name and parameter; for `full`, `subspace` and `mixed`

@@ -3,7 +3,7 @@
 One sentence a problem, from the runs there are: the ratio of steps, seconds and
 gradient-equivalents that A and B need to reach the target, each with its 95 % interval, memory, how
 many seeds arrive, and the verdict; under it the final values and what stands behind the figures.
-`--all` ranks every method. docs/comparing.md explains how to read it.
+`--all` ranks every method. docs/guide/comparing.md explains how to read it.
 
 Words with `=` choose runs by their settings (task=mlp,cnn scale=quick optimizer.lr=0.1); level=80
 takes another level than the target; 'kfac[lr=0.1]' names one of several configurations.

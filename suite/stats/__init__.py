@@ -1,6 +1,6 @@
 """The statistics of the suite: pure functions of arrays and frames.
 
-docs/statistics.md says how to read each of them.
+docs/reference/statistics.md says how to read each of them.
 
 `times` is a frame with a row a problem and a column a solver; `inf` = target not reached, NaN = not
 run. `scores` is the same with values that are better when larger, unless `mode="min"`. One value

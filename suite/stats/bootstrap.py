@@ -60,7 +60,7 @@ def bootstrap_interval(
     The statistic of `draws` samples drawn with replacement, cut at (1 - level) / 2 on both sides.
     With few values it is too narrow: measured coverage of the nominal 95 % for the mean of normal
     values is 76 % for 3 values, 84 % for 5, 90 % for 10, 92 % for 20 and 94 % for 30; of skewed
-    ones it is less (docs/statistics.md). `expanded` cuts further out: 76, 92, 95, 94 and 95 %. No
+    ones it is less (docs/reference/statistics.md). `expanded` cuts further out: 76, 92, 95, 94 and 95 %. No
     resample of three values leaves their range, so that nothing helps there; a verdict between two
     methods belongs to `ratio_interval`.
 

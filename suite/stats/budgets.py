@@ -68,7 +68,7 @@ def budget_curve(
 
     The interval redraws the trials. It is fair for k well below n and far too narrow near n, where
     it cannot exceed the best trial that was made (Tang et al. 2020; measured in
-    docs/statistics.md): read the left half of a budget curve.
+    docs/reference/statistics.md): read the left half of a budget curve.
 
     Args:
         values, mode, replace, worst: as for `expected_best`.

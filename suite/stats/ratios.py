@@ -54,7 +54,7 @@ def ratio_interval(
     its pair, and nothing at all below 6 pairs. Rank sums are careful where pairs go together, and
     tell nothing below 4 runs a side: (0, inf).
 
-    Measured coverage of the 95 % interval with 3, 5 and 10 seeds (docs/statistics.md): 94 to 96 %
+    Measured coverage of the 95 % interval with 3, 5 and 10 seeds (docs/reference/statistics.md): 94 to 96 %
     for log-normal costs, 95 to 97 % for gamma and exponential ones, 97 to 100 % with failures. The
     percentile bootstrap of the same ratio covers 74 to 79 % with 3 seeds, 84 to 87 % with 5, 89 to
     92 % with 10.

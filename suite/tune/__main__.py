@@ -12,7 +12,7 @@ split is not looked at.
 Of the study itself: trials=12 jobs=2 sampler=quasi|random|tpe pruner=none|halving seeds=1
 batched=1|auto|32 storage=FOLDER (of the studies, to be shared) out=FOLDER (of what is found).
 Everything else is a setting of the runs, as `python -m suite` takes it: scale=quick steps=300
-schedule=cosine. See docs/tuning.md.
+schedule=cosine. See docs/guide/tuning.md.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def network() -> tuple[nn.Module, torch.Tensor]:
 
 
 def sizes(model: nn.Module) -> dict[str, Any]:
-    """What the formulas speak of: see docs/extending.md."""
+    """What the formulas speak of: see docs/guide/your-optimizer.md."""
     tensors = list(model.parameters())
     matrices = [(len(p), p[0].numel()) for p in tensors if p.ndim > 1]
     lengths = [p.numel() for p in tensors if p.ndim < 2]

@@ -1,4 +1,4 @@
-"""docs/statistics.md.
+"""docs/reference/statistics.md.
 
 Its example prints what stands below it, and every public statistic is explained.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 from suite import paths, stats
 
-PAGE = paths.ROOT / "docs" / "statistics.md"
+PAGE = paths.ROOT / "docs" / "reference" / "statistics.md"
 RESULTS = {
     "Friedman",
     "GoodShare",

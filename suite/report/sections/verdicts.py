@@ -31,7 +31,7 @@ HOW_TO_READ = (
     "interval excludes a "
     "ratio of 1 (a difference of 0). Each verdict is at 95 % by itself: among equals one in twenty "
     "is wrong. "
-    "docs/comparing.md explains all of it."
+    "docs/guide/comparing.md explains all of it."
 )
 
 
