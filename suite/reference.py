@@ -30,16 +30,16 @@ from pathlib import Path
 
 from suite.errors import ConfigError, require_one_of
 from suite.paths import ROOT
-from suite.report.sections.convergence_order import convergences, order_tables
-from suite.report.sections.costs import cost_tables
-from suite.report.sections.final_metrics import main_table, results_table
-from suite.report.sections.settings import (
+from suite.report.sections.answers.final_metrics import main_table, results_table
+from suite.report.sections.answers.targets import target_tables
+from suite.report.sections.costs.time_and_memory import cost_tables
+from suite.report.sections.details.settings import (
     configuration_table,
     environment_table,
     outcome_tables,
     problem_table,
 )
-from suite.report.sections.targets import target_tables
+from suite.report.sections.progress.convergence_order import convergences, order_tables
 from suite.results import archive
 from suite.results.frame import Records, build_records
 from suite.results.run import Run

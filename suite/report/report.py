@@ -19,41 +19,42 @@ from suite.report.page.links import FOLDER, OVERVIEW, Links, links_of
 from suite.report.page.manifest import list_files, remove_previous
 from suite.report.page.page import Fact, Page, Section, render_page
 from suite.report.page.paper import FIGURES, Chapter, write_paper
-from suite.report.sections import (
-    break_even,
+from suite.report.sections.answers import (
     critical_difference,
     ecdf,
-    lr_sensitivity,
-    pareto,
-    phases,
     profiles,
     seeds_per_level,
-    tuning_budgets,
     verdicts,
 )
-from suite.report.sections.animations import animations
-from suite.report.sections.bars import cost_pictures
-from suite.report.sections.convergence_order import HOW_TO_READ as ORDERS_READ
-from suite.report.sections.convergence_order import convergences, order_pictures, order_tables
-from suite.report.sections.costs import cost_tables
-from suite.report.sections.curves import HOW_TO_READ, curve_pictures
-from suite.report.sections.final_metrics import main_table, results_table
-from suite.report.sections.heatmap import heat_map
-from suite.report.sections.landscapes import HOW_TO_READ as LANDSCAPES_READ
-from suite.report.sections.landscapes import landscape_pictures
-from suite.report.sections.overview import overview_table
-from suite.report.sections.run_list import runs_table
-from suite.report.sections.search_spaces import space_table
-from suite.report.sections.settings import (
+from suite.report.sections.answers.final_metrics import main_table, results_table
+from suite.report.sections.answers.heatmap import heat_map
+from suite.report.sections.answers.overview import overview_table
+from suite.report.sections.answers.targets import target_tables
+from suite.report.sections.costs import break_even, pareto, phases
+from suite.report.sections.costs.cost_bars import cost_pictures
+from suite.report.sections.costs.time_and_memory import cost_tables
+from suite.report.sections.details.run_list import runs_table
+from suite.report.sections.details.settings import (
     configuration_table,
     environment_table,
     outcome_tables,
     problem_table,
     status_counts,
 )
-from suite.report.sections.targets import target_tables
-from suite.report.sections.telemetry import HOW_TO_READ as TELEMETRY_READ
-from suite.report.sections.telemetry import telemetry_pictures
+from suite.report.sections.progress.animations import animations
+from suite.report.sections.progress.convergence_order import HOW_TO_READ as ORDERS_READ
+from suite.report.sections.progress.convergence_order import (
+    convergences,
+    order_pictures,
+    order_tables,
+)
+from suite.report.sections.progress.curves import HOW_TO_READ, curve_pictures
+from suite.report.sections.progress.landscapes import HOW_TO_READ as LANDSCAPES_READ
+from suite.report.sections.progress.landscapes import landscape_pictures
+from suite.report.sections.progress.telemetry import HOW_TO_READ as TELEMETRY_READ
+from suite.report.sections.progress.telemetry import telemetry_pictures
+from suite.report.sections.tuning import lr_sensitivity, tuning_budgets
+from suite.report.sections.tuning.search_spaces import space_table
 from suite.results.frame import Records, only
 from suite.tables.markdown import write_tables
 from suite.tables.table import Table

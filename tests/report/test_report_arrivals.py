@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from suite.report.sections.seeds_per_level import arrivals, section
+from suite.report.sections.answers.seeds_per_level import arrivals, section
 from suite.results.crossings import crossings
 
 INF = math.inf

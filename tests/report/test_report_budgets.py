@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from suite.report.sections.tuning_budgets import section, tuned
+from suite.report.sections.tuning.tuning_budgets import section, tuned
 from suite.tune.trials_frame import COLUMNS
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from suite.report.sections.costs import cost_tables
-from suite.report.sections.final_metrics import final_cells, results_table
+from suite.report.sections.answers.final_metrics import final_cells, results_table
+from suite.report.sections.costs.time_and_memory import cost_tables
 from suite.results import crossings as module
 from suite.results import timings
 from suite.results.aggregate import aggregated

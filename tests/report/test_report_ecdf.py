@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from suite.report.sections.ecdf import reach, relative_costs, section
+from suite.report.sections.answers.ecdf import reach, relative_costs, section
 from suite.results.aggregate import aggregated
 from suite.results.crossings import crossings
 from suite.stats import at

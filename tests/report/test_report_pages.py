@@ -18,10 +18,10 @@ from suite.report.page.links import links_of
 from suite.report.page.manifest import list_files, remove_previous
 from suite.report.page.page import Page, Section, render_page
 from suite.report.report import write_report
-from suite.report.sections.final_metrics import main_table, results_table
-from suite.report.sections.overview import overview_table
-from suite.report.sections.run_list import runs_table
-from suite.report.sections.search_spaces import space_table
+from suite.report.sections.answers.final_metrics import main_table, results_table
+from suite.report.sections.answers.overview import overview_table
+from suite.report.sections.details.run_list import runs_table
+from suite.report.sections.tuning.search_spaces import space_table
 from suite.results.frame import Records, build_records, only
 from suite.results.learning_curves import curve
 from suite.results.load import load_runs

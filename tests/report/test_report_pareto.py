@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from suite.report.sections.pareto import front, per_step, section, to_target
+from suite.report.sections.costs.pareto import front, per_step, section, to_target
 
 INF = math.inf
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from suite.report.sections.phases import phase_panels, phases_of, section
+from suite.report.sections.costs.phases import phase_panels, phases_of, section
 from suite.results.timings import Place, Timing, placed, speed_key
 
 PHASES = {

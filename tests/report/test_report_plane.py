@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from suite.report.sections.break_even import Plane, plane, section
+from suite.report.sections.costs.break_even import Plane, plane, section
 
 INF = math.inf
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from suite.report.sections.profiles import Profile, _drawn_ratios, profile, section
+from suite.report.sections.answers.profiles import Profile, _drawn_ratios, profile, section
 from suite.stats import at
 
 INF = math.inf

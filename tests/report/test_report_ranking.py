@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from suite.report.sections.critical_difference import ranking, section
+from suite.report.sections.answers.critical_difference import ranking, section
 
 INF = math.inf
 

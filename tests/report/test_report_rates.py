@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from suite.report.sections.lr_sensitivity import rates, section
+from suite.report.sections.tuning.lr_sensitivity import rates, section
 from suite.tune.trials_frame import COLUMNS
 
 NONE = pd.DataFrame(columns=list(COLUMNS))

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from suite.report.sections.costs import cost_tables
-from suite.report.sections.final_metrics import main_table, results_table
-from suite.report.sections.settings import (
+from suite.report.sections.answers.final_metrics import main_table, results_table
+from suite.report.sections.answers.targets import target_tables
+from suite.report.sections.costs.time_and_memory import cost_tables
+from suite.report.sections.details.settings import (
     configuration_table,
     environment_table,
     outcome_tables,
     problem_table,
 )
-from suite.report.sections.targets import target_tables
 from suite.results.frame import Records, build_records
 from suite.results.load import load_runs
 from suite.tables import markdown

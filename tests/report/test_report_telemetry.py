@@ -17,9 +17,9 @@ import pytest
 
 from suite.report.drawing.style import looks
 from suite.report.report import write_report
-from suite.report.sections.telemetry import _draw, telemetry_pictures
-from suite.report.sections.telemetry_panels import LIMITS, LOSS, PANELS, UNDRAWN, generic
-from suite.report.sections.telemetry_runs import (
+from suite.report.sections.progress.telemetry import _draw, telemetry_pictures
+from suite.report.sections.progress.telemetry_panels import LIMITS, LOSS, PANELS, UNDRAWN, generic
+from suite.report.sections.progress.telemetry_runs import (
     failure_steps,
     panels_with_data,
     stability_limit,

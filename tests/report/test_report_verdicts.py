@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from suite.report.sections.targets import level_tables, target_tables
-from suite.report.sections.verdicts import section
+from suite.report.sections.answers.targets import level_tables, target_tables
+from suite.report.sections.answers.verdicts import section
 from suite.results.frame import Records, build_records
 from suite.results.time_to_target import costs, levels, main_level
 from suite.stats import time_to_target

@@ -24,7 +24,7 @@ from suite.importers import algoperf, deepobs, wandb
 from suite.importers.__main__ import main
 from suite.importers.foreign import ImportFaultError, direction_of
 from suite.report.report import write_report
-from suite.report.sections.final_metrics import main_table
+from suite.report.sections.answers.final_metrics import main_table
 from suite.results.archive import read_archive, write_archive
 from suite.results.frame import build_records
 from suite.results.load import load_runs

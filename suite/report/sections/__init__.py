@@ -1,1 +1,1 @@
-"""Sections of the report, one file each."""
+"""Sections of the report, one file each, in folders by the question that they answer."""

@@ -9,7 +9,7 @@ import math
 
 import pandas as pd
 
-from suite.report.sections.final_metrics import ALL_WELL
+from suite.report.sections.answers.final_metrics import ALL_WELL
 from suite.results.frame import SHARED, Records, once, step_times, timed_runs
 from suite.results.load import TRAINED
 from suite.results.outcomes import failure_words

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from suite.report.page.links import RUNS
-from suite.report.sections.settings import repeating
+from suite.report.sections.details.settings import repeating
 from suite.results.frame import Records
 from suite.tables.formats import NOT_RUN, count_text, number
 from suite.tables.table import Cell, Table, make_table, runs_note

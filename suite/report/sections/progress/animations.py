@@ -22,7 +22,7 @@ from suite.report.drawing.canvas import Picture, folded, literal, slugs
 from suite.report.drawing.style import Look
 from suite.report.drawing.surface import Surface, surface
 from suite.report.drawing.trajectories import Plane, Trail
-from suite.report.sections.landscapes import (
+from suite.report.sections.progress.landscapes import (
     BARE,
     CONTOUR,
     STAR,

@@ -19,8 +19,8 @@ from matplotlib.figure import Figure as Canvas
 from suite.report.drawing.canvas import RC, Picture, literal, plain_ticks, save, slugs
 from suite.report.drawing.lines import handle
 from suite.report.drawing.style import Look
-from suite.report.sections.telemetry_panels import FAILURES, LIMITS, LOSS, PREFIX, Panel
-from suite.report.sections.telemetry_runs import (
+from suite.report.sections.progress.telemetry_panels import FAILURES, LIMITS, LOSS, PREFIX, Panel
+from suite.report.sections.progress.telemetry_runs import (
     Line,
     Watched,
     failure_steps,

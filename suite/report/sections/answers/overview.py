@@ -5,7 +5,7 @@ Each row leads to a page.
 
 from __future__ import annotations
 
-from suite.report.sections.final_metrics import final_cells, metric_text
+from suite.report.sections.answers.final_metrics import final_cells, metric_text
 from suite.results.frame import Records
 from suite.tables.formats import NOT_RUN
 from suite.tables.table import Cell, Table, make_table, runs_note

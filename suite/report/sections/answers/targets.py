@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from suite.report.sections.final_metrics import ALL_WELL
+from suite.report.sections.answers.final_metrics import ALL_WELL
 from suite.results import time_to_target
 from suite.results.frame import SHARED, Records
 from suite.results.outcomes import failure_words

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from suite.report.drawing.style import Look
-from suite.report.sections.telemetry_panels import (
+from suite.report.sections.progress.telemetry_panels import (
     FAILURES,
     LIMITS,
     LOSS,

@@ -1,0 +1,1 @@
+"""Who is better: final values, verdicts, ranks, profiles, and what reached its target."""

@@ -1,0 +1,1 @@
+"""What stands behind the numbers: settings, machines, failures, runs."""

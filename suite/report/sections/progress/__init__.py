@@ -1,0 +1,1 @@
+"""How a run went: curves, rates of convergence, telemetry, trajectories."""

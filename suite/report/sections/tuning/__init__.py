@@ -1,0 +1,1 @@
+"""What tuning tried, and how sensitive a method is."""
