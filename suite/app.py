@@ -15,9 +15,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from suite import paths
-from suite.config import messages, open_settings, overrides, resolvers, torchrun
-from suite.config.compose import as_command
-from suite.errors import ConfigError, FatalConfigError, require_one_of
+from suite.config import messages, overrides, resolvers, torchrun
+from suite.config.compose import as_command, plan_from
+from suite.errors import ConfigError, FatalConfigError
 from suite.results.status import Status
 from suite.sweep import as_typed, note_outcome
 
@@ -70,20 +70,13 @@ def compose_and_run(config: DictConfig) -> None:
 
 
 def plan_of(config: DictConfig) -> Plan:
-    """The plan that a composed configuration describes, with what Hydra knows of its circumstances."""
-    from suite.config.plan import Plan
-
-    require_one_of("scale", config.scale, resolvers.SCALES)
+    """The plan that a composed configuration describes, with the circumstances that Hydra knows."""
     hydra_config = HydraConfig.get()
-    choices = hydra_config.runtime.choices
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    return Plan(
-        config=plain,
-        optimizer=choices["optimizer"],
-        task=choices["task"],
-        experiment=choices.get("experiment"),
-        results=paths.results(),
-        command=repeating_command(),
+    return plan_from(
+        config,
+        hydra_config.runtime.choices,
+        paths.results(),
+        repeating_command(),
         workers=_workers(hydra_config.launcher),
         world_size=torchrun.world_size(),
         number=_job_number() + 1,
@@ -132,5 +125,5 @@ def main() -> None:
         torchrun.refuse_sweep(sys.argv[1:])
         messages.refuse_shadowed(sys.argv[1:])
         messages.refuse_nothing(sys.argv[1:])
-        sys.argv[1:] = open_settings.opened(overrides.deferred(sys.argv[1:]))
+        sys.argv[1:] = overrides.opened(overrides.deferred(sys.argv[1:]))
         compose_and_run()

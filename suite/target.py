@@ -127,7 +127,7 @@ def plan_of(request: Request, task: str, seed: int) -> Plan:
 
     Its target is the task's own, so that a stored one does not make it another run.
     """
-    from suite.config.compose import planned
+    from suite.config.compose import compose_plan
 
     words = [
         f"optimizer={request.optimizer}",
@@ -135,7 +135,7 @@ def plan_of(request: Request, task: str, seed: int) -> Plan:
         f"seed={seed}",
         "target=${task.target}",
     ]
-    return planned([*words, *request.overrides], paths.results())
+    return compose_plan([*words, *request.overrides], paths.results())
 
 
 def _carried_out(plans: Sequence[Plan]) -> tuple[list[Ended], str, str]:

@@ -176,7 +176,7 @@ def _keys(node: dict[str, Any], prefix: str = "") -> list[str]:
     for key, value in node.items():
         if key.startswith("_") or key in DESCRIPTIVE:
             continue
-        if value == {}:  # an open one: see suite.config.open_settings
+        if value == {}:  # an open one: see overrides.opened
             found.append(f"{prefix}{key}.NAME")
         else:
             found += (

@@ -1,10 +1,11 @@
-"""What a command line chooses of each group.
+"""What a command line chooses of each group, and which of its settings a YAML leaves open.
 
-Named on it, swept by its experiments, or taken by default.
+A choice is named on the command line, swept by its experiments, or the default.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
@@ -14,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from suite.config import registry, torchrun
+from suite.errors import ConfigError
 
 OFFERED = ("optimizer", "task", "schedule", "experiment")
 BY_ITSELF = {  # composed by the suite for what is chosen
@@ -22,7 +24,9 @@ BY_ITSELF = {  # composed by the suite for what is chosen
     "published": "a paper's values, taken by itself in the experiments that repeat it; ~published "
     "takes none",
 }
+PLAIN = re.compile(r"[\w./:%+-]+(?<!:)|\$\{.*\}")  # text that Hydra reads as it stands
 WIDTH = 118  # columns
+BELOW = re.compile(r"(?P<group>\w+)\.(?P<key>\w+)\.[\w.]+=")  # a setting inside a setting
 COMPOSED_ONCE = {
     "--cfg",
     "-c",
@@ -100,6 +104,43 @@ def deferred(arguments: Sequence[str]) -> list[str]:
     )
 
 
+def opened(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with Hydra's sign for a new key before those that go into an empty mapping.
+
+    `optimizer=pytorch_optimizer optimizer.settings.k=5` is meant as it stands, though the YAML has
+    no `k`.
+    """
+    return [
+        f"++{argument}" if _is_open(argument, arguments) else argument for argument in arguments
+    ]
+
+
+def as_word(value: Any) -> str:
+    """A value as the command line has it: `null`, `true`, `[1, 2]`, `{a: 1}`, text in quotes where needed."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {as_word(inner)}' for key, inner in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(as_word, value))}]"
+    text = str(value)
+    if not isinstance(value, str) or (PLAIN.fullmatch(text) and not _is_literal(text)):
+        return text
+    escaped = re.sub(r"(\\*)'", r"\1\1\'", text)
+    return f"'{escaped}'"
+
+
+def label(optimizer: str, node: Mapping[str, Any]) -> str:
+    """What results and reports call an optimizer.
+
+    The name of its YAML, with the `name` among its settings where the YAML serves many optimizers.
+    """
+    name = node.get("name")
+    if not isinstance(name, str):
+        return optimizer
+    return f"{optimizer}_{re.sub(r'[^a-z0-9]+', '_', name.lower())}"
+
+
 def has(node: Mapping[str, Any], key: str) -> bool:
     """Whether a YAML has the value, or the node, of a dotted name.
 
@@ -133,6 +174,32 @@ def _for_the_runs(word: str, arguments: Sequence[str]) -> str:
     known = {name for name in before if name in registry.names(group, folders(arguments))}
     there = [registry.read(group, name, folders(arguments)) for name in known]
     return word if any(has(node, key) for node in there) else f"{name}=choice({value})"
+
+
+def _is_open(argument: str, arguments: Sequence[str]) -> bool:
+    """Whether the argument sets a key of a mapping that a chosen YAML leaves empty."""
+    below = BELOW.match(argument)
+    if below is None or below["group"] not in registry.GROUPS:
+        return False
+    names = chosen(below["group"], arguments)
+    return any(_node(below["group"], name).get(below["key"]) == {} for name in names)
+
+
+def _node(group: str, name: str) -> dict[str, Any]:
+    """A YAML of the suite's; nothing for a name that has none."""
+    try:
+        return registry.read(group, name)
+    except ConfigError:
+        return {}
+
+
+def _is_literal(text: str) -> bool:
+    """Whether Hydra would read the text as a number, a truth value or null."""
+    try:
+        float(text)
+    except ValueError:
+        return text.lower() in ("null", "true", "false")
+    return True
 
 
 def _is_swept(word: str) -> bool:

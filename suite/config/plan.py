@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from suite.config import device, open_settings, task_file
+from suite.config import device, overrides, task_file
 from suite.config.instantiate import DESCRIPTIVE
 from suite.errors import ConfigError, require_one_of
 from suite.files import digest
@@ -62,7 +62,7 @@ class Plan:
         node = self.config["task"]
         object.__setattr__(self, "task", task_file.name_of(self.task, node))
         object.__setattr__(
-            self, "optimizer", open_settings.label(self.optimizer, self.config["optimizer"])
+            self, "optimizer", overrides.label(self.optimizer, self.config["optimizer"])
         )
         object.__setattr__(self, "config", {**self.config, "task": task_file.digested(node)})
         require_one_of("precision", self.config["precision"], ("auto", *device.PRECISIONS))

@@ -166,13 +166,13 @@ def measure_task(request: Request, task: str) -> list[timings.Timing]:
 
 def _contenders(request: Request, task: str) -> list[Contender]:
     from suite.config import device
-    from suite.config.compose import planned
+    from suite.config.compose import compose_plan
     from suite.training.runner import build_task
 
     made: dict[str, Task] = {}
     contenders = []
     for optimizer in request.optimizers:
-        plan = planned(request.words(optimizer, task), paths.results())
+        plan = compose_plan(request.words(optimizer, task), paths.results())
         place = device.choose(plan.config["device"])
         device.set_threads(plan.config["threads"], 1)
         key = repr((plan.config["task"], plan.precision))

@@ -15,16 +15,16 @@ from suite.results.status import Status
 from suite.training.runner import Outcome, refuse, run
 from suite.training.training import Watch
 from suite.tune.halving import scores_of
-from suite.tune.plans import planned
 from suite.tune.space import Settings
-from suite.tune.study import Study
+from suite.tune.study import Study, trial_plan
 from suite.tune.trial import PRUNED, Trial, grad_equivalents
 
 
 def plans_of(study: Study, settings: Settings) -> list[Plan]:
     """The runs of a trial."""
     return [
-        planned(study.request, study.optimizer, study.task, settings, seed) for seed in study.seeds
+        trial_plan(study.request, study.optimizer, study.task, settings, seed)
+        for seed in study.seeds
     ]
 
 

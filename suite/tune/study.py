@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from suite import paths
+from suite.config.overrides import as_word
 from suite.errors import ConfigError
 from suite.files import digest
 from suite.tune.sampling import QUASI, SEED
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from suite.config.plan import Plan
 
 TUNING_SEED = 1000  # none of the seeds that comparisons use
+GROUP = "tune"  # the experiment, and W&B's job_type, of every trial
 NO_PRUNER, HALVING = PRUNERS = ("none", "halving")
 
 
@@ -168,9 +170,7 @@ def study_of(request: Request, optimizer: str, task: str) -> Study:
     Raises:
         ConfigError: a setting that there is not, or a search space that makes no sense.
     """
-    from suite.tune.plans import planned
-
-    plan = planned(request, optimizer, task)
+    plan = trial_plan(request, optimizer, task)
     space = checked(plan.config["optimizer"].get("search"), f"optimizer {optimizer}")
     for name in space:
         _at(plan.config["optimizer"], name)
@@ -180,6 +180,33 @@ def study_of(request: Request, optimizer: str, task: str) -> Study:
         plan,
         {name: space[name] for name in space if name not in _set(request)},
         request,
+    )
+
+
+def trial_plan(
+    request: Request,
+    optimizer: str,
+    task: str,
+    settings: Mapping[str, Any] | None = None,
+    seed: int = TUNING_SEED,
+) -> Plan:
+    """The plan of one run of a trial, at a seed that no comparison uses.
+
+    Its target is the task's own, so that one stored later does not make it another run.
+
+    Raises:
+        ConfigError, HydraException, OmegaConfBaseException: a name or a value that does not exist.
+    """
+    from suite.config.compose import compose_plan
+
+    pair = [f"optimizer={optimizer}", f"task={task}", f"seed={seed}", "~tuned", "threads=1"]
+    tried = [f"optimizer.{name}={as_word(value)}" for name, value in (settings or {}).items()]
+    return compose_plan(
+        [*pair, "target=${task.target}", *request.overrides, *tried],
+        paths.results() / GROUP,
+        unnamed=["wandb.mode=disabled", f"wandb.job_type={GROUP}"],
+        experiment=GROUP,
+        workers=request.jobs,
     )
 
 

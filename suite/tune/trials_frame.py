@@ -1,4 +1,4 @@
-"""Studies read back: a frame with a row a trial, from the journals and from runs that no journal knows of."""
+"""Studies read back: a frame with a row a trial, from the journals."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-
-from suite.tune import unrecorded
 
 COLUMNS = (
     "study",
@@ -35,9 +33,8 @@ COLUMNS = (
 def load_trials(results: Path) -> pd.DataFrame:
     """A row for each trial that has ended, study by study, in the order of their numbers.
 
-    Trials of journals come first, then runs of earlier studies, which had none, as far as their
-    records can be read. What cannot be read is left out and named in `frame.attrs["damaged"]`,
-    pairs of a path and a reason.
+    A journal that cannot be read is left out and named in `frame.attrs["damaged"]`, pairs of a path
+    and a reason.
 
     Args:
         results: the folder of all results, the one that holds `tune/`.
@@ -52,8 +49,6 @@ def load_trials(results: Path) -> pd.DataFrame:
     """
     damaged: list[tuple[str, str]] = []
     rows = list(_of_journals(results, damaged))
-    known = {path for row in rows for path in row["runs"]}
-    rows += unrecorded.rows(results, known, damaged)
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     frame.attrs["damaged"] = damaged
     return frame

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import json
 import os
@@ -19,12 +18,12 @@ from unittest import mock
 import pytest
 import torch
 import yaml
-from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf, open_dict
+from omegaconf import DictConfig
 
 import suite.app
 from suite import paths
+from suite.config.compose import Choices, as_command, compose_config, plan_from
 from suite.config.instantiate import locate
 from suite.config.plan import Plan
 from suite.training.runner import Outcome, run
@@ -138,25 +137,17 @@ def planned(results: Path) -> Callable[..., Plan]:
     """
 
     def make(*overrides: str, **circumstances: Any) -> Plan:
-        config, optimizer, task = composed(overrides)
-        command = suite.config.compose.as_command(overrides)
-        given = {"experiment": None, "results": results, "command": command, **circumstances}
-        return Plan(copy.deepcopy(config), optimizer, task, **given)
+        config, choices = composed(overrides)
+        given = {"results": results, "command": as_command(overrides), **circumstances}
+        return plan_from(config, choices, **{"experiment": None, **given})
 
     return make
 
 
 @cache
-def composed(overrides: tuple[str, ...]) -> tuple[dict[str, Any], str, str]:
-    """The resolved configuration and the names of its optimizer and task."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(paths.CONFIGS), version_base="1.3"):
-        config = compose("config", [*QUICK, *overrides], return_hydra_config=True)
-    choices = config.hydra.runtime.choices
-    with open_dict(config):
-        del config["hydra"]
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    return plain, choices["optimizer"], choices["task"]
+def composed(overrides: tuple[str, ...]) -> tuple[DictConfig, Choices]:
+    """The quick configuration of the overrides, and the name that each group took."""
+    return compose_config([*QUICK, *overrides])
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import update_bn
 
 from suite.config import device
 from suite.config.instantiate import RESERVED
-from suite.config.open_settings import opened
+from suite.config.overrides import opened
 from suite.training.averaged_weights import STATISTICS_BATCHES
 from suite.training.runner import build_task
 from suite.training.seeds import stream

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from suite import paths
-from suite.config import registry, resolvers
+from suite.config import registry
+from suite.config.compose import compose_config
 
 SCRIPT = (paths.ROOT / "scripts" / "experiments.sh").read_text(encoding="utf-8")
 
@@ -25,10 +24,7 @@ def swept(name: str) -> dict[str, list[str]]:
 
 
 def composed(*overrides: str) -> dict[str, Any]:
-    resolvers.register()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(paths.CONFIGS), version_base="1.3"):
-        config: Any = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+    config: Any = OmegaConf.to_container(compose_config(overrides)[0], resolve=True)
     return dict(config)
 
 

@@ -185,7 +185,7 @@ def test_a_command_line_is_a_request() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Targets from a tuned baseline: `python -m suite.target"),
+        ([], "Targets from a tuned baseline"),
         (["optimizer=adamw"], "Targets from a tuned baseline"),
         (["task=mlq"], "task=mlq is not one of .* Did you mean mlp"),
         (["task=mlp", "optimizer=adamv"], "optimizer=adamv is not one of "),
