@@ -13,7 +13,9 @@ from typing import Any
 
 from optimizers.errors import UnsupportedError
 
-FOLDER = Path(__file__).resolve().parent.parent / "configs" / "optimizer"
+PACKAGES = Path(__file__).resolve().parent.parent
+INSTALLED = PACKAGES / "suite" / "configs"  # a wheel's; a checkout has them beside its packages
+FOLDER = (INSTALLED if INSTALLED.is_dir() else PACKAGES / "configs") / "optimizer"
 WORDS = {"true": "True", "false": "False", "null": "None"}
 
 Builder = Callable[..., Any]

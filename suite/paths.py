@@ -3,13 +3,19 @@
 import os
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = ROOT / "configs"
+PACKAGE = Path(__file__).resolve().parent
+ROOT = PACKAGE.parent
+INSTALLED = (
+    PACKAGE / "configs"
+).is_dir()  # the wheel has them here, a checkout beside its packages
+CONFIGS = (PACKAGE if INSTALLED else ROOT) / "configs"
 
 
 def results() -> Path:
     """The folder of all results.
 
-    `SUITE_RESULTS`, else results/ in the repository, wherever the command was typed.
+    `SUITE_RESULTS`, else results/ in the repository, wherever the command was typed; an installed
+    copy has no repository and takes results/ in the current folder.
     """
-    return Path(os.environ.get("SUITE_RESULTS") or ROOT / "results").expanduser().resolve()
+    home = Path.cwd() if INSTALLED else ROOT
+    return Path(os.environ.get("SUITE_RESULTS") or home / "results").expanduser().resolve()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from suite.config.device import cores
-from suite.paths import ROOT
+from suite.paths import INSTALLED, ROOT
 
 PACKAGES = (
     "torch",
@@ -58,8 +58,10 @@ def processor() -> str:
 def commit() -> str | None:
     """The commit of the working tree, with a + if tracked files differ from it.
 
-    None outside a repository.
+    None outside a repository, and of an installed copy, which may lie in somebody else's.
     """
+    if INSTALLED:
+        return None
     try:
         head = _git("rev-parse", "HEAD")
         return head + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")

@@ -24,7 +24,9 @@ from tasks.custom.source import names_of, open_source
 from tasks.custom.trial import are_class_numbers, try_gradient
 from tasks.task import DataTask, Direction, evaluating
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "my_task.py"
+PACKAGES = Path(__file__).resolve().parents[2]
+INSTALLED = PACKAGES / "tasks" / "examples"  # a wheel's; a checkout has them beside its packages
+EXAMPLE = (INSTALLED if INSTALLED.is_dir() else PACKAGES / "examples") / "my_task.py"
 TRIED = 8  # examples that model and loss are tried on before training
 
 
