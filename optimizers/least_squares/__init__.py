@@ -23,4 +23,5 @@ class _CallablePackage(ModuleType):
     __call__ = staticmethod(least_squares)
 
 
+# the package's name stays: `_target_: optimizers.least_squares...` is part of every run's id
 sys.modules[__name__].__class__ = _CallablePackage

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from optimizers import Objective, UnsupportedError
-from optimizers.packaged import PytorchOptimizer, Trial, catalogue, packing, survey
+from optimizers.packaged import PytorchOptimizer, catalogue, packing
 from tests.optimizers.cases import Problem, mlp
+from tests.optimizers.packaged_trials import Trial, survey
 
 po = pytest.importorskip("pytorch_optimizer")
 schedulefree = pytest.importorskip("schedulefree")
