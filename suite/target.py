@@ -1,6 +1,6 @@
 """Targets from a tuned baseline.
 
-`python -m suite.target task=mlp,cnn [optimizer=adamw] [seeds=0,1,2] [key=value ...]`.
+    python -m suite.target task=mlp,cnn [optimizer=adamw] [seeds=0,1,2] [key=value ...]
 
 The target of a task is the median, over the seeds, of the baseline's final validation value. Four
 levels lead to it: 50, 80, 95 and 100 % of the improvement from the untrained value, on a log scale
@@ -8,8 +8,8 @@ where the metric falls by more than two decades. They are stored with the runs t
 configs/targets/<task>.yaml, an entry for each scale; from then on every run of the task at that
 scale carries the levels, and the target where the task has none of its own.
 
-The runs are ordinary ones of `python -m suite`: those that are done already are only looked up.
-`out=FOLDER` stores elsewhere; all other words are settings of the runs.
+The runs are ordinary ones of `python -m suite`: a run that is done already is taken from its
+record. `out=FOLDER` stores elsewhere; all other words are settings of the runs.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from suite import paths
-from suite.config import messages, registry, targets
-from suite.errors import ConfigError, require_one_of
+from suite.config import messages, overrides, registry, targets, words
+from suite.errors import ConfigError
 from suite.files import write_atomically
 
 if TYPE_CHECKING:
@@ -38,12 +38,6 @@ if TYPE_CHECKING:
 
 BASELINE = "adamw"
 SEEDS = (0, 1, 2)
-OWN = (
-    "target",
-    "levels",
-    "seed",
-    "stop_at_target",
-)  # what the command sets itself, or its runs must not do
 HEADER = (
     "# Levels of the validation metric that runs are timed to: shares of the improvement of the "
     "tuned baseline.",
@@ -72,8 +66,8 @@ class Request:
     def command(self, task: str) -> str:
         """What repeats this for one task."""
         seeds = ",".join(map(str, self.seeds))
-        words = [f"task={task}", f"optimizer={self.optimizer}", f"seeds={seeds}", *self.overrides]
-        return shlex.join(["python", "-m", "suite.target", *words])
+        own = [f"task={task}", f"optimizer={self.optimizer}", f"seeds={seeds}"]
+        return shlex.join(["python", "-m", "suite.target", *own, *self.overrides])
 
 
 @dataclass(frozen=True)
@@ -87,7 +81,7 @@ class Ended:
 
 
 def establish(request: Request) -> list[Path]:
-    """Set the targets of all tasks; one that cannot be set does not keep the others from theirs.
+    """Set the targets of all tasks; a task without one does not hinder the others.
 
     Raises:
         ConfigError: for some task no target can be set; the message has the reason of each.
@@ -104,21 +98,20 @@ def establish(request: Request) -> list[Path]:
 
 
 def set_target(request: Request, task: str) -> Path:
-    """Run the baseline, or find it done, and store what it reaches.
+    """Run the baseline, or read its records, and store the values that it reaches.
 
     Raises:
         ConfigError: a run failed, or the baseline improves nothing.
     """
     plans = [plan_of(request, task, seed) for seed in request.seeds]
-    runs, metric, direction = _carried_out(plans)
+    runs, metric, direction = _runs_of(plans)
     entry = entry_of(plans[0], runs, metric, direction)
     entry["origin"]["command"] = request.command(task)
     entry["origin"]["tuned"] = _tuned(task, request)
     path = request.out / f"{plans[0].task}.yaml"
-    kept = targets.read(path)
     scale = str(plans[0].config["scale"])
-    store({**kept, scale: entry}, path)
-    print(_told(plans[0], entry, path), flush=True)
+    store({**targets.read(path), scale: entry}, path)
+    print(_in_words(plans[0], entry, path), flush=True)
     return path
 
 
@@ -129,21 +122,21 @@ def plan_of(request: Request, task: str, seed: int) -> Plan:
     """
     from suite.config.compose import compose_plan
 
-    words = [
-        f"optimizer={request.optimizer}",
-        f"task={task}",
-        f"seed={seed}",
-        "target=${task.target}",
-    ]
-    return compose_plan([*words, *request.overrides], paths.results())
+    pair = [f"optimizer={request.optimizer}", f"task={task}", f"seed={seed}"]
+    return compose_plan([*pair, "target=${task.target}", *request.overrides], paths.results())
 
 
-def _carried_out(plans: Sequence[Plan]) -> tuple[list[Ended], str, str]:
+def _runs_of(plans: Sequence[Plan]) -> tuple[list[Ended], str, str]:
+    """The baseline's runs, the metric and its direction.
+
+    Raises:
+        ConfigError: a run failed.
+    """
     from suite.results.status import Status
     from suite.sweep import note_outcome
     from suite.training.runner import run
 
-    found = []
+    ended = []
     for plan in plans:
         outcome = run(plan)
         note_outcome(plan, outcome)
@@ -151,9 +144,9 @@ def _carried_out(plans: Sequence[Plan]) -> tuple[list[Ended], str, str]:
             raise KeyboardInterrupt
         if outcome.status is not Status.DONE:
             raise ConfigError(_why_not(plan, outcome))
-        found.append(_ended(plan, outcome))
+        ended.append(_ended(plan, outcome))
     described = yaml.safe_load((plans[0].directory / "config.yaml").read_text())
-    return found, str(described["metric"]), str(described["direction"])
+    return ended, str(described["metric"]), str(described["direction"])
 
 
 def _why_not(plan: Plan, outcome: Outcome) -> str:
@@ -171,14 +164,12 @@ def _ended(plan: Plan, outcome: Outcome) -> Ended:
     with (plan.directory / "history.csv").open(newline="") as file:
         first = next(csv.DictReader(file))
     place = f"{plan.task}/{plan.optimizer}/{plan.run_id}"
-    metric = outcome.metric
-    return Ended(
-        plan.seed, place, float(first[f"val/{metric}"]), float(outcome.summary[f"final_{metric}"])
-    )
+    untrained = float(first[f"val/{outcome.metric}"])
+    return Ended(plan.seed, place, untrained, float(outcome.summary[f"final_{outcome.metric}"]))
 
 
 def entry_of(plan: Plan, runs: Sequence[Ended], metric: str, direction: str) -> dict[str, Any]:
-    """What is stored for one scale.
+    """The stored entry of one scale.
 
     Raises:
         ConfigError: the median of the runs is no improvement over the untrained model.
@@ -186,21 +177,18 @@ def entry_of(plan: Plan, runs: Sequence[Ended], metric: str, direction: str) -> 
     untrained, final = (
         median(getattr(run, name) for run in runs) for name in ("untrained", "final")
     )
+    from suite.config.plan import without_descriptions
+
     try:
-        found = targets.ladder(untrained, final, direction)
+        ladder = targets.ladder(untrained, final, direction)
     except ValueError as error:
         raise ConfigError(f"the baseline {plan.optimizer} sets no target: {error}") from error
-    optimizer = {
-        key: value
-        for key, value in plan.config["optimizer"].items()
-        if key not in ("about", "search")
-    }
     return {
         "metric": metric,
         "direction": direction,
-        "target": found.values[100],
-        "shared_out": found.scale,
-        "levels": dict(found.values),
+        "target": ladder.values[100],
+        "shared_out": ladder.scale,
+        "levels": dict(ladder.values),
         "untrained": untrained,
         "final": final,
         "setting": targets.setting(plan.config["task"]),
@@ -208,7 +196,7 @@ def entry_of(plan: Plan, runs: Sequence[Ended], metric: str, direction: str) -> 
             "command": "",
             "baseline": plan.optimizer,
             "tuned": None,
-            "optimizer": optimizer,
+            "optimizer": without_descriptions(plan.config["optimizer"]),
             "schedule": dict(plan.config["schedule"]),
             "steps": plan.steps,
             "batch_size": plan.config["task"].get("batch_size"),
@@ -234,10 +222,11 @@ def _versions(plan: Plan) -> dict[str, Any]:
 def _tuned(task: str, request: Request) -> str | None:
     """The file of tuned values that the runs used, if they did."""
     name = f"{task}_{request.optimizer}"
-    given = [word.partition("=")[2] for word in request.overrides if word.startswith("tuned=")]
     if "~tuned" in request.overrides:
         return None
-    return given[-1] if given else name if name in registry.names("tuned") else None
+    if typed := overrides.typed("tuned", request.overrides):
+        return typed[-1]
+    return name if name in registry.names("tuned") else None
 
 
 def store(entries: Mapping[str, Any], path: Path) -> None:
@@ -251,8 +240,8 @@ def store(entries: Mapping[str, Any], path: Path) -> None:
     write_atomically(path, "\n".join(HEADER) + "\n" + body)
 
 
-def _told(plan: Plan, entry: Mapping[str, Any], path: Path) -> str:
-    """The target in words, and what weakens it."""
+def _in_words(plan: Plan, entry: Mapping[str, Any], path: Path) -> str:
+    """The target in words, with the reasons to doubt it."""
     runs = entry["origin"]["runs"]
     values = ", ".join(f"{run['final']:.6g}" for run in runs)
     steps = ", ".join(f"{share} %: {value:g}" for share, value in entry["levels"].items())
@@ -267,10 +256,10 @@ def _told(plan: Plan, entry: Mapping[str, Any], path: Path) -> str:
             "  From one seed only: a lucky run sets the bar for all. Give several: seeds=0,1,2"
         )
     if entry["origin"]["tuned"] is None:
-        words = f"optimizer={plan.optimizer} task={plan.task} scale={plan.config['scale']}"
+        study = f"optimizer={plan.optimizer} task={plan.task} scale={plan.config['scale']}"
         lines.append(
             f"  The baseline is not tuned, which makes targets easy. First: python -m suite.tune "
-            f"{words}"
+            f"{study}"
         )
     if (own := plan.config["task"].get("target")) is not None:
         lines.append(f"  The target of runs stays the task's own, {own:g}.")
@@ -280,50 +269,34 @@ def _told(plan: Plan, entry: Mapping[str, Any], path: Path) -> str:
 # -- the command line ------------------------------------------------------------------------------
 
 
+OWN: Mapping[str, words.Reader] = {
+    "task": words.names,
+    "optimizer": words.one_name,
+    "seeds": words.whole_numbers,
+    "out": words.folder,
+}
+REFUSED = dict.fromkeys(
+    ("target", "levels", "seed", "stop_at_target"),
+    "it runs the baseline to its end. Seeds: seeds=0,1,2",
+)
+
+
 def parse(arguments: Sequence[str]) -> Request:
-    """The request that a command line makes."""
-    if "-h" in arguments or "--help" in arguments:
-        print(__doc__)
-        sys.exit(0)
-    given = [word.partition("=")[::2] for word in arguments if "=" in word]
-    rest = [word for word in arguments if "=" not in word]
-    named = {name: value for name, value in given if name in ("task", "optimizer", "seeds", "out")}
-    if "task" not in named:
+    """The request that a command line makes.
+
+    Raises:
+        ConfigError: an unknown name, a value of the wrong kind, or a key that is refused.
+    """
+    own, settings = words.read(arguments, OWN, REFUSED)
+    if "task" not in own:
         raise ConfigError(__doc__ or "")
-    for name in (name for name, _ in given if name.lstrip("+") in OWN):
-        raise ConfigError(
-            f"{name}= is not for this command: it runs the baseline to its end. Seeds: seeds=0,1,2"
-        )
-    tasks, optimizer = named["task"].split(","), named.get("optimizer", BASELINE)
-    for task in tasks:
-        require_one_of("task", task, registry.names("task"))
-    if "," in optimizer:
-        raise ConfigError(
-            f"optimizer={optimizer}: a target comes from one baseline; name one of them"
-        )
-    require_one_of("optimizer", optimizer, registry.names("optimizer"))
-    overrides = [*rest, *(f"{name}={value}" for name, value in given if name not in named)]
-    out = Path(named.get("out", str(targets.FOLDER)))
-    return Request(
-        tasks, optimizer, _seeds(named.get("seeds", ",".join(map(str, SEEDS)))), overrides, out
-    )
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        seeds = [int(word) for word in text.split(",")]
-    except ValueError:
-        raise ConfigError(
-            f"seeds must be whole numbers with commas between them, as in seeds=0,1,2; got {text!r}"
-        ) from None
-    if len(set(seeds)) < len(seeds):
-        raise ConfigError(f"seeds={text} has one twice, and the same run counts once")
-    return seeds
+    return Request(own.pop("task"), **own, overrides=settings)
 
 
 def main() -> None:
     """The command line."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    words.answer_help(sys.argv[1:], __doc__)
     with messages.answered(sys.argv[1:]):
         establish(parse(sys.argv[1:]))
 

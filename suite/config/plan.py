@@ -1,4 +1,4 @@
-"""What one run is asked to do, read from the composed configuration and checked before anything is built."""
+"""The plan of one run: the composed configuration, checked before anything is built."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class Plan:
         Telemetry changes no step, but a record without it is not what a run with it is asked for.
         """
         decisive = (*DECISIVE, *TELEMETRY) if self.config["telemetry"] else DECISIVE
-        identity = {name: _without_descriptions(self.config[name]) for name in decisive}
+        identity = {name: without_descriptions(self.config[name]) for name in decisive}
         identity["task"] = task_file.identifying(identity["task"])
         identity |= {
             name: self.config[name] for name, usual in UNLESS.items() if self.config[name] != usual
@@ -160,7 +160,7 @@ def _enough_products(value: Any) -> bool:
     return _is(value, int) and bool(value >= FEWEST_PRODUCTS)
 
 
-def _without_descriptions(value: Any) -> Any:
+def without_descriptions(value: Any) -> Any:
     """A search space says where to look for a value, not what was computed."""
     return (
         {key: item for key, item in value.items() if key not in DESCRIPTIVE}

@@ -1,39 +1,37 @@
-"""Seconds with the machine to oneself.
+"""Isolated timing: the seconds of a step while nothing else runs on the machine.
 
-`python -m suite.time optimizer=kfac,adamw task=resnet [windows=5] [key=value]`.
+    python -m suite.time optimizer=kfac,adamw task=resnet [windows=5] [key=value ...]
 
 For each pair the optimizer's steps are timed in windows, and the median of the windows' means is
 stored under results/timing. A window is a run of its own from the first step to the last where that
 fits, else whole refresh periods after the first ones, so that the spikes of refreshes are in the
-mean. The optimizers of a task take turns, window by window, so that what disturbs the machine
-disturbs them alike. Another pass tells where a step's seconds go.
+mean. The optimizers of a task take turns, window by window, so that a disturbance of the machine
+disturbs them alike. A second pass measures the phases of a step.
 
-    windows=5         how many are taken of each pair
-    max_seconds=60    the time for a pair; one that needs more is left out, and that is said
-    threads=1         of torch; the figures are those of runs with as many
+    windows=5         the number of windows of each pair
+    max_seconds=60    the time for a pair; a pair that needs more is left out, with a message
+    threads=1         the threads of torch; the timing holds for runs with as many
     phases=true       whether the second pass is made
 
 `experiment=NAME` without `optimizer=` or `task=` times those that the experiment goes over:
 `experiment=quick` all pairs of `make compare`, in a quarter of an hour. All other words are
-settings of the runs, as `python -m suite` takes them. Nothing else should run on the machine
-meanwhile: what others used of it is measured, stored, and said.
+settings of the runs, as `python -m suite` takes them. The cores that other processes use meanwhile
+are measured, stored and printed.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING
 
 from suite import paths
-from suite.config import messages, registry, torchrun
-from suite.config import overrides as choices
+from suite.config import messages, overrides, registry, torchrun, words
 from suite.errors import ConfigError, require_one_of
 from suite.results import timings
 from suite.time import machine
@@ -45,10 +43,7 @@ if TYPE_CHECKING:
     from suite.time.windows import Extent, Ongoing
     from tasks.task import Task
 
-OWN = (
-    "schedule",
-    "seed",
-)  # settings that a step's seconds do not depend on, and that the timing chooses
+CHOSEN = ("schedule", "seed")  # by the timing: a step's seconds do not depend on them
 
 
 @dataclass(frozen=True)
@@ -74,24 +69,22 @@ class Request:
         """What repeats this for one pair."""
         own = [f"windows={self.windows}", f"max_seconds={self.max_seconds:g}"]
         own += [] if self.phases else ["phases=false"]
-        words = [f"optimizer={optimizer}", f"task={task}", *own, *self.overrides]
-        return shlex.join(["python", "-m", "suite.time", *words])
+        pair = [f"optimizer={optimizer}", f"task={task}"]
+        return shlex.join(["python", "-m", "suite.time", *pair, *own, *self.overrides])
 
-    def words(self, optimizer: str, task: str) -> list[str]:
-        """What makes the run whose steps are timed.
+    def plan(self, optimizer: str, task: str) -> Plan:
+        """The run whose steps are timed.
 
         The learning rate is constant, as a warm-up would begin at zero.
+
+        Raises:
+            ConfigError: a name or a value that does not exist.
         """
-        threads = (
-            [] if any(word.startswith("threads=") for word in self.overrides) else ["threads=1"]
-        )
-        return [
-            f"optimizer={optimizer}",
-            f"task={task}",
-            "schedule=constant",
-            *threads,
-            *self.overrides,
-        ]
+        from suite.config.compose import compose_plan
+
+        pair = [f"optimizer={optimizer}", f"task={task}", "schedule=constant"]
+        threads = [] if overrides.typed("threads", self.overrides) else ["threads=1"]
+        return compose_plan([*pair, *threads, *self.overrides], paths.results())
 
 
 @dataclass
@@ -99,13 +92,14 @@ class Contender:
     """One pair while it is timed.
 
     Attributes:
-        plan: the run whose steps they are.
+        plan: the run whose steps are timed.
         precision: of its numbers, `auto` resolved as in a run's record.
         begin: makes a training from its first step.
-        part: what a window holds, once the warm-up has told.
+        part: the steps of a window, known after the warm-up.
         means: the windows so far, seconds a step.
-        others: how many cores others kept busy during each.
-        why_not: why it is timed no further.
+        others: the number of cores that other processes used during each window.
+        phases: the seconds of each phase of a step.
+        why_not: the reason to time the pair no further.
     """
 
     plan: Plan
@@ -119,24 +113,24 @@ class Contender:
 
 
 def measure(request: Request) -> list[timings.Timing]:
-    """Time all pairs, a task at a time, and store what was found.
+    """Time all pairs, a task at a time, and store the timings.
 
     Raises:
         ConfigError: another timing pass is running; no pair could be timed.
     """
     folder = paths.results() / "timing"
-    found = []
+    results = []
     with machine.alone(folder):
         for command in machine.other_runs():
             print(f"Beside this runs: {command}", file=sys.stderr)
         for task in request.tasks:
             for each in measure_task(request, task):
                 timings.store(each, folder)
-                found.append(each)
-    if not found:
+                results.append(each)
+    if not results:
         raise ConfigError("No pair could be timed; the reasons stand above.")
-    print(f"{len(found)} timing{'s' if len(found) > 1 else ''} in {folder}")
-    return found
+    print(f"{len(results)} timing{'s' if len(results) > 1 else ''} in {folder}")
+    return results
 
 
 def measure_task(request: Request, task: str) -> list[timings.Timing]:
@@ -150,34 +144,36 @@ def measure_task(request: Request, task: str) -> list[timings.Timing]:
             _attempt(each, partial(_take_window, each, request))
     for each in contenders if request.phases else ():
         _attempt(each, partial(_find_phases, each))
-    found = []
+    return list(_reported(contenders, request, task))
+
+
+def _reported(
+    contenders: Sequence[Contender], request: Request, task: str
+) -> Iterator[timings.Timing]:
+    """The timings, each with a line for the user; a line alone for a pair without a timing."""
     for each in contenders:
         if each.why_not:
-            print(
-                f"{each.plan.optimizer} on {task}: not timed: {each.why_not}",
-                file=sys.stderr,
-                flush=True,
-            )
+            message = f"{each.plan.optimizer} on {task}: not timed: {each.why_not}"
+            print(message, file=sys.stderr, flush=True)
             continue
-        found.append(_timing(each, request, task))
-        print(told(found[-1]), flush=True)
-    return found
+        timing = _timing(each, request, task)
+        print(describe(timing), flush=True)
+        yield timing
 
 
 def _contenders(request: Request, task: str) -> list[Contender]:
     from suite.config import device
-    from suite.config.compose import compose_plan
     from suite.training.runner import build_task
 
-    made: dict[str, Task] = {}
+    built: dict[str, Task] = {}
     contenders = []
     for optimizer in request.optimizers:
-        plan = compose_plan(request.words(optimizer, task), paths.results())
+        plan = request.plan(optimizer, task)
         place = device.choose(plan.config["device"])
         device.set_threads(plan.config["threads"], 1)
         key = repr((plan.config["task"], plan.precision))
         try:
-            made[key] = data = made.get(key) or build_task(plan, place)
+            built[key] = data = built.get(key) or build_task(plan, place)
         except (ValueError, FileNotFoundError, ImportError) as error:
             raise ConfigError(f"{task}: {error}") from error
         precision = plan.precision or str(data.precision).removeprefix("torch.")
@@ -192,7 +188,7 @@ def _beginner(plan: Plan, data: Task, place: torch.device) -> Callable[[], Ongoi
 
 
 def _attempt(contender: Contender, action: Callable[[], None]) -> None:
-    """Do something for a pair that is still timed; what stops it concerns no other pair."""
+    """Run an action for a pair that is still timed; its failure concerns no other pair."""
     from optimizers import UnsupportedError
     from suite.time.windows import NotTimedError
 
@@ -211,9 +207,8 @@ def _attempt(contender: Contender, action: Callable[[], None]) -> None:
 def _prepare(each: Contender, request: Request) -> None:
     from suite.time.windows import SAFETY, extent, period_of, warm_up
 
-    share = (
-        SAFETY * request.max_seconds / (request.windows + 1 + request.phases)
-    )  # a window's; the warm-up has one
+    windows = request.windows + 1 + request.phases  # the warm-up takes the time of one
+    share = SAFETY * request.max_seconds / windows
     step = warm_up(each.begin, period_of(each.plan.config["optimizer"]), share)
     each.part = extent(step, each.plan, share)
 
@@ -263,22 +258,22 @@ def _timing(each: Contender, request: Request, task: str) -> timings.Timing:
     )
 
 
-def told(found: timings.Timing) -> str:
+def describe(timing: timings.Timing) -> str:
     """A timing in words."""
-    low, high = (in_words(extreme(found.windows)) for extreme in (min, max))
-    after = f" after the first {found.first}" if found.first else ""
-    windows = f"{len(found.windows)} windows of {found.steps} steps{after}: {low} to {high}; {found.hardware}"
+    low, high = (in_words(extreme(timing.windows)) for extreme in (min, max))
+    after = f" after the first {timing.first}" if timing.first else ""
+    count = f"{len(timing.windows)} windows of {timing.steps} steps{after}"
+    step = in_words(timing.seconds_per_step)
     lines = [
-        f"{found.optimizer} on {found.task}: {in_words(found.seconds_per_step)} a step ({windows})"
+        f"{timing.optimizer} on {timing.task}: {step} a step "
+        f"({count}: {low} to {high}; {timing.hardware})"
     ]
-    if total := sum(found.phases.values()):
-        shares = ", ".join(
-            f"{name} {100 * seconds / total:.0f} %" for name, seconds in found.phases.items()
-        )
-        lines.append(f"  {shares}")
-    if found.shared:
+    if total := sum(timing.phases.values()):
+        shares = (f"{name} {100 * part / total:.0f} %" for name, part in timing.phases.items())
+        lines.append(f"  {', '.join(shares)}")
+    if timing.shared:
         lines.append(
-            f"  Others kept {found.others:.2g} cores busy meanwhile: marked as shared; time it "
+            f"  Others kept {timing.others:.2g} cores busy meanwhile: marked as shared; time it "
             f"again alone"
         )
     return "\n".join(lines)
@@ -294,56 +289,41 @@ def in_words(seconds: float) -> str:
 # -- the command line ------------------------------------------------------------------------------
 
 
+OWN: Mapping[str, words.Reader] = {
+    "optimizer": words.names,
+    "task": words.names,
+    "windows": words.positive_int,
+    "max_seconds": words.positive_number,
+    "phases": words.truth,
+}
+
+
 def parse(arguments: Sequence[str]) -> Request:
-    """The request that a command line makes."""
-    if "-h" in arguments or "--help" in arguments:
-        print(__doc__)
-        sys.exit(0)
-    own = ("optimizer", "task", "windows", "max_seconds", "phases")
-    pairs = [word.partition("=")[::2] for word in arguments]
-    given = {name: value for name, value in pairs if name in own}
-    overrides = [word for word in arguments if word.partition("=")[0] not in own]
-    for name in (word.partition("=")[0] for word in overrides):
-        if name in OWN:
-            raise ConfigError(
-                f"{name}= is not for this command: a step takes as long with any other"
-            )
+    """The request that a command line makes.
+
+    Raises:
+        ConfigError: an unknown name, a value of the wrong kind, or several processes.
+    """
+    own, settings = words.read(
+        arguments, OWN, dict.fromkeys(CHOSEN, "a step takes as long with any other")
+    )
     if torchrun.world_size() > 1:
         raise ConfigError(
             "steps are timed in one process; start python -m suite.time without torchrun"
         )
-    for name in choices.typed("experiment", arguments):
+    for name in overrides.typed("experiment", arguments):
         require_one_of("experiment", name, registry.names("experiment"))
-    pair = {}
-    for group in ("optimizer", "task"):
-        pair[group] = given[group].split(",") if group in given else choices.swept(group, arguments)
-        if not pair[group]:
-            raise ConfigError(__doc__ or "")
-        for name in pair[group]:
-            require_one_of(group, name, registry.names(group))
-    require_one_of("phases", given.get("phases", "true"), ("true", "false"))
-    phases = given.get("phases", "true") == "true"
-    windows, seconds = given.get("windows", "5"), given.get("max_seconds", "60")
-    if not windows.isdigit() or int(windows) < 1:
-        raise ConfigError(f"windows must be a whole number from 1 on, got {windows!r}")
-    return Request(
-        pair["optimizer"], pair["task"], int(windows), _seconds(seconds), phases, overrides
-    )
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise ConfigError(f"max_seconds must be a number above 0, got {text!r}")
-    return seconds
+    optimizers = own.pop("optimizer", overrides.swept("optimizer", arguments))
+    tasks = own.pop("task", overrides.swept("task", arguments))
+    if not (optimizers and tasks):
+        raise ConfigError(__doc__ or "")
+    return Request(optimizers, tasks, **own, overrides=settings)
 
 
 def main() -> None:
     """The command line."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    words.answer_help(sys.argv[1:], __doc__)
     with messages.answered(sys.argv[1:]):
         measure(parse(sys.argv[1:]))
 

@@ -13,7 +13,7 @@ from suite import paths
 from suite.config.overrides import as_word
 from suite.errors import ConfigError
 from suite.files import digest
-from suite.tune.sampling import QUASI, SEED
+from suite.tune.sampling import EXCHANGEABLE, QUASI, SEED
 from suite.tune.space import Settings, Space, checked
 
 if TYPE_CHECKING:
@@ -58,6 +58,14 @@ class Request:
     seeds: int = 1
     storage: Path | None = None
     batched: int = 1
+
+    def __post_init__(self) -> None:
+        together = self.seeds > 1 or self.batched > 1
+        if self.pruner == HALVING and (together or self.sampler not in EXCHANGEABLE):
+            raise ConfigError(
+                "pruner=halving runs all trials side by side, a run each: leave out seeds, batched "
+                "and sampler=tpe, or the pruner"
+            )
 
     @property
     def command(self) -> str:

@@ -116,25 +116,13 @@ def test_options_of_the_study_are_part_of_the_command_that_repeats_it() -> None:
 def test_help_is_printed_and_no_error(call: Callable[..., Any]) -> None:
     code, out, _ = call("--help")
     assert code == 0
-    assert out.startswith("Equal-budget tuning: `python -m suite.tune")
-
-
-def test_help_need_not_wait_for_torch_or_optuna() -> None:
-    script = (
-        "import sys, suite.tune; sys.argv = ['x', '-h']; suite.tune.__main__.main(); "
-        "print(sorted(sys.modules))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=paths.ROOT, capture_output=True, text=True, check=True
-    )
-    loaded = set(yaml.safe_load(done.stdout.splitlines()[-1]))
-    assert not loaded & {"torch", "optuna", "pandas"}
+    assert out.startswith("Equal-budget tuning.\n\n    python -m suite.tune")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["task=mlp"], "Equal-budget tuning: `python -m suite.tune"),
+        (["task=mlp"], "Equal-budget tuning.\n\n    python -m suite.tune"),
         (["optimizer=sgd"], "Equal-budget tuning"),
         (["optimizer=sdg", "task=mlp"], "optimizer=sdg is not one of "),
         (["optimizer=sgd", "task=mlp,mlq"], "task=mlq is not one of "),
@@ -178,14 +166,17 @@ def test_help_need_not_wait_for_torch_or_optuna() -> None:
             ["optimizer=sgd", "task=mlp", "pruner=halving", "sampler=tpe"],
             "pruner=halving runs all trials side by side",
         ),
-        (["optimizer=sgd", "task=mlp", "seed=3"], "seed=3: trials have seeds of their own"),
+        (
+            ["optimizer=sgd", "task=mlp", "seed=3"],
+            "seed= is not for this command: trials have seeds of their own",
+        ),
         (
             ["optimizer=sgd", "task=mlp", "force=true"],
-            "force=true: what is recorded is not tried again",
+            "force= is not for this command: what is recorded is not tried again",
         ),
         (
             ["optimizer=sgd", "task=mlp", "tuned=mlp_sgd"],
-            "tuned=mlp_sgd: tuning begins with the default settings",
+            "tuned= is not for this command: tuning begins with the default settings",
         ),
         (["optimizer=sgd", "task=mlp", "quick"], "'quick' is not of the form key=value"),
         (["optimizer=sgd", "optimizer=kfac", "task=mlp"], "optimizer is given twice"),

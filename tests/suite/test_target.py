@@ -175,10 +175,10 @@ def test_a_command_line_is_a_request() -> None:
     )
     assert (request.tasks, request.optimizer, request.seeds) == (["mlp", "cnn"], "adamw", [5, 6])
     assert (list(request.overrides), request.out) == (
-        ["~tuned", "scale=quick", "optimizer.lr=1"],
+        ["scale=quick", "~tuned", "optimizer.lr=1"],
         Path("/x"),
     )
-    assert target.parse(["task=mlp"]) == Request(["mlp"], seeds=[0, 1, 2], overrides=[])
+    assert target.parse(["task=mlp"]) == Request(["mlp"], overrides=[])
     assert Request(["mlp"]).out == paths.CONFIGS / "targets"
 
 
@@ -189,10 +189,15 @@ def test_a_command_line_is_a_request() -> None:
         (["optimizer=adamw"], "Targets from a tuned baseline"),
         (["task=mlq"], "task=mlq is not one of .* Did you mean mlp"),
         (["task=mlp", "optimizer=adamv"], "optimizer=adamv is not one of "),
-        (["task=mlp", "optimizer=adam,sgd"], "one baseline"),
+        (
+            ["task=mlp", "optimizer=adam,sgd"],
+            "optimizer=adam,sgd has several names, and this command takes one",
+        ),
         (["task=mlp", "seeds=0,one"], "seeds must be whole numbers with commas between"),
         (["task=mlp", "seeds="], "seeds must be whole numbers"),
         (["task=mlp", "seeds=1,2,1"], "seeds=1,2,1 has one twice"),
+        (["task=mlp", "seeds=1", "seeds=2"], "seeds is given twice"),
+        (["task=mlp", "quick"], "'quick' is not of the form key=value"),
         (["task=mlp", "seed=1"], "seed= is not for this command"),
         (["task=mlp", "target=0.5"], "target= is not for this command"),
         (["task=mlp", "stop_at_target=true"], "stop_at_target= is not for this command"),

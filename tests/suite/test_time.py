@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from suite import paths
 from suite.config import registry
 from suite.config.plan import Plan
 from suite.errors import ConfigError
@@ -118,9 +119,10 @@ def test_the_pass_for_phases_may_be_left_out(results: Path) -> None:
 
 @pytest.mark.usefixtures("quiet", "by_number")
 def test_threads_are_one_unless_the_command_says_otherwise() -> None:
-    assert "threads=1" in asked().words("sgd", "quadratic")
-    words = asked("threads=2").words("sgd", "quadratic")
-    assert [word for word in words if word.startswith("threads")] == ["threads=2"]
+    assert asked().plan("sgd", "quadratic").config["threads"] == 1
+    plan = asked("threads=2").plan("sgd", "quadratic")
+    assert plan.config["threads"] == 2
+    assert plan.command.count("threads=") == 1
 
 
 # -- what is not -----------------------------------------------------------------------------------
@@ -215,8 +217,8 @@ def test_what_others_use_is_stored_and_said(
 
 
 def test_two_timing_passes_do_not_overlap(tmp_path: Path) -> None:
-    script = f"import sys; sys.path.insert(0, {str(Path(time.__file__).parent.parent)!r})\n"
-    script += "from pathlib import Path\nfrom suite.time import machine as exclusive\n"
+    script = f"import sys; sys.path.insert(0, {str(paths.ROOT)!r})\n"
+    script += "from pathlib import Path\nfrom suite.time import machine\n"
     script += f"with machine.alone(Path({str(tmp_path)!r})): print('held', flush=True); input()"
     other = subprocess.Popen(
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -365,7 +367,7 @@ def test_an_experiment_names_the_pairs_that_the_command_line_does_not() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["task=mlp"], "Seconds with the machine to oneself: `python -m suite.time"),
+        (["task=mlp"], "Isolated timing: the seconds of a step"),
         (["experiment=quik"], "experiment=quik is not one of "),
         (["optimizer=sdg", "task=mlp"], "optimizer=sdg is not one of "),
         (["optimizer=sgd", "task=mlq"], "task=mlq is not one of "),
