@@ -19,7 +19,7 @@ from suite.config import messages, overrides, resolvers, torchrun
 from suite.config.compose import as_command, plan_from
 from suite.errors import ConfigError, FatalConfigError
 from suite.results.status import Status
-from suite.sweep import as_typed, note_outcome
+from suite.multirun import as_typed, note_outcome
 
 if TYPE_CHECKING:
     from suite.config.plan import Plan

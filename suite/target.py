@@ -133,7 +133,7 @@ def _runs_of(plans: Sequence[Plan]) -> tuple[list[Ended], str, str]:
         ConfigError: a run failed.
     """
     from suite.results.status import Status
-    from suite.sweep import note_outcome
+    from suite.multirun import note_outcome
     from suite.training.runner import run
 
     ended = []

@@ -14,7 +14,7 @@ FLOORS = {
     "reference": 9,
     "report": 8,
     **dict.fromkeys(("tune", "app", "target"), 7),
-    **dict.fromkeys(("batched", "time", "sweep"), 6),
+    **dict.fromkeys(("batched", "time", "multirun"), 6),
     **dict.fromkeys(("training", "compare", "importers", "archive"), 5),
     "results": 4,
     **dict.fromkeys(("tables", "list"), 3),
@@ -26,8 +26,8 @@ DOORS = {"__init__", "__main__"}  # the package's face and its command may open 
 
 HOMES = {
     "pandas": {"stats", "tables", "results", "compare", "report", "tune", "importers", "archive"},
-    "hydra": {"config", "app", "sweep"},
-    "omegaconf": {"config", "app", "sweep"},
+    "hydra": {"config", "app", "multirun"},
+    "omegaconf": {"config", "app", "multirun"},
     "matplotlib": {"report"},
     "seaborn": {"report"},
     "wandb": {"training", "importers"},

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from suite import sweep
+from suite import multirun
 from suite.config import device
 
 Command = Callable[..., Any]
@@ -47,7 +47,7 @@ def shown(
     entries: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> tuple[list[list[str]], list[str]]:
     """The cells of the closing table, a list a row, and the lines below it."""
-    sweep.print_outcomes(entries)
+    multirun.print_outcomes(entries)
     lines = capsys.readouterr().out.splitlines()
     rows = [
         [cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")
@@ -73,7 +73,7 @@ def test_the_number_of_runs_is_the_product_of_the_lists(
     config = OmegaConf.create(
         {"hydra": {"overrides": {"task": given}, "sweeper": {"params": params}}}
     )
-    assert sweep._count(config) == count
+    assert multirun._count(config) == count
 
 
 def test_the_closing_table_has_a_row_for_each_run_in_order(
@@ -316,6 +316,6 @@ def test_lists_in_a_command_are_not_taken_for_markup(capsys: pytest.CaptureFixtu
         "run": "x",
     }
 
-    sweep.print_outcomes([entry])
+    multirun.print_outcomes([entry])
 
     assert "allow=[mine,yours]" in capsys.readouterr().out
