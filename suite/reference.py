@@ -33,12 +33,10 @@ from suite.paths import ROOT
 from suite.report.sections.answers.final_metrics import main_table, results_table
 from suite.report.sections.answers.targets import target_tables
 from suite.report.sections.costs.time_and_memory import cost_tables
-from suite.report.sections.details.settings import (
-    configuration_table,
-    environment_table,
-    outcome_tables,
-    problem_table,
-)
+from suite.report.sections.details.configurations import configuration_table
+from suite.report.sections.details.environment import environment_table
+from suite.report.sections.details.outcomes import outcome_tables
+from suite.report.sections.details.problems import problem_table
 from suite.report.sections.progress.convergence_order import convergences, order_tables
 from suite.results import archive
 from suite.results.frame import Records, build_records

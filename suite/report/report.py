@@ -14,81 +14,64 @@ from rich.progress import track
 from suite import paths
 from suite.report.drawing.canvas import also_for_paper, slugs
 from suite.report.drawing.style import Look, looks
-from suite.report.drawing.trajectories import Planes, planes
 from suite.report.page.links import FOLDER, OVERVIEW, Links, links_of
 from suite.report.page.manifest import list_files, remove_previous
-from suite.report.page.page import Fact, Page, Section, render_page
+from suite.report.page.page import Block, Fact, Page, render_page
 from suite.report.page.paper import FIGURES, Chapter, write_paper
-from suite.report.sections.answers import (
-    critical_difference,
-    ecdf,
-    profiles,
-    seeds_per_level,
-    verdicts,
-)
-from suite.report.sections.answers.final_metrics import main_table, results_table
-from suite.report.sections.answers.heatmap import heat_map
-from suite.report.sections.answers.overview import overview_table
-from suite.report.sections.answers.targets import target_tables
-from suite.report.sections.costs import break_even, pareto, phases
-from suite.report.sections.costs.cost_bars import cost_pictures
-from suite.report.sections.costs.time_and_memory import cost_tables
-from suite.report.sections.details.run_list import runs_table
-from suite.report.sections.details.settings import (
-    configuration_table,
-    environment_table,
-    outcome_tables,
-    problem_table,
-    status_counts,
-)
-from suite.report.sections.progress.animations import animations
-from suite.report.sections.progress.convergence_order import HOW_TO_READ as ORDERS_READ
-from suite.report.sections.progress.convergence_order import (
-    convergences,
-    order_pictures,
-    order_tables,
-)
-from suite.report.sections.progress.curves import HOW_TO_READ, curve_pictures
-from suite.report.sections.progress.landscapes import HOW_TO_READ as LANDSCAPES_READ
-from suite.report.sections.progress.landscapes import landscape_pictures
-from suite.report.sections.progress.telemetry import HOW_TO_READ as TELEMETRY_READ
-from suite.report.sections.progress.telemetry import telemetry_pictures
-from suite.report.sections.tuning import lr_sensitivity, tuning_budgets
-from suite.report.sections.tuning.search_spaces import space_table
+from suite.report.section import OVERALL, PROBLEM, TABLES, Context, Section
+from suite.report.sections import collect
+from suite.report.sections.details.outcomes import status_counts
 from suite.results.frame import Records, only
 from suite.tables.markdown import write_tables
 from suite.tables.table import Table
 from suite.tune import load_trials
 
-PRINTED = ("main", "orders")  # the sections whose first table is worth the terminal
-MOVED = ("curves", "telemetry", "landscapes", "configurations")  # found on the problems' pages
-
 
 @dataclass(frozen=True)
-class Making:
-    """What a report is made with.
+class Report:
+    """What a report is written from, and where to.
 
     Attributes:
-        out: its folder.
+        records: all runs of the report.
+        sections: all sections, in their order.
+        styles: the look of each optimizer.
+        links: the addresses within the report.
+        trials: the trials of tuning.
+        out: the folder of the report.
         title: the heading of the overall page.
-        command: what repeats it.
-        allow: the modules, beside this suite's, from which a task may come whose landscape is to be
-            drawn.
+        command: what repeats the report.
+        allow: the modules, beside this suite's, from which a task may be built for a landscape.
         paper: the folder for LaTeX, if it is asked for.
-        trials: what tuning has tried.
     """
 
+    records: Records
+    sections: Sequence[Section]
+    styles: dict[str, Look]
+    links: Links
+    trials: pd.DataFrame
     out: Path
     title: str
     command: str
     allow: Sequence[str]
     paper: Path | None
-    trials: pd.DataFrame
 
     @property
     def figures(self) -> Path:
-        """Where the figures go."""
+        """The folder of the figures."""
         return self.out / "figures"
+
+    def blocks(
+        self, page: str, records: Records, figures: Path, named_figures: Path
+    ) -> list[Block]:
+        """The sections of a page, each with its content, drawn and tabulated from some records."""
+        context = Context(
+            page, records, self.styles, figures, named_figures, self.trials, self.allow
+        )
+        return [
+            Block(section.anchor, section.title, section.make(context))
+            for section in self.sections
+            if page in section.pages
+        ]
 
 
 def write_report(
@@ -101,167 +84,118 @@ def write_report(
 ) -> list[Table]:
     """Write `index.html`, `tasks/`, `tables/` and `figures/`.
 
-    Give back the tables for the terminal, main one first.
+    Args:
+        records: the runs to report on.
+        out: the folder of the report; files of an earlier report in it are removed.
+        title: the heading of the overall page.
+        command: what repeats the report.
+        allow: the modules, beside this suite's, from which a task may be built for a landscape.
+        paper: the folder for LaTeX, if it is asked for.
 
-    `allow` names the modules, beside this suite's, from which a task may come whose landscape is to
-    be drawn; `paper` is the folder for LaTeX, if it is asked for.
+    Returns:
+        The tables for the terminal, the main one first.
 
     Raises:
         OSError: the folder cannot be written.
     """
     mpl.use("Agg")
-    making = Making(out, title, command, allow, paper, load_trials(paths.results()))
+    trials, styles, links = load_trials(paths.results()), _looks(records), links_of(records)
+    report = Report(records, collect(), styles, links, trials, out, title, command, allow, paper)
     remove_previous(out, ("tables", "figures", FOLDER))
     if paper is not None:
         remove_previous(paper, ("tables", "figures"))
-    with also_for_paper(making.figures, None if paper is None else paper / FIGURES):
-        return _write(records, making)
+    with also_for_paper(report.figures, None if paper is None else paper / FIGURES):
+        return _write(report)
 
 
-def _write(records: Records, making: Making) -> list[Table]:
-    out, paper = making.out, making.paper
-    styles, links = _looks(records), links_of(records)
+def _write(report: Report) -> list[Table]:
+    records, out, figures = report.records, report.out, report.figures
     (out / FOLDER).mkdir(parents=True, exist_ok=True)
-    sections = _sections(records, styles, making.figures)
-    (out / OVERVIEW).write_text(
-        render_page(_overview(records, sections, links, making), links), encoding="utf-8"
-    )
-    files = write_tables(
-        [*(table for section in sections for table in section.tables), *_configurations(records)],
-        out / "tables",
-    )
-    records.frame.drop(columns="family_rank").to_csv(out / "tables" / "runs.csv", index=False)
-    files += [out / "tables" / "runs.csv", *_files_of(sections)]
-    chapters = [Chapter("", "", sections)]
+    blocks = report.blocks(OVERALL, records, figures, figures)
+    _write_page(_overview(report, blocks), out / OVERVIEW, report.links)
+    chapters, files = [Chapter("", "", blocks)], _write_tables(report, blocks)
+    files += _figure_files(blocks)
     for problem in _progress(records.problems):
-        page, content = _problem_page(records, problem, styles, links, making)
-        chapters.append(Chapter(problem, links.problems[problem], content))
-        files += [page, *_files_of(content)]
+        own = only(records, problem)
+        blocks = _problem_blocks(report, problem, own)
+        file = out / FOLDER / f"{report.links.problems[problem]}.html"
+        page = _problem_page(report, problem, own, blocks)
+        _write_page(page, file, replace(report.links, inside=True))
+        chapters.append(Chapter(problem, report.links.problems[problem], blocks))
+        files += [file, *_figure_files(blocks)]
     list_files(out, files)
-    if paper is not None:
-        write_paper(paper, out / "figures", chapters, records, making.command)
-    return [
-        section.tables[0] for section in sections if section.anchor in PRINTED and section.tables
-    ]
+    if report.paper is not None:
+        write_paper(report.paper, figures, chapters, records, report.command)
+    printed = {section.anchor for section in report.sections if section.printed}
+    shown = [block for block in chapters[0].blocks if block.anchor in printed]
+    return [block.content.tables[0] for block in shown if block.content.tables]
 
 
-def _sections(records: Records, styles: dict[str, Look], figures: Path) -> list[Section]:
-    """What the overall page shows: everything that looks at several problems at once."""
-    outcomes = outcome_tables(records)
-    return [
-        Section("overview", "Problems at a glance", [overview_table(records)], []),
-        Section(
-            "main", "Final validation metric", [main_table(records)], [heat_map(records, figures)]
-        ),
-        verdicts.section(records, styles, figures),
-        critical_difference.section(records, styles, figures),
-        profiles.section(records, styles, figures),
-        ecdf.section(records, styles, figures),
-        break_even.section(records, styles, figures),
-        pareto.section(records, styles, figures),
-        Section("targets", "Target reached", target_tables(records), []),
-        _orders_at_a_glance(records),
-        Section(
-            "costs",
-            "Time and memory",
-            cost_tables(records),
-            cost_pictures(records, styles, figures),
-        ),
-        Section(
-            "outcomes",
-            "Outcomes and their reasons",
-            outcomes,
-            [],
-            "" if outcomes else "Every run finished.",
-        ),
-        Section("results", "Results in full", [results_table(records)], []),
-        Section("problems", "Settings of the problems", [problem_table(records)], []),
-        _environment(records),
-    ]
+# -- files -----------------------------------------------------------------------------------------
 
 
-def _problem_sections(
-    records: Records, styles: dict[str, Look], figures: Path, own: Path, making: Making
-) -> list[Section]:
-    """What a problem's page shows; `records` hold that problem alone.
+def _write_page(page: Page, file: Path, links: Links) -> None:
+    file.write_text(render_page(page, links), encoding="utf-8")
 
-    Pictures whose names tell the problem go to `figures`, those that every problem has under one
-    name to its `own`.
-    """
-    trials = making.trials
-    outcomes = outcome_tables(records)
-    return [
-        Section("results", "Results", [results_table(records)], []),
-        verdicts.section(records, styles, own),
-        Section("curves", "Curves", [], curve_pictures(records, styles, figures), HOW_TO_READ),
-        Section("targets", "Target reached", target_tables(records), []),
-        seeds_per_level.section(records, styles, own),
-        _telemetry(records, styles, figures),
-        _landscapes(planes(records, making.allow), styles, figures),
-        _orders(records, styles, figures),
-        Section("costs", "Time and memory", cost_tables(records), []),
-        phases.section(records, styles, own),
-        tuning_budgets.section(records, styles, own, trials),
-        lr_sensitivity.section(records, styles, own, trials),
-        Section(
-            "outcomes",
-            "Outcomes and their reasons",
-            outcomes,
-            [],
-            "" if outcomes else "Every run finished.",
-        ),
-        Section("configurations", "Configurations and search spaces", _configurations(records), []),
-        Section("problems", "The problem's settings", [problem_table(records)], []),
-        _environment(records),
-        Section("runs", "Runs", [runs_table(records)], []),
-    ]
+
+def _write_tables(report: Report, overall: Sequence[Block]) -> list[Path]:
+    """Write the tables on all problems, those on no page among them, and a row for every run."""
+    folder, figures = report.out / "tables", report.figures
+    blocks = [*overall, *report.blocks(TABLES, report.records, figures, figures)]
+    files = write_tables([table for block in blocks for table in block.content.tables], folder)
+    report.records.frame.drop(columns="family_rank").to_csv(folder / "runs.csv", index=False)
+    return [*files, folder / "runs.csv"]
+
+
+def _figure_files(blocks: Iterable[Block]) -> list[Path]:
+    """The pictures, and the PDF files beside them."""
+    pictures = [picture.file for block in blocks for picture in block.content.pictures]
+    vectors = [picture.with_suffix(".pdf") for picture in pictures]
+    return [*pictures, *(file for file in vectors if file.exists())]
 
 
 # -- pages -----------------------------------------------------------------------------------------
 
 
-def _overview(records: Records, sections: Sequence[Section], links: Links, making: Making) -> Page:
-    problems = Fact(
-        "Problems", records.problems, addresses=[links.problem(label) for label in records.problems]
-    )
+def _overview(report: Report, blocks: Sequence[Block]) -> Page:
+    records = report.records
+    addresses = [report.links.problem(label) for label in records.problems]
+    problems = Fact("Problems", records.problems, addresses=addresses)
     return Page(
-        making.title,
-        [problems, *_facts(records, making.command)],
-        sections,
+        report.title,
+        [problems, *_facts(records, report.command)],
+        blocks,
         damaged=records.damaged,
         repeats=records.repeats,
-        moved=MOVED,
     )
 
 
-def _problem_page(
-    records: Records, problem: str, styles: dict[str, Look], links: Links, making: Making
-) -> tuple[Path, list[Section]]:
-    """Draw and write one problem's page; give back its path and what is on it."""
-    mine, slug = only(records, problem), links.problems[problem]
-    # Section functions name their files by the labels they see: labels that differ in punctuation
+def _problem_blocks(report: Report, problem: str, records: Records) -> list[Block]:
+    slug = report.links.problems[problem]
+    # Sections name their files by the labels that they see: labels that differ in punctuation
     # alone need folders.
-    figures = making.figures if slugs([problem])[problem] == slug else making.figures / slug
-    sections = _problem_sections(mine, styles, figures, making.figures / slug, making)
-    place = records.problems.index(problem)
+    distinct = slugs([problem])[problem] == slug
+    named_figures = report.figures if distinct else report.figures / slug
+    return report.blocks(PROBLEM, records, report.figures / slug, named_figures)
+
+
+def _problem_page(report: Report, problem: str, records: Records, blocks: Sequence[Block]) -> Page:
+    problems = report.records.problems
+    place = problems.index(problem)
     near = (("Previous", place - 1), ("Next", place + 1))
-    around = [(word, records.problems[to]) for word, to in near if 0 <= to < len(records.problems)]
-    page = Page(
+    around = [(word, problems[to]) for word, to in near if 0 <= to < len(problems)]
+    return Page(
         problem,
-        _facts(mine, making.command),
-        sections,
-        crumbs=[(making.title, f"../{OVERVIEW}")],
-        beside=[(word, name, f"{links.problems[name]}.html") for word, name in around],
+        _facts(records, report.command),
+        blocks,
+        crumbs=[(report.title, f"../{OVERVIEW}")],
+        beside=[(word, name, f"{report.links.problems[name]}.html") for word, name in around],
     )
-    path = making.out / FOLDER / f"{slug}.html"
-    path.write_text(render_page(page, replace(links, inside=True)), encoding="utf-8")
-    return path, sections
 
 
 def _facts(records: Records, command: str) -> list[Fact]:
-    statuses = ", ".join(
-        f"{many} {status}" for status, many in status_counts(records.frame).items()
-    )
+    counts = status_counts(records.frame)
+    statuses = ", ".join(f"{many} {status}" for status, many in counts.items())
     return [
         Fact("Optimizers", records.optimizers),
         Fact("Seeds", [str(seed) for seed in sorted(set(records.frame["seed"]))]),
@@ -270,71 +204,15 @@ def _facts(records: Records, command: str) -> list[Fact]:
     ]
 
 
-def _files_of(sections: Iterable[Section]) -> list[Path]:
-    """The pictures, and the PDF files beside them."""
-    pictures = [picture.file for section in sections for picture in section.pictures]
-    return [
-        *pictures,
-        *(pdf for pdf in (picture.with_suffix(".pdf") for picture in pictures) if pdf.exists()),
-    ]
-
-
 def _progress(problems: Sequence[str]) -> Iterable[str]:
     """The problems, with a bar on standard error while their pages are drawn.
 
-    None where nobody looks at it.
+    A file or a pipe gets no bar.
     """
     console = Console(stderr=True)
     if not console.is_terminal:
         return problems
     return track(problems, "pages", console=console, transient=True)
-
-
-# -- sections --------------------------------------------------------------------------------------
-
-
-def _telemetry(records: Records, styles: dict[str, Look], figures: Path) -> Section:
-    pictures = telemetry_pictures(records, styles, figures)
-    return Section("telemetry", "Telemetry", [], pictures, TELEMETRY_READ if pictures else "")
-
-
-def _landscapes(found: Planes, styles: dict[str, Look], figures: Path) -> Section:
-    skipped = f" Not drawn: {'; '.join(found.skipped)}." if found.skipped else ""
-    note = f"{LANDSCAPES_READ}{skipped}" if found.drawn or skipped else ""
-    still = landscape_pictures(found.drawn, styles, figures)
-    moving = animations(found.drawn, styles, figures)
-    pictures = [picture for pair in zip(still, moving, strict=True) for picture in pair]
-    return Section("landscapes", "Landscapes", [], pictures, note)
-
-
-def _orders(records: Records, styles: dict[str, Look], figures: Path) -> Section:
-    found = convergences(records)
-    tables, pictures = (
-        order_tables(found, records.optimizers),
-        order_pictures(found, styles, figures),
-    )
-    return Section(
-        "orders", "Order of convergence", tables[1:], pictures, ORDERS_READ if found else ""
-    )
-
-
-def _orders_at_a_glance(records: Records) -> Section:
-    tables = order_tables(convergences(records), records.optimizers)
-    return Section("orders", "Order of convergence", tables, [], ORDERS_READ if tables else "")
-
-
-def _configurations(records: Records) -> list[Table]:
-    spaces = space_table(records)
-    return [configuration_table(records), *([spaces] if spaces else [])]
-
-
-def _environment(records: Records) -> Section:
-    return Section(
-        "environment",
-        "Environment",
-        [table for table in [environment_table(records)] if table.rows],
-        [],
-    )
 
 
 def _looks(records: Records) -> dict[str, Look]:

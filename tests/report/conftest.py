@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
 from suite.report.drawing.style import Look, looks
+from suite.report.section import PROBLEM, Context
 from suite.results.frame import Records, build_records
 from suite.results.load import load_runs
 from suite.results.timings import Timings
@@ -227,3 +229,17 @@ def plant(runs: Path) -> Callable[..., Records]:
 def styled() -> Callable[[Records], dict[str, Look]]:
     """The look of every optimizer of some records."""
     return lambda records: looks([(name, name, "") for name in records.optimizers])
+
+
+@pytest.fixture
+def context(tmp_path: Path, styled: Callable[[Records], dict[str, Look]]) -> Callable[..., Context]:
+    """What a problem's page gives its sections, with figures in the test's folder."""
+
+    def given(
+        records: Records, trials: pd.DataFrame | None = None, timings: Timings | None = None
+    ) -> Context:
+        measured = records if timings is None else replace(records, timings=timings)
+        tried = pd.DataFrame() if trials is None else trials
+        return Context(PROBLEM, measured, styled(records), tmp_path, tmp_path, tried)
+
+    return given

@@ -45,9 +45,9 @@ def test_levels_of_a_metric_that_falls_stand_from_the_easiest(
     ]
 
 
-def test_the_picture_and_its_words(plant: Callable[..., Any], styled: Any, tmp_path: Path) -> None:
+def test_the_picture_and_its_words(plant: Callable[..., Any], context: Any) -> None:
     records = plant({("mlp", "sgd"): [10, INF], ("mlp", "kfac"): [20, 20], ("cnn", "sgd"): [INF]})
-    (picture,) = section(records, styled(records), tmp_path).pictures
+    (picture,) = section(context(records)).pictures
     assert picture.file.exists()
     assert "mlp, target, with all seeds: kfac (20 steps)" in picture.alt
     assert "cnn, target, with all seeds: nobody" in picture.alt
@@ -57,18 +57,18 @@ def test_the_picture_and_its_words(plant: Callable[..., Any], styled: Any, tmp_p
 
 @pytest.mark.parametrize("many", [1, 40])
 def test_long_labels_and_many_methods(
-    plant: Callable[..., Any], record: Callable[..., Path], styled: Any, tmp_path: Path, many: int
+    plant: Callable[..., Any], record: Callable[..., Path], context: Any, many: int
 ) -> None:
     cells = {
         ("a_task_with_quite_a_long_name", f"a_method_with_a_long_name_{n}"): [5.0 + 5 * (n % 4)]
         for n in range(many)
     }
-    (picture,) = section(records := plant(cells), styled(records), tmp_path).pictures
+    (picture,) = section(context(plant(cells))).pictures
     assert f"From {many} run{'s' if many > 1 else ''}." in picture.caption
 
 
 def test_no_levels_no_picture(
-    plant: Callable[..., Any], record: Callable[..., Path], tmp_path: Path
+    plant: Callable[..., Any], record: Callable[..., Path], context: Any
 ) -> None:
     record("mlp", "sgd")
-    assert section(plant({}), {}, tmp_path).pictures == []
+    assert not section(context(plant({}))).is_shown

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,7 +89,7 @@ def test_only_trials_that_could_have_come_in_any_order_make_a_curve() -> None:
     assert left_out == ["learns", "small", "halves", "fails"]
 
 
-def test_the_picture_and_its_words(plant: Callable[..., Any], styled: Any, tmp_path: Path) -> None:
+def test_the_picture_and_its_words(plant: Callable[..., Any], context: Any) -> None:
     records = plant({("mlp", "sgd"): [10], ("mlp", "kfac"): [10]})
     trials = pd.concat(
         [
@@ -99,7 +98,7 @@ def test_the_picture_and_its_words(plant: Callable[..., Any], styled: Any, tmp_p
             study("c", [0.5], task="cnn"),
         ]
     )
-    made = section(records, styled(records), tmp_path, trials)
+    made = section(context(records, trials=trials))
     (picture,) = made.pictures
     assert picture.file.exists()
     assert "1 of 5 trials failed." in picture.caption
@@ -108,15 +107,13 @@ def test_the_picture_and_its_words(plant: Callable[..., Any], styled: Any, tmp_p
     assert "mlp: best with one trial kfac (0.5500), with all sgd" in picture.alt
 
 
-def test_one_trial_and_names_without_a_label(
-    plant: Callable[..., Any], styled: Any, tmp_path: Path
-) -> None:
+def test_one_trial_and_names_without_a_label(plant: Callable[..., Any], context: Any) -> None:
     records = plant({("mlp", "kfac"): [10]})
-    made = section(records, styled(records), tmp_path, study("a", [0.5], "elsewhere"))
+    made = section(context(records, trials=study("a", [0.5], "elsewhere")))
     assert "From 1 trial of 1 study." in made.pictures[0].caption
 
 
-def test_no_trials_no_picture(plant: Callable[..., Any], tmp_path: Path) -> None:
+def test_no_trials_no_picture(plant: Callable[..., Any], context: Any) -> None:
     records = plant({("mlp", "kfac"): [10]})
-    assert section(records, {}, tmp_path, pd.DataFrame(columns=list(COLUMNS))).pictures == []
-    assert section(records, {}, tmp_path, study("a", [math.nan])).pictures == []
+    assert not section(context(records, trials=pd.DataFrame(columns=list(COLUMNS)))).is_shown
+    assert not section(context(records, trials=study("a", [math.nan]))).is_shown

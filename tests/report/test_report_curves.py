@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from suite.config.registry import FIRST_ORDER, OTHER, family
-from suite.report.drawing.lines import WIDTH, columns_that_fit
+from suite.report.drawing.canvas import WIDTH
+from suite.report.drawing.lines import columns_that_fit
 from suite.report.drawing.style import colour_of, looks
 from suite.results.learning_curves import MOST_POINTS, curve, is_logarithmic, limits, spread, window
 

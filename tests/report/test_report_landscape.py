@@ -21,11 +21,12 @@ from PIL import Image
 from torch import Tensor
 
 from suite.report.__main__ import main
+from suite.report.drawing.contours import leaves
 from suite.report.drawing.style import Look
 from suite.report.drawing.surface import LEVELS, levels, surface, view
 from suite.report.drawing.trajectories import Plane, Planes, Trail, planes
 from suite.report.sections.progress.animations import FRAMES, animations, frame_steps
-from suite.report.sections.progress.landscapes import fate, landscape_pictures, leaves
+from suite.report.sections.progress.landscapes import fate, landscape_pictures
 from suite.results.frame import build_records, one_seed, seed_text
 from suite.results.load import load_runs
 from tasks.functions.rosenbrock import Rosenbrock

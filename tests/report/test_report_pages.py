@@ -16,12 +16,13 @@ import pytest
 
 from suite.report.page.links import links_of
 from suite.report.page.manifest import list_files, remove_previous
-from suite.report.page.page import Page, Section, render_page
+from suite.report.page.page import Block, Page, render_page
 from suite.report.report import write_report
+from suite.report.section import Content
 from suite.report.sections.answers.final_metrics import main_table, results_table
 from suite.report.sections.answers.overview import overview_table
 from suite.report.sections.details.run_list import runs_table
-from suite.report.sections.tuning.search_spaces import space_table
+from suite.report.sections.details.search_spaces import space_table
 from suite.results.frame import Records, build_records, only
 from suite.results.learning_curves import curve
 from suite.results.load import load_runs
@@ -212,8 +213,8 @@ def test_long_tables_of_pairs_are_folded_on_the_overall_page_only(two: Records) 
     rows = [{"problem": "mlp", "optimizer": "sgd", "n": str(number)} for number in range(13)]
 
     def page(rows: list[dict[str, str]], *, inside: bool) -> str:
-        section = Section("s", "S", [make_table("t", "T", "C.", rows)], [])
-        return render_page(Page("P", [], [section]), links_of(two, inside=inside))
+        block = Block("s", "S", Content([make_table("t", "T", "C.", rows)]))
+        return render_page(Page("P", [], [block]), links_of(two, inside=inside))
 
     assert "Show all 13 rows" in page(rows, inside=False)
     assert "<details>" not in page(rows[:12], inside=False)
@@ -222,8 +223,8 @@ def test_long_tables_of_pairs_are_folded_on_the_overall_page_only(two: Records) 
 
 
 def test_names_between_backquotes_are_code_and_everything_else_is_text(two: Records) -> None:
-    section = Section("s", "S", [], [], "`<b>` & <i>", ["one `x`"])
-    page = render_page(Page("P", [], [section]), links_of(two))
+    block = Block("s", "S", Content(note="`<b>` & <i>", lines=["one `x`"]))
+    page = render_page(Page("P", [], [block]), links_of(two))
     assert "<p><code>&lt;b&gt;</code> &amp; &lt;i&gt;</p>" in page
     assert "<li>one <code>x</code></li>" in page
 

@@ -60,9 +60,7 @@ def test_the_points_of_a_problem(plant: Callable[..., Any]) -> None:
     assert to_target(records).runs == 8
 
 
-def test_a_step_in_milliseconds_against_the_state(
-    plant: Callable[..., Any], styled: Any, tmp_path: Path
-) -> None:
+def test_a_step_in_milliseconds_against_the_state(plant: Callable[..., Any], context: Any) -> None:
     records = plant(
         {("mlp", "sgd"): [10], ("mlp", "kfac"): [5]},
         summary=lambda task, optimizer: {"state_bytes": 0 if optimizer == "sgd" else 4096},
@@ -73,16 +71,12 @@ def test_a_step_in_milliseconds_against_the_state(
         "sgd": (pytest.approx(20), 0),
         "kfac": (pytest.approx(5), 4096),
     }
-    pictures = {
-        picture.name: picture for picture in section(records, styled(records), tmp_path).pictures
-    }
+    pictures = {picture.name: picture for picture in section(context(records)).pictures}
     assert "mlp: kfac (5.000, 4.0 KiB) and sgd (20.00, 0 B)" in pictures["pareto-step"].alt
     assert all(picture.file.exists() for picture in pictures.values())
 
 
-def test_each_hardware_has_its_own_panel(
-    plant: Callable[..., Any], styled: Any, tmp_path: Path
-) -> None:
+def test_each_hardware_has_its_own_panel(plant: Callable[..., Any], context: Any) -> None:
     records = plant(
         {("mlp", "sgd"): [10], ("mlp", "kfac"): [5]},
         environment=lambda task, optimizer: {"cpu": f"CPU of {optimizer}"},
@@ -91,20 +85,18 @@ def test_each_hardware_has_its_own_panel(
         "mlp\ncpu, CPU of sgd, 1 thread",
         "mlp\ncpu, CPU of kfac, 1 thread",
     ]
-    assert len(section(records, styled(records), tmp_path).pictures) == 2
+    assert len(section(context(records)).pictures) == 2
 
 
-def test_nobody_arrives_and_nobody_keeps_anything(
-    plant: Callable[..., Any], styled: Any, tmp_path: Path
-) -> None:
+def test_nobody_arrives_and_nobody_keeps_anything(plant: Callable[..., Any], context: Any) -> None:
     records = plant({("mlp", "sgd"): [INF]}, summary={"state_bytes": 0, "parallel": True})
-    (picture,) = section(records, styled(records), tmp_path).pictures
+    (picture,) = section(context(records)).pictures
     assert picture.name == "pareto-step"
     assert "Hollow: seconds of runs that shared the machine" in picture.caption
 
 
 def test_nothing_measured_is_no_picture(
-    record: Callable[..., Path], plant: Callable[..., Any], tmp_path: Path
+    record: Callable[..., Path], plant: Callable[..., Any], context: Any
 ) -> None:
     record("mlp", "sgd", summary={"state_bytes": None, "peak_memory_bytes": None})
-    assert section(plant({}), {}, tmp_path).pictures == []
+    assert not section(context(plant({}))).is_shown

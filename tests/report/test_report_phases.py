@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,7 +30,7 @@ def measured(records: Any, name: str, problem: str = "mlp", **changes: Any) -> d
 
 
 def test_the_bars_are_those_of_the_runs_own_settings(
-    plant: Callable[..., Any], styled: Any, tmp_path: Path
+    plant: Callable[..., Any], context: Any
 ) -> None:
     records = plant({("mlp", "sgd"): [10, 20], ("mlp", "kfac"): [10]})
     timings = measured(records, "kfac") | placed(
@@ -39,7 +38,7 @@ def test_the_bars_are_those_of_the_runs_own_settings(
     )
     panels = phase_panels(records, timings)
     assert panels == {"mlp": {"kfac": PHASES}}
-    (picture,) = section(records, styled(records), tmp_path, timings).pictures
+    (picture,) = section(context(records, timings=timings)).pictures
     assert picture.file.exists()
     assert "mlp: kfac takes longest, 10.50 ms, 57% of it inverse" in picture.alt
     assert "From 1 timing of `suite.time`." in picture.caption
@@ -66,9 +65,9 @@ def test_several_machines_have_panels_of_their_own(plant: Callable[..., Any]) ->
 
 @pytest.mark.parametrize("phases", [{}, {"forward": 0.0}])
 def test_timings_without_phases_make_no_picture(
-    plant: Callable[..., Any], tmp_path: Path, phases: dict[str, float]
+    plant: Callable[..., Any], context: Any, phases: dict[str, float]
 ) -> None:
     records = plant({("mlp", "sgd"): [10]})
-    made = section(records, {}, tmp_path, measured(records, "sgd", phases=phases))
-    assert (made.pictures, made.note) == ([], "")
-    assert section(records, {}, tmp_path, {}).pictures == []
+    made = section(context(records, timings=measured(records, "sgd", phases=phases)))
+    assert not made.is_shown
+    assert not section(context(records, timings={})).is_shown

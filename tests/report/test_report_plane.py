@@ -49,13 +49,11 @@ def test_the_interval_is_that_of_paired_log_ratios(plant: Callable[..., Any]) ->
     assert (point.steps.low, point.steps.high) == pytest.approx(tuple(map(math.exp, interval)))
 
 
-def test_a_single_seed_has_no_interval(
-    plant: Callable[..., Any], styled: Any, tmp_path: Path
-) -> None:
+def test_a_single_seed_has_no_interval(plant: Callable[..., Any], context: Any) -> None:
     records = plant({("mlp", "sgd"): [40], ("mlp", "kfac"): [20]})
     (point,) = plane(records).points["kfac"]
     assert math.isnan(point.steps.low)
-    (picture,) = section(records, styled(records), tmp_path).pictures
+    (picture,) = section(context(records)).pictures
     assert "A single seed: no intervals." in picture.caption
     assert (
         "kfac earlier in 1 of 1 (median 0.50 times the steps, 1.00 times the cost of a step)"
@@ -63,9 +61,7 @@ def test_a_single_seed_has_no_interval(
     )
 
 
-def test_who_never_arrives_stands_at_an_edge(
-    plant: Callable[..., Any], styled: Any, tmp_path: Path
-) -> None:
+def test_who_never_arrives_stands_at_an_edge(plant: Callable[..., Any], context: Any) -> None:
     records = plant(
         {
             ("mlp", "sgd"): [40, 40, 40],
@@ -76,13 +72,13 @@ def test_who_never_arrives_stands_at_an_edge(
     found = plane(records)
     assert place(found, "kfac")[0] == INF  # most of its runs failed
     assert place(found, "adamw")[0] == 0.5  # the median run arrived
-    (picture,) = section(records, styled(records), tmp_path).pictures
+    (picture,) = section(context(records)).pictures
     assert "An arrow at an edge" in picture.caption
     assert "dotted where they have no end" in picture.caption
 
 
 def test_the_level_is_one_that_the_baseline_always_reaches(
-    plant: Callable[..., Any], styled: Any, tmp_path: Path
+    plant: Callable[..., Any], context: Any
 ) -> None:
     levels = {50: 0.2, 100: 0.5}  # planted failures end at 0.25
     records = plant(
@@ -91,7 +87,7 @@ def test_the_level_is_one_that_the_baseline_always_reaches(
     found = plane(records)
     assert found.levels == {"mlp": "50 %"}
     assert 0 < place(found, "kfac")[0] < 1
-    (picture,) = section(records, styled(records), tmp_path).pictures
+    (picture,) = section(context(records)).pictures
     assert "the hardest level that all of the baseline's runs reached" in picture.caption
 
 
@@ -105,12 +101,12 @@ def test_a_baseline_that_never_arrives_is_at_the_other_edge(plant: Callable[...,
     assert place(plane(plant(cells)), "kfac")[0] == 0
 
 
-def test_nobody_arrives(plant: Callable[..., Any], styled: Any, tmp_path: Path) -> None:
+def test_nobody_arrives(plant: Callable[..., Any], context: Any) -> None:
     records = plant(
         {("mlp", "sgd"): [INF], ("mlp", "kfac"): [INF], ("cnn", "sgd"): [10], ("cnn", "kfac"): [10]}
     )
     assert plane(records).left_out == {"mlp": "nobody reached a level"}
-    (picture,) = section(records, styled(records), tmp_path).pictures
+    (picture,) = section(context(records)).pictures
     assert "Left out: mlp (nobody reached a level)." in picture.caption
     assert "From 2 runs." in picture.caption
 
@@ -123,31 +119,29 @@ def test_different_hardware_is_not_compared(plant: Callable[..., Any]) -> None:
     assert plane(records).points == {}
 
 
-def test_shared_seconds_are_hollow_and_said(
-    plant: Callable[..., Any], styled: Any, tmp_path: Path
-) -> None:
+def test_shared_seconds_are_hollow_and_said(plant: Callable[..., Any], context: Any) -> None:
     records = plant({("mlp", "sgd"): [40], ("mlp", "kfac"): [20]}, summary={"parallel": True})
     assert plane(records).points["kfac"][0].shared
-    assert "shared the machine" in section(records, styled(records), tmp_path).pictures[0].caption
+    assert "shared the machine" in section(context(records)).pictures[0].caption
 
 
 @pytest.mark.parametrize("cells", [{}, {("mlp", "sgd"): [10.0]}, {("mlp", "kfac"): [10.0]}])
 def test_nothing_to_compare_is_no_picture(
     plant: Callable[..., Any],
     record: Callable[..., Path],
-    tmp_path: Path,
+    context: Any,
     cells: dict[tuple[str, str], list[float]],
 ) -> None:
     record("cnn", "sgd")
-    assert section(plant(cells), {}, tmp_path).pictures == []
+    assert not section(context(plant(cells))).is_shown
 
 
 def test_many_problems_are_numbered_panels_of_methods(
-    plant: Callable[..., Any], styled: Any, tmp_path: Path
+    plant: Callable[..., Any], context: Any
 ) -> None:
     cells = {
         (f"task{n}", name): [20.0, 40.0] for n in range(5) for name in ("sgd", "kfac", "newton")
     }
-    (picture,) = section(records := plant(cells), styled(records), tmp_path).pictures
+    (picture,) = section(context(plant(cells))).pictures
     assert "kfac earlier in 0 of 5" in picture.alt
     assert "From 30 runs." in picture.caption

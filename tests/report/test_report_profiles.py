@@ -153,9 +153,7 @@ def test_too_little_gives_no_profile(methods: list[str]) -> None:
     assert profile(rows({("p", "a"): [1.0], ("q", "a"): [1.0]}), ["a"]) is None
 
 
-def test_the_picture_of_two_problems(
-    plant: Callable[..., Any], styled: Any, tmp_path: Path
-) -> None:
+def test_the_picture_of_two_problems(plant: Callable[..., Any], context: Any) -> None:
     records = plant(
         {
             (task, name): [10, 20, 40 if name == "sgd" else 10]
@@ -163,7 +161,7 @@ def test_the_picture_of_two_problems(
             for name in ("sgd", "kfac")
         }
     )
-    made = section(records, styled(records), tmp_path)
+    made = section(context(records))
     (picture,), (table,) = made.pictures, made.tables
     assert picture.file.exists()
     assert picture.file.with_suffix(".pdf").exists()
@@ -178,22 +176,22 @@ def test_the_picture_of_two_problems(
     assert float(str(table.rows[0][2].order)) == 1.0
 
 
-def test_nobody_reached_anything(plant: Callable[..., Any], styled: Any, tmp_path: Path) -> None:
+def test_nobody_reached_anything(plant: Callable[..., Any], context: Any) -> None:
     records = plant({(task, name): [INF] for task in ("mlp", "cnn") for name in ("sgd", "kfac")})
-    (picture,) = section(records, styled(records), tmp_path).pictures
+    (picture,) = section(context(records)).pictures
     assert "One seed each: no band." in picture.caption
     assert "the highest line ends at 0%" in picture.alt
 
 
 def test_one_problem_or_no_target_is_said_or_silent(
-    plant: Callable[..., Any], record: Callable[..., Path], styled: Any, tmp_path: Path
+    plant: Callable[..., Any], record: Callable[..., Path], context: Any
 ) -> None:
     record("cnn", "sgd")
-    empty = section(plant({}), {}, tmp_path)
-    assert (empty.pictures, empty.tables, empty.note) == ([], [], "")
+    empty = section(context(plant({})))
+    assert not empty.is_shown
     records = plant({("mlp", "sgd"): [10], ("mlp", "kfac"): [20]})
-    made = section(records, styled(records), tmp_path)
-    assert made.pictures == []
+    made = section(context(records))
+    assert not made.pictures
     assert (
         "need two problems and two methods; here are 1 problem and 2 methods that count."
         in made.note
@@ -201,12 +199,10 @@ def test_one_problem_or_no_target_is_said_or_silent(
     assert "Left out: cnn (no target)." in made.note
 
 
-def test_shared_seconds_leave_their_panel_empty(
-    plant: Callable[..., Any], styled: Any, tmp_path: Path
-) -> None:
+def test_shared_seconds_leave_their_panel_empty(plant: Callable[..., Any], context: Any) -> None:
     cells = {(task, name): [10.0, 20.0] for task in ("mlp", "cnn") for name in ("sgd", "kfac")}
     records = plant(cells, summary={"parallel": True})
-    made = section(records, styled(records), tmp_path)
+    made = section(context(records))
     assert made.tables[0].columns == ["optimizer", "problems run", "steps", "gradient-equivalents"]
     assert (
         "Left out of the seconds: cnn and mlp (runs shared the machine" in made.pictures[0].caption

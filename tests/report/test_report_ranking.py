@@ -61,14 +61,14 @@ def test_too_little_is_not_ranked(costs: dict[str, list[float]]) -> None:
     assert ranking(rows(costs), list(costs)) is None
 
 
-def test_the_diagram(plant: Callable[..., Any], styled: Any, tmp_path: Path) -> None:
+def test_the_diagram(plant: Callable[..., Any], context: Any) -> None:
     cells = {
         (task, name): [steps, steps]
         for task in ("mlp", "cnn")
         for name, steps in (("sgd", 40.0), ("kfac", 10.0), ("adamw", 20.0))
     }
     records = plant({**cells, ("mlp", "newton"): [5.0]})
-    made = section(records, styled(records), tmp_path)
+    made = section(context(records))
     (picture,) = made.pictures
     assert picture.file.exists()
     assert "steps, mean ranks from the best: kfac 1.00, adamw 2.00 and sgd 3.00" in picture.alt
@@ -78,19 +78,19 @@ def test_the_diagram(plant: Callable[..., Any], styled: Any, tmp_path: Path) -> 
     assert "From 13 runs." in picture.caption
 
 
-def test_all_failed_is_a_tie(plant: Callable[..., Any], styled: Any, tmp_path: Path) -> None:
+def test_all_failed_is_a_tie(plant: Callable[..., Any], context: Any) -> None:
     cells = {(task, name): [INF] for task in ("mlp", "cnn") for name in ("sgd", "kfac", "adamw")}
-    (picture,) = section(records := plant(cells), styled(records), tmp_path).pictures
+    (picture,) = section(context(plant(cells))).pictures
     assert "adamw 2.00, sgd 2.00 and kfac 2.00" in picture.alt
 
 
 def test_too_little_is_said(
-    plant: Callable[..., Any], record: Callable[..., Path], tmp_path: Path
+    plant: Callable[..., Any], record: Callable[..., Path], context: Any
 ) -> None:
     record("cnn", "sgd")
-    assert section(plant({}), {}, tmp_path).note == ""
-    made = section(plant({("mlp", "sgd"): [10], ("mlp", "kfac"): [20]}), {}, tmp_path)
-    assert made.pictures == []
+    assert section(context(plant({}))).note == ""
+    made = section(context(plant({("mlp", "sgd"): [10], ("mlp", "kfac"): [20]})))
+    assert not made.pictures
     assert (
         "Mean ranks need 2 problems with a target and 3 methods that ran on all of them"
         in made.note

@@ -84,10 +84,10 @@ def test_a_sweep_by_hand(sweep: Callable[..., None], plant: Callable[..., Any]) 
 
 
 def test_the_table_says_how_wide_the_good_region_is(
-    sweep: Callable[..., None], plant: Callable[..., Any], styled: Any, tmp_path: Path
+    sweep: Callable[..., None], plant: Callable[..., Any], context: Any
 ) -> None:
     sweep({0.001: [0.5], 0.01: [0.9], 0.1: [0.88], 1.0: [None]}, search=SPACE)
-    made = section(records := plant({}), styled(records), tmp_path, NONE)
+    made = section(context(plant({}), trials=NONE))
     (row,) = (
         dict(zip(made.tables[0].columns, cells, strict=True)) for cells in made.tables[0].rows
     )
@@ -145,17 +145,17 @@ def test_a_space_that_does_not_hold_the_rates_is_not_used(plant: Callable[..., A
 
 
 def test_rates_that_are_no_numbers_and_methods_that_always_fail(
-    sweep: Callable[..., None], plant: Callable[..., Any], styled: Any, tmp_path: Path
+    sweep: Callable[..., None], plant: Callable[..., Any], context: Any
 ) -> None:
     sweep({0.001: [None], 0.01: [None], 0.1: [None]})
     settings: list[Any] = [{"lr": None}, {"lr": "auto"}, {"lr": -1.0}]
     records = plant({})
     assert rates(records, trials(settings, [0.1, 0.2, 0.3])) == {}
-    assert section(records, styled(records), tmp_path, NONE).pictures == []
+    assert not section(context(records, trials=NONE)).is_shown
 
 
 def test_many_methods_and_both_kinds_in_one_picture(
-    sweep: Callable[..., None], plant: Callable[..., Any], styled: Any, tmp_path: Path
+    sweep: Callable[..., None], plant: Callable[..., Any], context: Any
 ) -> None:
     for place in range(12):
         sweep({10.0**-power: [0.5 + 0.03 * power] for power in range(4)}, f"a_method_{place}")
@@ -164,6 +164,6 @@ def test_many_methods_and_both_kinds_in_one_picture(
         list(np.linspace(0.2, 0.8, 4)),
         "unknown",
     )
-    (picture,) = section(records := plant({}), styled(records), tmp_path, some).pictures
+    (picture,) = section(context(plant({}), trials=some)).pictures
     assert "Other settings change too for unknown." in picture.caption
     assert "From 52 runs and trials." in picture.caption

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from suite.report.sections.answers.targets import level_tables, target_tables
-from suite.report.sections.answers.verdicts import section
+from suite.report.sections.answers.verdicts import verdicts_and_ranks
 from suite.results.frame import Records, build_records
 from suite.results.time_to_target import costs, levels, main_level
 from suite.stats import time_to_target
@@ -56,7 +55,7 @@ def records(sown: Sown) -> Records:
 
 
 def test_a_row_for_every_method_against_the_baseline(records: Records) -> None:
-    tables = section(records, {}, Path()).tables
+    tables = verdicts_and_ranks(records).tables
     rows = named(tables, "verdicts")
     assert set(rows) == {(problem, name) for problem in ("mlp", "cnn") for name in ("kfac", "sgd")}
     first = rows["mlp", "kfac"]
@@ -72,14 +71,14 @@ def test_a_row_for_every_method_against_the_baseline(records: Records) -> None:
 
 
 def test_the_matrix_tells_the_deciding_ratio(records: Records) -> None:
-    rows = named(section(records, {}, Path()).tables, "verdict_matrix")
+    rows = named(verdicts_and_ranks(records).tables, "verdict_matrix")
     assert rows["kfac",] == {"optimizer": "kfac", "cnn": "1.00 ?", "mlp": "0.30 better"}
     assert rows["adamw",] == {"optimizer": "adamw", "cnn": "baseline", "mlp": "baseline"}
     assert rows["sgd",]["mlp"] == ">1.99 worse"
 
 
 def test_the_ranks_tell_how_often_they_are_kept(records: Records) -> None:
-    tables = section(records, {}, Path()).tables
+    tables = verdicts_and_ranks(records).tables
     ranks = named(tables, "ranks")
     assert ranks["kfac",]["mlp"] == "1 (100 %)"
     assert ranks["kfac",]["cnn"] == "1.5 (100 %)"
@@ -95,7 +94,7 @@ def test_the_ranks_tell_how_often_they_are_kept(records: Records) -> None:
 
 
 def test_a_page_of_one_problem_has_the_sentences(sown: Sown) -> None:
-    tables = section(build(sown, {"mlp": {"adamw": 200, "kfac": 60}}), {}, Path()).tables
+    tables = verdicts_and_ranks(build(sown, {"mlp": {"adamw": 200, "kfac": 60}})).tables
     assert [table.name for table in tables] == ["ranks", "verdicts", "verdict_words"]
     row = named(tables, "verdict_words")["mlp", "kfac"]
     assert row["in words"].startswith("kfac needs 0.30x the steps")
@@ -103,21 +102,21 @@ def test_a_page_of_one_problem_has_the_sentences(sown: Sown) -> None:
 
 
 def test_cells_name_the_runs_they_come_from(records: Records) -> None:
-    (table,) = [one for one in section(records, {}, Path()).tables if one.name == "verdict_matrix"]
+    (table,) = [one for one in verdicts_and_ranks(records).tables if one.name == "verdict_matrix"]
     sources = {cell.source for row in table.rows for cell in row if cell.source}
     assert sources == {(problem, name) for problem in ("mlp", "cnn") for name in ("kfac", "sgd")}
 
 
 def test_one_method_alone_has_no_section(sown: Sown) -> None:
-    found = section(build(sown, {"mlp": {"adamw": 200}}), {}, Path())
-    assert (found.tables, found.note) == ([], "")
+    found = verdicts_and_ranks(build(sown, {"mlp": {"adamw": 200}}))
+    assert not found.is_shown
 
 
 def test_without_the_baseline_there_are_ranks_only(sown: Sown) -> None:
-    tables = section(build(sown, {"mlp": {"sgd": 200, "kfac": 60}}), {}, Path()).tables
+    tables = verdicts_and_ranks(build(sown, {"mlp": {"sgd": 200, "kfac": 60}})).tables
     assert [table.name for table in tables] == ["ranks"]
-    tables = section(
-        build(sown, {"mlp": {"sgd": 200, "kfac": 60}}), {}, Path(), baseline="sgd"
+    tables = verdicts_and_ranks(
+        build(sown, {"mlp": {"sgd": 200, "kfac": 60}}), baseline="sgd"
     ).tables
     assert named(tables, "verdicts")["mlp", "kfac"]["against"] == "sgd"
 
@@ -129,13 +128,13 @@ def test_a_method_that_does_not_fit_is_called_so(sown: Sown) -> None:
             "kfac", 0, None, status="unsupported", cut=0, summary=(("message", "needs layers"),)
         ).run
     ]
-    tables = section(build_records(runs, []), {}, Path()).tables
+    tables = verdicts_and_ranks(build_records(runs, [])).tables
     row = named(tables, "verdicts")["mlp", "kfac"]
     assert (row["steps"], row["final value"], row["verdict"]) == ("—", "—", "does not fit")
 
 
 def test_nothing_reached_says_so(sown: Sown) -> None:
-    tables = section(build(sown, {"mlp": {"adamw": None, "kfac": None}}), {}, Path()).tables
+    tables = verdicts_and_ranks(build(sown, {"mlp": {"adamw": None, "kfac": None}})).tables
     row = named(tables, "verdicts")["mlp", "kfac"]
     assert (row["steps"], row["reached"]) == ("—", "0/3, 0/3")
     assert named(tables, "ranks")["kfac",]["mlp"] == "1.5 (100 %)"
@@ -222,10 +221,10 @@ def test_who_mostly_fails_is_not_bold_beside_one_that_does_not(sown: Sown) -> No
         *(sown("adamw", seed, None, 1.0).run for seed in (1, 2)),
     ]
     (table,) = [
-        one for one in section(build_records(runs, []), {}, Path()).tables if one.name == "ranks"
+        one for one in verdicts_and_ranks(build_records(runs, [])).tables if one.name == "ranks"
     ]
     assert {row[0].text: row[1].bold for row in table.rows} == {"kfac": True, "adamw": False}
-    rows = named(section(build_records(runs, []), {}, Path()).tables, "verdicts")
+    rows = named(verdicts_and_ranks(build_records(runs, [])).tables, "verdicts")
     assert rows["mlp", "kfac"]["verdict"] == "which is faster cannot be told at 95 %"
 
 

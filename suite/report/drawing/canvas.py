@@ -18,6 +18,7 @@ from matplotlib.legend import Legend
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 DPI = 110
+WIDTH = 11.0  # inches of a page
 # inches: at most so wide are figures for a paper, whose text a column of 6.5 inches makes 7 points
 # high
 SHEET = 8.4

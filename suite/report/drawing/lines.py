@@ -19,11 +19,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from suite.config import registry
 from suite.config.registry import OTHER
-from suite.report.drawing.canvas import FEW_DECADES, literal, plain_ticks
+from suite.report.drawing.canvas import FEW_DECADES, WIDTH, literal, plain_ticks
 from suite.report.drawing.style import Look, looks
 from suite.results.frame import Records
 
-WIDTH = 11.0  # inches
 MOST_COLUMNS = 8
 MOST_BANDS = 14  # lines that can have bands, and names at their ends
 LEGEND_ROW = 0.24  # inches

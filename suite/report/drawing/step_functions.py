@@ -15,10 +15,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from suite.report.drawing.canvas import RC, save
+from suite.report.drawing.canvas import RC, WIDTH, save
 from suite.report.drawing.lines import (
     MOST_BANDS,
-    WIDTH,
     band,
     end_labels,
     handle,

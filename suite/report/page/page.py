@@ -5,15 +5,16 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from suite.report.drawing.canvas import Picture, slugs
+from suite.report.drawing.canvas import slugs
 from suite.report.page.links import Links
+from suite.report.section import Content
 from suite.results.load import Damage
 from suite.tables.table import Cell, Table
 
@@ -24,15 +25,12 @@ PROBLEM = "problem"
 
 
 @dataclass(frozen=True)
-class Section:
-    """A heading with a note on how to read what follows, findings a line each, then tables and pictures."""
+class Block:
+    """A section as a page shows it: its heading with an address, and its content."""
 
     anchor: str
     title: str
-    tables: list[Table]
-    pictures: list[Picture]
-    note: str = ""
-    lines: Sequence[str] = ()
+    content: Content
 
 
 @dataclass(frozen=True)
@@ -55,23 +53,21 @@ class Page:
     Attributes:
         title: its heading.
         facts: what stands above its sections.
-        sections: what it shows; those without any content are left out.
+        blocks: what it shows; those without any content are left out.
         crumbs: (name, address) of the pages above it; the address of the overview is relative to
             this page.
         beside: (word, name, address) of the pages before and after it.
         damaged: directories that could not be read.
         repeats: directories left out as repeats.
-        moved: anchors of earlier reports whose content is on the problems' pages now.
     """
 
     title: str
     facts: Sequence[Fact]
-    sections: Sequence[Section]
+    blocks: Sequence[Block]
     crumbs: Sequence[tuple[str, str]] = ()
     beside: Sequence[tuple[str, str, str]] = ()
     damaged: Sequence[Damage] = ()
     repeats: Sequence[str] = ()
-    moved: Sequence[str] = field(default=())
 
 
 @dataclass(frozen=True)
@@ -104,11 +100,7 @@ def render_page(page: Page, links: Links) -> str:
     """The page as text; everything that comes from a record is escaped by the template's autoescaping."""
     return _template().render(
         page=page,
-        sections=[
-            section
-            for section in page.sections
-            if section.tables or section.pictures or section.note
-        ],
+        blocks=[block for block in page.blocks if block.content.is_shown],
         columns=lambda table: _columns(table, links),
         rows=lambda table: _rows(table, links),
         folded=lambda table: _folded(table, links),

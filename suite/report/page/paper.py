@@ -9,7 +9,7 @@ from pathlib import Path
 
 from suite.report.drawing.canvas import Picture
 from suite.report.page.manifest import list_files
-from suite.report.page.page import Section
+from suite.report.page.page import Block
 from suite.results.frame import Records
 from suite.tables.latex import escape_latex, latex
 from suite.tables.table import Table
@@ -44,7 +44,7 @@ class Chapter:
 
     problem: str
     slug: str
-    sections: Sequence[Section]
+    blocks: Sequence[Block]
 
 
 def write_paper(
@@ -75,14 +75,14 @@ def _floats(
     paper: Path, figures: Path, chapter: Chapter, chapters: Sequence[Chapter], written: list[Path]
 ) -> Iterator[str]:
     """What brings in a chapter's tables and figures, one float after the other."""
-    for section in chapter.sections:
-        content = [table for table in section.tables if _printed(table, chapter, chapters)]
+    for block in chapter.blocks:
+        content = [table for table in block.content.tables if _printed(table, chapter, chapters)]
         for table in content:
             shown = _for_paper(table, chapter)
             written.append(paper / TABLES / f"{shown.name}.tex")
             written[-1].write_text(latex(shown), encoding="utf-8")
             yield rf"\input{{{TABLES}/{shown.name}}}"
-        for picture in section.pictures:
+        for picture in block.content.pictures:
             file = (paper / FIGURES / picture.file.relative_to(figures)).with_suffix(".pdf")
             if picture.file.suffix == ".png" and file.exists():  # an animation has no PDF
                 yield _included(paper, file, picture, chapter)
@@ -96,8 +96,8 @@ def _printed(table: Table, chapter: Chapter, chapters: Sequence[Chapter]) -> boo
         other.name
         for one in chapters
         if one.problem
-        for section in one.sections
-        for other in section.tables
+        for block in one.blocks
+        for other in block.content.tables
     }
     return table.name in ONCE or not (set(table.columns) >= PAIR or table.name in elsewhere)
 

@@ -14,10 +14,9 @@ from matplotlib.figure import Figure as Canvas
 
 from suite.report.drawing.canvas import RC, Picture, inches, literal, save
 from suite.report.drawing.style import Look
-from suite.report.page.page import Section
+from suite.report.section import OVERALL, Content, Context, Section
 from suite.results.aggregate import LABELS, Aggregated, aggregated
 from suite.results.crossings import crossings
-from suite.results.frame import Records
 from suite.stats import Nemenyi, friedman, nemenyi
 from suite.tables.formats import listed
 from suite.tables.table import runs_note
@@ -48,11 +47,12 @@ class Ranking:
     problems: int
 
 
-def section(records: Records, styles: Mapping[str, Look], figures: Path) -> Section:
+def section(context: Context) -> Content:
     """The diagrams in steps, seconds and gradient-equivalents.
 
     Words where there is too little to rank.
     """
+    records = context.records
     chosen = aggregated(records, crossings(records))
     found = {
         unit: one
@@ -60,10 +60,8 @@ def section(records: Records, styles: Mapping[str, Look], figures: Path) -> Sect
         if (one := ranking(rows, chosen.methods)) is not None
     }
     if not found:
-        return Section("ranks", "Mean ranks", [], [], _why_not(chosen))
-    return Section(
-        "ranks", "Mean ranks", [], [_picture(found, chosen, styles, figures)], HOW_TO_READ
-    )
+        return Content(note=_why_not(chosen))
+    return Content([], [_picture(found, chosen, context.styles, context.figures)], HOW_TO_READ)
 
 
 def ranking(rows: pd.DataFrame, methods: Sequence[str]) -> Ranking | None:
@@ -224,3 +222,6 @@ def _alt(found: Mapping[str, Ranking]) -> str:
         same = f"; the best cannot be told from {listed(best[0][1:], 8)}" if best else ""
         parts.append(f"{LABELS[unit]}, mean ranks from the best: {listed(ranks, 12)}{same}")
     return f"Critical-difference diagram. {'. '.join(parts)}.".replace("\n", " ")
+
+
+SECTION = Section("ranks", "Mean ranks", {OVERALL}, 50, section)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,7 @@ from suite.report.drawing.canvas import Picture
 from suite.report.drawing.lines import MOST_BANDS, said
 from suite.report.drawing.step_functions import share_lines, unit_panels
 from suite.report.drawing.style import Look
-from suite.report.page.page import Section
+from suite.report.section import OVERALL, Content, Context, Section
 from suite.results.aggregate import LABELS, Aggregated, aggregated
 from suite.results.crossings import baselines, crossings, ends
 from suite.results.frame import Records
@@ -58,8 +57,9 @@ class Reach:
     problems: list[str]
 
 
-def section(records: Records, styles: Mapping[str, Look], figures: Path) -> Section:
+def section(context: Context) -> Content:
     """The ECDF in steps, seconds and gradient-equivalents."""
+    records, styles = context.records, context.styles
     reached = crossings(records)
     chosen = aggregated(records, reached)
     relative, left_out = relative_costs(records, reached, chosen)
@@ -69,12 +69,12 @@ def section(records: Records, styles: Mapping[str, Look], figures: Path) -> Sect
         if (found := reach(rows, chosen.methods)) is not None
     }
     if not curves:
-        return Section("ecdf", "Levels reached", [], [])
+        return Content()
     levels = relative["steps"].groupby("problem")["level"].nunique()
     count = len(relative["steps"].drop_duplicates(["problem", "optimizer", "seed"]))
     caption = _caption(curves, levels, f"{chosen.note} {left_out}".strip(), count)
     png = unit_panels(
-        figures,
+        context.figures,
         "ecdf",
         chosen.ran,
         chosen.methods,
@@ -84,7 +84,7 @@ def section(records: Records, styles: Mapping[str, Look], figures: Path) -> Sect
         y="share of problems x levels x seeds",
     )
     drawn = Picture("ecdf", "Levels reached over all problems", caption, _alt(curves), png)
-    return Section("ecdf", "Levels reached", [], [drawn], HOW_TO_READ)
+    return Content([], [drawn], HOW_TO_READ)
 
 
 def relative_costs(
@@ -215,3 +215,6 @@ def _alt(curves: Mapping[str, Reach]) -> str:
             f"{LABELS[unit]}: {listed([f'{name} {share:.0%}' for name, share in budget.items()])}"
         )
     return f"Share of levels reached against cost. Most at the baseline's whole cost, in {'; in '.join(parts)}."
+
+
+SECTION = Section("ecdf", "Levels reached", {OVERALL}, 70, section)

@@ -10,6 +10,8 @@ from dataclasses import replace
 
 import pandas as pd
 
+from suite.report.section import OVERALL, PROBLEM, Content, Context, Section
+from suite.report.sections.answers.heatmap import heat_map
 from suite.results.frame import Records, once
 from suite.results.outcomes import complete, end_values, failure_words
 from suite.stats import best_index, bootstrap_interval, mean_std, told_from_best
@@ -23,6 +25,16 @@ BOLD = (
     "single run has no interval); a cell takes part only if all of its runs have a value."
 )
 ALL_WELL = "all finished"
+
+
+def section(context: Context) -> Content:
+    """The mean final values of all pairs, as a table and as a heat map."""
+    return Content([main_table(context.records)], [heat_map(context.records, context.figures)])
+
+
+def results_in_full(context: Context) -> Content:
+    """The same values with all that belongs to them."""
+    return Content([results_table(context.records)])
 
 
 def main_table(records: Records) -> Table:
@@ -152,3 +164,8 @@ def _direction(runs: pd.DataFrame) -> str:
 def metric_text(runs: pd.DataFrame) -> str:
     """The metric's name and which way is better."""
     return f"{runs['metric'].iloc[0]} {ARROWS[_direction(runs)]}"
+
+
+SECTION = Section("main", "Final validation metric", {OVERALL}, 20, section, printed=True)
+OF_ONE = Section("results", "Results", {PROBLEM}, 30, results_in_full)
+IN_FULL = Section("results", "Results in full", {OVERALL}, 210, results_in_full)

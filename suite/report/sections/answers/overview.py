@@ -5,10 +5,16 @@ Each row leads to a page.
 
 from __future__ import annotations
 
+from suite.report.section import OVERALL, Content, Context, Section
 from suite.report.sections.answers.final_metrics import final_cells, metric_text
 from suite.results.frame import Records
 from suite.tables.formats import NOT_RUN
 from suite.tables.table import Cell, Table, make_table, runs_note
+
+
+def section(context: Context) -> Content:
+    """The table of the problems."""
+    return Content([overview_table(context.records)])
 
 
 def overview_table(records: Records) -> Table:
@@ -39,3 +45,6 @@ def _row(records: Records, problem: str) -> dict[str, Cell | str]:
         "finished": Cell(f"{done}/{len(runs)}", order=done / len(runs)),
         "ahead": ", ".join(ahead) or NOT_RUN,
     }
+
+
+SECTION = Section("overview", "Problems at a glance", {OVERALL}, 10, section)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +18,9 @@ from suite.report.drawing.canvas import Picture
 from suite.report.drawing.lines import MOST_BANDS, said
 from suite.report.drawing.step_functions import share_lines, unit_panels
 from suite.report.drawing.style import Look
-from suite.report.page.page import Section
+from suite.report.section import OVERALL, Content, Context, Section
 from suite.results.aggregate import LABELS, aggregated
 from suite.results.crossings import crossings
-from suite.results.frame import Records
 from suite.stats import at, performance_profile, profile_score
 from suite.tables.formats import listed
 from suite.tables.table import Cell, Table, make_table, runs_note
@@ -65,8 +63,9 @@ class Profile:
     problems: list[str]
 
 
-def section(records: Records, styles: Mapping[str, Look], figures: Path) -> Section:
+def section(context: Context) -> Content:
     """The profiles in steps, seconds and gradient-equivalents, and the table of their scores."""
+    records, styles = context.records, context.styles
     chosen = aggregated(records, crossings(records))
     profiles = {
         unit: found
@@ -74,11 +73,9 @@ def section(records: Records, styles: Mapping[str, Look], figures: Path) -> Sect
         if (found := profile(runs, chosen.methods))
     }
     if not profiles:
-        return Section(
-            "profiles", "Performance profiles", [], [], chosen.why_not("Performance profiles")
-        )
+        return Content(note=chosen.why_not("Performance profiles"))
     png = unit_panels(
-        figures,
+        context.figures,
         "profiles",
         chosen.ran,
         chosen.methods,
@@ -89,13 +86,7 @@ def section(records: Records, styles: Mapping[str, Look], figures: Path) -> Sect
     )
     caption = _caption(profiles, chosen.note, len(chosen.indices))
     drawn = Picture("profiles", "Performance profiles", caption, _alt(profiles), png)
-    return Section(
-        "profiles",
-        "Performance profiles",
-        [score_table(profiles, chosen.ran)],
-        [drawn],
-        HOW_TO_READ,
-    )
+    return Content([score_table(profiles, chosen.ran)], [drawn], HOW_TO_READ)
 
 
 def profile(runs: pd.DataFrame, methods: Sequence[str]) -> Profile | None:
@@ -254,3 +245,6 @@ def _alt(profiles: Mapping[str, Profile]) -> str:
     return f"Performance profiles of {many} methods. {'. '.join(said_of)}.".replace(
         ". best", ". Best"
     )
+
+
+SECTION = Section("profiles", "Performance profiles", {OVERALL}, 60, section)

@@ -14,10 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
-from suite.report.drawing.canvas import RC, Picture, folded, inches, literal, save
-from suite.report.drawing.lines import WIDTH, legend, legend_height, ratio_ticks
-from suite.report.drawing.style import Look
-from suite.report.page.page import Section
+from suite.report.drawing.canvas import RC, WIDTH, Picture, folded, inches, literal, save
+from suite.report.drawing.lines import legend, legend_height, ratio_ticks
+from suite.report.section import PROBLEM, Content, Context, Section
 from suite.results.crossings import crossings
 from suite.results.frame import Records
 from suite.stats import median_with_failures
@@ -65,12 +64,12 @@ class Arrival:
 Methods = dict[str, list[Arrival]]
 
 
-def section(records: Records, styles: Mapping[str, Look], figures: Path) -> Section:
+def section(context: Context) -> Content:
     """A panel for each problem that has levels."""
-    found = arrivals(records, crossings(records))
+    found = arrivals(context.records, crossings(context.records))
     if not found:
-        return Section("arrivals", "Seeds at each level", [], [])
-    return Section("arrivals", "Seeds at each level", [], [_picture(found, figures)], HOW_TO_READ)
+        return Content()
+    return Content([], [_picture(found, context.figures)], HOW_TO_READ)
 
 
 def arrivals(records: Records, reached: pd.DataFrame) -> dict[str, Methods]:
@@ -225,3 +224,6 @@ def _alt(found: Mapping[str, Methods]) -> str:
         level = next(iter(hardest.values())).level
         parts.append(f"{problem}, {level}, with all seeds: {listed(words, 4) or 'nobody'}")
     return f"Dots of the steps at which methods reach each level. {'; '.join(parts)}."
+
+
+SECTION = Section("arrivals", "Seeds at each level", {PROBLEM}, 120, section)

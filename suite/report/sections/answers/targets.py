@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
+from suite.report.section import OVERALL, PROBLEM, Content, Context, Section
 from suite.report.sections.answers.final_metrics import ALL_WELL
 from suite.results import time_to_target
 from suite.results.frame import SHARED, Records
@@ -20,6 +21,11 @@ LEVEL_TABLES = {
     "levels": ("grad_equivalents", "gradient-equivalents"),
     "levels_steps": ("steps", "steps"),
 }
+
+
+def section(context: Context) -> Content:
+    """The tables of the targets and of the levels before them."""
+    return Content(target_tables(context.records))
 
 
 def target_tables(records: Records) -> list[Table]:
@@ -165,3 +171,6 @@ def _expected_steps(runs: pd.DataFrame) -> Cell:
 
 def _expected(value: float) -> str:
     return number(value) if math.isfinite(value) else count_text(value)
+
+
+SECTION = Section("targets", "Target reached", {OVERALL, PROBLEM}, 110, section)

@@ -5,9 +5,6 @@ Every method against the baseline on each problem, and the ranks with their stab
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-
 from suite.compare.baseline import against_baseline
 from suite.compare.ranks import overall, standings
 from suite.compare.sides import CostTable
@@ -18,8 +15,7 @@ from suite.compare.tables import (
     stability_lines,
     verdict_table,
 )
-from suite.report.drawing.style import Look
-from suite.report.page.page import Section
+from suite.report.section import OVERALL, PROBLEM, Content, Context, Section
 from suite.results.frame import Records
 
 HOW_TO_READ = (
@@ -35,15 +31,21 @@ HOW_TO_READ = (
 )
 
 
-def section(
-    records: Records,
-    styles: Mapping[str, Look],
-    figures: Path,
-    *,
-    baseline: str | None = None,
-    mixed: bool = False,
-) -> Section:
-    """The verdicts as a section of the page; empty where no method stands beside another."""
+def section(context: Context) -> Content:
+    """The verdicts against each problem's baseline; empty where no method has another to beat."""
+    return verdicts_and_ranks(context.records)
+
+
+def verdicts_and_ranks(
+    records: Records, *, baseline: str | None = None, mixed: bool = False
+) -> Content:
+    """The verdicts against a baseline, and the ranks; empty where no method stands beside another.
+
+    Args:
+        records: the runs.
+        baseline: the method to compare with; each problem's own where it is None.
+        mixed: whether runs of several machines may be compared.
+    """
     ledger = CostTable(records)
     verdicts = against_baseline(ledger, baseline, mixed=mixed)
     found = standings(ledger, mixed=mixed)
@@ -55,6 +57,7 @@ def section(
         *([verdict_table(verdicts)] if verdicts else []),
         *([sentence_table(verdicts)] if verdicts and not several else []),
     ]
-    return Section(
-        "verdicts", "Verdicts", tables, [], HOW_TO_READ if tables else "", stability_lines(total)
-    )
+    return Content(tables, [], HOW_TO_READ if tables else "", stability_lines(total))
+
+
+SECTION = Section("verdicts", "Verdicts", {OVERALL, PROBLEM}, 40, section)

@@ -18,16 +18,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
-from suite.report.drawing.canvas import RC, Picture, folded, literal, save
-from suite.report.drawing.lines import (
-    WIDTH,
-    columns_that_fit,
-    legend_height,
-    name_points,
-    ratio_ticks,
-)
+from suite.report.drawing.canvas import RC, WIDTH, Picture, folded, literal, save
+from suite.report.drawing.lines import columns_that_fit, legend_height, name_points, ratio_ticks
 from suite.report.drawing.style import Look
-from suite.report.page.page import Section
+from suite.report.section import OVERALL, Content, Context, Section
 from suite.results.crossings import baselines, common_level, crossings, step_seconds
 from suite.results.frame import Records
 from suite.results.time_to_target import SHARED, TARGET
@@ -79,12 +73,12 @@ class Plane:
     runs: int
 
 
-def section(records: Records, styles: Mapping[str, Look], figures: Path) -> Section:
+def section(context: Context) -> Content:
     """The plane; empty where no two methods of a problem that has levels can be compared."""
-    found = plane(records)
+    found = plane(context.records)
     if not found.points:
-        return Section("plane", "Break-even plane", [], [])
-    return Section("plane", "Break-even plane", [], [_picture(found, styles, figures)], HOW_TO_READ)
+        return Content()
+    return Content([], [_picture(found, context.styles, context.figures)], HOW_TO_READ)
 
 
 def plane(records: Records) -> Plane:
@@ -395,3 +389,6 @@ def _alt(found: Plane) -> str:
 
 def _text(value: float) -> str:
     return "infinitely many" if math.isinf(value) else ratio_text(value)
+
+
+SECTION = Section("plane", "Break-even plane", {OVERALL}, 80, section)

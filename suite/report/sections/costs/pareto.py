@@ -18,10 +18,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from suite.report.drawing.canvas import RC, Picture, folded, literal, plain_ticks, save
-from suite.report.drawing.lines import NEVER_HERE, WIDTH, handle, legend, legend_height, name_points
+from suite.report.drawing.canvas import RC, WIDTH, Picture, folded, literal, plain_ticks, save
+from suite.report.drawing.lines import NEVER_HERE, handle, legend, legend_height, name_points
 from suite.report.drawing.style import Look
-from suite.report.page.page import Section
+from suite.report.section import OVERALL, Content, Context, Section
 from suite.results.crossings import crossings, step_seconds
 from suite.results.frame import Records
 from suite.results.time_to_target import SHARED, TARGET
@@ -63,11 +63,11 @@ class Plot:
     runs: int
 
 
-def section(records: Records, styles: Mapping[str, Look], figures: Path) -> Section:
+def section(context: Context) -> Content:
     """Time to the target against the peak of memory, and time per step against the optimizer's state."""
-    plots = [to_target(records), per_step(records)]
-    pictures = [_picture(plot, styles, figures) for plot in plots if plot.panels]
-    return Section("pareto", "Time against memory", [], pictures, HOW_TO_READ if pictures else "")
+    plots = [to_target(context.records), per_step(context.records)]
+    pictures = [_picture(plot, context.styles, context.figures) for plot in plots if plot.panels]
+    return Content([], pictures, HOW_TO_READ if pictures else "")
 
 
 def to_target(records: Records) -> Plot:
@@ -264,3 +264,6 @@ def _alt(plot: Plot) -> str:
         ]
         said.append(f"{label.replace(chr(10), ', ')}: {listed(words, 5)}")
     return f"{plot.time.capitalize()} against {plot.memory}. On the front: {'; '.join(said)}."
+
+
+SECTION = Section("pareto", "Time against memory", {OVERALL}, 90, section)

@@ -12,8 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Patch
 
-from suite.report.drawing.canvas import RC, Picture, folded, inches, literal, save
-from suite.report.drawing.lines import WIDTH
+from suite.report.drawing.canvas import RC, WIDTH, Picture, folded, inches, literal, save
 from suite.report.drawing.style import (
     BLUE,
     GREEN,
@@ -23,9 +22,8 @@ from suite.report.drawing.style import (
     SKY,
     VERMILION,
     YELLOW,
-    Look,
 )
-from suite.report.page.page import Section
+from suite.report.section import PROBLEM, Content, Context, Section
 from suite.results.frame import Records
 from suite.results.timings import Timings, speed_key
 from suite.tables.formats import number
@@ -63,15 +61,12 @@ HOW_TO_READ = (
 Bars = dict[str, Mapping[str, float]]
 
 
-def section(
-    records: Records, styles: Mapping[str, Look], figures: Path, timings: Timings | None = None
-) -> Section:
+def section(context: Context) -> Content:
     """The bars of all problems; empty where `suite.time` has measured none of their phases."""
-    stored = records.timings if timings is None else timings
-    panels = phase_panels(records, stored)
+    panels = phase_panels(context.records, context.records.timings)
     if not panels:
-        return Section("phases", "Phases of a step", [], [])
-    return Section("phases", "Phases of a step", [], [_picture(panels, figures)], HOW_TO_READ)
+        return Content()
+    return Content([], [_picture(panels, context.figures)], HOW_TO_READ)
 
 
 def phase_panels(records: Records, timings: Timings) -> dict[str, Bars]:
@@ -180,3 +175,6 @@ def _alt(panels: Mapping[str, Bars]) -> str:
             f"{share}"
         )
     return f"Stacked bars of milliseconds per step by phase. {'; '.join(parts)}."
+
+
+SECTION = Section("phases", "Phases of a step", {PROBLEM}, 170, section)

@@ -10,10 +10,16 @@ from typing import Any
 import pandas as pd
 
 from suite.report.page.links import RUNS
-from suite.report.sections.details.settings import repeating
+from suite.report.section import PROBLEM, Content, Context, Section
+from suite.report.sections.details.outcomes import repeating
 from suite.results.frame import Records
 from suite.tables.formats import NOT_RUN, count_text, number
 from suite.tables.table import Cell, Table, make_table, runs_note
+
+
+def section(context: Context) -> Content:
+    """The table of all runs."""
+    return Content([runs_table(context.records)])
 
 
 def runs_table(records: Records) -> Table:
@@ -50,3 +56,6 @@ def _row(run: pd.Series[Any]) -> dict[str, Cell | str]:
 
 def _cell(value: float, show: Any) -> Cell:
     return Cell(NOT_RUN) if pd.isna(value) else Cell(show(float(value)), order=float(value))
+
+
+SECTION = Section(RUNS, "Runs", {PROBLEM}, 250, section)

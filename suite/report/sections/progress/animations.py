@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,7 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 from suite.report.drawing.canvas import Picture, folded, literal, slugs
-from suite.report.drawing.style import Look
-from suite.report.drawing.surface import Surface, surface
-from suite.report.drawing.trajectories import Plane, Trail
-from suite.report.sections.progress.landscapes import (
+from suite.report.drawing.contours import (
     BARE,
     CONTOUR,
     STAR,
@@ -33,6 +30,9 @@ from suite.report.sections.progress.landscapes import (
     path_line,
     start_ring,
 )
+from suite.report.drawing.style import Look
+from suite.report.drawing.surface import Surface, surface
+from suite.report.drawing.trajectories import Plane, Trail
 
 FRAMES = 45
 TOGETHER = 8  # paths that can race in one panel
@@ -58,7 +58,7 @@ class Runner:
         self.head.set_data(*points[-1:].T)
 
 
-def animations(planes: Sequence[Plane], looks: dict[str, Look], folder: Path) -> list[Picture]:
+def animations(planes: Sequence[Plane], looks: Mapping[str, Look], folder: Path) -> list[Picture]:
     """One GIF for each problem of two parameters."""
     names = slugs(plane.problem for plane in planes)
     return [
@@ -72,7 +72,7 @@ def frame_steps(last: int) -> list[int]:
     return [0, *map(int, np.unique(np.geomspace(1, last, FRAMES).round()))] if last else [0]
 
 
-def _animation(plane: Plane, looks: dict[str, Look], file: Path) -> Picture:
+def _animation(plane: Plane, looks: Mapping[str, Look], file: Path) -> Picture:
     last = int(max(trail.steps[-1] for trail in plane.trails))
     ground = surface(plane)
     with mpl.rc_context(BARE):
@@ -96,7 +96,7 @@ def _animation(plane: Plane, looks: dict[str, Look], file: Path) -> Picture:
 
 
 def _frames(
-    plane: Plane, ground: Surface, looks: dict[str, Look], steps: list[int]
+    plane: Plane, ground: Surface, looks: Mapping[str, Look], steps: list[int]
 ) -> Iterator[Image.Image]:
     """The ground is drawn once; each frame adds what has changed."""
     canvas, runners = _stage(plane, ground, looks)
@@ -118,7 +118,7 @@ def _frames(
         yield Image.fromarray(np.asarray(agg.buffer_rgba())).convert("RGB")
 
 
-def _stage(plane: Plane, ground: Surface, looks: dict[str, Look]) -> tuple[Canvas, list[Runner]]:
+def _stage(plane: Plane, ground: Surface, looks: Mapping[str, Look]) -> tuple[Canvas, list[Runner]]:
     together = len(plane.trails) <= TOGETHER
     across = 1 if together else 4
     down = 1 if together else math.ceil(len(plane.trails) / across)
@@ -146,7 +146,7 @@ def _stage(plane: Plane, ground: Surface, looks: dict[str, Look]) -> tuple[Canva
     return canvas, runners
 
 
-def _runner(axes: Axes, trail: Trail, looks: dict[str, Look]) -> Runner:
+def _runner(axes: Axes, trail: Trail, looks: Mapping[str, Look]) -> Runner:
     look = looks[trail.optimizer]
     start_ring(axes, trail.points[0])
     line = path_line(axes, look, animated=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from matplotlib.figure import Figure as Canvas
 from suite.report.drawing.canvas import RC, Picture, literal, plain_ticks, save, slugs
 from suite.report.drawing.lines import handle
 from suite.report.drawing.style import Look
+from suite.report.section import OVERALL, PROBLEM, Content, Context, Section
 from suite.results.frame import Records, once, one_seed, seed_text
 from suite.results.load import VALUED
 from suite.results.outcomes import failure_words
@@ -106,6 +107,18 @@ class Found:
     seed: str
 
 
+def section(context: Context) -> Content:
+    """The orders in words on the overall page, with numbers and sequences on a problem's own."""
+    records, problems = context.records, convergences(context.records)
+    tables = order_tables(problems, records.optimizers)
+    note = HOW_TO_READ if tables else ""
+    if context.page == OVERALL:
+        return Content(tables, [], note)
+    return Content(
+        tables[1:], order_pictures(problems, context.styles, context.named_figures), note
+    )
+
+
 def convergences(records: Records) -> list[Found]:
     """The problems that are judged by the gap to a known minimum, as far as any run on them says something."""
     found = [_found(records, problem) for problem in records.problems]
@@ -139,13 +152,15 @@ def _word(cell: Convergence) -> str:
     return f"{cell.word}{share}"
 
 
-def order_pictures(found: Sequence[Found], looks: dict[str, Look], folder: Path) -> list[Picture]:
+def order_pictures(
+    found: Sequence[Found], looks: Mapping[str, Look], folder: Path
+) -> list[Picture]:
     """One picture for each problem."""
     names = slugs(one.problem for one in found)
     return [_picture(one, looks, folder, f"order-{names[one.problem]}") for one in found]
 
 
-def _picture(one: Found, looks: dict[str, Look], folder: Path, name: str) -> Picture:
+def _picture(one: Found, looks: Mapping[str, Look], folder: Path, name: str) -> Picture:
     with mpl.rc_context(RC):
         png = save(_draw(one, looks), folder, name)
     caption = (
@@ -228,7 +243,7 @@ def _row(problem: str, cell: Convergence) -> dict[str, Cell | str]:
     }
 
 
-def _draw(one: Found, looks: dict[str, Look]) -> Canvas:
+def _draw(one: Found, looks: Mapping[str, Look]) -> Canvas:
     cells = [cell for cell in one.cells if cell.shown is not None]
     rows = math.ceil(len(cells) / LEGEND_COLUMNS)
     canvas = Canvas(figsize=(11, 4.4 + 0.22 * rows), layout="constrained")
@@ -306,3 +321,6 @@ def _guides(axes: Axes) -> None:
                 f"slope {slope}", (end, end**slope), (3, 3), textcoords="offset points", fontsize=8
             )
     axes.set(xlim=(low, high), ylim=(bottom, top))
+
+
+SECTION = Section("orders", "Order of convergence", {OVERALL, PROBLEM}, 150, section, printed=True)

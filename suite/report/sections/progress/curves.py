@@ -6,6 +6,7 @@ Training loss and validation metric against steps, seconds and gradient-equivale
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from suite.report.drawing.canvas import RC, Picture, literal, plain_ticks, save, slugs
-from suite.report.drawing.lines import WIDTH, handle, legend, legend_height
+from suite.report.drawing.canvas import RC, WIDTH, Picture, literal, plain_ticks, save, slugs
+from suite.report.drawing.lines import handle, legend, legend_height
 from suite.report.drawing.style import Look
+from suite.report.section import PROBLEM, Content, Context, Section
 from suite.results.frame import Records, metric_columns
 from suite.results.learning_curves import (
     AXES,
@@ -51,7 +53,13 @@ UNFINISHED_STRANDS = (
 )
 
 
-def curve_pictures(records: Records, looks: dict[str, Look], folder: Path) -> list[Picture]:
+def section(context: Context) -> Content:
+    """The curves, with words on how to read them."""
+    pictures = curve_pictures(context.records, context.styles, context.named_figures)
+    return Content([], pictures, HOW_TO_READ)
+
+
+def curve_pictures(records: Records, looks: Mapping[str, Look], folder: Path) -> list[Picture]:
     """One picture for each problem that has anything to draw."""
     drawn: list[Picture] = []
     for problem, slug in slugs(records.problems).items():
@@ -95,7 +103,7 @@ def _draw(
     problem: str,
     runs: pd.DataFrame,
     quantities: dict[str, dict[str, Curve]],
-    looks: dict[str, Look],
+    looks: Mapping[str, Look],
 ) -> Canvas:
     names = list(dict.fromkeys(name for curves in quantities.values() for name in curves))
     handles = [handle(looks[name], name) for name in names]
@@ -119,7 +127,7 @@ def _panel(
     curves: dict[str, Curve],
     axis: str,
     shown: tuple[float, float] | None,
-    looks: dict[str, Look],
+    looks: Mapping[str, Look],
     *,
     log_y: bool,
 ) -> None:
@@ -239,3 +247,6 @@ def _alt(problem: str, runs: pd.DataFrame) -> str:
     )
     axes = "steps, seconds and gradient-equivalents"
     return f"Training loss and validation metric on {problem} against {axes}: {names}.{lowest}"
+
+
+SECTION = Section("curves", "Curves", {PROBLEM}, 100, section)

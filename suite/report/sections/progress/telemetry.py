@@ -19,6 +19,7 @@ from matplotlib.figure import Figure as Canvas
 from suite.report.drawing.canvas import RC, Picture, literal, plain_ticks, save, slugs
 from suite.report.drawing.lines import handle
 from suite.report.drawing.style import Look
+from suite.report.section import PROBLEM, Content, Context, Section
 from suite.report.sections.progress.telemetry_panels import FAILURES, LIMITS, LOSS, PREFIX, Panel
 from suite.report.sections.progress.telemetry_runs import (
     Line,
@@ -47,6 +48,12 @@ HOW_TO_READ = (
     "more than a "
     "factor of twenty."
 )
+
+
+def section(context: Context) -> Content:
+    """The panels; empty where no run recorded telemetry."""
+    pictures = telemetry_pictures(context.records, context.styles, context.named_figures)
+    return Content([], pictures, HOW_TO_READ if pictures else "")
 
 
 def telemetry_pictures(records: Records, looks: Mapping[str, Look], folder: Path) -> list[Picture]:
@@ -239,3 +246,6 @@ def _caption(watched: Sequence[Watched], panels: Sequence[Panel]) -> str:
 def _alt(problem: str, watched: Sequence[Watched], panels: Sequence[Panel]) -> str:
     names = ", ".join(one.name for one in watched)
     return f"Telemetry of {names} on {problem}, under the training loss: {', '.join(p.title for p in panels[1:])}."
+
+
+SECTION = Section("telemetry", "Telemetry", {PROBLEM}, 130, section)

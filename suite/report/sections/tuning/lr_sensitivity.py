@@ -17,17 +17,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from suite import paths
-from suite.report.drawing.canvas import RC, Picture, folded, literal, plain_ticks, save
-from suite.report.drawing.lines import WIDTH, handle, legend, legend_height, named_looks
+from suite.report.drawing.canvas import RC, WIDTH, Picture, folded, literal, plain_ticks, save
+from suite.report.drawing.lines import handle, legend, legend_height, named_looks
 from suite.report.drawing.style import Look
-from suite.report.page.page import Section
+from suite.report.section import PROBLEM, Content, Context, Section
 from suite.results.frame import Records
 from suite.results.load import VALUED
 from suite.stats import rate_sensitivity
 from suite.tables.formats import NOT_RUN, listed, number
 from suite.tables.table import Cell, Table, make_table
-from suite.tune import load_trials
 
 RATE = "lr"
 FEWEST = 3  # rates of which a range can be spoken
@@ -70,20 +68,17 @@ class Rates:
 Problems = dict[str, dict[str, Rates]]
 
 
-def section(
-    records: Records, styles: Mapping[str, Look], figures: Path, trials: pd.DataFrame | None = None
-) -> Section:
+def section(context: Context) -> Content:
     """A panel for each problem with at least three rates of some method, and the table of their good regions."""
-    stored = load_trials(paths.results()) if trials is None else trials
-    found = rates(records, stored)
+    found = rates(context.records, context.trials)
     if not found:
-        return Section("rates", "Learning rates", [], [])
+        return Content()
     looks = named_looks(
-        dict.fromkeys(name for methods in found.values() for name in methods), styles, records
+        dict.fromkeys(name for methods in found.values() for name in methods),
+        context.styles,
+        context.records,
     )
-    return Section(
-        "rates", "Learning rates", [_table(found)], [_picture(found, looks, figures)], HOW_TO_READ
-    )
+    return Content([_table(found)], [_picture(found, looks, context.figures)], HOW_TO_READ)
 
 
 def rates(records: Records, trials: pd.DataFrame) -> Problems:
@@ -324,3 +319,6 @@ def _alt(found: Problems) -> str:
             f"{best}"
         )
     return f"Final validation value against the learning rate. {'; '.join(parts)}."
+
+
+SECTION = Section("rates", "Learning rates", {PROBLEM}, 190, section)

@@ -14,15 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from suite import paths
-from suite.report.drawing.canvas import RC, Picture, folded, literal, plain_ticks, save
-from suite.report.drawing.lines import WIDTH, band, handle, legend, legend_height, named_looks
+from suite.report.drawing.canvas import RC, WIDTH, Picture, folded, literal, plain_ticks, save
+from suite.report.drawing.lines import band, handle, legend, legend_height, named_looks
 from suite.report.drawing.style import Look
-from suite.report.page.page import Section
-from suite.results.frame import Records
+from suite.report.section import PROBLEM, Content, Context, Section
 from suite.stats import budget_curve
 from suite.tables.formats import listed, number
-from suite.tune import load_trials
 
 ACROSS, HEIGHT = 3, 2.9
 EXCHANGEABLE = ("quasi", "random")  # samplers whose trials may be drawn again in any order
@@ -52,20 +49,18 @@ class Tuned:
     metric: str
 
 
-def section(
-    records: Records, styles: Mapping[str, Look], figures: Path, trials: pd.DataFrame | None = None
-) -> Section:
+def section(context: Context) -> Content:
     """The curves of the tasks that the records are of; empty where none of them was tuned."""
-    stored = load_trials(paths.results()) if trials is None else trials
-    studies, left_out = tuned(stored[stored["task"].isin(set(records.frame["task"]))])
+    records, trials = context.records, context.trials
+    studies, left_out = tuned(trials[trials["task"].isin(set(records.frame["task"]))])
     if not studies:
-        return Section("budgets", "Tuning budgets", [], [])
+        return Content()
     looks = named_looks(
-        dict.fromkeys(name for curves in studies.values() for name in curves), styles, records
+        dict.fromkeys(name for curves in studies.values() for name in curves),
+        context.styles,
+        records,
     )
-    return Section(
-        "budgets", "Tuning budgets", [], [_picture(studies, left_out, looks, figures)], HOW_TO_READ
-    )
+    return Content([], [_picture(studies, left_out, looks, context.figures)], HOW_TO_READ)
 
 
 def tuned(trials: pd.DataFrame) -> tuple[dict[str, dict[str, Tuned]], list[str]]:
@@ -217,3 +212,6 @@ def _alt(studies: Mapping[str, Mapping[str, Tuned]]) -> str:
             f"({number(tails[last])})"
         )
     return f"Expected best validation value against the number of trials. {'; '.join(parts)}."
+
+
+SECTION = Section("budgets", "Tuning budgets", {PROBLEM}, 180, section)
