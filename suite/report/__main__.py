@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     records = build_records(chosen, damaged, load_timings(options.runs))
     if records.repeats:
         print(
-            f"warning: left out as repeats of a (configuration, seed): "
+            "warning: left out as repeats of a (configuration, seed): "
             f"{', '.join(records.repeats)}",
             file=sys.stderr,
         )

@@ -186,10 +186,6 @@ def test_a_problems_page_shows_that_problem_alone(two: Records, tmp_path: Path) 
         "outcomes",
         "problems",
         "environment",
-        "curves",
-        "telemetry",
-        "landscapes",
-        "configurations",
     ):
         assert f'id="{anchor}"' in index
 

@@ -28,13 +28,10 @@ INK = "#333333"
 MOST_TICKS = 14  # ranks that have their number above the axis
 HOW_TO_READ = (
     "On every problem the methods are ranked by what the median run spends to reach the target, 1 "
-    "for the least; those "
-    "that never arrive share the last ranks. The axis shows the means of these ranks: the best "
-    "method stands leftmost. "
-    "Methods under one thick bar cannot be told apart, since their mean ranks differ by less than "
-    "the critical "
-    "difference CD. Few problems make a long CD: that no difference is seen does not say that "
-    "there is none."
+    "for the least; those that never arrive share the last ranks. The axis shows the means of "
+    "these ranks: the best method stands leftmost. Methods under one thick bar cannot be told "
+    "apart, since their mean ranks differ by less than the critical difference CD. Few problems "
+    "make a long CD: that no difference is seen does not say that there is none."
 )
 
 
@@ -90,8 +87,7 @@ def _why_not(chosen: Aggregated) -> str:
         return ""
     return (
         f"Mean ranks need {FEWEST_PROBLEMS} problems with a target and {FEWEST_METHODS} methods "
-        f"that ran on all of "
-        f"them; here they are {problems} and {len(complete)}. {chosen.note}"
+        f"that ran on all of them; here they are {problems} and {len(complete)}. {chosen.note}"
     ).strip()
 
 
@@ -119,10 +115,8 @@ def _picture(
     out = [name for name in chosen.methods if name not in names]
     caption = (
         f"Mean ranks over problems, {listed(problems)}; CD: Nemenyi's critical difference at "
-        f"{ALPHA:.0%} (no other "
-        f"band). Medians over seeds. "
-        f"{f'Not ranked, since not run on all problems: {listed(out)}. ' if out else ''}"
-        f"{_without_the_unrun(chosen)}{runs_note(len(chosen.indices))}"
+        f"{ALPHA:.0%} (no other band). Medians over seeds. "
+        f"{f'Not ranked, since not run on all problems: {listed(out)}. ' if out else ''}{_without_the_unrun(chosen)}{runs_note(len(chosen.indices))}"
     )
     return Picture("ranks", "Critical differences of mean ranks", caption, _alt(found), png)
 

@@ -32,12 +32,10 @@ LEVEL = 0.95
 PLACES = 160  # at which a band is computed
 HOW_TO_READ = (
     "Every problem has levels of its metric, shares of what the baseline improves, and every seed "
-    "has to reach each "
-    "of them. A line at height 0.7 above 0.5 says: 70 % of all these (problem, level, seed) were "
-    "reached with half of "
-    "what the baseline spends on a whole run. Further left and higher is better; where a line ends "
-    "stands what was "
-    "reached at all, since a run that stops is not taken up again."
+    "has to reach each of them. A line at height 0.7 above 0.5 says: 70 % of all these (problem, "
+    "level, seed) were reached with half of what the baseline spends on a whole run. Further left "
+    "and higher is better; where a line ends stands what was reached at all, since a run that "
+    "stops is not taken up again."
 )
 
 Array = npt.NDArray[np.float64]

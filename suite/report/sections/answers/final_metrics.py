@@ -21,8 +21,8 @@ from suite.tables.table import Cell, Table, make_table, runs_note
 ARROWS = {"max": "↑", "min": "↓"}
 BOLD = (
     "Bold: the best mean, and every mean that cannot be told from it (their 95 % bootstrap "
-    "intervals overlap; a "
-    "single run has no interval); a cell takes part only if all of its runs have a value."
+    "intervals overlap; a single run has no interval); a cell takes part only if all of its runs "
+    "have a value."
 )
 ALL_WELL = "all finished"
 
@@ -49,12 +49,9 @@ def main_table(records: Records) -> Table:
         rows.append({"optimizer": name, **cells})
     caption = (
         "Final value of each problem's metric on the validation split, mean ± standard deviation "
-        "(number of runs); "
-        f"{ARROWS['max']} larger is better, {ARROWS['min']} smaller is better. {BOLD} What is not "
-        f"plainly "
-        "done is counted in words; only runs that came to the end of their budget (done, target, "
-        "timeout) have a "
-        f"value; {NOT_RUN} was not run. "
+        f"(number of runs); {ARROWS['max']} larger is better, {ARROWS['min']} smaller is better. "
+        f"{BOLD} What is not plainly done is counted in words; only runs that came to the end of "
+        f"their budget (done, target, timeout) have a value; {NOT_RUN} was not run. "
     )
     return make_table(
         "main", "Final validation metric", caption + runs_note(len(records.frame)), rows
@@ -71,10 +68,8 @@ def results_table(records: Records) -> Table:
         rows += _problem_rows(records, problem)
     caption = (
         "Final and best value of the metric on the validation split, the final one on the test "
-        "split, the 95 % "
-        "bootstrap interval of the mean final value, and Relative: the mean final value divided by "
-        "the best one on "
-        f"this problem. {BOLD} "
+        "split, the 95 % bootstrap interval of the mean final value, and Relative: the mean final "
+        f"value divided by the best one on this problem. {BOLD} "
     )
     return make_table("results", "Results in full", caption + runs_note(len(records.frame)), rows)
 

@@ -53,9 +53,8 @@ def heat_map(records: Records, folder: Path) -> Picture:
     caption = (
         "Mean final validation metric. Colour runs from the worst to the best mean on each problem "
         "(on a log scale where the means span more than two decades above zero), so colours "
-        "compare within a "
-        f"column only. Hatched: no run has a value, with the outcome; {NOT_RUN}: not run; * not "
-        f"all runs have one. "
+        f"compare within a column only. Hatched: no run has a value, with the outcome; {NOT_RUN}: "
+        "not run; * not all runs have one. "
     )
     alt = f"Heat map of the final validation metric of {len(names)} optimizers on {len(problems)} problems."
     return Picture(

@@ -22,10 +22,8 @@ def overview_table(records: Records) -> Table:
     rows = [_row(records, problem) for problem in records.problems]
     caption = (
         "One row per problem, with a link to its page. Ahead: the best mean final value and every "
-        "optimizer that "
-        "cannot be told from it (overlapping 95 % bootstrap intervals), as in the table below; "
-        "Finished: runs that "
-        "came to the end of their budget or to their target. "
+        "optimizer that cannot be told from it (overlapping 95 % bootstrap intervals), as in the "
+        "table below; Finished: runs that came to the end of their budget or to their target. "
     )
     return make_table(
         "overview", "Problems at a glance", caption + runs_note(len(records.frame)), rows

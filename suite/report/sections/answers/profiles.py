@@ -31,12 +31,9 @@ DRAWS = 1000
 LEVEL = 0.95
 HOW_TO_READ = (
     "A line at height 0.6 above 2 says: on 60 % of the problems the method reached the target "
-    "within twice the cost of "
-    "whoever was fastest there. At 1 stands how often it was the fastest itself, at the right edge "
-    "how often it "
-    "arrived at all; higher is better everywhere. Profiles depend on who takes part: a method that "
-    "joins may change "
-    "the order of others."
+    "within twice the cost of whoever was fastest there. At 1 stands how often it was the fastest "
+    "itself, at the right edge how often it arrived at all; higher is better everywhere. Profiles "
+    "depend on who takes part: a method that joins may change the order of others."
 )
 
 Array = npt.NDArray[np.float64]
@@ -143,10 +140,8 @@ def score_table(profiles: Mapping[str, Profile], ran: Mapping[str, int]) -> Tabl
     )
     caption = (
         f"The area under the performance profile from 1 to {TAU_MAX:g} times the least cost, over "
-        f"{TAU_MAX - 1:g}: 1 "
-        f"is always the fastest, 0 never within {TAU_MAX:g} times. In brackets the 95 % bootstrap "
-        f"interval over seeds. "
-        f"{counts}."
+        f"{TAU_MAX - 1:g}: 1 is always the fastest, 0 never within {TAU_MAX:g} times. In brackets "
+        f"the 95 % bootstrap interval over seeds. {counts}."
     )
     return make_table("profile_scores", "Scores of the performance profiles", caption, rows)
 

@@ -34,12 +34,10 @@ MOST_ACROSS, PANEL = 3, 2.1  # panels; inches of one beside its labels
 ROW = 0.21
 HOW_TO_READ = (
     "A row is a method, a dot a level of the problem's metric, the darker the harder: it stands at "
-    "the steps that the "
-    "median run needed, with a line from the first run to the last that arrived. Where only some "
-    "seeds arrived, the "
-    "dot is hollow, and stands at the median of those that did. The number at the right counts the "
-    "seeds that reached "
-    "the hardest level; a row without a dark dot never got there."
+    "the steps that the median run needed, with a line from the first run to the last that "
+    "arrived. Where only some seeds arrived, the dot is hollow, and stands at the median of those "
+    "that did. The number at the right counts the seeds that reached the hardest level; a row "
+    "without a dark dot never got there."
 )
 
 
@@ -137,8 +135,7 @@ def _picture(found: Mapping[str, Methods], folder: Path) -> Picture:
     none = f"No run reached any level of {listed(bare)}. " if bare else ""
     caption = (
         "Lines: from the first to the last run that arrived (no other band). A target that is one "
-        "of the levels is not "
-        f"shown twice. {none}{runs_note(runs)}"
+        f"of the levels is not shown twice. {none}{runs_note(runs)}"
     )
     return Picture(
         "arrivals", "Which share of the seeds reached which level when", caption, _alt(found), png

@@ -79,9 +79,8 @@ def _level_table(
             counted += len(runs)
     caption = (
         f"Expected {words} to each level, a share of the baseline's improvement: all that the runs "
-        f"spent, up to the "
-        "level or in vain, over the number of those that reached it (ERT); in brackets how many "
-        "did. Values: "
+        "spent, up to the level or in vain, over the number of those that reached it (ERT); in "
+        "brackets how many did. Values: "
         f"{'; '.join(_values(problem, told, names) for problem, told in known.items() if set(told) & set(names))}. "
     )
     return make_table(
@@ -115,14 +114,10 @@ def _target_table(records: Records, device: str, *, alone: bool) -> Table:
             rows.append(_row(problem, name, runs, float(target.iloc[0])))
     caption = (
         "How many runs reached the validation target, and the median cost of getting there; a run "
-        "that did not is "
-        "counted as infinite (∞), so a median exists only where more than half of the runs "
-        "arrived. "
-        "Grad-equivalents: oracle calls weighted by their measured cost relative to one forward "
-        "and backward. ERT: "
-        "expected steps, all that the runs took, up to the target or in vain, over the number that "
-        "arrived. "
-        f"{SHARED} "
+        "that did not is counted as infinite (∞), so a median exists only where more than half of "
+        "the runs arrived. Grad-equivalents: oracle calls weighted by their measured cost relative "
+        "to one forward and backward. ERT: expected steps, all that the runs took, up to the "
+        f"target or in vain, over the number that arrived. {SHARED} "
     )
     name, title = (
         ("targets", "Target reached")

@@ -20,13 +20,10 @@ from suite.results.frame import Records
 
 HOW_TO_READ = (
     "Each method is set against the baseline, run by run with the same seed where both have it. "
-    "Seconds decide where "
-    "every run had its hardware to itself or a step was timed alone, else gradient-equivalents; "
-    "the final value of the "
-    "metric decides where no target is set or nobody reached it. It is decided where the 95 % "
-    "interval excludes a "
-    "ratio of 1 (a difference of 0). Each verdict is at 95 % by itself: among equals one in twenty "
-    "is wrong. "
+    "Seconds decide where every run had its hardware to itself or a step was timed alone, else "
+    "gradient-equivalents; the final value of the metric decides where no target is set or nobody "
+    "reached it. It is decided where the 95 % interval excludes a ratio of 1 (a difference of 0). "
+    "Each verdict is at 95 % by itself: among equals one in twenty is wrong. "
     "docs/guide/comparing.md explains all of it."
 )
 

@@ -36,12 +36,10 @@ Limits = tuple[float, float, float, float]  # left, right, low, high
 ISO = (1 / 16, 1 / 4, 4.0, 16.0)
 HOW_TO_READ = (
     "A point is a method on a problem (numbered, where there are several): left of 1 it needs "
-    "fewer steps to the "
-    "target than the baseline, above 1 it pays more for each. On the dashed line both take the "
-    "same time: a method "
-    "that needs half the steps at twice the price breaks even. In the shaded part, below the line, "
-    "it arrives earlier; "
-    "the thin lines stand for 1/16, 1/4, 4 and 16 times the baseline's time."
+    "fewer steps to the target than the baseline, above 1 it pays more for each. On the dashed "
+    "line both take the same time: a method that needs half the steps at twice the price breaks "
+    "even. In the shaded part, below the line, it arrives earlier; the thin lines stand for 1/16, "
+    "1/4, 4 and 16 times the baseline's time."
 )
 
 

@@ -32,10 +32,8 @@ ACROSS, HEIGHT = 3, 2.9
 EDGE = 1.6  # times the largest time: where those stand that never arrived
 HOW_TO_READ = (
     "Left is faster and lower takes less memory, both on logarithmic axes. The grey line is the "
-    "front: for a method on "
-    "it, whose name is written beside it, no other one is at least as good in both and better in "
-    "one. Bars run from "
-    "the fastest to the slowest run."
+    "front: for a method on it, whose name is written beside it, no other one is at least as good "
+    "in both and better in one. Bars run from the fastest to the slowest run."
 )
 
 
@@ -81,9 +79,8 @@ def to_target(records: Records) -> Plot:
         "seconds to the target",
         "peak memory",
         "Median seconds until the validation metric first was at the target, against the largest "
-        "high-water mark of "
-        "memory over a step. An arrow at the right edge: half of the method's runs or more never "
-        "arrived.",
+        "high-water mark of memory over a step. An arrow at the right edge: half of the method's "
+        "runs or more never arrived.",
         panels,
         runs,
     )
@@ -100,8 +97,8 @@ def per_step(records: Records) -> Plot:
         "Time of a step against the optimizer's state",
         "ms per step",
         "state",
-        "Median milliseconds of one step against the bytes of the tensors that the optimizer keeps "
-        "between steps.",
+        "Median milliseconds of one step against the bytes of the tensors that the optimizer "
+        "keeps between steps.",
         panels,
         runs,
     )

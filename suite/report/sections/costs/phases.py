@@ -50,12 +50,10 @@ HATCHES = {
 ACROSS, BAR = 3, 2.3  # panels; inches of a panel beside its labels
 HOW_TO_READ = (
     "Each bar is one optimizer step with the machine to itself, cut into its phases: forward and "
-    "backward passes of "
-    "the objective, the building of the curvature, its inverse or factorisation, its application "
-    "to the gradient, "
-    "and the line search or trust region; what no phase claims is `other`. Work that is not done "
-    "in every step, such "
-    "as the refresh of an inverse, is spread over all steps. Panels have axes of their own."
+    "backward passes of the objective, the building of the curvature, its inverse or "
+    "factorisation, its application to the gradient, and the line search or trust region; what no "
+    "phase claims is `other`. Work that is not done in every step, such as the refresh of an "
+    "inverse, is spread over all steps. Panels have axes of their own."
 )
 
 Bars = dict[str, Mapping[str, float]]
@@ -134,9 +132,8 @@ def _picture(panels: dict[str, Bars], folder: Path) -> Picture:
     count = sum(map(len, panels.values()))
     caption = (
         "Milliseconds of one step by phase; the number at a bar's end is the whole step. No band: "
-        "a bar is one "
-        f"measurement, the median of its windows. From {count} timing{'s' if count != 1 else ''} "
-        f"of `suite.time`."
+        f"a bar is one measurement, the median of its windows. From {count} "
+        f"timing{'s' if count != 1 else ''} of `suite.time`."
     )
     return Picture("phases", "Where a step's time goes", caption, _alt(panels), png)
 

@@ -43,8 +43,7 @@ def outcome_tables(records: Records) -> list[Table]:
     ]
     caption = (
         "Every run that neither finished nor reached its target, the reason that was recorded, and "
-        "the command that "
-        "repeats the first of them. "
+        "the command that repeats the first of them. "
     )
     table = make_table(
         "outcomes", "Outcomes and their reasons", caption + runs_note(len(failed)), rows

@@ -31,8 +31,8 @@ def problem_table(records: Records) -> Table:
     ]
     caption = (
         "What was trained: data, model, budget and device of each problem, and the measured cost "
-        "of each oracle call "
-        "relative to one forward and backward, by which grad-equivalents are weighted. "
+        "of each oracle call relative to one forward and backward, by which grad-equivalents are "
+        "weighted. "
     )
     return make_table("problems", "Problems", caption + runs_note(len(records.frame)), rows)
 

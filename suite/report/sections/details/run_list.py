@@ -27,10 +27,9 @@ def runs_table(records: Records) -> Table:
     rows = [_row(run) for _, run in records.frame.iterrows()]
     caption = (
         "Every run behind this page's numbers: its last and its best value on the validation "
-        "split, the last one on "
-        "the test split, what it spent, its directory under the results, and the command that "
-        "repeats it (one that is "
-        "there already is run again only with force=true). ~ marks seconds from shared cores. "
+        "split, the last one on the test split, what it spent, its directory under the results, "
+        "and the command that repeats it (one that is there already is run again only with "
+        "force=true). ~ marks seconds from shared cores. "
     )
     return make_table(RUNS, "Runs", caption + runs_note(len(rows)), rows, groups="optimizer")
 

@@ -24,10 +24,9 @@ def space_table(records: Records) -> Table | None:
     ]
     caption = (
         "What a study may look through, as the runs recorded it from the optimizer's YAML, and the "
-        "value that these "
-        f"runs have. {EDGE.capitalize()}: within two percent of an end of its range, so that a "
-        f"better value may lie "
-        f"beyond it; {OUTSIDE}: no study would try it. A method without a row has no search space. "
+        f"value that these runs have. {EDGE.capitalize()}: within two percent of an end of its "
+        f"range, so that a better value may lie beyond it; {OUTSIDE}: no study would try it. A "
+        "method without a row has no search space. "
     )
     table = make_table("spaces", "Search spaces", caption + runs_note(len(records.frame)), rows)
     return table if rows else None

@@ -87,9 +87,8 @@ def _animation(plane: Plane, looks: Mapping[str, Look], file: Path) -> Picture:
     names = ", ".join(trail.optimizer for trail in plane.trails)
     caption = (
         f"The same paths in motion, {plane.seed}. The frames' steps are evenly spaced in their "
-        f"logarithm up to step "
-        f"{last:,}; a step costs more for some than for others. "
-        f"From {len(plane.trails)} run{'s' if len(plane.trails) != 1 else ''}."
+        f"logarithm up to step {last:,}; a step costs more for some than for others. From "
+        f"{len(plane.trails)} run{'s' if len(plane.trails) != 1 else ''}."
     )
     alt = f"Animation of the paths of {names} on {plane.problem}; the landscape above shows them complete."
     return Picture(file.stem, f"{plane.problem}, step by step", caption, alt, file)

@@ -40,32 +40,23 @@ from suite.tables.table import Cell, Table, make_table, runs_note
 
 HOW_TO_READ = (
     "How fast the gap e = f - f* closes, step by step. Left: against oracle calls; a straight line "
-    "is linear "
-    "convergence, a line that bends down is superlinear. Right: each gap against the one before "
-    "it; along a line of "
-    "slope 1 each step wins the same factor (linear), along one of slope 2 each step doubles the "
-    "number of correct "
-    "digits (quadratic). The order is read off the last four decades above round-off, so it says "
-    "how a method ends, "
-    "not how long it takes to get there. A step is the optimizer's own: torch's L-BFGS makes "
-    "several iterations in "
-    "one, and its order is that of all of them together. The distance to the minimizer has the "
-    "same order as f - f*, "
-    "and the square root of its linear rate."
+    "is linear convergence, a line that bends down is superlinear. Right: each gap against the one "
+    "before it; along a line of slope 1 each step wins the same factor (linear), along one of "
+    "slope 2 each step doubles the number of correct digits (quadratic). The order is read off the "
+    "last four decades above round-off, so it says how a method ends, not how long it takes to get "
+    "there. A step is the optimizer's own: torch's L-BFGS makes several iterations in one, and its "
+    "order is that of all of them together. The distance to the minimizer has the same order as f "
+    "- f*, and the square root of its linear rate."
 )
 SAID = (
     "How the gap f - f* closes at consecutive steps above round-off, in most runs; how many of all "
-    "show it, unless all "
-    "do. linear: by the factor `rate` in each step; order q: e(k+1) ~ C e(k)^q."
+    "show it, unless all do. linear: by the factor `rate` in each step; order q: e(k+1) ~ C e(k)^q."
 )
 NUMBERS = (
     "Rate: the factor per step (linear). Order: q of e(k+1) ~ C e(k)^q, or the power of 1/k "
-    "(sublinear). Points: the "
-    "gaps above round-off; fewer than four, or six of a slow sequence, are too few (round-off was "
-    "reached before, or, "
-    "with log_every, too few steps were logged). Agree: the runs that show this order, of all. "
-    "Gap: the median final "
-    "gap."
+    "(sublinear). Points: the gaps above round-off; fewer than four, or six of a slow sequence, "
+    "are too few (round-off was reached before, or, with log_every, too few steps were logged). "
+    "Agree: the runs that show this order, of all. Gap: the median final gap."
 )
 LONG = 8.0
 FEW_PAIRS = 40  # that are drawn with large markers
@@ -165,8 +156,8 @@ def _picture(one: Found, looks: Mapping[str, Look], folder: Path, name: str) -> 
         png = save(_draw(one, looks), folder, name)
     caption = (
         f"The gap f - f* of {one.seed}, up to round-off and beyond. Left: against "
-        f"gradient-equivalents. Right: each "
-        "gap against the one before. The words are those of the table. "
+        "gradient-equivalents. Right: each gap against the one before. The words are those of the "
+        "table. "
     )
     said = "; ".join(f"{cell.optimizer}: {cell.word}" for cell in one.cells)
     alt = f"Convergence of f - f* on {one.problem}. {said}."

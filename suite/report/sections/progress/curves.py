@@ -37,19 +37,15 @@ from suite.tables.table import runs_note
 LOG_X_FROM = 8.0
 HOW_TO_READ = (
     "Each row of panels shows one quantity against steps, seconds of the optimizer's steps, and "
-    "gradient-equivalents "
-    "(oracle calls weighted by their measured cost relative to one forward and backward): further "
-    "left is cheaper. "
-    "The median over runs is taken at the same step and drawn as far as half of the runs go. "
-    "Scales "
-    "are logarithmic where values span more than a decade, or costs differ more than eightfold; "
-    "values below 1e-16 of "
-    "the top are then drawn at the lower edge. The line style is the optimizer's family."
+    "gradient-equivalents (oracle calls weighted by their measured cost relative to one forward "
+    "and backward): further left is cheaper. The median over runs is taken at the same step and "
+    "drawn as far as half of the runs go. Scales are logarithmic where values span more than a "
+    "decade, or costs differ more than eightfold; values below 1e-16 of the top are then drawn at "
+    "the lower edge. The line style is the optimizer's family."
 )
 UNFINISHED_STRANDS = (
     "Thin lines are runs that failed on the way, drawn to their last finite value, at the panel's "
-    "edge where that lies "
-    "outside: a cross marks divergence, a bar any other end."
+    "edge where that lies outside: a cross marks divergence, a bar any other end."
 )
 
 
@@ -220,8 +216,8 @@ def _caption(runs: pd.DataFrame, quantities: dict[str, dict[str, Curve]], steps:
     families = ", ".join(dict.fromkeys(str(family).replace("_", " ") for family in runs["family"]))
     strands = any(one.strands for curves in quantities.values() for one in curves.values())
     parts = [
-        f"Lines: median over the runs of {seeds} seed{'s' if seeds != 1 else ''}; band: minimum to "
-        f"maximum.",
+        f"Lines: median over the runs of {seeds} seed{'s' if seeds != 1 else ''}; band: minimum "
+        "to maximum.",
         f"From step {DETAIL} on each point is the median of {steps} steps." if steps > 1 else "",
         UNFINISHED_STRANDS if strands else "",
         "~ These seconds come from runs that shared cores: read them as rough."

@@ -31,10 +31,8 @@ SOLVED = 1e-6
 WIDTH = 11.0
 HOW_TO_READ = (
     "Functions of two parameters seen from above, the lighter the lower, with the path of each "
-    "optimizer from the ring "
-    "to its marker, and a dot for each of the first steps. Stars are the known minimizers; a cross "
-    "at the edge is "
-    "where a path leaves the picture."
+    "optimizer from the ring to its marker, and a dot for each of the first steps. Stars are the "
+    "known minimizers; a cross at the edge is where a path leaves the picture."
 )
 
 
@@ -62,8 +60,8 @@ def _picture(plane: Plane, looks: Mapping[str, Look], folder: Path, name: str) -
     with mpl.rc_context(BARE):
         png = save(_draw(plane, ground, looks), folder, name)
     caption = (
-        f"Contours of {ground.quantity} on {plane.problem} and the paths of {plane.seed}. "
-        f"From {len(plane.trails)} run{'s' if len(plane.trails) != 1 else ''}."
+        f"Contours of {ground.quantity} on {plane.problem} and the paths of {plane.seed}. From "
+        f"{len(plane.trails)} run{'s' if len(plane.trails) != 1 else ''}."
     )
     said = "; ".join(f"{trail.optimizer}: {fate(plane, ground, trail)}" for trail in plane.trails)
     return Picture(

@@ -43,10 +43,8 @@ WIDTH = 10.0
 GUIDE: dict[str, Any] = {"color": "#6b6b6b", "lw": 0.9, "zorder": 1}
 HOW_TO_READ = (
     "Runs with telemetry=true: what was measured beside them, under the loss and on the same axis "
-    "of steps, one run an "
-    "optimizer. docs/guide/telemetry.md defines the quantities. Scales are logarithmic where values span "
-    "more than a "
-    "factor of twenty."
+    "of steps, one run an optimizer. docs/guide/telemetry.md defines the quantities. Scales are "
+    "logarithmic where values span more than a factor of twenty."
 )
 
 

@@ -55,8 +55,8 @@ PANELS = (
     Panel(
         "overshoot of the step",
         ("overshoot",),
-        "1 ends at the minimum along the step's line, 2 where the loss is back at its start, above "
-        "it has risen.",
+        "1 ends at the minimum along the step's line, 2 where the loss is back at its start, "
+        "above it has risen.",
         guides=(1.0, 2.0),
         range=(-1.0, 4.0),
         logarithmic=False,
@@ -77,8 +77,7 @@ PANELS = (
         "curvature along the step",
         ("update_curvature", "gradient_curvature"),
         "d'Hd / d'd for the last step; dotted: along the gradient. Far below the largest "
-        "eigenvalue the step goes "
-        "along flat directions.",
+        "eigenvalue the step goes along flat directions.",
     ),
     Panel(
         "share of negative curvature",

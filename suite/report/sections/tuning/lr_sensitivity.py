@@ -35,13 +35,10 @@ DECADE = 10.0
 STRIP = 0.11  # inches for the bar of a good region
 HOW_TO_READ = (
     "A flat, low line (high, for a metric that is to be large) over a wide range of rates means "
-    "that a method forgives "
-    "a rate that is not tuned. Points joined by a line differ in the rate alone, with their "
-    "medians over seeds; single "
-    "points are trials of tuning in which other settings change too. Crosses at the edge are rates "
-    "at which runs "
-    "failed. The bars below show where the value stays within 5 % of the method's best without a "
-    "break."
+    "that a method forgives a rate that is not tuned. Points joined by a line differ in the rate "
+    "alone, with their medians over seeds; single points are trials of tuning in which other "
+    "settings change too. Crosses at the edge are rates at which runs failed. The bars below show "
+    "where the value stays within 5 % of the method's best without a break."
 )
 
 
@@ -191,13 +188,11 @@ def _table(found: Problems) -> Table:
                 }
             )
     caption = (
-        f"Final validation value by learning rate. Good share: the part of the search range (on a "
-        f"log scale) in which "
-        f"the value is within {WITHIN:.0%} of the method's best; good region: where that holds "
-        f"round the best rate "
-        "without a break, and how many powers of ten wide it is. Both are exact to the distance of "
-        "two rates. Else "
-        f"fixed: whether the rate is all that changes. {_from(found)}"
+        "Final validation value by learning rate. Good share: the part of the search range (on a "
+        f"log scale) in which the value is within {WITHIN:.0%} of the method's best; good region: "
+        "where that holds round the best rate without a break, and how many powers of ten wide it "
+        "is. Both are exact to the distance of two rates. Else fixed: whether the rate is all that "
+        f"changes. {_from(found)}"
     )
     return make_table("learning_rates", "Learning-rate sensitivity", caption, rows)
 

@@ -26,14 +26,10 @@ EXCHANGEABLE = ("quasi", "random")  # samplers whose trials may be drawn again i
 DECADE = 10.0
 HOW_TO_READ = (
     "Height above k is what the best of k trials of tuning is expected to reach on the validation "
-    "split, from the "
-    "trials that were made, failed ones counted as the worst value seen. A method that is easy to "
-    "tune is flat and "
-    "good from the left on; where two lines cross, the budget decides who wins. The mark above "
-    "`default` is the "
-    "setting that nobody tuned. Towards the right end the band is too narrow: nothing better than "
-    "the best trial can "
-    "be drawn."
+    "split, from the trials that were made, failed ones counted as the worst value seen. A method "
+    "that is easy to tune is flat and good from the left on; where two lines cross, the budget "
+    "decides who wins. The mark above `default` is the setting that nobody tuned. Towards the "
+    "right end the band is too narrow: nothing better than the best trial can be drawn."
 )
 
 
@@ -189,8 +185,7 @@ def _caption(studies: Mapping[str, Mapping[str, Tuned]], left_out: list[str]) ->
         f"{failed} of {trials} trials failed." if failed else "",
         f"The methods had different numbers of trials on {listed(unequal)}." if unequal else "",
         f"Without a curve: {listed(left_out)} (a search that learns, a study without any value, or "
-        f"a smaller study of "
-        "the same pair)."
+        "a smaller study of the same pair)."
         if left_out
         else "",
         f"From {trials} trial{'s' if trials != 1 else ''} of {len(every)} "
