@@ -1,7 +1,4 @@
-"""The command `python -m suite`.
-
-Compose a configuration with Hydra, carry out one run or, with -m, a sweep.
-"""
+"""The command `python -m suite`: composes a configuration with Hydra and runs it or its sweep."""
 
 from __future__ import annotations
 
@@ -18,11 +15,12 @@ from suite import paths
 from suite.config import messages, overrides, resolvers, torchrun
 from suite.config.compose import as_command, plan_from
 from suite.errors import ConfigError, FatalConfigError
+from suite.multirun import as_typed, note_outcome, run_of_a_sweep
 from suite.results.status import Status
-from suite.multirun import as_typed, note_outcome
 
 if TYPE_CHECKING:
     from suite.config.plan import Plan
+    from suite.training.runner import Outcome
 
 
 REFUSALS = (ValueError, FileNotFoundError, ImportError)  # ConfigError is a ValueError
@@ -32,12 +30,7 @@ resolvers.register()
 
 @hydra.main(version_base="1.3", config_path=str(paths.CONFIGS), config_name="config")
 def compose_and_run(config: DictConfig) -> None:
-    """Hydra calls this once for each run."""
-    from suite.training.runner import (
-        refuse,
-        run,
-    )  # torch is imported here, so that --help need not wait for it
-
+    """Run what Hydra composed; of a sweep Hydra calls this for each run."""
     sweeping = HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN
     try:
         plan = plan_of(config)
@@ -45,32 +38,37 @@ def compose_and_run(config: DictConfig) -> None:
         torchrun.complain(error)
         sys.exit(2)
     try:
-        outcome = run(plan)
+        outcome = run_of_a_sweep(plan) if sweeping else _single_run(plan)
     except FatalConfigError as error:
         torchrun.complain(error)
         torchrun.leave(2)
-    except Exception as error:
-        if sweeping:
-            outcome = refuse(plan, error)
-        elif isinstance(error, REFUSALS):
-            torchrun.complain(error)
-            torchrun.leave(2)
-        elif torchrun.world_size() > 1:
-            traceback.print_exc()
-            torchrun.leave(1)
-        else:
-            raise
     note_outcome(plan, outcome)
     if not sweeping:
         torchrun.leave(outcome.status.exit_code)
-    if (
-        outcome.status is Status.INTERRUPTED
-    ):  # Ctrl-C is meant for the sweep, not only for the run it met
+    if outcome.status is Status.INTERRUPTED:  # Ctrl-C ends the sweep, not only this run
         raise KeyboardInterrupt
 
 
+def _single_run(plan: Plan) -> Outcome:
+    """The outcome of a run by itself; one that cannot be built ends the process with a message."""
+    from suite.training.runner import run  # torch comes with it, and --help need not wait
+
+    try:
+        return run(plan)
+    except FatalConfigError:
+        raise
+    except REFUSALS as error:
+        torchrun.complain(error)
+        torchrun.leave(2)
+    except Exception:
+        if torchrun.world_size() == 1:
+            raise
+        traceback.print_exc()
+        torchrun.leave(1)
+
+
 def plan_of(config: DictConfig) -> Plan:
-    """The plan that a composed configuration describes, with the circumstances that Hydra knows."""
+    """The plan of a composed configuration, with the circumstances that Hydra knows."""
     hydra_config = HydraConfig.get()
     return plan_from(
         config,
@@ -85,17 +83,12 @@ def plan_of(config: DictConfig) -> Plan:
 
 
 def repeating_command() -> str:
-    """What to type to run this one run again.
-
-    Its own choices, without those of the sweep around it.
-    """
+    """The command that repeats this run alone, without the sweep around it."""
     hydra_config = HydraConfig.get()
-    own = [s.path for s in hydra_config.runtime.config_sources if s.provider == "command-line"]
-    arguments = [
-        *(word for path in own for word in ("--config-dir", path)),
-        *as_typed(hydra_config.overrides.task),
-    ]
-    return as_command(arguments, torchrun.world_size())
+    sources = hydra_config.runtime.config_sources
+    own = [source.path for source in sources if source.provider == "command-line"]
+    folders = [word for path in own for word in ("--config-dir", path)]
+    return as_command([*folders, *as_typed(hydra_config.overrides.task)], torchrun.world_size())
 
 
 def _job_number() -> int:
@@ -108,18 +101,15 @@ def _workers(launcher: DictConfig) -> int:
     """How many runs of a sweep share this machine's cores."""
     if "joblib" not in launcher.get("_target_", "").lower():
         return 1
+    from suite.config.device import cores  # torch comes with it
+
     jobs = int(launcher.n_jobs)
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    return jobs if jobs > 0 else max(1, cores + 1 + jobs)
+    return jobs if jobs > 0 else max(1, cores() + 1 + jobs)
 
 
 def main() -> None:
-    """Run the command and turn what is wrong with a request into a message and exit code 2."""
-    os.environ.setdefault(
-        "KINETO_LOG_LEVEL", "99"
-    )  # the profiler's own notes would land between ours
+    """Run the command; a mistake in the request ends in a message and exit code 2."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's notes would mix with ours
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the explanation is ours
     with messages.answered(sys.argv[1:]), torchrun.one_voice():
         torchrun.refuse_sweep(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""What a sweep shows: a line for each run as it ends, and a closing table of outcomes."""
+"""The runs of a sweep: a failure is a result, each end is a line, a table of outcomes closes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,38 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from suite.errors import FatalConfigError
 from suite.training import layer_coverage
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from suite.config.plan import Plan
     from suite.training.runner import Outcome
 
 FILE = "SUITE_SWEEP_FILE"
 TOTAL = "SUITE_SWEEP_TOTAL"
-LONGEST = 30
+LONGEST = 30  # runs that the closing table lists one by one
+COLUMNS = ("outcome", "final metric", "seconds")
+WIDTH = 160  # columns of the table where it goes to a file or a pipe
+
+Entry = dict[str, Any]
+
+
+def run_of_a_sweep(plan: Plan) -> Outcome:
+    """The outcome of one run of a sweep; one that cannot be built is recorded as a failure.
+
+    Raises:
+        FatalConfigError: the mistake concerns every run of the sweep.
+    """
+    from suite.training.runner import refuse, run  # torch comes with it, and --help need not wait
+
+    try:
+        return run(plan)
+    except FatalConfigError:
+        raise
+    except Exception as error:
+        return refuse(plan, error)
 
 
 def note_outcome(plan: Plan, outcome: Outcome) -> None:
@@ -55,24 +78,32 @@ def note_outcome(plan: Plan, outcome: Outcome) -> None:
             file.write(json.dumps(entry) + "\n")
 
 
-def _in_words(entry: dict[str, Any]) -> str:
-    again = " (done before, skipped; force=true repeats it)" if entry["skipped"] else ""
-    value = "" if entry["value"] is None else f", {entry['metric']} {entry['value']:.4g}"
-    seconds = f", {entry['seconds']:.1f} s of steps" if entry["seconds"] else ""
-    why = f": {entry['message']}" if entry["message"] else ""
-    return f"{entry['status']}{value}{seconds}{again}{why}"
+def _in_words(entry: Entry) -> str:
+    """`done, accuracy 0.95, 2.1 s of steps`, with the message of a run that failed."""
+    parts = [entry["status"]]
+    if entry["value"] is not None:
+        parts.append(f", {entry['metric']} {entry['value']:.4g}")
+    if entry["seconds"]:
+        parts.append(f", {entry['seconds']:.1f} s of steps")
+    if entry["skipped"]:
+        parts.append(" (done before, skipped; force=true repeats it)")
+    if entry["message"]:
+        parts.append(f": {entry['message']}")
+    return "".join(parts)
 
 
 class SweepCallback(Callback):
     """Counts the runs of a sweep before it starts and prints their outcomes when it has ended."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Name, in the environment, the list of outcomes and the number of runs."""
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         os.environ[FILE] = str(folder / "outcomes.jsonl")
         os.environ[TOTAL] = str(_count(config))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Print the outcomes that the runs listed."""
         path = Path(os.environ.pop(FILE, ""))
         os.environ.pop(TOTAL, None)
         if path.is_file():
@@ -80,86 +111,78 @@ class SweepCallback(Callback):
 
 
 def as_typed(overrides: Any) -> list[str]:
-    """Overrides as they were typed.
-
-    `${...}` in them is not resolved, nor escaped, as Hydra does for a sweep's runs.
-    """
-    kept: Any = OmegaConf.to_container(overrides, resolve=False)
-    return [override.replace("$\\{", "${").replace("\\}", "}") for override in kept]
+    """Overrides as they were typed, without the escapes that Hydra adds for a sweep's runs."""
+    words: Any = OmegaConf.to_container(overrides, resolve=False)
+    return [word.replace("$\\{", "${").replace("\\}", "}") for word in words]
 
 
 def _count(config: DictConfig) -> int:
     """How many runs the sweep's lists multiply to."""
-    given = as_typed(config.hydra.overrides.task)
-    named = {override.split("=")[0] for override in given}
+    words = as_typed(config.hydra.overrides.task)
+    named = {word.split("=")[0] for word in words}
     params = config.hydra.sweeper.get("params") or {}
-    given += [f"{key}={value}" for key, value in params.items() if key not in named]
-    parsed = OverridesParser.create().parse_overrides(given)
+    words += [f"{key}={value}" for key, value in params.items() if key not in named]
+    parsed = OverridesParser.create().parse_overrides(words)
     return prod(len(BasicSweeper.split_arguments([item], None)[0]) for item in parsed)
 
 
-def print_outcomes(entries: list[dict[str, Any]]) -> None:
+def print_outcomes(entries: list[Entry]) -> None:
     """The closing table: a row a run, or a row for each pair where there are many runs."""
     from rich.console import Console
+
+    entries.sort(key=lambda entry: (entry["task"], entry["optimizer"], entry["seed"]))
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDTH)
+    console.print(_table(entries))
+    for entry in _worth_a_reason(entries):
+        reason = f"{entry['optimizer']} on {entry['task']}: {entry['status']}: {entry['message']}"
+        console.print(reason, markup=False)
+        again = f"    {entry['command']} force=true"
+        console.print(again, markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(entries: list[Entry]) -> Table:
+    """Short sweeps have a row a run with its command, long ones a row a pair."""
     from rich.markup import escape
     from rich.table import Table
 
-    entries.sort(key=lambda entry: (entry["task"], entry["optimizer"], entry["seed"]))
     short = len(entries) <= LONGEST
+    columns = ["task", "optimizer", "seed" if short else "seeds", *COLUMNS]
     table = Table(title=f"{len(entries)} runs", title_justify="left", header_style="bold")
-    for column in (
-        "task",
-        "optimizer",
-        "seed" if short else "seeds",
-        "outcome",
-        "final metric",
-        "seconds",
-    ):
+    for column in [*columns, *(["to repeat it"] if short else [])]:
         table.add_column(column, overflow="fold")
-    if short:
-        table.add_column("to repeat it", overflow="fold")
-    groups = (
-        [[entry] for entry in entries]
-        if short
-        else [list(g) for _, g in groupby(entries, key=_pair)]
-    )
+    groups = [[entry] for entry in entries] if short else _pairs(entries)
     for group in groups:
         cells = [*_cells(group), *([group[0]["command"] + " force=true"] if short else [])]
-        table.add_row(
-            *map(escape, cells)
-        )  # [a, b] is a list of names in a command, and markup to rich
-    console = (
-        Console(file=sys.stdout) if sys.stdout.isatty() else Console(file=sys.stdout, width=160)
-    )
-    console.print(table)
-    for entry in _worth_a_reason(entries):
-        console.print(
-            f"{entry['optimizer']} on {entry['task']}: {entry['status']}: {entry['message']}",
-            markup=False,
-        )
-        console.print(
-            f"    {entry['command']} force=true", markup=False, highlight=False, soft_wrap=True
-        )
+        table.add_row(*map(escape, cells))  # [a, b] in a command is no markup
+    return table
 
 
-def _pair(entry: dict[str, Any]) -> tuple[str, str]:
+def _pairs(entries: list[Entry]) -> list[list[Entry]]:
+    return [list(group) for _, group in groupby(entries, key=_pair)]
+
+
+def _pair(entry: Entry) -> tuple[str, str]:
     return entry["task"], entry["optimizer"]
 
 
-def _cells(group: list[dict[str, Any]]) -> list[str]:
+def _cells(group: list[Entry]) -> list[str]:
     values = [entry["value"] for entry in group if entry["value"] is not None]
     mean = f"{group[0]['metric']} {sum(values) / len(values):.4g}" if values else "—"
     words = [entry["status"] + (" (skipped)" if entry["skipped"] else "") for entry in group]
-    outcome = ", ".join(
-        w if words.count(w) == len(words) else f"{w} {words.count(w)}/{len(words)}"
-        for w in _unique(words)
-    )
     seconds = sum(entry["seconds"] or 0.0 for entry in group)
     seeds = ", ".join(str(seed) for seed in _unique(entry["seed"] for entry in group))
-    return [group[0]["task"], group[0]["optimizer"], seeds, outcome, mean, f"{seconds:.1f}"]
+    return [group[0]["task"], group[0]["optimizer"], seeds, _shares(words), mean, f"{seconds:.1f}"]
 
 
-def _worth_a_reason(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _shares(words: list[str]) -> str:
+    """`done`, or `done 2/3, diverged 1/3` where the runs of a pair ended differently."""
+    counts = {word: words.count(word) for word in words}
+    if len(counts) == 1:
+        return words[0]
+    return ", ".join(f"{word} {count}/{len(words)}" for word, count in counts.items())
+
+
+def _worth_a_reason(entries: list[Entry]) -> list[Entry]:
     """One run of each pair and status that has something to say."""
     seen = {
         (_pair(entry), entry["status"]): entry for entry in reversed(entries) if entry["message"]
