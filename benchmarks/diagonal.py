@@ -30,7 +30,7 @@ from optimizers.diagonal import SGDPH, SOAA, AdaFisher, AdaHessian, SophiaG, Sop
 from optimizers.low_rank import FOSI
 from optimizers.online import OGR
 from optimizers.step_size import ALIG
-from suite.training.memory import state_bytes
+from suite.training.measures.memory import state_bytes
 from tasks.language.char_transformer import CharTransformer
 from tasks.task import Batch, DataTask
 from tasks.vision.mlp import MLP

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from optimizers import Objective
 from optimizers.layers.roles import Role, model_roles
 from optimizers.matrix import SOAP, KLShampoo, Muon, Shampoo
-from suite.training.memory import state_bytes
+from suite.training.measures.memory import state_bytes
 from tasks.language.char_transformer import CharTransformer
 from tasks.task import Batch
 

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from optimizers import Objective
 from optimizers.registry import builder
-from suite.training.memory import peak_bytes
+from suite.training.measures.memory import peak_bytes
 from tasks.task import Task
 from tasks.vision.autoencoder import Autoencoder
 

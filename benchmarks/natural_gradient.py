@@ -26,7 +26,7 @@ from optimizers.natural_gradient import EKFAC, KFAC
 from optimizers.natural_gradient.blocks import Measure
 from optimizers.natural_gradient.find import blocks_of
 from optimizers.registry import builder
-from suite.training.memory import state_bytes
+from suite.training.measures.memory import state_bytes
 from tasks.language.char_transformer import CharTransformer
 from tasks.task import Batch, DataTask
 from tasks.vision.mlp import MLP

@@ -27,8 +27,8 @@ from suite.config import registry, resolvers
 from suite.config.instantiate import construct, locate
 from suite.errors import ConfigError
 from suite.paths import CONFIGS, ROOT
-from suite.training import oracle_costs
-from suite.training.memory import state_bytes
+from suite.training.measures import oracle_costs
+from suite.training.measures.memory import state_bytes
 from suite.training.progress import ProgressLine
 from tasks.task import Batch, Task
 

@@ -17,7 +17,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from suite.errors import FatalConfigError
-from suite.training import layer_coverage
+from suite.training.measures import layer_coverage
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -132,8 +132,8 @@ def _runs_of(plans: Sequence[Plan]) -> tuple[list[Ended], str, str]:
     Raises:
         ConfigError: a run failed.
     """
-    from suite.results.status import Status
     from suite.multirun import note_outcome
+    from suite.results.status import Status
     from suite.training.runner import run
 
     ended = []

@@ -20,7 +20,7 @@ from suite.config.plan import Plan
 from suite.errors import ConfigError
 from suite.results.directory import RunRecord
 from suite.results.status import Status
-from suite.training import environment
+from suite.training.measures import environment
 from suite.training.runner import Outcome, build_task, describe, looked_up, refuse, run
 from suite.training.summary import summarise
 from suite.training.wandb_mirror import Tracker

@@ -18,7 +18,7 @@ from suite.batched.replica_objective import Row
 from suite.batched.stacked_model import Stack
 from suite.config.plan import Plan
 from suite.results.status import Status
-from suite.training import oracle_costs
+from suite.training.measures import oracle_costs
 from suite.training.optimizer import averages
 from suite.training.seeds import stream
 from suite.training.summary import Summary

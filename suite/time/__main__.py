@@ -236,7 +236,7 @@ def _timing(each: Contender, request: Request, task: str) -> timings.Timing:
     from suite.config import device
     from suite.results.frame import hardware
     from suite.time.windows import period_of
-    from suite.training import environment
+    from suite.training.measures import environment
 
     assert each.part is not None
     plan, place = each.plan, device.choose(each.plan.config["device"])

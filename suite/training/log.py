@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Self
 
 from suite.results.directory import History, PathFile, Row
-from suite.training.telemetry import LayerFile
+from suite.training.measures.telemetry import LayerFile
 from suite.training.wandb_mirror import Tracker
 
 

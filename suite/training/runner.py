@@ -14,8 +14,8 @@ from suite.config.plan import Plan
 from suite.errors import FatalConfigError
 from suite.results.directory import RunRecord
 from suite.results.status import Status
-from suite.training import environment
 from suite.training.distributed import World, joined, place_of
+from suite.training.measures import environment
 from suite.training.summary import Summary, metric_of, summarise
 from suite.training.training import Training, Watch
 from suite.training.wandb_mirror import Tracker

@@ -25,16 +25,16 @@ from suite.config.plan import Plan
 from suite.files import digest, write_atomically
 from suite.results.directory import COUNTED, History, PathFile, Row, RunRecord
 from suite.results.status import Status
-from suite.training import environment, layer_coverage, memory, oracle_costs
 from suite.training.averaged_weights import judged_weights, trained
 from suite.training.distributed import World
 from suite.training.log import Log
+from suite.training.measures import environment, layer_coverage, memory, oracle_costs
+from suite.training.measures.telemetry import LayerFile, Telemetry
 from suite.training.optimizer import averages, build_optimizer
 from suite.training.progress import ProgressLine
 from suite.training.seeds import stream
 from suite.training.signals import noted
 from suite.training.summary import Summary, summarise
-from suite.training.telemetry import LayerFile, Telemetry
 from suite.training.wandb_mirror import Tracker
 from tasks.task import Batch, Task
 

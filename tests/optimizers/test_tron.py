@@ -18,7 +18,7 @@ from optimizers import Objective, UnsupportedError, minimize
 from optimizers.linalg.curvature import Curvature
 from optimizers.trust_region import TRON
 from optimizers.trust_region.tron import TronRule
-from suite.training.memory import peak_bytes
+from suite.training.measures.memory import peak_bytes
 from tests.optimizers.cases import Identity, Problem, Scalar, close, mlp
 
 ZERO = torch.zeros(1, 1)

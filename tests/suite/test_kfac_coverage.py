@@ -12,7 +12,7 @@ import torch
 
 from optimizers import Objective
 from optimizers.natural_gradient import EKFAC, KFAC
-from suite.training import layer_coverage
+from suite.training.measures import layer_coverage
 from tasks.language.char_rnn import CharRNN
 from tasks.language.char_transformer import CharTransformer
 from tasks.sequence.long_memory import LongMemory

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from suite.config import device
-from suite.training import memory
+from suite.training.measures import memory
 
 Train = Callable[..., Any]
 

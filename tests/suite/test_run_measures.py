@@ -15,7 +15,7 @@ import torch
 
 from suite.config import device
 from suite.errors import ConfigError
-from suite.training import memory, oracle_costs
+from suite.training.measures import memory, oracle_costs
 from suite.training.runner import build_task
 from suite.training.training import Training
 

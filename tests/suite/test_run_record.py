@@ -16,7 +16,7 @@ import yaml
 from suite.files import digest, to_json, write_atomically
 from suite.results.directory import History, RunRecord
 from suite.results.status import Status
-from suite.training import oracle_costs
+from suite.training.measures import oracle_costs
 
 Train = Callable[..., Any]
 

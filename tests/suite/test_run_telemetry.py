@@ -20,8 +20,8 @@ from torch.func import functional_call, hessian
 
 from optimizers.linalg.flat import flatten
 from suite.results.directory import COLUMNS, History, RunRecord
-from suite.training.step_diagnostics import LAYERS, largest_tensors, spread, step_facts
-from suite.training.telemetry import Telemetry
+from suite.training.measures.step_diagnostics import LAYERS, largest_tensors, spread, step_facts
+from suite.training.measures.telemetry import Telemetry
 from tasks.task import Task
 
 Train = Callable[..., Any]
@@ -249,7 +249,7 @@ def test_a_curvature_that_fails_is_left_out_and_said(
     def refuse(*_: object) -> None:
         raise RuntimeError("no second derivative\nof that kernel")
 
-    monkeypatch.setattr("suite.training.telemetry.spectral_density", refuse)
+    monkeypatch.setattr("suite.training.measures.telemetry.spectral_density", refuse)
     assert watch.row(evaluated=True) == {}
     assert watch.note == "curvature is left out from here on: RuntimeError: no second derivative"
     assert watch.note in capsys.readouterr().err

@@ -12,7 +12,7 @@ from optimizers import Objective
 from optimizers.method import Method
 from suite.config import registry
 from suite.config.instantiate import construct, locate
-from suite.training.memory import state_bytes
+from suite.training.measures.memory import state_bytes
 
 STEPS = 45  # as many as fill a history, or bring a lazy preconditioner into being
 NAMES = {"min": min, "max": max, "sum": sum, "len": len}

@@ -28,8 +28,7 @@ from optimizers.linalg.flat import flatten, unflatten
 from optimizers.linalg.spectrum import spectral_density
 from optimizers.objective.step_state import held_statistics
 from suite.results.directory import Row, RowFile
-from suite.training.seeds import stream
-from suite.training.step_diagnostics import (
+from suite.training.measures.step_diagnostics import (
     Facts,
     along,
     cosine,
@@ -38,6 +37,7 @@ from suite.training.step_diagnostics import (
     spread,
     step_facts,
 )
+from suite.training.seeds import stream
 from tasks.task import Batch, Task
 
 PREFIX = "telemetry/"
