@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+import pandas as pd
+
 from suite.compare.sides import CostTable, Side, sides
 from suite.compare.verdict import Verdict, judge
 from suite.config import registry
+from suite.config.registry import FIRST_ORDER
 from suite.errors import ConfigError, did_you_mean
-from suite.results import time_to_target
 from suite.results.frame import Records
 from suite.results.labels import flatten
+from suite.results.levels import level_setter, origin
 
 
 def against_baseline(
@@ -55,9 +59,7 @@ def baseline_side(
     else the one with most runs.
     """
     there = sides(records, problem) if there is None else there
-    for wish in (
-        (wanted,) if wanted else (time_to_target.baseline(records, problem), default_optimizer())
-    ):
+    for wish in (wanted,) if wanted else (level_setter(records, problem), default_optimizer()):
         own = [side for side in there.values() if wish in (side.name, side.label)]
         if own:
             return max(
@@ -74,6 +76,48 @@ def default_optimizer() -> str:
 
 def _set_levels(records: Records, problem: str, label: str) -> bool:
     """Whether a configuration's settings are those of the runs that set the problem's levels."""
-    origin = flatten(time_to_target.origin(records, problem).get("optimizer") or {"": None})
+    source = flatten(origin(records, problem).get("optimizer") or {"": None})
     own = records.optimizer_settings[problem, label]
-    return bool(origin) and all(own.get(key) == value for key, value in origin.items() if key)
+    return bool(source) and all(own.get(key) == value for key, value in source.items() if key)
+
+
+def baselines(records: Records, reached: pd.DataFrame) -> dict[str, str]:
+    """The method that the others are measured against, for every problem that has one.
+
+    It is the one that set the problem's levels, where that is stored and it was run; else what is
+    the baseline of most problems; else the first-order method that ran on most, of those the one
+    most of whose runs reached a level.
+    """
+    own = {problem: label for problem in records.problems if (label := _named(records, problem))}
+    usual = (
+        max(own.values(), key=list(own.values()).count) if own else _first_order(records, reached)
+    )
+    ran = set(zip(reached["problem"], reached["optimizer"], strict=True))
+    return {
+        problem: own.get(problem, str(usual))
+        for problem in records.problems
+        if problem in own or (problem, usual) in ran
+    }
+
+
+def _named(records: Records, problem: str) -> str | None:
+    """The label of the optimizer whose runs set the levels.
+
+    The one with most runs, where it has several settings.
+    """
+    runs = records.of(problem)
+    own = runs.loc[
+        (runs["name"] == level_setter(records, problem)) & (runs["status"] != "unsupported"),
+        "optimizer",
+    ]
+    return str(own.value_counts(sort=False).idxmax()) if len(own) else None
+
+
+def _first_order(records: Records, reached: pd.DataFrame) -> str | None:
+    first = records.frame[
+        (records.frame["family"] == FIRST_ORDER) & (records.frame["status"] != "unsupported")
+    ]
+    ran = first.groupby("optimizer")["problem"].nunique()
+    most = [name for name in records.optimizers if ran.get(name, 0) == ran.max()]
+    share = np.isfinite(reached["steps"]).groupby(reached["optimizer"]).mean()
+    return max(most, key=lambda name: float(share.get(name, 0.0)), default=None)

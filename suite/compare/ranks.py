@@ -27,6 +27,7 @@ from suite.compare.intervals import LEVEL
 from suite.compare.sides import UNFINISHED, UNFIT, CostTable, Side, sides
 from suite.compare.verdict import FINAL, SECONDS, WORK, Verdict, judge
 from suite.results import time_to_target
+from suite.results.aggregate import is_illustration
 from suite.results.frame import Records
 
 DRAWS = 2000
@@ -148,7 +149,7 @@ def overall(records: Records, found: Sequence[Standing]) -> Overall | None:
 
     None where fewer than two methods share a problem.
     """
-    counted = [one for one in found if not time_to_target.is_illustration(records, one.problem)]
+    counted = [one for one in found if not is_illustration(records, one.problem)]
     apart = [f"{one.problem}: a test function" for one in found if one not in counted]
     counted, methods, dropped = _complete(counted)
     if not counted or len(methods) < 2:

@@ -6,7 +6,7 @@ import math
 
 from suite.compare.intervals import AT_LEAST, BOUNDED, LEVEL, Interval
 from suite.compare.verdict import BETTER, FINAL, SECONDS, WORK, WORSE, Verdict
-from suite.results.time_to_target import TARGET
+from suite.results.levels import TARGET
 from suite.tables.formats import number
 
 UNITS = {"steps": "steps", SECONDS: "seconds", WORK: "gradient-equivalents"}

@@ -14,7 +14,8 @@ import pandas as pd
 
 from suite.results import time_to_target
 from suite.results.frame import Records
-from suite.results.load import as_number
+from suite.results.levels import levels, main_level
+from suite.results.run import as_number
 
 UNFINISHED = "interrupted"
 UNFIT = "unsupported"
@@ -129,13 +130,13 @@ class CostTable:
     def levels(self, problem: str) -> dict[str, float]:
         """The levels set for a problem, by name."""
         if problem not in self._levels:
-            self._levels[problem] = time_to_target.levels(self.records, problem)
+            self._levels[problem] = levels(self.records, problem)
         return self._levels[problem]
 
     def main_value(self, problem: str) -> float:
         """The value of the level that verdicts are about; NaN where none is set."""
         known = self.levels(problem)
-        return known.get(time_to_target.main_level(known) or "", math.nan)
+        return known.get(main_level(known) or "", math.nan)
 
     def costs(self, side: Side, level: float) -> list[dict[str, Any]]:
         """The costs of a side's runs to a level, as in `time_to_target.costs`."""
@@ -146,8 +147,8 @@ class CostTable:
         if key not in self._costs:
             history = self.records.histories[run.index]
             clock = time_to_target.Clock(run.parallel, run.exclusive)
-            self._costs[key] = time_to_target.cost_of(
-                history, side.metric, side.direction, level, clock
+            (self._costs[key],) = time_to_target.costs_of(
+                history, side.metric, side.direction, [level], clock
             )
         return self._costs[key]
 

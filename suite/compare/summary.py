@@ -11,7 +11,7 @@ from suite.compare.explanations import chances
 from suite.compare.intervals import LEVEL
 from suite.compare.sides import CostTable
 from suite.compare.verdict import BETTER, WORSE, Verdict
-from suite.results import time_to_target
+from suite.results.aggregate import is_illustration
 
 DRAWS = 2000
 
@@ -23,9 +23,7 @@ def summary_lines(ledger: CostTable, verdicts: Sequence[Verdict]) -> list[str]:
     all the same.
     """
     judged = [one for one in verdicts if not one.refused]
-    counted = [
-        one for one in judged if not time_to_target.is_illustration(ledger.records, one.a.problem)
-    ]
+    counted = [one for one in judged if not is_illustration(ledger.records, one.a.problem)]
     if not counted:
         return []
     names = counted[0].a.name, counted[0].b.name

@@ -23,6 +23,7 @@ from suite.compare.intervals import Interval, cost_ratio, restricted
 from suite.compare.sides import UNFIT, CostTable, Side, match_seeds
 from suite.results import time_to_target
 from suite.results.frame import Records, metric_columns
+from suite.results.levels import main_level
 
 FINAL = "final"
 SECONDS, WORK = "seconds", "grad_equivalents"
@@ -95,7 +96,7 @@ def judge(
     `mixed` lets hardware differ.
     """
     known = ledger.levels(a.problem)
-    level = level if level is not None else time_to_target.main_level(known)
+    level = level if level is not None else main_level(known)
     empty = Verdict(a.problem, a, b, a.metric, a.direction, level, known.get(level or "", math.nan))
     if refused := _unfit(a) or _unfit(b):
         return replace(empty, refused=refused)

@@ -8,12 +8,20 @@ from dataclasses import dataclass
 import pandas as pd
 
 from suite.results.frame import Records
-from suite.results.time_to_target import UNITS, is_illustration, main_level, roughly_timed
+from suite.results.levels import main_level
+from suite.results.time_to_target import UNITS, roughly_timed
 from suite.tables.formats import listed
 
 LABELS = {"steps": "steps", "seconds": "seconds", "grad_equivalents": "gradient-equivalents"}
 ILLUSTRATION = "functions of a few numbers, which only illustrate"
 NO_LEVEL = "no target"
+# test functions show how methods behave; no overall rank counts them
+ILLUSTRATIONS = "tasks.functions."
+
+
+def is_illustration(records: Records, problem: str) -> bool:
+    """Whether a problem is a test function: shown beside the others, left out of every aggregate."""
+    return records.problem_settings[problem].get("_target_", "").startswith(ILLUSTRATIONS)
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,23 @@
-"""What it cost each run to reach a level of its metric.
-
-The frame behind verdicts, profiles and target tables.
-"""
+"""What each run spent to reach a level of its metric: the costs behind every table and verdict."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from suite.config import targets as levels_on_disk
-from suite.config import task_file
-from suite.errors import ConfigError
-from suite.results.frame import Records, metric_columns
-from suite.results.load import as_number
+from suite.results.frame import Records, metric_columns, once
+from suite.results.levels import TARGET, levels
+from suite.results.run import TRAINED
+
+Array = npt.NDArray[np.float64]
 
 UNITS = {"steps": "step", "seconds": "seconds", "grad_equivalents": "grad_equivalents"}
-# the level of the metric that counts as solved; the others are shares of a baseline's improvement
-TARGET = "target"
 OWN, EXCLUSIVE, SHARED = "own clock", "steps x exclusive timing", "shared machine"
-ILLUSTRATIONS = (
-    "tasks.functions."  # test functions show how methods behave; no overall rank counts them
-)
 KNOWN = ("optimizer", "seed", "status", "hardware")
 COLUMNS = (
     *KNOWN,
@@ -32,99 +25,15 @@ COLUMNS = (
     *(f"{unit}_{kind}" for unit in UNITS for kind in ("before", "spent")),
     "source",
 )
-
-
-def is_illustration(records: Records, problem: str) -> bool:
-    """Whether a problem is a test function: shown beside the others, left out of every aggregate."""
-    return records.problem_settings[problem].get("_target_", "").startswith(ILLUSTRATIONS)
-
-
-def levels(records: Records, problem: str) -> dict[str, float]:
-    """The levels set for a problem, by name: `target`, and `50 %`, `80 %` .
-
-    of the baseline's improvement.
-
-    Runs that are older than their task's levels are measured by those that `suite.target` has
-    stored since.
-    """
-    configs = [records.runs[index].config for index in records.of(problem).index]
-    found: dict[str, float] = {}
-    for told in [
-        *(config.get("levels") for config in configs),
-        *(_stored(config).get("levels") for config in configs[:1]),
-    ]:
-        shares = told.items() if isinstance(told, Mapping) else ()
-        found |= {
-            f"{name} %": as_number(value) for name, value in shares if f"{name} %" not in found
-        }
-    found[TARGET] = as_number(configs[0].get("target")) if configs else math.nan
-    return {name: value for name, value in found.items() if math.isfinite(value)}
-
-
-def main_level(known: Mapping[str, float]) -> str | None:
-    """The level that verdicts are about: the target, else the baseline's whole improvement.
-
-    None where none is set.
-    """
-    return (
-        TARGET
-        if TARGET in known
-        else max(known, key=lambda name: float(name.split()[0]), default=None)
-    )
-
-
-def origin(records: Records, problem: str) -> Mapping[str, Any]:
-    """Where the problem's levels come from, as `suite.target` stored it.
-
-    Baseline, its settings, its runs.
-    """
-    entry = _stored(records.runs[int(records.of(problem).index[0])].config)
-    return entry.get("origin") or {}
-
-
-def baseline(records: Records, problem: str) -> str | None:
-    """The name of the optimizer whose runs set the problem's levels, where that is stored."""
-    name = origin(records, problem).get("baseline")
-    return str(name) if name else None
-
-
-def costs(
-    records: Records, problem: str, level: float, among: pd.Index | None = None
-) -> pd.DataFrame:
-    """A row per run of a problem, under its index in `records.frame`.
-
-    What it had spent when first at the level.
-
-    `among` names the runs where not all are asked for.
-
-    Columns: optimizer, seed, status, hardware; steps, seconds, grad_equivalents (`inf` where the
-    level was never reached); the same with `_before`, at the last evaluation before (of a run that
-    never arrived: at its last one), so that the true cost lies between the two; with `_spent`, up
-    to the level or the end of the run; source (of the seconds). Seconds of runs that shared the
-    machine are steps times what `suite.time` measured for a step, where that is known; a pair that
-    does not fit (`unsupported`) has no row.
-    """
-    runs = records.of(problem) if among is None else records.frame.loc[among]
-    runs = runs[runs["status"] != "unsupported"]
-    wanted = (
-        runs[name]
-        for name in (*KNOWN, "metric", "direction", "parallel", "exclusive_seconds_per_step")
-    )
-    rows = []
-    for index, *known, metric, direction, parallel, exclusive in zip(
-        runs.index, *wanted, strict=True
-    ):
-        found = cost_of(
-            records.histories[index], metric, direction, level, Clock(parallel, exclusive)
-        )
-        rows.append({**dict(zip(KNOWN, known, strict=True)), **found})
-    return pd.DataFrame(rows, columns=list(COLUMNS), index=runs.index)
+TOTAL_COLUMNS = ["problem", *KNOWN, "source", *UNITS]
+LEVEL_COLUMNS = ["problem", *KNOWN, "source", "level", "value", *UNITS]
+FLOATS = dict.fromkeys(UNITS, float)
 
 
 class Clock(NamedTuple):
     """What a run's seconds are worth.
 
-    Whether it shared the machine, and the seconds of a step timed alone, or NaN.
+    Whether it shared the machine, and the seconds of a step timed in isolation, or NaN.
     """
 
     parallel: bool
@@ -133,34 +42,112 @@ class Clock(NamedTuple):
     @property
     def source(self) -> str:
         """Where its seconds come from."""
-        return OWN if not self.parallel else EXCLUSIVE if self.exclusive > 0 else SHARED
+        if not self.parallel:
+            return OWN
+        return EXCLUSIVE if self.exclusive > 0 else SHARED
+
+    def spent(self, history: pd.DataFrame) -> dict[str, Array]:
+        """What the run had spent at every row of its history, by unit."""
+        amounts = {unit: history[name].to_numpy(dtype=float) for unit, name in UNITS.items()}
+        if self.source == EXCLUSIVE:
+            amounts["seconds"] = amounts["steps"] * self.exclusive
+        return amounts
 
 
-def cost_of(
-    history: pd.DataFrame, metric: str, direction: str, level: float, clock: Clock
-) -> dict[str, Any]:
-    """What one run had spent when it first was at a level or better, in the columns of `costs`."""
-    values = _values(history, metric)
-    there = np.flatnonzero(values >= level if direction == "max" else values <= level)
-    evaluated = np.flatnonzero(~np.isnan(values[: there[0]] if len(there) else values))
-    found: dict[str, Any] = {}
-    for unit, name in UNITS.items():
-        by_step = unit == "seconds" and clock.source == EXCLUSIVE
-        spent = (
-            history["step"].to_numpy() * clock.exclusive if by_step else history[name].to_numpy()
-        )
-        found[unit] = float(spent[there[0]]) if len(there) else math.inf
-        found[f"{unit}_before"] = float(spent[evaluated[-1]]) if len(evaluated) else 0.0
-        found[f"{unit}_spent"] = (
-            found[unit] if len(there) else float(spent[-1]) if len(spent) else 0.0
-        )
-    return {**found, "source": clock.source}
+def costs_of(
+    history: pd.DataFrame, metric: str, direction: str, values: Sequence[float], clock: Clock
+) -> list[dict[str, Any]]:
+    """What one run had spent when it was first at each level or better, as in `costs`."""
+    observed = _observed(history, metric)
+    amounts = clock.spent(history)
+    reached_at = []
+    for value in values:
+        hits = np.flatnonzero(observed >= value if direction == "max" else observed <= value)
+        first = int(hits[0]) if len(hits) else None
+        evaluated = np.flatnonzero(~np.isnan(observed[:first]))
+        last = int(evaluated[-1]) if len(evaluated) else None
+        reached_at.append({**_cost(amounts, first, last), "source": clock.source})
+    return reached_at
+
+
+def costs(records: Records, problem: str, level: float) -> pd.DataFrame:
+    """A row per run of a problem, under its index in `records.frame`: its cost to reach a level.
+
+    Columns: optimizer, seed, status, hardware; steps, seconds, grad_equivalents (`inf` where the
+    level was never reached); the same with `_before`, at the last evaluation before, so that the
+    true cost lies between the two; with `_spent`, up to the level or the end of the run; source
+    (of the seconds). Seconds of runs that shared the machine are steps times what `suite.time`
+    measured for a step, where that is known. A run of a pair that does not fit (`unsupported`) has
+    no row.
+    """
+    runs = _fitting(records.of(problem))
+    rows = [
+        {
+            **_known(run),
+            **costs_of(records.histories[index], *_metric(run), [level], _clock(run))[0],
+        }
+        for index, run in _runs(runs)
+    ]
+    return pd.DataFrame(rows, columns=list(COLUMNS), index=runs.index)
+
+
+@once
+def level_costs(records: Records) -> pd.DataFrame:
+    """A row per run and level of every problem: the cost to reach it, `inf` where it never was.
+
+    Columns: problem, those of `KNOWN`, source, level, its value, and the three units.
+    """
+    values = {problem: levels(records, problem) for problem in records.problems}
+    rows: list[dict[str, Any]] = []
+    for index, run in _runs(_fitting(records.frame)):
+        own = values[run["problem"]]
+        spent = costs_of(records.histories[index], *_metric(run), list(own.values()), _clock(run))
+        rows += [
+            {"problem": run["problem"], **_known(run), "level": level, "value": value, **cost}
+            for (level, value), cost in zip(own.items(), spent, strict=True)
+        ]
+    return pd.DataFrame(rows, columns=LEVEL_COLUMNS).astype({"value": float, **FLOATS})
+
+
+def total_costs(records: Records) -> pd.DataFrame:
+    """A row per run, under the records' index: all that it spent, whatever it reached.
+
+    Columns as in `TOTAL_COLUMNS`; runs of pairs that do not fit and runs without a history have no
+    row.
+    """
+    rows: dict[int, dict[str, Any]] = {}
+    for index, run in _runs(_fitting(records.frame)):
+        history, clock = records.histories[index], _clock(run)
+        if len(history):
+            total = {unit: float(spent[-1]) for unit, spent in clock.spent(history).items()}
+            rows[index] = {
+                "problem": run["problem"],
+                **_known(run),
+                "source": clock.source,
+                **total,
+            }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=TOTAL_COLUMNS).astype(FLOATS)
+
+
+def step_seconds(records: Records) -> pd.DataFrame:
+    """A row per run with seconds of a step: problem, optimizer, seed, hardware, seconds, source."""
+    frame = records.frame[records.frame["status"].isin(TRAINED)]
+    clocks = [
+        Clock(*pair)
+        for pair in zip(frame["parallel"], frame["exclusive_seconds_per_step"], strict=True)
+    ]
+    source = pd.Series([clock.source for clock in clocks], index=frame.index, dtype=object)
+    seconds = frame["seconds_per_step"].where(
+        source != EXCLUSIVE, frame["exclusive_seconds_per_step"]
+    )
+    known = frame[["problem", "optimizer", "seed", "hardware"]]
+    return known.assign(seconds=seconds, source=source)[seconds > 0]
 
 
 def roughly_timed(costs: pd.DataFrame) -> pd.Series:
     """Which of some costs have seconds of a shared machine.
 
-    A run that never arrived has cost infinity by any clock.
+    A run that never reached the level has cost infinity by any clock.
     """
     rough: pd.Series = (costs["source"] == SHARED) & np.isfinite(costs["seconds"])
     return rough
@@ -181,25 +168,70 @@ def times(records: Records, unit: str, level: str = TARGET) -> pd.DataFrame:
     return table
 
 
-def _stored(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What `suite.target` has stored for a run's task and scale.
+def common_level(reached: pd.DataFrame, against: str) -> str | None:
+    """The hardest level of a problem that all of the baseline's runs reached.
 
-    Nothing where its file cannot be read.
+    The target where there is none. The target is the median of the baseline's own runs, so about
+    half of them never reach it.
+
+    Args:
+        reached: the rows of `level_costs` on one problem.
+        against: the baseline's label.
     """
-    try:
-        return (
-            levels_on_disk.find(task_file.identifying(config["task"]), str(config.get("scale")))
-            or {}
-        )
-    except ConfigError:
-        return {}
+    own = reached[reached["optimizer"] == against]
+    if own.empty:
+        return None
+    by_all = np.isfinite(own["steps"]).groupby(own["level"], sort=False).all()
+    value = dict(zip(own["level"].astype(str), own["value"].astype(float), strict=True))
+    # the shares come in the order in which they get harder
+    shares = [value[name] for name in value if name != TARGET]
+    harder = 1.0 if not shares or shares[-1] >= shares[0] else -1.0
+    names = sorted(value, key=lambda name: (harder * value[name], name == TARGET), reverse=True)
+    fallback = TARGET if TARGET in names else names[0]
+    return next((name for name in names if bool(by_all[name])), fallback)
 
 
-def _values(history: pd.DataFrame, metric: str) -> np.ndarray:
+def _fitting(frame: pd.DataFrame) -> pd.DataFrame:
+    """The runs of pairs that fit."""
+    return frame[frame["status"] != "unsupported"]
+
+
+def _runs(frame: pd.DataFrame) -> list[tuple[int, dict[str, Any]]]:
+    """Each run's index and what the frame knows of it."""
+    wanted = ["problem", *KNOWN, "metric", "direction", "parallel", "exclusive_seconds_per_step"]
+    rows: list[dict[str, Any]] = frame[wanted].to_dict("records")  # type: ignore[assignment]
+    return list(zip(map(int, frame.index), rows, strict=True))
+
+
+def _known(run: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: run[name] for name in KNOWN}
+
+
+def _metric(run: Mapping[str, Any]) -> tuple[str, str]:
+    return run["metric"], run["direction"]
+
+
+def _clock(run: Mapping[str, Any]) -> Clock:
+    return Clock(run["parallel"], run["exclusive_seconds_per_step"])
+
+
+def _cost(amounts: Mapping[str, Array], first: int | None, last: int | None) -> dict[str, float]:
+    """The costs in every unit of a run that reached a level in row `first`, or never.
+
+    `last` is the row of the last evaluation before.
+    """
+    cost: dict[str, float] = {}
+    for unit, spent in amounts.items():
+        total = float(spent[-1]) if len(spent) else 0.0
+        cost[unit] = math.inf if first is None else float(spent[first])
+        cost[f"{unit}_before"] = 0.0 if last is None else float(spent[last])
+        cost[f"{unit}_spent"] = total if first is None else float(spent[first])
+    return cost
+
+
+def _observed(history: pd.DataFrame, metric: str) -> Array:
     """The metric on the validation split, NaN where it was not evaluated."""
     column = metric_columns(metric)["val"]
-    return (
-        history[column].to_numpy(dtype=float)
-        if column in history
-        else np.full(len(history), math.nan)
-    )
+    if column not in history:
+        return np.full(len(history), math.nan)
+    return history[column].to_numpy(dtype=float)

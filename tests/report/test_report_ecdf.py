@@ -13,7 +13,7 @@ import pytest
 
 from suite.report.sections.answers.ecdf import reach, relative_costs, section
 from suite.results.aggregate import aggregated
-from suite.results.crossings import crossings
+from suite.results.time_to_target import level_costs
 from suite.stats import at
 
 INF = math.inf
@@ -81,7 +81,7 @@ def test_costs_are_in_units_of_the_baselines_whole_run(plant: Callable[..., Any]
         config={"levels": {50: 0.25, 100: 0.5}},
         seconds_per_step=lambda task, optimizer: 0.04 if optimizer == "kfac" else 0.01,
     )
-    reached = crossings(records)
+    reached = level_costs(records)
     tables, left_out = relative_costs(records, reached, aggregated(records, reached))
     cost = tables["steps"].set_index(["optimizer", "level", "seed"])["cost"]
     assert cost.index.get_level_values("level").unique().tolist() == [
@@ -114,7 +114,7 @@ def test_seconds_need_a_clock_for_every_run(plant: Callable[..., Any]) -> None:
         config={"levels": {50: 0.25, 100: 0.5}},
         summary=lambda task, optimizer: {"parallel": optimizer == "kfac"},
     )
-    reached = crossings(records)
+    reached = level_costs(records)
     chosen = aggregated(records, reached)
     assert list(chosen.rough) == ["mlp"]
     assert set(chosen.by_unit["seconds"]["problem"]) == {"cnn", "vae"}

@@ -10,7 +10,8 @@ import pytest
 from suite.report.sections.answers.targets import level_tables, target_tables
 from suite.report.sections.answers.verdicts import verdicts_and_ranks
 from suite.results.frame import Records, build_records
-from suite.results.time_to_target import costs, levels, main_level
+from suite.results.levels import levels, main_level
+from suite.results.time_to_target import costs
 from suite.stats import time_to_target
 from suite.tables.table import Table
 
@@ -182,7 +183,7 @@ def test_older_runs_are_measured_by_levels_that_were_stored_since(
     sown: Sown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "suite.results.time_to_target.levels_on_disk.find",
+        "suite.results.levels.levels_on_disk.find",
         lambda task, scale: {"levels": {50: 1.25}},
     )
     records = build_records([sown("adamw", config=(("target", None),)).run], [])

@@ -229,9 +229,7 @@ def test_the_baseline_is_who_set_the_levels(field: Any, monkeypatch: pytest.Monk
         "origin": {"baseline": "sgd", "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.123}},
         "levels": {},
     }
-    monkeypatch.setattr(
-        "suite.results.time_to_target.levels_on_disk.find", lambda task, scale: entry
-    )
+    monkeypatch.setattr("suite.results.levels.levels_on_disk.find", lambda task, scale: entry)
     side = baseline_side(field({"mlp": {"kfac": 60, default_optimizer(): 100, "sgd": 300}}), "mlp")
     assert side is not None
     assert side.label == "sgd"
@@ -244,9 +242,7 @@ def test_of_several_configurations_of_the_baseline_it_is_the_one_that_set_the_le
         "origin": {"baseline": "sgd", "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.5}},
         "levels": {},
     }
-    monkeypatch.setattr(
-        "suite.results.time_to_target.levels_on_disk.find", lambda task, scale: entry
-    )
+    monkeypatch.setattr("suite.results.levels.levels_on_disk.find", lambda task, scale: entry)
     rates = ((0.1, range(4)), (0.5, range(2)))
     runs = [
         sown("sgd", seed, 60, hyper=(("lr", rate),)).run for rate, seeds in rates for seed in seeds

@@ -27,8 +27,9 @@ from suite.report.report import write_report
 from suite.report.sections.answers.final_metrics import main_table
 from suite.results.archive import read_archive, write_archive
 from suite.results.frame import build_records
+from suite.results.levels import levels
 from suite.results.load import load_runs
-from suite.results.time_to_target import levels, times
+from suite.results.time_to_target import times
 from suite.stats import performance_profile, profile_score, time_to_target
 from suite.tables.markdown import markdown
 

@@ -16,7 +16,7 @@ from suite.report.drawing.canvas import RC, Picture, inches, literal, save
 from suite.report.drawing.style import Look
 from suite.report.section import OVERALL, Content, Context, Section
 from suite.results.aggregate import LABELS, Aggregated, aggregated
-from suite.results.crossings import crossings
+from suite.results.time_to_target import level_costs
 from suite.stats import Nemenyi, friedman, nemenyi
 from suite.tables.formats import listed
 from suite.tables.table import runs_note
@@ -50,7 +50,7 @@ def section(context: Context) -> Content:
     Words where there is too little to rank.
     """
     records = context.records
-    chosen = aggregated(records, crossings(records))
+    chosen = aggregated(records, level_costs(records))
     found = {
         unit: one
         for unit, rows in chosen.by_unit.items()

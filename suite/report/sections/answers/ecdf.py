@@ -14,15 +14,15 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 
+from suite.compare.baseline import baselines
 from suite.report.drawing.canvas import Picture
 from suite.report.drawing.lines import MOST_BANDS, said
 from suite.report.drawing.step_functions import share_lines, unit_panels
 from suite.report.drawing.style import Look
 from suite.report.section import OVERALL, Content, Context, Section
 from suite.results.aggregate import LABELS, Aggregated, aggregated
-from suite.results.crossings import baselines, crossings, ends
 from suite.results.frame import Records
-from suite.results.time_to_target import SHARED
+from suite.results.time_to_target import SHARED, level_costs, total_costs
 from suite.stats import at, ecdf
 from suite.tables.formats import listed
 from suite.tables.table import runs_note
@@ -58,7 +58,7 @@ class Reach:
 def section(context: Context) -> Content:
     """The ECDF in steps, seconds and gradient-equivalents."""
     records, styles = context.records, context.styles
-    reached = crossings(records)
+    reached = level_costs(records)
     chosen = aggregated(records, reached)
     relative, left_out = relative_costs(records, reached, chosen)
     curves = {
@@ -93,7 +93,7 @@ def relative_costs(
     Two levels with the same value, such as the target and 100 %, count once.
     """
     against = baselines(records, reached)
-    whole = ends(records).groupby(["problem", "optimizer"])[list(LABELS)].median()
+    whole = total_costs(records).groupby(["problem", "optimizer"])[list(LABELS)].median()
     tables: dict[str, pd.DataFrame] = {}
     unclocked: list[str] = []
     for unit, rows in chosen.by_unit.items():

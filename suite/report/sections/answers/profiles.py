@@ -20,7 +20,7 @@ from suite.report.drawing.step_functions import share_lines, unit_panels
 from suite.report.drawing.style import Look
 from suite.report.section import OVERALL, Content, Context, Section
 from suite.results.aggregate import LABELS, aggregated
-from suite.results.crossings import crossings
+from suite.results.time_to_target import level_costs
 from suite.stats import at, performance_profile, profile_score
 from suite.tables.formats import listed
 from suite.tables.table import Cell, Table, make_table, runs_note
@@ -63,7 +63,7 @@ class Profile:
 def section(context: Context) -> Content:
     """The profiles in steps, seconds and gradient-equivalents, and the table of their scores."""
     records, styles = context.records, context.styles
-    chosen = aggregated(records, crossings(records))
+    chosen = aggregated(records, level_costs(records))
     profiles = {
         unit: found
         for unit, runs in chosen.by_unit.items()

@@ -17,8 +17,8 @@ from matplotlib.lines import Line2D
 from suite.report.drawing.canvas import RC, WIDTH, Picture, folded, inches, literal, save
 from suite.report.drawing.lines import legend, legend_height, ratio_ticks
 from suite.report.section import PROBLEM, Content, Context, Section
-from suite.results.crossings import crossings
 from suite.results.frame import Records
+from suite.results.time_to_target import level_costs
 from suite.stats import median_with_failures
 from suite.tables.formats import count_text, listed
 from suite.tables.table import runs_note
@@ -64,7 +64,7 @@ Methods = dict[str, list[Arrival]]
 
 def section(context: Context) -> Content:
     """A panel for each problem that has levels."""
-    found = arrivals(context.records, crossings(context.records))
+    found = arrivals(context.records, level_costs(context.records))
     if not found:
         return Content()
     return Content([], [_picture(found, context.figures)], HOW_TO_READ)

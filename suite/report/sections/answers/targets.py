@@ -12,6 +12,7 @@ from suite.report.section import OVERALL, PROBLEM, Content, Context, Section
 from suite.report.sections.answers.final_metrics import ALL_WELL
 from suite.results import time_to_target
 from suite.results.frame import SHARED, Records
+from suite.results.levels import TARGET, levels
 from suite.results.outcomes import failure_words
 from suite.stats import expected_running_time, median_with_failures
 from suite.tables.formats import NOT_RUN, count_text, number
@@ -43,9 +44,9 @@ def level_tables(records: Records) -> list[Table]:
 
     None where no levels are set.
     """
-    known = {problem: time_to_target.levels(records, problem) for problem in records.problems}
+    known = {problem: levels(records, problem) for problem in records.problems}
     names = sorted(
-        {name for told in known.values() for name in told if name != time_to_target.TARGET},
+        {name for told in known.values() for name in told if name != TARGET},
         key=_share,
     )
     return [_level_table(records, known, names, table) for table in LEVEL_TABLES] if names else []

@@ -18,13 +18,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
+from suite.compare.baseline import baselines
 from suite.report.drawing.canvas import RC, WIDTH, Picture, folded, literal, save
 from suite.report.drawing.lines import columns_that_fit, legend_height, name_points, ratio_ticks
 from suite.report.drawing.style import Look
 from suite.report.section import OVERALL, Content, Context, Section
-from suite.results.crossings import baselines, common_level, crossings, step_seconds
 from suite.results.frame import Records
-from suite.results.time_to_target import SHARED, TARGET
+from suite.results.levels import TARGET
+from suite.results.time_to_target import SHARED, common_level, level_costs, step_seconds
 from suite.stats import Ratio, median_with_failures, ratio_interval
 from suite.tables.formats import listed, ratio_text
 from suite.tables.table import runs_note
@@ -81,7 +82,7 @@ def section(context: Context) -> Content:
 
 def plane(records: Records) -> Plane:
     """The points of every method on every problem where it and the baseline ran on the same hardware."""
-    reached = crossings(records)
+    reached = level_costs(records)
     against = baselines(records, reached)
     seconds = step_seconds(records)
     points: dict[str, list[Point]] = {}

@@ -22,9 +22,9 @@ from suite.report.drawing.canvas import RC, WIDTH, Picture, folded, literal, pla
 from suite.report.drawing.lines import NEVER_HERE, handle, legend, legend_height, name_points
 from suite.report.drawing.style import Look
 from suite.report.section import OVERALL, Content, Context, Section
-from suite.results.crossings import crossings, step_seconds
 from suite.results.frame import Records
-from suite.results.time_to_target import SHARED, TARGET
+from suite.results.levels import TARGET
+from suite.results.time_to_target import SHARED, level_costs, step_seconds
 from suite.tables.formats import bytes_text, listed, number
 from suite.tables.table import runs_note
 
@@ -70,7 +70,7 @@ def section(context: Context) -> Content:
 
 def to_target(records: Records) -> Plot:
     """Seconds to the target against the peak of memory, for problems where somebody arrives."""
-    reached = crossings(records)
+    reached = level_costs(records)
     reached = reached[reached["level"] == TARGET].drop(columns="level")
     panels, runs = _panels(records, reached, "peak_memory_bytes", arrives=True)
     return Plot(

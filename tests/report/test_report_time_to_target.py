@@ -12,14 +12,25 @@ from typing import Any
 import numpy as np
 import pytest
 
+from suite.compare import baseline as module
+from suite.compare.baseline import baselines
 from suite.report.sections.answers.final_metrics import final_cells, results_table
 from suite.report.sections.costs.time_and_memory import cost_tables
-from suite.results import crossings as module
 from suite.results import timings
 from suite.results.aggregate import aggregated
-from suite.results.crossings import baselines, common_level, crossings, ends, step_seconds
 from suite.results.frame import only
-from suite.results.time_to_target import EXCLUSIVE, OWN, SHARED, UNITS, costs, levels
+from suite.results.levels import levels
+from suite.results.time_to_target import (
+    EXCLUSIVE,
+    OWN,
+    SHARED,
+    UNITS,
+    common_level,
+    costs,
+    level_costs,
+    step_seconds,
+    total_costs,
+)
 
 LEVELS = {50: 0.25, 80: 0.4, 100: 0.5}
 INF = math.inf
@@ -31,7 +42,7 @@ def test_every_level_costs_what_the_slow_way_says(plant: Callable[..., Any]) -> 
         config={"levels": LEVELS},
         summary=lambda task, optimizer: {"parallel": task == "cnn"},
     )
-    found = crossings(records)
+    found = level_costs(records)
     assert len(found) == 9 * 4
     for problem in records.problems:
         for name, value in levels(records, problem).items():
@@ -43,7 +54,7 @@ def test_every_level_costs_what_the_slow_way_says(plant: Callable[..., Any]) -> 
 
 def test_what_a_cell_costs_by_hand(plant: Callable[..., Any]) -> None:
     records = plant({("mlp", "sgd"): [10, 20, INF]}, config={"levels": LEVELS})
-    found = crossings(records).set_index(["level", "seed"])
+    found = level_costs(records).set_index(["level", "seed"])
     assert [found.loc[("target", seed), "steps"] for seed in range(3)] == [10, 20, INF]
     assert found.loc[("50 %", 0), "steps"] == 5
     assert (
@@ -52,7 +63,7 @@ def test_what_a_cell_costs_by_hand(plant: Callable[..., Any]) -> None:
     assert found.loc[("50 %", 2), "steps"] == 100
     assert found.loc[("target", 1), "seconds"] == pytest.approx(0.2)
     assert found.loc[("target", 1), "grad_equivalents"] == 40
-    assert list(ends(records)["steps"]) == [100, 100, 100]
+    assert list(total_costs(records)["steps"]) == [100, 100, 100]
 
 
 def test_shared_seconds_are_steps_times_an_exclusive_timing_where_there_is_one(
@@ -66,7 +77,7 @@ def test_shared_seconds_are_steps_times_an_exclusive_timing_where_there_is_one(
     elsewhere = replace(here, hardware="cpu, Other CPU, 1 thread", seconds_per_step=0.7)
     measured = timings.placed([here, elsewhere])
     records = plant({}, timings=measured)
-    found = crossings(records).set_index("optimizer")
+    found = level_costs(records).set_index("optimizer")
     assert found.loc["kfac", "seconds"] == pytest.approx(20 * 0.003)
     assert (found.loc["kfac", "source"], found.loc["sgd", "source"]) == (EXCLUSIVE, SHARED)
     price = step_seconds(records).set_index("optimizer")
@@ -80,7 +91,7 @@ def test_pairs_that_do_not_fit_and_problems_without_levels_have_no_row(
     record("mlp", "newton", 0, training(status="unsupported"), config={"target": 0.5, "steps": 100})
     record("cnn", "sgd")
     records = plant({("mlp", "sgd"): [10]})
-    found = crossings(records)
+    found = level_costs(records)
     assert list(found["optimizer"]) == ["sgd"]
     assert list(found["source"]) == [OWN]
 
@@ -91,9 +102,9 @@ def test_the_baseline_is_who_set_the_levels(
     cells = {(task, name): [10.0] for task in ("mlp", "cnn") for name in ("sgd", "adamw", "kfac")}
     records = plant(cells)
     monkeypatch.setattr(
-        module, "baseline", lambda records, problem: "kfac" if problem == "cnn" else None
+        module, "level_setter", lambda records, problem: "kfac" if problem == "cnn" else None
     )
-    assert baselines(records, crossings(records)) == {"cnn": "kfac", "mlp": "kfac"}
+    assert baselines(records, level_costs(records)) == {"cnn": "kfac", "mlp": "kfac"}
 
 
 def test_else_it_is_the_first_order_method_that_ran_on_most_and_arrived_most_often(
@@ -108,12 +119,12 @@ def test_else_it_is_the_first_order_method_that_ran_on_most_and_arrived_most_oft
     records = plant(
         {**cells, ("mlp", "lbfgs"): [5.0], ("mlp", "kfac"): [5.0], ("cnn", "kfac"): [5.0]}
     )
-    assert set(baselines(records, crossings(records)).values()) == {"adamw"}
+    assert set(baselines(records, level_costs(records)).values()) == {"adamw"}
 
 
 def test_without_any_first_order_method_there_is_no_baseline(plant: Callable[..., Any]) -> None:
     records = plant({("mlp", "kfac"): [10.0]})
-    assert baselines(records, crossings(records)) == {}
+    assert baselines(records, level_costs(records)) == {}
 
 
 def test_the_common_level_is_the_hardest_that_all_of_the_baselines_runs_reached(
@@ -123,7 +134,7 @@ def test_the_common_level_is_the_hardest_that_all_of_the_baselines_runs_reached(
         {("mlp", "sgd"): [10, 20, INF], ("mlp", "kfac"): [10]},
         config={"levels": {**LEVELS, 100: 0.5}},
     )
-    found = crossings(records)
+    found = level_costs(records)
     assert common_level(found, "sgd") == "50 %"  # the run that never reached 0.5 ends at 0.25
     assert common_level(found, "kfac") == "target"
     assert common_level(found, "newton") is None
@@ -134,7 +145,7 @@ def test_a_target_stands_where_its_value_does(
     plant: Callable[..., Any], target: float, expected: str
 ) -> None:
     records = plant({("mlp", "sgd"): [10]}, config={"levels": LEVELS, "target": target})
-    assert common_level(crossings(records), "sgd") == expected
+    assert common_level(level_costs(records), "sgd") == expected
 
 
 def test_what_must_not_be_averaged_is_left_out_and_named(plant: Callable[..., Any]) -> None:
@@ -145,7 +156,7 @@ def test_what_must_not_be_averaged_is_left_out_and_named(plant: Callable[..., An
             {"_target_": "tasks.functions.toy.Toy"} if task == "toy" else {}
         ),
     )
-    chosen = aggregated(records, crossings(records))
+    chosen = aggregated(records, level_costs(records))
     assert set(chosen.by_unit["steps"]["problem"]) == {"mlp", "cnn"}
     assert set(chosen.by_unit["seconds"]["problem"]) == {"mlp"}
     assert chosen.ran == {"sgd": 2, "kfac": 1}
@@ -160,7 +171,7 @@ def test_seconds_of_several_machines_are_not_put_together(plant: Callable[..., A
         {("mlp", "sgd"): [10], ("mlp", "kfac"): [10]},
         environment=lambda task, optimizer: {"cpu": f"CPU of {optimizer}"},
     )
-    chosen = aggregated(records, crossings(records))
+    chosen = aggregated(records, level_costs(records))
     assert chosen.by_unit["seconds"].empty
     assert chosen.rough == {"mlp": "several kinds of hardware"}
     assert len(chosen.by_unit["grad_equivalents"]) == 2
@@ -171,23 +182,23 @@ def test_no_level_at_all_is_an_empty_frame(
 ) -> None:
     record("mlp", "sgd")
     records = plant({})
-    found = crossings(records)
+    found = level_costs(records)
     assert found.empty
     chosen = aggregated(records, found)
     assert (chosen.methods, chosen.why_not("Profiles")) == ([], "")
-    assert np.isfinite(ends(records)["steps"]).all()
+    assert np.isfinite(total_costs(records)["steps"]).all()
 
 
 def test_what_sections_share_is_computed_once_and_a_problems_part_handed_on(
     plant: Callable[..., Any],
 ) -> None:
     records = plant({("mlp", "sgd"): [10], ("mlp", "kfac"): [20], ("cnn", "sgd"): [10]})
-    assert crossings(records) is crossings(records)
+    assert level_costs(records) is level_costs(records)
     whole = final_cells(records, "mlp")
     part = only(records, "mlp")
     assert final_cells(part, "mlp") is whole
-    assert set(crossings(part)["problem"]) == {"mlp"}
-    assert set(crossings(records)["problem"]) == {"mlp", "cnn"}
+    assert set(level_costs(part)["problem"]) == {"mlp"}
+    assert set(level_costs(records)["problem"]) == {"mlp", "cnn"}
     assert replace(records, frame=records.frame.head(1)).kept == {}
 
 
