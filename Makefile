@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 RESULTS ?= $(or $(SUITE_RESULTS),results)
 
 .DEFAULT_GOAL := help
-.PHONY: help install compare report reference screenshots test lint bench functions nist sync clean
+.PHONY: help install compare report reference measured screenshots docs test lint bench functions nist sync clean
 
 help: ## list these commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -32,6 +32,18 @@ report: $(READY) ## tables, figures and index.html from the runs there are
 reference: $(READY) ## README's and docs' tables and figures, anew from results/reference
 	$(BIN)/python -m suite.reference
 	for page in results autoencoder claims hessian_free pinn; do $(BIN)/python scripts/$${page}_page.py || exit 1; done
+	$(BIN)/python scripts/methods_page.py --write-only
+
+measured: functions nist ## docs/results' other pages: measured anew, which takes hours
+	$(BIN)/python scripts/findings.py
+	$(BIN)/python scripts/methods_page.py
+	$(BIN)/python scripts/ogr_beale.py
+	PYTHON=$(BIN)/python scripts/telemetry.sh
+	PYTHON=$(BIN)/python scripts/pictures.sh
+
+docs: $(READY) ## the documentation as a site that opens from a file: build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --clean
+	@echo "build/site/index.html"
 
 screenshots: $(READY) ## docs/pictures/report_*.png: the report in a headless Chromium
 	$(BIN)/python scripts/screenshots.py
@@ -39,10 +51,11 @@ screenshots: $(READY) ## docs/pictures/report_*.png: the report in a headless Ch
 test: lint ## lint, type-check, test
 	$(BIN)/python -m pytest -n 2
 
-lint: $(READY) ## ruff and mypy
+lint: $(READY) ## ruff, mypy, links of README and docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/links.py
 
 bench: $(READY) ## measure the suite's overhead, oracle calls and methods beside other packages (20 minutes)
 	$(BIN)/python benchmarks/bench.py
