@@ -35,8 +35,10 @@ def test_the_tables_of_a_page_are_those_of_its_archives(page: str) -> None:
     assert Pages().rendered(text) == text, "python -m suite.reference makes it right again"
 
 
-def test_the_readme_has_a_table_of_an_archive() -> None:
-    assert "README.md" in [page.name for page in Pages().files()]
+def test_the_page_of_make_compare_has_a_table_of_an_archive() -> None:
+    assert "docs/results/quick.md" in [
+        page.relative_to(reference.ROOT).as_posix() for page in Pages().files()
+    ]
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
