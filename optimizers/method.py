@@ -88,7 +88,7 @@ class Method(torch.optim.Optimizer):
             )
         return self.param_groups[0]
 
-    def kept(self, key: str) -> Tensor | None:
+    def stored(self, key: str) -> Tensor | None:
         """The flat vector that `keep` stored under a key in the parameters' state.
 
         None if there is none yet.

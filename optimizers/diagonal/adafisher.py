@@ -21,40 +21,41 @@ NORMALISED = ("observation", "average")
 
 
 class AdaFisher(Factored):
-    r"""Adaptive steps from a diagonal block-Kronecker Fisher matrix (Martins Gomes et al., 2025, arXiv 2405.16397).
+    r"""Momentum over a diagonal Kronecker-factored Fisher matrix (Martins Gomes et al., 2025).
 
-    A layer with input abar (a one appended for the bias) and output gradient g has H = diag(E[abar
-    abar']) and S = diag(E[g g']), each min-max normalised to [0, 1] and averaged over time, and
+    arXiv 2405.16397. A layer has the input abar, a one appended for the bias, and the output
+    gradient g. Its factors H = diag(E[abar abar']) and S = diag(E[g g']) are min-max normalised to
+    [0, 1] and averaged over time:
 
         F = H (x) S + damping,    theta -= lr mhat / F
 
     with mhat the bias-corrected exponential average of the gradient. There is no square root.
 
-    As in the paper (the default) the averages are H <- gamma H + (1 - gamma) H_new.
-    `as_released=True` does what the authors' code does, H <- gamma H / 10 + gamma H_new / 100,
-    whose weights do not add up to one. Both begin with ones. The released averages thus fall to at
-    most gamma / (100 - 10 gamma), 0.0087 at the defaults, F to [damping, damping + 7.6e-5], and the
-    method is momentum with the learning rate lr / damping; `spread` in `telemetry`, the largest
-    over the smallest number in F, shows it. In the paper's form the smallest entry of each factor
-    goes to zero, the spread to 1 + 1 / damping, and lr / damping is the learning rate of the
+    The averages of the paper, the default, are H <- gamma H + (1 - gamma) H_new. With
+    `as_released=True` they are those of the authors' code, H <- gamma H / 10 + gamma H_new / 100,
+    whose weights do not add up to one. Both begin with ones. The released averages fall to at most
+    gamma / (100 - 10 gamma), 0.0087 at the defaults. F then lies in [damping, damping + 7.6e-5],
+    and the method is momentum with the learning rate lr / damping. `spread` in `telemetry`, the
+    largest over the smallest number in F, shows it. In the paper's form the smallest entry of each
+    factor goes to zero and the spread to 1 + 1 / damping; lr / damping is the learning rate of the
     flattest coordinates.
 
-    The released code normalises what a mini-batch says and averages that
-    (`normalize="observation"`); the paper's equations, as others quote them, normalise the averages
-    (`"average"`), whose start is then of no importance and whose spread is 1 + 1 / damping from the
-    first step on.
+    The released code normalises the diagonals of each mini-batch and averages the results
+    (`normalize="observation"`). The paper's equations, as others quote them, normalise the averages
+    (`"average"`). The start of the averages then has no influence, and the spread is 1 + 1 /
+    damping from the first step on.
 
-    All matrix products of K-FAC have factors here: convolutions, embeddings, attention, recurrent
-    and shared weights. A normalising layer has, as in the released code, the two numbers H = (sum
-    of the squared sums of the channels of its input, number of channels) for scale and shift, and a
-    number for each channel, the squared sum of its output gradients, for S. The normalisation makes
-    (0, 1) of H, or (1, 0), so that one of scale and shift has F = damping.
+    Every matrix product that K-FAC covers has factors: convolutions, embeddings, attention,
+    recurrent and shared weights. A normalisation layer has, as in the released code, two numbers H
+    = (sum of the squared sums of its input channels, number of channels) for scale and shift, and
+    one number S for each channel, the squared sum of its output gradients. The normalisation turns
+    H into (0, 1) or (1, 0), so that one of scale and shift has F = damping.
 
-    Differences from the paper: a factor whose numbers are all the same is taken as ones (min-max
-    leaves 0 / 0; the released form has zeros, there too). Differences from the released code:
-    parameters of other layers are updated by `fallback`, where there one unknown layer shifts all
-    that follow and the last layers do not move; the sums for LayerNorm over all but the channels in
-    the paper's form (there over all but the second axis).
+    Differences from the paper: a factor of equal numbers becomes ones (min-max leaves 0 / 0; the
+    released form gives zeros). Differences from the released code: `fallback` updates the
+    parameters of other layers, where in the released code one unknown layer shifts all layers after
+    it and the last layers do not move; the sums for LayerNorm run over all axes but the channels in
+    the paper's form (in the released code over all but the second axis).
 
     Cost: 1 gradient a step; every `statistics_period` steps a square of the layers' inputs and
     output gradients. State: n numbers, and for each layer the lengths of its inputs (with the
@@ -65,17 +66,17 @@ class AdaFisher(Factored):
         lr: the learning rate.
         momentum: beta, of the average of the gradient.
         damping: lambda, added to F.
-        gamma: of the factors' averages, see above.
+        gamma: the weight of the factors' averages, see above.
         statistics_period: the number of steps between two updates of the factors.
-        fisher: `empirical` (the gradients of the training loss, which come for nothing) or
-            `sampled` (those of targets drawn from the model, one more backward pass).
+        fisher: `empirical` (the gradients of the training loss, at no cost) or `sampled` (the
+            gradients of targets drawn from the model, one more backward pass).
         normalize: `observation` or `average`, see above.
         as_released: average the factors as the authors' code does.
         weight_decay: of AdaFisherW, theta *= 1 - lr weight_decay.
         decoupled: False for AdaFisher's own weight decay, an L2 term in the gradient.
-        skip: names, or parts of names, of parameters that are left to the fallback.
+        skip: names, or parts of names, of parameters for the fallback.
         fallback: `adamw` or `sgd`, for parameters without factors.
-        fallback_lr: its learning rate; a schedule scales it with `lr`.
+        fallback_lr: the learning rate of the fallback; a schedule scales it with `lr`.
 
     Raises:
         ValueError: a hyperparameter out of its range, or `as_released` with `normalize="average"`.
@@ -108,7 +109,7 @@ class AdaFisher(Factored):
         afterwards = normalize == "average"
         if as_released and afterwards:
             raise ValueError(
-                f"as_released normalises what it averages: take normalize=observation, not "
+                f"as_released normalises each observation: take normalize=observation, not "
                 f"{normalize!r}"
             )
         self.as_released = as_released
@@ -141,9 +142,9 @@ class AdaFisher(Factored):
             self.needs = type(self).needs | {"sampled"}
 
     def telemetry(self) -> dict[str, float]:
-        """`spread`, the largest over the smallest number in F.
+        """`spread`, the largest over the smallest number in F, beside the common numbers.
 
-        `preconditioned`, `age`, `damping` as elsewhere.
+        The common numbers are `preconditioned`, `age` and `damping`.
         """
         group_of = {id(p): group for group in self.param_groups for p in group["params"]}
         ready = [block for block in self._blocks or [] if self._ready(block)]
@@ -163,7 +164,7 @@ class AdaFisher(Factored):
         self.averages.fold(block, state, sums)
 
     def _refresh(self, blocks: Sequence[Block], objective: Objective) -> None:
-        """There is nothing to be inverted."""
+        """Do nothing: diagonals need no inversion."""
 
     def _seen(self, block: Block) -> bool:
         return self._ready(block)
@@ -186,7 +187,7 @@ class AdaFisher(Factored):
         super()._move(objective, curvature)
 
     def _directions(self, objective: Objective) -> tuple[dict[Tensor, Tensor], float] | None:
-        """Mhat / F of every parameter that has factors and a gradient."""
+        """The directions mhat / F of the parameters that have factors and a gradient."""
         directions: dict[Tensor, Tensor] = {}
         for group, blocks in self._grouped():
             correction = 1 - group["momentum"] ** (group["step"] + 1)
@@ -215,7 +216,7 @@ class AdaFisher(Factored):
 
     def _grouped(self) -> list[tuple[dict[str, Any], list[Block]]]:
         """The groups, each with its blocks that have factors and gradients."""
-        found: list[tuple[dict[str, Any], list[Block]]] = [
+        pairs: list[tuple[dict[str, Any], list[Block]]] = [
             (group, []) for group in self.param_groups
         ]
         number_of = {
@@ -223,8 +224,8 @@ class AdaFisher(Factored):
         }
         for block in self._blocks or []:
             if self._ready(block) and all(p.grad is not None for p in block.parameters):
-                found[number_of[id(block.parameters[0])]][1].append(block)
-        return found
+                pairs[number_of[id(block.parameters[0])]][1].append(block)
+        return pairs
 
     def _mean_gradient(self, parameter: Tensor, momentum: float) -> Tensor:
         state = self.state[parameter]

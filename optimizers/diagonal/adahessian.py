@@ -1,4 +1,4 @@
-"""AdaHessian: Adam with the Hessian's diagonal, estimated by a random probe, in the place of the gradient's squares."""
+"""AdaHessian: Adam whose second moment holds an estimate of the Hessian's diagonal."""
 
 from __future__ import annotations
 
@@ -15,50 +15,52 @@ AVERAGINGS = ("none", "kernels", "rows", "blocks")
 
 
 class AdaHessian(LazyHessian):
-    r"""Adam whose second moment is that of the Hessian's diagonal (Yao et al., 2021, arXiv 2006.00719).
+    r"""Adam with the second moment of the Hessian's diagonal (Yao et al., 2021).
 
-    D = z o Hz, z random signs, averaged in space; v <- beta2 v + (1 - beta2) D^2; m <- beta1 m + (1
-    - beta1) g; theta -= lr (mhat / (sqrt(vhat)^k + eps) + weight_decay theta), mhat and vhat
-      corrected for their start at zero
-    (their algorithm 1; k is `hessian_power`).
+    arXiv 2006.00719, algorithm 1. With random signs z, k = `hessian_power`, and mhat and vhat
+    corrected for their start at zero:
+
+        D = z o Hz, averaged in space
+        v <- beta2 v + (1 - beta2) D^2
+        m <- beta1 m + (1 - beta1) g
+        theta -= lr (mhat / (sqrt(vhat)^k + eps) + weight_decay theta)
 
     The average in space is that of the released code, the mean of |Hz| = |z o Hz|: over the
     positions of a kernel (all dimensions after the second), and over a matrix's rows or blocks of
-    the flattened matrix where asked for. With `signed=True` it is the paper's, the mean of z o Hz
+    the flattened matrix on request. With `signed=True` it is the paper's, the mean of z o Hz
     (section 3.2).
 
-    What v estimates is not the squared diagonal: for random signs E[(z o Hz)_i^2] = sum_j H_ij^2,
-    the squared norm of a row of H, which is never smaller; and it has no sign, so a coordinate of
-    negative curvature is stepped along as one of positive curvature.
-    `optimizers.diagonal.agreement` measures both on a net small enough.
+    v does not estimate the squared diagonal: for random signs E[(z o Hz)_i^2] = sum_j H_ij^2, the
+    squared norm of a row of H, which is never smaller. v has no sign either: a coordinate of
+    negative curvature moves as one of positive curvature. `optimizers.diagonal.agreement` measures
+    both effects on a small network.
 
     Cost per step: 1 gradient with its graph and `probes` products, about 3 gradients; (period + 2)
     / period at a longer period. Memory: the graph, about twice that of a gradient. State: m and
     sqrt(v), 2 n numbers.
 
     Differences: v is corrected by the number of refreshes, which is the number of steps at period
-    1. (With a longer period davda54/ada-hessian counts an old D anew in every step, and
-      pytorch_optimizer corrects by the number of
-    steps: its first steps are up to sqrt(period) times too long.) Kernels of any number of
-    dimensions; blocks that do not divide a matrix end in a shorter one. `eps` is meant for the
-    canonical loss.
+    1. With a longer period davda54/ada-hessian counts an old D again in every step, and
+    pytorch_optimizer corrects by the number of steps: its first steps are up to sqrt(period) times
+    too long. Kernels have any number of dimensions; the last block of a matrix may be shorter.
+    `eps` refers to the canonical loss.
 
     Args:
         params: the parameters, or pairs of name and parameter.
         lr: the learning rate.
-        beta1: of the momentum.
-        beta2: of the squared diagonal, a refresh.
+        beta1: decay of the momentum.
+        beta2: decay of the squared diagonal, per refresh.
         eps: added to the denominator.
         hessian_power: k; 1 is AdaHessian, 0 momentum.
         period: steps between two probes of the Hessian.
-        probes: products a refresh; their z o Hz are averaged.
-        averaging: `none`, `kernels` (what has three or more dimensions over its positions), `rows`
-            (and matrices over their rows) or `blocks` (and matrices over blocks of `block_size`,
-            row by row).
-        block_size: of `blocks`; 32 for the paper's transformers.
+        probes: products per refresh; their z o Hz are averaged.
+        averaging: `none`, `kernels` (tensors of three or more dimensions over their positions),
+            `rows` (and matrices over their rows) or `blocks` (and matrices over blocks of
+            `block_size`, row by row).
+        block_size: length of a block of `blocks`; 32 for the paper's transformers.
         signed: average z o Hz, not |z o Hz|.
         weight_decay: decoupled, theta *= 1 - lr weight_decay.
-        seed: of the probes.
+        seed: seed of the probes.
 
     Raises:
         ValueError: a hyperparameter out of its range.
@@ -97,60 +99,62 @@ class AdaHessian(LazyHessian):
             params, options | {"hessian_power": hessian_power}, period, "rademacher", probes, seed
         )
 
-    def learn(self, group: Group, running: list[Tensor], found: list[Tensor], scale: float) -> None:
-        means = [self._averaged(each) for each in found]
+    def learn(
+        self, group: Group, running: list[Tensor], estimates: list[Tensor], scale: float
+    ) -> None:
+        """Average the estimates in space and update the root of their second moment."""
+        averages = [self._averaged(estimate) for estimate in estimates]
         torch._foreach_mul_(running, running)
         torch._foreach_mul_(running, group["beta2"])
-        torch._foreach_addcmul_(running, means, means, value=(1 - group["beta2"]) / scale**2)
-        torch._foreach_sqrt_(
-            running
-        )  # kept as its root, which is what the steps until the next refresh need
+        torch._foreach_addcmul_(running, averages, averages, value=(1 - group["beta2"]) / scale**2)
+        # stored as the root, which the steps until the next refresh use
+        torch._foreach_sqrt_(running)
 
-    def _averaged(self, found: Tensor) -> Tensor:
+    def _averaged(self, estimate: Tensor) -> Tensor:
         if (
             self.averaging == "none"
-            or found.dim() < 2
-            or (found.dim() == 2 and self.averaging == "kernels")
+            or estimate.dim() < 2
+            or (estimate.dim() == 2 and self.averaging == "kernels")
         ):
-            return found
-        each = found if self.signed else found.abs()
-        if found.dim() == 2 and self.averaging == "blocks":
-            return blockwise_mean(each, self.block_size)
-        return each.mean(
-            dim=tuple(range(min(2, found.dim() - 1), found.dim())), keepdim=True
-        ).expand_as(each)
+            return estimate
+        values = estimate if self.signed else estimate.abs()
+        if estimate.dim() == 2 and self.averaging == "blocks":
+            return blockwise_mean(values, self.block_size)
+        return values.mean(
+            dim=tuple(range(min(2, estimate.dim() - 1), estimate.dim())), keepdim=True
+        ).expand_as(values)
 
     def move(
         self, group: Group, params: list[Tensor], momenta: list[Tensor], running: list[Tensor]
     ) -> None:
+        """Apply Adam's update with the k-th power of the root as denominator."""
         power = group["hessian_power"]
-        seen = (1 - group["beta2"] ** group["refreshes"]) ** (
-            power / 2
-        )  # of sqrt(v)^k, taken out of the quotient
+        # the correction of sqrt(v)^k, taken out of the quotient
+        correction = (1 - group["beta2"] ** group["refreshes"]) ** (power / 2)
         roots = running if power == 1 else list(torch._foreach_pow(running, power))
-        denominators = torch._foreach_add(roots, group["eps"] * seen)
-        length = group["lr"] * seen / (1 - group["beta1"] ** group["steps"])
+        denominators = torch._foreach_add(roots, group["eps"] * correction)
+        length = group["lr"] * correction / (1 - group["beta1"] ** group["steps"])
         torch._foreach_addcdiv_(params, momenta, denominators, value=-length)
 
     def estimated(self, group: Group) -> list[Tensor]:
-        """sqrt(vhat), which has no sign."""
-        seen = (1 - group["beta2"] ** group["refreshes"]) ** 0.5
-        return [root / seen for root in super().estimated(group)]
+        """The estimate sqrt(vhat), which has no sign."""
+        correction = (1 - group["beta2"] ** group["refreshes"]) ** 0.5
+        return [root / correction for root in super().estimated(group)]
 
     def telemetry(self) -> dict[str, float]:
-        """Beside the common names `condition`, of the denominators."""
+        """`condition` of the denominators, beside the common numbers."""
         extremes = [
             (part ** group["hessian_power"] + group["eps"]).aminmax()
             for group in self.param_groups
             for part in self.estimated(group)
             if part.numel()
         ]
-        told = super().telemetry()
+        numbers = super().telemetry()
         if extremes:
-            told["condition"] = max(float(high) for _, high in extremes) / min(
+            numbers["condition"] = max(float(high) for _, high in extremes) / min(
                 float(low) for low, _ in extremes
             )
-        return told
+        return numbers
 
 
 def blockwise_mean(matrix: Tensor, size: int) -> Tensor:

@@ -1,7 +1,4 @@
-"""The diagonals of a layer's Kronecker factors.
-
-What a mini-batch says of them, min-max normalised, over time.
-"""
+"""The diagonals of a layer's Kronecker factors: their sums, normalisation and averages."""
 
 from __future__ import annotations
 
@@ -30,11 +27,12 @@ def observed(
 
 @dataclass(frozen=True)
 class Averages:
-    """average <- keep average + take new, of diagonals that are min-max normalised to [0, 1].
+    """Running averages keep average + take new of min-max normalised diagonals.
 
-    Either each new one is normalised, and the averages begin with ones, or the averages are, when
-    they are used. With `small` added to a range, one of zero makes zeros; without, ones. The layers
-    of a stack (groups of a convolution, the projections of attention) are normalised together.
+    Either each new diagonal is normalised and the averages begin with ones, or the averages are
+    normalised at use. A range of zero makes zeros with `small` added to the range, else ones. The
+    layers of a stack (groups of a convolution, the projections of attention) are normalised
+    together.
     """
 
     keep: float
@@ -44,15 +42,14 @@ class Averages:
 
     @classmethod
     def released(cls, gamma: float) -> Self:
-        """What the released code makes of gamma."""
+        """The averages of the released code for gamma."""
         return cls(0.1 * gamma, 0.01 * gamma, SMALL)
 
     def fold(self, block: Block, state: dict[str, Any], sums: Tensors) -> None:
-        """Take the sums into `a` and `g` of a block's state."""
+        """Update `a` and `g` of a block's state with the sums."""
         for name, new in diagonals(block, sums).items():
-            if (
-                name not in state
-            ):  # a constant start would be lost in the normalisation, and digits with it
+            if name not in state:
+                # ones would vanish in a later normalisation, and cost digits
                 state[name] = torch.zeros_like(new) if self.afterwards else torch.ones_like(new)
             state[name].mul_(self.keep).add_(
                 new if self.afterwards else self.normalised(new), alpha=self.take
@@ -65,6 +62,7 @@ class Averages:
         return state["a"], state["g"]
 
     def normalised(self, values: Tensor) -> Tensor:
+        """The values min-max normalised to [0, 1], of the same shape."""
         low, extent = values.min(), values.max() - values.min()
         if self.small:
             return (values - low) / (extent + self.small)
@@ -74,7 +72,7 @@ class Averages:
 def diagonals(block: Block, sums: Tensors) -> Tensors:
     """The diagonals H and S from the sums, as `a` and `g`.
 
-    For scale and shift S as `a` (C, 1) and H as `g` (1, 2).
+    A block of scale and shift has S as `a` (C, 1) and H as `g` (1, 2).
     """
     if not isinstance(block, ScaleShiftBlock):
         return block.factors(sums)
@@ -87,7 +85,7 @@ def diagonals(block: Block, sums: Tensors) -> Tensors:
 
 
 def entries(a: Tensor, g: Tensor) -> Tensor:
-    """Their outer product, shaped like the block's matrix."""
+    """The outer product of the diagonals, in the shape of the block's matrix."""
     return g.unsqueeze(-1) * a.unsqueeze(-2)
 
 
@@ -102,11 +100,8 @@ def spread(factors: Sequence[tuple[Tensor, Tensor]], dampings: Sequence[float]) 
 def _channel_sums(
     block: ScaleShiftBlock, passes: Sequence[Captured], released: bool
 ) -> Tensors | None:
-    """Of a normalising layer's channels.
-
-    The sums of inputs, over the square of the positions, and of slopes.
-    """
-    found: Tensors = {}
+    """Sums of a normalisation layer: inputs over squared positions, and output gradients."""
+    totals: Tensors = {}
     for captured in passes:
         for value, gradient in captured[block.module].uses() if block.module in captured else []:
             value, gradient = value.to(block.dtype), gradient.to(block.dtype)
@@ -115,10 +110,10 @@ def _channel_sums(
                 "slopes": over_positions(block.module, gradient).sum(0),
                 "examples": value.new_tensor(float(len(value))),
             }
-            found = {
-                name: tensor + found[name] if found else tensor for name, tensor in new.items()
+            totals = {
+                name: tensor + totals[name] if totals else tensor for name, tensor in new.items()
             }
-    return found or None
+    return totals or None
 
 
 def _input_sums(module: nn.Module, value: Tensor, released: bool) -> Tensor:

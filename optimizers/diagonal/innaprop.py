@@ -15,26 +15,26 @@ from optimizers.objective import Objective
 
 
 class INNAprop(Method):
-    r"""Inertia and damping by the Hessian, without the Hessian (Bolte et al., 2024, arXiv 2410.05871, algorithm 1).
+    r"""Inertial Newton dynamics with RMSprop's scaling (Bolte et al., 2024).
 
-    The dynamics theta'' + alpha theta' + beta d/dt g(theta) + g(theta) = 0 have the Hessian in
-    them, as dg/dt = H theta'. With psi in the place of theta' they are of first order and need g
-    alone (Castera et al., 2021, arXiv 1905.12278):
+    arXiv 2410.05871, algorithm 1. The dynamics theta'' + alpha theta' + beta d/dt g(theta) +
+    g(theta) = 0 contain the Hessian, as dg/dt = H theta'. With psi in the place of theta' they are
+    of first order and need g alone (Castera et al., 2021, arXiv 1905.12278):
 
-        theta' = (1/beta - alpha) theta - psi / beta - beta g,      psi' = (1/beta - alpha) theta -
-        psi / beta.
+        theta' = (1/beta - alpha) theta - psi / beta - beta g,
+        psi'   = (1/beta - alpha) theta - psi / beta.
 
     Discretised with the step lr, g divided by the root of its running second moment v:
 
         theta *= 1 - lr weight_decay,   v = sigma v + (1 - sigma) g^2,
         psi   += lr ( (1/beta - alpha) theta - psi / beta ),
-        theta += lr / (beta - lr) ( (1 - alpha beta) theta - psi ) - lr beta g / ( sqrt(v / (1 -
-        sigma^t)) + eps ),
+        theta += lr / (beta - lr) ( (1 - alpha beta) theta - psi )
+                 - lr beta g / ( sqrt(v / (1 - sigma^t)) + eps ),
 
-    psi = (1 - alpha beta) theta at first, so that the first step is -lr beta sign(g). With alpha
-    beta = 1 psi stays zero and it is AdamW without momentum, at lr beta. The authors recommend
-    (alpha, beta) = (0.1, 0.9), fast at first, and (2, 2), better in the end. As in their code psi
-    does not see the weight decay.
+    psi begins at (1 - alpha beta) theta, so that the first step is -lr beta sign(g). With alpha
+    beta = 1, psi stays zero and the method is AdamW without momentum, at lr beta. The authors
+    recommend (alpha, beta) = (0.1, 0.9), fast at first, and (2, 2), better in the end. As in their
+    code, weight decay does not change psi.
 
     Cost per step: 1 gradient-equivalent. State: 2 n numbers.
 
@@ -43,8 +43,8 @@ class INNAprop(Method):
         lr: the step of the discretisation, below beta (gamma in the paper).
         alpha: viscous friction.
         beta: damping by the Hessian.
-        sigma: of the running second moment.
-        eps: added to its root.
+        sigma: decay of the running second moment.
+        eps: added to the root of the second moment.
         weight_decay: decoupled.
 
     Raises:
@@ -82,6 +82,7 @@ class INNAprop(Method):
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """Apply INNAprop's update of psi, moments and parameters; return the loss before it."""
         loss = objective()
         if not self.finite(loss, objective):
             return loss
@@ -93,6 +94,7 @@ class INNAprop(Method):
         return loss
 
     def _update(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        """Write the moments, psi and parameters of a group."""
         lr, alpha, beta, sigma = group["lr"], group["alpha"], group["beta"], group["sigma"]
         states = [self._state(parameter, 1 - alpha * beta) for parameter in params]
         gradients = [parameter.grad for parameter in params if parameter.grad is not None]

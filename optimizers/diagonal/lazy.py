@@ -1,4 +1,4 @@
-"""What methods share that step by a momentum over an estimate of a curvature's diagonal, made anew now and then."""
+"""Base of the methods that divide a momentum by a periodically refreshed diagonal of curvature."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ MOMENTUM, DIAGONAL = "momentum", "diagonal"  # the states
 
 
 class LazyDiagonal(Method):
-    """A momentum m of the gradients, and a running estimate of a diagonal that is refreshed every `period` steps.
+    """A momentum m of the gradients over a diagonal estimate refreshed every `period` steps.
 
-    Both are kept in the units of the canonical loss (summed over outputs, averaged over examples),
-    so that a mean and a sum over the batch make the same steps. A parameter that the loss does not
-    depend on has gradient and curvature zero. A curvature that is not finite is left out and asked
-    for again in the next step (`failures/curvature`); while there is none at all, the step is
-    refused.
+    Momentum and diagonal have the units of the canonical loss (summed over outputs, averaged over
+    examples), so that a mean and a sum over the batch make the same steps. A parameter without
+    influence on the loss has gradient and curvature zero. A curvature that is not finite is
+    skipped and estimated again in the next step (`failures/curvature`); before the first finite
+    curvature the step is refused.
 
     State: two numbers a parameter. On a refresh the graph of the gradient lives until the products
-    are made.
+    are computed.
     """
 
     def __init__(self, params: Iterable[Any], options: Group, period: int) -> None:
@@ -37,7 +37,7 @@ class LazyDiagonal(Method):
             require_range(name, options[name], high=1)
             if options[name] == 1:
                 raise ValueError(
-                    f"{name} must be below 1, or nothing is ever learnt; got {options[name]!r}"
+                    f"{name} must be below 1, or the average never changes; got {options[name]!r}"
                 )
         require_range("lr", options["lr"])
         require_range("eps", options["eps"], open_low=True)
@@ -51,31 +51,34 @@ class LazyDiagonal(Method):
         """The loss, its gradients in `.grad`, and an estimate of its curvature's diagonal (n,)."""
 
     @abstractmethod
-    def learn(self, group: Group, running: list[Tensor], found: list[Tensor], scale: float) -> None:
-        """Take the estimate of a group's diagonal, of a loss `scale` times the canonical one, into the running one."""
+    def learn(
+        self, group: Group, running: list[Tensor], estimates: list[Tensor], scale: float
+    ) -> None:
+        """Update a group's running diagonal with estimates for `scale` times the canonical loss."""
 
     @abstractmethod
     def move(
         self, group: Group, params: list[Tensor], momenta: list[Tensor], running: list[Tensor]
     ) -> None:
-        """Write the parameters."""
+        """Update the parameters of a group in place."""
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """Refresh the diagonal if due, then move every group; return the loss before it."""
         first = self.param_groups[0]
         due = first["refreshes"] == 0 or first["age"] >= self.period
-        loss, found = self.estimate(objective) if due else (objective(), None)
+        loss, estimate = self.estimate(objective) if due else (objective(), None)
         if not self.finite(loss, objective):
             return loss
-        if found is not None and not bool(torch.isfinite(found.norm())):
+        if estimate is not None and not bool(torch.isfinite(estimate.norm())):
             self.failures["curvature"] += 1
-            found = None
+            estimate = None
             if first["refreshes"] == 0:
                 return loss
         parts = (
             {}
-            if found is None
-            else dict(zip(objective.params, unflatten(found, objective.params), strict=True))
+            if estimate is None
+            else dict(zip(objective.params, unflatten(estimate, objective.params), strict=True))
         )
         for group in self.param_groups:
             self._step_group(group, objective.scale, parts)
@@ -107,22 +110,22 @@ class LazyDiagonal(Method):
     def diagonal(self) -> Tensor | None:
         """The running estimate of the curvature's diagonal as a vector (n,); None before any step.
 
-        It is that of the canonical loss: multiply it by `objective.scale` for the loss itself.
+        The diagonal belongs to the canonical loss: `objective.scale` times it is that of the loss.
         """
-        found = [part for group in self.param_groups for part in self.estimated(group)]
-        return flatten(found) if found else None
+        parts = [part for group in self.param_groups for part in self.estimated(group)]
+        return flatten(parts) if parts else None
 
     def estimated(self, group: Group) -> list[Tensor]:
         """A group's part of the running estimate, tensor by tensor."""
         return [self.state[p][DIAGONAL] for p in group["params"] if DIAGONAL in self.state[p]]
 
     def telemetry(self) -> dict[str, float]:
-        """The common names: `age` and the failures."""
+        """`age` and the failures, by the common names."""
         return {**super().telemetry(), "age": float(self.param_groups[0]["age"])}
 
 
 class LazyHessian(LazyDiagonal):
-    """The diagonal is that of the Hessian, estimated by random probes on the graph that gives the gradient."""
+    """A lazy diagonal of the Hessian, estimated by random probes on the gradient's graph."""
 
     needs = frozenset({"hessian"})
 
@@ -144,25 +147,26 @@ class LazyHessian(LazyDiagonal):
         super().__init__(params, options, period)
 
     def estimate(self, objective: Objective) -> tuple[Tensor, Tensor]:
+        """The loss, and Hutchinson's estimate (n,) of the Hessian's diagonal."""
         curvature = objective.hessian(once=self.probes == 1)
         use_gradient(objective, curvature.gradient)
         first = self.seed + self.probes * self.param_groups[0]["refreshes"]
         return curvature.loss, hutchinson(curvature, self.distribution, self.probes, first)
 
 
-def average_(means: list[Tensor], found: list[Tensor], decay: float, scale: float) -> None:
-    """Means <- decay means + (1 - decay) found / scale, in place."""
+def average_(means: list[Tensor], values: list[Tensor], decay: float, scale: float) -> None:
+    """Set means to decay means + (1 - decay) values / scale, in place."""
     if scale == 1:
-        torch._foreach_lerp_(means, found, 1 - decay)
+        torch._foreach_lerp_(means, values, 1 - decay)
         return
     torch._foreach_mul_(means, decay)
-    torch._foreach_add_(means, found, alpha=(1 - decay) / scale)
+    torch._foreach_add_(means, values, alpha=(1 - decay) / scale)
 
 
 def use_gradient(objective: Objective, gradient: Tensor) -> None:
-    """Put a flat gradient into `.grad`, shortened where the objective shortens gradients."""
+    """Write a flat gradient into `.grad`, clipped where the objective clips gradients."""
     if objective.clip is not None:
-        gradient = gradient.clone()  # an observer may have kept it
+        gradient = gradient.clone()  # an observer may hold a reference to it
     for parameter, part in zip(
         objective.params, unflatten(gradient, objective.params), strict=True
     ):

@@ -1,4 +1,4 @@
-"""Random probes of a Hessian's diagonal, and how an estimate of it compares with the true one."""
+"""Random probes of a Hessian's diagonal, and their agreement with the true diagonal."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ DISTRIBUTIONS = ("rademacher", "gaussian")
 
 
 def probe(like: Tensor, distribution: str, seed: int) -> Tensor:
-    """A vector of independent entries with mean zero and variance one.
+    """A vector of independent signs or standard normal numbers: mean zero, variance one.
 
-    Signs, or standard normal numbers.
-
-    The same on every process that gives the same seed on the same kind of device.
+    The same on every process with the same seed and the same kind of device.
     """
     generator = torch.Generator(like.device).manual_seed(seed)
     if distribution == "gaussian":
@@ -61,14 +59,13 @@ def hessian_diagonal(objective: Objective) -> Tensor:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How an estimate of a diagonal compares with the true one, over the entries where neither is zero.
+    """Agreement of an estimated diagonal with the true one, over their nonzero entries.
 
     Attributes:
-        sign: the share of entries that have the sign of the true one.
-        weighted: the same, each entry counted by its true magnitude.
-        positive: the share of true entries that are positive: what an estimate without signs gets
-            right.
-        correlation: of the logarithms of the magnitudes.
+        sign: the share of entries with the sign of the true entry.
+        weighted: the same share, each entry weighted by its true magnitude.
+        positive: the share of positive true entries, on which an estimate without signs is right.
+        correlation: the correlation of the logarithms of the magnitudes.
         ratio: the median of estimated over true magnitude.
     """
 
@@ -96,14 +93,14 @@ def agreement(estimate: Tensor, diagonal: Tensor) -> Agreement:
     known = (estimate != 0) & (diagonal != 0)
     if int(known.sum()) < 2:
         raise ValueError("an agreement needs at least two entries where neither is zero")
-    mine, true = estimate[known], diagonal[known]
-    right = (mine.sign() == true.sign()).to(true.dtype)
+    estimated, true = estimate[known], diagonal[known]
+    right = (estimated.sign() == true.sign()).to(true.dtype)
     size = true.abs()
-    logs = torch.corrcoef(torch.stack([mine.abs().log(), size.log()]))
+    logs = torch.corrcoef(torch.stack([estimated.abs().log(), size.log()]))
     return Agreement(
         sign=float(right.mean()),
         weighted=float((right * size).sum() / size.sum()),
         positive=float((true > 0).to(true.dtype).mean()),
         correlation=float(logs[0, 1]),
-        ratio=float((mine.abs() / size).median()),
+        ratio=float((estimated.abs() / size).median()),
     )

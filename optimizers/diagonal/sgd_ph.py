@@ -1,4 +1,4 @@
-"""SGD-PH: momentum, the vectors' part of it divided by a Hessian's diagonal that one product per step estimates."""
+"""SGD-PH: momentum, for vectors divided by a Hessian's diagonal of one product per step."""
 
 from __future__ import annotations
 
@@ -21,48 +21,47 @@ ROWS = 2**24  # numbers in the vectors of one batch of products
 class SGDPH(Method):
     r"""SGD with a partial Hessian (Sun and Sun, 2024, arXiv 2403.02681).
 
-    Of the M tensors with one dimension (scales, shifts, biases), one has its turn in each step: D =
-    |H_kk 1|, by one product with the Hessian, is averaged, diag <- decay diag + (1 - decay) D. With
-    the heavy-ball momentum b <- momentum b + g,
+    Each step serves one of the M tensors with one dimension (scales, shifts, biases), in turn. One
+    product with the Hessian gives D = |H_kk 1|, averaged as diag <- decay diag + (1 - decay) D.
+    With the heavy-ball momentum b <- momentum b + g,
 
-        theta -= lr (c tau b / (diag + eps) + weight_decay theta),    c = 1 - decay^(floor(t / M) +
-        1),
+        theta -= lr (c tau b / (diag + eps) + weight_decay theta),
+        c = 1 - decay^(floor(t / M) + 1),
 
-    for these tensors, all but the last (the output layer's bias), which like the matrices and
-    kernels is updated by SGD with momentum and an L2 term, theta -= lr b with b <- momentum b + g +
+    for all these tensors but the last (the output layer's bias). SGD with momentum and an L2 term
+    updates the last one, the matrices and the kernels: theta -= lr b with b <- momentum b + g +
     weight_decay theta.
 
-    H_kk 1 is the diagonal if H_kk has no other entries, which the paper supposes of the scales and
-    shifts of batch normalisation. (Of the bias before a softmax it is zero: the last tensor has to
-    be an exception.) `exact_block=True` takes the diagonal itself, from the whole block by as many
-    products as the tensor is long, made at once where autograd can batch them; from `probes` random
-    signs z, z o H_kk z, where the tensor is longer than `max_exact`. It then knows the block:
-    `off_diagonal` in `telemetry` is the norm of all other entries over that of the diagonal,
-    `ones_error` is |H_kk 1 - diagonal| / |diagonal|, each a mean over the tensors that are longer
-    than one, with what was last measured of each. `negative_share` is that of the negative entries
-    of D before the absolute value.
+    H_kk 1 is the diagonal if H_kk is diagonal, which the paper assumes for the scales and shifts of
+    batch normalisation. For the bias before a softmax H_kk 1 is zero: hence the exception for the
+    last tensor. `exact_block=True` takes the diagonal itself, from the whole block by as many
+    products as the tensor is long, batched where autograd allows it. For a tensor longer than
+    `max_exact` it takes z o H_kk z of `probes` random signs z. From the block `telemetry` reports
+    `off_diagonal`, the norm of all other entries over that of the diagonal, and `ones_error`,
+    |H_kk 1 - diagonal| / |diagonal|, each a mean over the last measurements of the tensors longer
+    than one. `negative_share` is the share of negative entries in D before the absolute value.
 
     Cost: 1 gradient and its graph, and 1 product a step (`exact_block`: the tensor's length, or
     `probes`). State: n numbers, and one for each number in a tensor of one dimension.
 
-    Differences from the released code: a network without such tensors is trained by SGD with
-    momentum (there it divides by zero), and momentum may be 0. Its c is meant to undo the average's
-    start at zero; as there, it is up to one turn ahead of the average.
+    Differences from the released code: SGD with momentum trains a network without such tensors (the
+    released code divides by zero), and momentum may be 0. The factor c corrects for the average's
+    start at zero; as in the released code, it is up to one turn ahead of the average.
 
     Args:
         params: the parameters, or pairs of name and parameter.
         lr: the learning rate.
-        momentum: of the gradient.
+        momentum: the weight of the momentum buffer.
         tau: the scale of the preconditioned steps.
         eps: added to the diagonal.
-        decay: of the diagonal's average.
-        weight_decay: as above: an L2 term for matrices, kernels and the last vector, decoupled for
-            the other vectors.
+        decay: the decay of the diagonal's average.
+        weight_decay: an L2 term for matrices, kernels and the last vector, decoupled for the other
+            vectors.
         exact_block: the diagonal of the block, not its product with ones.
         max_exact: the length of a tensor above which `exact_block` takes random signs.
-        probes: how many of them.
+        probes: the number of random signs.
         plain_last: leave the last tensor of one dimension to SGD.
-        seed: of the random signs.
+        seed: the seed of the random signs.
 
     Raises:
         ValueError: a hyperparameter out of its range.
@@ -102,7 +101,7 @@ class SGDPH(Method):
         self.probes = probes
         self.plain_last = plain_last
         self.seed = seed
-        self._told: dict[str, float] = {}
+        self._curvature_signs: dict[str, float] = {}
         self._blocks: dict[int, tuple[float, float]] = {}
         super().__init__(
             params,
@@ -110,18 +109,19 @@ class SGDPH(Method):
         )
 
     def telemetry(self) -> dict[str, float]:
-        """`negative_share`; with `exact_block` also `off_diagonal` and `ones_error`, see above."""
-        told = dict(self._told)
+        """`negative_share`, and with `exact_block` also `off_diagonal` and `ones_error`."""
+        numbers = dict(self._curvature_signs)
         if self._blocks:
             ratios, errors = zip(*self._blocks.values(), strict=True)
-            told |= {
+            numbers |= {
                 "off_diagonal": sum(ratios) / len(ratios),
                 "ones_error": sum(errors) / len(errors),
             }
-        return {**super().telemetry(), **told}
+        return {**super().telemetry(), **numbers}
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """Update one tensor's diagonal, move by preconditioned momentum; return the loss before."""
         vectors = [p for p in self.parameters() if p.requires_grad and p.ndim == 1]
         curvature = objective.hessian() if vectors else None
         if curvature is None:
@@ -133,23 +133,13 @@ class SGDPH(Method):
             return loss
         if curvature is not None:
             self._learn(objective, curvature, vectors)
-        preconditioned = {id(p) for p in (vectors[:-1] if self.plain_last else vectors)}
-        self.param_groups[0]["step"] += 1
-        seen = self.param_groups[0]["step"] // max(len(vectors), 1) + 1
-        for group in self.param_groups:
-            used = [p for p in group["params"] if p.grad is not None]
-            self._move_plain([p for p in used if id(p) not in preconditioned], group)
-            self._move_vectors(
-                [p for p in used if id(p) in preconditioned],
-                group,
-                (1 - self.decay**seen) * self.tau,
-            )
+        self._move(vectors)
         return loss
 
     # -- the diagonal ------------------------------------------------------------------------------
 
     def _learn(self, objective: Objective, curvature: Curvature, vectors: Sequence[Tensor]) -> None:
-        """Take the curvature of the tensor whose turn it is into its average."""
+        """Update the average of the tensor whose turn it is."""
         for vector in vectors:
             if "diag" not in self.state[vector]:
                 self.state[vector]["diag"] = torch.zeros_like(vector)
@@ -158,21 +148,21 @@ class SGDPH(Method):
         first = _place(objective.params, chosen)
         place = slice(first, first + chosen.numel())
         if not self.exact_block:
-            found = curvature(_ones(curvature.gradient, place))[place]
+            diagonal = curvature(_ones(curvature.gradient, place))[place]
         elif chosen.numel() <= self.max_exact:
             block = _block(curvature, place)
-            found = block.diagonal()
+            diagonal = block.diagonal()
             self._judge(turn, block)
         else:
-            found = self._probed(curvature, place)
-        if not bool(torch.isfinite(found.norm())):
+            diagonal = self._probed(curvature, place)
+        if not bool(torch.isfinite(diagonal.norm())):
             self.failures["curvature"] += 1
             return
-        self._told["negative_share"] = float((found < 0).to(torch.float64).mean())
-        self.state[chosen]["diag"].lerp_(found.abs(), 1 - self.decay)
+        self._curvature_signs["negative_share"] = float((diagonal < 0).to(torch.float64).mean())
+        self.state[chosen]["diag"].lerp_(diagonal.abs(), 1 - self.decay)
 
     def _judge(self, turn: int, block: Tensor) -> None:
-        """Note how far the block is from its diagonal, and its product with ones from that."""
+        """Record the block's distance from its diagonal, and the error of its product with ones."""
         diagonal = block.diagonal()
         size = float(diagonal.norm())
         if len(block) == 1 or size == 0:
@@ -181,7 +171,7 @@ class SGDPH(Method):
         self._blocks[turn] = rest / size, float((block.sum(1) - diagonal).norm()) / size
 
     def _probed(self, curvature: Curvature, place: slice) -> Tensor:
-        """The mean of z o H_kk z over random signs."""
+        """The mean of z o H_kk z over random signs z."""
         group = self.param_groups[0]
         total = torch.zeros_like(curvature.gradient[place])
         for _ in range(self.probes):
@@ -192,6 +182,17 @@ class SGDPH(Method):
         return total / self.probes
 
     # -- the move ----------------------------------------------------------------------------------
+
+    def _move(self, vectors: Sequence[Tensor]) -> None:
+        """Move all parameters: the vectors preconditioned, the rest by SGD."""
+        preconditioned = {id(p) for p in (vectors[:-1] if self.plain_last else vectors)}
+        self.param_groups[0]["step"] += 1
+        refreshes = self.param_groups[0]["step"] // max(len(vectors), 1) + 1
+        scale = (1 - self.decay**refreshes) * self.tau
+        for group in self.param_groups:
+            used = [p for p in group["params"] if p.grad is not None]
+            self._move_plain([p for p in used if id(p) not in preconditioned], group)
+            self._move_vectors([p for p in used if id(p) in preconditioned], group, scale)
 
     def _move_plain(self, params: list[Tensor], group: dict[str, Any]) -> None:
         states = [self.state[p] for p in params]
@@ -232,14 +233,14 @@ class SGDPH(Method):
 
 
 def _place(params: Sequence[Tensor], chosen: Tensor) -> int:
-    """Where a parameter begins in the flat vector."""
-    place = 0
+    """The offset of a parameter in the flat vector."""
+    offset = 0
     for parameter in params:
         if parameter is chosen:
-            return place
-        place += parameter.numel()
+            return offset
+        offset += parameter.numel()
     raise ValueError(
-        "SGDPH was given a parameter that the objective's model does not train; pass its own "
+        "SGDPH has a parameter that the objective's model does not train; pass the model's own "
         "parameters"
     )
 
@@ -251,7 +252,7 @@ def _ones(like: Tensor, place: slice) -> Tensor:
 
 
 def _block(curvature: Curvature, place: slice) -> Tensor:
-    """The block of the Hessian, symmetrised; some rows at a time, so that the vectors stay small."""
+    """The symmetrised block (size, size) of the Hessian, a few rows at a time to limit memory."""
     size, length = place.stop - place.start, curvature.gradient.numel()
     rows = []
     for part in torch.arange(place.start, place.stop, device=curvature.gradient.device).split(

@@ -1,4 +1,4 @@
-"""SOAA: AdamW with a diagonal Fisher matrix in the denominator and a step factor that follows the loss."""
+"""SOAA: AdamW with a diagonal Fisher denominator and a step factor from the loss's fall."""
 
 from __future__ import annotations
 
@@ -23,39 +23,42 @@ class SOAA(Method):
 
         u = d mhat / (max(d F, sqrt(vhat)) + eps),    theta -= lr (u + weight_decay theta).
 
-    d follows the ratio of the observed to the predicted fall of the loss and is kept within bounds
-    that close in on each other over T steps: d_t = clip(d_{t-1} (lhat - l_t) / max(p, eps), (1 -
-    gamma)^s, 1 + gamma^s) with s = (t - 1) / T, lhat the running mean of the loss, p what the last
-    step was predicted to gain.
+    d follows the ratio of the observed to the predicted fall of the loss, within bounds that
+    narrow over T steps:
+
+        d_t = clip(d_{t-1} (lhat - l_t) / max(p, eps), (1 - gamma)^s, 1 + gamma^s)
+
+    with s = (t - 1) / T, lhat the running mean of the loss, and p the predicted gain of the last
+    step.
 
     Where d F <= sqrt(vhat), that is sqrt(vhat) <= 1 / (d (1 + ratio)), a coordinate moves exactly
-    as AdamW's does with the learning rate d lr (and the decay weight_decay / d). As the bounds keep
-    d within [1 - gamma, 2], and the ratio is about 1 at most, that is every coordinate whose
-    gradient is below 1/4 in root mean square. `telemetry` says how many are not: `differs_share`. A
-    scaled loss is another problem to this method, it is not to AdamW.
+    as with AdamW at the learning rate d lr (and the decay weight_decay / d). The bounds hold d
+    within [1 - gamma, 2], and the ratio is about 1 at most, so this covers every coordinate whose
+    gradient is below 1/4 in root mean square. `differs_share` in `telemetry` is the share of the
+    other coordinates. Scaling the loss changes the steps of this method, and not those of AdamW.
 
     The published text leaves open the running mean's decay, p, T beyond a run of known length and
     whether d_t serves step t or the next. Each is an option here; the defaults for gamma, the decay
     and p are those of the one public implementation that names the paper (the C++ library nadir,
-    which uses d a step later: `delay=True`). After T steps the bounds stay as they are.
+    which uses d a step later: `delay=True`). After T steps the bounds stay constant.
 
     Cost: 1 gradient a step. State: 2 n numbers. The loss is brought to the CPU in every step.
 
     Args:
         params: the parameters, or pairs of name and parameter.
         lr: the learning rate.
-        beta1, beta2: of the moments.
+        beta1, beta2: decays of the moments.
         eps: in all denominators.
         weight_decay: decoupled, theta *= 1 - lr weight_decay.
-        gamma: how far the bounds on d are apart: from [1, 2] at the first step to [1 - gamma, 1 +
-            gamma] at the last.
+        gamma: the width of the bounds on d: from [1, 2] at the first step to [1 - gamma, 1 + gamma]
+            at the last.
         first_d: d before the first step.
-        loss_decay: of the running mean of the loss, which is bias-corrected and contains l_t.
+        loss_decay: decay of the running mean of the loss, which is bias-corrected and contains l_t.
         prediction: p: `diagonal` lr (mhat.u - u'diag(vhat)u / 2), `model` lr mhat.u - lr^2
-            u'diag(F)u / 2, which is what the quadratic model with F says, or `linear` lr mhat.u.
+            u'diag(F)u / 2, the prediction of the quadratic model with F, or `linear` lr mhat.u.
         scope: whether the sums in F run over `all` parameters or over each `tensor`.
         delay: let step t use d_{t-1}.
-        total_steps: T; None for the length of the training, if somebody has told it.
+        total_steps: T; None for the training's number of steps, if `expect` announced it.
 
     Raises:
         ValueError: a hyperparameter out of its range; at the first step, no T.
@@ -96,7 +99,7 @@ class SOAA(Method):
         self.scope = scope
         self.delay = delay
         self.total_steps = total_steps
-        kept = {
+        counters = {
             "step": 0,
             "d": first_d,
             "next_d": first_d,
@@ -105,23 +108,26 @@ class SOAA(Method):
             "bounded": 0,
         }
         super().__init__(
-            params, {"lr": lr, "beta1": beta1, "beta2": beta2, "weight_decay": weight_decay} | kept
+            params,
+            {"lr": lr, "beta1": beta1, "beta2": beta2, "weight_decay": weight_decay} | counters,
         )
 
     def telemetry(self) -> dict[str, float]:
-        """`d`; `differs_share`: of the coordinates with d F > sqrt(vhat); `bounded_share`.
+        """`d`, `differs_share` and `bounded_share`, beside the common numbers.
 
-        Of the steps with d cut.
+        `differs_share` is the share of coordinates with d F > sqrt(vhat), `bounded_share` that of
+        the steps whose d was clipped.
         """
         first = self.param_groups[0]
-        told = {"d": float(first["d"])}
+        numbers = {"d": float(first["d"])}
         if first["step"]:
-            told["bounded_share"] = first["bounded"] / first["step"]
-            told["differs_share"] = self._differs_share()
-        return {**super().telemetry(), **told}
+            numbers["bounded_share"] = first["bounded"] / first["step"]
+            numbers["differs_share"] = self._differs_share()
+        return {**super().telemetry(), **numbers}
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """Update d from the loss's fall and take AdamW's step with F; return the loss before it."""
         total = self._total()
         loss = objective()
         if not self.finite(loss, objective):
@@ -145,10 +151,7 @@ class SOAA(Method):
         return self.horizon.steps
 
     def _next_d(self, loss: float, total: int) -> float:
-        """D after a new loss is known.
-
-        Scaled by observed over predicted fall, within the bounds of this step.
-        """
+        """The factor d, scaled by the observed over the predicted fall, within its bounds."""
         first, t = self.param_groups[0], self.param_groups[0]["step"]
         first["mean_loss"] = self.loss_decay * first["mean_loss"] + (1 - self.loss_decay) * loss
         fall = first["mean_loss"] / (1 - self.loss_decay**t) - loss
@@ -161,15 +164,15 @@ class SOAA(Method):
     # -- the moments -------------------------------------------------------------------------------
 
     def _used(self) -> list[tuple[dict[str, Any], list[Tensor]]]:
-        """The groups, each with those of its parameters that have a gradient."""
-        found = [
+        """The groups, each with its parameters that have a gradient."""
+        pairs = [
             (group, [p for p in group["params"] if p.grad is not None])
             for group in self.param_groups
         ]
-        return [(group, params) for group, params in found if params]
+        return [(group, params) for group, params in pairs if params]
 
     def _average(self) -> None:
-        """Take the gradients into the moments."""
+        """Update the moments with the gradients."""
         for group, params in self._used():
             gradients = [p.grad for p in params if p.grad is not None]
             first, second = self._moments(params)
@@ -186,7 +189,7 @@ class SOAA(Method):
         return [state["exp_avg"] for state in states], [state["exp_avg_sq"] for state in states]
 
     def _corrections(self, group: dict[str, Any]) -> tuple[float, float]:
-        """What the moments are divided by so that they are not biased towards their start at zero."""
+        """The divisors that correct the moments for their start at zero."""
         step = self.param_groups[0]["step"]
         return 1 - group["beta1"] ** step, 1 - group["beta2"] ** step
 
@@ -212,7 +215,7 @@ class SOAA(Method):
     # -- the move ----------------------------------------------------------------------------------
 
     def _move_all(self, d: float) -> float:
-        """Move every parameter that has a gradient; the fall of the loss that is predicted."""
+        """Move every parameter with a gradient; return the predicted fall of the loss."""
         factors = self._fisher_factors()
         gain = 0.0
         for group, params in self._used():
@@ -226,7 +229,7 @@ class SOAA(Method):
     def _directions(
         self, group: dict[str, Any], params: list[Tensor], factors: list[float], d: float
     ) -> tuple[list[Tensor], float]:
-        """U of a group's parameters, and what a step along it is predicted to gain."""
+        """The directions u of a group's parameters, and the predicted gain along them."""
         first, second = self._moments(params)
         one, two = self._corrections(group)
         below = self._roots(second, two)
@@ -249,23 +252,23 @@ class SOAA(Method):
         return directions, float(lr * gain)
 
     def _roots(self, second: list[Tensor], correction: float) -> list[Tensor]:
-        """sqrt(vhat)."""
+        """The roots sqrt(vhat)."""
         roots = list(torch._foreach_sqrt(second))
         torch._foreach_div_(roots, correction**0.5)
         return roots
 
     @torch.no_grad()
     def _differs_share(self) -> float:
-        """The share of coordinates that the last step moved otherwise than AdamW with the same factor would."""
-        factors, d, size, found = self._fisher_factors(), self.param_groups[0]["d"], 0, 0
+        """The share of coordinates that the last step moved otherwise than AdamW."""
+        factors, d, size, differing = self._fisher_factors(), self.param_groups[0]["d"], 0, 0
         for group, params in self._used():
             own, factors = factors[: len(params)], factors[len(params) :]
             _, second = self._moments(params)
             roots = self._roots(second, self._corrections(group)[1])
             for v, root, factor in zip(second, roots, own, strict=True):
-                found += int((d * factor * v > root).sum())
+                differing += int((d * factor * v > root).sum())
                 size += v.numel()
-        return found / max(size, 1)
+        return differing / max(size, 1)
 
 
 def _dot(one: Tensor, other: Tensor) -> Tensor:

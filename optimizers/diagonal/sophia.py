@@ -16,14 +16,18 @@ from optimizers.phases import phase
 
 
 class _Clipped(LazyDiagonal):
-    """theta <- (1 - lr weight_decay) theta - lr clip(m / max(rho h, eps), 1), h a running mean of estimates."""
+    """Clipped steps along momentum over a running mean h of the estimates."""
 
-    def learn(self, group: Group, running: list[Tensor], found: list[Tensor], scale: float) -> None:
-        average_(running, found, group["beta2"], scale)
+    def learn(
+        self, group: Group, running: list[Tensor], estimates: list[Tensor], scale: float
+    ) -> None:
+        """Update the running mean h with the estimates."""
+        average_(running, estimates, group["beta2"], scale)
 
     def move(
         self, group: Group, params: list[Tensor], momenta: list[Tensor], running: list[Tensor]
     ) -> None:
+        """Subtract lr clip(m / max(rho h, eps), 1) from the parameters."""
         rho = group["rho"]
         # clip(m / max(rho h, eps), 1) = clip(m / max(h, eps / rho), rho) / rho
         floors = torch._foreach_clamp_min(running, group["eps"] / rho)
@@ -33,12 +37,12 @@ class _Clipped(LazyDiagonal):
         torch._foreach_add_(params, quotients, alpha=-group["lr"] / rho)
 
     def telemetry(self) -> dict[str, float]:
-        """Beside the common names the share of parameters that are `clipped`, and of those `without_curvature`.
+        """`clipped` and `without_curvature`, shares of the parameters, and the common numbers.
 
-        Where the curvature is not positive (h at most eps / rho) the step is lr sign(m), clipped by
-        construction.
+        Without positive curvature (h at most eps / rho) the step is lr sign(m), and counts as
+        clipped.
         """
-        told = super().telemetry()
+        numbers = super().telemetry()
         clipped = flat = total = 0
         for group in self.param_groups:
             for state in (self.state[p] for p in group["params"] if DIAGONAL in self.state[p]):
@@ -48,18 +52,21 @@ class _Clipped(LazyDiagonal):
                 )
                 flat += int((diagonal <= floor).sum())
                 total += diagonal.numel()
-        return told | (
+        return numbers | (
             {"clipped": clipped / total, "without_curvature": flat / total} if total else {}
         )
 
 
 class SophiaH(_Clipped, LazyHessian):
-    r"""Momentum over Hutchinson's estimate of the Hessian's diagonal, clipped (Liu et al., 2024, arXiv 2305.14342).
+    r"""Momentum over a clipped diagonal Hutchinson estimate of the Hessian (Liu et al., 2024).
 
-    m <- beta1 m + (1 - beta1) g; every `period` steps, from the first on, h <- beta2 h + (1 -
-    beta2) z o Hz, signed; theta <- (1 - lr weight_decay) theta - lr clip(m / max(rho h, eps), 1)
-    (their algorithms 1 and 3; rho is their gamma). A coordinate moves by at most lr; one whose
-    estimated curvature is not positive moves by lr sign(m).
+    arXiv 2305.14342, algorithms 1 and 3; rho is their gamma:
+
+        m <- beta1 m + (1 - beta1) g
+        h <- beta2 h + (1 - beta2) z o Hz, signed, every `period` steps from the first on
+        theta <- (1 - lr weight_decay) theta - lr clip(m / max(rho h, eps), 1)
+
+    A coordinate moves by at most lr; without positive estimated curvature it moves by lr sign(m).
 
     Nothing is corrected for starting at zero, as in the paper: at the first step m is (1 - beta1) g
     and h is (1 - beta2) z o Hz. pytorch_optimizer.SophiaH clips at p = rho with its lr our lr /
@@ -71,18 +78,18 @@ class SophiaH(_Clipped, LazyHessian):
     Args:
         params: the parameters, or pairs of name and parameter.
         lr: the learning rate, the largest change of a coordinate.
-        beta1: of the momentum.
-        beta2: of the diagonal, a refresh.
+        beta1: decay of the momentum.
+        beta2: decay of the diagonal, per refresh.
         rho: the share of the Newton step's inverse: larger ones clip less. The authors' advice is
             to choose it so that 50 to 90 % of the coordinates are clipped (`clipped` in the
             telemetry).
         eps: the least denominator.
         period: steps between two probes of the Hessian.
-        probes: products a refresh.
-        distribution: of the probes, `gaussian` (the paper's) or `rademacher`, whose variance is
-            smaller.
+        probes: products per refresh.
+        distribution: distribution of the probes, `gaussian` (the paper's) or `rademacher`, whose
+            variance is smaller.
         weight_decay: decoupled, theta *= 1 - lr weight_decay; 0.2 in the paper.
-        seed: of the probes.
+        seed: seed of the probes.
 
     Raises:
         ValueError: a hyperparameter out of its range.
@@ -115,18 +122,18 @@ class SophiaH(_Clipped, LazyHessian):
 
 
 class SophiaG(_Clipped):
-    r"""Momentum over the diagonal of the Gauss-Newton matrix, from sampled targets, clipped (arXiv 2305.14342).
+    r"""Clipped momentum over the Gauss-Newton diagonal of sampled targets (Liu et al., 2024).
 
-    As `SophiaH` with the Gauss-Newton-Bartlett estimate hhat = B ghat o ghat, ghat the gradient of
-    the mean of the loss's B terms with targets drawn from the model itself (their algorithm 2):
-    E[hhat] is the diagonal of the generalised Gauss-Newton matrix, never negative. B counts what
-    the loss is a mean over: examples, or the positions of all sequences.
+    arXiv 2305.14342, algorithm 2. It is `SophiaH` with the Gauss-Newton-Bartlett estimate hhat = B
+    ghat o ghat, where ghat is the gradient of the mean of the loss's B terms for targets drawn from
+    the model. E[hhat] is the diagonal of the generalised Gauss-Newton matrix, never negative. B is
+    the number of terms in the loss's mean: examples, or the positions of all sequences.
 
     The loss's reduction and the size of the batch do not change the step: for a loss s times the
     mean of its B terms the estimate is (B / s) ghat o ghat, and B and s come from the objective.
-    (The released code leaves B to an argument of `step` with the default 5120; one that is wrong by
-    a factor changes rho by it.) A regulariser l2 / 2 |theta|^2 of the task is taken out of ghat and
-    adds l2.
+    (In the released code B is an argument of `step` with the default 5120; a wrong factor in B
+    changes rho by the same factor.) The gradient of a task's regulariser l2 / 2 |theta|^2 is
+    subtracted from ghat, and l2 is added to the estimate.
 
     Differences: the first step refreshes h, as in the paper; the released code begins with sign(m)
     while h is zero. The denominator is max(rho h, eps), not rho h + eps.
@@ -136,8 +143,8 @@ class SophiaG(_Clipped):
     Args:
         params: the parameters, or pairs of name and parameter.
         lr: the learning rate, the largest change of a coordinate.
-        beta1: of the momentum.
-        beta2: of the diagonal, a refresh.
+        beta1: decay of the momentum.
+        beta2: decay of the diagonal, per refresh.
         rho: the share of the Newton step's inverse; see `SophiaH`.
         eps: the least denominator.
         period: steps between two estimates.
@@ -174,6 +181,7 @@ class SophiaG(_Clipped):
         super().__init__(params, options, period)
 
     def estimate(self, objective: Objective) -> tuple[Tensor, Tensor]:
+        """The loss, and the Gauss-Newton-Bartlett estimate (n,) of the diagonal."""
         sampled = objective.sampled()
         loss = objective()
         gradients = [parameter.grad for parameter in objective.params]

@@ -21,31 +21,30 @@ from optimizers.phases import phased
 
 
 class HessianFree(Method):
-    r"""Hessian-free optimisation.
+    r"""Hessian-free optimisation: truncated Gauss-Newton steps with Martens' safeguards.
 
-    Minimise q(d) = g'd + d'(G + damping I)d / 2 by truncated CG, theta += alpha d.
-
-    G = J' H_out J is the generalised Gauss-Newton matrix, known by its products. The parts, with
-    the sections of Martens (2010), "Deep learning via Hessian-free optimization":
+    A step minimises q(d) = g'd + d'(G + damping I)d / 2 by truncated CG; theta += alpha d. G = J'
+    H_out J is the generalised Gauss-Newton matrix, used through products alone. The parts, with the
+    sections of Martens (2010), "Deep learning via Hessian-free optimization":
 
     - CG is preconditioned by (D + damping)^xi, D a diagonal estimate of G (4.7), starts at
       `warm_start` times the last step's final iterate (4.5) and stops when the relative progress
       per iteration is small (4.4);
-    - of the iterates kept at ceil(1.3^j), the loss picks: back from the last one as long as it
-      falls (4.6);
-    - a line search along the chosen one; if no trial lowers the loss, the step is refused;
-    - the damping follows rho = (f(theta + d) - f(theta)) / q(d), with q measured from d = 0, not
-      from the warm start (otherwise rho turns negative on full batches and the damping grows
-      without end): times 3/2 below 1/4, times 2/3 above 3/4 (4.1);
+    - the loss chooses among the iterates stored at ceil(1.3^j): backwards from the last one as
+      long as the loss falls (4.6);
+    - a line search follows the chosen iterate; if no trial lowers the loss, the step is refused;
+    - the damping follows rho = (f(theta + d) - f(theta)) / q(d): times 3/2 below 1/4, times 2/3
+      above 3/4 (4.1). q is measured from d = 0, not from the warm start: otherwise rho turns
+      negative on full batches and the damping grows without bound;
     - `structural` adds damping * structural * J_h'J_h for the hidden states h of recurrent layers,
-      so that a step may not upset them (Martens and Sutskever, 2011, "Learning recurrent neural
-      networks with Hessian-free optimization", section 3.2, with the squared distance between
-      states).
+      which penalises large changes of these states (Martens and Sutskever, 2011, "Learning
+      recurrent neural networks with Hessian-free optimization", section 3.2, with the squared
+      distance between states).
 
     Cost per step: a gradient, a product with G per CG iteration, one for the warm start, a gradient
     (`fisher`) or one per example (`empirical`) for the preconditioner, an evaluation per iterate
-    and step length tried. Memory beside the kept graph: 7 n floats for CG and the preconditioner
-    and n per kept iterate, at most 20 for 250 iterations; state n.
+    and step length tried. Memory beside the retained graph: 7 n floats for CG and the
+    preconditioner and n per stored iterate, at most 20 for 250 iterations; state n.
 
     Differences from Martens (2010): the default preconditioner is Chapelle and Erhan's (2011), one
     gradient instead of one per example; the curvature sees a rotating share of the batch rather
@@ -63,16 +62,16 @@ class HessianFree(Method):
         preconditioner: `none`, `fisher` or `empirical`.
         exponent: xi, between 0 (no preconditioning) and 1.
         warm_start: the share of the last final iterate at which CG starts.
-        curvature_share: the share of the batch's examples that the products with G see; the
-            gradient sees all.
+        curvature_share: the share of the batch's examples in the products with G; the gradient
+            takes all examples.
         structural: mu, the weight of structural damping relative to the damping; 0 without
             recurrent layers.
         max_trials: the number of step lengths tried, each 0.8 of the one before.
 
     Raises:
         ValueError: a hyperparameter out of its range.
-        UnsupportedError: at the first step, where the loss is no likelihood to draw targets from
-            (`fisher`), examples are coupled (`empirical`), or `structural` is set for a model
+        UnsupportedError: at the first step, if the loss is no likelihood to draw targets from
+            (`fisher`), if examples are coupled (`empirical`), or if `structural` is set for a model
             without recurrent layers.
     """
 
@@ -113,26 +112,27 @@ class HessianFree(Method):
         self.structural = structural
         self.max_trials = max_trials
         self.rule = RatioRule()
-        self.told: dict[str, float] = {}
+        self.diagnostics: dict[str, float] = {}
         super().__init__(params, {"lr": lr, "damping": damping, "seen": 0})
 
     def telemetry(self) -> dict[str, float]:
-        """Beside the common names: `cg_iterations`, and the accepted `step_length`.
+        """`cg_iterations` and the accepted `step_length`, beside the common numbers.
 
-        A refused step is a failure.
+        A refused step counts as a failure.
         """
         return {
             **super().telemetry(),
             "damping": float(self.param_groups[0]["damping"]),
-            **self.told,
+            **self.diagnostics,
         }
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """Solve for the direction by CG, then search along it; return the loss before the step."""
         group = self.whole(objective)
         curved = rotating_part(objective, self.curvature_share, group["seen"])
         group["seen"] += 1
-        self.told = {}
+        self.diagnostics = {}
         ggn = curved.ggn(self.structural * group["damping"])
         loss, gradient = (
             (ggn.loss, ggn.gradient) if curved is objective else objective.value_and_gradient()
@@ -141,7 +141,7 @@ class HessianFree(Method):
             self.failures["non_finite"] += 1
             return loss
         solution = self._solve(objective, curved, ggn, gradient)
-        self.told["cg_iterations"] = float(solution.iterations)
+        self.diagnostics["cg_iterations"] = float(solution.iterations)
         if bool(torch.isfinite(solution.x).all()):
             self.keep("direction", solution.x)
         self._move(objective, loss, gradient, solution)
@@ -150,15 +150,12 @@ class HessianFree(Method):
     def _solve(
         self, objective: Objective, curved: Objective, ggn: Curvature, gradient: Tensor
     ) -> CGResult:
-        """CG on the damped system.
-
-        A curvature from a part of the batch is made as large as the whole's.
-        """
+        """CG on the damped system; curvature of a part is rescaled to the whole batch."""
         ratio, damping = (
             objective.scale / curved.scale,
             self.param_groups[0]["damping"] * objective.scale,
         )
-        previous = self.kept("direction") if self.warm_start else None
+        previous = self.stored("direction") if self.warm_start else None
         preconditioner = None
         if self.preconditioner != "none":
             diagonal = ratio * DIAGONALS[self.preconditioner](curved) + damping
@@ -177,10 +174,7 @@ class HessianFree(Method):
     def _move(
         self, objective: Objective, loss: Tensor, gradient: Tensor, solution: CGResult
     ) -> None:
-        """Choose an iterate and a step length by the loss.
-
-        Adapt the damping to how well the iterate was predicted.
-        """
+        """Choose an iterate and a step length by the loss, and adapt the damping."""
         group, before = self.param_groups[0], float(loss)
         self.stuck = (
             ""
@@ -195,8 +189,8 @@ class HessianFree(Method):
             ratio = reduction_ratio(before, after, -solution.values[iteration], resolution)
             group["damping"] = self.rule(group["damping"], ratio)
             if isfinite(ratio):
-                self.told["reduction_ratio"] = ratio
-        found = armijo(
+                self.diagnostics["reduction_ratio"] = ratio
+        accepted = armijo(
             lambda alpha: after if alpha == 1 else float(objective.value(alpha * step)),
             before + 2 * resolution * abs(before),
             min(float(gradient @ step), 0.0),
@@ -205,22 +199,19 @@ class HessianFree(Method):
             shrink=0.8,
             max_trials=self.max_trials,
         )
-        self.told["step_length"] = 0.0 if found is None else found[0]
-        self.failures["refused"] += found is None
-        if found is not None:
-            objective.move(found[0] * step)
+        self.diagnostics["step_length"] = 0.0 if accepted is None else accepted[0]
+        self.failures["refused"] += accepted is None
+        if accepted is not None:
+            objective.move(accepted[0] * step)
         elif group["damping"] in (0.0, self.rule.largest):
-            self.stuck = "no step length lowers the loss, and the damping cannot grow any more"
+            self.stuck = "no step length lowers the loss, and the damping is at its largest"
 
     @staticmethod
     @phased("line search")
     def _backtracked(
         objective: Objective, path: list[tuple[int, Tensor]]
     ) -> tuple[int, Tensor, float]:
-        """From the last iterate back as long as the loss falls.
-
-        The iteration, its iterate, the loss there.
-        """
+        """Go back from the last iterate while the loss falls: iteration, iterate, loss."""
         chosen: tuple[int, Tensor, float] | None = None
         for iteration, iterate in reversed(path):
             value = float(objective.value(iterate))

@@ -1,4 +1,4 @@
-"""Krylov subspace descent: the loss itself, minimised over the span of a few curvature products."""
+"""Krylov subspace descent: minimise the loss over the span of a few curvature products."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ CURVATURES = ("ggn", "hessian")
 class KSD(Method):
     r"""Krylov subspace descent: theta += V'a, a = argmin f(theta + V'a) by BFGS.
 
-    The rows of V are an orthonormal basis of P^-1 g, (P^-1 B) P^-1 g, ..., K of them, and the
-    previous step; B is the Gauss-Newton matrix or the Hessian, which may be indefinite, P the
-    diagonal preconditioner of `hessian_free`. Where the Hessian-free method minimises a damped
-    model in that space, this one minimises the loss, so there is no damping to choose. BFGS works
-    in coordinates in which V B V' is the identity (eigenvalues by their absolute value, floored).
+    The rows of V are an orthonormal basis of the K vectors P^-1 g, (P^-1 B) P^-1 g, ..., and the
+    previous step. B is the Gauss-Newton matrix or the Hessian, which may be indefinite, and P the
+    diagonal preconditioner of `hessian_free`. The Hessian-free method minimises a damped model in
+    that space. Krylov subspace descent minimises the loss, and needs no damping. BFGS works in
+    coordinates in which V B V' is the identity (eigenvalues by their absolute value, floored).
     Vinyals and Povey, 2012, "Krylov subspace descent for deep learning" (arXiv 1111.4259).
 
     Cost per step: one gradient, K + 1 products with B, and a value and gradient of the searched
-    share per trial of BFGS, about 1.5 for each of at most `search_steps`. Memory beside the kept
-    graph: (2 K + 6) n floats; state n.
+    share per trial of BFGS, about 1.5 for each of at most `search_steps`. Memory beside the
+    retained graph: (2 K + 6) n floats; state n.
 
-    Differences from the paper: gradient, curvature and search see rotating shares of one batch
+    Differences from the paper: gradient, curvature and search use rotating shares of one batch
     instead of three random subsets of the data; the default is no preconditioner.
 
     Args:
         params: the parameters, or pairs of name and parameter; all those of the model, in its
             order.
-        lr: the share of the minimising step that is taken.
+        lr: the factor of the minimising step.
         dimension: K, the number of Krylov vectors.
         curvature: `ggn` or `hessian`.
         preconditioner: `none`, `fisher` or `empirical`.
         exponent: the power of the diagonal, between 0 and 1.
-        curvature_share: the share of the batch's examples that the products see.
-        search_share: the share of the batch's examples that BFGS sees.
+        curvature_share: the share of the batch's examples in the products with B.
+        search_share: the share of the batch's examples in the loss that BFGS minimises.
         search_steps: the largest number of BFGS steps.
         floor: the smallest eigenvalue of V B V' relative to the largest.
 
@@ -91,6 +91,7 @@ class KSD(Method):
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """Minimise the loss over the Krylov subspace; return the loss before the step."""
         group = self.whole(objective)
         curved = rotating_part(objective, self.curvature_share, group["seen"])
         matrix: Curvature = getattr(curved, self.curvature)()
@@ -111,10 +112,7 @@ class KSD(Method):
     def _subspace(
         self, curved: Objective, matrix: Curvature, gradient: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """V (k, n), the Krylov vectors as far as they are independent, then the previous step.
-
-        And V B V' (k, k).
-        """
+        """The basis V (k, n) of Krylov vectors and the previous step, and V B V' (k, k)."""
         scaling: Tensor | None = None
         if self.preconditioner != "none":
             diagonal = DIAGONALS[self.preconditioner](curved)
@@ -123,7 +121,7 @@ class KSD(Method):
         size = min(self.dimension, gradient.numel())
         basis = gradient.new_empty(size + 1, gradient.numel())
         images = torch.empty_like(basis)
-        previous, count = self.kept("direction"), 0
+        previous, count = self.stored("direction"), 0
         following: Tensor | None = gradient
         while following is not None and count <= size:
             conditioned = (
@@ -142,10 +140,7 @@ class KSD(Method):
 
     @phased("inverse")
     def _scaled(self, basis: Tensor, projected: Tensor) -> Tensor:
-        """The basis in whose coordinates the curvature is the identity.
-
-        As it is where that cannot be computed.
-        """
+        """The basis in whose coordinates the curvature is the identity; unscaled on failure."""
         decomposition = symmetric_eigen(projected)
         if decomposition is None:
             return basis
@@ -158,44 +153,43 @@ class KSD(Method):
 
     @phased("line search")
     def _descend(self, objective: Objective, searched: Objective, basis: Tensor) -> None:
-        """Minimise the loss over the subspace and go there."""
+        """Minimise the loss over the subspace and move there."""
 
         def loss(coordinates: Tensor) -> Tensor:
             value: Tensor = _Restricted.apply(coordinates, searched, basis)  # type: ignore[no-untyped-call]
             return value
 
         with torch.enable_grad():
-            found = minimize(
+            minimum = minimize(
                 loss, basis.new_zeros(len(basis)), "bfgs", max_steps=self.search_steps, tol=0.0
             )
-        step = found.x @ basis
+        step = minimum.x @ basis
         if bool(torch.isfinite(step).all()) and bool(step.any()):
             self.keep("direction", step)
             objective.move(self.param_groups[0]["lr"] * step)
         else:
-            self.stuck = f"no point of the Krylov subspace has a lower loss ({found.message})"
+            self.stuck = f"no point of the Krylov subspace has a lower loss ({minimum.message})"
 
 
 class _Restricted(torch.autograd.Function):
-    """a -> f(theta + V'a), with the gradient V g."""
+    """The loss a -> f(theta + V'a), with the gradient V g."""
 
     @staticmethod
     def forward(ctx: Any, coordinates: Tensor, objective: Objective, basis: Tensor) -> Tensor:
+        """The loss at coordinates (k,), and V g stored for the backward pass."""
         loss, gradient = objective.value_and_gradient(coordinates @ basis)
         ctx.save_for_backward(basis @ gradient)
         return loss
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, output_gradient: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient (k,) of the coordinates, and none for objective and basis."""
         (gradient,) = ctx.saved_tensors
-        return slope * gradient, None, None
+        return output_gradient * gradient, None, None
 
 
 def _orthonormal(vector: Tensor, basis: Tensor) -> Tensor | None:
-    """The part of a vector outside the rows' span, normalised (Gram-Schmidt, twice).
-
-    None where nothing is left.
-    """
+    """The normalised part of a vector outside the rows' span (Gram-Schmidt, twice), or None."""
     before = float(vector.norm())
     if not before > 0:
         return None

@@ -1,4 +1,4 @@
-"""The examples of a mini-batch whose turn it is."""
+"""Rotating parts of a mini-batch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from optimizers.objective import Objective
 
 
 def rotating_part(objective: Objective, share: float, turn: int) -> Objective:
-    """The loss on a share of the examples, another one each turn until all have been seen.
+    """The loss on a share of the examples, a different part each turn; the whole for a share of 1.
 
-    The whole for a share of 1.
-
-    Nothing is drawn at random: the examples of a mini-batch come in random order already.
+    The parts are consecutive: the examples of a mini-batch are in random order already.
     """
     if share == 1:
         return objective

@@ -1,4 +1,4 @@
-"""Diagonals that make conjugate gradients on a Gauss-Newton matrix converge sooner."""
+"""Diagonal preconditioners for conjugate gradients on a Gauss-Newton matrix."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ from optimizers.linalg.flat import flatten
 from optimizers.objective import Objective
 
 Diagonal = Callable[[Objective], Tensor]
-CHUNK = 8  # gradients of examples that are in memory at a time
+CHUNK = 8  # per-example gradients in memory at a time
 
 
 def fisher_diagonal(objective: Objective) -> Tensor:
-    """One draw of the Fisher's diagonal (n,).
+    """One draw of the Fisher's diagonal (n,): M g^2 for targets drawn from the model.
 
-    M g^2 for a gradient g on targets that the model itself draws.
-
-    Unbiased, because the M terms of the loss are then independent with mean zero (Chapelle and
+    The estimate is unbiased: the M terms of the loss are independent with mean zero (Chapelle and
     Erhan, 2011, "Improved preconditioner for Hessian free optimization"; the estimate of Sophia-G).
-    Costs one gradient.
+    Cost: one gradient.
     """
     sampled = objective.sampled()
     _, gradient = sampled.value_and_gradient()
@@ -32,8 +30,7 @@ def fisher_diagonal(objective: Objective) -> Tensor:
 def empirical_diagonal(objective: Objective) -> Tensor:
     """The mean over examples of the squared gradients (n,), as in Martens (2010, section 4.7).
 
-    Costs a gradient of each example, a few of them at a time: 8 n floats are in memory rather than
-    N n.
+    Cost: a gradient of each example, a few at a time: 8 n floats are in memory rather than N n.
     """
     theta, scale = _theta(objective), objective.scale
     total = torch.zeros_like(theta)

@@ -1,7 +1,4 @@
-"""Gauss-Newton methods.
-
-Called, the package is the function `least_squares(residuals, x0, ...)` of the same name.
-"""
+"""Gauss-Newton methods; the package is also the function `least_squares(residuals, x0, ...)`."""
 
 import sys
 from types import ModuleType
@@ -15,9 +12,9 @@ __all__ = ["GGNCG", "GaussNewton", "LevenbergMarquardt"]
 
 
 class _CallablePackage(ModuleType):
-    """Loading a package binds its name in its parent, here that of the function.
+    """A package that can be called, as loading it binds its name over the function's.
 
-    `optimizers.least_squares` is both.
+    Ids of runs name `optimizers.least_squares`, so that package and function share the name.
     """
 
     __call__ = staticmethod(least_squares)

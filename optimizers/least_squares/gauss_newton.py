@@ -20,16 +20,16 @@ SEARCHES = ("armijo", "none")
 class GaussNewton(ResidualMethod):
     r"""Gauss-Newton: d = argmin |J d + r|, theta += alpha d.
 
-    The residuals r are replaced by their linear model, so a linear least-squares problem is solved
-    in one step, and a problem with small residuals or little curvature is solved almost as fast as
-    by Newton's method. d is the solution of minimum norm where J has no full rank: d = -J^+ r, with
-    singular values below `eps max(m, n)` times the largest, eps of the parameters' precision,
-    counted as zero. That covers m < n, where d = -J'(J J')^{-1} r. The step length is `lr` if the
-    loss falls by 1e-4 of what the slope promises, else it is halved until it does (Nocedal and
-    Wright, 2006, section 10.3 and Algorithm 3.1).
+    The residuals r are replaced by their linear model: a linear least-squares problem is solved in
+    one step, and a problem with small residuals or little curvature almost as fast as by Newton's
+    method. d is the solution of minimum norm where J has no full rank: d = -J^+ r, with singular
+    values below `eps max(m, n)` times the largest, eps of the parameters' precision, counted as
+    zero. That covers m < n, where d = -J'(J J')^{-1} r. The step length is `lr` if the loss falls
+    by 1e-4 of the slope's prediction, else it is halved until the loss does (Nocedal and Wright,
+    2006, section 10.3 and Algorithm 3.1).
 
-    Nothing bounds d where J is nearly singular: then the search is short of breath or fails, and
-    `levenberg_marquardt` is the method to take.
+    Nothing bounds d where J is nearly singular: the step lengths become tiny or the search fails,
+    and `levenberg_marquardt` is the better method.
 
     Cost per step: one Jacobian (min(m, n) backward passes), one decomposition (m n min(m, n) flops
     times a small factor), one evaluation per trial. Memory: four times the Jacobian's 8 m n bytes,
@@ -40,8 +40,7 @@ class GaussNewton(ResidualMethod):
         params: the parameters, or pairs of name and parameter; all those of the model, in its
             order.
         lr: the first step length tried; 1 is the method's own.
-        line_search: `armijo`, or `none` for the step of length `lr` without an evaluation, whatever
-            it leads to.
+        line_search: `armijo`, or `none` for a step of length `lr` without any evaluation.
         form: how the linear problem is solved, see `DampedLeastSquares`.
         max_trials: the number of step lengths tried, each half the one before; if none lowers the
             loss, the step is refused.
@@ -74,6 +73,7 @@ class GaussNewton(ResidualMethod):
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """Solve the linearised problem and search along its solution; return the loss before it."""
         group = self.whole(objective)
         self._require_memory(group, objective)
         model = Linearisation.of(objective)
@@ -95,27 +95,26 @@ class GaussNewton(ResidualMethod):
     def _move(
         self, objective: Objective, model: Linearisation, direction: Tensor, predicted: float
     ) -> None:
-        """Go along the direction as far as the loss falls, or as far as it was told to."""
+        """Move along the direction: by the line search, or by `lr`."""
         alpha: float = self.param_groups[0]["lr"]
         direction = direction.to(model.jacobian.dtype)
         if self.line_search == "armijo":
             hidden = model.hides(predicted)
-            found = armijo(
+            accepted = armijo(
                 lambda length: -model.reduction(objective.residuals(length * direction)),
-                model.noise if hidden else 0.0,  # a change that the loss cannot show is no rise
+                model.noise if hidden else 0.0,  # a change below the noise is no rise
                 -2 * predicted,
                 first=alpha,
                 max_trials=self.max_trials,
             )
-            if found is None:
+            if accepted is None:
                 self.stuck = self._unresolved(model) if hidden else self._failed()
                 return
-            alpha = found[0]
+            alpha = accepted[0]
         objective.move(alpha * direction)
 
     def _failed(self) -> str:
         return (
             f"none of {self.max_trials} step lengths along the Gauss-Newton direction lowers the "
-            f"loss; "
-            "levenberg_marquardt damps such steps"
+            "loss; levenberg_marquardt damps such steps"
         )

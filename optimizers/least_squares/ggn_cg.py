@@ -20,14 +20,14 @@ from optimizers.objective import Objective
 class GGNCG(Method):
     r"""Truncated Gauss-Newton: (G + damping I) d = -g by conjugate gradients, theta += alpha d.
 
-    G = J' H_out J is the generalised Gauss-Newton matrix, never formed: CG asks for products alone
+    G = J' H_out J is the generalised Gauss-Newton matrix, never formed: CG needs products alone
     (Schraudolph, 2002; Martens, 2010, "Deep learning via Hessian-free optimization"). The damping
     follows the ratio of the loss's reduction to the quadratic model's, measured from d = 0; alpha
     comes from backtracking, 1 first. CG starts at `warm_start` times the previous solution and
     stops by Martens' relative-progress rule.
 
     Cost per step: one gradient, one product with G per CG iteration, one evaluation per trial step.
-    Memory: 5 n floats beside the kept graph; state n floats.
+    Memory: 5 n floats beside the retained graph; state n floats.
 
     Differences from Martens (2010): no preconditioner, no backtracking through CG's iterates, one
     batch for gradient and curvature.
@@ -40,7 +40,7 @@ class GGNCG(Method):
             averaged over examples.
         adaptive: adapt the damping.
         max_iterations: the largest number of CG iterations a step.
-        tolerance: CG also stops when its residual has fallen below this share of the gradient.
+        tolerance: CG also stops once its residual is below this share of the gradient.
         warm_start: the share of the previous solution at which CG starts.
         max_trials: the number of step lengths tried, each half the one before; if none lowers the
             loss, the step is refused.
@@ -74,29 +74,30 @@ class GGNCG(Method):
         self.warm_start = warm_start
         self.max_trials = max_trials
         self.rule = RatioRule()
-        self.told: dict[str, float] = {}
+        self.diagnostics: dict[str, float] = {}
         super().__init__(params, {"lr": lr, "damping": damping})
 
     def telemetry(self) -> dict[str, float]:
-        """Beside the common names: `cg_iterations`, and the accepted `step_length`.
+        """`cg_iterations` and the accepted `step_length`, beside the common numbers.
 
-        A refused step is a failure.
+        A refused step counts as a failure.
         """
         return {
             **super().telemetry(),
             "damping": float(self.param_groups[0]["damping"]),
-            **self.told,
+            **self.diagnostics,
         }
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """Solve for the direction by CG and search along it; return the loss before the step."""
         group = self.whole(objective)
-        self.told = {}
+        self.diagnostics = {}
         ggn = objective.ggn()
         if not bool(torch.isfinite(ggn.loss + ggn.gradient.norm())):
             self.failures["non_finite"] += 1
             return ggn.loss
-        damping, previous = group["damping"] * objective.scale, self.kept("direction")
+        damping, previous = group["damping"] * objective.scale, self.stored("direction")
         solution = conjugate_gradients(
             lambda v: ggn(v) + damping * v,
             -ggn.gradient,
@@ -105,7 +106,7 @@ class GGNCG(Method):
             tolerance=self.tolerance,
             stop=relative_progress(),
         )
-        self.told["cg_iterations"] = float(solution.iterations)
+        self.diagnostics["cg_iterations"] = float(solution.iterations)
         if bool(torch.isfinite(solution.x).all()):
             self.keep("direction", solution.x)
         self._move(objective, ggn.loss, ggn.gradient, solution.x, solution.values[-1])
@@ -119,10 +120,7 @@ class GGNCG(Method):
         step: Tensor,
         model_change: float,
     ) -> None:
-        """Go along the step as far as the loss falls.
-
-        Adapt the damping to how well the first trial was predicted.
-        """
+        """Search along the step, and adapt the damping to the first trial's reduction ratio."""
         group, before = self.param_groups[0], float(loss)
         first, slope = group["lr"], float(gradient @ step)
         trials: dict[float, float] = {}
@@ -131,14 +129,14 @@ class GGNCG(Method):
             trials[alpha] = float(objective.value(alpha * step))
             return trials[alpha]
 
-        found = armijo(value, before, min(slope, 0.0), first=first, max_trials=self.max_trials)
+        accepted = armijo(value, before, min(slope, 0.0), first=first, max_trials=self.max_trials)
         if self.adaptive:
             predicted = -first * slope - first**2 * (model_change - slope)
             ratio = reduction_ratio(before, trials[first], predicted, torch.finfo(step.dtype).eps)
             group["damping"] = self.rule(group["damping"], ratio)
             if isfinite(ratio):
-                self.told["reduction_ratio"] = ratio
-        self.told["step_length"] = 0.0 if found is None else found[0]
-        self.failures["refused"] += found is None
-        if found is not None:
-            add_(objective.params, step, alpha=found[0])
+                self.diagnostics["reduction_ratio"] = ratio
+        self.diagnostics["step_length"] = 0.0 if accepted is None else accepted[0]
+        self.failures["refused"] += accepted is None
+        if accepted is not None:
+            add_(objective.params, step, alpha=accepted[0])

@@ -25,14 +25,13 @@ from optimizers.phases import phased
 
 RULES = ("nielsen", "marquardt")
 PROBE = 0.1  # the share of the step at which the residuals' curvature along it is measured
-LARGEST = (
-    1 / torch.finfo(torch.float64).eps
-)  # of the damping over the largest diagonal entry of D^-1 J'J D^-1
-SMALLEST = 1e-250  # of the damping; zero would never rise again
+# the largest damping over the largest diagonal entry of D^-1 J'J D^-1
+LARGEST = 1 / torch.finfo(torch.float64).eps
+SMALLEST = 1e-250  # the smallest damping: no factor raises zero
 
 
 class LevenbergMarquardt(ResidualMethod):
-    r"""Damped Gauss-Newton: (J'J + mu D^2) d = -J'r, theta += d if that lowers the loss |r|^2 / 2.
+    r"""Damped Gauss-Newton: (J'J + mu D^2) d = -J'r, theta += d if the loss |r|^2 / 2 falls.
 
     The damping mu shortens the step and turns it from Gauss-Newton's (mu = 0) to the scaled
     steepest descent -D^{-2} J'r / mu. It follows the gain ratio of actual to predicted reduction,
@@ -40,12 +39,12 @@ class LevenbergMarquardt(ResidualMethod):
         rho = (|r(theta)|^2 - |r(theta + d)|^2) / (|J d|^2 + 2 mu |D d|^2),
 
     both parts computed without cancellation: by `nielsen` or by `marquardt`, see `rules`. A refused
-    step is tried again with more damping; J and its decomposition serve for all trials. D is the
+    step is tried again with more damping; all trials share J and its decomposition. D is the
     identity (Levenberg), the norms of J's columns (`diagonal`, Marquardt) or their largest values
     so far (`running_maximum`, Moré), the last two invariant to the units of the parameters. mu
-    begins at `tau` times the largest diagonal entry of D^{-1} J'J D^{-1}, and at least so large
-    that the first step is no longer than `first_step` |D theta|, theta being the start: a start
-    from which the linear model points at a far plateau (NIST's BoxBOD) is lost otherwise.
+    begins at `tau` times the largest diagonal entry of D^{-1} J'J D^{-1}. It begins higher where
+    the first step would be longer than `first_step` |D theta|, theta being the start: without that
+    bound a start whose linear model points at a far plateau fails (NIST's BoxBOD).
 
     `acceleration` adds half the geodesic acceleration, (J'J + mu D^2) a = -J' r_vv, to v = d, with
     the second derivative of r along v from one more evaluation, r_vv = (2/h) [(r(theta + h v) -
@@ -54,13 +53,13 @@ class LevenbergMarquardt(ResidualMethod):
     curved valleys, and costs half as much again elsewhere.
 
     One singular value decomposition a Jacobian gives d for every mu, with the accuracy of a QR
-    decomposition of [J; mu^{1/2} D]; where the shorter side of J is over 300 the eigenvectors of
-    J'J or, for m < n, of the kernel J D^{-2} J' serve as long as they are accurate enough, see
-    `DampedLeastSquares`. All of it is in float64; in float32 the residuals limit how small a
-    gradient can be resolved, and `stuck` says so.
+    decomposition of [J; mu^{1/2} D]. Where the shorter side of J is over 300, the eigenvectors of
+    J'J or, for m < n, of the kernel J D^{-2} J' replace it as long as they are accurate enough, see
+    `DampedLeastSquares`. All computations are in float64; float32 residuals limit the smallest
+    gradient that can be resolved, and `stuck` says so.
 
-    On mini-batches a step is accepted or refused on its own batch; the damping then follows noise
-    too, and `rule="marquardt"` with mild factors is steadier.
+    On mini-batches a step is accepted or refused on its own batch. The damping then follows noise
+    too, and `rule="marquardt"` with mild factors is more stable.
 
     Cost per step: one Jacobian (min(m, n) backward passes), one decomposition (m n min(m, n) flops
     times a small factor), one evaluation per trial, two with `acceleration`. Memory: four times the
@@ -70,14 +69,14 @@ class LevenbergMarquardt(ResidualMethod):
     Levenberg, 1944; Marquardt, 1963; Moré, "The Levenberg-Marquardt algorithm: implementation and
     theory", 1978; Madsen, Nielsen and Tingleff, "Methods for non-linear least squares problems",
     2004, Algorithm 3.16. Differences from the last: the scaling, the bound on the first step, and
-    no stopping rules; instead `stuck` says when the loss cannot show a further reduction and what
-    is predicted no longer shrinks. From Moré (MINPACK): mu is controlled itself, not through the
-    radius of a trust region, and D has a floor, see `rules.floored`.
+    no stopping rules; instead `stuck` reports when rounding hides a further reduction and the
+    predicted reduction no longer shrinks. Differences from Moré (MINPACK): the rules control mu
+    itself, not the radius of a trust region, and D has a floor, see `rules.floored`.
 
     Args:
         params: the parameters, or pairs of name and parameter; all those of the model, in its
             order.
-        lr: the multiple of the step that is taken; 1 is the method's own.
+        lr: the factor of the step; 1 is the method's own.
         rule: how the damping changes, `nielsen` or `marquardt`.
         scaling: `identity`, `diagonal` or `running_maximum`.
         tau: the first damping over the largest diagonal entry; 1e-6 near a solution, 1 far from
@@ -87,8 +86,8 @@ class LevenbergMarquardt(ResidualMethod):
         acceleration: add the geodesic acceleration.
         max_acceleration: the longest acceleration, see above.
         form: how the linear problem is solved, see `DampedLeastSquares`.
-        max_trials: how many dampings are tried in one step; after that the step is refused, and the
-            next one goes on with the damping reached.
+        max_trials: the number of dampings tried in one step; after that the step is refused, and
+            the next step begins with the last damping.
         max_gib: the largest Jacobian, in GiB of float64.
 
     Raises:
@@ -138,23 +137,24 @@ class LevenbergMarquardt(ResidualMethod):
         self.form = form
         self.max_trials = max_trials
         self.max_gib = max_gib
-        self.told: dict[str, float] = {}
+        self.diagnostics: dict[str, float] = {}
         super().__init__(params, {"lr": lr, "damping": None, "growth": 2.0, **self.started})
 
     def telemetry(self) -> dict[str, float]:
-        """Beside the common names: `trials`, the dampings tried in the last step.
+        """`trials`, the number of dampings in the last step, beside the common numbers.
 
-        A step that stays is a failure.
+        A refused step counts as a failure.
         """
         damping = self.param_groups[0]["damping"]
         known = {} if damping is None else {"damping": float(damping)}
-        return {**super().telemetry(), **known, **self.told}
+        return {**super().telemetry(), **known, **self.diagnostics}
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """Try dampings until the loss falls; return the loss before the step."""
         group = self.whole(objective)
         self._require_memory(group, objective)
-        self.told = {}
+        self.diagnostics = {}
         model = Linearisation.of(objective)
         if not model.finite:
             self.failures["non_finite"] += 1
@@ -162,7 +162,7 @@ class LevenbergMarquardt(ResidualMethod):
         system = self._system(objective, model)
         group["damping"] = group["damping"] or self._first_damping(objective, model, system)
         for trial in range(self.max_trials):
-            self.told["trials"] = trial + 1.0
+            self.diagnostics["trials"] = trial + 1.0
             if self._try(objective, model, system):
                 return model.loss
             if self.stuck:
@@ -173,11 +173,11 @@ class LevenbergMarquardt(ResidualMethod):
     def _system(self, objective: Objective, model: Linearisation) -> DampedLeastSquares:
         """The linear problem in the scaled parameters.
 
-        What is kept of the scales is that of the canonical loss.
+        The stored scales are those of the canonical loss, which no mini-batch's size changes.
         """
         root = objective.scale**0.5
         norms = torch.linalg.vector_norm(model.jacobian, dim=0, dtype=torch.float64) / root
-        scales = SCALINGS[self.scaling](norms, self.kept("scales"))
+        scales = SCALINGS[self.scaling](norms, self.stored("scales"))
         if self.scaling == "running_maximum":
             self.keep("scales", scales.to(model.jacobian.dtype))
         scales = floored(scales, flatten(objective.params).double(), model.resolution)
@@ -196,7 +196,7 @@ class LevenbergMarquardt(ResidualMethod):
         return damping
 
     def _try(self, objective: Objective, model: Linearisation, system: DampedLeastSquares) -> bool:
-        """Take the step with the present damping if it is any good; adapt the damping either way."""
+        """Try the step with the present damping and adapt the damping; return whether it moved."""
         group = self.param_groups[0]
         velocity = system.solve(group["damping"], model.residuals)
         if velocity is None:
@@ -213,7 +213,7 @@ class LevenbergMarquardt(ResidualMethod):
         step = self._accelerated(objective, model, system, lr * velocity)
         ratio = self._gain(objective, model, step, lr * (1 - lr / 2) * curvature + lr * penalty)
         if isfinite(ratio):
-            self.told["reduction_ratio"] = ratio
+            self.diagnostics["reduction_ratio"] = ratio
         if step is None or not ratio > 0:
             self._refuse(objective, model, system, lr * velocity)
             return False
@@ -230,10 +230,7 @@ class LevenbergMarquardt(ResidualMethod):
         system: DampedLeastSquares,
         velocity: Tensor,
     ) -> Tensor | None:
-        """The step in the parameters' precision, acceleration included.
-
-        None if that is too large to be believed.
-        """
+        """The accelerated step in the parameters' precision, or None if it is too long."""
         precision = model.jacobian.dtype
         if not self.acceleration:
             return velocity.to(precision)
@@ -263,7 +260,7 @@ class LevenbergMarquardt(ResidualMethod):
     def _refuse(
         self, objective: Objective, model: Linearisation, system: DampedLeastSquares, step: Tensor
     ) -> None:
-        """Raise the damping, unless no step can be told from none."""
+        """Raise the damping, and report when no damping can help."""
         group = self.param_groups[0]
         largest = LARGEST * system.largest
         if group["hidden"] < float("inf") or self._negligible(

@@ -1,7 +1,4 @@
-"""What Gauss-Newton and Levenberg-Marquardt share.
-
-The residuals' linear model, and when it is exhausted.
-"""
+"""Base of Gauss-Newton and Levenberg-Marquardt: the residuals' linear model and its limits."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from optimizers.method import Method
 from optimizers.objective import Objective
 
 GIBIBYTE = 2**30
-# with so few parameters, an evaluation that counts the residuals beforehand is not worth its cost
+# with so few parameters, counting the residuals by an extra evaluation is not worth its cost
 ALWAYS_TRIED = 100
 
 
@@ -30,11 +27,11 @@ class Linearisation:
         residuals: r (m,), in float64.
         jacobian: J (m, n), in the parameters' precision.
         loss: |r|^2 / 2, in the parameters' precision.
-        resolution: the relative spacing of the numbers in which they were computed.
-        noise: what rounding leaves uncertain of the loss. A residual is computed from quantities of
-            the size of J_ij theta_j, so its error is about e_i = resolution * (r_i^2 + sum_j (J_ij
-            theta_j)^2)^(1/2), and the loss's (sum_i r_i^2 e_i^2)^(1/2). No choice of the
-            parameters' units changes it.
+        resolution: the relative spacing of floating-point numbers in that precision.
+        noise: the rounding error of the loss. A residual is computed from quantities of the size of
+            J_ij theta_j, so its error is about e_i = resolution * (r_i^2 + sum_j (J_ij
+            theta_j)^2)^(1/2), and the loss's (sum_i r_i^2 e_i^2)^(1/2). The noise does not depend
+            on the parameters' units.
     """
 
     residuals: Tensor
@@ -45,7 +42,7 @@ class Linearisation:
 
     @classmethod
     def of(cls, objective: Objective) -> Self:
-        """At the objective's parameters: one evaluation and one Jacobian."""
+        """The model at the objective's parameters, from one evaluation and one Jacobian."""
         computed, jacobian = objective.jacobian()
         residuals, resolution = computed.double(), torch.finfo(computed.dtype).eps
         terms = torch.linalg.vector_norm(
@@ -61,11 +58,11 @@ class Linearisation:
         return bool(torch.isfinite(self.loss)) and bool(torch.isfinite(self.jacobian).all())
 
     def curvature(self, step: Tensor) -> float:
-        """|J d|^2."""
+        """The squared length |J d|^2."""
         return float((self.jacobian.double() @ step).square().sum())
 
     def reduction(self, trial: Tensor) -> float:
-        """(|r|^2 - |trial|^2) / 2 for the residuals at a trial point, without cancelling two large sums."""
+        """The reduction (|r|^2 - |trial|^2) / 2 at a trial point, without cancellation."""
         trial = trial.double()
         return float((self.residuals - trial) @ (self.residuals + trial)) / 2
 
@@ -74,17 +71,17 @@ class Linearisation:
         return predicted <= self.noise
 
     def gain_ratio(self, actual: float, predicted: float) -> float:
-        """Rho = actual / predicted; 1 where the loss could not have shown the predicted reduction."""
+        """The ratio actual / predicted, or 1 where rounding hides the predicted reduction."""
         if self.hides(predicted) and abs(actual) <= 10 * self.noise:
             return 1.0
         return actual / predicted if predicted > 0 else nan
 
 
 class ResidualMethod(Method):
-    """A method that takes the residuals and their Jacobian, and solves in float64 whatever the parameters' precision.
+    """A method that takes residuals and Jacobian, and solves in float64 for any precision.
 
-    `fits` in the parameter group says that the Jacobian's size has been looked at; `hidden` is the
-    last predicted reduction that the loss could not show, infinite while it can.
+    `fits` in the parameter group says that the Jacobian's size is checked. `hidden` is the last
+    predicted reduction below the loss's rounding, infinite above it.
     """
 
     needs = frozenset({"jacobian"})
@@ -93,10 +90,7 @@ class ResidualMethod(Method):
     max_gib: float
 
     def _require_memory(self, group: dict[str, Any], objective: Objective) -> None:
-        """Refuse a Jacobian that is too large before it is built.
-
-        Looked at once, at the first mini-batch.
-        """
+        """Refuse a Jacobian above `max_gib` before it is built; checked at the first mini-batch."""
         if group["fits"]:
             return
         columns = sum(parameter.numel() for parameter in objective.params)
@@ -105,10 +99,9 @@ class ResidualMethod(Method):
         if needed > self.max_gib:
             raise UnsupportedError(
                 f"{type(self).__name__} builds the Jacobian: {rows:,} residuals by {columns:,} "
-                f"parameters are "
-                f"{needed:,.2g} GiB in float64, the limit is max_gib={self.max_gib:g}; ggn_cg and "
-                f"hessian_free need no "
-                "matrix of that size, or take smaller mini-batches"
+                f"parameters are {needed:,.2g} GiB in float64, the limit is "
+                f"max_gib={self.max_gib:g}; ggn_cg and hessian_free need no matrix of that size, "
+                "or take smaller mini-batches"
             )
         group["fits"] = True
 
@@ -131,7 +124,10 @@ class ResidualMethod(Method):
     def _unresolved(model: Linearisation) -> str:
         if model.jacobian.dtype == torch.float64:
             return "float64 cannot resolve the gradient any further"
-        return "float32 cannot resolve the gradient any further; pass the parameters and the data as float64"
+        return (
+            "float32 cannot resolve the gradient any further; "
+            "pass the parameters and the data as float64"
+        )
 
     @staticmethod
     def _negligible(objective: Objective, step: Tensor) -> bool:

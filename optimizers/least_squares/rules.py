@@ -1,4 +1,4 @@
-"""How Levenberg-Marquardt chooses its damping and the scaling of the parameters."""
+"""Rules of Levenberg-Marquardt for the damping and for the scaling of the parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class NielsenRule:
-    """Lower the damping smoothly with the gain ratio, raise it ever faster while steps are refused.
+    """Lower the damping smoothly with the gain ratio, raise it faster with each refusal.
 
     With rho = (actual reduction) / (predicted reduction):
 
@@ -72,20 +72,17 @@ Scaling = Callable[[Tensor, Tensor | None], Tensor]
 
 
 def identity(norms: Tensor, previous: Tensor | None) -> Tensor:
-    """D = I: Levenberg's; a step is short in the parameters' own units."""
+    """Levenberg's D = I: a step is short in the parameters' own units."""
     return torch.ones_like(norms)
 
 
 def diagonal(norms: Tensor, previous: Tensor | None) -> Tensor:
-    """D = diag(J'J)^(1/2), the norms of the Jacobian's columns.
-
-    Marquardt's, which no choice of units changes.
-    """
+    """Marquardt's D = diag(J'J)^(1/2), invariant to the parameters' units."""
     return norms
 
 
 def running_maximum(norms: Tensor, previous: Tensor | None) -> Tensor:
-    """The largest column norms so far, which no choice of units changes either.
+    """Moré's D: the largest column norms so far, invariant to the parameters' units.
 
     A parameter that loses its influence does not become free to move far, as it does with
     `diagonal`. Moré, "The Levenberg-Marquardt algorithm: implementation and theory", 1978, section
@@ -102,21 +99,18 @@ SCALINGS: dict[str, Scaling] = {
 
 
 def floored(scales: Tensor, theta: Tensor, resolution: float) -> Tensor:
-    """Scales that can be divided by.
+    """Scales of at least resolution^(1/2) min(max_k D_k, max_k D_k |theta_k| / |theta_j|).
 
-    None is below resolution^(1/2) min(max_k D_k, max_k D_k |theta_k| / |theta_j|).
-
-    A column of round-off, such as that of a bias that a softmax ignores, would otherwise send its
-    parameter far away; with a noise of `resolution` in the column and D_j at the floor, it moves by
-    no more than the others. D_j theta_j is compared, because the columns of a Jacobian may differ
-    by forty decades on the way to a solution (NIST's MGH10) but not in what they mean for the
-    residuals. All are one where all scales are zero.
+    Without a floor a column of rounding errors, such as that of a bias that a softmax ignores,
+    would move its parameter far away. With noise of size `resolution` in the column and D_j at the
+    floor, the parameter moves no farther than the others. The floor compares D_j theta_j, because
+    the columns of a Jacobian may differ by forty decades on the way to a solution (NIST's MGH10)
+    while their influence on the residuals does not. All scales are one where all columns are zero.
     """
     largest, influence = scales.max(), (scales * theta.abs()).max()
     if not bool(largest > 0):
         return torch.ones_like(scales)
     reference = (influence / theta.abs()).nan_to_num(float("inf")).clamp_max(largest)
-    reference = torch.where(
-        reference > 0, reference, largest
-    )  # no parameter but zeros has any influence
+    # a reference of zero: no parameter but zeros has any influence
+    reference = torch.where(reference > 0, reference, largest)
     return torch.maximum(scales, resolution**0.5 * reference)

@@ -1,4 +1,4 @@
-"""Methods that know the curvature, or the second moment of the gradients, in a space of few dimensions."""
+"""Methods with the curvature, or the gradients' second moment, in a space of few dimensions."""
 
 from optimizers.low_rank.fosi import FOSI
 from optimizers.low_rank.ggt import GGT

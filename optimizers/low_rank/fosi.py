@@ -1,4 +1,4 @@
-"""FOSI: Newton's step along the Hessian's extreme eigenvectors, a first-order method in all other directions."""
+"""FOSI: Newton steps along the Hessian's extreme eigenvectors, a first-order method elsewhere."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from optimizers.phases import phase, phased
 
 
 class FOSI(Method):
-    r"""First-order and second-order integration (Sivan, Gabel and Schuster, ICLR 2024, arXiv 2302.08484, algorithm 2).
+    r"""First-order and second-order integration (Sivan, Gabel and Schuster, ICLR 2024).
 
-    V (k, n) holds the eigenvectors of the Hessian's `top` largest and `bottom` smallest eigenvalues
-    e, found every `period` steps by Lanczos' process on the current mini-batch. The gradient is
-    split, g1 = V'Vg and g2 = g - g1:
+    arXiv 2302.08484, algorithm 2. V (k, n) holds the eigenvectors of the Hessian's `top` largest
+    and `bottom` smallest eigenvalues e, from Lanczos' process on the current mini-batch every
+    `period` steps. The gradient is split, g1 = V'Vg and g2 = g - g1:
 
         c = momentum c + (1 - momentum) V g      (adamw; c = momentum c + V g with sgd),
         theta += (I - V'V) scale d(g2) - alpha V' diag(1/|e|) c,
 
-    d the base optimizer's step on g2, scale = 1 for adamw and for sgd the quotient of the largest
-    and the smallest of the top eigenvalues, at most `max_scale`: with the steepest directions gone,
-    so much longer steps are stable. Before `warmup` steps have been made it is the base optimizer
-    alone. alpha follows the schedule of `lr`.
+    with d the base optimizer's step on g2. scale is 1 for adamw. For sgd it is the quotient of the
+    largest and the smallest of the top eigenvalues, at most `max_scale`: without the steepest
+    directions, steps longer by that factor are stable. The first `warmup` steps are the base
+    optimizer's alone. alpha follows the schedule of `lr`.
 
-    Differences from the paper: the Hessian is that of the current mini-batch, where the authors
-    keep one for the whole training; c is kept by its coordinates, and turned into the new ones when
-    V changes, so that what lay outside the new space is forgotten at once; an |e| below `floor`
-    times the largest one counts as that much, where a Ritz value near zero makes a step of any
-    length there; weight decay is decoupled and acts in all directions, where the base optimizer's
-    has to be zero.
+    Differences from the paper: the Hessian is that of the current mini-batch, where the authors use
+    one mini-batch for the whole training; c is stored by its coordinates and projected onto the new
+    basis when V changes, so that components outside the new space vanish at once; an |e| below
+    `floor` times the largest one is raised to that value, where in the paper a Ritz value near zero
+    makes a step of any length; weight decay is decoupled and acts in all directions, where the base
+    optimizer's weight decay has to be zero in the paper.
 
     Cost: 1 gradient-equivalent a step and 8 k n operations; every `period` steps a gradient,
-    `order` Hessian-vector products and 4 order^2 n operations that keep Lanczos' vectors
-    orthogonal. At the defaults the products are 0.2 to 0.4 gradient-equivalents a step; the
+    `order` Hessian-vector products and 4 order^2 n operations for the orthogonality of Lanczos'
+    vectors. At the defaults the products are 0.2 to 0.4 gradient-equivalents a step. The
     orthogonalisation adds little to a convolutional network, and more than a gradient to a
     perceptron with few examples in a mini-batch. State: that of the base optimizer, and k n + 2 k
     numbers.
@@ -53,16 +53,16 @@ class FOSI(Method):
             order.
         lr: the base optimizer's learning rate.
         base: `adamw` or `sgd`.
-        top, bottom: how many eigenpairs of either end (k and l in the paper).
+        top, bottom: the numbers of eigenpairs at either end (k and l in the paper).
         period: steps between two estimates (T).
         warmup: steps before the first (W); `period` if None.
         order: the number of Lanczos iterations; 4 (top + bottom) if None.
         alpha: the length of the Newton step.
-        momentum: of c, and of sgd.
+        momentum: the momentum of c, and of sgd.
         max_scale: the largest scale, for sgd.
         floor: the least |e|, as a share of the largest one.
         weight_decay: decoupled.
-        seed: of the process's start vectors.
+        seed: the seed of the start vectors.
 
     Raises:
         ValueError: a hyperparameter out of its range.
@@ -116,16 +116,16 @@ class FOSI(Method):
         self.basis = Rows(self, "eigenvectors", top + bottom)
 
     def telemetry(self) -> dict[str, float]:
-        """The extreme `largest_eigenvalue` and `smallest_eigenvalue`, `subspace_share` of |g|^2, `scale`, `age`."""
-        group, told = self.param_groups[0], super().telemetry()
+        """Extreme eigenvalues, `subspace_share` of |g|^2, `scale` and `age`, by name."""
+        group, numbers = self.param_groups[0], super().telemetry()
         values = self.state.get(self.parameters()[0], {}).get("eigenvalues")
         if group["age"] < 0 or values is None:
-            return told
+            return numbers
         inside, whole = map(float, self._split or (nan, nan))
-        known = values[values != 0]
-        ends = (float(known.max()), float(known.min())) if len(known) else (0.0, 0.0)
+        nonzero = values[values != 0]
+        ends = (float(nonzero.max()), float(nonzero.min())) if len(nonzero) else (0.0, 0.0)
         return {
-            **told,
+            **numbers,
             "largest_eigenvalue": ends[0],
             "smallest_eigenvalue": ends[1],
             "subspace_share": inside / whole if whole else nan,
@@ -135,6 +135,7 @@ class FOSI(Method):
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """Split the gradient, move by Newton's and the base step; return the loss before it."""
         group = self.whole(objective)
         loss = objective()
         if not self.finite(loss, objective):
@@ -166,15 +167,12 @@ class FOSI(Method):
     # -- the subspace ------------------------------------------------------------------------------
 
     def _estimate(self, hessian: Curvature) -> None:
-        """Renew eigenvalues and eigenvectors.
-
-        The old ones stay, and it is counted, where the process fails.
-        """
-        found = self._extremes(hessian)
-        if found is None:
+        """Replace eigenvalues and eigenvectors, unless Lanczos' process fails."""
+        extremes = self._extremes(hessian)
+        if extremes is None:
             self.failures["lanczos"] += 1
             return
-        values, vectors = found
+        values, vectors = extremes
         state, group = self.state[self.parameters()[0]], self.param_groups[0]
         basis = self.basis.matrix()
         state["velocity"].copy_(vectors @ (basis.T @ state["velocity"]))
@@ -187,18 +185,15 @@ class FOSI(Method):
         group["scale"] = min(self.max_scale, max(1.0, stable)) if self.base == "sgd" else 1.0
 
     def _extremes(self, hessian: Curvature) -> tuple[Tensor, Tensor] | None:
-        """The `bottom` smallest and `top` largest eigenvalues and their vectors.
-
-        Zeros for those that do not exist.
-        """
+        """The `bottom` smallest and `top` largest eigenvalues and vectors, padded by zeros."""
         group, like = self.param_groups[0], hessian.gradient
         generator = torch.Generator().manual_seed(self.seed + group["draws"])
         group["draws"] += 1
         start = torch.randn(len(like), generator=generator, dtype=like.dtype).to(like.device)
-        found = lanczos(hessian, start, self.order)
-        if not isfinite(found.residual):
+        process = lanczos(hessian, start, self.order)
+        if not isfinite(process.residual):
             return None
-        ritz, weights = found.eigen()
+        ritz, weights = process.eigen()
         count, wanted = len(ritz), self.top + self.bottom
         if count < min(wanted, len(like)):
             self.failures["breakdown"] += 1
@@ -212,12 +207,12 @@ class FOSI(Method):
             *range(wanted - (len(chosen) - min(self.bottom, count)), wanted),
         ]
         values[slots] = ritz[chosen].to(like.dtype)
-        vectors[slots] = weights[:, chosen].T.to(like.dtype) @ found.basis
+        vectors[slots] = weights[:, chosen].T.to(like.dtype) @ process.basis
         return values, vectors
 
     @phased("precondition")
     def _integrated(self, gradient: Tensor) -> Tensor:
-        """(I - V'V) scale d(g2) - alpha V' diag(1/|e|) c."""
+        """The step (I - V'V) scale d(g2) - alpha V' diag(1/|e|) c."""
         along = self.basis.times(gradient)
         self._split = (along @ along, gradient @ gradient)
         delta = self._based(gradient - self.basis.combined(along)).mul_(
@@ -226,7 +221,7 @@ class FOSI(Method):
         return delta.sub_(self.basis.combined(self.basis.times(delta) + self._newton(along)))
 
     def _newton(self, along: Tensor) -> Tensor:
-        """The coordinates alpha diag(1/|e|) c, (k,), given those of the gradient."""
+        """The coordinates alpha diag(1/|e|) c, (k,), for the coordinates of a gradient."""
         group, state = self.param_groups[0], self.state[self.parameters()[0]]
         fresh = 1.0 if self.base == "sgd" else 1 - group["momentum"]
         velocity: Tensor = state["velocity"].mul_(group["momentum"]).add_(along, alpha=fresh)
@@ -237,7 +232,7 @@ class FOSI(Method):
         return coordinates
 
     def _based(self, gradient: Tensor) -> Tensor:
-        """The base optimizer's step for a gradient, (n,): what it adds to zeros."""
+        """The base optimizer's step (n,) for a gradient: its change of zeros."""
         params = self.parameters()
         delta = torch.zeros_like(gradient)
         parts = zip(params, unflatten(delta, params), unflatten(gradient, params), strict=True)

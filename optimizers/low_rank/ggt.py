@@ -14,21 +14,23 @@ from optimizers.method import require_range
 
 
 class GGT(Windowed):
-    r"""Full-matrix adaptive regularisation (Agarwal et al., 2018, arXiv 1806.02958, algorithm 1):
+    r"""Full-matrix adaptive regularisation (Agarwal et al., 2018, arXiv 1806.02958, algorithm 1).
+
+    The update is
 
         theta -= lr [ (G'G / c)^{1/2} + eps I ]^{-1} m,
 
-    the rows of G (window, n) the last vectors m, row t - k times beta2^k, m = momentum m + (1 -
-    momentum) g, and c the sum of the rows' weights beta2^{2k} (`average`) or 1. With G G' / c = W
-    diag(s^2) W' of size (window, window) the matrix is U diag(s) U' + eps I, U = G'W / (s sqrt(c)),
-    and as m is the newest row it lies in the span of U:
+    where the rows of G (window, n) are the last vectors m, row t - k times beta2^k, m = momentum m
+    + (1 - momentum) g, and c is the sum of the rows' weights beta2^{2k} (`average`) or 1. With
+    G G' / c = W diag(s^2) W' of size (window, window) the matrix is U diag(s) U' + eps I, U =
+    G'W / (s sqrt(c)). As the newest row, m lies in the span of U:
 
         theta -= lr G' W diag( 1 / (s + eps) ) W' e,      e the unit vector of the newest row.
 
-    So the factor 1/eps, by which the paper moves along everything outside the window, has nothing
-    to act on, and its interpolation with SGD (that factor chosen freely) changes nothing, unless
-    the vector that is preconditioned is not one of the window's. Directions with s^2 below the
-    rounding of the matrix are left out.
+    The paper's factor 1/eps outside the window's span therefore acts on nothing, and its
+    interpolation with SGD, a free choice of that factor, changes nothing, unless the preconditioned
+    vector is no row of the window. Directions with s^2 below the rounding of the matrix are
+    dropped.
 
     Differences from the paper's text, all as in the authors' code: the mean over the window, where
     the text has the sum (`average=false`), and momentum before the window. Their code takes s^2 /
@@ -40,13 +42,13 @@ class GGT(Windowed):
     Args:
         params: the parameters, or pairs of name and parameter.
         lr: the learning rate; a step has about the length lr sqrt(rank of the window) at most.
-        momentum: of the exponential average of gradients that enters the window; 0 for none.
-        window: how many vectors are kept (200 in the paper).
-        beta2: how fast older vectors lose weight; 1 for not at all.
-        eps: the multiple of the identity that is added to the root.
+        momentum: decay of the average of gradients that enters the window; 0 for none.
+        window: the number of stored vectors (200 in the paper).
+        beta2: the factor of a vector's weight per step of age; 1 for equal weights.
+        eps: the multiple of the identity added to the root.
         average: divide by the sum of weights.
         weight_decay: decoupled.
-        precision: of the window: `parameter`, `float32` or `bfloat16`.
+        precision: precision of the window: `parameter`, `float32` or `bfloat16`.
         max_gib: the window's largest size.
 
     Raises:
@@ -80,7 +82,10 @@ class GGT(Windowed):
         super().__init__(params, options, window, precision, max_gib)
 
     def telemetry(self) -> dict[str, float]:
-        """`rank` of the window, and `condition` of its root on its span, (largest s + eps) / (smallest s + eps)."""
+        """`rank` of the window, and `condition` of its root on its span.
+
+        The condition is (largest s + eps) / (smallest s + eps).
+        """
         return super().telemetry()
 
     def _entry(self, gradient: Tensor) -> Tensor:
@@ -91,10 +96,7 @@ class GGT(Windowed):
         self._remember(entry)
 
     def _ages(self) -> Tensor:
-        """How many steps ago each row was the newest, (window,).
-
-        Rows that are still zero are the oldest.
-        """
+        """The age (window,) of each row in steps; rows that are still zero are the oldest."""
         return (self._slot - torch.arange(self.window)) % self.window
 
     def _solve(self, gram: Tensor) -> Tensor | None:
@@ -106,14 +108,16 @@ class GGT(Windowed):
             if self.average
             else 1.0
         )
-        found = symmetric_eigen(weights[:, None] * gram * weights / total)
-        if found is None:
+        decomposition = symmetric_eigen(weights[:, None] * gram * weights / total)
+        if decomposition is None:
             return None
-        squares, vectors = found
+        squares, vectors = decomposition
         resolved = squares > self.window * self.rows.resolution * squares[-1].clamp(min=0)
         roots, vectors = squares[resolved].sqrt(), vectors[:, resolved]
-        self.told["rank"] = float(len(roots))
+        self.diagnostics["rank"] = float(len(roots))
         if len(roots):
-            self.told["condition"] = float((roots[-1] + group["eps"]) / (roots[0] + group["eps"]))
+            self.diagnostics["condition"] = float(
+                (roots[-1] + group["eps"]) / (roots[0] + group["eps"])
+            )
         along: Tensor = weights * (vectors @ (vectors[self._slot] / (roots + group["eps"])))
         return along

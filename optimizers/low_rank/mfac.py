@@ -1,4 +1,4 @@
-"""M-FAC: the damped inverse of an empirical Fisher matrix made of the last gradients."""
+"""M-FAC: the damped inverse of an empirical Fisher matrix of the last gradients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AVERAGES = ("seen", "window")
 class MFAC(Windowed):
     r"""Matrix-free approximate curvature (Frantar, Kurtic and Alistarh, 2021, arXiv 2107.03356).
 
-    U = F^{-1} g with
+    The direction is u = F^{-1} g with
 
         F = damping I + (1/m) sum_i g_i g_i',
 
@@ -26,19 +26,21 @@ class MFAC(Windowed):
 
         F^{-1} g = ( g - G' (m damping I + G G')^{-1} G g ) / damping,
 
-    G (window, n) their rows, so that n-by-n matrices are never met: the matrix in the middle is
-    (window, window), is kept up to date by rows and factored by Cholesky in float64. As g is the
-    newest row, all of u lies in the span of the window, and the quotient by `damping` cancels: u =
-    G' m (m damping I + G G')^{-1} e, e the unit vector of that row, which is what is computed. Then
-    v = momentum v + (1 - momentum) u, theta *= 1 - lr weight_decay, theta -= lr v.
+    where the gradients are the rows of G (window, n). No n-by-n matrix is formed: the matrix in the
+    middle is (window, window), updated by rows and factored by Cholesky in float64. As g is the
+    newest row, u lies in the span of the window, and the quotient by `damping` cancels. The
+    computed form, with e the unit vector of the newest row, is
 
-    F is made of mini-batches' gradients, not of examples', and is not scaled: a loss times c is as
-    good as a damping divided by c^2 and a learning rate divided by c.
+        u = G' m (m damping I + G G')^{-1} e,
+        v = momentum v + (1 - momentum) u,    theta *= 1 - lr weight_decay,    theta -= lr v.
 
-    Differences from the paper: it has the recursion of its section 3.2 (O(window^2) a step) in the
-    place of Cholesky's window^3 / 3; divides by m = window from the first step on
-    (`average=window`), where the rows that are still missing count as zeros and early steps are up
-    to `window` times as long; adds L2 to the gradient, where decay is decoupled here.
+    F consists of gradients of mini-batches, not of examples, and is not scaled: a loss times c has
+    the effect of a damping divided by c^2 and a learning rate divided by c.
+
+    Differences from the paper: the paper has the recursion of its section 3.2 (O(window^2) a step)
+    in the place of Cholesky's window^3 / 3; it divides by m = window from the first step on
+    (`average=window`), where missing rows count as zeros and early steps are up to `window` times
+    as long; it adds an L2 term to the gradient, where weight decay is decoupled here.
 
     Cost per step: 1 gradient-equivalent, 4 n window operations and window^3 / 3. State: window n
     numbers, n with momentum, and window^2 in float64.
@@ -46,13 +48,13 @@ class MFAC(Windowed):
     Args:
         params: the parameters, or pairs of name and parameter.
         lr: the learning rate; F^{-1} g has the unit of 1 / g.
-        momentum: of the exponential average of preconditioned gradients; 0 for none.
-        window: how many gradients make F (1,024 in the paper).
-        damping: the multiple of the identity (1e-5 in the paper), in units of a squared length of
-            gradients.
+        momentum: decay of the average of preconditioned gradients; 0 for none.
+        window: the number of gradients in F (1,024 in the paper).
+        damping: the multiple of the identity (1e-5 in the paper), in units of a gradient's squared
+            length.
         average: m is the number of gradients `seen` in the window so far, or the whole `window`.
         weight_decay: decoupled.
-        precision: of the window: `parameter`, `float32` or `bfloat16`.
+        precision: precision of the window: `parameter`, `float32` or `bfloat16`.
         max_gib: the window's largest size.
 
     Raises:
@@ -79,9 +81,10 @@ class MFAC(Windowed):
         super().__init__(params, options, window, precision, max_gib)
 
     def telemetry(self) -> dict[str, float]:
-        """`damping`; `shrinkage`.
+        """`damping` and `shrinkage`, beside the common numbers.
 
-        G'F^{-1}g damping / g'g, 1 for a gradient that is new, 0 for one known well.
+        The shrinkage is g'F^{-1}g damping / g'g: 1 for a new direction, near 0 for one that the
+        window holds many times.
         """
         return {**super().telemetry(), "damping": float(self.param_groups[0]["damping"])}
 
@@ -94,23 +97,23 @@ class MFAC(Windowed):
         if weights is None:
             return None
         square = float(gram[self._slot, self._slot])
-        self.told["shrinkage"] = (
+        self.diagnostics["shrinkage"] = (
             damping * float(weights @ gram[self._slot]) / square if square else 1.0
         )
         return weights
 
     def _solved(self, gram: Tensor, shift: float, right: Tensor) -> Tensor | None:
-        """(gram + shift I)^{-1} right; by eigenvalues where rounding made the matrix indefinite."""
+        """The solution (gram + shift I)^{-1} right, by eigenvalues for an indefinite gram."""
         factor, failed = torch.linalg.cholesky_ex(
             gram + shift * torch.eye(len(gram), dtype=gram.dtype).to(gram)
         )
         if int(failed) == 0:
             return torch.cholesky_solve(right[:, None], factor)[:, 0]
         self.failures["cholesky"] += 1
-        found = symmetric_eigen(gram)
-        if found is None:
+        decomposition = symmetric_eigen(gram)
+        if decomposition is None:
             return None
-        values, vectors = found
+        values, vectors = decomposition
         return vectors @ ((vectors.T @ right) / (values.clamp(min=0) + shift))
 
     def _direction(self, preconditioned: Tensor) -> Tensor:

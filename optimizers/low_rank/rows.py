@@ -1,4 +1,4 @@
-"""A few flat vectors as the rows of one matrix, shared out over the parameters' state."""
+"""A few flat vectors as the rows of one matrix, split over the parameters' state."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from optimizers.linalg.flat import unflatten
 from optimizers.method import Method
 
 PRECISIONS = {"parameter": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
-CHUNK = 32  # rows that are raised to float32 at a time
+CHUNK = 32  # rows converted to float32 at a time
 
 
 class Rows:
-    """A matrix (count, n), zero at first.
+    """A matrix (count, n), zero at first, whose columns lie in the state of their parameters.
 
-    Parameter p holds its columns as `state[p][key]`, of shape (count, *p.shape).
-
-    All of these are views of one matrix, which products are taken with; after a checkpoint has been
-    loaded they are gathered into one again.
+    Parameter p holds its columns as `state[p][key]`, of shape (count, *p.shape). All these tensors
+    are views of one matrix, for products. After a checkpoint is loaded they are gathered into one
+    matrix again.
 
     Args:
-        method: whose parameters they are.
-        key: their name in the state.
-        count: how many rows there are.
+        method: the method whose parameters hold the columns.
+        key: the name of the columns in the state.
+        count: the number of rows.
         precision: `parameter`, `float32` or `bfloat16`; products with rows in bfloat16 are taken in
             float32.
     """
@@ -39,14 +38,16 @@ class Rows:
     def matrix(self) -> Tensor:
         """All rows, (count, n)."""
         params = self.method.parameters()
-        held = [self.method.state[p].get(self.key) for p in params]
-        if self._matrix is not None and all(a is b for a, b in zip(held, self._views, strict=True)):
+        columns = [self.method.state[p].get(self.key) for p in params]
+        if self._matrix is not None and all(
+            a is b for a, b in zip(columns, self._views, strict=True)
+        ):
             return self._matrix
         dtype = self.precision or params[0].dtype
         sizes = [p.numel() for p in params]
         matrix = torch.zeros(self.count, sum(sizes), dtype=dtype, device=params[0].device)
         views = unflatten(matrix, params)
-        for p, view, old in zip(params, views, held, strict=True):
+        for p, view, old in zip(params, views, columns, strict=True):
             if old is not None:
                 view.copy_(old)
             self.method.state[p][self.key] = view
@@ -59,7 +60,7 @@ class Rows:
         return float(torch.finfo(torch.promote_types(self.matrix().dtype, torch.float32)).eps)
 
     def rounded(self, vector: Tensor) -> Tensor:
-        """A vector as a row would hold it, in the precision of the products."""
+        """A vector rounded to the rows' precision, in the precision of the products."""
         row = vector.to(self.precision or vector.dtype)
         return row.float() if row.dtype == torch.bfloat16 else row
 

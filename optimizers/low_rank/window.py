@@ -1,4 +1,4 @@
-"""The last gradients, and the matrix of their inner products."""
+"""The window of the last gradients, and the matrix of their inner products."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from optimizers.phases import phase, phased
 
 
 class Windowed(Method):
-    """A preconditioner made of the last vectors v_t (n,), of which the newest is preconditioned.
+    """A preconditioner of the last vectors v_t (n,), applied to the newest.
 
-    They are the rows of a ring buffer G (window, n) whose Gram matrix G G' is kept beside it in
-    float64: a new row costs one product with G. A subclass says what vector a gradient becomes
-    (`_entry`), which combination of the rows the preconditioned one is (`_solve`), and what is done
-    with that (`_direction`).
+    The vectors are the rows of a ring buffer G (window, n). Its Gram matrix G G' is stored in
+    float64: a new row costs one product with G. A subclass defines the vector of a gradient
+    (`_entry`), the weights of the rows in the preconditioned vector (`_solve`), and the step's
+    direction (`_direction`).
 
-    A parameter without a gradient counts as one with a gradient of zero, and is not moved.
+    A parameter without a gradient has gradient zero and does not move.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Windowed(Method):
         require_choice("precision", precision, PRECISIONS)
         require_range("max_gib", max_gib, open_low=True)
         self.window = window
-        self.told: dict[str, float] = {}
+        self.diagnostics: dict[str, float] = {}
         super().__init__(params, {**defaults, "step": 0})
         self.rows = Rows(self, "window", window, precision)
         self.mean = Rows(self, "momentum_buffer", 1)
@@ -62,20 +62,16 @@ class Windowed(Method):
             rounded = " or precision=bfloat16" if item > 2 else ""
             raise UnsupportedError(
                 f"{type(self).__name__} keeps the last {self.window:,} gradients: {size:,} "
-                f"parameters need "
-                f"{bytes_of_row * self.window / 2**30:,.2f} GiB, the limit is max_gib={limit:g}; "
-                f"{smaller}{rounded}, "
-                "or raise max_gib"
+                f"parameters need {bytes_of_row * self.window / 2**30:,.2f} GiB, the limit is "
+                f"max_gib={limit:g}; {smaller}{rounded}, or raise max_gib"
             )
 
     def telemetry(self) -> dict[str, float]:
-        return {**super().telemetry(), **self.told}
+        """The subclass's numbers of the last step, beside the common ones."""
+        return {**super().telemetry(), **self.diagnostics}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a state.
-
-        Its tensors keep their own precision, which may not be the parameters'.
-        """
+        """Load a state whose tensors keep their own precision instead of the parameters'."""
         super().load_state_dict(state_dict)
         numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
         for number, parameter in zip(numbers, self.parameters(), strict=True):
@@ -84,6 +80,7 @@ class Windowed(Method):
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """Add the newest vector to the window, move by its preconditioned form; return the loss."""
         loss = objective()
         if not self.finite(loss, objective):
             return loss
@@ -112,15 +109,12 @@ class Windowed(Method):
 
     @property
     def _filled(self) -> int:
-        """How many rows there are once the vector of this step is among them."""
+        """The number of rows with this step's vector."""
         return min(int(self.param_groups[0]["step"]) + 1, self.window)
 
     @phased("curvature")
     def _with(self, vector: Tensor) -> Tensor | None:
-        """The Gram matrix (window, window), float64, with the vector in its slot.
-
-        None if that is not finite.
-        """
+        """The Gram matrix (window, window) with the vector in its slot, or None if not finite."""
         state = self.state[self.parameters()[0]]
         if "gram" not in state:
             state["gram"] = torch.zeros(
@@ -136,31 +130,28 @@ class Windowed(Method):
 
     @phased("curvature")
     def _push(self, entry: Tensor, vector: Tensor, gram: Tensor) -> None:
-        """Put the newest vector into the window."""
+        """Write the newest vector into the window."""
         self.rows.matrix()[self._slot] = vector
         self.state[self.parameters()[0]]["gram"].copy_(gram)
 
     # -- what a subclass defines -------------------------------------------------------------------
 
     def _entry(self, gradient: Tensor) -> Tensor:
-        """What enters the window: the gradient itself."""
+        """The vector that enters the window: the gradient itself."""
         return gradient
 
     @abstractmethod
     def _solve(self, gram: Tensor) -> Tensor | None:
-        """The weights w (window,) with which G'w is the preconditioned newest vector, row `_slot` of G."""
+        """The weights w (window,): G'w is the preconditioned form of row `_slot` of G."""
 
     def _direction(self, preconditioned: Tensor) -> Tensor:
-        """What the parameters move against: the preconditioned vector itself."""
+        """The step's direction, to be subtracted: the preconditioned vector itself."""
         return preconditioned
 
     # -- the move ----------------------------------------------------------------------------------
 
     def _averaged(self, vector: Tensor) -> Tensor:
-        """What the exponential average of vectors, from zero, becomes with one more.
-
-        `_remember` stores it.
-        """
+        """The running average of vectors, from zero, with one more; `_remember` stores it."""
         rate = self.param_groups[0]["momentum"]
         return torch.lerp(vector, self.mean.matrix()[0], rate) if rate else vector
 

@@ -1,4 +1,4 @@
-"""The diagonal methods whose step length another direction may borrow."""
+"""Diagonal methods that lend their step length to another direction."""
 
 from __future__ import annotations
 
@@ -18,18 +18,16 @@ def sgd(stack: Stack, gradient: Tensor) -> Tensor:
 
 
 def adagrad(stack: Stack, gradient: Tensor) -> Tensor:
-    """G / (sqrt(sum g^2) + 1e-10), as torch.optim.Adagrad."""
+    """The step G / (sqrt(sum g^2) + 1e-10) of torch.optim.Adagrad."""
     total = stack.zeros("graft_sum", gradient)
     total.addcmul_(gradient, gradient)
     return gradient / total.sqrt().add_(1e-10)
 
 
 def adam(stack: Stack, gradient: Tensor) -> Tensor:
-    """G / (sqrt(v) + 1e-8) with v the average of g^2 by beta2, its bias corrected.
+    """The step G / (sqrt(v) + 1e-8) of torch.optim.Adam with beta1 = 0, v bias-corrected.
 
-    Torch.optim.Adam with beta1 = 0.
-
-    With beta2 = 1, where the factors are sums, v is averaged with 0.999.
+    v is the average of g^2 with beta2, or with 0.999 for beta2 = 1, where the factors are sums.
     """
     beta2 = stack.group["beta2"] if stack.group["beta2"] < 1 else 0.999
     average = stack.zeros("graft_square", gradient)

@@ -1,4 +1,4 @@
-"""KL-Shampoo: the Kronecker factors that are closest to the gradients' covariance."""
+"""KL-Shampoo: Kronecker factors closest to the gradients' covariance."""
 
 from __future__ import annotations
 
@@ -21,41 +21,45 @@ BASES = ("qr", "eigh")
 
 
 class KLShampoo(Preconditioned):
-    r"""Shampoo's factors estimated by minimising a Kullback-Leibler divergence (Lin et al., 2025, arXiv 2509.03378).
+    r"""Shampoo with factors that minimise a Kullback-Leibler divergence (Lin et al., 2025).
 
-    For a gradient G of size m x n, with S_a (x) S_b as the covariance of a Gaussian:
-    S_a <- beta2 S_a + (1 - beta2) G S_b^{-1} G' / n and S_b <- beta2 S_b + (1 - beta2) G' S_a^{-1}
-    G / m, both from the old factors, and theta -= lr S_a^{-1/2} M S_b^{-1/2} with M the gradients'
-    average by beta1, its bias corrected. No grafting is needed. The factors used in a step are
-    those before its gradient. For k modes every factor sees G whitened along all others.
+    arXiv 2509.03378. For a gradient G of size m x n, with S_a (x) S_b as the covariance of a
+    Gaussian, M the bias-corrected average of the gradients, and both updates from the old factors:
 
-    The factors are kept in their own slowly turning eigenbasis, S = Q T Q' with T nearly diagonal:
-    the diagonal of T gives fresh eigenvalues at every step, and every `period` steps Q turns by the
-    QR decomposition of T (one power iteration) or by T's full decomposition. With `adam_in_basis`
-    the eigenvalues' product gives way to a second moment in the rotated basis (KL-SOAP), which the
-    turns carry along as a diagonal covariance.
+        S_a <- beta2 S_a + (1 - beta2) G S_b^{-1} G' / n
+        S_b <- beta2 S_b + (1 - beta2) G' S_a^{-1} G / m
+        theta -= lr S_a^{-1/2} M S_b^{-1/2}
+
+    No grafting is needed. A step uses the factors before its gradient. For k modes every factor is
+    updated with G whitened along all other modes.
+
+    The factors are stored in their own slowly turning eigenbasis, S = Q T Q' with T nearly
+    diagonal. The diagonal of T gives new eigenvalues at every step. Every `period` steps Q turns by
+    the QR decomposition of T (one power iteration) or by T's full decomposition. With
+    `adam_in_basis` a second moment in the rotated basis replaces the eigenvalues' product
+    (KL-SOAP); it turns with the basis as a diagonal covariance.
 
     Cost for a matrix m x n: 2 (m^2 n + m n^2) operations for the factors, 4 (m^2 n + m n^2) for the
     rotations and about (26/3) (m^3 + n^3) / period for the bases. State: 2 (m^2 + n^2) + m n
     numbers, m n more for `adam_in_basis`.
 
     Differences from the authors' prototype: factors start at the root mean square of the first
-    gradient, so that a step does not depend on the loss's scale, and the first step is taken;
-    eigenvalues are held above eps times their mean, instead of an absolute bound; any number of
+    gradient, so that a step does not depend on the loss's scale, and the first step moves;
+    eigenvalues are at least eps times their mean, instead of an absolute bound; any number of
     modes.
 
     Args:
-        params: the parameters, or pairs of name and parameter; names tell embeddings until a model
-            is known.
+        params: the parameters, or pairs of name and parameter; names identify embeddings until a
+            model is known.
         lr: the learning rate.
-        beta1: of the gradients' average.
-        beta2: of the factors' averages.
+        beta1: decay of the gradients' average.
+        beta2: decay of the factors' averages.
         eps: the smallest eigenvalue of a factor, relative to their mean.
         period: steps between two refreshes of the bases.
         basis: `qr`, one power iteration, or `eigh`, the full decomposition.
         adam_in_basis: KL-SOAP.
         staggered: spread the refreshes over the period, so that no step has all of them.
-        roles: which matrices it takes, out of hidden, embedding and head; the others go to the
+        roles: the roles of its matrices, out of hidden, embedding and head; the others go to the
             fallback.
         flatten: take a kernel (out, in, height, width) as a matrix (out, in height width), not as
             four modes.
@@ -66,11 +70,11 @@ class KLShampoo(Preconditioned):
         max_gib: the most state, in GiB.
         weight_decay: decoupled, theta *= 1 - lr weight_decay.
         fallback: `adamw` or `sgd`, for all other parameters.
-        fallback_lr: its learning rate; a schedule scales it with `lr`.
+        fallback_lr: learning rate of the fallback; a schedule scales it with `lr`.
 
     Raises:
         ValueError: a hyperparameter out of its range.
-        UnsupportedError: the model has nothing for it, or more state than `max_gib`.
+        UnsupportedError: the model has no such matrix, or needs more state than `max_gib`.
     """
 
     rule = "kl_shampoo"
@@ -120,6 +124,7 @@ class KLShampoo(Preconditioned):
         super().__init__(params, options, layout, fallback, max_gib)
 
     def update(self, stack: Stack, gradient: Tensor) -> Tensor:
+        """The direction in the factors' eigenbases, which the gradient then updates."""
         self._begin(stack, gradient)
         bases = self._bases(stack)
         rotated = times_all(gradient, bases, transposed=True)
@@ -132,22 +137,22 @@ class KLShampoo(Preconditioned):
         return direction
 
     def floats(self, shape: tuple[int, ...]) -> int:
+        """The numbers of two matrices per side, the momentum and KL-SOAP's second moment."""
         size = torch.Size(shape).numel()
         return 2 * sum(shape[mode] ** 2 for mode in self.layout.sides(shape)) + size * (
             1 + self.adam_in_basis
         )
 
     def age(self, stack: Stack) -> int:
+        """The steps since the last refresh of the bases."""
         return stack.step % self.period
 
     @phased("inverse")
     def _begin(self, stack: Stack, gradient: Tensor) -> None:
-        """Factors that are multiples of the identity, their product the mean square.
+        """Start the factors at multiples of the identity, the bases at the first gradient's.
 
-        Bases of the first gradient.
-
-        The first gradient is the first that is not zero (layers before a head of zeros have none at
-        the first step).
+        The product of the factors is the gradient's mean square. The first gradient is the first
+        nonzero one: layers before a head of zeros have gradient zero at the first step.
         """
         sides = stack.sides
         if stack.step == 0:
@@ -177,8 +182,8 @@ class KLShampoo(Preconditioned):
         return {mode: stack.tensors[f"basis_{mode}"] for mode in stack.sides}
 
     def _inverse_square_roots(self, stack: Stack) -> dict[int, Tensor]:
-        """One over the square roots of each factor's eigenvalues, shaped to multiply along its mode."""
-        found = {}
+        """The inverse roots of each factor's eigenvalues, shaped to multiply along its mode."""
+        scales = {}
         for mode in stack.sides:
             values = stack.tensors[f"factor_{mode}"].diagonal(dim1=-2, dim2=-1)
             smallest = (stack.group["eps"] * values.mean(-1, keepdim=True)).clamp(
@@ -186,8 +191,8 @@ class KLShampoo(Preconditioned):
             )
             values = torch.maximum(values, smallest)
             stack.condition[mode] = values.amax(-1) / values.amin(-1)
-            found[mode] = along(values.rsqrt(), len(stack.shape), mode)
-        return found
+            scales[mode] = along(values.rsqrt(), len(stack.shape), mode)
+        return scales
 
     def _direction(self, stack: Stack, rotated: Tensor, scales: dict[int, Tensor]) -> Tensor:
         beta1, beta2, count = stack.group["beta1"], stack.group["beta2"], stack.step + 1
@@ -217,7 +222,7 @@ class KLShampoo(Preconditioned):
 
     @phased("inverse")
     def _turn(self, stack: Stack, part: Part) -> None:
-        """Turn bases, and all that is kept in them, towards the eigenvectors; those that fail stay."""
+        """Turn bases, factors and moments towards the eigenvectors; failed ones stay."""
         for mode, bases in self._bases(stack).items():
             factor = stack.tensors[f"factor_{mode}"]
             turn, turned, good = self._rotation(factor[part])
@@ -231,10 +236,7 @@ class KLShampoo(Preconditioned):
                 square[part] = times(square[part], turn.mT.square(), mode)
 
     def _rotation(self, factors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Orthogonal W that bring factors T nearer to diagonal, and W' T W.
-
-        The identity and T for one that fails.
-        """
+        """Orthogonal W that make factors T more diagonal, and W' T W; identity and T on failure."""
         if self.basis == "eigh":
             values, turn, good = stacked_eigen(factors)
             return turn, torch.where(good[:, None, None], values.diag_embed(), factors), good

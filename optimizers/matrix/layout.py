@@ -1,4 +1,4 @@
-"""How parameters become the tensors that a matrix method works on: by role, shape and block."""
+"""The layout of parameters as tensors for a matrix method: by role, shape and block."""
 
 from __future__ import annotations
 
@@ -26,31 +26,28 @@ class Piece:
     suffix: str
 
     def gradient(self) -> Tensor:
-        """The part of the gradient that belongs to it."""
+        """The piece's part of the gradient."""
         assert self.parameter.grad is not None
         whole = self.parameter.grad.reshape(self.view)
         return whole if self.where is None else whole[self.where]
 
     def target(self) -> Tensor:
-        """The part of the parameter that belongs to it, as a view.
-
-        All of it where there are no blocks.
-        """
+        """The piece's part of the parameter, as a view; the whole parameter without blocks."""
         return self.parameter if self.where is None else self.parameter.view(self.view)[self.where]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which parameters a method takes, and in what shape.
+    """The parameters that a method takes, and their shapes.
 
     Attributes:
-        roles: the roles of matrices that it takes.
+        roles: the roles of the matrices that the method takes.
         flatten: a kernel (out, in, height, width) is a matrix (out, in height width), else a tensor
             with four modes.
-        vectors: it takes vectors too, whatever their role, each as a tensor with one mode.
-        block_size: the largest side of a block; a longer one is cut. None cuts nothing.
-        max_dimension: the largest side that has a matrix of its own.
-        identity: a tensor without any such side is taken all the same.
+        vectors: the method takes vectors of any role too, each as a tensor with one mode.
+        block_size: the largest side of a block; longer sides are cut. None cuts nothing.
+        max_dimension: the largest side with a matrix of its own.
+        identity: the method also takes a tensor without such a side.
     """
 
     roles: tuple[Role, ...] = MATRICES
@@ -61,29 +58,31 @@ class Layout:
     identity: bool = False
 
     def pieces(self, parameter: nn.Parameter, role: Role) -> list[Piece]:
-        """The tensors that a parameter of this role becomes; none where the rule does not take it.
+        """The tensors of a parameter with this role; none if the method does not take it.
 
-        A head with a single output is a vector here.
+        A head with a single output counts as a vector.
         """
         view = self._view(parameter)
         if not (self.vectors if len(view) < 2 else role in self.roles):
             return []
+        pieces = self._blocks(parameter, view)
+        return pieces if self.identity or all(self.sides(piece.shape) for piece in pieces) else []
+
+    def _blocks(self, parameter: nn.Parameter, view: tuple[int, ...]) -> list[Piece]:
+        """The whole parameter as one piece, or its blocks; none if it cannot be cut."""
         cuts = [self._cuts(size) for size in view]
-        whole = all(len(cut) == 1 for cut in cuts)
-        if not whole and not parameter.is_contiguous():
+        if all(len(cut) == 1 for cut in cuts):
+            return [Piece(parameter, view, view, None, "")]
+        if not parameter.is_contiguous():
             return []
-        made = []
+        blocks = []
         for number, where in enumerate(itertools.product(*cuts)):
             shape = tuple(part.stop - part.start for part in where)
-            made.append(
-                Piece(
-                    parameter, view, shape, None if whole else where, "" if whole else f"@{number}"
-                )
-            )
-        return made if self.identity or all(self.sides(piece.shape) for piece in made) else []
+            blocks.append(Piece(parameter, view, shape, where, f"@{number}"))
+        return blocks
 
     def sides(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The modes that have a matrix of their own."""
+        """The modes with a matrix of their own."""
         return tuple(mode for mode, size in enumerate(shape) if size <= self.max_dimension)
 
     def _view(self, parameter: nn.Parameter) -> tuple[int, ...]:
@@ -98,10 +97,7 @@ class Layout:
 
 
 def require_roles(name: str, value: object) -> tuple[Role, ...]:
-    """The roles that the words of a hyperparameter stand for.
-
-    ValueError naming it if they are no roles of matrices.
-    """
+    """The roles named by a hyperparameter; ValueError naming it for other words."""
     words = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
     if not words or any(word not in MATRICES for word in words):
         raise ValueError(f"{name} must be a list out of {', '.join(MATRICES)}, got {value!r}")
@@ -117,7 +113,7 @@ def require_layout(
     vectors: bool,
     identity: bool = False,
 ) -> Layout:
-    """A layout from hyperparameters; ValueError naming the one that is out of its range."""
+    """A layout from hyperparameters; ValueError naming one out of its range."""
     if block_size is not None:
         require_range("block_size", block_size, low=1, whole=True)
     require_range("max_dimension", max_dimension, low=1, whole=True)

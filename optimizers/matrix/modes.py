@@ -1,4 +1,4 @@
-"""Stacks of tensors seen along one of their modes: products and Gram matrices."""
+"""Products and Gram matrices of stacked tensors along one of their modes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ Matrices = Mapping[int, Tensor]
 
 
 def unfold(tensors: Tensor, mode: int) -> Tensor:
-    """(k, d_0, ..., d_r) as matrices (k, d_mode, the rest).
-
-    A view where the mode is the first or the last.
-    """
+    """Tensors (k, d_0, ..., d_r) as matrices (k, d_mode, rest); often a view."""
     order = tensors.ndim - 1
     if order == 2:
         return tensors.mT if mode else tensors
@@ -26,7 +23,7 @@ def unfold(tensors: Tensor, mode: int) -> Tensor:
 
 
 def add_gram(total: Tensor, tensors: Tensor, mode: int, keep: float, new: float) -> None:
-    """Total <- keep total + new T_(mode) T_(mode)', in place, (k, d, d)."""
+    """Set total (k, d, d) to keep total + new T_(mode) T_(mode)', in place."""
     unfolded = unfold(tensors, mode)
     total.baddbmm_(unfolded, unfolded.mT, beta=keep, alpha=new)
 
@@ -34,10 +31,7 @@ def add_gram(total: Tensor, tensors: Tensor, mode: int, keep: float, new: float)
 def times(tensors: Tensor, matrices: Tensor, mode: int) -> Tensor:
     """Each matrix (k, d, d) applied to its tensor along a mode."""
     order = tensors.ndim - 1
-    if (
-        order == 2
-        # the common case, without the views of the others, which would cost as much as a small product
-    ):
+    if order == 2:  # the common case: the views of the others cost as much as a small product
         return torch.bmm(tensors, matrices.mT) if mode else torch.bmm(matrices, tensors)
     if mode == 0:
         return (matrices @ unfold(tensors, 0)).view_as(tensors)
@@ -48,7 +42,7 @@ def times(tensors: Tensor, matrices: Tensor, mode: int) -> Tensor:
 
 
 def times_all(tensors: Tensor, matrices: Matrices, *, transposed: bool = False) -> Tensor:
-    """Each mode's matrix applied along it; a mode without one stays as it is."""
+    """Each mode's matrix applied along the mode; a mode without one stays unchanged."""
     for mode, each in matrices.items():
         tensors = times(tensors, each.mT if transposed else each, mode)
     return tensors

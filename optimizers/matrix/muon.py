@@ -1,4 +1,4 @@
-"""Muon: momentum, orthogonalised."""
+"""Muon: orthogonalised momentum."""
 
 from __future__ import annotations
 
@@ -21,35 +21,40 @@ PRECISIONS = ("auto", "bfloat16", "parameter")
 
 
 class Muon(Preconditioned):
-    r"""Steps along the orthogonal factor of the momentum (Jordan et al., 2024, "Muon: an optimizer for hidden layers").
+    r"""Steps along the orthogonal factor of the momentum (Jordan et al., 2024).
 
-    B <- momentum B + (1 - momentum) G, u = G + momentum (B - G) (or B), theta -= lr s
-    NewtonSchulz(u): the direction has the singular vectors of u and singular values near one, so a
-    step's spectral norm is about lr s. Hidden matrices only, a kernel (out, in, height, width) as
-    the matrix (out, in height width); embeddings, head and vectors go to the fallback, as the
-    method asks for.
+    "Muon: an optimizer for hidden layers":
+
+        B <- momentum B + (1 - momentum) G
+        u = G + momentum (B - G), or B without Nesterov's form
+        theta -= lr s NewtonSchulz(u)
+
+    The direction has the singular vectors of u and singular values near one, so a step's spectral
+    norm is about lr s. The rule takes hidden matrices only, a kernel (out, in, height, width) as
+    the matrix (out, in height width); the fallback takes embeddings, head and vectors, as in the
+    source.
 
     Cost: ns_steps (4 m^2 n + 2 m^3) operations for a matrix m x n, m <= n. State: m n numbers.
 
     Differences from torch.optim.Muon: kernels and whole models; equal shapes are orthogonalised
-    together; Newton-Schulz in bfloat16 only where asked for or on a GPU (a trajectory differs by
-    that rounding, about 1 % of a step).
+    together; Newton-Schulz runs in bfloat16 only on request or on a GPU (its rounding changes a
+    step by about 1 %).
 
     Args:
-        params: the parameters, or pairs of name and parameter; names tell embeddings until a model
-            is known.
+        params: the parameters, or pairs of name and parameter; names identify embeddings until a
+            model is known.
         lr: the learning rate, the spectral norm of a step.
-        momentum: of the gradient's exponential average.
+        momentum: decay of the gradient's exponential average.
         nesterov: look ahead by one average.
         ns_steps: Newton-Schulz iterations.
-        coefficients: a, b, c of its polynomial.
+        coefficients: a, b, c of the Newton-Schulz polynomial.
         adjust: `original` s = sqrt(max(1, rows / columns)) or `match_rms_adamw` s = 0.2
             sqrt(max(rows, columns)).
-        precision: of Newton-Schulz: `bfloat16`, `parameter` (the parameter's own), or `auto`,
-            bfloat16 on a GPU.
+        precision: precision of Newton-Schulz: `bfloat16`, `parameter` (the parameter's own), or
+            `auto`, bfloat16 on a GPU.
         weight_decay: decoupled, theta *= 1 - lr weight_decay.
         fallback: `adamw` or `sgd`, for all other parameters.
-        fallback_lr: its learning rate; a schedule scales it with `lr`.
+        fallback_lr: learning rate of the fallback; a schedule scales it with `lr`.
 
     Raises:
         ValueError: a hyperparameter out of its range.
@@ -91,6 +96,7 @@ class Muon(Preconditioned):
         super().__init__(params, options, layout, fallback, max_gib=None)
 
     def update(self, stack: Stack, gradient: Tensor) -> Tensor:
+        """The orthogonalised momentum (k, *shape)."""
         momentum = stack.group["momentum"]
         buffer = stack.zeros("momentum_buffer", gradient)
         buffer.lerp_(gradient, 1 - momentum)
@@ -100,6 +106,7 @@ class Muon(Preconditioned):
         return newton_schulz(direction, self.ns_steps, self.coefficients).to(gradient.dtype)
 
     def scale(self, shape: tuple[int, ...]) -> float:
+        """The factor s of the learning rate for a matrix of this shape."""
         rows, columns = shape
         return (
             sqrt(max(1.0, rows / columns))
@@ -108,6 +115,7 @@ class Muon(Preconditioned):
         )
 
     def floats(self, shape: tuple[int, ...]) -> int:
+        """The numbers of the momentum buffer."""
         rows, columns = shape
         return rows * columns
 

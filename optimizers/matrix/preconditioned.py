@@ -1,13 +1,10 @@
-"""What the matrix methods share.
-
-Parameters by role, stacks of equal shape, the fallback, refusals, telemetry.
-"""
+"""Base of the matrix methods: roles, stacks of equal shape, fallback, refusals, telemetry."""
 
 from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -26,16 +23,16 @@ Part = slice | list[int]
 
 
 class Preconditioned(Method):
-    """Matrices go to the method's rule, all other parameters to a plain one, whatever group they are in.
+    """A rule for the matrices of all groups, and a fallback for all other parameters.
 
-    Which parameters the rule takes stands in the layout: by role (hidden matrix, embedding, head,
-    vector) and size. The names and the order that tell the roles are those of the objective's
-    model; until the first step, those given. Equal shapes are stacked and updated together. A
-    gradient that is not finite leaves parameters and state as they are; an update that is not
-    leaves the parameters. Both are counted.
+    The layout selects the rule's parameters by role (hidden matrix, embedding, head, vector) and
+    size. Names and order of the parameters in the objective's model determine the roles; before the
+    first step, the names and order given to the constructor. Equal shapes are stacked and updated
+    together. A gradient that is not finite changes neither parameters nor state; an update that is
+    not finite leaves the parameters unchanged. Both are counted as failures.
 
-    A subclass gives `update`, the direction for a stack's gradients, and `floats`, the size of its
-    state.
+    A subclass defines `update`, the direction for a stack's gradients, and `floats`, the size of
+    its state.
     """
 
     needs = frozenset({"matrices"})
@@ -75,17 +72,17 @@ class Preconditioned(Method):
 
     @abstractmethod
     def update(self, stack: Stack, gradient: Tensor) -> Tensor | None:
-        """The direction to subtract for gradients (k, *shape); None for no update yet.
+        """The direction to subtract for gradients (k, *shape), or None before the first update.
 
-        State moves here.
+        The method's state is updated here.
         """
 
     @abstractmethod
     def floats(self, shape: tuple[int, ...]) -> int:
-        """The numbers of state that a tensor of this shape has."""
+        """The size of the state, in numbers, for a tensor of this shape."""
 
     def scale(self, shape: tuple[int, ...]) -> float:
-        """What multiplies the learning rate."""
+        """The factor of the learning rate for a tensor of this shape."""
         return 1.0
 
     def age(self, stack: Stack) -> int:
@@ -96,6 +93,7 @@ class Preconditioned(Method):
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """Update matrices by the rule, the rest by the fallback; return the loss before it."""
         loss = objective()
         if not self.finite(loss, objective):
             return loss
@@ -125,21 +123,19 @@ class Preconditioned(Method):
                 stack.group["lr"] * stack.group["weight_decay"],
             )
             targets, directions = together.setdefault((rate, decay), ([], []))
-            found = stack.targets()
-            targets += found
-            directions += stack.shaped(update, found)
+            moved = stack.targets()
+            targets += moved
+            directions += stack.shaped(update, moved)
         for (rate, decay), (targets, directions) in together.items():
             if decay:
                 torch._foreach_mul_(targets, 1 - decay)
             torch._foreach_add_(targets, directions, alpha=-rate)
 
     def due(self, stack: Stack, since: int) -> Part | None:
-        """Which pieces are refreshed `since` steps after the first time.
+        """The pieces due for a refresh `since` steps after the first one, or None.
 
-        All on the period, or some on every step.
-
-        Staggered, each step has the pieces whose turn it is, in the model's order; the first time
-        has all.
+        Without staggering all pieces are due once a period. With staggering each step refreshes
+        its share of the pieces, in the model's order, and the first step all pieces.
         """
         if since % self.period == 0 and (since == 0 or not self.staggered):
             return slice(0, len(stack))
@@ -155,14 +151,14 @@ class Preconditioned(Method):
     # -- which parameter goes where ----------------------------------------------------------------
 
     def _assign(self, role_of: Mapping[nn.Parameter, Role]) -> None:
-        """Find every parameter's shape from its role.
+        """Assign every parameter's shape by its role.
 
         Raises:
             UnsupportedError: nothing for the rule, or more state than `max_gib`.
         """
         mine = set(self.parameters())
         pieces = {p: self.layout.pieces(p, role) for p, role in role_of.items() if p in mine}
-        self._pieces = {parameter: found for parameter, found in pieces.items() if found}
+        self._pieces = {parameter: blocks for parameter, blocks in pieces.items() if blocks}
         self._places = {
             piece: place for place, piece in enumerate(itertools.chain(*self._pieces.values()))
         }
@@ -174,8 +170,7 @@ class Preconditioned(Method):
             ]
             raise UnsupportedError(
                 f"{type(self).__name__} is for matrices (of the roles {', '.join(wanted)}, a side "
-                f"of at most "
-                f"{self.layout.max_dimension}); the model has none"
+                f"of at most {self.layout.max_dimension}); the model has none"
             )
         self._require_memory()
 
@@ -190,60 +185,57 @@ class Preconditioned(Method):
             largest = max(needed, key=lambda parameter: needed[parameter])
             raise UnsupportedError(
                 f"{type(self).__name__} would keep {total:,.2g} GiB of state, the limit is "
-                f"max_gib={self.max_gib:g}; "
-                f"{needed[largest] / 2**30:,.2g} GiB of it are for a parameter of shape "
-                f"{tuple(largest.shape)}. Pass "
-                "a block_size (1024, say) to cut long sides into blocks, or a smaller "
-                "max_dimension to leave them out"
+                f"max_gib={self.max_gib:g}; {needed[largest] / 2**30:,.2g} GiB of it are for a "
+                f"parameter of shape {tuple(largest.shape)}. Pass a block_size (1024, say) to cut "
+                "long sides into blocks, or a smaller max_dimension to leave them out"
             )
 
     def _arrange(self, objective: Objective) -> None:
-        """Stack the pieces that have gradients.
-
-        What is stacked stays so until other parameters have them.
-        """
+        """Stack the pieces with gradients, again whenever other parameters have gradients."""
         present = [parameter.grad is not None for parameter in self.parameters()]
         if present == self._arranged:
             return
         if self._arranged is None:
             self._assign_by_model(objective)
-        stacks: dict[Any, tuple[dict[str, Any], list[Piece]]] = {}
-        self._plain = []
-        for index, group in enumerate(self.param_groups):
-            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+        used = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
+        self._plain, self._stacks = [], []
+        for group, parameters in zip(self.param_groups, used, strict=True):
             plain = [parameter for parameter in parameters if parameter not in self._pieces]
-            self._plain += [(group, plain)] if plain else []
-            for piece in (
-                piece for parameter in parameters for piece in self._pieces.get(parameter, [])
-            ):
-                age = self.state[piece.parameter].get("step", 0)
-                key = (index, piece.shape, piece.parameter.dtype, piece.parameter.device, age)
-                stacks.setdefault(key, (group, []))[1].append(piece)
-        self._stacks = [
-            Stack(pieces, self.layout.sides(pieces[0].shape), group, self.state)
-            for group, pieces in stacks.values()
-        ]
+            if plain:
+                self._plain.append((group, plain))
+            self._stacks += self._stacked(group, parameters)
         self._arranged = present
 
+    def _stacked(
+        self, group: dict[str, Any], parameters: Iterable[nn.Parameter]
+    ) -> Iterator[Stack]:
+        """The pieces of a group's parameters as stacks of one shape, type, device and age."""
+        alike: dict[Any, list[Piece]] = {}
+        for parameter in parameters:
+            for piece in self._pieces.get(parameter, []):
+                age = self.state[parameter].get("step", 0)
+                key = piece.shape, parameter.dtype, parameter.device, age
+                alike.setdefault(key, []).append(piece)
+        for pieces in alike.values():
+            yield Stack(pieces, self.layout.sides(pieces[0].shape), group, self.state)
+
     def _assign_by_model(self, objective: Objective) -> None:
-        strangers = roles(list(zip(self.names(), self.parameters(), strict=True)))
-        by_name = dict(zip(self.parameters(), strangers.values(), strict=True))
-        known = model_roles(objective.model)
+        own = roles(list(zip(self.names(), self.parameters(), strict=True)))
+        by_name = dict(zip(self.parameters(), own.values(), strict=True))
+        by_model = model_roles(objective.model)
         self._assign(
-            known
-            | {parameter: role for parameter, role in by_name.items() if parameter not in known}
+            by_model
+            | {parameter: role for parameter, role in by_name.items() if parameter not in by_model}
         )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group with its first learning rate noted for the fallback's schedule."""
         super().add_param_group(param_group)
         self.param_groups[-1].setdefault("initial_lr", self.param_groups[-1]["lr"])
         self._arranged = None
 
     def layer_coverage(self) -> dict[str, str]:
-        """The rule that updates each named parameter.
-
-        The method's, `identity` where it has no matrix, the fallback.
-        """
+        """The rule of each parameter: the method's, `identity` (no matrix) or the fallback."""
         return {
             name: self._rule_of(parameter)
             for name, parameter in zip(self.names(), self.parameters(), strict=True)
@@ -258,10 +250,7 @@ class Preconditioned(Method):
     # -- state -------------------------------------------------------------------------------------
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a state.
-
-        Its tensors keep their own precision, which may be more than the parameters'.
-        """
+        """Load a state whose tensors keep their own precision instead of the parameters'."""
         super().load_state_dict(state_dict)
         numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
         for number, parameter in zip(numbers, self.parameters(), strict=True):
@@ -271,6 +260,7 @@ class Preconditioned(Method):
         self._stacks, self._arranged = [], None
 
     def telemetry(self) -> dict[str, float]:
+        """`preconditioned`, `age` and `condition` of the matrices, beside the failures."""
         parameters = self.parameters()
         share = sum(p.numel() for p in parameters if self._rule_of(p) == self.rule) / sum(
             p.numel() for p in parameters
@@ -278,9 +268,9 @@ class Preconditioned(Method):
         conditions = [
             float(value.max()) for stack in self._stacks for value in stack.condition.values()
         ]
-        found = super().telemetry() | {"preconditioned": share}
-        found["age"] = float(max((self.age(stack) for stack in self._stacks), default=0))
-        return found | ({"condition": max(conditions)} if conditions else {})
+        numbers = super().telemetry() | {"preconditioned": share}
+        numbers["age"] = float(max((self.age(stack) for stack in self._stacks), default=0))
+        return numbers | ({"condition": max(conditions)} if conditions else {})
 
     def _count_failures(self, name: str, good: Tensor) -> None:
         failed = int((~good).sum())

@@ -20,14 +20,15 @@ from optimizers.phases import phased
 
 
 class Shampoo(Preconditioned):
-    r"""Shampoo (Gupta, Koren and Singer, 2018, arXiv 1802.09568, Algorithms 1 and 2), with what made it practical.
+    r"""Shampoo (Gupta, Koren and Singer, 2018, arXiv 1802.09568), with later practical additions.
 
-    For a gradient G with k modes, H_i <- H_i + G_(i) G_(i)' (or its exponential average) for each
-    mode's unfolding, and the direction is G with (H_i + eps I)^{-1/(2k)} applied along every mode:
-    L^{-1/4} G R^{-1/4} for a matrix. Roots are refreshed every `period` steps from step `start` on;
-    before it the grafted method acts alone. Grafting takes the direction from here and the norm,
-    for each block, from a diagonal method's step (Anil et al., 2020, arXiv 2002.09018). A mode
-    longer than `max_dimension` has no matrix, and the exponent counts those that have one.
+    Algorithms 1 and 2. For a gradient G with k modes, H_i <- H_i + G_(i) G_(i)' (or its exponential
+    average) for each mode's unfolding, and the direction is G with (H_i + eps I)^{-1/(2k)} applied
+    along every mode: L^{-1/4} G R^{-1/4} for a matrix. Roots are refreshed every `period` steps
+    from step `start` on; before it the grafted method acts alone. Grafting takes the direction from
+    Shampoo and the norm, for each block, from a diagonal method's step (Anil et al., 2020, arXiv
+    2002.09018). A mode longer than `max_dimension` has no matrix, and the exponent counts the modes
+    with one.
 
     Cost for a matrix m x n: 2 (m^2 n + m n^2) operations for the factors, as many for the
     direction, and 9 (m^3 + n^3) / period for the roots. State: 2 (m^2 + n^2) numbers, m n for the
@@ -38,11 +39,11 @@ class Shampoo(Preconditioned):
     the fallback unless `precondition_1d`.
 
     Args:
-        params: the parameters, or pairs of name and parameter; names tell embeddings until a model
-            is known.
+        params: the parameters, or pairs of name and parameter; names identify embeddings until a
+            model is known.
         lr: the learning rate.
-        beta1: of the direction's exponential average; 0 for no momentum.
-        beta2: of the factors' averages; 1 for sums, as in AdaGrad.
+        beta1: decay of the direction's exponential average; 0 for no momentum.
+        beta2: decay of the factors' averages; 1 for sums, as in AdaGrad.
         nesterov: look ahead by one average.
         eps: added to the factors' eigenvalues.
         period: steps between two refreshes of the roots.
@@ -52,7 +53,7 @@ class Shampoo(Preconditioned):
         exponents: the negative power for tensors with 1, 2, ... modes; beyond the list, and by
             default, 1 / (2 modes).
         staggered: spread the refreshes over the period, so that no step has all of them.
-        roles: which matrices it takes, out of hidden, embedding and head; the others go to the
+        roles: the roles of its matrices, out of hidden, embedding and head; the others go to the
             fallback.
         flatten: take a kernel (out, in, height, width) as a matrix (out, in height width), not as
             four modes.
@@ -63,11 +64,11 @@ class Shampoo(Preconditioned):
         max_gib: the most state, in GiB.
         weight_decay: decoupled, theta *= 1 - lr weight_decay.
         fallback: `adamw` or `sgd`, for all other parameters.
-        fallback_lr: its learning rate; a schedule scales it with `lr`.
+        fallback_lr: learning rate of the fallback; a schedule scales it with `lr`.
 
     Raises:
         ValueError: a hyperparameter out of its range.
-        UnsupportedError: the model has nothing for it, or more state than `max_gib`.
+        UnsupportedError: the model has no such matrix, or needs more state than `max_gib`.
     """
 
     rule = "shampoo"
@@ -124,6 +125,7 @@ class Shampoo(Preconditioned):
         super().__init__(params, options, layout, fallback, max_gib)
 
     def update(self, stack: Stack, gradient: Tensor) -> Tensor:
+        """The grafted direction by the factors with this gradient, averaged by beta1."""
         self._observe(stack, gradient)
         direction = GRAFTS[self.grafting](stack, gradient)
         since = stack.step - self.start
@@ -136,11 +138,13 @@ class Shampoo(Preconditioned):
         return self._average(stack, direction)
 
     def floats(self, shape: tuple[int, ...]) -> int:
+        """The numbers of two matrices per side, the momentum and the grafted method."""
         size = torch.Size(shape).numel()
         own = 2 * sum(shape[mode] ** 2 for mode in self.layout.sides(shape))
         return own + size * (self.averaged + (self.grafting in WITH_STATE))
 
     def age(self, stack: Stack) -> int:
+        """The steps since the last refresh of the roots."""
         return max(stack.step - 1 - self.start, 0) % self.period
 
     @phased("curvature")
@@ -160,15 +164,15 @@ class Shampoo(Preconditioned):
 
     @phased("inverse")
     def _refresh(self, stack: Stack, like: Tensor, part: Part) -> None:
-        """New roots for some of the pieces; one that fails keeps its last good one."""
+        """Compute new roots for some of the pieces; a failed one keeps its last good value."""
         beta2, eps = stack.group["beta2"], stack.group["eps"]
         correction = 1 - beta2 ** (stack.step + 1) if self.bias_correction and beta2 < 1 else 1.0
         all_roots = self._roots(stack, like)
         exponent = self._exponent(len(all_roots))
         for mode, roots in all_roots.items():
             factors = stack.tensors[f"factor_{mode}"][part]
-            found, condition, good = inverse_roots(factors / correction, exponent, eps)
-            roots[part] = torch.where(good[:, None, None], found, roots[part])
+            computed, condition, good = inverse_roots(factors / correction, exponent, eps)
+            roots[part] = torch.where(good[:, None, None], computed, roots[part])
             stack.condition[mode] = condition
             self._count_failures("root", good)
 
@@ -187,7 +191,7 @@ class Shampoo(Preconditioned):
 
 
 def _graft(direction: Tensor, step: Tensor) -> Tensor:
-    """The direction of one with the norm of the other, for each of the stack."""
+    """One direction with the norm of another's step, for each tensor of the stack."""
     modes = tuple(range(1, direction.ndim))
     smallest = torch.finfo(direction.dtype).tiny
     length: Tensor = torch.linalg.vector_norm(direction, dim=modes, keepdim=True).clamp(
@@ -205,7 +209,7 @@ def _exponents(value: object) -> tuple[float, ...]:
         isinstance(n, int | float) and isfinite(n) and n > 0 for n in numbers
     ):
         raise ValueError(
-            f"exponents must be a list of positive numbers, one for each number of modes, got "
+            "exponents must be a list of positive numbers, one for each number of modes, got "
             f"{value!r}"
         )
     return tuple(map(float, numbers))

@@ -20,16 +20,19 @@ from optimizers.phases import phased
 
 
 class SOAP(Preconditioned):
-    r"""Adam, run in the slowly turning eigenbasis of Shampoo's factors (Vyas et al., 2024, arXiv 2409.11321).
+    r"""Adam in the slowly turning eigenbasis of Shampoo's factors (Vyas et al., 2024).
 
-    L and R are exponential averages of G G' and G' G with orthonormal eigenvectors Q_L, Q_R. The
-    gradient is rotated, G~ = Q_L' G Q_R, Adam's moments m and v are kept in the rotated basis, and
-    theta -= lr Q_L (m / (sqrt(v) + eps)) Q_R', with Adam's bias corrections in the learning rate.
-    After the step L and R see the gradient, and every `period` steps the bases take one power
-    iteration and a QR decomposition; m is turned along, v only follows the order of the columns.
-    The first step finds the bases by a full decomposition and moves nothing (`skip_first`). A
-    tensor has one basis for each mode; a mode longer than `max_dimension` keeps the identity, and
-    with no other it is Adam.
+    arXiv 2409.11321. L and R are exponential averages of G G' and G' G with orthonormal
+    eigenvectors Q_L, Q_R. The gradient is rotated, G~ = Q_L' G Q_R, Adam's moments m and v of G~
+    are stored in the rotated basis, and
+
+        theta -= lr Q_L (m / (sqrt(v) + eps)) Q_R',
+
+    with Adam's bias corrections in the learning rate. After the step the gradient updates L and R,
+    and every `period` steps the bases take one power iteration and a QR decomposition; m turns with
+    the bases, v only follows the order of the columns. The first step computes the bases by a full
+    decomposition and moves nothing (`skip_first`). A tensor has one basis for each mode; a mode
+    longer than `max_dimension` has the identity, and without any other mode the method is Adam.
 
     Cost for a matrix m x n: 2 (m^2 n + m n^2) operations for the factors, 4 (m^2 n + m n^2) for the
     rotations and about (14/3) (m^3 + n^3) / period for the bases. State: 2 (m^2 + n^2) + 2 m n
@@ -40,17 +43,17 @@ class SOAP(Preconditioned):
     step, as in AdamW.
 
     Args:
-        params: the parameters, or pairs of name and parameter; names tell embeddings until a model
-            is known.
+        params: the parameters, or pairs of name and parameter; names identify embeddings until a
+            model is known.
         lr: the learning rate.
-        beta1, beta2: of Adam's two moments.
-        shampoo_beta: of the factors' averages; null for beta2.
+        beta1, beta2: decays of Adam's two moments.
+        shampoo_beta: decay of the factors' averages; null for beta2.
         eps: added to the square root of the second moment.
         period: steps between two refreshes of the bases.
-        bias_correction: Adam's.
+        bias_correction: correct Adam's moments for their start at zero.
         skip_first: the first step moves nothing.
         staggered: spread the refreshes over the period, so that no step has all of them.
-        roles: which matrices it takes, out of hidden, embedding and head; the others go to the
+        roles: the roles of its matrices, out of hidden, embedding and head; the others go to the
             fallback.
         flatten: take a kernel (out, in, height, width) as a matrix (out, in height width), not as
             four modes.
@@ -61,11 +64,11 @@ class SOAP(Preconditioned):
         max_gib: the most state, in GiB.
         weight_decay: decoupled, theta *= 1 - lr weight_decay.
         fallback: `adamw` or `sgd`, for all other parameters.
-        fallback_lr: its learning rate; a schedule scales it with `lr`.
+        fallback_lr: learning rate of the fallback; a schedule scales it with `lr`.
 
     Raises:
         ValueError: a hyperparameter out of its range.
-        UnsupportedError: the model has nothing for it, or more state than `max_gib`.
+        UnsupportedError: the model has no such matrix, or needs more state than `max_gib`.
     """
 
     rule = "soap"
@@ -123,6 +126,7 @@ class SOAP(Preconditioned):
         super().__init__(params, options, layout, fallback, max_gib)
 
     def update(self, stack: Stack, gradient: Tensor) -> Tensor | None:
+        """Adam's direction in the bases, which the gradient then updates; None at first."""
         first = stack.step == 0
         if first:
             self._observe(stack, gradient)
@@ -136,15 +140,17 @@ class SOAP(Preconditioned):
         return direction
 
     def floats(self, shape: tuple[int, ...]) -> int:
+        """The numbers of two matrices per side and of Adam's two moments."""
         return 2 * (
             sum(shape[mode] ** 2 for mode in self.layout.sides(shape)) + torch.Size(shape).numel()
         )
 
     def age(self, stack: Stack) -> int:
+        """The steps since the last refresh of the bases."""
         return (stack.step - 1) % self.period
 
     def _adam(self, stack: Stack, gradient: Tensor) -> Tensor:
-        """Adam's direction in the rotated basis, turned back."""
+        """Adam's direction in the rotated basis, rotated back."""
         beta1, beta2 = stack.group["beta1"], stack.group["beta2"]
         bases = self._bases(stack, gradient)
         rotated = times_all(gradient, bases, transposed=True)
@@ -169,7 +175,7 @@ class SOAP(Preconditioned):
 
     @phased("inverse")
     def _begin(self, stack: Stack, like: Tensor) -> None:
-        """The first bases, their columns by falling eigenvalue."""
+        """Compute the first bases, their columns by falling eigenvalue."""
         for name in ("exp_avg", "exp_avg_sq"):
             stack.zeros(name, like)
         for mode, bases in self._bases(stack, like).items():
@@ -180,10 +186,7 @@ class SOAP(Preconditioned):
 
     @phased("inverse")
     def _turn(self, stack: Stack, like: Tensor, part: Part) -> None:
-        """New bases for some of the pieces, and their moments with them.
-
-        Those that fail keep their old ones.
-        """
+        """Turn the bases and moments of some pieces; a failed basis stays unchanged."""
         moment, square = stack.tensors["exp_avg"], stack.tensors["exp_avg_sq"]
         for mode, bases in self._bases(stack, like).items():
             old = bases[part]

@@ -1,4 +1,4 @@
-"""Tensors of one shape from many parameters, kept and updated as one."""
+"""Stacks of equally shaped tensors from many parameters, updated as one."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class Stack:
     """Pieces of one shape, group and age, with their state stacked along a first dimension.
 
     The optimizer's state of a parameter holds views of the stacked tensors, so that checkpoints
-    find each parameter's share; the tensors therefore change in place only.
+    contain each parameter's share. The tensors therefore change in place only.
 
     Attributes:
-        pieces: what is stacked, k of them.
-        shape: of each.
-        sides: the modes that have a matrix of their own.
-        group: the parameter group they belong to.
-        step: how many updates they have had.
+        pieces: the k stacked pieces.
+        shape: the shape of each piece.
+        sides: the modes with a matrix of their own.
+        group: the parameter group of the pieces.
+        step: the number of updates so far.
         tensors: state by name, (k, ...).
-        condition: of the matrices of each mode at their last refresh, (k,).
+        condition: the condition (k,) of each mode's matrices at their last refresh.
     """
 
     def __init__(
@@ -47,17 +47,17 @@ class Stack:
         return len(self.pieces)
 
     def _names(self) -> list[str]:
-        """The state that the pieces bring along."""
+        """The names of the state that the pieces already have."""
         first = self.pieces[0]
-        known = self.state[first.parameter]
+        state = self.state[first.parameter]
         return [
             key.partition("@")[0]
-            for key, value in known.items()
+            for key, value in state.items()
             if _belongs(key, value, first.suffix)
         ]
 
     def keep(self, name: str, tensor: Tensor) -> Tensor:
-        """Take a tensor (k, ...) into the state."""
+        """Store a tensor (k, ...) in the state."""
         self.tensors[name] = tensor
         for piece, share in zip(self.pieces, tensor.unbind(), strict=True):
             self.state[piece.parameter][name + piece.suffix] = share
@@ -100,7 +100,7 @@ class Stack:
         ]
 
     def count(self) -> None:
-        """One more update."""
+        """Count one more update."""
         self.step += 1
         for piece in self.pieces:
             self.state[piece.parameter]["step"] = self.step

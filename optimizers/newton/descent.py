@@ -1,4 +1,4 @@
-"""The step along a direction that the Newton methods with a line search share."""
+"""The line search along a direction, shared by the Newton methods."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ SEARCHES = ("armijo", "strong_wolfe", "none")
 SUFFICIENT = 1e-4  # c1 of Nocedal and Wright, section 3.1
 APPROXIMATE = 0.8  # 1 - 2 delta of Hager and Zhang, delta = 0.1
 ROUNDING = 100  # units in which two losses may differ by rounding alone
-UNRESOLVED = 3  # trials that round-off decides, after which a shorter step would tell no more
+UNRESOLVED = 3  # trials decided by rounding, after which shorter steps bring no information
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """A step length, the loss there and, where the search has it, the gradient."""
+    """An accepted step length, its loss and, after a Wolfe search, its gradient."""
 
     alpha: float
     loss: Tensor
@@ -38,15 +38,13 @@ def descend(
     first: float,
     max_trials: int,
 ) -> str:
-    """Move the parameters along `direction`, the last thing a step does.
+    """Move the parameters along `direction`; return the reason of a failure, or nothing.
 
-    Why it could not, or nothing where it did.
+    `armijo` halves the step from `first` until the loss has fallen by 1e-4 of the slope's
+    prediction. `strong_wolfe` also requires a flatter slope, and passes its gradient on to the
+    objective. `none` takes the step `first`.
 
-    `armijo` halves the step from `first` until the loss has fallen by 1e-4 of what the slope
-    promises; `strong_wolfe` also asks for a flatter slope, and tells the objective the gradient it
-    has found; `none` takes `first` as it is.
-
-    Cost: one evaluation a trial, with a gradient for `strong_wolfe` and where round-off decides.
+    Cost: one evaluation a trial, with a gradient for `strong_wolfe` and where rounding decides.
     """
     if first == 0:
         return ""
@@ -57,12 +55,12 @@ def descend(
         return ""
     slope = float(gradient @ direction)
     if not slope < 0:
-        return "the Newton direction does not lead downhill, its slope is lost in round-off"
+        return "the Newton direction is no descent direction, its slope is lost in rounding"
     find = _wolfe if search == "strong_wolfe" else _backtrack
-    found = find(objective, float(loss), slope, gradient, direction, first, max_trials)
-    if found is None:
+    accepted = find(objective, float(loss), slope, gradient, direction, first, max_trials)
+    if accepted is None:
         return "no step along the Newton direction lowers the loss"
-    objective.move(found.alpha * direction, found.loss, found.gradient)
+    objective.move(accepted.alpha * direction, accepted.loss, accepted.gradient)
     return ""
 
 
@@ -75,10 +73,7 @@ def _backtrack(
     first: float,
     max_trials: int,
 ) -> Accepted | None:
-    """Nocedal and Wright, Algorithm 3.1, where the loss can be told apart from `start`.
-
-    Else the gradient decides.
-    """
+    """Backtrack by the loss (Nocedal and Wright, Algorithm 3.1), or by the gradient."""
     alpha, unresolved = first, 0
     resolution = ROUNDING * torch.finfo(direction.dtype).eps * abs(start)
     for _ in range(max_trials):
@@ -87,10 +82,10 @@ def _backtrack(
         if isfinite(value) and value <= start + SUFFICIENT * alpha * slope and value < start:
             return Accepted(alpha, trial, None)
         if abs(value - start) <= resolution:
-            found = _approximately(objective, slope, gradient, direction, alpha)
+            accepted = _approximately(objective, slope, gradient, direction, alpha)
             unresolved += 1
-            if found is not None or unresolved == UNRESOLVED:
-                return found
+            if accepted is not None or unresolved == UNRESOLVED:
+                return accepted
         alpha /= 2
     return None
 
@@ -98,17 +93,16 @@ def _backtrack(
 def _approximately(
     objective: Objective, slope: float, gradient: Tensor, direction: Tensor, alpha: float
 ) -> Accepted | None:
-    """The step if by its gradient, which is more accurate than the loss's change, it goes in the right direction.
+    """The step if its gradient, more accurate than the loss's change, confirms a descent.
 
-    The first half of the approximate Wolfe conditions (Hager and Zhang, 2005, eq. 4.1), (2 delta -
-    1) slope >= the slope at the trial, which is Armijo's condition for a quadratic; and the
-    gradient is to become shorter.
+    The test is the first half of the approximate Wolfe conditions (Hager and Zhang, 2005, eq. 4.1),
+    (2 delta - 1) slope >= the slope at the trial, which is Armijo's condition for a quadratic. The
+    gradient has to become shorter, too.
     """
-    loss, there = objective.value_and_gradient(alpha * direction)
-    downhill = float(there @ direction) <= -APPROXIMATE * slope
-    return (
-        Accepted(alpha, loss, there) if downhill and bool(there.norm() < gradient.norm()) else None
-    )
+    loss, trial = objective.value_and_gradient(alpha * direction)
+    flatter = float(trial @ direction) <= -APPROXIMATE * slope
+    shorter = flatter and bool(trial.norm() < gradient.norm())
+    return Accepted(alpha, loss, trial) if shorter else None
 
 
 def _wolfe(
@@ -121,8 +115,8 @@ def _wolfe(
     max_trials: int,
 ) -> Accepted | None:
     def evaluate(alpha: float) -> tuple[float, float, Tensor]:
-        loss, there = objective.value_and_gradient(alpha * direction)
-        return float(loss), float(there @ direction), there
+        loss, trial = objective.value_and_gradient(alpha * direction)
+        return float(loss), float(trial @ direction), trial
 
     point = strong_wolfe(
         evaluate, start, slope, first=first, sufficient=SUFFICIENT, max_trials=max_trials

@@ -18,7 +18,7 @@ MODIFICATIONS = ("cholesky", "eigen", "none")
 
 
 class Newton(Method):
-    r"""Newton's method: d = -(H + E)^{-1} g with E such that d leads downhill, theta += alpha d.
+    r"""Newton's method: theta += alpha d, d = -(H + E)^{-1} g with E such that d is a descent.
 
     Three choices of E (Nocedal and Wright, 2006, section 3.4), all zero where H is safely positive
     definite:
@@ -27,12 +27,11 @@ class Newton(Method):
       Algorithm 3.3);
     - `eigen`: every eigenvalue e becomes max(|e|, delta * max|e|): negative ones are reversed;
     - `none`: E = 0, the textbook's method, which converges to any stationary point, saddles and
-      maxima included. Where H is singular the shortest least-squares solution stands in.
+      maxima included. Where H is singular the shortest least-squares solution replaces it.
 
-    alpha comes from a line search that tries `lr` first; at 1 the order of convergence near a
-    minimum is two, also where the loss no longer resolves the decrease: there the gradient decides.
-    A line search cannot use a direction that leads uphill, which `none` may give: it follows -g
-    then.
+    alpha comes from a line search that tries `lr` first. At 1 the order of convergence near a
+    minimum is two, also where the loss no longer resolves the decrease and the gradient decides.
+    `none` may give an ascent direction; a line search then follows -g.
 
     Cost per step: n Hessian-vector products, n^3 / 3 multiplications a shift (`cholesky`) or about
     9 n^3 (`eigen`), one evaluation per trial. Memory: 8 n^2 bytes for each of three matrices. The
@@ -48,8 +47,8 @@ class Newton(Method):
         beta: the first shift of `cholesky`, relative to the largest entry of H.
         delta: the smallest eigenvalue of `eigen`, relative to the largest, and at least n units of
             round-off.
-        max_trials: the number of step lengths tried; if none serves, the parameters stay and
-            `stuck` says so.
+        max_trials: the number of step lengths tried; if all fail, the parameters stay and `stuck`
+            says so.
         max_parameters: the largest n for which the dense matrix is built.
 
     Raises:
@@ -82,21 +81,19 @@ class Newton(Method):
         self.beta = beta
         self.delta = delta
         self.max_trials = max_trials
-        self.told: dict[str, float] = {}
+        self.diagnostics: dict[str, float] = {}
         super().__init__(params, {"lr": lr})
         require_dense(self, max_parameters, "newton_cg, trust_region and tron need no such matrix")
 
     def telemetry(self) -> dict[str, float]:
-        """`damping`: the shift tau of `cholesky`; `negative_directions`.
-
-        The eigenvalues that `eigen` turned round.
-        """
-        return {**super().telemetry(), **self.told}
+        """`damping`, the shift tau of `cholesky`, or `negative_directions`, reversed by `eigen`."""
+        return {**super().telemetry(), **self.diagnostics}
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """Move along the modified Newton direction; return the loss before the step."""
         group = self.whole(objective)
-        self.stuck, self.told = "", {}
+        self.stuck, self.diagnostics = "", {}
         hessian = objective.hessian()
         loss, gradient = hessian.loss, hessian.gradient
         if not bool(torch.isfinite(loss + gradient.norm())):
@@ -118,29 +115,26 @@ class Newton(Method):
 
     @phased("inverse")
     def _direction(self, hessian: Tensor, descent: Tensor) -> Tensor | None:
-        """(H + E)^-1 times minus the gradient, in float64.
-
-        None if H has entries that are not finite.
-        """
+        """The direction (H + E)^-1 descent in float64, or None if H is not finite."""
         if self.modification == "none":
             return pure_solve(hessian, descent)
         if self.modification == "cholesky":
-            found = shifted_cholesky(hessian, self.beta)
-            if found is None:
+            shifted = shifted_cholesky(hessian, self.beta)
+            if shifted is None:
                 return None
-            self.told["damping"] = found[1]
-            return torch.cholesky_solve(descent[:, None], found[0])[:, 0]
+            self.diagnostics["damping"] = shifted[1]
+            return torch.cholesky_solve(descent[:, None], shifted[0])[:, 0]
         decomposition = symmetric_eigen(hessian)
         if decomposition is None:
             return None
         values, vectors = decomposition
-        self.told["negative_directions"] = float((values < 0).sum())
+        self.diagnostics["negative_directions"] = float((values < 0).sum())
         share = max(self.delta, len(values) * torch.finfo(hessian.dtype).eps)
         smallest = share * (float(values.abs().max()) or 1.0)
         return vectors @ (vectors.T @ descent / values.abs().clamp(min=smallest))
 
     def _downhill(self, direction: Tensor, gradient: Tensor) -> Tensor:
-        """The direction itself, or -g where a line search could not use it."""
+        """The direction itself, or -g where a line search needs a descent direction."""
         if (
             self.modification != "none"
             or self.line_search == "none"
@@ -152,9 +146,9 @@ class Newton(Method):
 
 
 def pure_solve(matrix: Tensor, right: Tensor) -> Tensor | None:
-    """matrix^-1 right in float64.
+    """The solution matrix^-1 right in float64; None for a matrix that is not finite.
 
-    The shortest least-squares solution if singular, None if it is not finite.
+    A singular matrix gives the shortest least-squares solution.
     """
     if not bool(torch.isfinite(matrix).all()):
         return None

@@ -19,22 +19,19 @@ NEGATIVE = ("stop", "follow")
 
 
 class NewtonCG(Method):
-    r"""Line-search Newton-CG.
+    r"""Line-search Newton-CG: theta += alpha d, H d = -g by CG until |H d + g| <= eta |g|.
 
-    H d = -g by conjugate gradients until |H d + g| <= eta |g|, theta += alpha d.
+    eta = min(1/2, sqrt(|g| / |g_0|)), g_0 the gradient of the first step: a few products suffice
+    far from a minimum, and the convergence is superlinear near it (Dembo, Eisenstat and Steihaug,
+    1982; Nocedal and Wright, 2006, Algorithm 7.1, with |g| in the place of the quotient). Unlike
+    |g| the quotient does not change with the unit of the loss.
 
-    eta = min(1/2, sqrt(|g| / |g_0|)), g_0 the gradient of the first step: far from a minimum a few
-    products serve, near it the convergence is superlinear (Dembo, Eisenstat and Steihaug, 1982;
-    Nocedal and Wright, 2006, Algorithm 7.1, who have |g| in the place of the quotient, which unlike
-    |g| does not change with the unit of the loss).
-
-    H is never formed and need not be positive definite: at a direction p with p'Hp <= 0 CG ends.
-    Then d is what CG has so far (`stop`), or that less (g'p / |p'Hp|) p (`follow`): the step that
-    CG would take if the curvature had the other sign. Where p is the first direction, -g, both take
-    that step.
+    H is never formed and need not be positive definite: CG ends at a direction p with p'Hp <= 0.
+    Then d is CG's present iterate (`stop`), or that less (g'p / |p'Hp|) p (`follow`): CG's step for
+    a curvature of the other sign. If p is the first direction, -g, both take that step.
 
     Cost per step: one gradient, a product per CG iteration, one evaluation per trial step. Memory:
-    6 n floats beside the kept graph, no state.
+    6 n floats beside the retained graph, no state.
 
     Args:
         params: the parameters, or pairs of name and parameter; all those of the model, in its
@@ -45,8 +42,8 @@ class NewtonCG(Method):
         negative_curvature: `stop` or `follow`.
         line_search: `armijo` (c1 = 1e-4, halving), `strong_wolfe` (c2 = 0.9) or `none`.
         max_iterations: the largest number of CG iterations a step.
-        max_trials: the number of step lengths tried; if none serves, the parameters stay and
-            `stuck` says so.
+        max_trials: the number of step lengths tried; if all fail, the parameters stay and `stuck`
+            says so.
 
     Raises:
         ValueError: a hyperparameter out of its range.
@@ -76,20 +73,21 @@ class NewtonCG(Method):
         self.line_search = line_search
         self.max_iterations = max_iterations
         self.max_trials = max_trials
-        self.told: dict[str, float] = {}
+        self.diagnostics: dict[str, float] = {}
         super().__init__(params, {"lr": lr, "first_norm": 0.0})
 
     def telemetry(self) -> dict[str, float]:
-        """`cg_iterations`; `negative_directions`: 1 where CG met negative curvature.
+        """`cg_iterations`, and `negative_directions`: 1 after negative curvature in CG, else 0.
 
-        A refused step is a failure.
+        A refused step counts as a failure.
         """
-        return {**super().telemetry(), **self.told}
+        return {**super().telemetry(), **self.diagnostics}
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """Solve for the direction by CG and search along it; return the loss before the step."""
         group = self.whole(objective)
-        self.stuck, self.told = "", {}
+        self.stuck, self.diagnostics = "", {}
         matrix = objective.hessian() if self.curvature == "hessian" else objective.ggn()
         loss, gradient, norm = matrix.loss, matrix.gradient, float(matrix.gradient.norm())
         if not (isfinite(float(loss)) and isfinite(norm)):
@@ -103,8 +101,8 @@ class NewtonCG(Method):
         solution = conjugate_gradients(
             matrix, -gradient, max_iterations=self.max_iterations, tolerance=forcing
         )
-        self.told["cg_iterations"] = float(solution.iterations)
-        self.told["negative_directions"] = float(solution.direction is not None)
+        self.diagnostics["cg_iterations"] = float(solution.iterations)
+        self.diagnostics["negative_directions"] = float(solution.direction is not None)
         direction = self._direction(solution, gradient)
         self.stuck = descend(
             objective, loss, gradient, direction, self.line_search, group["lr"], self.max_trials
@@ -113,7 +111,7 @@ class NewtonCG(Method):
         return loss
 
     def _direction(self, solution: CGResult, gradient: Tensor) -> Tensor:
-        """CG's solution, past a direction of negative curvature where that is asked for or all there is."""
+        """CG's solution, plus a step along negative curvature for `follow` or a first direction."""
         if solution.direction is None:
             return solution.x
         first = solution.iterations == 1

@@ -1,7 +1,4 @@
-"""Saddle-free Newton.
-
-The Hessian's eigenvalues by their absolute values, exactly or in a Krylov space.
-"""
+"""Saddle-free Newton: absolute eigenvalues of the Hessian, exactly or in a Krylov space."""
 
 from __future__ import annotations
 
@@ -24,9 +21,7 @@ FORMS = ("auto", "exact", "lanczos")
 
 
 class SaddleFreeNewton(Method):
-    r"""Newton's method with a damped, saddle-free Hessian.
-
-    D = -(|H| + damping I)^{-1} g, theta += lr d.
+    r"""Saddle-free Newton: theta += lr d, d = -(|H| + damping I)^{-1} g.
 
     |H| = V |diag(e)| V' replaces negative eigenvalues by their absolute values, so that a step
     moves away from saddle points instead of towards them (Dauphin et al., 2014, "Identifying and
@@ -35,19 +30,18 @@ class SaddleFreeNewton(Method):
     - `exact`: all eigenvalues of the dense H;
     - `lanczos`: those of H within the Krylov space of g, of `krylov` dimensions, and the previous
       step (their algorithm 1): d = -V' (|T| + damping I)^{-1} V g, the rows of V orthonormal, T = V
-      H V'. What is left out of the space is not moved along; where the space is all of it, the
-      forms agree.
+      H V'. The step has no component outside the space; the forms agree if the space is the whole
+      one.
 
     With `adaptive=True` a step that does not lower the loss is refused and tried again with more
     damping, and the damping follows the ratio of actual to predicted reduction (Nocedal and Wright,
-    2006, section 4.1); the decomposition is reused, a trial costs one evaluation. Differences: the
-    paper picks the damping anew in each step, the best of the powers of ten from 1 to 1e-6, which
-    costs seven evaluations where one or two serve here, and takes several steps in one Krylov
-    space.
+    2006, section 4.1). The trials share the decomposition and cost one evaluation each. Differences
+    from the paper: it chooses the damping in each step, the best of the powers of ten from 1 to
+    1e-6, at seven evaluations instead of one or two, and takes several steps in one Krylov space.
 
     Cost per step: n Hessian-vector products and an eigen-decomposition (n^3), or `krylov` + 1
     products and about 4 n krylov^2 multiplications; one evaluation per trial. Memory: 8 n^2 bytes
-    for each of three matrices, or krylov + 5 vectors beside the kept graph; state n floats for
+    for each of three matrices, or krylov + 5 vectors beside the retained graph; state n floats for
     `lanczos`.
 
     Args:
@@ -59,7 +53,7 @@ class SaddleFreeNewton(Method):
         form: `exact`, `lanczos`, or `auto`: exact up to `max_parameters`.
         krylov: the number of Lanczos vectors.
         adaptive: refuse steps that raise the loss, and adapt the damping.
-        max_trials: how often a refused step is tried again.
+        max_trials: the number of trials of a step.
         max_parameters: the largest n for which the dense matrix is built.
 
     Raises:
@@ -90,7 +84,7 @@ class SaddleFreeNewton(Method):
         self.adaptive = adaptive
         self.max_trials = max_trials
         self.rule = RatioRule(increase=4.0, decrease=1 / 3)
-        self.told: dict[str, float] = {}
+        self.diagnostics: dict[str, float] = {}
         super().__init__(params, {"lr": lr, "damping": damping})
         size = sum(p.numel() for p in self.parameters())
         self.form = form if form != "auto" else "exact" if size <= max_parameters else "lanczos"
@@ -100,20 +94,21 @@ class SaddleFreeNewton(Method):
             )
 
     def telemetry(self) -> dict[str, float]:
-        """Beside the common names: the `smallest_eigenvalue` known to the step.
+        """`smallest_eigenvalue` within the step's space, beside the common numbers.
 
-        One that stays is a failure.
+        A refused step counts as a failure.
         """
         return {
             **super().telemetry(),
             "damping": float(self.param_groups[0]["damping"]),
-            **self.told,
+            **self.diagnostics,
         }
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """Move along the saddle-free direction, damped until the loss falls; return the loss."""
         self.whole(objective)
-        self.stuck, self.told = "", {}
+        self.stuck, self.diagnostics = "", {}
         hessian = objective.hessian()
         if not bool(torch.isfinite(hessian.loss + hessian.gradient.norm())):
             self.failures["non_finite"] += 1
@@ -128,7 +123,7 @@ class SaddleFreeNewton(Method):
             self.stuck = "the Hessian is not finite"
             self.failures["eigen"] += 1
         else:
-            self.told["smallest_eigenvalue"] = float(spectrum.values.min())
+            self.diagnostics["smallest_eigenvalue"] = float(spectrum.values.min())
             self._move(objective, hessian.loss, spectrum)
         return hessian.loss
 
@@ -155,8 +150,8 @@ class SaddleFreeNewton(Method):
                 self._remember(step)
                 objective.move(step)
                 return
-            if group["damping"] in (0, self.rule.largest):  # every further trial would be the same
-                self.stuck = f"no step lowers the loss, damping={group['damping']:g} is as it stays"
+            if group["damping"] in (0, self.rule.largest):  # all further trials would be the same
+                self.stuck = f"no step lowers the loss, damping={group['damping']:g} cannot change"
                 break
         self.failures["refused"] += 1
 
@@ -164,20 +159,17 @@ class SaddleFreeNewton(Method):
     def _accepts(
         self, objective: Objective, before: Tensor, step: Tensor, model_change: float
     ) -> bool:
-        """Whether the loss fell.
-
-        The damping follows the ratio of its fall to the quadratic model's.
-        """
+        """Whether the loss fell; the damping follows the ratio of actual to predicted reduction."""
         group = self.param_groups[0]
         after = float(objective.value(step))
         ratio = reduction_ratio(float(before), after, -model_change, torch.finfo(step.dtype).eps)
         group["damping"] = self.rule(group["damping"], ratio)
         if isfinite(ratio):
-            self.told["reduction_ratio"] = ratio
+            self.diagnostics["reduction_ratio"] = ratio
         return ratio > 0
 
     def _remember(self, step: Tensor) -> None:
-        """Keep the step for the next Krylov space."""
+        """Store the step for the next Krylov space."""
         if self.form == "lanczos":
             params = self.parameters()
             for parameter, part in zip(params, unflatten(step, params), strict=True):

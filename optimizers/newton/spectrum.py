@@ -1,4 +1,4 @@
-"""The eigenvalues of a Hessian and the gradient's parts along its eigenvectors, in all directions or in a few."""
+"""The Hessian's eigenvalues and the gradient along its eigenvectors, in a space or a subspace."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from optimizers.phases import phased
 
 @dataclass(frozen=True)
 class Spectrum:
-    """The Hessian within a space.
+    """The Hessian within a space of k dimensions.
 
-    Its eigenvalues (k,), the gradient's parts along the eigenvectors (k,) in float64.
-
-    `lift` makes a flat vector (n,) of parts along the eigenvectors.
+    Attributes:
+        values: its eigenvalues (k,), in float64.
+        slopes: the gradient's coordinates (k,) along the eigenvectors, in float64.
+        lift: maps coordinates (k,) along the eigenvectors to a flat vector (n,).
     """
 
     values: Tensor
@@ -29,7 +30,7 @@ class Spectrum:
     lift: Callable[[Tensor], Tensor]
 
     def absolute(self, damping: float) -> Tensor:
-        """The damped absolute eigenvalues that divide the gradient, kept away from zero by round-off's size."""
+        """The damped absolute eigenvalues (k,), raised above rounding so that they can divide."""
         curvatures = self.values.abs() + damping
         smallest = (
             torch.finfo(torch.float64).eps * float(self.values.abs().max())
@@ -38,13 +39,13 @@ class Spectrum:
         return curvatures.clamp(min=smallest)
 
     def change(self, along: Tensor) -> float:
-        """What the quadratic model says that a step changes the loss by."""
+        """The quadratic model's change of the loss for a step of coordinates (k,)."""
         return float(self.slopes @ along + self.values @ along**2 / 2)
 
 
 @phased("inverse")
 def exact_spectrum(hessian: Curvature) -> Spectrum | None:
-    """All eigenvalues: n products; None if one is not finite."""
+    """The spectrum of the whole Hessian, at n products; None if it is not finite."""
     decomposition = symmetric_eigen(hessian.dense())
     if decomposition is None:
         return None
@@ -59,16 +60,13 @@ def exact_spectrum(hessian: Curvature) -> Spectrum | None:
 def krylov_spectrum(
     hessian: Curvature, dimensions: int, previous: Tensor | None
 ) -> Spectrum | None:
-    """The Ritz values in the Krylov space of the gradient and the previous step.
-
-    None if one is not finite.
-    """
-    found = lanczos(hessian, hessian.gradient, dimensions)
-    if not isfinite(found.residual):
+    """The spectrum in the Krylov space of gradient and previous step, or None if not finite."""
+    process = lanczos(hessian, hessian.gradient, dimensions)
+    if not isfinite(process.residual):
         return None
-    blocks, matrix = [found.basis], found.matrix()
-    if previous is not None and (vector := _outside(found.basis, previous)) is not None:
-        matrix = _bordered(matrix, found.basis, vector, hessian(vector))
+    blocks, matrix = [process.basis], process.matrix()
+    if previous is not None and (vector := _outside(process.basis, previous)) is not None:
+        matrix = _bordered(matrix, process.basis, vector, hessian(vector))
         blocks.append(vector[None])
     decomposition = symmetric_eigen(matrix)
     if decomposition is None:
@@ -86,7 +84,7 @@ def krylov_spectrum(
 
 
 def _outside(basis: Tensor, vector: Tensor) -> Tensor | None:
-    """The direction in which a vector leaves the space, of unit length; None if it hardly does."""
+    """The unit vector of a vector's part outside the space; None if that part is tiny."""
     length = vector.norm()
     for _ in range(2):  # twice is enough for orthogonality to round-off
         vector = vector - (basis @ vector) @ basis
@@ -94,7 +92,7 @@ def _outside(basis: Tensor, vector: Tensor) -> Tensor | None:
 
 
 def _bordered(matrix: Tensor, basis: Tensor, vector: Tensor, image: Tensor) -> Tensor:
-    """V H V' with one more row and column, those of the direction whose product is `image`."""
+    """The matrix V H V' with a row and column more, for the vector whose product is `image`."""
     column = (basis @ image)[:, None].double()
     corner = (vector @ image).reshape(1, 1).double()
     return torch.cat([torch.cat([matrix, column], dim=1), torch.cat([column.T, corner], dim=1)])

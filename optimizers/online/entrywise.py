@@ -1,4 +1,4 @@
-"""The regression of every coordinate by itself, for lists of tensors at once."""
+"""Regression of gradients on points coordinate by coordinate, for lists of tensors."""
 
 from __future__ import annotations
 
@@ -8,48 +8,56 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.online.moments import Kept, Tensors, average_products, begin, follow, smallest
+from optimizers.online.moments import Averages, Tensors, average_products, begin, follow, smallest
 
-EDGE = 1 + 1e-6  # what was raised to the floor equals it but for rounding
+EDGE = 1 + 1e-6  # a variance raised to the floor equals it but for rounding
 
 
 def prepare(
-    kept: Kept, point: Tensor, gradient: Tensor, variance: float, at_start: bool, signed: bool
+    averages: Averages,
+    point: Tensor,
+    gradient: Tensor,
+    variance: float,
+    at_start: bool,
+    signed: bool,
 ) -> None:
-    """Make what a tensor keeps, once."""
-    if "momentum" in kept:
+    """Create the averages of a tensor, once."""
+    if "momentum" in averages:
         return
-    begin(kept, point, gradient, at_start)
-    kept["variance"] = torch.full_like(point, variance, requires_grad=False)
+    begin(averages, point, gradient, at_start)
+    averages["variance"] = torch.full_like(point, variance, requires_grad=False)
     if signed:
-        kept["covariance"] = torch.zeros_like(point, requires_grad=False)
+        averages["covariance"] = torch.zeros_like(point, requires_grad=False)
     else:
-        kept["gradient_variance"] = kept["variance"].clone(memory_format=torch.preserve_format)
+        averages["gradient_variance"] = averages["variance"].clone(
+            memory_format=torch.preserve_format
+        )
 
 
 def curvatures(
-    kept: Sequence[Kept],
+    averages: Sequence[Averages],
     apart: Tensors,
     gradients_apart: Tensors,
     beta: float,
     floor: float,
     least: float,
 ) -> tuple[Tensors, bool]:
-    """|cov(g, theta)| / var(theta), or the root of var(g) / var(theta) where no covariance is kept; `least` at least.
+    """Update the moments with deviations from the old means; return the curvatures.
 
-    Takes the deviations from the old means into the moments; the result takes the place of the
-    gradients'. Variances are raised to `floor`, and whether one had to be is the second result.
+    A curvature is |cov(g, theta)| / var(theta), or the root of var(g) / var(theta) without stored
+    covariances, and at least `least`. The curvatures overwrite the gradients' deviations. The
+    second result says whether a variance had to be raised to `floor`.
     """
-    variances = average_products(kept, "variance", apart, apart, beta)
+    variances = average_products(averages, "variance", apart, apart, beta)
     degenerate = smallest(variances) <= floor * EDGE
     if degenerate:
         torch._foreach_clamp_min_(variances, floor)
-    signed = "covariance" in kept[0]
+    signed = "covariance" in averages[0]
     if signed:
-        moments = average_products(kept, "covariance", gradients_apart, apart, beta)
+        moments = average_products(averages, "covariance", gradients_apart, apart, beta)
     else:
         moments = average_products(
-            kept, "gradient_variance", gradients_apart, gradients_apart, beta
+            averages, "gradient_variance", gradients_apart, gradients_apart, beta
         )
         torch._foreach_clamp_min_(moments, floor)
     for moment, variance, out in zip(moments, variances, gradients_apart, strict=True):
@@ -59,27 +67,26 @@ def curvatures(
     return gradients_apart, degenerate
 
 
-def move(points: Tensors, kept: Sequence[Kept], gradients: Tensors, group: dict[str, Any]) -> bool:
-    """Theta -= lr m / max(div |h|, cut); whether a variance was at its floor."""
+def move(
+    points: Tensors, averages: Sequence[Averages], gradients: Tensors, group: dict[str, Any]
+) -> bool:
+    """Apply theta -= lr m / max(div |h|, cut); return whether a variance was at its floor."""
     beta, div = group["beta"], group["div"]
-    apart, gradients_apart = follow(kept, points, gradients, beta, group["gamma"])
-    found, degenerate = curvatures(
-        kept, apart, gradients_apart, beta, group["floor"], group["cut"] / div
+    apart, gradients_apart = follow(averages, points, gradients, beta, group["gamma"])
+    curvature, degenerate = curvatures(
+        averages, apart, gradients_apart, beta, group["floor"], group["cut"] / div
     )
     torch._foreach_addcdiv_(
-        points, [one["momentum"] for one in kept], found, value=-group["lr"] / div
+        points, [one["momentum"] for one in averages], curvature, value=-group["lr"] / div
     )
     return degenerate
 
 
-def shares(kept: Iterable[Kept], group: dict[str, Any]) -> dict[str, float]:
-    """Of all coordinates.
-
-    Those with a variance at its floor, a negative curvature, a curvature below the cut.
-    """
+def shares(averages: Iterable[Averages], group: dict[str, Any]) -> dict[str, float]:
+    """The shares of coordinates with a variance at its floor, a negative or a cut curvature."""
     counts = dict.fromkeys(("degenerate_share", "negative_share", "cut_share"), 0.0)
     total = 0
-    for one in kept:
+    for one in averages:
         variance, signed = one["variance"], one.get("covariance")
         curvature = (
             (one["gradient_variance"] / variance).sqrt() if signed is None else signed / variance

@@ -1,4 +1,4 @@
-"""OGR: a Hessian by online regression of the gradients on the parameters."""
+"""OGR: a Hessian from online regression of the gradients on the parameters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from optimizers.linalg.flat import add_, flatten
 from optimizers.method import Method, require_choice, require_dense, require_range
 from optimizers.objective import Objective
 from optimizers.online import entrywise, subspace
-from optimizers.online.moments import Kept, begin, follow
+from optimizers.online.moments import Averages, begin, follow
 from optimizers.online.regression import Estimate
 
 ENTRYWISE = ("diagonal", "cd")
@@ -21,35 +21,33 @@ CENTERS = ("origin", "first")
 
 
 class OGR(Method):
-    r"""Newton's step with a Hessian from the regression of gradients on parameters (Duda, 2019, arXiv 1901.11457).
+    r"""Newton steps with a Hessian from regression of gradients on parameters (Duda, 2019).
 
-    Where the loss is quadratic, g = H (theta - p). Averages that forget at the rate beta, with the
-    deviations dt = theta - mean(theta) and dg = g - mean(g) from the updated means, give H by least
-    squares from gradients alone:
+    arXiv 1901.11457. On a quadratic loss g = H (theta - p). Exponential averages with the rate
+    beta, of the deviations dt = theta - mean(theta) and dg = g - mean(g) from the updated means,
+    give H by least squares from gradients alone:
 
         C += beta (dt dt' - C),  B += beta (dg dt' - B),  m += gamma (g - m)
         diagonal:  h = B_ii / C_ii
-        cd:        h = (cov(g, g)_ii / C_ii)^(1/2): what `diagonal` gives at a correlation of 1,
-            without a sign
+        cd:        h = (cov(g, g)_ii / C_ii)^(1/2), without a sign: `diagonal` at correlation 1
         full:      H of H C + C H = B + B', by the eigenvectors of C
-        step:      theta -= lr |H|^-1 m, the absolute eigenvalues |l| (or h) taken as max(div |l|,
-            cut)
+        step:      theta -= lr |H|^-1 m, with max(div |l|, cut) for the eigenvalues l (or h)
 
-    so that a direction of negative curvature is left instead of entered. `subspace` does the full
-    regression in the space of `dimension` orthonormal rows V, which turn towards the gradients, V
-    <- orthonormalised(V + rotation g), and steps by `outside` (m - V'V m) in the rest of the space.
-    `mixed` takes the diagonal step s and exchanges the share `weight` of its part in the subspace
-    for the subspace's own: s - weight (V'V s - step). The moments are not turned with the basis, as
-    in the author's notebooks.
+    so that a step leaves a direction of negative curvature. `subspace` does the full regression in
+    the space of `dimension` orthonormal rows V, which turn towards the gradients, V <-
+    orthonormalised(V + rotation g), and steps by `outside` (m - V'V m) in the rest of the space.
+    `mixed` takes the diagonal step s and replaces the share `weight` of its part in the subspace by
+    the subspace's step: s - weight (V'V s - step). The moments do not turn with the basis, as in
+    the author's notebooks.
 
-    cut and div make the step: a rate is at most lr / cut. Both are in units of curvature, so cut
-    has to fit the loss.
+    cut and div determine the step: a rate is at most lr / cut. Both are in units of curvature, so
+    cut has to fit the loss.
 
-    Where a parameter stops moving C -> 0, and the regression would divide rounding by rounding. A
-    variance is therefore kept at `floor` at least: h goes to 0 there, and the rate to lr / cut. For
-    `cd`, whose step is proportional to the deviation of theta itself and never grows again once
-    that is gone, the floor is what keeps it alive. A step on which some variance was at its floor
-    is counted as `degenerate`; moments that overflowed are begun anew and counted as `restarted`.
+    Where a parameter stops moving, C goes to 0 and the regression would divide rounding errors by
+    rounding errors. A variance is therefore at least `floor`: h goes to 0, and the rate to lr /
+    cut. The step of `cd` is proportional to the deviation of theta and never grows again from zero;
+    the floor prevents that zero. A step with a variance at its floor is counted as `degenerate`.
+    Moments that overflow start again and are counted as `restarted`.
 
     Cost: a gradient, and about 15 passes over 5 n numbers; `full` two eigen-decompositions of n x
     n, `subspace` and `mixed` about 2 n d^2 + 8 n d operations more, d the dimension. State: 5 n
@@ -57,7 +55,7 @@ class OGR(Method):
     (`mixed`).
 
     Differences from the notebooks (github.com/JarekDuda/SGD-OGR-Hessian-estimator): the floor; lr,
-    1 there; eta of `cd` is 1 / div here, and cut holds for it too. The defaults are for networks;
+    1 there; eta of `cd` is 1 / div, and cut bounds it too. The defaults are for networks;
     on Beale's function the author has beta 0.4 to 0.6, gamma 0.5 to 0.9, cut 5 to 15, rotation 0.1,
     outside 0.001 (docs/results/ogr.md).
 
@@ -66,20 +64,20 @@ class OGR(Method):
             all those of the model, in its order.
         form: `diagonal`, `cd`, `full`, `subspace` or `mixed`.
         lr: a multiplier of the whole step; 1 is the author's.
-        beta: the rate at which the regression forgets.
+        beta: the rate of the regression's averages.
         gamma: the rate of the momentum; 1 is the gradient itself.
-        div: what curvatures are multiplied by.
+        div: the factor of the curvatures.
         cut: the smallest curvature.
-        dimension: of the subspace; n where that is less.
-        rotation: how far the subspace turns towards a gradient.
+        dimension: the dimension of the subspace, at most n.
+        rotation: the rate at which the subspace turns towards a gradient.
         outside: the rate outside the subspace.
         weight: the share of the subspace in `mixed`.
-        variance: what the variances begin with.
+        variance: the first value of the variances.
         center: the means and the momentum begin at zero (`origin`, the author's) or at the `first`
             point and gradient.
         floor: the smallest variance.
         weight_decay: decoupled, theta *= 1 - lr weight_decay.
-        seed: of the subspace's first directions, uniform in (0, 0.001).
+        seed: the seed of the subspace's first directions, uniform in (0, 0.001).
         max_parameters: the largest n for which `full` is allowed.
 
     Raises:
@@ -132,7 +130,7 @@ class OGR(Method):
             outside,
             weight,
         )
-        self.found: Estimate | None = None
+        self.estimate: Estimate | None = None
         names = ("lr", "beta", "gamma", "div", "cut", "floor", "weight_decay")
         given = (lr, beta, gamma, div, cut, floor, weight_decay)
         super().__init__(params, dict(zip(names, given, strict=True)))
@@ -143,6 +141,7 @@ class OGR(Method):
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """Update the regression and take its Newton step; return the loss before the step."""
         if self.form in DENSE:
             self.whole(objective)
         loss = objective()
@@ -162,26 +161,26 @@ class OGR(Method):
         return loss
 
     def telemetry(self) -> dict[str, float]:
-        """Beside the common names, shares of the coordinates, or of the Hessian's eigenvectors for the dense forms.
+        """Shares of the coordinates, or of the Hessian's eigenvectors for the dense forms.
 
-        `degenerate_share`: a variance at its floor; `negative_share`: a negative curvature;
-        `cut_share`: a curvature below the cut, where the step is that of plain momentum.
+        `degenerate_share` has a variance at its floor, `negative_share` a negative curvature, and
+        `cut_share` a curvature below the cut, where the step is that of plain momentum.
         """
         group = self.param_groups[0]
-        if self.found is not None:
-            told = subspace.shares(self.found, group["div"], group["cut"], group["floor"])
+        if self.estimate is not None:
+            shares = subspace.shares(self.estimate, group["div"], group["cut"], group["floor"])
         else:
-            told = entrywise.shares(
-                [kept for kept in self.state.values() if "variance" in kept], group
+            shares = entrywise.shares(
+                [averages for averages in self.state.values() if "variance" in averages], group
             )
-        return {**super().telemetry(), **told}
+        return {**super().telemetry(), **shares}
 
     def _entrywise(self, group: dict[str, Any]) -> bool:
-        """Step coordinate by coordinate; whether a variance is at its floor."""
+        """Step coordinate by coordinate; return whether a variance was at its floor."""
         moving = [(p, p.grad, self.state[p]) for p in group["params"] if p.grad is not None]
-        for point, gradient, kept in moving:
+        for point, gradient, averages in moving:
             entrywise.prepare(
-                kept,
+                averages,
                 point,
                 gradient,
                 self.variance,
@@ -196,68 +195,64 @@ class OGR(Method):
         return bool(points) and entrywise.move(points, states, gradients, group)
 
     def _dense(self, group: dict[str, Any], gradient: Tensor) -> bool:
-        """Step by the regression in all of the space or a part.
-
-        Whether a direction's variance is below the floor.
-        """
-        kept, point = self.state[group["params"][0]], flatten(group["params"]).detach()
-        if "momentum" not in kept:
-            self._prepare(kept, point, gradient)
+        """Step by the regression of a space; return whether a variance is below the floor."""
+        averages, point = self.state[group["params"][0]], flatten(group["params"]).detach()
+        if "momentum" not in averages:
+            self._prepare(averages, point, gradient)
         (apart,), (gradient_apart,) = follow(
-            [kept], [point], [gradient], group["beta"], group["gamma"]
+            [averages], [point], [gradient], group["beta"], group["gamma"]
         )
         if self.form == "full":
-            step = self._newton(kept, group, apart, gradient_apart, kept["momentum"])
+            step = self._newton(averages, group, apart, gradient_apart, averages["momentum"])
         else:
-            basis = subspace.turn(kept, gradient, self.rotation)
-            parts = (basis @ each for each in (apart, gradient_apart, kept["momentum"]))
-            inner = self._newton(kept, group, *parts)
-            rest, share = self._outside(kept, group, apart, gradient_apart)
+            basis = subspace.turn(averages, gradient, self.rotation)
+            parts = (basis @ each for each in (apart, gradient_apart, averages["momentum"]))
+            inner = self._newton(averages, group, *parts)
+            rest, share = self._outside(averages, group, apart, gradient_apart)
             step = rest - share * (basis.T @ (basis @ rest - inner))
         add_(group["params"], step, alpha=-group["lr"])
-        return self.found is not None and bool((self.found.variances <= group["floor"]).any())
+        return self.estimate is not None and bool((self.estimate.variances <= group["floor"]).any())
 
-    def _prepare(self, kept: Kept, point: Tensor, gradient: Tensor) -> None:
-        """Make what the dense forms keep, in the state of the first parameter."""
+    def _prepare(self, averages: Averages, point: Tensor, gradient: Tensor) -> None:
+        """Create the averages of the dense forms in the state of the first parameter."""
         at_start, size = self.center == "first", len(point)
         if self.form == "mixed":
-            entrywise.prepare(kept, point, gradient, self.variance, at_start, signed=True)
+            entrywise.prepare(averages, point, gradient, self.variance, at_start, signed=True)
         else:
-            begin(kept, point, gradient, at_start)
+            begin(averages, point, gradient, at_start)
         if self.form != "full":
             size = min(self.dimension, size)
-            subspace.directions(kept, size, self.seed, point)
-        subspace.prepare(kept, size, self.variance, point)
+            subspace.directions(averages, size, self.seed, point)
+        subspace.prepare(averages, size, self.variance, point)
 
     def _newton(
         self,
-        kept: Kept,
+        averages: Averages,
         group: dict[str, Any],
         apart: Tensor,
         gradient_apart: Tensor,
         momentum: Tensor,
     ) -> Tensor:
-        """|H|^-1 m for deviations and momentum (k,) in some space.
-
-        M / cut where the moments are not finite.
-        """
-        self.found = subspace.regress(kept, apart, gradient_apart, group["beta"], group["floor"])
-        if self.found is not None:
-            return self.found.step(momentum, group["div"], group["cut"])
+        """The step |H|^-1 m (k,) in a space, or m / cut where the moments are not finite."""
+        self.estimate = subspace.regress(
+            averages, apart, gradient_apart, group["beta"], group["floor"]
+        )
+        if self.estimate is not None:
+            return self.estimate.step(momentum, group["div"], group["cut"])
         self.failures["restarted"] += 1
-        subspace.prepare(kept, len(momentum), self.variance, momentum)
+        subspace.prepare(averages, len(momentum), self.variance, momentum)
         plain: Tensor = momentum / group["cut"]
         return plain
 
     def _outside(
-        self, kept: Kept, group: dict[str, Any], apart: Tensor, gradient_apart: Tensor
+        self, averages: Averages, group: dict[str, Any], apart: Tensor, gradient_apart: Tensor
     ) -> tuple[Tensor, float]:
-        """The step that goes outside the subspace, and the share of its part inside that is exchanged."""
-        momentum: Tensor = kept["momentum"]
+        """The step outside the subspace, and the share of its inside part to be replaced."""
+        momentum: Tensor = averages["momentum"]
         if self.form == "subspace":
             return self.outside * momentum, 1.0
         least = group["cut"] / group["div"]
-        (found,), _ = entrywise.curvatures(
-            [kept], [apart], [gradient_apart], group["beta"], group["floor"], least
+        (estimate,), _ = entrywise.curvatures(
+            [averages], [apart], [gradient_apart], group["beta"], group["floor"], least
         )
-        return momentum / (group["div"] * found), self.weight
+        return momentum / (group["div"] * estimate), self.weight

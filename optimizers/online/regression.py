@@ -1,4 +1,4 @@
-"""A Hessian from the regression of gradients on points, and the step that takes it absolute."""
+"""A Hessian from the regression of gradients on points, and its step by absolute eigenvalues."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from optimizers.linalg.decompositions import symmetric_eigen
 class Estimate:
     """The regression's Hessian in a space of k dimensions.
 
-    Its eigenvalues (k,) and eigenvectors (k, k), float64.
-
     Attributes:
-        variances: the eigenvalues (k,) of the points' covariance, before they were raised to the
-            floor.
+        values: the eigenvalues (k,), in float64.
+        vectors: the eigenvectors (k, k), in float64.
+        variances: the eigenvalues (k,) of the points' covariance, before the floor.
     """
 
     values: Tensor
@@ -31,17 +30,17 @@ class Estimate:
         return (self.vectors * self.values) @ self.vectors.T
 
     def step(self, gradient: Tensor, div: float, cut: float) -> Tensor:
-        """|H|^-1 g with the absolute eigenvalues max(div |l|, cut), for a gradient (k,) in any type."""
+        """The step |H|^-1 g with eigenvalues max(div |l|, cut), for a gradient (k,) of any type."""
         rates = (div * self.values.abs()).clamp(min=cut)
         return (self.vectors @ ((self.vectors.T @ gradient.double()) / rates)).to(gradient)
 
 
 def estimate(covariance: Tensor, cross: Tensor, floor: float) -> Estimate | None:
-    """The symmetric H that fits gradients to points best: the solution of H C + C H = B + B'.
+    """The symmetric H of the best fit, which solves H C + C H = B + B'.
 
     C = cov(theta, theta) and B = cov(g, theta), both (k, k). With C = V diag(e) V',
-    H = V [(V' (B + B') V)_ij / (e_i + e_j)] V', the e raised to `floor`: where the points have not
-    moved, H is zero. None if a moment is not finite.
+    H = V [(V' (B + B') V)_ij / (e_i + e_j)] V', the e raised to `floor`: H is zero along directions
+    without motion of the points. None if a moment is not finite.
     """
     points = symmetric_eigen(covariance)
     if points is None:
@@ -49,12 +48,12 @@ def estimate(covariance: Tensor, cross: Tensor, floor: float) -> Estimate | None
     variances, vectors = points
     raised = variances.clamp(min=floor)
     twice = vectors.T @ (cross + cross.T).double() @ vectors
-    found = symmetric_eigen(vectors @ (twice / (raised[:, None] + raised)) @ vectors.T)
-    return None if found is None else Estimate(*found, variances)
+    hessian = symmetric_eigen(vectors @ (twice / (raised[:, None] + raised)) @ vectors.T)
+    return None if hessian is None else Estimate(*hessian, variances)
 
 
 def rotated(basis: Tensor, gradient: Tensor, rate: float) -> Tensor:
-    """The rows v + rate g of a basis (d, n), made orthonormal one after the other (Gram-Schmidt)."""
+    """The rows v + rate g of a basis (d, n), orthonormalised in order (Gram-Schmidt)."""
     factor, triangle = torch.linalg.qr((basis + rate * gradient).T)
     signs = torch.where(triangle.diagonal() < 0, -1.0, 1.0)
     turned: Tensor = (factor * signs).T.contiguous()

@@ -6,7 +6,7 @@ from optimizers.quasi_newton.dense import DenseInverse, bfgs_update_
 
 
 class BFGS(DenseInverse):
-    r"""theta += alpha d, d = -H g, H <- (I - rho s y') H (I - rho y s') + rho s s', rho = 1 / s.y.
+    r"""Dense BFGS: d = -H g, H <- (I - rho s y') H (I - rho y s') + rho s s', rho = 1 / s.y.
 
     Nocedal and Wright, 2006, algorithm 6.1. Before the first update H is s.y / y.y times the
     identity (eq. 6.20); step, search, choice of pairs and restart are described in `LineSearched`.
@@ -22,10 +22,10 @@ class BFGS(DenseInverse):
             line search.
         line_search: `strong_wolfe`, `armijo` (halving) or `none` (fixed steps).
         curvature: the constant of the second Wolfe condition.
-        damping: Powell's share, 0.2 in the literature; 0 leaves pairs as they are.
-        skip: pairs with s.y at most this share of s.Bs are left out.
+        damping: Powell's share, 0.2 in the literature; 0 for no damping.
+        skip: pairs with s.y at most this share of s.Bs are skipped.
         max_trials: the largest number of trials of a search.
-        max_parameters: the largest n for which the dense matrix is kept.
+        max_parameters: the largest n for which the dense matrix is stored.
 
     Raises:
         ValueError: a hyperparameter out of its range.

@@ -1,4 +1,4 @@
-"""The base of the methods that keep a dense inverse Hessian, and its rank-two updates."""
+"""Base of the methods with a dense inverse Hessian, and its rank-two updates."""
 
 from __future__ import annotations
 
@@ -17,13 +17,11 @@ INSTEAD = "lbfgs needs 2 * history vectors"
 
 
 class DenseInverse(LineSearched):
-    """H as an (n, n) matrix in the state of the first parameter, key `inverse`.
+    """A method with H as an (n, n) matrix in the state of the first parameter, key `inverse`.
 
-    Absent while H is the identity.
-
-    The matrix has the parameters' precision: a float64 matrix for float32 parameters would not
-    survive `load_state_dict`, which casts. In float32 a relative gradient of about 1e-4 is what can
-    be reached.
+    The key is absent while H is the identity. The matrix has the parameters' precision, because
+    `load_state_dict` casts a float64 matrix for float32 parameters. In float32 the relative
+    gradient reaches about 1e-4.
     """
 
     def __init__(
@@ -48,28 +46,32 @@ class DenseInverse(LineSearched):
 
     @phased("precondition")
     def apply(self, vector: Tensor) -> Tensor:
+        """The product H v, of the shape (n,)."""
         product: Tensor = self.state[self.parameters()[0]]["inverse"] @ vector
         return product
 
     def learn(self, s: Tensor, y: Tensor) -> None:
+        """Update H with a pair; the first pair begins H as a multiple of the identity."""
         state = self.state[self.parameters()[0]]
         if not self.param_groups[0]["pairs"]:
             state["inverse"] = torch.diag((s @ y / (y @ y)).expand(len(s)))
         self.update_(state["inverse"], s, y)
 
     def forget(self) -> None:
+        """Reset H to the identity and drop the matrix."""
         super().forget()
         self.state[self.parameters()[0]].pop("inverse", None)
 
 
 def bfgs_update_(inverse: Tensor, s: Tensor, y: Tensor) -> None:
-    """H <- (I - rho s y') H (I - rho y s') + rho s s', rho = 1 / s.y (Nocedal and Wright, 2006, eq. 6.17), in place."""
+    """Set H to (I - rho s y') H (I - rho y s') + rho s s', rho = 1 / s.y, in place."""
+    # Nocedal and Wright, 2006, eq. 6.17, as one product of rank two
     along, image = s @ y, inverse @ y
     half = (1 + y @ image / along) / (2 * along) * s - image / along
     inverse.addmm_(torch.stack([s, half], 1), torch.stack([half, s]))
 
 
 def dfp_update_(inverse: Tensor, s: Tensor, y: Tensor) -> None:
-    """H <- H - H y y' H / y.Hy + s s' / s.y (Nocedal and Wright, 2006, eq. 6.15), in place."""
+    """Set H to H - H y y' H / y.Hy + s s' / s.y, in place (Nocedal and Wright, eq. 6.15)."""
     image = inverse @ y
     inverse.addmm_(torch.stack([s / (s @ y), -image / (y @ image)], 1), torch.stack([s, image]))

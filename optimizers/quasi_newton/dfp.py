@@ -9,15 +9,13 @@ from optimizers.quasi_newton.dense import DenseInverse, dfp_update_
 
 
 class DFP(DenseInverse):
-    r"""theta += alpha d, d = -H g, H <- H - H y y' H / y.Hy + s s' / s.y.
-
-    The dual of BFGS, and its predecessor.
+    r"""Dense DFP, the dual of BFGS: d = -H g, H <- H - H y y' H / y.Hy + s s' / s.y.
 
     Davidon, 1959; Fletcher and Powell, 1963; Nocedal and Wright, 2006, eq. 6.15. All but the update
-    is as in `BFGS`, with the same arguments, costs and errors. DFP mends a wrong H slowly when
+    is as in `BFGS`, with the same arguments, costs and errors. DFP corrects a wrong H slowly if
     steps are inexact (Powell, "How bad are the BFGS and DFP methods when the objective function is
-    quadratic?", 1986), so the search is asked for slopes a ninth as large by default, which costs
-    two to three times the evaluations a step.
+    quadratic?", 1986). By default the search therefore requires slopes a ninth as large, at two to
+    three times the evaluations a step.
     """
 
     def __init__(

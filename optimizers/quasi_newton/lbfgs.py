@@ -16,14 +16,12 @@ from optimizers.quasi_newton.line_searched import Arrival, LineSearched
 
 
 class LBFGS(LineSearched):
-    r"""Limited-memory BFGS.
-
-    Theta += alpha d, d = -H g, H the BFGS matrix of the last `history` pairs from gamma I.
+    r"""Limited-memory BFGS: d = -H g, H the BFGS matrix of the last `history` pairs from gamma I.
 
     H is applied by the two-loop recursion (Nocedal and Wright, 2006, algorithm 7.4) with gamma =
     s.y / y.y of the newest pair. Search, choice of pairs, Powell's damping and restart are those of
-    `LineSearched`; a step is one search, and the gradient at its end serves the next step where
-    that sees the same batch.
+    `LineSearched`. A step is one search; the next step uses the gradient at its end if the batch is
+    the same.
 
     On mini-batches both gradients of a pair belong to the batch of their step, never to two
     different ones. With a full overlap (`overlap=1`) y is the change over the whole batch: free
@@ -37,20 +35,20 @@ class LBFGS(LineSearched):
     trial. Memory: (2 `history` + 4) n floats, of which 2 `history` n are state, on the first
     parameter.
 
-    Differences from Berahas et al.: the batches come from the loop, so the examples on which y is
-    measured are not put into the next batch. y is the same, but the gradient at its end is paid for
-    instead of shared with the next step.
+    Differences from Berahas et al.: the batches come from the loop, so the examples of y do not
+    enter the next batch. y is the same, but the gradient at its end costs an evaluation instead of
+    serving the next step.
 
     Args:
         params: the parameters, or pairs of name and parameter; all those of the model, in its
             order.
         lr: the first step length tried along a quasi-Newton direction, and the only one without a
             line search.
-        history: how many pairs are kept.
+        history: the number of stored pairs.
         line_search: `strong_wolfe`, `armijo` (halving) or `none` (fixed steps).
         curvature: the constant of the second Wolfe condition.
-        damping: Powell's share, 0.2 in the literature; 0 leaves pairs as they are.
-        skip: pairs with s.y at most this share of s.Bs are left out.
+        damping: Powell's share, 0.2 in the literature; 0 for no damping.
+        skip: pairs with s.y at most this share of s.Bs are skipped.
         overlap: the share of the batch on which y is measured.
         max_trials: the largest number of trials of a search.
 
@@ -75,9 +73,8 @@ class LBFGS(LineSearched):
         require_range("overlap", overlap, high=1, open_low=True)
         if overlap < 1 and line_search == "strong_wolfe":
             raise ValueError(
-                f"overlap must be 1 with line_search='strong_wolfe', which has the whole batch's "
-                f"gradients, "
-                f"got {overlap!r}; choose 'armijo' or 'none'"
+                "overlap must be 1 with line_search='strong_wolfe', which has the whole batch's "
+                f"gradients, got {overlap!r}; choose 'armijo' or 'none'"
             )
         self.history = history
         self.overlap = overlap
@@ -85,12 +82,14 @@ class LBFGS(LineSearched):
 
     @phased("precondition")
     def apply(self, vector: Tensor) -> Tensor:
+        """The product H v (n,), by the two-loop recursion."""
         state, pairs = self.state[self.parameters()[0]], self.param_groups[0]["pairs"]
         order = [i % self.history for i in range(max(0, pairs - self.history), pairs)]
         steps, changes = ([state[key][i] for i in order] for key in ("steps", "changes"))
         return two_loop(vector, steps, changes)
 
     def learn(self, s: Tensor, y: Tensor) -> None:
+        """Store a pair in the place of the oldest one."""
         state, place = (
             self.state[self.parameters()[0]],
             self.param_groups[0]["pairs"] % self.history,
@@ -104,6 +103,7 @@ class LBFGS(LineSearched):
     def search(
         self, objective: Objective, loss: Tensor, gradient: Tensor, direction: Tensor, first: float
     ) -> Arrival | None:
+        """The accepted point along the direction, or None; by values alone with `overlap` < 1."""
         if self.overlap == 1:
             return super().search(objective, loss, gradient, direction, first)
         start, slope = float(loss), float(gradient @ direction)
@@ -113,8 +113,8 @@ class LBFGS(LineSearched):
         def value(alpha: float) -> float:
             return float(objective.value(alpha * direction))
 
-        found = armijo(value, start, slope, first=first, max_trials=self.max_trials)
-        return None if found is None else Arrival(found[0], found[0] * direction)
+        accepted = armijo(value, start, slope, first=first, max_trials=self.max_trials)
+        return None if accepted is None else Arrival(accepted[0], accepted[0] * direction)
 
     @phased("curvature")
     def _gradient_change(self, objective: Objective, gradient: Tensor, arrival: Arrival) -> Tensor:
@@ -130,10 +130,10 @@ class LBFGS(LineSearched):
 
 
 def two_loop(vector: Tensor, steps: Sequence[Tensor], changes: Sequence[Tensor]) -> Tensor:
-    """H v for the BFGS matrix H of pairs (s, y), the oldest first, from H0 = (s.y / y.y) I of the newest.
+    """The product H v for the BFGS matrix H of pairs (s, y), oldest first, from (s.y / y.y) I.
 
-    Nocedal and Wright, 2006, algorithm 7.4: 4 m n multiplications for m pairs, no number leaves the
-    device.
+    Nocedal and Wright, 2006, algorithm 7.4: 4 m n multiplications for m pairs, without
+    synchronisation of the device. The newest pair gives s.y / y.y.
     """
     result = vector.clone()
     weights: list[tuple[Tensor, Tensor]] = []

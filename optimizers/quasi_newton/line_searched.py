@@ -1,7 +1,4 @@
-"""What the quasi-Newton methods with a line search share.
-
-The step, the search, the choice of curvature pairs.
-"""
+"""Base of the quasi-Newton methods with a line search: step, search, choice of curvature pairs."""
 
 from __future__ import annotations
 
@@ -24,10 +21,7 @@ SEARCHES = ("strong_wolfe", "armijo", "none")
 
 @dataclass(frozen=True)
 class Arrival:
-    """Where a search along a direction ended.
-
-    Theta + step, with loss and gradient there unless it went without.
-    """
+    """The end theta + step of a search, with its loss and gradient if the search has them."""
 
     alpha: float
     step: Tensor
@@ -36,14 +30,14 @@ class Arrival:
 
 
 class LineSearched(Method):
-    r"""theta += alpha d, d = -H g, with an approximation H of the inverse Hessian learnt from pairs (s, y).
+    r"""A step theta += alpha d, d = -H g, with H learnt from pairs (s, y).
 
-    s is the step and y the change of the gradient over it, both gradients on the same mini-batch. A
-    pair enters if s.y > `skip` * s.Bs, where Bs = -alpha g costs nothing (B = H^-1); with `damping`
-    > 0 Powell's damped y <- t y + (1 - t) Bs brings s.y up to `damping` * s.Bs first (Nocedal and
-    Wright, 2006, procedure 18.2). Before the first pair H is the identity and the first trial
-    min(1, 1 / |g|_1). When no step is found along d, H is forgotten and steepest descent tried
-    once; `stuck` says when that fails too.
+    H approximates the inverse Hessian. s is the step and y the change of the gradient over it, both
+    gradients on the same mini-batch. A pair enters if s.y > `skip` * s.Bs, where Bs = -alpha g
+    costs nothing (B = H^-1). With `damping` > 0 Powell's damped y <- t y + (1 - t) Bs first raises
+    s.y to `damping` * s.Bs (Nocedal and Wright, 2006, procedure 18.2). Before the first pair H is
+    the identity and the first trial min(1, 1 / |g|_1). After a failed search along d, H is reset
+    and steepest descent tried once; `stuck` reports its failure.
     """
 
     def __init__(
@@ -71,18 +65,19 @@ class LineSearched(Method):
 
     @abstractmethod
     def apply(self, vector: Tensor) -> Tensor:
-        """H v, for a method that has at least one pair."""
+        """The product H v (n,), for a method with at least one pair."""
 
     @abstractmethod
     def learn(self, s: Tensor, y: Tensor) -> None:
-        """Take in a pair with s.y > 0; `pairs` of the group counts those before it."""
+        """Update H with a pair of s.y > 0; `pairs` of the group counts the earlier ones."""
 
     def forget(self) -> None:
-        """Go back to H = I."""
+        """Reset H to the identity."""
         self.param_groups[0]["pairs"] = 0
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """Search along -H g, learn the pair and move; return the loss before the step."""
         group = self.whole(objective)
         self.stuck = ""
         loss, gradient = objective.value_and_gradient()
@@ -103,12 +98,12 @@ class LineSearched(Method):
         return loss
 
     def _arrival(self, objective: Objective, loss: Tensor, gradient: Tensor) -> Arrival | None:
-        """The next point along -H g, or else along -g."""
+        """The next point along -H g, or along -g after a failed search."""
         group = self.param_groups[0]
         if group["pairs"]:
-            found = self.search(objective, loss, gradient, -self.apply(gradient), group["lr"])
-            if found is not None:
-                return found
+            arrival = self.search(objective, loss, gradient, -self.apply(gradient), group["lr"])
+            if arrival is not None:
+                return arrival
             self.forget()
         first = group["lr"] * min(1.0, 1 / float(gradient.abs().sum()))
         return self.search(objective, loss, gradient, -gradient, first)
@@ -125,8 +120,8 @@ class LineSearched(Method):
             return self._fixed(objective, first, direction)
 
         def evaluate(alpha: float) -> tuple[float, float, Tensor]:
-            value, there = objective.value_and_gradient(alpha * direction)
-            return float(value), float(there @ direction), there
+            value, trial = objective.value_and_gradient(alpha * direction)
+            return float(value), float(trial @ direction), trial
 
         if self.line_search == "armijo":
             return self._backtracked(objective, start, slope, direction, first)
@@ -148,30 +143,27 @@ class LineSearched(Method):
     def _backtracked(
         self, objective: Objective, start: float, slope: float, direction: Tensor, first: float
     ) -> Arrival | None:
-        """The first of halving steps that lowers the loss enough.
-
-        The gradient comes with every trial.
-        """
+        """The first of halving steps with enough decrease; every trial has its gradient."""
         last: list[Arrival] = []
         unit = abs(start) * torch.finfo(direction.dtype).eps
 
         def change(alpha: float) -> float:
             step = alpha * direction
-            value, there = objective.value_and_gradient(step)
-            last[:] = [Arrival(alpha, step, value, there)]
+            value, trial = objective.value_and_gradient(step)
+            last[:] = [Arrival(alpha, step, value, trial)]
             return visible_change(
-                alpha, float(value) - start, slope, float(there @ direction), unit
+                alpha, float(value) - start, slope, float(trial @ direction), unit
             )
 
-        found = armijo(change, 0.0, slope, first=first, max_trials=self.max_trials)
-        return None if found is None else last[0]
+        accepted = armijo(change, 0.0, slope, first=first, max_trials=self.max_trials)
+        return None if accepted is None else last[0]
 
     def _fixed(self, objective: Objective, alpha: float, direction: Tensor) -> Arrival | None:
-        """The fixed step, where the loss is finite at its end."""
+        """The fixed step, or None where loss or gradient at its end is not finite."""
         step = alpha * direction
-        value, there = objective.value_and_gradient(step)
-        finite = bool(torch.isfinite(value) & torch.isfinite(there).all())
-        return Arrival(alpha, step, value, there) if finite else None
+        value, trial = objective.value_and_gradient(step)
+        finite = bool(torch.isfinite(value) & torch.isfinite(trial).all())
+        return Arrival(alpha, step, value, trial) if finite else None
 
     def _gradient_change(self, objective: Objective, gradient: Tensor, arrival: Arrival) -> Tensor:
         assert arrival.gradient is not None
@@ -179,7 +171,7 @@ class LineSearched(Method):
 
     @phased("curvature")
     def _consider(self, s: Tensor, y: Tensor, bs: Tensor) -> None:
-        """Learn from a pair if it has enough curvature, after damping."""
+        """Learn from a pair, after damping, if it has enough curvature."""
         group = self.param_groups[0]
         along, modelled = float(s @ y), float(s @ bs)
         if group["pairs"]:
@@ -187,7 +179,7 @@ class LineSearched(Method):
                 y = powell_damped(y, bs, along, modelled, self.damping)
                 along = float(s @ y)
             least = self.skip * modelled
-        else:  # B = I says nothing of the scale yet
+        else:  # B = I has no information on the scale
             least = torch.finfo(s.dtype).eps * float(s.norm() * y.norm())
         if least < along < float("inf"):
             self.learn(s, y)
@@ -195,9 +187,10 @@ class LineSearched(Method):
 
 
 def powell_damped(y: Tensor, bs: Tensor, along: float, modelled: float, share: float) -> Tensor:
-    """T y + (1 - t) Bs with s.y = share * s.Bs, for a pair with along = s.y < share * s.Bs, modelled = s.Bs.
+    """The damped change t y + (1 - t) Bs, whose product with s is share * s.Bs.
 
-    Nocedal and Wright, 2006, eq. 18.15, with `share` in place of 0.2.
+    The pair has along = s.y < share * s.Bs and modelled = s.Bs. Nocedal and Wright, 2006, eq.
+    18.15, with `share` in place of 0.2.
     """
     t = (1 - share) * modelled / (modelled - along)
     return t * y + (1 - t) * bs

@@ -21,37 +21,35 @@ MISLED = -100.0
 
 
 class SR1(Method):
-    r"""Quasi-Newton in a trust region.
+    r"""Quasi-Newton in a trust region: B <- B + r r' / r.s with r = y - B s.
 
-    B <- B + r r' / r.s with r = y - B s, s the minimiser of g.s + s'Bs/2, |s| <= D.
-
-    B approximates the Hessian and may be indefinite: on a quadratic, n independent steps make it
-    exact. So the step is the exact minimiser in the ball of radius D (`exact_subproblem`), from an
-    eigen-decomposition of B. Refused trials teach as well; an update with |r.s| <= `skip` |r||s| is
-    left out. A trial is accepted if it gives 1e-4 of the predicted reduction; D is halved below a
-    tenth and doubled above three quarters, if the step was longer than 0.8 D (Nocedal and Wright,
-    2006, eq. 6.24 and 6.26, algorithm 6.2). Both gradients of a pair belong to the mini-batch of
-    their step. When no trial is accepted, B is forgotten once; `stuck` says when that does not help
-    either.
+    s is the minimiser of g.s + s'Bs/2 in |s| <= D. B approximates the Hessian and may be
+    indefinite: on a quadratic, n independent steps make it exact. The step is therefore the exact
+    minimiser in the ball of radius D (`exact_subproblem`), from an eigen-decomposition of B.
+    Refused trials update B too; an update with |r.s| <= `skip` |r||s| is skipped. A trial is
+    accepted if it gives 1e-4 of the predicted reduction; D is halved below a tenth and doubled
+    above three quarters, if the step was longer than 0.8 D (Nocedal and Wright, 2006, eq. 6.24 and
+    6.26, algorithm 6.2). Both gradients of a pair belong to the mini-batch of their step. If no
+    trial is accepted, B is reset once; `stuck` reports a second failure.
 
     Cost per step: one value and gradient and one eigen-decomposition (n^3) per trial. Memory: B in
     the state of the first parameter, key `hessian`, in the parameters' precision; three float64
     matrices beside it during a step.
 
-    Differences from the algorithm: B is the identity until a step is accepted and begins as |y|^2 /
-    |s.y| times it there; a trial whose loss rises by more than a hundred times the predicted
-    reduction teaches nothing (it comes from so far away that its curvature, 1e15 times too large on
-    Osborne's first problem, would never be unlearnt); D is halved from the length of the step;
-    changes hidden by round-off are taken from the slopes (`visible_change`).
+    Differences from the algorithm: B is the identity until a step is accepted, and then begins as
+    |y|^2 / |s.y| times the identity; a trial whose loss rises by more than a hundred times the
+    predicted reduction does not update B (its curvature, 1e15 times too large on Osborne's first
+    problem, would stay in B for ever); D is halved from the length of the step; changes hidden by
+    rounding are taken from the slopes (`visible_change`).
 
     Args:
         params: the parameters, or pairs of name and parameter; all those of the model, in its
             order.
-        lr: multiplies the model's step; 1 is the method's own.
+        lr: the factor of the model's step; 1 is the method's own.
         radius: the first D, in units of the parameters.
         skip: the smallest |r.s| / |r||s| of an update.
-        max_trials: how many steps are tried before this point is given up.
-        max_parameters: the largest n for which the dense matrix is kept.
+        max_trials: the number of trials of a step.
+        max_parameters: the largest n for which the dense matrix is stored.
 
     Raises:
         ValueError: a hyperparameter out of its range.
@@ -81,6 +79,7 @@ class SR1(Method):
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """Try steps in the trust region until the loss falls; return the loss before the step."""
         group = self.whole(objective)
         self.stuck = ""
         loss, gradient = objective.value_and_gradient()
@@ -99,28 +98,28 @@ class SR1(Method):
         return loss
 
     def _tried(self, objective: Objective, loss: Tensor, gradient: Tensor) -> bool:
-        """One trial: minimise the model, learn from the gradient there, move if the loss fell as it should."""
+        """Try one step: minimise the model, update B, and move if the loss fell enough."""
         group = self.param_groups[0]
         model = exact_subproblem(*self._decomposition(gradient), gradient, group["radius"])
         step, (slope, predicted) = group["lr"] * model.step, model.scaled(group["lr"])
         with phase("line search"):
-            value, there = objective.value_and_gradient(step)
-        if not bool(torch.isfinite(value) & torch.isfinite(there).all()):
+            value, trial = objective.value_and_gradient(step)
+        if not bool(torch.isfinite(value) & torch.isfinite(trial).all()):
             group["radius"] = self.rule.shrink**2 * model.norm
             return False
         start = float(loss)
         unit = abs(start) * torch.finfo(gradient.dtype).eps
-        change = visible_change(1.0, float(value) - start, slope, float(there @ step), unit)
+        change = visible_change(1.0, float(value) - start, slope, float(trial @ step), unit)
         ratio = change / predicted if predicted < 0 else 0.0
         self._follow(ratio, model.norm)
         if ratio > MISLED:
-            self._learn(step, there - gradient, new=ratio > ACCEPT)
+            self._learn(step, trial - gradient, new=ratio > ACCEPT)
         if ratio > ACCEPT:
-            objective.move(step, value, there)
+            objective.move(step, value, trial)
         return ratio > ACCEPT
 
     def _follow(self, ratio: float, length: float) -> None:
-        """The radius shrinks from the step's own length, and grows if the step came near the boundary."""
+        """Shrink the radius from the step's length, or grow it after a step near the boundary."""
         group = self.param_groups[0]
         near = length > 0.8 * group["radius"]
         group["radius"] = self.rule(
@@ -128,26 +127,23 @@ class SR1(Method):
         )
 
     def _decomposition(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """B's eigenvalues and eigenvectors.
-
-        Those of the identity, and a new start, where B cannot be decomposed.
-        """
+        """The eigenvalues and eigenvectors of B; those of the identity, for a new B, on failure."""
         state, size = self.state[self.parameters()[0]], len(gradient)
-        found = symmetric_eigen(state["hessian"]) if "hessian" in state else None
-        if found is not None:
-            return found
+        decomposition = symmetric_eigen(state["hessian"]) if "hessian" in state else None
+        if decomposition is not None:
+            return decomposition
         state.pop("hessian", None)
         identity = torch.eye(size, dtype=torch.float64, device=gradient.device)
         return identity.diagonal().clone(), identity
 
     def _forget(self) -> bool:
-        """Begin anew with B = I and the first radius; whether there was anything to forget."""
+        """Reset B to the identity and the radius to the first one; return whether B existed."""
         self.param_groups[0]["radius"] = self.radius
         return self.state[self.parameters()[0]].pop("hessian", None) is not None
 
     @phased("curvature")
     def _learn(self, s: Tensor, y: Tensor, new: bool) -> None:
-        """Update B; where there is none yet, begin one if `new`."""
+        """Update B, or begin it with this pair if `new`."""
         state = self.state[self.parameters()[0]]
         if "hessian" not in state:
             along = float((s @ y).abs())
@@ -159,9 +155,9 @@ class SR1(Method):
 
 
 def sr1_update_(hessian: Tensor, s: Tensor, y: Tensor, skip: float = 1e-8) -> bool:
-    """B <- B + r r' / r.s, r = y - B s, in place (Nocedal and Wright, 2006, eq. 6.24).
+    """Set B to B + r r' / r.s, r = y - B s, in place; return whether the update was not skipped.
 
-    Whether it was not skipped.
+    Nocedal and Wright, 2006, eq. 6.24.
     """
     residual = y - hessian @ s
     along = residual @ s

@@ -1,7 +1,4 @@
-"""Step sizes found anew at every step.
-
-From the loss, from line searches, from differences of gradients.
-"""
+"""Adaptive step sizes from losses, line searches and differences of gradients."""
 
 from optimizers.step_size.alig import ALIG
 from optimizers.step_size.bb import BB

@@ -14,29 +14,30 @@ from optimizers.step_size.polyak import Polyak
 
 
 class ALIG(Polyak):
-    r"""Adaptive learning rates for interpolation with gradients (Berrada, Zisserman and Kumar, 2020, Algorithm 1).
+    r"""Adaptive learning rates for interpolation with gradients (Berrada et al., 2020).
 
-    eta = min((f - f*) / (|g|^2 + eps), lr), v <- momentum v - eta g, theta += momentum v - eta g.
+    Berrada, Zisserman and Kumar, Algorithm 1:
 
-    f must contain every regulariser, and it does: the loss of an objective has the task's L2 term.
-    A regularisation by a ball, the authors' other form, is `max_norm`: theta is projected on
-    |theta| <= max_norm after each step. A limit on the gradient's norm makes the steps longer, not
-    shorter, as the size divides by |g|^2.
+        eta = min((f - f*) / (|g|^2 + eps), lr)
+        v <- momentum v - eta g,    theta += momentum v - eta g
+
+    f must contain every regulariser: the loss of an objective contains the task's L2 term. The
+    authors' other regularisation, by a ball, is `max_norm`: theta is projected on |theta| <=
+    max_norm after each step. Clipping the gradient makes the steps longer, not shorter, as the size
+    divides by |g|^2.
 
     Cost: one gradient, one reduction. State: n numbers with momentum, none without.
 
-    Differences: f* is a hyperparameter (the paper's is zero), with which a negative loss is
-    refused.
+    Differences: f* is a hyperparameter (zero in the paper); a negative loss is refused with f* = 0.
 
     Args:
         params: the parameters, or pairs of name and parameter.
         lr: the largest step, the one hyperparameter to be tuned.
-        momentum: Nesterov's.
-        adjusted: v <- momentum v - g, theta += eta (momentum v - g): the velocity does not remember
+        momentum: Nesterov's momentum.
+        adjusted: v <- momentum v - g, theta += eta (momentum v - g): the velocity is independent of
             step sizes.
         f_star: a lower bound of the losses of all mini-batches.
-        max_norm: the radius of the ball that all parameters together are projected on; None for
-            none.
+        max_norm: the radius of the ball for all parameters as one vector; None for none.
         eps: added to the denominator.
 
     Raises:
@@ -68,11 +69,12 @@ class ALIG(Polyak):
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """Take a capped Polyak step with Nesterov's momentum; return the loss before it."""
         loss = objective()
-        found = self.measured(loss)
-        if found is None:
+        numbers = self.measured(loss)
+        if numbers is None:
             return loss
-        eta = self.gap(*found) / (found[1] + self.eps) if found[1] else 0.0
+        eta = self.gap(*numbers) / (numbers[1] + self.eps) if numbers[1] else 0.0
         for group, size in zip(self.param_groups, self.recorded(eta), strict=True):
             self._move(group, size)
         if self.max_norm is not None:
@@ -103,7 +105,7 @@ class ALIG(Polyak):
 
 
 def project_(params: list[Tensor], radius: float) -> None:
-    """Shorten the parameters, seen as one vector, to the radius where they are longer."""
+    """Scale the parameters, as one vector, down to the radius."""
     norm = float(torch.stack(torch._foreach_norm(params)).norm())
     if norm > radius:
         torch._foreach_mul_(params, radius / norm)

@@ -14,36 +14,36 @@ from optimizers.objective import Objective
 
 
 class Keeping(Protocol):
-    """What the epochs ask of the method they belong to."""
+    """The part of a method that `Epochs` uses."""
 
     failures: Counter[str]
     state: Any
 
     def finite(self, loss: Tensor, objective: Objective) -> bool:
-        """Whether loss and gradients are numbers."""
+        """Whether loss and gradients are finite."""
         ...
 
-    def kept(self, key: str) -> Tensor | None:
-        """A flat vector of the state."""
+    def stored(self, key: str) -> Tensor | None:
+        """A flat vector of the state, or None."""
         ...
 
     def keep(self, key: str, vector: Tensor) -> None:
-        """Store one."""
+        """Store a flat vector in the state."""
         ...
 
 
 class Epochs:
-    r"""Steps theta -= lr eta g whose eta changes at the beginning of an epoch (Tan, Ma, Dai and Qian, 2016).
+    r"""Steps theta -= lr eta g with a new eta at each epoch (Tan, Ma, Dai and Qian, 2016).
 
-    ghat <- a g + (1 - a) ghat at every step. At the beginning of epoch k = 2, 3, ... of b steps,
-    with theta_k, ghat_k the present values and theta_{k-1}, ghat_{k-1} those an epoch ago (their
-    SGD-BB),
+    The average ghat <- a g + (1 - a) ghat is updated at every step. At the beginning of epoch k =
+    2, 3, ... of b steps, with theta_k, ghat_k the present values and theta_{k-1}, ghat_{k-1} those
+    an epoch earlier (their SGD-BB),
 
         eta_k = |theta_k - theta_{k-1}|^2 / |(theta_k - theta_{k-1}).(ghat_k - ghat_{k-1})| / b
 
     and with `smoothing` eta_k <- C_k / k, C_k the geometric mean of j eta_j, j = 2..k. Epochs 0 and
-    1 use the first step size. A quotient that is no positive number leaves eta as it is, counted as
-    `failures/pair`.
+    1 use the first step size. A quotient that is not a positive number changes nothing and counts
+    as `failures/pair`.
 
     State: three vectors of n numbers.
     """
@@ -59,7 +59,7 @@ class Epochs:
         self.smoothing = smoothing
 
     def step(self, objective: Objective, group: dict[str, Any], steps: int) -> Tensor:
-        """One stochastic gradient step; the loss before it."""
+        """Take one stochastic gradient step; return the loss before it."""
         loss = objective()
         if not self.method.finite(loss, objective):
             return loss
@@ -77,11 +77,8 @@ class Epochs:
         return loss
 
     def _averages(self, objective: Objective) -> list[Tensor]:
-        """The average of every parameter's gradients.
-
-        All vectors of the state are there from the first step on.
-        """
-        if self.method.kept("average") is None:
+        """The average of every parameter's gradients; the first call creates the state."""
+        if self.method.stored("average") is None:
             nothing = torch.zeros_like(flatten(objective.params))
             for key in ("average", "last_average", "theta"):
                 self.method.keep(key, nothing)
@@ -90,10 +87,10 @@ class Epochs:
     def _begin(
         self, objective: Objective, group: dict[str, Any], epoch: int, average: Tensor, steps: int
     ) -> None:
-        """Choose the epoch's step size, and remember where it begins."""
+        """Choose the epoch's step size, and store its first point and average."""
         theta = flatten(objective.params)
         group["eta"] = group["eta"] or self.first
-        before, last = self.method.kept("theta"), self.method.kept("last_average")
+        before, last = self.method.stored("theta"), self.method.stored("last_average")
         if epoch > 1 and before is not None and last is not None:
             s, y = theta - before, average - last
             along = abs(float(s @ y))

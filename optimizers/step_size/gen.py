@@ -21,47 +21,49 @@ OWN = ("params", "param_names", "lr", "scale", "steps", "kept", "fits")
 
 
 class GeN(Method):
-    r"""The generalised Newton step size along an optimizer's own direction (Bu and Xu, 2024, arXiv 2407.02772).
+    r"""A generalised Newton step size along an optimizer's own direction (Bu and Xu, 2024).
 
-    The inner optimizer steps by eta d. From a mini-batch's losses L0 at theta, L- at its end theta
-    - eta d, and L+ on the other side, theta + eta d, the parabola along d has its minimum at
+    arXiv 2407.02772. The inner optimizer steps by eta d. A mini-batch has the losses L0 at theta,
+    L- at the step's end theta - eta d, and L+ on the other side, theta + eta d. The parabola
+    through them has its minimum at
 
         eta* = (eta / 2) (L+ - L-) / (L+ - 2 L0 + L-)  =  (g.d) / (d.H d), to third order in eta
 
     eta <- smoothing eta + (1 - smoothing) min(max(eta*, eta / factor), factor eta), and the step
-    becomes the new eta d. A parabola that does not open upwards, or whose minimum lies behind,
-    leaves eta as it is (`failures/parabola`); a loss that is not finite at theta - eta d divides it
-    by `factor`. One eta scales all groups' learning rates alike.
+    becomes the new eta d. A parabola that does not open upwards, or whose minimum lies behind, does
+    not change eta (`failures/parabola`); a loss that is not finite at theta - eta d divides eta by
+    `factor`. One eta scales all groups' learning rates alike.
 
-    The losses are those of a `fresh` mini-batch, or of the step's `own`. The own one rewards long
-    steps, because d has been made to lower just its loss: eta grows beyond what serves the others,
-    for Muon and Adam without an end. `auto` is `own` where an epoch is one mini-batch or the
-    objective cannot draw another one, else `fresh`.
+    The losses are those of a `fresh` mini-batch, or of the step's `own`. The own mini-batch rewards
+    long steps, because d lowers its loss in particular: eta grows beyond the best value for the
+    other mini-batches, for Muon and Adam without bound. `auto` is `own` where an epoch is one
+    mini-batch or the objective cannot draw another one, else `fresh`.
 
-    `lr` is a factor on the result, 1 unless a schedule acts on it. The direction must not depend on
-    the inner learning rate (torch's and most others' do not; decoupled weight decay is part of it).
+    `lr` is a factor of the result, 1 unless a schedule changes it. The direction must not depend on
+    the inner learning rate, as with torch's and most other optimizers; decoupled weight decay is
+    part of the direction.
 
     Cost: the inner optimizer's, and every `period` steps two evaluations (`fresh`: three). State:
-    the inner one's.
+    the inner optimizer's.
 
-    Differences from gen-optim 0.1.1: the inner optimizer takes one step and its end is moved along
-    the line (there it steps twice on one gradient where eta is fitted, so momenta count it twice);
-    any number of groups.
+    Differences from gen-optim 0.1.1: the inner optimizer takes one step whose end moves along the
+    line (gen-optim steps twice on one gradient where eta is fitted, so momenta count it twice); any
+    number of groups.
 
     Args:
         params: the parameters, or pairs of name and parameter.
-        inner: makes the optimizer, `inner(params)`: a class, or a class with its settings
-            (`functools.partial`).
-        lr: a factor on the fitted learning rate.
+        inner: the inner optimizer's constructor, `inner(params)`: a class, or a class with its
+            hyperparameters (`functools.partial`).
+        lr: the factor of the fitted learning rate.
         batch: `auto`, `own` or `fresh`.
         period: the steps from one parabola to the next.
         smoothing: the weight of the learning rate so far.
-        factor: by which a parabola may change it at most.
+        factor: the largest change of the learning rate by one parabola.
 
     Raises:
         ValueError: a hyperparameter out of its range.
-        TypeError: what `inner` made is not a torch optimizer.
-        UnsupportedError: `fresh`, and the objective was made without a sampler.
+        TypeError: `inner` does not construct a torch optimizer.
+        UnsupportedError: `fresh` with an objective that has no sampler.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class GeN(Method):
     ) -> None:
         if not callable(inner):
             raise ValueError(
-                f"inner must make an optimizer, as partial(torch.optim.SGD, lr=0.1) does, got "
+                "inner must make an optimizer, as partial(torch.optim.SGD, lr=0.1) does, got "
                 f"{inner!r}"
             )
         require_range("lr", lr)
@@ -100,7 +102,7 @@ class GeN(Method):
             )
         if len(self.inner.param_groups) != len(self.param_groups):
             raise ValueError(
-                f"inner must keep the parameter groups that it is given; "
+                "inner must keep the parameter groups that it is given; "
                 f"{type(self.inner).__name__} has other ones"
             )
         self.rates: list[float] = [float(group["lr"]) for group in self.inner.param_groups]
@@ -109,10 +111,7 @@ class GeN(Method):
 
     @staticmethod
     def _inner_group(group: dict[str, Any]) -> dict[str, Any]:
-        """A group for the inner optimizer.
-
-        The parameters, with their names, and the settings that are not ours.
-        """
+        """A group for the inner optimizer: parameters, names, and the inner hyperparameters."""
         named = (
             list(zip(group["param_names"], group["params"], strict=True))
             if "param_names" in group
@@ -124,35 +123,35 @@ class GeN(Method):
         }
 
     def expect(self, steps: int, steps_per_epoch: float) -> None:
+        """Announce the length of the training to this method and to the inner one."""
         super().expect(steps, steps_per_epoch)
         if isinstance(self.inner, Method):
             self.inner.expect(steps, steps_per_epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Our groups, and the inner optimizer's state and groups as `inner`."""
+        """The method's own groups, and the inner optimizer's state and groups as `inner`."""
         own = super().state_dict()
         return {**own, "state": {}, "inner": self.inner.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the state of both optimizers."""
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "inner"})
         self.inner.load_state_dict(state_dict["inner"])
         self.state = self.inner.state
 
     def telemetry(self) -> dict[str, float]:
-        """`step_size`: the first group's learning rate; `kept`.
-
-        The share of parabolas that left it as it was.
-        """
+        """`step_size`, the first group's learning rate, and `kept`, the share of useless parabolas."""
         group = self.param_groups[0]
-        told = {
+        numbers = {
             "step_size": group["lr"] * group["scale"] * self.rates[0],
             "kept": group["kept"] / max(1, group["fits"]),
         }
         inner = self.inner.telemetry() if isinstance(self.inner, Method) else {}
-        return {**inner, **super().telemetry(), **told}
+        return {**inner, **super().telemetry(), **numbers}
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """Take the inner step, scaled by the parabola's minimum; return the loss before it."""
         memory = self.param_groups[0]
         for inner, group, rate in zip(
             self.inner.param_groups, self.param_groups, self.rates, strict=True
@@ -172,7 +171,7 @@ class GeN(Method):
         return loss
 
     def _inner_step(self, objective: Objective) -> tuple[Tensor, bool]:
-        """The inner optimizer's step: the loss before it, and whether it was taken."""
+        """Take the inner optimizer's step: the loss before it, and whether it moved."""
         if not isinstance(self.inner, Method):
             loss = objective()
             if fine := self.finite(loss, objective):
@@ -186,7 +185,7 @@ class GeN(Method):
         return loss, not refused
 
     def _judge(self, objective: Objective) -> Objective:
-        """The mini-batch whose losses the parabola goes through."""
+        """The objective of the mini-batch whose losses define the parabola."""
         single = self.horizon is not None and self.horizon.steps_per_epoch <= 1
         if self.batch == "own" or (self.batch == "auto" and single):
             return objective
@@ -199,10 +198,7 @@ class GeN(Method):
 
     @phased("line search")
     def _ratio(self, objective: Objective, here: float, back: Tensor) -> float:
-        """By which factor the step just made should have been longer.
-
-        `back` (n,) leads to where it began.
-        """
+        """The factor by which to lengthen the last step; `back` (n,) leads to its beginning."""
         memory = self.param_groups[0]
         if not bool(back.any()):
             return 1.0
@@ -213,19 +209,20 @@ class GeN(Method):
         if not isfinite(ahead):
             self.failures["parabola"] += 1
             return 1 / self.factor
-        found = vertex(here, ahead, behind, torch.finfo(back.dtype).eps)
-        if found is None:
+        minimum = vertex(here, ahead, behind, torch.finfo(back.dtype).eps)
+        if minimum is None:
             self.failures["parabola"] += 1
             memory["kept"] += 1
             return 1.0
-        return self.smoothing + (1 - self.smoothing) * min(max(found, 1 / self.factor), self.factor)
+        return self.smoothing + (1 - self.smoothing) * min(
+            max(minimum, 1 / self.factor), self.factor
+        )
 
 
 def vertex(here: float, ahead: float, behind: float, eps: float) -> float | None:
-    """Where the parabola through the losses at 0, 1 and -1 has its minimum.
+    """The minimum of the parabola through the losses at 0, 1 and -1.
 
-    None where it has none, where that is not ahead, or where the bend is within the losses'
-    round-off `eps`.
+    None if no minimum lies ahead, or if the bend is within the losses' rounding `eps`.
     """
     fall, bend = behind - ahead, behind - 2 * here + ahead
     if not (isfinite(bend) and fall > 0 and bend > 10 * eps * abs(here)):
@@ -234,10 +231,7 @@ def vertex(here: float, ahead: float, behind: float, eps: float) -> float | None
 
 
 class _Evaluated:
-    """An objective that has just been evaluated, as a closure.
-
-    The first call gives what is known already.
-    """
+    """An evaluated objective as a closure, whose first call returns the known loss."""
 
     def __init__(self, objective: Objective, loss: Tensor) -> None:
         self.objective = objective

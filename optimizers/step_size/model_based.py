@@ -1,4 +1,4 @@
-"""The averaged linear models of a loss that MoMo and MoMo-Adam step along, and their lower bound."""
+"""Averaged linear models of a loss, and the steps of MoMo and MoMo-Adam along them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,20 @@ from optimizers.method import require_range
 from optimizers.objective import Objective
 from optimizers.step_size.sized import Sized, dots
 
-ELSEWHERE = (
-    "; with estimate=true a better bound is found on the way, which that one is not exceeded by"
-)
+ELSEWHERE = "; with estimate=true the bound is estimated on the way, never below that number"
 
 
 @dataclass(frozen=True)
 class Model:
-    """The averages of the losses, of <g, theta> and of g, the latter's products with theta and itself, and rho."""
+    """The averaged linear model.
+
+    Attributes:
+        loss: the average of the losses.
+        offset: the average of <g, theta>.
+        along: the product of the average of g with theta.
+        squares: the squared length of that average in the metric.
+        weight: rho, the sum of the weights.
+    """
 
     loss: float
     offset: float
@@ -31,12 +37,12 @@ class Model:
 
     @property
     def value(self) -> float:
-        """The model at the present parameters, times rho."""
+        """The model's value at the present parameters, times rho."""
         return self.loss + self.along - self.offset
 
 
 class ModelBased(Sized):
-    """A step to where the average of the linear models of past losses reaches a lower bound, or of length lr.
+    """A step to where the average linear model reaches a lower bound, at most of length lr.
 
     With d the average of the gradients and D a metric, h = fbar + <d, theta> - gamma the average of
     the models at the present parameters, gamma the average of <g, theta>:
@@ -45,10 +51,10 @@ class ModelBased(Sized):
         theta <- (theta - tau D^-1 d) / (1 + lr wd)
 
     (Schaipp, Ohana, Eickenberg, Defazio and Gower, 2024, arXiv 2305.07583); rho is the sum of the
-    weights of the average. With `estimate` f* is what the step itself suggests, (h - tau |d|^2 / 2)
-    / rho, halved where the next numerator would be negative, and never below `lower_bound`. The
-    estimate is no bound: on a quadratic with a cap that never holds it can end above losses that
-    have been seen, and the steps end with it.
+    weights of the average. With `estimate` f* follows from each step as (h - tau |d|^2 / 2) / rho,
+    halved where the next numerator would be negative, and never below `lower_bound`. The estimate
+    is no bound: on a quadratic whose steps never reach the cap it can end above observed losses,
+    and the steps become zero.
     """
 
     proximal = True
@@ -79,12 +85,12 @@ class ModelBased(Sized):
     def direction(
         self, params: list[Tensor], averages: list[Tensor], gradients: list[Tensor]
     ) -> list[Tensor]:
-        """D^-1 d for the parameters, whose gradients are new to what the metric averages."""
+        """The direction D^-1 d of the parameters; the gradients update the metric's averages."""
 
     def move(
         self, params: list[Tensor], directions: list[Tensor], tau: float, decay: float
     ) -> None:
-        """Theta <- (theta - tau D^-1 d) / (1 + decay), or (1 - decay) theta - tau D^-1 d."""
+        """Set theta to (theta - tau D^-1 d) / (1 + decay), or (1 - decay) theta - tau D^-1 d."""
         if decay and not self.proximal:
             torch._foreach_mul_(params, 1 - decay)
         torch._foreach_add_(params, directions, alpha=-tau)
@@ -92,17 +98,18 @@ class ModelBased(Sized):
             torch._foreach_div_(params, 1 + decay)
 
     def telemetry(self) -> dict[str, float]:
-        """As for all step sizes, and `lower_bound`, the present one."""
+        """`lower_bound`, the present one, beside the numbers of all step sizes."""
         return {**super().telemetry(), "lower_bound": float(self.memory["bound"])}
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """Step to where the averaged model reaches the lower bound; return the loss before it."""
         self.stuck = ""
         loss = objective()
-        found = self.measured(loss)
-        if found is None:
+        numbers = self.measured(loss)
+        if numbers is None:
             return loss
-        self._require(found[0])
+        self._require(numbers[0])
         params, gradients = self._moving()
         if not params:
             return loss
@@ -113,7 +120,7 @@ class ModelBased(Sized):
         products = torch.stack(
             (along_new, dots(params, averages), dots(averages, directions))
         ).tolist()
-        self._apply(self._model(found[0], *products), directions)
+        self._apply(self._model(numbers[0], *products), directions)
         return loss
 
     def _require(self, value: float) -> None:
@@ -122,7 +129,7 @@ class ModelBased(Sized):
             self.failures["below_lower_bound"] += 1
 
     def _moving(self) -> tuple[list[Tensor], list[Tensor]]:
-        """The parameters that have a gradient, or had one; what is missing counts as zero."""
+        """The parameters with a present or past gradient; a missing gradient counts as zero."""
         params: list[Tensor] = [
             p for p in self.parameters() if p.grad is not None or "average" in self.state[p]
         ]
@@ -138,7 +145,7 @@ class ModelBased(Sized):
         return [self.state[parameter]["average"] for parameter in params]
 
     def _model(self, value: float, along_new: float, along: float, squares: float) -> Model:
-        """Take in the newest linear model: its loss, <g, theta>; and the averages' products."""
+        """Update the averages with the newest linear model; return the averaged model."""
         memory = self.memory
         beta, steps = memory["beta"], memory["steps"] + 1
         if steps == 1 and not self.bias_correction:
@@ -149,7 +156,7 @@ class ModelBased(Sized):
         return Model(memory["loss"], memory["offset"], along, squares, weight)
 
     def _apply(self, model: Model, directions: list[Tensor]) -> None:
-        """Step along the directions, group by group, by what the first group's lower bound allows."""
+        """Step along the directions, group by group, to the first group's lower bound."""
         memory, first = self.memory, 0
         bound = self._raised(model)
         if model.squares == 0:
@@ -166,12 +173,12 @@ class ModelBased(Sized):
             first += len(params)
 
     def _reach(self, model: Model, bound: float, decay: float) -> float:
-        """The step at which the model, with the decay, reaches the bound."""
+        """The step length at which the model, with the decay, reaches the bound."""
         below = (1 + decay) * (model.loss - model.weight * bound - model.offset) + model.along
         return max(below, 0.0) / model.squares
 
     def _raised(self, model: Model) -> float:
-        """The lower bound for this step; an estimate that the model is below already is taken back."""
+        """The lower bound for this step; an estimate above the model is withdrawn."""
         memory = self.memory
         decay = 1 + memory["lr"] * memory["weight_decay"]
         if self.estimate:

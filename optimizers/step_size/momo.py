@@ -12,34 +12,33 @@ from optimizers.step_size.model_based import ModelBased
 
 
 class MoMo(ModelBased):
-    r"""SGD with momentum whose step the average of past losses and their linear models decides (Schaipp et al., 2024).
+    r"""SGD with momentum and a step size from averaged linear models (Schaipp et al., 2024).
 
-    d <- beta d + (1 - beta) g and the same for f and <g, theta>;
+    With d <- beta d + (1 - beta) g, and the same averages of f and <g, theta>:
 
-        tau = min(lr / rho, (fbar + <d, theta> - gamma - rho f*)_+ / |d|^2),   theta <- (theta - tau
-        d) / (1 + lr wd)
+        tau = min(lr / rho, (fbar + <d, theta> - gamma - rho f*)_+ / |d|^2)
+        theta <- (theta - tau d) / (1 + lr wd)
 
-    (with weight decay the numerator is that of `ModelBased`). rho = 1 and averages that begin with
-    the first gradient, or, with `bias_correction`, rho = 1 - beta^k and averages that begin with
-    zero. beta = 0 is SPS_max with c = 1, with weight decay ProxSPS. f is the loss of the task with
-    its L2 term. A limit on the gradient's norm makes the steps longer, not shorter, as the size
-    divides by |d|^2.
+    With weight decay the numerator is that of `ModelBased`. rho is 1 and the averages begin with
+    the first gradient; with `bias_correction`, rho = 1 - beta^k and the averages begin with zero.
+    beta = 0 is SPS_max with c = 1, with weight decay ProxSPS. f is the loss of the task with its L2
+    term. Clipping the gradient makes the steps longer, not shorter, as the size divides by |d|^2.
 
     Weight decay is the paper's proximal form, a division by 1 + lr wd.
 
     Cost: one gradient, four reductions. State: n numbers.
 
     Differences from momo-opt 0.1.0: <g, theta> is averaged over all parameters at once; with
-    several groups the estimate is made with the first one's lr and weight decay; a negative loss is
+    several groups the estimate uses the first group's lr and weight decay; a negative loss is
     refused where lower_bound is zero.
 
     Args:
         params: the parameters, or pairs of name and parameter.
         lr: the largest step.
-        beta: of the averages.
+        beta: decay of the averages.
         weight_decay: proximal.
-        lower_bound: of the losses of all mini-batches; what an estimate is never below.
-        estimate: find a better lower bound on the way.
+        lower_bound: a lower bound of the losses of all mini-batches, and of the estimate.
+        estimate: estimate a better lower bound on the way.
         bias_correction: begin the averages with zero.
 
     Raises:
@@ -63,4 +62,5 @@ class MoMo(ModelBased):
     def direction(
         self, params: list[Tensor], averages: list[Tensor], gradients: list[Tensor]
     ) -> list[Tensor]:
+        """The averaged gradients themselves: the metric is the identity."""
         return averages

@@ -13,15 +13,15 @@ from optimizers.step_size.model_based import ModelBased
 
 
 class MoMoAdam(ModelBased):
-    r"""Adam whose step size the average of past losses and their linear models decides (Schaipp et al., 2024).
+    r"""Adam with a step size from averaged linear models of the losses (Schaipp et al., 2024).
 
-    d and v are Adam's averages, D = eps + sqrt(v / (1 - beta2^k)), rho = 1 - beta1^k;
+    With Adam's averages d and v, D = eps + sqrt(v / (1 - beta2^k)) and rho = 1 - beta1^k:
 
-        tau = min(lr / rho, (fbar + <d, theta> - gamma - rho f*)_+ / |d|^2_{D^-1}),   theta <- theta
-        - tau D^-1 d
+        tau = min(lr / rho, (fbar + <d, theta> - gamma - rho f*)_+ / |d|^2_{D^-1})
+        theta <- theta - tau D^-1 d
 
-    and weight decay as a proximal step, theta / (1 + lr wd), or as in AdamW. Where the cap holds
-    this is Adam. A limit on the gradient's norm makes the steps below the cap longer, not shorter.
+    Weight decay is a proximal step, theta / (1 + lr wd), or as in AdamW. At the cap the method is
+    Adam. Clipping the gradient makes the steps below the cap longer, not shorter.
 
     Cost: one gradient, four reductions. State: 2 n numbers.
 
@@ -30,12 +30,12 @@ class MoMoAdam(ModelBased):
     Args:
         params: the parameters, or pairs of name and parameter.
         lr: the largest step.
-        beta1, beta2: of the averages of gradients and of their squares.
+        beta1, beta2: decays of the averages of gradients and of their squares.
         eps: added to the root.
         weight_decay: proximal, or decoupled.
         proximal: divide by 1 + lr wd after the step; else theta *= 1 - lr wd before it, as AdamW.
-        lower_bound: of the losses of all mini-batches; what an estimate is never below.
-        estimate: find a better lower bound on the way.
+        lower_bound: a lower bound of the losses of all mini-batches, and of the estimate.
+        estimate: estimate a better lower bound on the way.
 
     Raises:
         ValueError: a hyperparameter out of its range.
@@ -73,6 +73,7 @@ class MoMoAdam(ModelBased):
     def direction(
         self, params: list[Tensor], averages: list[Tensor], gradients: list[Tensor]
     ) -> list[Tensor]:
+        """The directions D^-1 d, after an update of Adam's second moment."""
         beta2, steps = self.memory["beta2"], self.memory["steps"] + 1
         for parameter in params:
             if "square" not in self.state[parameter]:

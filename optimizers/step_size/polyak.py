@@ -1,4 +1,4 @@
-"""The gap that Polyak's step size divides by the gradient's square."""
+"""The numerator f - f* of Polyak's step size."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ ELSEWHERE = ", or use optimizer=momo with estimate=true and a lower_bound that i
 
 
 class Polyak(Sized):
-    """Steps of the size (f - f*) / |g|^2.
-
-    To where the linear model of a loss f reaches its lower bound f*.
-    """
+    """Steps of size (f - f*) / |g|^2, to where f's linear model reaches its lower bound f*."""
 
     f_star: float
 
     def gap(self, value: float, squares: float) -> float:
-        """F - f*, or 0 where there is nothing to step for; `stuck` says why.
+        """The gap f - f*, or 0 without a useful step; `stuck` gives the reason.
 
         Raises:
             UnsupportedError: the loss is negative and f* is its default, zero.

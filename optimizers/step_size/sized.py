@@ -1,4 +1,4 @@
-"""What the methods share that find one step size for all parameters and hold it below the learning rate."""
+"""Base of the methods with one step size for all parameters, capped by the learning rate."""
 
 from __future__ import annotations
 
@@ -17,13 +17,11 @@ ROUNDING = 1e-6  # a loss this far below zero may still be zero
 
 
 class Sized(Method):
-    """theta_g -= min(eta, lr_g) d_g, with one eta found at every step for all groups g.
+    """Steps theta_g -= min(eta, lr_g) d_g, with one eta a step for all groups g.
 
-    Lr is the largest step.
-
-    A schedule therefore acts on the cap, and a group with lr = 0 stays where it is. The numbers
-    that a method carries from step to step stand in the first parameter group: `steps`, `capped`
-    (steps that were cut to lr), `step_size`.
+    lr is the largest step: a schedule changes the cap, and a group with lr = 0 does not move. The
+    first parameter group holds the numbers of the method: `steps`, `capped` (the number of steps
+    cut to lr) and `step_size`.
     """
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
@@ -31,17 +29,19 @@ class Sized(Method):
 
     @property
     def memory(self) -> dict[str, Any]:
-        """The group that holds what concerns all of them."""
+        """The group that holds the numbers of all groups."""
         return self.param_groups[0]
 
     def gradients(self) -> list[Tensor]:
         """The gradients of the parameters that have one."""
-        found = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-        require_strided(found)
-        return found
+        gradients = [
+            parameter.grad for parameter in self.parameters() if parameter.grad is not None
+        ]
+        require_strided(gradients)
+        return gradients
 
     def measured(self, loss: Tensor) -> tuple[float, float] | None:
-        """The loss and |g|^2 as numbers; None, and counted, where one of them is not finite."""
+        """The loss and |g|^2 as numbers; None, counted as a failure, if one is not finite."""
         gradients = self.gradients()
         norm = (
             torch.stack(torch._foreach_norm(gradients)).norm()
@@ -55,10 +55,7 @@ class Sized(Method):
         return value, length**2
 
     def recorded(self, eta: float) -> list[float]:
-        """The step sizes of the groups, eta held below their learning rates.
-
-        The first one is remembered.
-        """
+        """The step sizes of the groups: eta, cut to their learning rates; the first is stored."""
         memory = self.memory
         sizes: list[float] = [min(eta, group["lr"]) for group in self.param_groups]
         memory["steps"] += 1
@@ -67,43 +64,32 @@ class Sized(Method):
         return sizes
 
     def per_epoch(self, growth: float, given: int | None) -> float:
-        """growth^(1 / steps in an epoch): the factor of one step.
+        """The factor growth^(1 / steps in an epoch) of one step.
 
         Raises:
-            ValueError: nobody has said how many steps make an epoch.
+            ValueError: the number of steps in an epoch is unknown.
         """
-        steps = (
-            given
-            if given is not None
-            else self.horizon.steps_per_epoch
-            if self.horizon is not None
-            else None
-        )
+        announced = self.horizon.steps_per_epoch if self.horizon is not None else None
+        steps = announced if given is None else given
         if steps is None:
             raise ValueError(
                 f"{type(self).__name__} grows its step by a factor an epoch: pass "
-                f"steps_per_epoch=..., the number of "
-                "mini-batches in a pass over the data (1: full batch), or tell it by expect(steps, "
-                "steps_per_epoch)"
+                "steps_per_epoch=..., the number of mini-batches in a pass over the data (1: full "
+                "batch), or call expect(steps, steps_per_epoch)"
             )
         return float(growth ** (1 / max(1.0, steps)))
 
     def telemetry(self) -> dict[str, float]:
-        """`step_size`: the last one, of the first group; `capped`.
-
-        The share of the steps that were cut to lr.
-        """
+        """`step_size` of the first group's last step, and `capped`, the share of steps cut to lr."""
         memory = self.memory
-        told = {
+        numbers = {
             "step_size": float(memory["step_size"]),
             "capped": memory["capped"] / max(1, memory["steps"]),
         }
-        return {**super().telemetry(), **told}
+        return {**super().telemetry(), **numbers}
 
     def require_bound(self, value: float, bound: float, option: str, help: str = "") -> None:
-        """Refuse a loss that is negative where nobody has said how low it may get.
-
-        Zero bounds it no longer.
+        """Refuse a negative loss with the default lower bound, zero.
 
         Raises:
             UnsupportedError: the loss is negative and the bound is zero.
@@ -111,8 +97,7 @@ class Sized(Method):
         if bound == 0 and value < -ROUNDING:
             raise UnsupportedError(
                 f"{type(self).__name__} takes zero for a lower bound of the loss, which is "
-                f"{value:.6g}: pass {option}="
-                f"..., a number that no mini-batch's loss is below{help}"
+                f"{value:.6g}: pass {option}=..., a number that no mini-batch's loss is below{help}"
             )
 
 

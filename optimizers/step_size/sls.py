@@ -18,15 +18,12 @@ from optimizers.step_size.sized import Sized
 
 CONDITIONS = ("armijo", "goldstein")
 RESETS = ("grow", "keep", "first")
-TINY = 1e-6  # the step where no trial serves
+TINY = 1e-6  # the step after a failed search
 
 
 @dataclass(frozen=True)
-class Found:
-    """The end of a search.
-
-    The step size, the flat step, how many trials were shortened, whether it was accepted.
-    """
+class SearchResult:
+    """The end of a search: step size, flat step (n,), number of backtracks, and acceptance."""
 
     eta: float
     step: Tensor
@@ -35,46 +32,47 @@ class Found:
 
 
 class SLS(Sized):
-    r"""Stochastic gradient steps with a line search on the same mini-batch (Vaswani et al., 2019, arXiv 1905.09997).
+    r"""Stochastic gradient steps with a line search on the same mini-batch (Vaswani et al., 2019).
 
-    The first eta in first_trial, beta first_trial, ... with Armijo's condition on the mini-batch's
-    loss
+    arXiv 1905.09997. eta is the first of first_trial, beta first_trial, ... with Armijo's condition
+    on the mini-batch's loss
 
         f(theta - eta g) <= f(theta) - c eta |g|^2
 
-    `goldstein` asks for f(theta - eta g) >= f(theta) - (1 - c) eta |g|^2 too, and multiplies eta by
-    `beta_up` where that fails. The first trial (the authors' reset options 1, 0 and 2): gamma^(1/b)
-    times the last step with b steps an epoch (`grow`), the last step (`keep`), or `first`.
+    `goldstein` requires f(theta - eta g) >= f(theta) - (1 - c) eta |g|^2 too, and multiplies eta by
+    `beta_up` where that fails. The first trial (the authors' reset options 1, 0 and 2) is
+    gamma^(1/b) times the last step with b steps an epoch (`grow`), the last step (`keep`), or
+    `first`.
 
-    Within a step the objective is one function (dropout repeats its masks, running statistics
-    stay): the condition is exact for what is evaluated. Convergence to a minimum needs
+    Within a step the objective is one function: dropout repeats its masks, running statistics stay.
+    The condition therefore holds exactly for the evaluated loss. Convergence to a minimum needs
     interpolation.
 
-    Where no trial serves, within `max_trials` or before the promised decrease is lost in round-off,
-    the step is 1e-6 g, counted as `failures/line_search`, and `stuck` says so.
+    If all trials fail, within `max_trials` or before rounding hides the predicted decrease, the
+    step is 1e-6 g, counted as `failures/line_search`, and `stuck` says so.
 
     Cost: one gradient and one evaluation a trial, usually 1 to 2 of them. State: a number. Two flat
     vectors a step.
 
-    Differences from the authors' code: lr bounds Armijo's trials too (there only Goldstein's, at
-    10); after a search that failed the next one begins from the last size that served, not from the
-    exhausted one.
+    Differences from the authors' code: lr bounds Armijo's trials too (only Goldstein's in their
+    code, at 10); after a failed search the next one begins from the last accepted size, not from
+    the exhausted one.
 
     Args:
         params: the parameters, or pairs of name and parameter.
-        lr: the largest step; a group with a smaller one moves by that within every trial.
+        lr: the largest step; a group with a smaller one moves by its own in every trial.
         condition: `armijo` or `goldstein`.
-        c: the share of the promised decrease that is asked for; for `goldstein` below 1/2.
+        c: the required share of the predicted decrease; for `goldstein` below 1/2.
         beta: the factor of a backtrack.
         beta_up: the factor by which `goldstein` lengthens a step.
-        reset: `grow`, `keep` or `first`: where the next search begins.
+        reset: `grow`, `keep` or `first`: the start of the next search.
         gamma: the growth of `grow` in an epoch.
         first: the first trial of all.
         max_trials: the most evaluations in a step.
-        steps_per_epoch: mini-batches in an epoch; None for what `expect` has told.
+        steps_per_epoch: mini-batches in an epoch; None for the number announced by `expect`.
 
     Raises:
-        ValueError: a hyperparameter out of its range; `grow` does not know how many steps make an
+        ValueError: a hyperparameter out of its range; `grow` without the number of steps in an
             epoch.
     """
 
@@ -115,24 +113,25 @@ class SLS(Sized):
         super().__init__(params, {"lr": lr, "eta": first, "backtracks": 0, "last_backtracks": 0})
 
     def telemetry(self) -> dict[str, float]:
-        """As for all step sizes, and `backtracks`, those of the last step, and `mean_backtracks`, of all steps."""
+        """`backtracks` of the last step and `mean_backtracks` of all, beside the common numbers."""
         memory = self.memory
-        told = {"backtracks": float(memory["last_backtracks"])}
-        told["mean_backtracks"] = memory["backtracks"] / max(1, memory["steps"])
-        return {**super().telemetry(), **told}
+        numbers = {"backtracks": float(memory["last_backtracks"])}
+        numbers["mean_backtracks"] = memory["backtracks"] / max(1, memory["steps"])
+        return {**super().telemetry(), **numbers}
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """Search along the gradient on the mini-batch's loss; return the loss before the step."""
         self.stuck = ""
         first = self._first()
         loss = objective()
-        found = self.measured(loss)
-        if found is None or first == 0:
+        numbers = self.measured(loss)
+        if numbers is None or first == 0:
             return loss
-        if found[1] == 0:
+        if numbers[1] == 0:
             self.stuck = "the gradient is zero"
             return loss
-        searched = self.search(objective, found[0], objective.gradient(), first)
+        searched = self.search(objective, numbers[0], objective.gradient(), first)
         self._remember(searched)
         objective.move(searched.step)
         return loss
@@ -144,32 +143,31 @@ class SLS(Sized):
         return float(min(growth * eta, max(group["lr"] for group in self.param_groups)))
 
     @phased("line search")
-    def search(self, objective: Objective, start: float, gradient: Tensor, first: float) -> Found:
-        """The trials from `first` on.
-
-        `start` is the loss and `gradient` (n,) its gradient at the parameters.
-        """
+    def search(
+        self, objective: Objective, start: float, gradient: Tensor, first: float
+    ) -> SearchResult:
+        """Search from the trial `first`; `start` is the loss, `gradient` (n,) its gradient."""
         eta, backtracks, cap = first, 0, max(group["lr"] for group in self.param_groups)
         resolution = torch.finfo(gradient.dtype).eps * abs(start)
-        last: Found | None = None
+        last: SearchResult | None = None
         for _ in range(self.max_trials):
             step = self._along(objective, gradient, eta)
-            promised = -float(gradient @ step)
-            if promised <= resolution:
+            predicted = -float(gradient @ step)
+            if predicted <= resolution:
                 break
             change = float(objective.value(step)) - start
-            if isfinite(change) and change <= -self.c * promised:
-                last = Found(eta, step, backtracks, True)
-                if not self.goldstein or change >= -(1 - self.c) * promised or eta == cap:
+            if isfinite(change) and change <= -self.c * predicted:
+                last = SearchResult(eta, step, backtracks, True)
+                if not self.goldstein or change >= -(1 - self.c) * predicted or eta == cap:
                     return last
                 eta = min(self.beta_up * eta, cap)
             else:
                 eta *= self.beta
                 backtracks += 1
-        return last or Found(TINY, self._along(objective, gradient, TINY), backtracks, False)
+        return last or SearchResult(TINY, self._along(objective, gradient, TINY), backtracks, False)
 
     def _along(self, objective: Objective, gradient: Tensor, eta: float) -> Tensor:
-        """-min(eta, lr) g of every group as a flat vector; zero for a parameter of no group."""
+        """The step -min(eta, lr) g of every group as a flat vector; zero without a group."""
         step = -eta * gradient
         caps = {id(p): group["lr"] for group in self.param_groups for p in group["params"]}
         if len(caps) == len(objective.params) and min(caps.values()) >= eta:
@@ -180,7 +178,7 @@ class SLS(Sized):
             part.mul_(min(1.0, caps.get(id(parameter), 0.0) / eta))
         return step
 
-    def _remember(self, searched: Found) -> None:
+    def _remember(self, searched: SearchResult) -> None:
         memory = self.memory
         self.recorded(searched.eta)
         memory["capped"] += searched.eta == memory["lr"]
@@ -190,4 +188,7 @@ class SLS(Sized):
             memory["eta"] = searched.eta
         else:
             self.failures["line_search"] += 1
-            self.stuck = f"no step along the gradient lowers the loss enough in {searched.backtracks} backtracks"
+            self.stuck = (
+                f"no step along the gradient lowers the loss enough in {searched.backtracks} "
+                "backtracks"
+            )

@@ -16,25 +16,26 @@ RULES = ("smooth_iter", "max")
 
 
 class SPS(Polyak):
-    r"""Gradient steps of Polyak's size on every mini-batch (Loizou, Vaswani, Laradji and Lacoste-Julien, 2021).
+    r"""Gradient steps of Polyak's size on every mini-batch (Loizou et al., 2021).
 
-    p = (f_i - f*) / (c |g_i|^2 + eps) for the mini-batch i, theta -= min(eta, lr) g with
+    Loizou, Vaswani, Laradji and Lacoste-Julien. With p = (f_i - f*) / (c |g_i|^2 + eps) for the
+    mini-batch i, theta -= min(eta, lr) g and
 
     - `max`: eta = p, which is SPS_max with lr = gamma_b;
     - `smooth_iter`: eta = min(gamma^(1/b) eta_before, p), b steps an epoch: the smoothing of their
-      experiments, with which the step may at most grow by the factor gamma an epoch.
+      experiments, which limits the growth of the step to the factor gamma an epoch.
 
-    f is the loss of the task with its L2 term, f* a lower bound that holds for all mini-batches.
-    Where no theta fits all mini-batches at once (f* far below what can be reached) the steps are
-    too long and do not tend to zero: then lr alone bounds them, and telemetry's `capped` tells. A
-    limit on the gradient's norm makes the steps longer, not shorter, as the size divides by |g|^2.
+    f is the loss of the task with its L2 term, f* a lower bound for all mini-batches. If no theta
+    fits all mini-batches at once (f* far below the reachable losses), the steps are too long and do
+    not tend to zero. lr alone then bounds them, and `capped` in `telemetry` shows it. Clipping the
+    gradient makes the steps longer, not shorter, as the size divides by |g|^2.
 
     Cost: one gradient, one reduction. State: a number.
 
     Differences from the authors' code: eps is zero (theirs, 1e-8, ends the fast decay of a logistic
-    loss at about 3e-6, where |g|^2 is as small); lr bounds `smooth_iter` too (there it is
-    unbounded: lr=1e6); a step of size zero (f <= f*) is not remembered, from which no growth by a
-    factor would come back; negative losses with f* = 0 are refused.
+    loss at about 3e-6, where |g|^2 is as small); lr bounds `smooth_iter` too (unbounded in their
+    code: lr=1e6); a step of size zero (f <= f*) is not stored, because no factor makes zero grow;
+    negative losses with f* = 0 are refused.
 
     Args:
         params: the parameters, or pairs of name and parameter.
@@ -45,12 +46,12 @@ class SPS(Polyak):
         f_star: a lower bound of the losses of all mini-batches.
         gamma: the growth of `smooth_iter` in an epoch.
         first: the size before the first step of `smooth_iter`.
-        steps_per_epoch: mini-batches in an epoch; None for what `expect` has told.
+        steps_per_epoch: mini-batches in an epoch; None for the number announced by `expect`.
         eps: added to the denominator.
 
     Raises:
-        ValueError: a hyperparameter out of its range; `smooth_iter` does not know how many steps
-            make an epoch.
+        ValueError: a hyperparameter out of its range; `smooth_iter` without the number of steps in
+            an epoch.
         UnsupportedError: a loss is negative and f_star is zero.
     """
 
@@ -85,15 +86,16 @@ class SPS(Polyak):
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """Take a capped Polyak step along the gradient; return the loss before it."""
         growth = self.per_epoch(self.gamma, self.steps_per_epoch) if self.smooth else 1.0
         loss = objective()
-        found = self.measured(loss)
-        if found is None:
+        numbers = self.measured(loss)
+        if numbers is None:
             return loss
-        gap = self.gap(*found)
+        gap = self.gap(*numbers)
         if gap == 0:
             return loss
-        eta = gap / (self.c * found[1] + self.eps)
+        eta = gap / (self.c * numbers[1] + self.eps)
         if self.smooth:
             eta = self.memory["eta"] = min(growth * self.memory["eta"], eta)
         for group, size in zip(self.param_groups, self.recorded(eta), strict=True):

@@ -1,4 +1,4 @@
-"""Methods for a loss plus a regulariser that is not smooth, whose minimisers are sparse by groups."""
+"""Methods for a loss plus a nonsmooth regulariser whose minimisers are sparse by groups."""
 
 from optimizers.structured.prox_adamw import ProxAdamW
 from optimizers.structured.prox_sgd import ProxSGD

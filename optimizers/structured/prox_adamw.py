@@ -15,20 +15,20 @@ from optimizers.structured.proximal import Proximal
 class ProxAdamW(Proximal):
     r"""AdamW's step, then the regulariser's operator in the metric D = (sqrt(vhat) + eps) / lr.
 
-    u = (1 - lr weight_decay) W - D^{-1} mhat, W <- argmin 1/2 ||W - u||_D^2 + strength psi(W): the
-    same metric in both halves, as convergence asks for (Yun, Lozano and Yang, 2021, ProxGen, arXiv
-    2003.07336, equation 3). Without a regulariser it is torch's AdamW.
+    u = (1 - lr weight_decay) W - D^{-1} mhat, W <- argmin 1/2 ||W - u||_D^2 + strength psi(W). Both
+    halves use the same metric, a condition of convergence (Yun, Lozano and Yang, 2021, ProxGen,
+    arXiv 2003.07336, equation 3). Without a regulariser the method is torch's AdamW.
 
     Cost: 1 gradient-equivalent. State: 2 n numbers.
 
     Args:
         params: the parameters.
         lr: the learning rate.
-        beta1, beta2: of the averages of the gradient and its square.
+        beta1, beta2: decays of the averages of the gradient and its square.
         eps: added to the root.
         strength: the factor of the regulariser.
         regulariser: `group_lasso`, `l1` or `nuclear`.
-        groups: of the group lasso: what leaves an `input`, or what enters an `output`.
+        groups: a group of the group lasso: the weights of one `input`, or of one `output`.
         weight_decay: decoupled, W *= 1 - lr weight_decay.
 
     Raises:
@@ -63,6 +63,7 @@ class ProxAdamW(Proximal):
     def update(
         self, parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]
     ) -> None:
+        """Take AdamW's step and the proximal step in its metric for one tensor."""
         if "exp_avg" not in state:
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)

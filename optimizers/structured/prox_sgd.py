@@ -13,27 +13,25 @@ from optimizers.structured.proximal import Proximal
 
 
 class ProxSGD(Proximal):
-    r"""W+ = prox_{lr strength psi}(W - lr g + momentum (W - W-)).
-
-    Heavy-ball SGD for a loss plus a regulariser.
+    r"""Heavy-ball proximal SGD: W+ = prox_{lr strength psi}(W - lr g + momentum (W - W-)).
 
     The momentum is that of the iterates (Ochs et al., 2014, iPiano, arXiv 1404.4805, Algorithm 1):
-    with a running sum of gradients in its place, the regulariser would count (1 - momentum) times
-    too little at the end. With full batches and no momentum it is the proximal gradient method
-    (Beck and Teboulle, 2009, section 1), which converges for lr < 2 / L. With mini-batches the
-    noise of a single gradient decides which groups are zero, and the pattern changes until the end:
-    what RAMDA is a remedy for (Huang and Lee, 2022, arXiv 2102.09572). Without a regulariser and at
-    a constant rate it is torch's SGD.
+    a running sum of gradients would weaken the regulariser by the factor 1 - momentum in the limit.
+    With full batches and no momentum the method is the proximal gradient method (Beck and Teboulle,
+    2009, section 1), which converges for lr < 2 / L. With mini-batches the noise of a single
+    gradient determines which groups are zero, and the pattern changes until the end. RAMDA avoids
+    that (Huang and Lee, 2022, arXiv 2102.09572). Without a regulariser and at a constant rate the
+    method is torch's SGD.
 
     Cost: 1 gradient-equivalent. State: n numbers.
 
     Args:
         params: the parameters.
         lr: the learning rate.
-        momentum: the share of the last move that is made again.
+        momentum: the share of the last move that is repeated.
         strength: the factor of the regulariser.
         regulariser: `group_lasso`, `l1` or `nuclear`.
-        groups: of the group lasso: what leaves an `input`, or what enters an `output`.
+        groups: a group of the group lasso: the weights of one `input`, or of one `output`.
 
     Raises:
         ValueError: a hyperparameter out of its range.
@@ -56,6 +54,7 @@ class ProxSGD(Proximal):
     def update(
         self, parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]
     ) -> None:
+        """Take the heavy-ball step and the proximal step for one tensor."""
         if "last_move" not in state:
             state["last_move"] = torch.zeros_like(parameter)
         lr = group["lr"]

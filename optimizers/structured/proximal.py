@@ -1,4 +1,4 @@
-"""What methods for a loss plus a regulariser share."""
+"""Base of the methods for a loss plus a regulariser."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from optimizers.structured.regularisers import GROUPS, REGULARISERS, regulariser
 class Proximal(Method):
     """Minimise f(W) + strength psi(W): f by its gradients, psi by its proximal operator.
 
-    psi acts on the tensors with two dimensions or more of every parameter group whose `strength` is
-    not zero; biases and scales are free. The loss that a step returns is f alone.
+    psi acts on the tensors with two dimensions or more of every parameter group with nonzero
+    `strength`; biases and scales are free. A step returns the loss f alone.
     """
 
     def __init__(
@@ -33,6 +33,7 @@ class Proximal(Method):
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """Update every tensor with a gradient; return the loss f before the step."""
         loss = objective()
         if not self.finite(loss, objective):
             return loss
@@ -46,26 +47,26 @@ class Proximal(Method):
         return loss
 
     def begin(self, group: dict[str, Any]) -> None:
-        """Count a step of a parameter group."""
+        """Count a step of a parameter group before its tensors move."""
         group["steps"] += 1
 
     @abstractmethod
     def update(
         self, parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]
     ) -> None:
-        """Move one tensor."""
+        """Move one tensor in place, with its state."""
 
     def prox(self, point: Tensor, metric: Tensor, strength: float) -> Tensor:
-        """The regulariser's operator where it acts, else the point itself."""
+        """The regulariser's operator for a weight, or the point itself where psi does not act."""
         return (
             self.regulariser.prox(point, metric, strength) if strength and point.ndim > 1 else point
         )
 
     def telemetry(self) -> dict[str, float]:
-        """Beside the common ones.
+        """`zero_units` and `penalty`, beside the common numbers.
 
-        `zero_units`, the share of groups, weights or singular values that are zero, and
-        `penalty`, strength psi.
+        `zero_units` is the share of groups, weights or singular values that are zero, and `penalty`
+        is strength psi.
         """
         weights = [
             (group["strength"], parameter.detach())

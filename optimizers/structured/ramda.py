@@ -14,22 +14,22 @@ from optimizers.structured.proximal import Proximal
 
 
 class RAMDA(Proximal):
-    r"""Dual averaging in an adaptive metric, for structured sparsity (Lee et al., 2024, arXiv 2403.14398, Algorithm 1).
+    r"""Dual averaging in an adaptive metric, for structured sparsity (Lee et al., 2024).
 
-    In step t = 1, 2, ... with eta = lr sqrt(t): G += eta g, V += eta g^2, a += eta, D = V^{1/3} +
-    eps,
+    arXiv 2403.14398, Algorithm 1. In step t = 1, 2, ... with eta = lr sqrt(t):
 
-        Wt = argmin over W of <G, W> + 1/2 ||W - W0||_D^2 + a strength psi(W),    W <- (1 - c) W + c
-        Wt.
+        G += eta g,    V += eta g^2,    a += eta,    D = V^{1/3} + eps
+        Wt = argmin over W of <G, W> + 1/2 ||W - W0||_D^2 + a strength psi(W)
+        W <- (1 - c) W + c Wt
 
-    All gradients since the start count, not the last one, so their noise averages out and the
-    pattern of zeros comes to rest at that of a stationary point after finitely many steps (their
-    Theorem 2). The iterate itself is a mixture: its zeros are those that Wt has had throughout, so
-    c has to grow to 1 in the end, or exact zeros come late.
+    All gradients since the start count, so that their noise averages out and the pattern of zeros
+    becomes that of a stationary point after finitely many steps (their Theorem 2). The iterate W is
+    a mixture, with the zeros that all Wt share: c has to grow to 1 in the end, or exact zeros come
+    late.
 
-    At a restart W0 becomes W, the sums begin anew, lr and eps are divided by ten; after the last
-    one c = min(1, c sqrt(steps since)). `adaptive=false` is RMDA (Huang and Lee, 2022, arXiv
-    2102.09572): D = sqrt(t).
+    At a restart W0 becomes W, the sums return to zero, and lr and eps are divided by ten; after the
+    last restart c = min(1, c sqrt(steps since)). `adaptive=false` is RMDA (Huang and Lee, 2022,
+    arXiv 2102.09572): D = sqrt(t).
 
     Cost: 1 gradient-equivalent. State: 3 n numbers (2 n for RMDA).
 
@@ -43,14 +43,14 @@ class RAMDA(Proximal):
         eps: added to the metric.
         strength: the factor of the regulariser.
         regulariser: `group_lasso`, `l1` or `nuclear`.
-        groups: of the group lasso: what leaves an `input`, or what enters an `output`.
-        adaptive: whether the metric is measured.
-        restarts: the shares of the training after which it restarts.
-        total_steps: the length of the training; None is what `expect` told.
+        groups: a group of the group lasso: the weights of one `input`, or of one `output`.
+        adaptive: whether the metric adapts to the gradients.
+        restarts: the shares of the training at which the method restarts.
+        total_steps: the length of the training; None for the length announced by `expect`.
 
     Raises:
-        ValueError: a hyperparameter out of its range; there are restarts and nobody has told the
-            training's length.
+        ValueError: a hyperparameter out of its range; restarts without a known length of the
+            training.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class RAMDA(Proximal):
         )
 
     def begin(self, group: dict[str, Any]) -> None:
-        """`steps` counts since the last restart, `taken` all of them."""
+        """Count a step: `steps` since the last restart, `taken` in all; restart where due."""
         due = sum(group["taken"] >= share * self._length() for share in self.restarts)
         if due > group["rounds"]:
             group.update(rounds=due, steps=0, sum=0.0)
@@ -97,6 +97,7 @@ class RAMDA(Proximal):
     def update(
         self, parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]
     ) -> None:
+        """Update the sums of one tensor and move it towards the minimiser Wt."""
         if "start" not in state:
             state["start"] = parameter.clone()
             state["gradients"] = torch.zeros_like(parameter)

@@ -26,11 +26,9 @@ Values = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class View:
-    """What a step knows of the loss: value, gradient, curvature, and values at trial points.
+    """The loss, gradient, curvature and trial values that a step uses, exact or estimated.
 
-    They may be estimates.
-
-    `scale` is the objective's: the factor between the loss and the canonical one.
+    `scale` is the objective's factor between the loss and the canonical one.
     """
 
     loss: Tensor
@@ -47,23 +45,22 @@ class View:
 
 
 class ARC(Method):
-    r"""Newton steps held back by the cube of their length: minimise g.s + s'Bs/2 + sigma/3 |s|^3.
+    r"""Newton steps with a cubic penalty: minimise g.s + s'Bs/2 + sigma/3 |s|^3.
 
-    sigma stands for the Lipschitz constant of the Hessian and adapts: with rho = (f(x) - f(x + s))
-    / (m(0) - m(s)), m the cubic model, the step is taken if rho >= `accept`, sigma shrinks by
+    sigma estimates the Lipschitz constant of the Hessian and adapts. With rho = (f(x) - f(x + s)) /
+    (m(0) - m(s)), m the cubic model, the step is accepted if rho >= `accept`, sigma shrinks by
     `decrease` if rho >= `good` and grows by `increase` if the step is refused (Cartis, Gould and
     Toint, 2011, "Adaptive cubic regularisation methods for unconstrained optimization. Part I",
     Algorithm 2.1; Part II for the complexity). B may be indefinite.
 
-    `subproblem="exact"` finds the global minimiser from the eigen-decomposition of B, hard case
-    included, and so leaves a saddle even where the gradient is exactly zero. `lanczos` minimises in
-    the Krylov space of (B, g), enlarged until
-    |grad m| <= min(`tolerance`, |s| / max(1, sigma)) |g|. A refused step is followed by the next
-    sigma at once, in the same decomposition or Krylov space: it costs one evaluation and no
-    product.
+    `subproblem="exact"` computes the global minimiser from the eigen-decomposition of B, hard case
+    included. It leaves a saddle even where the gradient is exactly zero. `lanczos` minimises in the
+    Krylov space of (B, g), enlarged until |grad m| <= min(`tolerance`, |s| / max(1, sigma)) |g|. A
+    trial after a refused step uses the same decomposition or Krylov space: it costs one evaluation
+    and no product.
 
-    Differences from the paper: a reduction that round-off hides counts as agreement; after a
-    refusal the Krylov space is not enlarged (a larger sigma needs a smaller one).
+    Differences from the paper: a reduction hidden by rounding counts as agreement; after a refusal
+    the Krylov space is not enlarged (a larger sigma needs a smaller one).
 
     Cost per step: one gradient, one evaluation a trial, n products and an eigen-decomposition
     (exact) or one product an iteration (lanczos). Memory: 24 n^2 bytes (exact); `max_iterations` n
@@ -72,16 +69,16 @@ class ARC(Method):
     Args:
         params: the parameters, or pairs of name and parameter; all those of the model, in its
             order.
-        lr: the share of the model's step that is tried; 1 is the method's own.
+        lr: the factor of the model's step; 1 is the method's own.
         subproblem: `exact`, `lanczos`, or `auto`: exact up to `dense_limit` parameters.
         curvature: `hessian` or `ggn`.
         sigma: the first weight of the cube, for a loss that is summed over outputs and averaged
             over examples.
-        accept: the smallest rho with which a step is taken.
-        good: the smallest rho with which sigma shrinks.
+        accept: the smallest rho of an accepted step.
+        good: the smallest rho at which sigma shrinks.
         increase: the factor of sigma after a refused step.
-        decrease: the divisor of sigma after a good one.
-        tolerance: of the model's gradient, relative to the loss's.
+        decrease: the divisor of sigma after a good step.
+        tolerance: the tolerance of the model's gradient, relative to the loss's.
         max_iterations: the largest dimension of the Krylov space.
         max_trials: the number of sigmas tried in a step.
         dense_limit: the largest n for which `auto` means exact.
@@ -134,7 +131,7 @@ class ARC(Method):
         self.tolerance = tolerance
         self.max_iterations = max_iterations
         self.max_trials = max_trials
-        self.told: dict[str, float] = {}
+        self.diagnostics: dict[str, float] = {}
         super().__init__(params, {"lr": lr, "sigma": sigma})
         size = sum(p.numel() for p in self.parameters())
         self.exact = subproblem == "exact" or (subproblem == "auto" and size <= dense_limit)
@@ -142,17 +139,22 @@ class ARC(Method):
             require_dense(self, max_parameters, "subproblem=lanczos needs no such matrix")
 
     def telemetry(self) -> dict[str, float]:
-        """`sigma` (the cube's weight), `reduction_ratio`, `trials` of the last step.
+        """`sigma` (the cube's weight), and `reduction_ratio` and `trials` of the last step.
 
-        A step that stays is a failure.
+        A refused step counts as a failure.
         """
-        return {**super().telemetry(), "sigma": float(self.param_groups[0]["sigma"]), **self.told}
+        return {
+            **super().telemetry(),
+            "sigma": float(self.param_groups[0]["sigma"]),
+            **self.diagnostics,
+        }
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """Raise sigma until the loss agrees with the cubic model, then move; return the loss."""
         group = self.whole(objective)
         view = self._view(objective)
-        self.stuck, self.told = "", {}
+        self.stuck, self.diagnostics = "", {}
         if group["lr"] == 0 or not view.finite:
             self.failures["non_finite"] += not view.finite
             return view.loss
@@ -172,29 +174,26 @@ class ARC(Method):
         )
 
     def _search(self, objective: Objective, view: View, solver: Solver) -> int:
-        """Raise sigma until the loss agrees with the model, and go there.
-
-        The number of refused steps.
-        """
+        """Raise sigma until the loss agrees with the model, and move; return the refused trials."""
         group, before = self.param_groups[0], float(view.loss)
         for refused in range(self.max_trials):
             sigma = group["sigma"] * view.scale
-            found = solver(sigma)
-            if found.norm == 0:
+            model = solver(sigma)
+            if model.norm == 0:
                 self.stuck = "the gradient is zero and no direction of negative curvature is known"
                 return refused
-            if vanishes(found.step, objective.params):
+            if vanishes(model.step, objective.params):
                 self.stuck = (
                     "no step that changes a parameter lowers the loss as its model predicts"
                 )
                 group["sigma"] = self.first_sigma
                 self.failures["refused"] += 1
                 return refused
-            step = found.step if group["lr"] == 1 else group["lr"] * found.step
-            change = cubic_change(found, sigma, group["lr"])
+            step = model.step if group["lr"] == 1 else group["lr"] * model.step
+            change = cubic_change(model, sigma, group["lr"])
             with phase("line search"):
                 ratio = agreement(before, float(view.value(step)), change, step)
-            self.told |= tried(refused, ratio)
+            self.diagnostics |= tried(refused, ratio)
             group["sigma"] = self._adapted(group["sigma"], ratio)
             if ratio >= self.accept:
                 self._accepted(objective, step)
@@ -234,7 +233,7 @@ class ARC(Method):
             return None
 
         def solve(weight: float) -> ModelStep:
-            coefficients, found, _ = krylov_cubic(process, length, weight)
-            return replace(found, step=process.lift(coefficients))
+            coefficients, model, _ = krylov_cubic(process, length, weight)
+            return replace(model, step=process.lift(coefficients))
 
         return solve

@@ -19,24 +19,25 @@ SAMPLINGS = ("adaptive", "fixed")
 
 
 class SubsampledARC(ARC):
-    r"""ARC whose Hessian, gradient and loss each come from a random part of the step's mini-batch.
+    r"""ARC with Hessian, gradient and loss each from a random part of the mini-batch.
 
-    With `sampling="adaptive"` the samples grow as the steps shrink, so that the errors stay below
-    what convergence allows: |S_H| = `constant` log(n) / |s|^2 and |S_g| = `constant` log(n) /
-    |s|^4, s the last step, and by the factor `growth` after a step in which sigma had to rise
-    (Kohler and Lucchi, 2017, "Sub-sampled cubic regularization for non-convex optimization", arXiv
-    1705.05933, up to the constants). The shares are the smallest sizes. `fixed` keeps the shares:
-    with `gradient_share=1` it is the inexact Hessian of Xu, Roosta and Mahoney, 2017 (arXiv
-    1708.07164); with all three below 1, inexact Hessian, gradient and function values as Liu, Liu,
-    Hsieh and Tao, 2018 (arXiv 1809.09853) analyse them. With all shares 1 it is ARC.
+    With `sampling="adaptive"` the samples grow as the steps shrink, so that their errors allow
+    convergence: |S_H| = `constant` log(n) / |s|^2 and |S_g| = `constant` log(n) / |s|^4, s the last
+    step, and by the factor `growth` after a step in which sigma rose (Kohler and Lucchi, 2017,
+    "Sub-sampled cubic regularization for non-convex optimization", arXiv 1705.05933, up to the
+    constants). The shares are the smallest sizes. `fixed` leaves the shares constant. With
+    `gradient_share=1` it is the inexact Hessian of Xu, Roosta and Mahoney, 2017 (arXiv 1708.07164);
+    with all three below 1, it has the inexact Hessian, gradient and function values analysed by
+    Liu, Liu, Hsieh and Tao, 2018 (arXiv 1809.09853). With all shares 1 the method is ARC.
 
-    The samples are uniform without replacement, the first examples of one random order, so the
-    smaller lie within the larger; f(x) and f(x + s) in rho share theirs. Judging by examples that
-    the gradient has not seen was tried: where the gradient's noise dominates no step passes, and
-    sigma runs away. `step` returns the loss that rho starts from, which is the batch's only with
-    `function_share=1`; that costs one evaluation of the batch, without gradient, and one a trial.
+    The samples are uniform without replacement, the first examples of one random order, so that the
+    smaller lie within the larger; f(x) and f(x + s) in rho share their sample. A loss on examples
+    outside the gradient's sample failed in tests: where the gradient's noise dominates, no step is
+    accepted and sigma diverges. `step` returns the first loss of rho, which is the batch's only
+    with `function_share=1`, at the cost of one evaluation of the batch, without gradient, and one a
+    trial.
 
-    Counts: a call on a sample counts as one call. What it costs is its share of one: weigh `hvp` by
+    Counts: a call on a sample counts as one call, at its share of the cost: weigh `hvp` by
     `hessian_share`, `grad` by the larger of the first two shares, `value` by `function_share`
     (fixed sampling).
 
@@ -48,10 +49,9 @@ class SubsampledARC(ARC):
         function_share: the share for rho.
         sampling: `adaptive` or `fixed`.
         constant: the factor of the adaptive sizes; it depends on the units of the parameters.
-        growth: the factor of the sizes after a step in which sigma had to rise.
-        seed: of the random orders.
-        max_trials: the number of sigmas tried on one draw; few, since a draw may be such that no
-            step passes.
+        growth: the factor of the sizes after a step in which sigma rose.
+        seed: the seed of the random orders.
+        max_trials: the number of sigmas tried on one draw; few, because some draws accept no step.
         others: as for ARC.
 
     Raises:
@@ -155,7 +155,7 @@ class SubsampledARC(ARC):
         )
 
     def _size(self, kind: str, power: int, count: int) -> int:
-        """How many examples; the last size times `growth` after trouble, else what the last step's length asks for."""
+        """The sample's size: `growth` times the last after a refusal, else by the step's length."""
         group, share = (
             self.param_groups[0],
             self.hessian_share if kind == "hessian" else self.gradient_share,
@@ -188,7 +188,7 @@ def _at_least(share: float, count: int) -> int:
 def _common(
     objective: Objective, parts: tuple[Objective, Objective, Objective], view: View
 ) -> View:
-    """The same view with all of it in the units of the whole batch's loss, which may be a sum over examples."""
+    """The same view in the units of the whole batch's loss, a mean or a sum over examples."""
     l2, theta = objective.l2, flatten(objective.params)
     bends, slopes, values = (_weight(objective, part) for part in parts)
 
@@ -210,10 +210,7 @@ def _common(
 
 
 def _weight(objective: Objective, part: Objective) -> float:
-    """How much larger the whole batch's loss is.
-
-    A mean is as large on a part, a sum grows with the examples.
-    """
+    """The whole batch's loss over the part's: 1 for a mean, the ratio of examples for a sum."""
     if part is objective:
         return 1.0
     single = part.subset(torch.zeros(1, dtype=torch.long, device=part.inputs.device))
@@ -221,5 +218,5 @@ def _weight(objective: Objective, part: Objective) -> float:
 
 
 def _rescaled(estimate: Tensor, regulariser: Tensor, weight: float) -> Tensor:
-    """The data's part of an estimate times the weight; the regulariser is the same on every sample."""
+    """An estimate with its data part times the weight; the regulariser's part stays."""
     return estimate if weight == 1 else weight * (estimate - regulariser) + regulariser

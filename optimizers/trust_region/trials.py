@@ -1,4 +1,4 @@
-"""What the methods share that try a model's step and keep it only where the loss agrees."""
+"""Helpers of the methods that accept a model's step only if the loss agrees with the model."""
 
 from __future__ import annotations
 
@@ -27,23 +27,17 @@ def finite(curvature: Curvature) -> bool:
 
 
 def agreement(before: float, after: float, change: float, step: Tensor) -> float:
-    """Rho = (before - after) / -change.
-
-    1 where round-off hides the reduction, NaN where a loss is not finite.
-    """
+    """The ratio (before - after) / -change, 1 if rounding hides it, NaN if not finite."""
     return reduction_ratio(before, after, -change, torch.finfo(step.dtype).eps)
 
 
 def tried(trial: int, ratio: float) -> dict[str, float]:
-    """What telemetry tells of a step's latest trial, the first of number 0.
-
-    How many there were, and its ratio.
-    """
+    """The number of trials and the ratio of the latest, for telemetry; the first is number 0."""
     return {"trials": trial + 1.0, **({"reduction_ratio": ratio} if isfinite(ratio) else {})}
 
 
 def vanishes(step: Tensor, params: Sequence[Tensor]) -> bool:
-    """Whether a step changes no parameter: it is lost in their round-off."""
+    """Whether rounding hides the step in every parameter."""
     largest = max(float(parameter.abs().max()) for parameter in params if parameter.numel())
     if float(step.abs().max()) > torch.finfo(step.dtype).eps * largest:
         return False

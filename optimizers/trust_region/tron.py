@@ -23,14 +23,12 @@ PRECONDITIONERS = ("none", "diagonal")
 
 @dataclass(frozen=True)
 class TronRule:
-    """LIBLINEAR's radius.
+    """LIBLINEAR's radius: a parabola's minimiser, between fixed multiples of the old radius.
 
-    Between fixed multiples of the old one, at the length that a parabola through f asks for.
-
-    alpha = -g.s / 2(f(x + s) - f(x) - g.s), at least `quarter`, is where the parabola with f's
-    value and slope at x and its value at x + s has its lowest point; `fourfold` where it has none
-    (Lin, Weng and Keerthi, 2008, "Trust region Newton method for large-scale logistic regression",
-    with LIBLINEAR's choices inside their intervals).
+    alpha = -g.s / 2(f(x + s) - f(x) - g.s), at least `quarter`, is the minimiser of the parabola
+    with f's value and slope at x and its value at x + s, or `fourfold` without a minimum (Lin, Weng
+    and Keerthi, 2008, "Trust region Newton method for large-scale logistic regression", with
+    LIBLINEAR's choices inside their intervals).
     """
 
     accept: float = 1e-4
@@ -43,6 +41,7 @@ class TronRule:
     def __call__(
         self, radius: float, norm: float, ratio: float, alpha: float, boundary: bool
     ) -> float:
+        """The next radius for a step of length `norm` with the ratio of reductions."""
         if not ratio >= self.accept:
             return min(alpha * norm, self.half * radius)
         if ratio < self.poor:
@@ -56,7 +55,7 @@ class TronRule:
         )
 
     def alpha(self, slope: float, change: float) -> float:
-        """Where the parabola is lowest, in units of the step; f changed by `change` over it."""
+        """The parabola's minimiser, in units of the step; f changed by `change` over the step."""
         above = change - slope
         if not isfinite(above):
             return self.quarter
@@ -64,34 +63,34 @@ class TronRule:
 
 
 class TRON(Method):
-    r"""Conjugate gradients on the Newton equations, in a trust region whose radius is interpolated from the loss.
+    r"""Truncated Newton in a trust region whose radius is interpolated from the loss.
 
-    min g.s + s'Bs/2 in |s|_M <= radius by preconditioned CG from zero, stopped at `tolerance` times
-    its first residual (M^-1 norm), with the constants and the radius rule of LIBLINEAR before 2.40,
-    which replaced the method by a line search (Lin and More, 1999, "Newton's method for large
-    bound-constrained problems"; Lin, Weng and Keerthi, 2008; Hsia, Chiang and Lin, 2018,
-    "Preconditioned conjugate gradient methods in truncated Newton frameworks for large-scale linear
-    classification", for M = 0.99 I + 0.01 diag(B)). The first radius is |g|_M, cut to the length of
-    the first step.
+    A step minimises g.s + s'Bs/2 in |s|_M <= radius by preconditioned CG from zero, stopped at
+    `tolerance` times its first residual (M^-1 norm). Constants and radius rule are those of
+    LIBLINEAR before 2.40, which replaced the method by a line search (Lin and More, 1999, "Newton's
+    method for large bound-constrained problems"; Lin, Weng and Keerthi, 2008; Hsia, Chiang and Lin,
+    2018, "Preconditioned conjugate gradient methods in truncated Newton frameworks for large-scale
+    linear classification", for M = 0.99 I + 0.01 diag(B)). The first radius is |g|_M, cut to the
+    length of the first step.
 
-    Differences from LIBLINEAR: B may be indefinite, then CG follows a direction of negative
-    curvature to the boundary (Steihaug, 1983); the diagonal of M is taken absolute; a loss that is
-    not finite refuses the step; a reduction that round-off hides counts as agreement. After a
-    refused step CG runs again in the smaller region, as there, which needs no memory;
-    `keep_path=True` answers from the stored path instead, without a product.
+    Differences from LIBLINEAR: B may be indefinite, CG then follows a direction of negative
+    curvature to the boundary (Steihaug, 1983); M has the absolute diagonal; a loss that is not
+    finite refuses the step; a reduction hidden by rounding counts as agreement. After a refused
+    step CG runs again in the smaller region, as in LIBLINEAR, without memory; `keep_path=True` uses
+    the stored path instead, without a product.
 
     diag(B) costs n products up to `exact_diagonal` parameters and `probes` products above
-    (Hutchinson, 1990, with random signs), each step: it pays off where CG needs more iterations
-    than that.
+    (Hutchinson, 1990, with random signs), each step: worthwhile where CG needs more iterations than
+    that.
 
     Cost per step: one gradient, one product a CG iteration, one evaluation a trial. Memory: at most
-    8 n floats beyond the kept graph, `keep_path` 2 n more for each CG iteration.
+    8 n floats beyond the retained graph, `keep_path` 2 n more for each CG iteration.
 
     Args:
         params: the parameters, or pairs of name and parameter; all those of the model, in its
             order.
-        lr: the share of the model's step that is tried; 1 is the method's own.
-        curvature: `hessian`, or `ggn`, the better choice for networks with far to go.
+        lr: the factor of the model's step; 1 is the method's own.
+        curvature: `hessian`, or `ggn`, the better choice for networks far from a minimum.
         preconditioner: `none` or `diagonal`.
         radius: the first radius; None for |g|_M.
         tolerance: CG's relative tolerance.
@@ -101,7 +100,7 @@ class TRON(Method):
         exact_diagonal: the largest n for which the diagonal is exact; the dense matrix is built for
             it.
         probes: the number of random vectors for the diagonal above that.
-        seed: of the random vectors.
+        seed: the seed of the random vectors.
 
     Raises:
         ValueError: a hyperparameter out of its range.
@@ -147,23 +146,24 @@ class TRON(Method):
         self.probes = probes
         self.seed = seed
         self.rule = TronRule()
-        self.told: dict[str, float] = {}
+        self.diagnostics: dict[str, float] = {}
         super().__init__(params, {"lr": lr, "radius": radius, "steps": 0})
 
     def telemetry(self) -> dict[str, float]:
-        """`radius`, `reduction_ratio`, `trials`, `cg_iterations` of the last path.
+        """`radius`, `reduction_ratio`, `trials` and `cg_iterations` of the last step.
 
-        A step that stays is a failure.
+        A refused step counts as a failure.
         """
         radius = self.param_groups[0]["radius"]
         known = {} if radius is None else {"radius": float(radius)}
-        return {**super().telemetry(), **known, **self.told}
+        return {**super().telemetry(), **known, **self.diagnostics}
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """Shrink the radius until the loss agrees with the model, then move; return the loss."""
         group = self.whole(objective)
         model = expansion(objective, self.curvature)
-        self.stuck, self.told = "", {}
+        self.stuck, self.diagnostics = "", {}
         if group["lr"] == 0 or not finite(model):
             self.failures["non_finite"] += not finite(model)
             return model.loss
@@ -181,37 +181,41 @@ class TRON(Method):
         return model.loss
 
     def _search(self, objective: Objective, model: Curvature, metric: Tensor | None) -> None:
-        """Shrink the radius until the loss falls, and go there."""
+        """Shrink the radius until the loss falls enough, and move."""
         group, before = self.param_groups[0], float(model.loss)
         path: Path | None = None
         for trial in range(self.max_trials):
             if path is None or not self.keep_path:
                 path = self._path(model, metric, group["radius"])
-                self.told["cg_iterations"] = float(path.products)
-            found = path.at(group["radius"])
-            if vanishes(found.step, objective.params):
+                self.diagnostics["cg_iterations"] = float(path.products)
+            model_step = path.at(group["radius"])
+            if vanishes(model_step.step, objective.params):
                 self.stuck = (
                     "no step that changes a parameter lowers the loss as its model predicts"
                 )
                 group["radius"] = self.first_radius
                 break
             if group["steps"] == trial == 0:
-                group["radius"] = min(group["radius"], found.norm)
-            if self._tried(objective, before, found, trial):
+                group["radius"] = min(group["radius"], model_step.norm)
+            if self._tried(objective, before, model_step, trial):
                 return
         self.failures["refused"] += 1
 
     @phased("line search")
-    def _tried(self, objective: Objective, before: float, found: ModelStep, trial: int) -> bool:
-        """Evaluate a step, move the radius, and take the step if the loss falls enough."""
+    def _tried(
+        self, objective: Objective, before: float, model_step: ModelStep, trial: int
+    ) -> bool:
+        """Evaluate a step, adapt the radius, and move if the loss falls enough."""
         group = self.param_groups[0]
-        step = found.step if group["lr"] == 1 else group["lr"] * found.step
-        slope, change = found.scaled(group["lr"])
+        step = model_step.step if group["lr"] == 1 else group["lr"] * model_step.step
+        slope, change = model_step.scaled(group["lr"])
         after = float(objective.value(step))
         ratio = agreement(before, after, change, step)
-        self.told |= tried(trial, ratio)
+        self.diagnostics |= tried(trial, ratio)
         alpha = self.rule.alpha(slope, after - before)
-        group["radius"] = self.rule(group["radius"], found.norm, ratio, alpha, found.boundary)
+        group["radius"] = self.rule(
+            group["radius"], model_step.norm, ratio, alpha, model_step.boundary
+        )
         if not ratio > self.rule.accept:
             return False
         objective.move(step)

@@ -23,39 +23,37 @@ Solver = Callable[[float], ModelStep]
 
 
 class TrustRegion(Method):
-    r"""A Newton step as long as its model can be trusted: minimise g.s + s'Bs/2 in |s| <= radius.
+    r"""A Newton step within the model's region of trust: minimise g.s + s'Bs/2, |s| <= radius.
 
-    The step is taken if rho = (f(x) - f(x + s)) / (m(0) - m(s)) exceeds `accept`; a poor rho
+    The step is accepted if rho = (f(x) - f(x + s)) / (m(0) - m(s)) exceeds `accept`; a poor rho
     divides the radius by four, a good one on the boundary doubles it (Nocedal and Wright, 2006,
     Algorithm 4.1 with the constants of scipy.optimize). B is the Hessian, negative curvature
     included, or the generalised Gauss-Newton matrix.
 
-    `subproblem="exact"` finds the global minimiser from the eigen-decomposition of B (More and
+    `subproblem="exact"` computes the global minimiser from the eigen-decomposition of B (More and
     Sorensen, 1983), hard case included: it leaves a saddle even where the gradient is exactly zero.
     `steihaug` follows conjugate gradients to the boundary (Nocedal and Wright, Algorithm 7.2) with
-    the relative tolerance min(`tolerance`, |g|^(1/2)), g of the loss as it is. A refused step is
-    followed by the next radius at once, on the same decomposition or CG path: it costs one
-    evaluation and no product.
+    the relative tolerance min(`tolerance`, |g|^(1/2)), g that of the unscaled loss. A trial after a
+    refused step uses the same decomposition or CG path: it costs one evaluation and no product.
 
-    Differences from scipy's trust-exact and trust-ncg: the evaluation of a step that is the same
-    for the smaller radius is not repeated; a reduction that round-off hides counts as agreement, so
-    the gradient can be made small to round-off; trust-exact solves the subproblem approximately.
+    Differences from scipy's trust-exact and trust-ncg: a step that is the same for the smaller
+    radius is not evaluated again; a reduction hidden by rounding counts as agreement, so that the
+    gradient can fall to rounding; trust-exact solves the subproblem approximately.
 
     Cost per step: one gradient, one evaluation a trial, n products and an eigen-decomposition
     (exact) or one product a CG iteration (steihaug). Memory: 24 n^2 bytes (exact); 5 n floats and 2
-    n for each piece of the path on which one of the smaller radii lies, usually two or three
-    (steihaug).
+    n for each segment of the path with one of the smaller radii, usually two or three (steihaug).
 
     Args:
         params: the parameters, or pairs of name and parameter; all those of the model, in its
             order.
-        lr: the share of the model's step that is tried; 1 is the method's own.
+        lr: the factor of the model's step; 1 is the method's own.
         subproblem: `exact`, `steihaug`, or `auto`: exact up to `dense_limit` parameters.
         curvature: `hessian` or `ggn`.
         radius: the first radius, in units of the parameters.
-        max_radius: the largest; the radius grows only after a step that long, so it is never far
-            above the steps.
-        accept: the smallest rho with which a step is taken, below 1/4.
+        max_radius: the largest radius; the radius grows only after a step of its length, and stays
+            near the steps' length.
+        accept: the smallest rho of an accepted step, below 1/4.
         tolerance: CG's largest relative tolerance.
         max_iterations: the largest number of CG iterations.
         max_trials: the number of radii tried in a step.
@@ -103,7 +101,7 @@ class TrustRegion(Method):
         self.max_iterations = max_iterations
         self.max_trials = max_trials
         self.rule = RadiusRule(largest=max_radius)
-        self.told: dict[str, float] = {}
+        self.diagnostics: dict[str, float] = {}
         super().__init__(params, {"lr": lr, "radius": radius})
         size = sum(p.numel() for p in self.parameters())
         self.exact = subproblem == "exact" or (subproblem == "auto" and size <= dense_limit)
@@ -111,17 +109,22 @@ class TrustRegion(Method):
             require_dense(self, max_parameters, "subproblem=steihaug and tron need no such matrix")
 
     def telemetry(self) -> dict[str, float]:
-        """`radius`, `reduction_ratio`, and the `trials` of the last step.
+        """`radius`, and `reduction_ratio` and `trials` of the last step.
 
-        A step that stays is a failure.
+        A refused step counts as a failure.
         """
-        return {**super().telemetry(), "radius": float(self.param_groups[0]["radius"]), **self.told}
+        return {
+            **super().telemetry(),
+            "radius": float(self.param_groups[0]["radius"]),
+            **self.diagnostics,
+        }
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """Shrink the radius until the loss agrees with the model, then move; return the loss."""
         group = self.whole(objective)
         model = expansion(objective, self.curvature)
-        self.stuck, self.told = "", {}
+        self.stuck, self.diagnostics = "", {}
         if group["lr"] == 0 or not finite(model):
             self.failures["non_finite"] += not finite(model)
             return model.loss
@@ -131,30 +134,30 @@ class TrustRegion(Method):
         return model.loss
 
     def _search(self, objective: Objective, before: float, solver: Solver) -> None:
-        """Shrink the radius until the loss agrees with the model, and go there."""
+        """Shrink the radius until the loss agrees with the model, and move."""
         group = self.param_groups[0]
         for trial in range(self.max_trials):
-            found = solver(group["radius"])
-            if found.norm == 0:
+            model_step = solver(group["radius"])
+            if model_step.norm == 0:
                 self.stuck = "the gradient is zero and no direction of negative curvature is known"
                 return
-            if vanishes(found.step, objective.params):
+            if vanishes(model_step.step, objective.params):
                 self.stuck = (
                     "no step that changes a parameter lowers the loss as its model predicts"
                 )
                 group["radius"] = self.first_radius
                 self.failures["refused"] += 1
                 return
-            step = found.step if group["lr"] == 1 else group["lr"] * found.step
-            change = found.scaled(group["lr"])[1]
+            step = model_step.step if group["lr"] == 1 else group["lr"] * model_step.step
+            change = model_step.scaled(group["lr"])[1]
             with phase("line search"):
                 ratio = agreement(before, float(objective.value(step)), change, step)
-            self.told |= tried(trial, ratio)
-            group["radius"] = self.rule(group["radius"], ratio, found.boundary)
+            self.diagnostics |= tried(trial, ratio)
+            group["radius"] = self.rule(group["radius"], ratio, model_step.boundary)
             if ratio > self.accept:
                 objective.move(step)
                 return
-            while group["radius"] >= found.norm:  # the same step would be tried again
+            while group["radius"] >= model_step.norm:  # the same step would be tried again
                 group["radius"] *= self.rule.shrink
         self.failures["refused"] += 1
 

@@ -232,7 +232,7 @@ def test_without_noise_the_hessian_of_a_quadratic_is_found_once_the_path_spans_t
     }
     start = [1.0, -2.0, 0.5, 1.5, -1.0]
     _, optimizer = path(quadratic(hessian), start, np.zeros((9, 5)), cut=2.0, gamma=0.4, **options)
-    found = optimizer.found
+    found = optimizer.estimate
     assert found is not None
     assert float(found.variances.min()) > 1e-14
     estimate = found.matrix
@@ -260,8 +260,8 @@ def test_the_start_at_the_origin_is_forgotten() -> None:
             optimizer.step(objective.on(problem.inputs, problem.targets))
             with torch.no_grad():
                 hidden.x += noise
-        assert optimizer.found is not None
-        errors.append(float((optimizer.found.matrix - hessian).abs().max()))
+        assert optimizer.estimate is not None
+        errors.append(float((optimizer.estimate.matrix - hessian).abs().max()))
     assert errors[0] > 0.05
     assert errors[1] < 1e-6
 
