@@ -1,7 +1,4 @@
-"""Training problems: a model, data, loss and the metric it is judged by.
-
-A folder per kind, one file per task.
-"""
+"""Training problems, a folder for each kind and a file for each task."""
 
 from tasks.task import SPLITS, DataTask, Task
 

@@ -1,4 +1,4 @@
-"""Checks of constructor arguments: every complaint names the parameter and the value."""
+"""Checks of constructor arguments, whose messages name the parameter and the value."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def require_choice(choices: Collection[str], **values: str) -> None:
 
 
 def positive_widths(name: str, values: Sequence[int], count: int | None = None) -> tuple[int, ...]:
-    """A list from a YAML as a tuple of at least one (or of exactly `count`) layer widths, each above zero."""
+    """A list from a YAML as a tuple of positive layer widths, at least one or `count`."""
     widths = tuple(int(value) for value in values)
     wanted = "at least one number" if count is None else f"{count} numbers"
     if not widths or min(widths) < 1 or len(widths) != (count or len(widths)):

@@ -1,4 +1,4 @@
-"""What a task is: a model, its data, its loss, and the metric it is judged by."""
+"""A task: a model, its data, its loss and its metric."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ SPLITS = ("train", "val", "test")
 class Task(ABC):
     """A training problem: `model(seed)`, `loss_fn`, `batches`, `evaluate`.
 
-    Every argument of a subclass's constructor is a key of its YAML in configs/task/. `offers` says
-    what the loss and the model can give beyond a gradient (an optimizer's `needs` must be among
+    Every argument of a subclass's constructor is a key of its YAML in configs/task/. `offers` names
+    the capabilities of loss and model beyond a gradient (an optimizer's `needs` must be among
     them):
 
     - `hessian`: the loss is twice differentiable;
@@ -33,17 +33,18 @@ class Task(ABC):
       be drawn;
     - `per_example`: an example's loss does not depend on the other examples of its batch (no batch
       normalisation);
-    - `layers`: there are Linear or Conv2d layers whose inputs and output gradients can be captured;
-    - `matrices`: there is at least one hidden weight matrix, neither an embedding nor the output
-      layer.
+    - `layers`: the model has Linear or Conv2d layers whose inputs and output gradients can be
+      captured;
+    - `matrices`: the model has at least one hidden weight matrix, neither an embedding nor the
+      output layer.
 
-    A class says what it offers at its defaults; an instance may offer less (an option may add batch
-    normalisation).
+    The class declares the offers at its defaults; an instance may offer less (an option may add
+    batch normalisation).
 
     Args:
         steps: the default length of a run, in optimizer steps.
         eval_every: the number of steps between two evaluations.
-        target: the value of `metric` on the validation split that counts as solved, or None.
+        target: the value of `metric` on the validation split at which the task is solved, or None.
 
     Raises:
         ValueError: `steps` or `eval_every` is below one.
@@ -66,17 +67,14 @@ class Task(ABC):
         self.precision = self.dtype
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
-        """Move the data (and every model built from now on) to a device and a floating-point type."""
+        """Move the data, and every later model, to a device and a floating-point type."""
         self.device = torch.device(device)
         self.precision = dtype or self.dtype
         self.loss_fn = self.loss_fn.to(self.device)
         return self
 
     def model(self, seed: int) -> nn.Module:
-        """A freshly initialised model.
-
-        The same seed gives the same weights, whatever happened before.
-        """
+        """A new model, whose weights are a function of the seed alone."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             model = self.build()
@@ -84,41 +82,38 @@ class Task(ABC):
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """Construct the model with its initial weights drawn from torch's global CPU generator."""
+        """Construct the model with initial weights from torch's global CPU generator."""
 
     @abstractmethod
     def batches(self, split: str, seed: int, start: int = 0) -> Iterator[Batch]:
-        """Mini-batches on the device.
+        """Mini-batches on the device: endless for `train`, one ordered pass for other splits.
 
-        Endless for `train` (from step `start` on), one ordered pass for the others.
-
-        The batch of a step is a function of `seed` and the step's number alone, so a run can be
-        resumed anywhere.
+        The batch of a step is a function of `seed` and the step's number alone, so that a run can
+        resume anywhere.
         """
 
     @abstractmethod
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
         """The metrics of a model over a whole split, `metric` and `loss` among them.
 
-        The model is left as it was.
+        The model's mode and state do not change.
         """
 
     @property
     def steps_per_epoch(self) -> float:
-        """How many steps make one pass over the training data."""
+        """The number of steps in one pass over the training data."""
         return 1.0
 
 
 class DataTask(Task):
-    """A task on a data set that fits into memory.
-
-    Tensors that live on the run's device and are indexed there.
+    """A task on a data set in memory: tensors on the run's device, indexed there.
 
     A subclass sets `self.splits`, a dictionary from split to `(inputs, targets)`, before calling
-    `super().__init__`, and says in `measure` what an evaluation reports of each example.
+    `super().__init__`, and defines in `measure` the values of each example in an evaluation.
 
     Args:
-        batch_size: examples in a training batch; None, or more than there are, is the full batch.
+        batch_size: examples in a training batch; None, or more than the training set has, is the
+            full batch.
     """
 
     splits: dict[str, Batch]
@@ -137,28 +132,24 @@ class DataTask(Task):
         """Per-example values, `loss` and `metric` among them, each of shape `(len(outputs),)`."""
 
     def augment(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
-        """Random changes to a training batch.
-
-        `generator` is a function of the seed and the step alone.
-        """
+        """A training batch after random changes; seed and step alone determine `generator`."""
         return inputs
 
     def order(self, generator: torch.Generator) -> Tensor:
-        """The order of an epoch's training examples, `(size,)`.
-
-        `generator` is a function of seed and epoch alone.
-        """
+        """The order `(size,)` of an epoch's examples; seed and epoch determine `generator`."""
         return torch.randperm(self.size("train"), generator=generator)
 
     def size(self, split: str) -> int:
-        """How many examples a split holds."""
+        """The number of examples in a split."""
         return len(self._split(split)[0])
 
     @property
     def steps_per_epoch(self) -> float:
+        """The number of whole mini-batches in the training set."""
         return self.size("train") // self.batch_size
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
+        """Move the splits, and every later model, to a device and a floating-point type."""
         super().to(device, dtype)
         self.splits = {
             split: (self._place(inputs), self._place(targets))
@@ -167,6 +158,7 @@ class DataTask(Task):
         return self
 
     def batches(self, split: str, seed: int, start: int = 0) -> Iterator[Batch]:
+        """Mini-batches `(inputs, targets)`: shuffled for `train`, in order for other splits."""
         if split != "train":
             return self._ordered_batches(split, self.batch_size)
         if self.batch_size == self.size("train"):
@@ -174,6 +166,7 @@ class DataTask(Task):
         return self._mini_batches(seed, start)
 
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
+        """The means of the measured values over a split, by name."""
         totals: dict[str, Tensor] = {}
         with evaluating(model), torch.no_grad():
             for inputs, targets in self._ordered_batches(split, self.evaluation_batch):
@@ -182,10 +175,7 @@ class DataTask(Task):
         return {name: float(total) / self.size(split) for name, total in totals.items()}
 
     def _full_batches(self, seed: int, start: int) -> Iterator[Batch]:
-        """The stored tensors themselves.
-
-        Nothing is copied, and the order of the sums never changes.
-        """
+        """The stored tensors themselves, without a copy or a change of the sums' order."""
         inputs, targets = self._split("train")
         for step in count(start):
             yield self.augment(inputs, generator_for(seed, step, stream=1)), targets
@@ -224,7 +214,7 @@ def require_split(split: str) -> None:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode; afterwards every module is back in the mode it had."""
+    """Put a model into evaluation mode, and restore every module's mode afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -235,10 +225,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def generator_for(seed: int, index: int, stream: int = 0) -> torch.Generator:
-    """A CPU generator that is a function of its arguments alone.
-
-    The constants keep the streams apart.
-    """
+    """A CPU generator that is a function of its arguments alone."""
+    # odd constants make different arguments give different seeds
     mixed = (
         seed * 0x9E3779B97F4A7C15 + index * 0xBF58476D1CE4E5B9 + stream * 0x94D049BB133111EB
     ) % 2**63

@@ -140,7 +140,7 @@ class GeN(Method):
         self.state = self.inner.state
 
     def telemetry(self) -> dict[str, float]:
-        """`step_size`, the first group's learning rate, and `kept`, the share of useless parabolas."""
+        """`step_size`, the first group's rate, and `kept`, the share of unused parabolas."""
         group = self.param_groups[0]
         numbers = {
             "step_size": group["lr"] * group["scale"] * self.rates[0],

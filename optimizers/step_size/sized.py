@@ -55,7 +55,7 @@ class Sized(Method):
         return value, length**2
 
     def recorded(self, eta: float) -> list[float]:
-        """The step sizes of the groups: eta, cut to their learning rates; the first is stored."""
+        """The step sizes of the groups: eta, cut to their learning rates; stores the first."""
         memory = self.memory
         sizes: list[float] = [min(eta, group["lr"]) for group in self.param_groups]
         memory["steps"] += 1
@@ -80,7 +80,7 @@ class Sized(Method):
         return float(growth ** (1 / max(1.0, steps)))
 
     def telemetry(self) -> dict[str, float]:
-        """`step_size` of the first group's last step, and `capped`, the share of steps cut to lr."""
+        """`step_size` of the first group's last step, and `capped`, the share of cut steps."""
         memory = self.memory
         numbers = {
             "step_size": float(memory["step_size"]),

@@ -1,4 +1,4 @@
-"""A task made from a Python file of the user's: which optimizer for my model?"""
+"""A task from a user's Python file."""
 
 from __future__ import annotations
 
@@ -31,41 +31,38 @@ TRIED = 8  # examples that model and loss are tried on before training
 
 
 class Custom(DataTask):
-    """Train a model of your own on data of your own with a loss of your own.
+    """A user's own model, trained on the user's data with the user's loss.
 
     The file is an ordinary Python file that binds three names:
 
-    - `model`: a function without arguments, or a class, that gives a new `nn.Module`; its random
-      weights follow the run's seed. A module itself will do too: then every seed starts from its
+    - `model`: a function without arguments, or a class, that returns a new `nn.Module`; its random
+      weights follow the run's seed. A module is allowed too: every seed then starts from its
       weights.
-    - `loss`: a torch loss, or a function of (outputs, targets) that gives one number.
+    - `loss`: a torch loss, or a function of (outputs, targets) that returns one number.
     - `data`: a pair of tensors or numpy arrays (inputs, targets), a map-style data set or its
-      loader (which is read into memory once), or a dictionary from `train`, `val` and `test` to
-      such pairs. What is missing is held out of the training examples by a shuffle that is always
-      the same.
+      loader (read into memory once), or a dictionary from `train`, `val` and `test` to such pairs.
+      Missing splits are held out of the training examples by a fixed shuffle.
 
     and may bind four more: `metric`, a function of (outputs, targets) over a whole split, or
-    `metrics`, a dictionary of them whose first one judges; `direction`, `"min"` or `"max"`, which a
-    metric needs; `batch_size`, None for the full batch. Without a metric, class numbers are judged
-    by `accuracy`, everything else by the `loss`.
+    `metrics`, a dictionary of them with the main one first; `direction`, `"min"` or `"max"`, which
+    a metric needs; `batch_size`, None for the full batch. Without a metric, `accuracy` is the
+    metric for class numbers, and the `loss` for other targets.
 
-    The file is run once a process, with the global generators of torch, numpy and Python seeded. It
-    is tried on a few examples before anything is trained. What the pair offers is found out: see
-    `offers_of`.
+    The file is run once a process, with the global generators of torch, numpy and Python seeded.
+    Model and loss are tried on a few examples before training. Trials also determine the task's
+    offers: see `offers_of`.
 
     Args:
         file: a Python file, relative to the current directory; None is examples/my_task.py.
         digest: the first digits of the SHA-256 of its content, so that an edited file is another
             problem; None is not compared.
-        held_out: the share of the examples that goes into each of `val` and `test` where the file
-            does not give them.
+        held_out: the share of the examples for each of `val` and `test` that the file lacks.
         batch_size: None is the file's, else that of its training loader, else 128; the number of
             examples, or more, is the full batch.
 
     Raises:
-        BrokenFileError: the file is absent or does not give a model, a loss and data that fit together.
-        ValueError: `held_out` is not between 0 and 0.5, or the file is not the one that `digest`
-            was taken of.
+        BrokenFileError: the file is absent, or its model, loss and data do not fit together.
+        ValueError: `held_out` is not between 0 and 0.5, or the file's digest is not `digest`.
     """
 
     offers = frozenset({"hessian", "ggn", "sampled", "per_example", "layers", "matrices"})
@@ -92,7 +89,7 @@ class Custom(DataTask):
             )
         names = names_of(self.source)
         refuse_misspelt(names, self.source)
-        self._made = required(names, "model", self.source)
+        self._model = required(names, "model", self.source)
         self.loss_fn = loss_of(required(names, "loss", self.source), self.source)
         data = by_split(required(names, "data", self.source), self.source)
         self.splits = splits_of(data, held_out, self.source)
@@ -107,11 +104,12 @@ class Custom(DataTask):
         self._try()
 
     def build(self) -> nn.Module:
-        return built(self._made, self.source)
+        """The user's model with new weights, or a copy of the user's module."""
+        return built(self._model, self.source)
 
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """The loss and the metrics of all of these examples, one row an example where a metric gives as many."""
-        found: dict[str, Tensor] = {}
+        """The loss and the metrics for all of these examples, each as a tensor `(N,)`."""
+        measured: dict[str, Tensor] = {}
         judges: dict[str, Metric] = {"loss": self.loss_fn, **self.metrics}
         for name, metric in judges.items():
             with self.source.blaming(
@@ -119,12 +117,13 @@ class Custom(DataTask):
             ):
                 value = torch.as_tensor(metric(outputs, targets)).double()
             if value.numel() not in (1, len(outputs)):
-                what = f"{name} gives a tensor of shape {tuple(value.shape)} for {len(outputs)} examples"
-                self.source.refuse(what, "metric")
-            found[name] = value.flatten().expand(len(outputs))
-        return found
+                shape = f"shape {tuple(value.shape)} for {len(outputs)} examples"
+                self.source.refuse(f"{name} gives a tensor of {shape}", "metric")
+            measured[name] = value.flatten().expand(len(outputs))
+        return measured
 
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
+        """The loss and the metrics over a whole split, from all outputs at once."""
         inputs, targets = self._split(split)
         with evaluating(model), torch.no_grad():
             outputs = torch.cat([model(part) for part in inputs.split(self.evaluation_batch)])

@@ -1,4 +1,4 @@
-"""From what a user calls data to tensors for training, validation and test."""
+"""A user's data as tensors for training, validation and test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FEWEST = 3
 
 
 def by_split(data: Any, source: Source) -> Mapping[str, Any]:
-    """What a file gives as `data` by split; a function is called."""
+    """The user's data by split; a function is called."""
     if callable(data) and not isinstance(data, Dataset):
         with source.blaming("data()", "data"):
             data = data()
@@ -28,38 +28,40 @@ def by_split(data: Any, source: Source) -> Mapping[str, Any]:
 
 
 def batch_of(data: Mapping[str, Any]) -> int | None:
-    """The batch size of a training loader; None where there is none."""
+    """The batch size of a training loader, or None."""
     loader = data.get("train")
     return loader.batch_size if isinstance(loader, DataLoader) else None
 
 
 def splits_of(data: Any, held_out: float, source: Source) -> dict[str, Pair]:
-    """Training, validation and test examples.
-
-    What the user does not give is held out of the training examples.
+    """Training, validation and test examples; missing splits are held out of the training set.
 
     Args:
         data: a pair (inputs, targets); a data set or a loader of such pairs; or a dictionary, or a
-            tuple of three, from `train`, `val` and `test` to one of these. A function without
-            arguments may give it.
-        held_out: the share of the training examples that goes into each split that is not given.
-            They are drawn by a shuffle that is always the same.
-        source: where to point in a complaint.
+            tuple of three, from `train`, `val` and `test` to one of these; or a function without
+            arguments that returns one of them.
+        held_out: the share of the training examples for each missing split, by a fixed shuffle.
+        source: the file that messages refer to.
 
     Raises:
-        BrokenFileError: the data are none of these, differ in length, are too few, or have values that
-            are not finite.
+        BrokenFileError: the data are none of these, differ in length, are too few, or have values
+            that are not finite.
     """
     data = by_split(data, source)
     if "train" not in data or set(data) - set(SPLITS):
-        given = ", ".join(map(str, data)) or "none"
+        keys = ", ".join(map(str, data)) or "none"
         source.refuse(
-            f"data must have the key train, and may have val and test; its keys are: {given}",
+            f"data must have the key train, and may have val and test; its keys are: {keys}",
             "data",
         )
     splits = {
         split: _pair(data[split], f"data[{split!r}]", source) for split in SPLITS if split in data
     }
+    return _completed(splits, held_out, source)
+
+
+def _completed(splits: dict[str, Pair], held_out: float, source: Source) -> dict[str, Pair]:
+    """The splits with the missing ones held out of the training examples."""
     total = len(splits["train"][0])
     missing = [split for split in SPLITS if split not in splits]
     if missing and total < FEWEST:
@@ -67,10 +69,9 @@ def splits_of(data: Any, held_out: float, source: Source) -> dict[str, Pair]:
         source.refuse(
             f"data has {total} training examples, too few to hold some out for {wanted}", "data"
         )
+    count = max(1, round(held_out * total))
     for split in missing:
-        splits["train"], splits[split] = hold_out(
-            *splits["train"], max(1, round(held_out * total)), "held_out"
-        )
+        splits["train"], splits[split] = hold_out(*splits["train"], count, "held_out")
     return {split: splits[split] for split in SPLITS}
 
 
@@ -85,15 +86,13 @@ def _pair(given: Any, name: str, source: Source) -> Pair:
     )
     if len(inputs) != len(targets) or not len(inputs):
         source.refuse(f"{name} has {len(inputs)} inputs and {len(targets)} targets", "data")
+    # torch's losses take class numbers as int64 alone
     small = targets.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32)
-    return (
-        inputs,
-        targets.long() if small else targets,
-    )  # torch's losses take class numbers as int64 alone
+    return inputs, targets.long() if small else targets
 
 
 def _unpacked(given: Any) -> Any:
-    """A data set as two tensors; anything else as it is."""
+    """A data set as its columns, or any other value unchanged."""
     if isinstance(given, DataLoader):
         given = given.dataset
     if isinstance(given, TensorDataset):
@@ -115,7 +114,7 @@ def _stacked(given: Dataset[Any]) -> tuple[Tensor, ...]:
         keys = [repr(key) for key in examples[0]]
         raise TypeError(
             f"its examples are dictionaries with {', '.join(keys)}; return (inputs, targets) "
-            f"instead"
+            "instead"
         )
     return tuple(
         torch.stack([torch.as_tensor(part) for part in column])
@@ -124,10 +123,7 @@ def _stacked(given: Dataset[Any]) -> tuple[Tensor, ...]:
 
 
 def _tensor(given: Any, what: str, source: Source) -> Tensor:
-    """A dense CPU tensor with finite values.
-
-    Floating-point numbers are converted later, to the run's precision.
-    """
+    """A dense CPU tensor with finite values, in its own precision."""
     if isinstance(given, np.ndarray) and given.dtype.kind in "fiub":
         given = torch.from_numpy(np.ascontiguousarray(given))
     if not isinstance(given, Tensor):
@@ -153,8 +149,7 @@ def _require_finite(tensor: Tensor, what: str, source: Source) -> None:
         first = int(bad.nonzero()[0])
         source.refuse(
             f"{what} have NaN or infinity in {int(bad.sum())} of {len(bad)} examples, first in "
-            f"number {first}; "
-            "leave these out: keep = inputs.flatten(1).isfinite().all(1)",
+            f"number {first}; leave these out: keep = inputs.flatten(1).isfinite().all(1)",
             "data",
         )
 

@@ -1,4 +1,4 @@
-"""What a user's model and loss can give beyond a gradient, found by their classes and by trying."""
+"""The offers of a user's model and loss, from their classes and from trials."""
 
 from __future__ import annotations
 
@@ -26,38 +26,43 @@ MODULES: Mapping[Any, type[nn.Module]] = {
 def offers_of(
     model: nn.Module, loss_fn: nn.Module, inputs: Tensor, targets: Tensor
 ) -> frozenset[str]:
-    """The offers of a model and a loss that are known to work on these few examples.
+    """The offers of a model and a loss, as far as they work on a few examples.
 
-    `hessian` is offered where the loss can be differentiated twice. `ggn`, `sampled` and `jacobian`
-    are offered for torch's own classification and squared losses only, whose curvature by the
-    outputs and whose distribution are known; a loss of the user's own, a subclass included, offers
-    none of them. `sampled` excludes weights, label smoothing and ignored targets, which make it
-    another distribution. `per_example` holds where the mean over single examples is the loss of all
-    and no layer normalises by the batch.
+    `hessian` needs a twice differentiable loss. `ggn`, `sampled` and `jacobian` need torch's own
+    classification and squared losses, whose distribution and curvature by the outputs are known; a
+    user's own loss, a subclass included, offers none of them. `sampled` excludes weights, label
+    smoothing and ignored targets, which change the distribution. `per_example` needs a loss equal
+    to the mean over single examples, and no layer that normalises by the batch.
     """
-    found = _of_layers(model)
+    offers = _of_layers(model)
     twice = _twice_differentiable(model, loss_fn, inputs, targets)
     if twice:
-        found |= {"hessian"}
+        offers |= {"hessian"}
     if type(loss_fn) not in CONVEX:
-        return frozenset(found)
+        return frozenset(offers)
     if twice:
-        found |= {"ggn"} | ({"jacobian"} if isinstance(loss_fn, SQUARES) else set())
+        offers |= {"ggn"} | ({"jacobian"} if isinstance(loss_fn, SQUARES) else set())
     if _is_plain(loss_fn, targets):
-        found |= {"sampled"}
+        offers |= {"sampled"}
     if _is_mean_over_examples(model, loss_fn, inputs, targets):
-        found |= {"per_example"}
-    return frozenset(found)
+        offers |= {"per_example"}
+    return frozenset(offers)
 
 
-def reasons(model: nn.Module, loss_fn: nn.Module, found: frozenset[str]) -> dict[str, str]:
-    """Why the offers that were not found are not there, each in words that say what would change it."""
+def reasons(model: nn.Module, loss_fn: nn.Module, offers: frozenset[str]) -> dict[str, str]:
+    """The reasons of the missing offers, with the changes that would provide them."""
     kind = "a function" if hasattr(loss_fn, "function") else f"a {type(loss_fn).__name__}"
-    own = f"the loss is {kind}; nn.CrossEntropyLoss(), nn.MSELoss() or nn.BCEWithLogitsLoss() gives it"
+    own = (
+        f"the loss is {kind}; nn.CrossEntropyLoss(), nn.MSELoss() or nn.BCEWithLogitsLoss() gives "
+        "it"
+    )
     known = type(loss_fn) in CONVEX
     once = "an operation of the model or the loss has no second derivative"
-    weighted = "weight, pos_weight, label_smoothing and ignored targets make the loss no likelihood; leave them out"
-    said = {
+    weighted = (
+        "weight, pos_weight, label_smoothing and ignored targets make the loss no likelihood; "
+        "leave them out"
+    )
+    messages = {
         "hessian": once,
         "ggn": once if known else own,
         "jacobian": once
@@ -71,14 +76,11 @@ def reasons(model: nn.Module, loss_fn: nn.Module, found: frozenset[str]) -> dict
         "layers": "the model has no nn.Linear and no nn.Conv2d",
         "matrices": "the model has fewer than two trainable matrices beside its embeddings",
     }
-    return {offer: why for offer, why in said.items() if offer not in found}
+    return {offer: message for offer, message in messages.items() if offer not in offers}
 
 
 def _of_layers(model: nn.Module) -> set[str]:
-    """`layers` and `matrices`.
-
-    All matrices but embeddings and one more, the output layer, are hidden.
-    """
+    """The offers `layers` and `matrices`; all matrices but embeddings and the output are hidden."""
     modules = list(model.modules())
     captured = any(isinstance(module, nn.Linear | nn.Conv2d) for module in modules)
     embeddings = {id(module.weight) for module in modules if isinstance(module, nn.Embedding)}
@@ -91,10 +93,7 @@ def _of_layers(model: nn.Module) -> set[str]:
 def _twice_differentiable(
     model: nn.Module, loss_fn: nn.Module, inputs: Tensor, targets: Tensor
 ) -> bool:
-    """Whether a Hessian product can be formed.
-
-    Some operations of torch have a first derivative only.
-    """
+    """Whether a Hessian product exists; some of torch's operations have a first derivative only."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         with sdpa_kernel(SDPBackend.MATH):
@@ -104,7 +103,7 @@ def _twice_differentiable(
             )
             total = torch.stack([(slope * slope.detach()).sum() for slope in slopes]).sum()
             if total.requires_grad:
-                # autograd.grad would pass over a node that refuses, as it leads to no parameter
+                # autograd.grad would skip a failing node that leads to no parameter
                 total.backward()
     except (RuntimeError, NotImplementedError):
         return False
@@ -135,6 +134,6 @@ def _is_mean_over_examples(
             parts = zip(inputs.split(1), targets.split(1), strict=True)
             single = torch.stack([loss_fn(model(x), t) for x, t in parts])
     except (RuntimeError, ValueError, IndexError):
-        return False  # a model that does not take one example alone
+        return False  # the model takes no single example
     total = single.sum() if getattr(loss_fn, "reduction", "mean") == "sum" else single.mean()
     return torch.allclose(total, whole, rtol=1e-3, atol=1e-6)

@@ -1,4 +1,4 @@
-"""A user's Python file: run once, and quoted in every complaint about it."""
+"""A user's Python file: its execution, and quotations of it in messages."""
 
 from __future__ import annotations
 
@@ -60,18 +60,15 @@ EXPECTED: Mapping[str, tuple[str, str]] = {
 }
 
 
-DIGITS = 12  # of the SHA-256 of a file's content: reports show them
+DIGITS = 12  # shown digits of the SHA-256 of a file's content
 
 
 class BrokenFileError(ValueError):
-    """A user's file does not give what a task is made of.
-
-    The message shows where, what is expected and an example.
-    """
+    """A user's file lacks a part of a task; the message has place, rule and example."""
 
 
 class Source:
-    """The text of a file and where its names are defined.
+    """The text of a file, and the lines of its names.
 
     Raises:
         BrokenFileError: there is no such file, or it is no Python.
@@ -96,24 +93,18 @@ class Source:
     def refuse(
         self, what: str, name: str, *, line: int | None = None, cause: BaseException | None = None
     ) -> NoReturn:
-        """Raise BrokenFileError about a name.
-
-        The line it is defined in unless another is given, and what is expected.
-        """
+        """Raise BrokenFileError about a name, with its line and the expected value."""
         number = line or self.line_of(name)
         place = f"{self.given}, line {number}" if number else self.given
-        said = [f"{place}: {what}", self._quoted(number), _expected(name)]
-        raise BrokenFileError("\n".join(filter(None, said))) from cause
+        message = [f"{place}: {what}", self._quoted(number), _expected(name)]
+        raise BrokenFileError("\n".join(filter(None, message))) from cause
 
     def line_of(self, name: str) -> int | None:
-        """The line in which a top-level name, or the same in capitals, was last bound.
-
-        None where it never is.
-        """
+        """The line that last binds a top-level name, or the capitalised name; None without one."""
         return self.lines.get(name) or self.lines.get(name.capitalize())
 
     def line_of_function(self, function: Any) -> int | None:
-        """The line in which a function of this file begins; None for one that is defined elsewhere."""
+        """The line in which a function of this file begins; None for other functions."""
         code = getattr(function, "__code__", None)
         return (
             code.co_firstlineno if code is not None and code.co_filename == str(self.path) else None
@@ -121,7 +112,7 @@ class Source:
 
     @contextmanager
     def blaming(self, what: str, name: str) -> Iterator[None]:
-        """Turn whatever is raised inside into a complaint that shows the deepest line of this file that took part."""
+        """Turn an exception inside into a message that shows the deepest line of this file."""
         try:
             yield
         except BrokenFileError:
@@ -129,10 +120,15 @@ class Source:
         except (Exception, SystemExit) as error:
             frames = traceback.extract_tb(error.__traceback__)
             own = [frame.lineno for frame in frames if frame.filename == str(self.path)]
-            said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            kind = type(error).__name__
+            message = f"{kind}: {error}" if str(error) else kind
             if isinstance(error, FileNotFoundError):
-                said += f"; paths are relative to {Path.cwd()}, and Path(__file__).parent is the folder of this file"
-            self.refuse(f"{what} raised {said}", name, line=own[-1] if own else None, cause=error)
+                message += (
+                    f"; paths are relative to {Path.cwd()}, and Path(__file__).parent is the "
+                    "folder of this file"
+                )
+            line = own[-1] if own else None
+            self.refuse(f"{what} raised {message}", name, line=line, cause=error)
 
     def _quoted(self, number: int | None) -> str:
         lines = self.text.splitlines()
@@ -147,16 +143,13 @@ def open_source(file: str) -> Source:
 
 
 def names_of(source: Source) -> dict[str, Any]:
-    """What the file's names stand for once it has been run; the same file is run once a process."""
+    """The names of the file after its execution; the same file is executed once a process."""
     return _executed(source.path, source.digest, source.given)
 
 
 @lru_cache(maxsize=1)
 def _executed(path: Path, digest: str, given: str) -> dict[str, Any]:
-    """Run a file as a module.
-
-    `if __name__ == "__main__"` is not entered, modules that lie beside it are found.
-    """
+    """Execute a file as a module that is not `__main__`, with its folder on the path."""
     source = Source(path, given)
     module = ModuleType(f"{path.stem}_{digest[:8]}")
     module.__file__ = str(path)
@@ -170,7 +163,7 @@ def _executed(path: Path, digest: str, given: str) -> dict[str, Any]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the global generators of torch, numpy and Python, so that data and weights are the same in every process."""
+    """Seed the global generators of torch, numpy and Python, and restore them afterwards."""
     state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - the user's code may draw from it
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -184,17 +177,17 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def _line_of_names(tree: ast.Module) -> dict[str, int]:
-    """Where each top-level name was last bound."""
-    found: dict[str, int] = {}
+    """The line that last binds each top-level name."""
+    lines: dict[str, int] = {}
     for statement in tree.body:
         if isinstance(statement, ast.FunctionDef | ast.ClassDef):
-            found[statement.name] = statement.lineno
+            lines[statement.name] = statement.lineno
         elif isinstance(statement, ast.Import | ast.ImportFrom):
-            found |= {alias.asname or alias.name: statement.lineno for alias in statement.names}
+            lines |= {alias.asname or alias.name: statement.lineno for alias in statement.names}
         else:
             stored = (node for node in ast.walk(statement) if isinstance(node, ast.Name))
-            found |= {node.id: node.lineno for node in stored if isinstance(node.ctx, ast.Store)}
-    return found
+            lines |= {node.id: node.lineno for node in stored if isinstance(node.ctx, ast.Store)}
+    return lines
 
 
 def _expected(name: str) -> str:

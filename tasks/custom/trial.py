@@ -1,4 +1,4 @@
-"""A user's model, loss and data tried together on a few examples, before anything is trained."""
+"""A trial of a user's model, loss and data on a few examples before training."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ from tasks.data.splits import Pair
 def try_gradient(
     model: nn.Module, loss_fn: nn.Module, examples: Pair, splits: Mapping[str, Pair], source: Source
 ) -> None:
-    """One evaluation and one gradient on a few examples.
-
-    The class numbers of all splits are looked at.
+    """Compute one loss and one gradient on a few examples, and check all splits' class numbers.
 
     Raises:
-        BrokenFileError: the model has nothing to train, or one of the two raises, gives no single finite
-            number that can be differentiated, or does not fit the data.
+        BrokenFileError: the model has no trainable parameters, model or loss raises or does not fit
+            the data, or the loss is not a single finite number with a gradient.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         source.refuse(f"the model, {type(model).__name__}, has no trainable parameters", "model")
@@ -31,7 +29,10 @@ def try_gradient(
     _require_fitting_targets(loss_fn, outputs, targets, source)
     if are_class_numbers(loss_fn, targets):
         _require_known_classes(loss_fn, outputs, splits, source)
-    shapes = f"outputs of shape {tuple(outputs.shape)}, targets of shape {tuple(targets.shape)} and {targets.dtype}"
+    shapes = (
+        f"outputs of shape {tuple(outputs.shape)}, targets of shape {tuple(targets.shape)} and "
+        f"{targets.dtype}"
+    )
     with source.blaming(f"loss(outputs, targets), {shapes},", "loss"):
         loss = loss_fn(outputs, targets)
     if not isinstance(loss, Tensor) or loss.numel() != 1:
@@ -49,19 +50,20 @@ def try_gradient(
 def _require_known_classes(
     loss_fn: nn.Module, outputs: Tensor, splits: Mapping[str, Pair], source: Source
 ) -> None:
-    """Refuse class numbers that the model has no output for."""
+    """Refuse class numbers for which the model has no output."""
     count = outputs.shape[1] if outputs.ndim > 1 else 1
     for split, (_, targets) in splits.items():
         known = targets[targets != loss_fn.ignore_index]
         if len(known) and not 0 <= int(known.min()) <= int(known.max()) < count:
-            found = f"from {int(known.min())} to {int(known.max())}"
             source.refuse(
-                f"the {split} targets go {found}, and the model has {count} outputs", "data"
+                f"the {split} targets go from {int(known.min())} to {int(known.max())}, and the "
+                f"model has {count} outputs",
+                "data",
             )
 
 
 def are_class_numbers(loss_fn: nn.Module, targets: Tensor) -> bool:
-    """Whether a loss reads these targets as the numbers of classes."""
+    """Whether a loss reads these targets as class numbers."""
     return isinstance(loss_fn, nn.CrossEntropyLoss) and not targets.is_floating_point()
 
 
@@ -83,25 +85,31 @@ def _outputs(model: nn.Module, inputs: Tensor, source: Source) -> Tensor:
 def _require_fitting_targets(
     loss_fn: nn.Module, outputs: Tensor, targets: Tensor, source: Source
 ) -> None:
-    """Refuse targets of a shape or type that torch's losses do not take, or take in another sense than is meant."""
+    """Refuse targets of a shape or type that torch's losses reject or misread."""
     shapes = f"outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}"
-    if (
-        isinstance(loss_fn, SQUARES) and outputs.shape != targets.shape
-    ):  # torch would broadcast them
+    if isinstance(loss_fn, SQUARES) and outputs.shape != targets.shape:
+        # torch would broadcast them
         source.refuse(
             f"a squared error needs equal shapes, got {shapes}; targets[:, None] may help", "data"
         )
-    classes = isinstance(loss_fn, nn.CrossEntropyLoss)
-    if classes and targets.is_floating_point() and targets.shape != outputs.shape:
-        source.refuse(
-            f"the targets are {targets.dtype}, and classes are whole numbers: targets.long()",
-            "data",
-        )
-    column = targets.ndim == 2 and targets.shape[1] == 1 and outputs.shape[1:] != targets.shape[1:]
-    if classes and column and not targets.is_floating_point():
-        source.refuse(f"class numbers need one dimension, got {shapes}: targets[:, 0]", "data")
+    if isinstance(loss_fn, nn.CrossEntropyLoss):
+        _require_fitting_classes(outputs, targets, shapes, source)
     if isinstance(loss_fn, nn.BCEWithLogitsLoss | nn.MSELoss) and not targets.is_floating_point():
         kind = type(loss_fn).__name__
         source.refuse(
             f"the targets are {targets.dtype}, and {kind} wants numbers: targets.float()", "data"
         )
+
+
+def _require_fitting_classes(outputs: Tensor, targets: Tensor, shapes: str, source: Source) -> None:
+    """Refuse classes that are neither whole numbers of one dimension nor probabilities."""
+    if targets.is_floating_point():
+        if targets.shape != outputs.shape:
+            source.refuse(
+                f"the targets are {targets.dtype}, and classes are whole numbers: targets.long()",
+                "data",
+            )
+        return
+    column = targets.ndim == 2 and targets.shape[1] == 1 and outputs.shape[1:] != targets.shape[1:]
+    if column:
+        source.refuse(f"class numbers need one dimension, got {shapes}: targets[:, 0]", "data")

@@ -1,4 +1,4 @@
-"""Loaders and the small vendored sets; README.md beside this file says where each set comes from."""
+"""Loaders of data sets and the small vendored sets, whose sources README.md names."""
 
 from tasks.data.store import DataCorruptError, DataMissingError, data_directory
 

@@ -1,7 +1,4 @@
-"""Generated images of curves.
-
-A look-alike of the CURVES set, whose images and renderer are not public.
-"""
+"""Generated images of curves, similar to the CURVES set, which is not public."""
 
 from __future__ import annotations
 
@@ -22,15 +19,15 @@ CHUNK = 1000
 
 @lru_cache(maxsize=1)
 def curves_lookalike() -> tuple[Pair, Pair]:
-    """20,000 training and 10,000 test images, `(N, 1, 28, 28)` bytes, of curves given by three random points each.
+    """Images `(N, 1, 28, 28)` in bytes of random curves: 20,000 for training, 10,000 for test.
 
-    Hinton and Salakhutdinov, "Reducing the dimensionality of data with neural networks", 2006, made
-    such a set, of these sizes, to have images whose true dimension is known: six, the coordinates
-    of the points. These are other curves, drawn by another rule (see `draw_curves`): errors on them
-    do not compare with published ones.
+    Three random points define a curve. Hinton and Salakhutdinov, "Reducing the dimensionality of
+    data with neural networks", 2006, used a set of these sizes for its known dimension: six, the
+    coordinates of the points. These are other curves, drawn by another rule (see `draw_curves`):
+    errors on them do not compare with published ones.
 
-    The images are the same on every call and made once per process, in a second or two. There are
-    no classes: every label is 0.
+    The images are the same on every call and computed once per process, in a second or two. The set
+    has no classes: every label is 0.
     """
     points = random_points(TRAIN + TEST, torch.Generator().manual_seed(0))
     pixels = torch.cat(
@@ -41,27 +38,27 @@ def curves_lookalike() -> tuple[Pair, Pair]:
 
 
 def random_points(count: int, generator: torch.Generator) -> Tensor:
-    """Three points `(x, y)` a curve, uniform over the image less a margin, in pixels.
+    """Three points a curve, `(count, 3, 2)` in pixels, uniform over the image less a margin.
 
-    `(count, 3, 2)`.
-
-    A parabola leaves the box of its points by an eighth of its side at most, which the margin
-    allows for.
+    A parabola leaves the box of its points by an eighth of its side at most: the margin allows for
+    it.
     """
     uniform = torch.rand(count, 3, 2, generator=generator)
     return MARGIN + (SIDE - 1 - 2 * MARGIN) * uniform
 
 
 def draw_curves(points: Tensor) -> Tensor:
-    """Images `(N, 28, 28)` in [0, 1] of the parabolas through the points `(N, 3, 2)`, in pixels, at t = 0, 1/2 and 1.
+    """Images `(N, 28, 28)` in [0, 1] of the parabolas through points `(N, 3, 2)`, in pixels.
+
+    A parabola passes through its points at t = 0, 1/2 and 1:
 
         B(t) = (1-t) (1-2t) p0 + 4 t (1-t) p1 + t (2t-1) p2,
-        ink(x) = min(1, c int_0^1 exp(-|x - B(t)|^2 / (2 s^2)) |B'(t)| dt),   c = 1 / (s sqrt(2
-        pi)),   s = 0.7 pixels
+        ink(x) = min(1, c int_0^1 exp(-|x - B(t)|^2 / (2 s^2)) |B'(t)| dt),
+        c = 1 / (s sqrt(2 pi)),   s = 0.7 pixels
 
-    A straight stroke thus has brightness 1 at its middle, whatever the speed along it, and a
-    Gaussian profile across. The integral is the midpoint rule with 96 nodes; as the kernel is
-    separable, it is a product of matrices.
+    A straight stroke has brightness 1 at its middle for any speed, and a Gaussian profile across.
+    The integral is the midpoint rule with 96 nodes; as the kernel is separable, it is a product of
+    matrices.
     """
     time = (torch.arange(SAMPLES, dtype=points.dtype) + 0.5) / SAMPLES
     basis = torch.stack([(1 - time) * (1 - 2 * time), 4 * time * (1 - time), time * (2 * time - 1)])

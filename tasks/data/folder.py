@@ -1,4 +1,4 @@
-"""Labelled images from a folder with a subfolder per class."""
+"""Labelled images from a folder with a subfolder for each class."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ TEST_PART = 6
 
 
 def read_image_folder(root: Path, image_size: int | None = None) -> tuple[Pair, Pair]:
-    """The training and the test images below `root`.
+    """Training and test images below `root`: pixels `(N, 1 or 3, H, W)` in bytes, labels `(N,)`.
 
-    Pixels `(N, 1 or 3, H, W)` as bytes, and labels `(N,)`.
-
-    The layout is `train/<class>/<file>` and `test/<class>/<file>`, or `<class>/<file>` alone, of
-    which a sixth is then held out as the test set, always the same. Classes are numbered in the
-    order of their names. The first image decides whether all are read as grey or as colour.
+    The layout is `train/<class>/<file>` and `test/<class>/<file>`, or `<class>/<file>` alone, with
+    a fixed sixth held out as the test set. Classes are numbered in the order of their names. The
+    first image determines whether all are read as grey or as colour.
 
     Args:
         root: the folder.
@@ -52,7 +50,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _mode(folder: Path, classes: list[str]) -> str:
-    """PIL's word for grey or colour, after the first image."""
+    """PIL's mode of all images, grey or colour, by the first image."""
     if not classes:
         raise ValueError(f"data must hold a folder of images for every class, got {folder}")
     with Image.open(_files(folder / classes[0])[0]) as image:

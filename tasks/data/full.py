@@ -1,4 +1,4 @@
-"""The full data sets, as torchvision lays them out in the data directory."""
+"""The full data sets in torchvision's layout of the data directory."""
 
 from __future__ import annotations
 
@@ -12,29 +12,38 @@ from tasks.data.splits import Pair
 from tasks.data.store import DataMissingError, data_directory, read_verified
 
 IDX_FOLDERS = {"fashion_mnist": "FashionMNIST", "mnist": "MNIST"}
+IDX_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+IDX_DIGESTS = {
+    "fashion_mnist": (
+        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    ),
+    "mnist": (
+        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    ),
+}
 IDX_SHA256 = {
-    "fashion_mnist": {
-        "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-        "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-        "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-        "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-    },
-    "mnist": {
-        "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-        "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-        "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-        "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-    },
+    name: dict(zip(IDX_FILES, digests, strict=True)) for name, digests in IDX_DIGESTS.items()
 }
 
 
 def idx_folder(name: str) -> Path:
-    """Where the uncompressed idx files of a set lie."""
+    """The folder of a set's uncompressed idx files."""
     return data_directory() / IDX_FOLDERS[name] / "raw"
 
 
 def read_idx_set(name: str) -> tuple[Pair, Pair]:
-    """The training and the test images, `(N, 1, 28, 28)` bytes, and labels, `(N,)`, of one of `IDX_SHA256`.
+    """Training and test images `(N, 1, 28, 28)` in bytes, and labels `(N,)`, of an idx set.
 
     Raises:
         DataMissingError: a file is absent.
@@ -47,10 +56,10 @@ def read_idx_set(name: str) -> tuple[Pair, Pair]:
 
 
 def read_cifar10() -> tuple[Pair, Pair]:
-    """The training and the test images of CIFAR-10, `(N, 3, 32, 32)` bytes, and labels, `(N,)`.
+    """Training and test images of CIFAR-10, `(N, 3, 32, 32)` in bytes, and labels `(N,)`.
 
     Raises:
-        DataMissingError: it has not been fetched, or a file is damaged.
+        DataMissingError: the set is not fetched, or a file is damaged.
     """
     from tasks.data.torchvision_guard import torchvision_datasets
 
@@ -70,10 +79,11 @@ def read_cifar10() -> tuple[Pair, Pair]:
 
 
 def _read_idx(name: str, file: str, sha256: str) -> Tensor:
-    """An idx file: two zero bytes, the type, the number of dimensions, the dimensions, the values."""
+    """The values of an idx file, in its shape."""
     path = idx_folder(name) / file
     if not path.is_file():
         raise DataMissingError(name)
+    # two zero bytes, the type, the number of dimensions, the dimensions, the values
     content = bytearray(read_verified(path, sha256))
     dimensions = content[3]
     shape = struct.unpack_from(f">{dimensions}I", content, offset=4)

@@ -1,4 +1,4 @@
-"""Sets of labelled images: by name, or from a folder of image files."""
+"""Sets of labelled images, by name or from a folder of image files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Images:
 
     @property
     def classes(self) -> int:
-        """How many classes there are."""
+        """The number of classes."""
         return int(self.train[1].max()) + 1
 
     def resized(self, size: int) -> Images:
@@ -47,11 +47,11 @@ class Images:
 
 
 def load_images(data: str, image_size: int | None = None) -> Images:
-    """The set called `data`, or the images of the folder `data`.
+    """The image set of a name or a folder.
 
     Args:
         data: one of `NAMED`, or a path (see `read_image_folder` for its layout).
-        image_size: pixels a side to resize the images to; None leaves them as they are.
+        image_size: the side in pixels after resizing; None for no change.
 
     Raises:
         ValueError: `data` is neither a name nor a folder, the images of a folder differ in size and
@@ -69,7 +69,7 @@ def load_images(data: str, image_size: int | None = None) -> Images:
     return _folder(folder, image_size)
 
 
-# A sweep builds the same task again and again: its data are decoded once.
+# A sweep builds the same task many times: its data are decoded once.
 @lru_cache(maxsize=2)
 def _named(name: str) -> Images:
     return NAMED[name]()

@@ -1,4 +1,4 @@
-"""MNIST-1D: ten short curves, one a digit, distorted until they are hard to tell apart."""
+"""MNIST-1D: ten short curves, one for each digit, distorted until they are hard to distinguish."""
 
 from __future__ import annotations
 
@@ -41,18 +41,17 @@ def mnist_1d(samples: int = 5000, seed: int = 42, shuffled: bool = False) -> tup
     and seed 42 are the published set. A signal is its digit's template of 12 points, between -1 and
     1:
 
-    1. 36 to 60 zeros are appended, and the whole is interpolated to 72 points: a random stretch;
-    2. it is multiplied by a factor within 20 % of one and rotated by up to 47 points;
+    1. 36 to 60 zeros are appended, and the signal is interpolated to 72 points: a random stretch;
+    2. the signal is multiplied by a factor within 20 % of one and rotated by up to 47 points;
     3. zeros get noise of correlation length 2, every point gets white noise of deviation 0.02;
     4. a straight line of random slope is subtracted, and 40 points are interpolated.
 
     The set as a whole, test signals included, has mean 0 and deviation 1.
 
     Args:
-        samples: how many signals; each digit has a tenth of them.
-        seed: of all that is random.
-        shuffled: permute the points of all signals alike: no model then gains from knowing which
-            are neighbours.
+        samples: the number of signals, a tenth for each digit.
+        seed: the seed of all random numbers.
+        shuffled: permute the points of all signals alike, which hides neighbourhoods from a model.
 
     Raises:
         ValueError: `samples` is not a positive multiple of 10.
@@ -102,10 +101,7 @@ def resampled(signal: Array, length: int) -> Array:
 
 
 def blurred(noise: Array) -> Array:
-    """A convolution with a Gaussian of deviation 2, cut off at four deviations.
-
-    At the ends the noise is mirrored.
-    """
+    """The noise convolved with a Gaussian of deviation 2, cut at four deviations; mirrored ends."""
     reach = round(4 * CORRELATION_LENGTH)
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / CORRELATION_LENGTH) ** 2)
     return np.convolve(

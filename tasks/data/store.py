@@ -1,4 +1,4 @@
-"""Where data sets lie, and what is said when one is absent or damaged."""
+"""The directory of data sets, and the errors about absent or damaged ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class DataMissingError(FileNotFoundError):
-    """A data set is not in the data directory; the message says which command brings it."""
+    """A data set is not in the data directory; the message gives the command that fetches it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -19,11 +19,11 @@ class DataMissingError(FileNotFoundError):
 
 
 class DataCorruptError(RuntimeError):
-    """A file's content is not the one that was recorded for it."""
+    """A file's content does not have its recorded digest."""
 
 
 def data_directory() -> Path:
-    """The folder of the full data sets: `$SUITE_DATA`, by default `suite/data` in the user's cache."""
+    """The folder of the full data sets: `$SUITE_DATA`, or `suite/data` in the user's cache."""
     if chosen := os.environ.get("SUITE_DATA"):
         return Path(chosen).expanduser()
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -34,12 +34,12 @@ def read_verified(path: Path, sha256: str) -> bytes:
     """The bytes of a file.
 
     Raises:
-        DataCorruptError: they do not have the SHA-256 given.
+        DataCorruptError: the bytes do not have the given SHA-256.
     """
     content = path.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != sha256:
         raise DataCorruptError(
-            f"{path} is damaged: its SHA-256 is {found}, not {sha256}; restore or delete it"
+            f"{path} is damaged: its SHA-256 is {digest}, not {sha256}; restore or delete it"
         )
     return content

@@ -17,7 +17,7 @@ def read_text(path: str | None) -> str:
     """The text of a UTF-8 file, or of the vendored Moby Dick for None.
 
     Raises:
-        ValueError: there is no such file.
+        ValueError: the file does not exist.
     """
     if path is None:
         return _moby_dick()
@@ -28,7 +28,7 @@ def read_text(path: str | None) -> str:
 
 
 def encode(text: str) -> tuple[Tensor, str]:
-    """The characters as numbers, `(len(text),)`, and the alphabet, in order, that they index."""
+    """The characters as numbers `(len(text),)`, and the sorted alphabet that they index."""
     codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
     alphabet, numbers = np.unique(codes, return_inverse=True)
     return torch.from_numpy(numbers.astype(np.int64)), "".join(map(chr, alphabet))
@@ -44,8 +44,8 @@ def split_windows(numbers: Tensor, context: int, val_size: int, test_size: int) 
     Args:
         numbers: the encoded text.
         context: the length of the inputs.
-        val_size: how many windows to validate on.
-        test_size: how many windows to test on.
+        val_size: the number of validation windows.
+        test_size: the number of test windows.
 
     Raises:
         ValueError: the text is too short.

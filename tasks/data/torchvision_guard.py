@@ -1,4 +1,4 @@
-"""The only place that imports torchvision."""
+"""The only import of torchvision."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 @cache
 def torchvision_datasets() -> ModuleType:
-    """`torchvision.datasets`, also where torchvision's compiled part does not fit torch.
+    """The module `torchvision.datasets`, also if torchvision's compiled part does not fit torch.
 
     The package index has torchvision built for CUDA. Beside a CPU build of torch its compiled part
-    does not load, and the import then stops at two operators that it takes for granted. They are
-    declared first, and never called.
+    does not load, and the import stops at two missing operators. These are declared first, and
+    never called.
     """
     if (
         "torchvision" not in sys.modules
@@ -31,11 +31,11 @@ def torchvision_datasets() -> ModuleType:
         library = torch.library.Library("torchvision", "FRAGMENT")
         for name in OPERATORS:
             library.define(name + SIGNATURE)
-        _kept.append(library)
+        _declared.append(library)
     return importlib.import_module("torchvision.datasets")
 
 
-_kept: list[torch.library.Library] = []  # a Library that is collected takes its operators with it
+_declared: list[torch.library.Library] = []  # a collected Library removes its operators
 
 
 def _compiled_part_loads() -> bool:

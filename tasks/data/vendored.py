@@ -1,4 +1,4 @@
-"""The sets kept in the repository, as xz files beside this one; scripts/make_data.py made them."""
+"""The data sets in the repository: xz files beside this one, from scripts/make_data.py."""
 
 from __future__ import annotations
 

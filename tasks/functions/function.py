@@ -1,4 +1,4 @@
-"""What the functions share: a parameter vector as the model, residuals or a value as its outputs."""
+"""Base of the functions: a parameter vector as the model, residuals or a value as its outputs."""
 
 from __future__ import annotations
 
@@ -17,33 +17,34 @@ VALUE_OFFERS = frozenset({"hessian", "per_example"})
 
 
 class MeanValue(nn.Module):
-    """The mean of the outputs, for a model that computes the value itself: `(1/N) sum_n f_n`.
+    """The mean `(1/N) sum_n f_n` of the outputs, for a model that computes the value itself.
 
     Targets are ignored.
     """
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean of the outputs `(N,)`, a scalar."""
         return outputs.mean()
 
 
 class FunctionTask(Task):
-    """Minimise `f(x) = |r(x)|^2`, a sum of squared residuals, or an `f` that is none.
+    """Minimise `f(x) = |r(x)|^2`, a sum of squared residuals, or another function `f`.
 
-    `build` gives a module whose one parameter is `x`, of shape `(n,)`. It maps inputs of shape `(N,
+    `build` returns a module with one parameter `x`, of shape `(n,)`. It maps inputs of shape `(N,
     1)`, whose values it ignores, to N equal rows of residuals, `(N, residuals)`, or, without
-    residuals, to N equal values `f(x)`, `(N,)`. There is no data, so every split is the function
+    residuals, to N equal values `f(x)`, `(N,)`. The task has no data: every split is the function
     itself, in float64.
 
     A function without residuals has no Gauss-Newton matrix, Jacobian or predictive distribution: it
     offers `hessian` and `per_example` alone.
 
-    The metric `gap` is `f(x) - minimum`, computed without the noise that a subclass may add. It is
-    negative where a point below `minimum` was found, and is reported so.
+    The metric `gap` is `f(x) - minimum`, computed without a subclass's noise. It is negative at a
+    point below `minimum`.
 
     Args:
         dimension: n.
-        residuals: how many residuals there are; None for a function that is no sum of squares.
-        batch_size: rows in a batch; more than one matters only where `targets` is random.
+        residuals: the number of residuals; None for a function that is no sum of squares.
+        batch_size: rows in a batch; more than one matters only for random `targets`.
     """
 
     offers = frozenset({"hessian", "ggn", "jacobian", "sampled", "per_example"})
@@ -73,21 +74,16 @@ class FunctionTask(Task):
 
     @property
     def domain(self) -> tuple[Interval, Interval] | None:
-        """The part of the plane worth a picture, `((x_low, x_high), (y_low, y_high))`.
-
-        None unless n is 2.
-        """
+        """The rectangle of a picture, `((x_low, x_high), (y_low, y_high))`; None unless n is 2."""
         return None
 
     @property
     def minimizers(self) -> Tensor:
-        """The points known to be global minimizers, `(k, n)`; k is 0 where none is known."""
+        """The known global minimizers, `(k, n)`; k is 0 without any."""
         return self._place(torch.empty(0, self.dimension))
 
     def values(self, points: Tensor) -> Tensor:
-        """The noiseless `f` (not the gap) at every row.
-
-        `(k, n)` to `(k,)`, on the task's device, without a graph.
+        """The noiseless `f` (not the gap) at every row of `(k, n)`: `(k,)`, without a graph.
 
         Raises:
             ValueError: `points` is not of shape `(k, n)`.
@@ -99,27 +95,26 @@ class FunctionTask(Task):
         model, (inputs, targets) = self.model(0), self._exact_batch()
 
         def value(x: Tensor) -> Tensor:
-            found: Tensor = self.loss_fn(functional_call(model, {"x": x}, (inputs,)), targets)
-            return found
+            loss: Tensor = self.loss_fn(functional_call(model, {"x": x}, (inputs,)), targets)
+            return loss
 
         with torch.no_grad():
             parts = [vmap(value)(part) for part in self._place(points).split(4096) if len(part)]
         return torch.cat(parts) if parts else self._place(torch.empty(0))
 
     def targets(self, seed: int, step: int) -> Tensor:
-        """The targets of a step, `(batch_size, residuals)`.
-
-        Zeros make the loss the function itself.
-        """
+        """The targets of a step, `(batch_size, residuals)`; for zeros the loss is the function."""
         return torch.zeros(self.batch_size, *self.outputs_shape, dtype=torch.float64)
 
     def batches(self, split: str, seed: int, start: int = 0) -> Iterator[Batch]:
+        """Batches of ignored inputs `(batch_size, 1)` and targets; one exact batch off training."""
         require_split(split)
         return (
             self._training_batches(seed, start) if split == "train" else iter([self._exact_batch()])
         )
 
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
+        """`gap` and `loss` of the exact function at the model's point."""
         require_split(split)
         inputs, targets = self._exact_batch()
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What is known of one test function."""
+"""A test function with its start, minima and sizes."""
 
 from __future__ import annotations
 
@@ -21,24 +21,23 @@ class Problem:
     """A test function: its formula, its standard start and its published minima.
 
     The formula is either a vector of residuals, `f(x) = sum_i r_i(x)^2` (without a factor 1/2), or
-    `f` itself. It is written for one point, `(n,)`, in torch operations that differentiate twice
-    and go through `torch.func.vmap`; at points where the mathematics breaks down it gives infinity
-    or NaN.
+    `f` itself. It takes one point, `(n,)`, and consists of torch operations that differentiate
+    twice under `torch.func.vmap`; outside its domain it gives infinity or NaN.
 
     Attributes:
-        name: the name by which it is asked for.
+        name: the name in the task's YAML.
         dimension: the usual n.
         start: the standard start, as a function of n.
         residuals: `(n,)` to `(m,)`, for a sum of squares.
-        value: `(n,)` to a scalar, for a function that is none.
-        number: its number in the collection of Moré, Garbow and Hillstrom, 1 to 35.
-        sizes: the n that are allowed; None for a fixed n.
-        minimum: the smallest value f*: a number, a table or a function of n. Minus infinity where
-            there is none, None where nobody has published it.
-        minimizers: where f* is attained, as functions of n; empty where that is not known or not
-            finitely many points.
+        value: `(n,)` to a scalar, for a function that is no sum of squares.
+        number: the number in the collection of Moré, Garbow and Hillstrom, 1 to 35.
+        sizes: the allowed n; None for a fixed n.
+        minimum: the smallest value f*: a number, a table or a function of n; minus infinity for a
+            function without minimum, None for an unpublished one.
+        minimizers: the points with value f*, as functions of n; empty if they are unknown or
+            infinitely many.
         local_minima: other published values at which correct solvers end.
-        box: the rectangle worth a picture at n = 2.
+        box: the rectangle of a picture at n = 2.
     """
 
     name: str
@@ -58,18 +57,18 @@ class Problem:
             raise ValueError(f"{self.name} needs either residuals or a value")
 
     def outputs(self, x: Tensor) -> Tensor:
-        """The residuals at one point, `(m,)`, or the value, a scalar, where there are none."""
+        """The residuals at one point, `(m,)`, or the value, a scalar, without residuals."""
         formula = self.residuals or self.value
         assert formula is not None
         return formula(x)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """F at one point, a scalar."""
+        """The value f at one point, a scalar."""
         outputs = self.outputs(x)
         return outputs if self.residuals is None else outputs.square().sum()
 
     def resolve(self, dimension: int | None) -> int:
-        """The dimension asked for, or the usual one.
+        """The requested dimension, or the usual one.
 
         Raises:
             ValueError: the function is not defined for that n.
@@ -80,7 +79,7 @@ class Problem:
         return chosen
 
     def lowest(self, dimension: int) -> float | None:
-        """f* for this n; None where it is not known."""
+        """The minimum f* for this n, or None if it is unknown."""
         if isinstance(self.minimum, Mapping):
             return self.minimum.get(dimension)
         return self.minimum(dimension) if callable(self.minimum) else self.minimum
@@ -95,10 +94,7 @@ class Problem:
 
 
 def repeated(*pattern: float) -> Point:
-    """The point that repeats a pattern until it has n entries.
-
-    A pattern of n entries is the point itself.
-    """
+    """The point of n entries that repeats a pattern."""
 
     def point(dimension: int) -> Tensor:
         copies = math.ceil(dimension / len(pattern))
@@ -108,12 +104,12 @@ def repeated(*pattern: float) -> Point:
 
 
 def any_from(least: int, multiple: int = 1) -> range:
-    """Every n from `least` on, in steps of `multiple`; tensors cannot be longer."""
+    """Every n from `least` to the longest tensor, in steps of `multiple`."""
     return range(least, 2**62, multiple)
 
 
 def counted(count: int, like: Tensor) -> Tensor:
-    """1, 2, ..., `count`, of the type and on the device of another tensor."""
+    """The numbers 1, 2, ..., `count`, of the type and on the device of another tensor."""
     return torch.arange(1, count + 1, dtype=like.dtype, device=like.device)
 
 

@@ -1,4 +1,4 @@
-"""A convex quadratic with a known spectrum and, on demand, noisy gradients."""
+"""A convex quadratic with a known spectrum and optional gradient noise."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ SPECTRA: dict[str, Callable[[int, float], Tensor]] = {
 
 
 class Quadratic(FunctionTask):
-    """The model of every smooth minimum: a bowl of a given condition number, in a random rotation.
+    """The model of every smooth minimum: a bowl of a given condition number, randomly rotated.
 
-        f(x) = 1/2 (x - x*)^T H (x - x*) = |r(x)|^2,   H = Q diag(s) Q^T,   r(x) = diag(s)^(1/2) Q^T
-        (x - x*) / sqrt(2)
+        f(x) = 1/2 (x - x*)^T H (x - x*) = |r(x)|^2,
+        H = Q diag(s) Q^T,   r(x) = diag(s)^(1/2) Q^T (x - x*) / sqrt(2)
 
-    The eigenvalues run from 1 down to `1 / condition`. With `noise` s, example i asks for the
-    residuals `s e_i / sqrt(2)` with `e_i` standard normal, so a batch of B has the gradient `H (x -
-    x*)` plus normal noise of covariance `s^2 H / B`: the noisy quadratic model of Zhang et al.,
+    The eigenvalues run from 1 down to `1 / condition`. With `noise` s, example i has the target
+    residuals `s e_i / sqrt(2)` with `e_i` standard normal. A batch of B then has the gradient `H (x
+    - x*)` plus normal noise of covariance `s^2 H / B`: the noisy quadratic model of Zhang et al.,
     "Which algorithmic choices matter at which batch sizes?", 2019 (arXiv 1907.04164). The metric
     `gap` is always the noiseless `f`.
 
@@ -57,8 +57,8 @@ class Quadratic(FunctionTask):
             of the eigenvalues, rounded down but at least one, at 1, the others at `1 / condition`,
             as in an over-parameterised network).
         noise: the scale s of the gradient noise; 0 is the exact function.
-        batch_size: B; it changes nothing without noise.
-        problem_seed: which quadratic.
+        batch_size: B, without effect if there is no noise.
+        problem_seed: the seed of the quadratic.
 
     Raises:
         ValueError: an argument is out of its range, or `spectrum` is none of the three.
@@ -100,12 +100,13 @@ class Quadratic(FunctionTask):
 
     @property
     def hessian(self) -> Tensor:
-        """H, of shape `(n, n)`."""
+        """The Hessian H, of shape `(n, n)`."""
         hessian: Tensor = self.root.T @ self.root
         return hessian
 
     @property
     def minimizers(self) -> Tensor:
+        """The minimizer x*, `(1, n)`."""
         return self._place(self.optimum[None])
 
     @property
@@ -117,11 +118,13 @@ class Quadratic(FunctionTask):
         return (float(low[0]), float(high[0])), (float(low[1]), float(high[1]))
 
     def build(self) -> nn.Module:
+        """The residuals' model at a standard normal start."""
         return QuadraticResiduals(
             torch.randn(self.dimension, dtype=torch.float64), self.root, self.optimum
         )
 
     def targets(self, seed: int, step: int) -> Tensor:
+        """The targets of a step, `(batch_size, n)`: scaled normal draws, or zeros."""
         if self.noise == 0:
             return super().targets(seed, step)
         shape = (self.batch_size, self.dimension)
@@ -142,5 +145,6 @@ class QuadraticResiduals(nn.Module):
         self.register_buffer("optimum", optimum, persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """The residuals `(N, n)`, one row for each input."""
         residuals: Tensor = self.root @ (self.x - self.optimum)
         return residuals.expand(len(inputs), -1)

@@ -10,14 +10,14 @@ from tasks.functions.function import FunctionTask, Interval
 
 
 class Rosenbrock(FunctionTask):
-    """A narrow curved valley: finding it is easy, following it needs curvature.
+    """A narrow curved valley: easy to find, hard to follow without curvature.
 
         f(x) = sum_i 100 (x_{i+1} - x_i^2)^2 + (1 - x_i)^2,   i = 1 .. n-1
 
     as the sum of squares of the `2(n-1)` residuals `10 (x_{i+1} - x_i^2)` and `1 - x_i`. The
-    minimum is 0 at `(1, ..., 1)`. From four dimensions on there is a second local minimum near
-    `(-1, 1, ..., 1)` (f = 3.9866 for n = 10), where correct solvers do end from the classic start:
-    a large final gap there is not an error.
+    minimum is 0 at `(1, ..., 1)`. From four dimensions on a second local minimum lies near `(-1, 1,
+    ..., 1)` (f = 3.9866 for n = 10). Correct solvers may end there from the classic start: a large
+    final gap is then no error.
 
     The start is the classic `(-1.2, 1, -1.2, 1, ...)` plus `spread` times a standard normal draw of
     the model's seed.
@@ -26,7 +26,7 @@ class Rosenbrock(FunctionTask):
 
     Args:
         dimension: n, at least 2.
-        spread: how far the starts of different seeds lie apart; 0 is the classic start for every
+        spread: the distance between the starts of different seeds; 0 is the classic start for every
             seed.
 
     Raises:
@@ -50,13 +50,16 @@ class Rosenbrock(FunctionTask):
 
     @property
     def minimizers(self) -> Tensor:
+        """The minimizer `(1, ..., 1)`, of shape `(1, n)`."""
         return self._place(torch.ones(1, self.dimension))
 
     @property
     def domain(self) -> tuple[Interval, Interval] | None:
+        """The usual rectangle around the valley for n = 2, else None."""
         return ((-2.0, 2.0), (-1.0, 3.0)) if self.dimension == 2 else None
 
     def build(self) -> nn.Module:
+        """The residuals' model at the classic start plus a normal draw."""
         start = torch.ones(self.dimension, dtype=torch.float64)
         start[::2] = -1.2
         return RosenbrockResiduals(
@@ -72,5 +75,6 @@ class RosenbrockResiduals(nn.Module):
         self.x = nn.Parameter(start)
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """The residuals `(N, 2(n-1))`, one row for each input."""
         here, following = self.x[:-1], self.x[1:]
         return torch.cat([10 * (following - here**2), 1 - here]).expand(len(inputs), -1)

@@ -1,4 +1,4 @@
-"""Any of the classical test functions as a task."""
+"""The classical test functions as a task."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from tasks.functions.problems import PROBLEMS
 
 
 class TestFunction(FunctionTask):
-    """Minimise a classical test function.
-
-    One of the 35 of Moré, Garbow and Hillstrom, or one of seven others.
+    """Minimise one of the 35 functions of Moré, Garbow and Hillstrom, or one of seven others.
 
     `tasks.functions.problems.PROBLEMS` lists them. Most are sums of squares, `f(x) = |r(x)|^2`,
     without the factor 1/2 that least-squares programs often use; `rastrigin`, `styblinski_tang`,
@@ -24,31 +22,30 @@ class TestFunction(FunctionTask):
 
     The metric `gap` is measured from `minimum`, which is
 
-    - f* where it is known, a published value refined to double precision. A local minimum has a
+    - f* if it is known, a published value refined to double precision. A local minimum has a
       positive gap, and a value below f*, which would be a discovery, a negative one;
-    - 0 where nobody has published f* for this n (`penalty2`, `watson` and `chebyquad` at some n): a
-      sum of squares cannot be smaller, but the gap need not reach 0;
+    - 0 for an n without a published f* (`penalty2`, `watson` and `chebyquad` at some n): a sum of
+      squares cannot be smaller, but the gap need not reach 0;
     - -1 for the two functions without a minimum, `saddle` and `monkey_saddle`. Their saddle point,
-      where f is 0, then has the gap 1, and only a run that has left it meets a small positive
+      where f is 0, then has the gap 1, and only a run that leaves it reaches a small positive
       target.
 
     The start is the standard one, `x0`, moved by `spread * |x0_j| * draw` in every coordinate j,
-    the draws standard normal ones of the model's seed. The functions' scales differ by twelve
-    orders, so the spread is a relative one; coordinates that are zero stay so, except at a start
-    that is zero throughout, which moves by `spread * draw`.
+    with standard normal draws of the model's seed. The spread is relative, because the functions'
+    scales differ by twelve orders. Zero coordinates stay zero; a start of zeros moves by `spread *
+    draw`.
 
     Sources: Moré, Garbow and Hillstrom, "Testing unconstrained optimization software", 1981; the
     others in the docstrings of their formulas.
 
     Args:
-        name: which function.
+        name: the name of the function.
         dimension: n; None is the function's usual one. Most of the small functions have a fixed n.
-        spread: how far the starts of different seeds lie apart; 0 is the standard start for every
-            seed.
+        spread: the relative distance of the starts of different seeds; 0 is the standard start for
+            every seed.
 
     Raises:
-        ValueError: there is no function of that name, it is not defined for that n, or `spread` is
-            below 0.
+        ValueError: no function has that name, it is not defined for that n, or `spread` is below 0.
     """
 
     __test__ = False
@@ -75,10 +72,7 @@ class TestFunction(FunctionTask):
 
     @property
     def domain(self) -> tuple[Interval, Interval] | None:
-        """The rectangle of the literature, or one around the start and the minimizers.
-
-        None unless n is 2.
-        """
+        """The rectangle of the literature, or around start and minimizers; None unless n is 2."""
         if self.dimension != 2:
             return None
         return self.problem.box or _around(
@@ -87,10 +81,12 @@ class TestFunction(FunctionTask):
 
     @property
     def minimizers(self) -> Tensor:
+        """The known global minimizers, `(k, n)`."""
         known = self._known_minimizers()
         return self._place(torch.stack(known)) if known else super().minimizers
 
     def build(self) -> nn.Module:
+        """The function's model at the standard start, moved by a normal draw."""
         start = self.problem.start(self.dimension)
         scale = start.abs() if bool(start.any()) else torch.ones_like(start)
         return FunctionOutputs(self.problem, start + self.spread * scale * torch.randn_like(start))
@@ -100,10 +96,7 @@ class TestFunction(FunctionTask):
 
 
 class FunctionOutputs(nn.Module):
-    """The point `x`, `(n,)`, and the function's outputs there.
-
-    Residuals `(N, m)` or values `(N,)` for N inputs.
-    """
+    """The point `x`, `(n,)`, and the function's residuals `(N, m)` or values `(N,)`."""
 
     def __init__(self, problem: Problem, start: Tensor) -> None:
         super().__init__()
@@ -111,12 +104,13 @@ class FunctionOutputs(nn.Module):
         self.x = nn.Parameter(start)
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """The residuals `(N, m)` or the values `(N,)` at `x`, one for each input."""
         outputs = self.problem.outputs(self.x)
         return outputs.expand(len(inputs), *outputs.shape)
 
 
 def _around(points: Tensor) -> tuple[Interval, Interval]:
-    """The rectangle around some points of the plane, widened by half its size and at least by 1 on every side."""
+    """The rectangle around points, widened on every side by half its size or at least by 1."""
     low, high = points.min(0).values, points.max(0).values
     margin = ((high - low) / 2).clamp(min=1)
     low, high = low - margin, high + margin
@@ -124,7 +118,7 @@ def _around(points: Tensor) -> tuple[Interval, Interval]:
 
 
 def _level(lowest: float | None) -> float:
-    """From where the gap is measured: f*, or 0 if it is unknown, or -1 if there is none."""
+    """The zero of the gap: f*, or 0 if f* is unknown, or -1 without a minimum."""
     if lowest is None:
         return 0.0
     return -1.0 if math.isinf(lowest) else lowest

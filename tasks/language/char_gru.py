@@ -10,9 +10,7 @@ from tasks.language.char_rnn import CharRNN
 
 
 class CharGRU(CharRNN):
-    """`CharRNN` with GRUs in the LSTMs' place.
-
-    Three gates instead of four, no cell state beside the hidden one.
+    """`CharRNN` with GRUs in the LSTMs' place: three gates instead of four, and no cell state.
 
     Cho et al., "Learning phrase representations using RNN encoder-decoder", 2014 (arXiv 1406.1078),
     in torch's form, which applies the reset gate after the hidden product.

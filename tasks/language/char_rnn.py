@@ -16,13 +16,13 @@ class CharRNN(CharacterModel):
 
     Every window starts from a zero state. Hochreiter and Schmidhuber, "Long short-term memory",
     1997. The head is the only layer whose inputs and output gradients can be captured; the
-      recurrent matrices are hidden matrices.
+    recurrent matrices are hidden matrices.
 
     Args:
         path, context, val_size, test_size: see `CharacterModel`.
         embedding: the width of a character's vector.
         hidden: the width of a recurrent layer.
-        layers: how many recurrent layers are stacked.
+        layers: the number of stacked recurrent layers.
     """
 
     offers = frozenset({"hessian", "ggn", "sampled", "per_example", "layers", "matrices"})
@@ -58,11 +58,12 @@ class CharRNN(CharacterModel):
         )
 
     def build(self) -> nn.Module:
+        """The embedding, the recurrent layers and the head."""
         return Recurrent(self.cell, len(self.alphabet), self.embedding, self.hidden, self.layers)
 
 
 class Recurrent(nn.Module):
-    """Character numbers `(N, T)` to logits `(N, characters, T)`."""
+    """Embedding, recurrent layers and head."""
 
     def __init__(
         self,
@@ -78,6 +79,7 @@ class Recurrent(nn.Module):
         self.head = nn.Linear(hidden, characters)
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """The logits `(N, characters, T)` of character numbers `(N, T)`."""
         states, _ = self.recurrent(self.embedding(inputs))
         logits: Tensor = self.head(states)
         return logits.transpose(1, 2)

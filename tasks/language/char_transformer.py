@@ -15,25 +15,23 @@ from tasks.language.characters import CharacterModel
 class CharTransformer(CharacterModel):
     """A decoder-only transformer.
 
-    Per block `x <- x + attention(norm(x))`, then `x <- x + mlp(norm(x))`.
-
-    Learned positions, one linear layer for queries, keys and values, GELU, a last norm before the
-    head. The initialisation is GPT-2's (Radford et al. 2019): normal weights of deviation 0.02,
-    divided by `sqrt(2 layers)` in the layers that end a residual branch. `full` has the sizes of
-    nanoGPT's character model.
+    Per block `x <- x + attention(norm(x))`, then `x <- x + mlp(norm(x))`. Learned positions, one
+    linear layer for queries, keys and values, GELU, a last norm before the head. The initialisation
+    is GPT-2's (Radford et al. 2019): normal weights of deviation 0.02, divided by `sqrt(2 layers)`
+    in the layers that end a residual branch. `full` has the sizes of nanoGPT's character model.
 
     The CPU's default attention kernel has no second derivative: take curvature products inside
     `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`.
 
     Args:
         path, context, val_size, test_size: see `CharacterModel`.
-        layers: how many blocks.
+        layers: the number of blocks.
         heads: attention heads; they divide `width`.
         width: the width of the residual stream.
         dropout: the probability of dropping, after the embeddings, in the attention and at the end
             of each branch.
-        tied: share the head's weight with the embedding. The head then is a layer that a curvature
-            method sees without the embedding's part of its gradient.
+        tied: share the head's weight with the embedding. A curvature method then captures the head
+            without the embedding's part of the gradient.
     """
 
     offers = frozenset({"hessian", "ggn", "sampled", "per_example", "layers", "matrices"})
@@ -76,6 +74,7 @@ class CharTransformer(CharacterModel):
         )
 
     def build(self) -> nn.Module:
+        """The embeddings, the blocks and the head, with GPT-2's initialisation."""
         blocks = [
             TransformerBlock(self.width, self.heads, self.dropout) for _ in range(self.layers)
         ]
@@ -106,6 +105,7 @@ class Transformer(nn.Module):
         self.head = nn.Linear(width, characters, bias=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """The logits `(N, characters, T)` of character numbers `(N, T)`."""
         positions = torch.arange(inputs.shape[1], device=inputs.device)
         stream = self.dropout(self.embedding(inputs) + self.positions(positions))
         logits: Tensor = self.head(self.norm(self.blocks(stream)))
@@ -113,10 +113,7 @@ class Transformer(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Causal self-attention and a two-layer network, each in a residual branch.
-
-    `(N, T, width)` to the same.
-    """
+    """Causal self-attention and a two-layer network, each in a residual branch."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -128,6 +125,7 @@ class TransformerBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, stream: Tensor) -> Tensor:
+        """The stream `(N, T, width)` after both branches."""
         stream = stream + self.dropout(self.attention(self.attention_norm(stream)))
         output: Tensor = stream + self.dropout(
             self.contract(F.gelu(self.expand(self.mlp_norm(stream))))
@@ -136,7 +134,7 @@ class TransformerBlock(nn.Module):
 
 
 class CausalAttention(nn.Module):
-    """Attention of each position to itself and those before it: `(N, T, width)` to the same."""
+    """Attention of each position to itself and the earlier positions."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -146,6 +144,7 @@ class CausalAttention(nn.Module):
         self.contract = nn.Linear(width, width)
 
     def forward(self, stream: Tensor) -> Tensor:
+        """The mixed values `(N, T, width)` of a stream of that shape."""
         projected: Tensor = self.qkv(stream)
         queries, keys, values = projected.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0

@@ -1,4 +1,4 @@
-"""What the character models share: text, loss and metric."""
+"""Base of the character models: text, loss and metric."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class CharacterModel(DataTask):
     divided by ln 2. The alphabet is that of the whole text.
 
     Args:
-        path: a UTF-8 text file; None is Moby Dick (Melville 1851, 1.2 million characters), kept in
-            the repository.
-        context: how many characters a window has; the windows do not overlap.
-        val_size: how many windows to validate on, from the piece of the text before the last.
-        test_size: how many windows to test on, the end of the text.
+        path: a UTF-8 text file; None is Moby Dick (Melville 1851, 1.2 million characters), in the
+            repository.
+        context: the number of characters in a window; the windows do not overlap.
+        val_size: the number of validation windows, before the test windows.
+        test_size: the number of test windows, at the end of the text.
 
     Raises:
         ValueError: `path` is no file, or the text is too short.
@@ -56,5 +56,6 @@ class CharacterModel(DataTask):
         super().__init__(steps=steps, eval_every=eval_every, batch_size=batch_size, target=target)
 
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """`loss` and `bits_per_char` of each window, `(N,)`."""
         loss = F.cross_entropy(outputs, targets, reduction="none").mean(dim=1)
         return {"loss": loss, "bits_per_char": loss / math.log(2)}

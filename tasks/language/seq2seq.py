@@ -1,4 +1,4 @@
-"""From spelling to pronunciation: a recurrent encoder and decoder."""
+"""From spelling to pronunciation with a recurrent encoder and decoder."""
 
 from __future__ import annotations
 
@@ -14,54 +14,51 @@ from tasks.data.splits import hold_out, three_way
 from tasks.task import DataTask
 
 LETTERS = 26
-# the logit of PAD where there is nothing to say: every other class has probability e^-100 or less
+# the logit of PAD after a word's end: every other class has probability e^-100 or less
 CERTAIN = 100.0
 
 
 class Seq2Seq(DataTask):
-    """Say how an English word is pronounced.
+    """Predict the pronunciation of an English word: one GRU reads letters, another writes phonemes.
 
-    One GRU reads its letters, another one writes its phonemes.
-
-    The decoder starts from the encoder's last state and is given the right phonemes so far (teacher
-    forcing). With `attention` each of its states also looks at all of the encoder's: softmax of
-    their inner products, then a linear layer on both. Cho et al. 2014 (arXiv 1406.1078); Sutskever,
+    The decoder starts from the encoder's last state and reads the right phonemes so far (teacher
+    forcing). With `attention` each of its states attends to all of the encoder's: softmax of their
+    inner products, then a linear layer on both. Cho et al. 2014 (arXiv 1406.1078); Sutskever,
     Vinyals and Le 2014 (arXiv 1409.3215); the attention is the `dot` form of Luong, Pham and
     Manning 2015 (arXiv 1508.04025).
 
-    Inputs are `(N, 2 longest + 1)`: the letters, then what the decoder is given, both padded.
-    Targets are the phonemes, an end, and PAD, `(N, longest + 1)`; the logits have the shape `(N,
-    symbols, longest + 1)`.
+    Inputs are `(N, 2 longest + 1)`: the letters, then the decoder's inputs, both padded. Targets
+    are the phonemes, an end, and PAD, `(N, longest + 1)`; the logits have the shape `(N, symbols,
+    longest + 1)`.
 
-    Where a word has ended there is nothing to predict, and the model answers PAD there with
-    certainty, whatever its parameters: loss, gradient and curvature of these places are exactly
-    zero, targets drawn from the model are PAD, and their states are zero for whoever records
-    layers. The loss is a plain cross-entropy, the mean over examples and all `longest + 1` places:
-    a mean over examples of sums over phonemes, up to a constant. A mean over the phonemes alone
-    would weigh an example by the others of its batch, and its curvature would count places that are
-    not there.
+    After a word's end the model predicts PAD with certainty for any parameters. Loss, gradient and
+    curvature of these places are exactly zero, targets drawn from the model are PAD, and captured
+    states are zero. The loss is a plain cross-entropy, the mean over examples and all `longest + 1`
+    places: a mean over examples of sums over phonemes, up to a constant. In a mean over the
+    phonemes alone, the weight of an example would depend on the others of its batch, and the
+    curvature would count places after the end.
 
     The metric `token_error` is the share of a word's phonemes (its end included) that are wrong
     under teacher forcing, averaged over words. `exact` is the share of words without a mistake,
-    which is the same as for greedy decoding: both go the same way until the first mistake.
+    the same as for greedy decoding: both agree until the first mistake.
 
     Data: the Carnegie Mellon Pronouncing Dictionary, a quarter of it in the repository; first
-    pronunciations of words made of letters. Validation and test words are drawn at random, so that
-    a relative of a word may be trained on.
+    pronunciations of words of letters. Validation and test words are drawn at random, so that
+    training may contain a related word.
 
     Args:
         data: `cmudict_small` (29,127 words) or `cmudict` (116,506; python scripts/fetch_data.py
             cmudict).
-        stress: tell the stresses of vowels apart: 69 phonemes in place of 39.
-        longest: words of more letters or phonemes are left out.
+        stress: distinguish the stresses of vowels: 69 phonemes in place of 39.
+        longest: the largest number of letters and of phonemes in a word.
         embedding: the width of a letter's and a phoneme's vector.
         hidden: the width of either GRU.
-        attention: let the decoder look at the letters again.
-        val_size, test_size: how many words to validate and to test on.
+        attention: let the decoder attend to the encoder's states.
+        val_size, test_size: the numbers of validation and of test words.
 
     Raises:
         ValueError: an argument is out of its range.
-        DataMissingError: the full set has not been fetched.
+        DataMissingError: the full set is not in the data directory.
     """
 
     offers = frozenset({"hessian", "ggn", "sampled", "per_example", "layers", "matrices"})
@@ -101,6 +98,7 @@ class Seq2Seq(DataTask):
         super().__init__(steps=steps, eval_every=eval_every, batch_size=batch_size, target=target)
 
     def build(self) -> nn.Module:
+        """The encoder, the decoder and the head."""
         return EncoderDecoder(
             len(self.symbols) + 2,
             self.embedding,
@@ -110,6 +108,7 @@ class Seq2Seq(DataTask):
         )
 
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """`loss`, `token_error` and `exact` of each word, `(N,)`."""
         wrong = (outputs.argmax(dim=1) != targets).double().sum(dim=1)
         return {
             "loss": F.cross_entropy(outputs, targets, reduction="none").mean(dim=1),
@@ -119,7 +118,7 @@ class Seq2Seq(DataTask):
 
 
 class EncoderDecoder(nn.Module):
-    """Letters and the phonemes so far, `(N, longest + places)`, to logits `(N, symbols, places)`."""
+    """Two GRUs, with attention or without, and a head."""
 
     def __init__(
         self, symbols: int, embedding: int, hidden: int, longest: int, *, attention: bool
@@ -134,6 +133,7 @@ class EncoderDecoder(nn.Module):
         self.head = nn.Linear(hidden, symbols)
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """Logits `(N, symbols, places)` of letters and phonemes so far, `(N, longest + places)`."""
         letters, phonemes = inputs[:, : self.longest], inputs[:, self.longest :]
         read, _ = self.encoder(self.letter_embedding(letters))
         last = (letters != PAD).sum(dim=1) - 1
@@ -150,15 +150,12 @@ class EncoderDecoder(nn.Module):
 
 
 def given_to_decoder(phonemes: Tensor) -> Tensor:
-    """What the decoder sees before each place it predicts.
-
-    The boundary and all phonemes, without the end.
-    """
+    """The decoder's inputs: the boundary and all phonemes, without the end."""
     before = phonemes[:, :-1]
     return before.where(phonemes[:, 1:] != PAD, PAD)
 
 
 def _attended(states: Tensor, read: Tensor, letters: Tensor) -> Tensor:
-    """The encoder's states averaged with the softmax of their inner products with each decoder state."""
+    """The encoder's states, averaged by the softmax of products with each decoder state."""
     scores = (states @ read.transpose(1, 2)).masked_fill((letters == PAD)[:, None], -torch.inf)
     return scores.softmax(dim=2) @ read

@@ -1,4 +1,4 @@
-"""A network's value, gradient and Laplacian by its inputs in one forward pass, without autograd."""
+"""Value, gradient and Laplacian of a network by its inputs in one forward pass."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from torch import Tensor, nn
 
 
 class JetNet(nn.Module):
-    r"""A fully connected tanh network whose forward pass carries derivatives along ("forward Laplacian").
+    r"""A fully connected tanh network whose forward pass computes input derivatives, too.
 
     A jet is the stack of a function's value, its d first derivatives and its Laplacian, `(N, d + 2,
-    width)`. A linear layer acts on each of these rows alike, save that the bias belongs to the
-    value alone; tanh maps a jet to
+    width)`. A linear layer maps each of these rows alike, with the bias for the value alone; tanh
+    maps a jet to
 
-        v = tanh(z),    v_i = v' z_i,    Lap v = v' Lap z + v'' sum_i z_i^2,    v' = 1 - v^2,    v''
-        = -2 v v'
+        v = tanh(z),    v_i = v' z_i,    Lap v = v' Lap z + v'' sum_i z_i^2,
+        v' = 1 - v^2,    v'' = -2 v v'
 
-    (Li et al., "A computational framework for neural network-based variational Monte Carlo with
-    forward Laplacian", 2024, arXiv 2307.08214). Everything is plain tensor operations: autograd by
-    the parameters works to any order.
+    (the forward Laplacian of Li et al., "A computational framework for neural network-based
+    variational Monte Carlo with forward Laplacian", 2024, arXiv 2307.08214). The network consists
+    of plain tensor operations: autograd by the parameters works to any order.
 
-    The bias is a column of each layer's weight, on an input that is 1 for the value and 0 for its
-    derivatives. So every layer is a `Linear` without bias, used at d + 2 positions, whose inputs
-    and output gradients can be captured. That is the view of Dangel, Müller and Zeinhofer,
+    The bias is a column of each layer's weight, for an input that is 1 for the value and 0 for its
+    derivatives. Every layer is therefore a `Linear` without bias, used at d + 2 positions, whose
+    inputs and output gradients can be captured. That is the view of Dangel, Müller and Zeinhofer,
     "Kronecker-factored approximate curvature for physics-informed neural networks", 2024 (arXiv
-    2405.15603). Weights start as torch's Linear has them, uniform within `1 / sqrt(width + 1)`.
+    2405.15603). Weights start as in torch's Linear, uniform within `1 / sqrt(width + 1)`.
 
     Cost: d + 2 times that of the plain network, in time and memory.
 
@@ -44,7 +44,7 @@ class JetNet(nn.Module):
         )
 
     def forward(self, points: Tensor) -> Tensor:
-        """Points `(N, d)` to the jet `(N, d + 2)`: value, gradient, Laplacian."""
+        """The jet `(N, d + 2)` at points `(N, d)`: value, gradient, Laplacian."""
         jet = coordinates(points)
         for depth, layer in enumerate(self.layers):
             jet = layer(with_one(tanh_jet(jet) if depth else jet))
@@ -61,10 +61,7 @@ def coordinates(points: Tensor) -> Tensor:
 
 
 def with_one(jet: Tensor) -> Tensor:
-    """A jet with the constant 1, whose derivatives are zero, as one more column.
-
-    `(N, d + 2, width + 1)`.
-    """
+    """A jet with the constant 1 as one more column, `(N, d + 2, width + 1)`."""
     constant = torch.zeros_like(jet[:1, :, :1])
     constant[:, 0] = 1
     return torch.cat([jet, constant.expand(len(jet), -1, -1)], dim=2)

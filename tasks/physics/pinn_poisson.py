@@ -1,4 +1,4 @@
-"""Poisson's equation by a physics-informed network."""
+"""Poisson's equation, solved by a physics-informed network."""
 
 from __future__ import annotations
 
@@ -18,26 +18,25 @@ GRID = 100
 
 
 class PinnPoisson(DataTask):
-    r"""Solve -Lap u = f on the unit square with u = 0 on its boundary.
+    r"""Solve -Lap u = f on the unit square with u = 0 on its boundary, by least squares.
 
-    A nonlinear least squares problem, no noise.
-
-        loss = (1/n) sum_i (Lap u(x_i) + f(x_i))^2 + (1/m) sum_j u(b_j)^2,    f = 2 pi^2 sin(pi x)
-        sin(pi y)
+        loss = (1/n) sum_i (Lap u(x_i) + f(x_i))^2 + (1/m) sum_j u(b_j)^2,
+        f = 2 pi^2 sin(pi x) sin(pi y)
 
     over n interior points x_i and m boundary points b_j, for a tanh network u; the solution is
-    `u* = sin(pi x) sin(pi y)`. Everything is float64. Second-order methods end on such losses at
-    errors that are orders of magnitude below those of first-order ones: Müller and Zeinhofer,
-    "Achieving high accuracy with PINNs via energy natural gradients", 2023 (arXiv 2302.13163).
+    `u* = sin(pi x) sin(pi y)`. All numbers are float64, and the loss has no noise. Second-order
+    methods reach errors that are orders of magnitude below those of first-order ones: Müller and
+    Zeinhofer, "Achieving high accuracy with PINNs via energy natural gradients", 2023 (arXiv
+    2302.13163).
 
     An example is a point `(x, y, b)`, b = 1 on the boundary and 0 inside. The model's output is its
     residual, `(N, 1)`, times the square root of `(n + m) / n` or `(n + m) / m`, so that the loss is
-    the mean of the squared outputs against targets of zero, and a mini-batch's an unbiased estimate
-    of it.
+    the mean of the squared outputs for targets of zero, and a mini-batch's loss is an unbiased
+    estimate of it.
 
-    The metric `relative_error` is `|u - u*| / |u*|` in L2, by the midpoint rule on 100 x 100 cells:
-    the same whichever split is asked for. `loss` is the split's own; validation and test are as
-    many other points, at random.
+    The metric `relative_error` is `|u - u*| / |u*|` in L2, by the midpoint rule on 100 x 100 cells,
+    the same for every split. `loss` is the split's own; validation and test have as many other,
+    random points.
 
     Differences from the paper's program for this equation (network 2-32-1, points 1/29 apart): the
     boundary's mean is not multiplied by its length 4, the interior grid has 30 x 30 points and the
@@ -50,7 +49,7 @@ class PinnPoisson(DataTask):
             for training.
         interior: n; a square number for `grid`.
         boundary: m; a multiple of 4 for `grid`.
-        problem_seed: draws all random points.
+        problem_seed: the seed of all random points.
         batch_size: None is the full batch.
 
     Raises:
@@ -90,17 +89,21 @@ class PinnPoisson(DataTask):
         super().__init__(steps=steps, eval_every=eval_every, batch_size=batch_size, target=target)
 
     def build(self) -> nn.Module:
+        """The network with its weighted residuals as outputs."""
         return PoissonResiduals(self.hidden, *self.weights)
 
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """The squared residual of each point, `loss` `(N,)`."""
         return {"loss": (outputs - targets).square().squeeze(1)}
 
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
-        found = super().evaluate(model, split)
-        return {"relative_error": self._relative_error(model)} | found
+        """The `relative_error` of the network, and the split's `loss`."""
+        metrics = super().evaluate(model, split)
+        return {"relative_error": self._relative_error(model)} | metrics
 
     def _relative_error(self, model: nn.Module) -> float:
-        """The residual of a boundary point is the network's value there, times the square root of its weight."""
+        """The relative L2 error on the cells' centres."""
+        # flagged as boundary points, the residuals are the network's values times a known root
         centres = self._place((torch.arange(GRID, dtype=torch.float64) + 0.5) / GRID)
         inside = torch.cartesian_prod(centres, centres)
         with torch.no_grad():
@@ -110,9 +113,9 @@ class PinnPoisson(DataTask):
 
 
 class PoissonResiduals(nn.Module):
-    """Points `(N, 3)`, the last column 1 on the boundary and 0 inside, to weighted residuals `(N, 1)`.
+    """The residuals `(N, 1)` of points `(N, 3)`, whose last column is 1 on the boundary, else 0.
 
-    `Lap u + f` inside and `u` on the boundary, times the square root of the weight of either kind.
+    They are `Lap u + f` inside and `u` on the boundary, times the square root of their weight.
     """
 
     def __init__(
@@ -124,6 +127,7 @@ class PoissonResiduals(nn.Module):
         self.boundary_root = math.sqrt(boundary_weight)
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """The weighted residuals `(N, 1)` of points `(N, 3)`."""
         points, on_boundary = inputs[:, :2], inputs[:, 2] > 0.5
         jet = self.network(points)
         inside = self.interior_root * (jet[:, 3] + 2 * math.pi**2 * solution(points))
@@ -131,7 +135,7 @@ class PoissonResiduals(nn.Module):
 
 
 def solution(points: Tensor) -> Tensor:
-    """u* at points `(N, 2)`."""
+    """The solution u* at points `(N, 2)`."""
     return torch.sin(math.pi * points).prod(dim=1)
 
 
@@ -163,7 +167,7 @@ def _grid_points(interior: int, boundary: int) -> Tensor:
 
 
 def _around(along: Tensor) -> Tensor:
-    """The boundary points at distances `along`, in [0, 4), counter-clockwise from the origin: `(len(along), 2)`."""
+    """The boundary points `(N, 2)` at distances `along`, in [0, 4), counter-clockwise from 0."""
     side, rest = along.floor(), along.frac()
     zero, one = torch.zeros_like(rest), torch.ones_like(rest)
     corners = [(rest, zero), (one, rest), (1 - rest, one), (zero, 1 - rest)]

@@ -1,7 +1,4 @@
-"""Regularised logistic regression.
-
-Strictly convex, smooth, and small enough to know its minimum exactly.
-"""
+"""Regularised logistic regression: strictly convex, smooth, with an exactly known minimum."""
 
 from __future__ import annotations
 
@@ -18,32 +15,31 @@ NEWTON_STEPS = 100
 
 
 class Logistic(DataTask):
-    """Tell malignant from benign tumours by 30 measurements, with a linear model of 31 parameters.
+    """Classify tumours as malignant or benign by 30 measurements, with 31 parameters.
 
         f(theta) = (1/N) sum_n log(1 + e^z_n) - t_n z_n + l2/2 |theta|^2,   z_n = w^T x_n + b
 
     Inputs `(N, 30)`, standardised with the training split's mean and deviation; targets `(N, 1)` in
-    {0, 1}; float64. The l2 term covers the bias too. It is the task's, not the loss function's:
-    `l2` tells whoever minimises to add it to loss, gradient and curvature.
+    {0, 1}; float64. The l2 term covers the bias too. It belongs to the task, not to the loss
+    function: the objective adds `l2` to loss, gradient and curvature.
 
-    What tells optimizers apart on a convex problem is how far they have got, and accuracy and
-    validation loss stop moving long before that. The metric is therefore `gap`: the regularised
-    objective over the whole *training* split minus its minimum, the same number whichever split is
-    asked for. `loss` and `accuracy` are the split's own. The minimum is found once, by damped
-    Newton steps.
+    Optimizers differ on a convex problem in the final distance from the minimum, long after
+    accuracy and validation loss are constant. The metric is therefore `gap`: the regularised
+    objective over the whole *training* split minus its minimum, the same number for every split.
+    `loss` and `accuracy` are the split's own. Damped Newton steps compute the minimum once.
 
     Data: Breast Cancer Wisconsin (Diagnostic), Wolberg, Street and Mangasarian 1995, from
     scikit-learn.
 
     Args:
         l2: the weight of the regularisation; a smaller one makes the problem harder.
-        val_size: examples to validate on.
-        test_size: examples to test on.
+        val_size: the number of validation examples.
+        test_size: the number of test examples.
         batch_size: None is the full batch.
 
     Raises:
-        ValueError: `l2` is not above 0 (the classes can be separated, so that there is no minimum
-            without it), or a size does not fit the 569 examples.
+        ValueError: `l2` is not above 0 (without it the separable classes leave no minimum), or a
+            size does not fit the 569 examples.
     """
 
     offers = frozenset({"hessian", "ggn", "sampled", "per_example", "layers"})
@@ -70,14 +66,17 @@ class Logistic(DataTask):
         super().__init__(steps=steps, eval_every=eval_every, batch_size=batch_size, target=target)
 
     def build(self) -> nn.Module:
+        """The linear model of 31 parameters."""
         return nn.Linear(self.splits["train"][0].shape[1], 1, dtype=torch.float64)
 
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """`loss` and `accuracy` of each example, `(N,)`."""
         loss = F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
         correct = (outputs > 0) == (targets > 0.5)
         return {"loss": loss.squeeze(1), "accuracy": correct.squeeze(1)}
 
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
+        """The `gap` on the training split, and the split's `loss` and `accuracy`."""
         theta = torch.cat(
             [parameter.detach().double().flatten() for parameter in model.parameters()]
         )
@@ -103,10 +102,10 @@ def _breast_cancer(val_size: int, test_size: int) -> dict[str, Batch]:
 
 
 def _minimise(inputs: Tensor, targets: Tensor, l2: float) -> Tensor:
-    """The minimiser of the regularised loss, by Newton's method.
+    """The minimiser of the regularised loss, by damped Newton steps.
 
-    A step is shortened by `1 + decrement`, the damping that makes Newton's method converge from
-    anywhere on self-concordant functions; it fades as the minimum comes near.
+    The damping divides a step by `1 + decrement`, which makes Newton's method converge from any
+    point of a self-concordant function and vanishes near the minimum.
     """
     design = torch.cat([inputs, torch.ones_like(targets)], dim=1)
     theta = torch.zeros(design.shape[1], dtype=design.dtype)

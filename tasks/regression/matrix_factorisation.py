@@ -1,7 +1,4 @@
-"""Matrix factorisation.
-
-Find a low-rank matrix from some of its entries, ill-conditioned and invariant.
-"""
+"""Matrix factorisation: a low-rank matrix from some of its entries."""
 
 from __future__ import annotations
 
@@ -18,51 +15,47 @@ from tasks.task import Batch, DataTask
 class MatrixFactorisation(DataTask):
     """Complete a matrix of low rank as a product of two thin factors.
 
-        f(U, V) = (1/N) sum_(i,j) observed (u_i^T v_j - Y_ij)^2,   U (m, k), V (n, k),   Y = M +
-        noise
+        f(U, V) = (1/N) sum_(i,j) observed (u_i^T v_j - Y_ij)^2,   U (m, k), V (n, k),
+        Y = M + noise,   M = sqrt(m n) A diag(s) B^T,   A^T A = B^T B = I,
+        s_r evenly spaced from 1 down to 1 / condition
 
-        M = sqrt(m n) A diag(s) B^T,   A^T A = B^T B = I,   s_r from 1 down to 1 / condition, evenly
-        spaced
+    so that an entry of M is of order one. Inputs are index pairs, `(N, 2)` int64, targets entries,
+    `(N,)`, outputs the predictions, `(N,)`; float64. Unobserved entries are held out without noise,
+    half for validation, half for test. The metric `error` is the relative error on the split's
+    entries, `|U V^T - M| / |M|` (Frobenius). With `observed: 1` validation and test are the whole
+    of M. The minimum is then known: the k largest singular triplets of Y, where the loss is the sum
+    of the other squared singular values over m n (Eckart and Young, 1936).
 
-    so an entry of M is of order one. Inputs are index pairs, `(N, 2)` int64, targets entries,
-    `(N,)`, outputs the predictions, `(N,)`; float64. Entries that are not observed are held out
-    without noise, half for validation, half for test. The metric `error` is the relative error on
-    the split's entries, `|U V^T - M| / |M|` (Frobenius). With `observed: 1` nothing is left to hold
-    out, and validation and test are the whole of M. Then the minimum is known: the k largest
-    singular triplets of Y, where the loss is the sum of the other squared singular values over m n
-    (Eckart and Young, 1936).
-
-    What it asks of a method:
+    Difficulties for a method:
 
     - (U G, V G^-T) has the same product for every invertible G: at a minimum with factors of full
       rank, k^2 directions have no curvature, and undamped Newton has no unique step;
     - (0, 0) is a saddle point, with zero gradient and an indefinite Hessian, and the start, of
-      scale `init`, lies near;
-    - gradient descent needs a number of steps proportional to `condition`, preconditioned by (V^T
-      V)^-1 and (U^T U)^-1 one that does not depend on it (Tong, Ma and Chi, 2021, "ScaledGD").
+      scale `init`, lies near it;
+    - gradient descent needs a number of steps proportional to `condition`; preconditioned by (V^T
+      V)^-1 and (U^T U)^-1 it does not (Tong, Ma and Chi, 2021, "ScaledGD").
 
     With enough entries of an incoherent matrix, and a bound on the rows, no local minimum is
-    spurious (Ge, Lee and Ma, 2016). With `rank` above `true_rank` other matrices may fit the
-    observed entries just as well: the error then tells which of them a method prefers, not only how
-    far it has got. The parametrisation is Burer and Monteiro's, 2003.
+    spurious (Ge, Lee and Ma, 2016). With `rank` above `true_rank` several matrices may fit the
+    observed entries equally well: the error then measures a method's choice among them, too. The
+    parametrisation is Burer and Monteiro's, 2003.
 
     Args:
         rows: m.
         columns: n.
         rank: k, the columns of the factors.
         true_rank: the rank of M.
-        condition: the largest singular value of M over its smallest one that is not zero, at least
-            1.
+        condition: the largest over the smallest nonzero singular value of M, at least 1.
         noise: the standard deviation of the noise on observed entries.
-        observed: the fraction of entries that is observed, above 0 up to 1.
+        observed: the fraction of observed entries, above 0 up to 1.
         init: the standard deviation of the factors' entries at the start, drawn by the model's
             seed.
-        batch_size: entries in a batch; None is all that are observed.
-        problem_seed: which matrix, noise and observed entries.
+        batch_size: entries in a batch; None is all observed ones.
+        problem_seed: the seed of matrix, noise and observed entries.
 
     Raises:
-        ValueError: an argument is out of its range, or too few entries are left to train on or to
-            hold out.
+        ValueError: an argument is out of its range, or too few entries remain for training or for
+            the held-out splits.
     """
 
     offers = frozenset({"hessian", "ggn", "jacobian", "sampled", "per_example"})
@@ -102,25 +95,25 @@ class MatrixFactorisation(DataTask):
         super().__init__(steps=steps, eval_every=eval_every, batch_size=batch_size, target=target)
 
     def build(self) -> nn.Module:
+        """The factors with normal entries of deviation `init`."""
         left, right = (
             self.init * torch.randn(size, self.rank, dtype=torch.float64) for size in self.shape
         )
         return Factors(left, right)
 
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """The squared error of each entry, `loss` `(N,)`."""
         return {"loss": (outputs - targets).square()}
 
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
-        found = super().evaluate(model, split)
+        """The relative `error` and the `loss` on the split's entries."""
+        metrics = super().evaluate(model, split)
         scale = float(self.splits[split][1].double().square().mean())
-        return {"error": math.sqrt(found["loss"] / scale)} | found
+        return {"error": math.sqrt(metrics["loss"] / scale)} | metrics
 
 
 class Factors(nn.Module):
-    """The factors `left` `(m, k)` and `right` `(n, k)`.
-
-    Index pairs `(N, 2)` to entries of their product, `(N,)`.
-    """
+    """The factors `left` `(m, k)` and `right` `(n, k)`, and entries of their product."""
 
     def __init__(self, left: Tensor, right: Tensor) -> None:
         super().__init__()
@@ -128,6 +121,7 @@ class Factors(nn.Module):
         self.right = nn.Parameter(right)
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """The entries `(N,)` of the product at index pairs `(N, 2)`."""
         return (self.left[inputs[:, 0]] * self.right[inputs[:, 1]]).sum(1)
 
 
@@ -150,7 +144,7 @@ def _low_rank(rows: int, columns: int, singular: Tensor, generator: torch.Genera
 def _observe(
     matrix: Tensor, noise: float, observed: float, generator: torch.Generator
 ) -> dict[str, Batch]:
-    """The noisy entries that are seen, and the exact ones to validate and test on."""
+    """The noisy observed entries, and the exact ones for validation and test."""
     pairs = torch.cartesian_prod(torch.arange(len(matrix)), torch.arange(matrix.shape[1]))
     exact = matrix.flatten()
     noisy = exact + noise * torch.randn(exact.shape, generator=generator, dtype=exact.dtype)

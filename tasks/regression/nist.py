@@ -1,4 +1,4 @@
-"""NIST's nonlinear regressions: small, hard, and with parameters certified to eleven digits."""
+"""NIST's nonlinear regressions: small, hard, with parameters certified to eleven digits."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ ROW = re.compile(rf"^\s*b\d+ =\s+{NUMBER}\s+{NUMBER}\s+{NUMBER}\s+{NUMBER}\s*$",
 
 @dataclass(frozen=True)
 class Regression:
-    """One of the regressions: minimise `|residuals(b)|^2` over the p parameters b; all in float64.
+    """A regression: minimise `|residuals(b)|^2` over the p parameters b, in float64.
 
     Attributes:
-        name: NIST's, the key of `datasets()`.
+        name: NIST's name, the key of `datasets()`.
         level: NIST's level of difficulty, `lower`, `average` or `higher`.
         model: b `(p,)` and x `(N, k)` to predictions `(N,)`.
         x: the predictors, `(N, k)`.
-        y: what is predicted, `(N,)`: the response, for Nelson its logarithm.
+        y: the predicted quantity, `(N,)`: the response, for Nelson its logarithm.
         starts: the two starting points, `(p,)` each; the second is nearer to the solution.
         certified: the certified parameters, `(p,)`, eleven digits.
         deviations: their certified standard deviations, `(p,)`.
@@ -51,22 +51,23 @@ class Regression:
     residual_sum: float
 
     def residuals(self, b: Tensor) -> Tensor:
-        """Prediction minus observation, `(N,)`, at parameters `(p,)`; for a least-squares solver."""
+        """The residuals prediction minus observation, `(N,)`, at parameters `(p,)`."""
         return self.model(b, self.x) - self.y
 
     def digits(self, b: Tensor) -> float:
-        """The correct significant digits of the worst parameter, `min_i -log10(|b_i - c_i| / |c_i|)`, from 0 to 11.
+        """The correct significant digits of the worst parameter, from 0 to 11.
 
-        NIST's log relative error; a parameter that is not finite has none.
+        They are NIST's log relative error `min_i -log10(|b_i - c_i| / |c_i|)`; a parameter that is
+        not finite has no correct digit.
         """
         error = ((b.detach().cpu().double() - self.certified) / self.certified).abs().max()
-        found = -math.log10(float(error)) if error > 0 else CERTIFIED_DIGITS
-        return min(max(found, 0.0), float(CERTIFIED_DIGITS)) if torch.isfinite(error) else 0.0
+        digits = -math.log10(float(error)) if error > 0 else CERTIFIED_DIGITS
+        return min(max(digits, 0.0), float(CERTIFIED_DIGITS)) if torch.isfinite(error) else 0.0
 
 
 @cache
 def datasets() -> dict[str, Regression]:
-    """The 27 regressions by name, read from the files that NIST publishes.
+    """The 27 regressions by name, from NIST's published files.
 
     Raises:
         DataCorruptError: the vendored file is not the recorded one.
@@ -82,26 +83,26 @@ class Nist(Task):
         f(b) = (1/N) sum_n (model(b, x_n) - y_n)^2
 
     Inputs are the predictors, `(N, k)`, targets the responses, `(N, 1)`: N from 6 to 250, k = 1
-    (Nelson 2); the parameters are one vector `(p,)`, p from 2 to 9, whose components differ by up
-    to nine decades within a problem (Nelson), which is what makes the problems hard for methods
-    that are not scale-invariant. Every batch and every split is the whole problem; float64.
+    (Nelson 2). The parameters are one vector `(p,)`, p from 2 to 9, whose components differ by up
+    to nine decades within a problem (Nelson): the problems are hard for methods without scale
+    invariance. Every batch and every split is the whole problem; float64.
 
     The metric `digits` is the number of correct significant digits of the worst parameter (NIST's
-    log relative error), between 0 and the 11 that are certified. `residual_sum` is N times the
-    loss. Lanczos1's certified residual sum, 1.4e-25, lies at the rounding error of the data in
-    double precision: there only the parameters can be compared.
+    log relative error), between 0 and the certified 11. `residual_sum` is N times the loss.
+    Lanczos1's certified residual sum, 1.4e-25, lies at the rounding error of the data in double
+    precision: only its parameters can be compared.
 
     Data, starts and certified values: NIST's Statistical Reference Datasets (StRD), nonlinear
     regression. The loss differs from NIST's residual sum by the factor 1/N.
 
     Args:
-        name: which regression, by NIST's name.
-        start: NIST's first starting point, far away, or its second.
+        name: NIST's name of the regression.
+        start: 1 for NIST's first starting point, far from the solution, 2 for the second.
         spread: the start's components are multiplied by 1 plus `spread` times a standard normal
             draw of the model's seed; 0 is NIST's start for every seed.
 
     Raises:
-        ValueError: there is no such regression, `start` is neither 1 nor 2, or `spread` is below 0.
+        ValueError: no regression has that name, `start` is neither 1 nor 2, or `spread` is below 0.
     """
 
     offers = frozenset({"hessian", "ggn", "jacobian", "sampled", "per_example"})
@@ -129,14 +130,17 @@ class Nist(Task):
         self.loss_fn = MSEPerExample()
 
     def build(self) -> nn.Module:
+        """The model function at the start, spread by a normal draw."""
         factor = 1 + self.spread * torch.randn(len(self.start), dtype=torch.float64)
         return NistModel(self.start * factor, self.regression.model)
 
     def batches(self, split: str, seed: int, start: int = 0) -> Iterator[Batch]:
+        """The whole problem as one batch: predictors `(N, k)` and responses `(N, 1)`."""
         require_split(split)
         return repeat(self._problem()) if split == "train" else iter([self._problem()])
 
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
+        """`digits`, `residual_sum` and `loss` at the model's parameters."""
         require_split(split)
         inputs, targets = self._problem()
         with torch.no_grad():
@@ -162,14 +166,12 @@ class NistModel(nn.Module):
         self.function = function
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """The predictions `(N, 1)` for predictors `(N, k)`."""
         return self.function(self.b, inputs)[:, None]
 
 
 def _parse(text: str) -> Regression:
-    """Read one of NIST's files.
-
-    A table of parameters, certified sums, and the data behind a last heading.
-    """
+    """A regression from the text of one of NIST's files: parameters, certified sums, data."""
     name = _find(r"Dataset Name:\s+(\w+)", text)
     columns = torch.tensor(
         [[float(value) for value in row] for row in ROW.findall(text)], dtype=torch.float64
@@ -193,6 +195,6 @@ def _parse(text: str) -> Regression:
 
 
 def _find(pattern: str, text: str) -> str:
-    found = re.search(pattern, text)
-    assert found is not None, pattern
-    return found[1]
+    match = re.search(pattern, text)
+    assert match is not None, pattern
+    return match[1]

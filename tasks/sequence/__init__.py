@@ -1,1 +1,1 @@
-"""Recurrent networks on made-up sequences."""
+"""Recurrent networks on generated sequences."""

@@ -1,4 +1,4 @@
-"""A recurrent network that must remember over many steps."""
+"""Problems of long memory for recurrent networks."""
 
 from __future__ import annotations
 
@@ -17,26 +17,24 @@ CONNECTIONS, RADIUS = 15, 1.1
 
 
 class LongMemory(DataTask):
-    """Carry a little information over many steps.
-
-    Gradients that vanish or explode, curvature along with them.
+    """Store a little information over many steps, with vanishing or exploding gradients.
 
     `adding`: the sum of the two marked ones among `length` numbers; squared error, chance 1/6 =
     0.1667. `copy`: repeat a word of `items` symbols after a pause of `length` steps; cross-entropy
     over the answers, averaged over examples and positions, chance ln(symbols). The metric `error`
     is the squared error of `adding`, and the share of wrong symbols of `copy` (chance 1 -
-    1/symbols); the attribute `chance` has its value for the best constant answer. A network that
-    has learnt nothing but the targets' mean stays at it, often for a long time.
+    1/symbols); the attribute `chance` is the error of the best constant answer. A network that
+    predicts the targets' mean stays at that error, often for a long time.
 
     Hochreiter and Schmidhuber, "Long short-term memory", 1997; as problems for a second-order
     method Martens and Sutskever, "Learning recurrent neural networks with Hessian-free
     optimization", 2011; in today's form Le, Jaitly and Hinton 2015 (arXiv 1504.00941) and Arjovsky,
     Shah and Bengio 2016 (arXiv 1511.06464). Differences from the latter: the training set is finite
-    and fixed, and copying is judged at the answers alone, not at the blanks before them.
+    and fixed, and the loss of copying covers the answers alone, not the blanks before them.
 
     The recurrent layer is the one `nn.RNNBase` among `model.modules()`, with `batch_first=True` and
-    a single layer: the first value it returns, `(N, T, hidden)`, are the hidden states, which
-    structural damping needs.
+    a single layer: its first output, `(N, T, hidden)`, has the hidden states for structural
+    damping.
 
     Args:
         problem: `adding` or `copy`.
@@ -45,17 +43,17 @@ class LongMemory(DataTask):
         symbols: the size of the alphabet (`copy` only).
         cell: `rnn` (plain tanh), `lstm` or `gru`.
         hidden: the number of hidden units.
-        init: `sparse`: each hidden unit (each gate's unit) hears 15 others through standard normal
+        init: `sparse`: each hidden unit (each gate's unit) has 15 standard normal recurrent
             weights, rescaled to a spectral radius of 1.1, and the recurrent layer's biases are
             zero, after Martens and Sutskever 2011 and Sutskever et al. 2013; or `torch` for torch's
             default.
         train_size, val_size, test_size: the number of sequences.
-        problem_seed: draws the sequences.
+        problem_seed: the seed of the sequences.
         batch_size: None is the full batch.
 
     Raises:
-        ValueError: an argument is out of its range or none of its choices, or there are too few
-            words for `copy`.
+        ValueError: an argument is out of its range or none of its choices, or `copy` has too few
+            words.
     """
 
     offers = frozenset(
@@ -101,6 +99,7 @@ class LongMemory(DataTask):
         super().__init__(steps=steps, eval_every=eval_every, batch_size=batch_size, target=target)
 
     def build(self) -> nn.Module:
+        """The recurrent layer and a linear head for the answers."""
         features = self.splits["train"][0].shape[2]
         recurrent = CELLS[self.cell](features, self.hidden, batch_first=True)
         if self.init == "sparse":
@@ -108,6 +107,7 @@ class LongMemory(DataTask):
         return Memory(recurrent, self.problem.outputs, self.problem.answers)
 
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """`loss` and `error` of each sequence, `(N,)`."""
         return {
             "loss": self.problem.loss(outputs, targets),
             "error": self.problem.error(outputs, targets),
@@ -115,9 +115,9 @@ class LongMemory(DataTask):
 
 
 class Memory(nn.Module):
-    """Sequences `(N, T, features)` to one answer, `(N, outputs)`, or to one at each of the last steps.
+    """Sequences to one answer after the last step, or to one at each of the last steps.
 
-    The latter, `(N, outputs, answers)`, has its classes where cross-entropy expects them.
+    Several answers have the shape `(N, outputs, answers)`, as cross-entropy expects.
     """
 
     def __init__(self, recurrent: nn.RNNBase, outputs: int, answers: int | None) -> None:
@@ -127,6 +127,7 @@ class Memory(nn.Module):
         self.answers = answers
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """The answers `(N, outputs)` or `(N, outputs, answers)` of sequences `(N, T, features)`."""
         states: Tensor = self.recurrent(inputs)[0]
         if self.answers is None:
             final: Tensor = self.head(states[:, -1])
@@ -137,7 +138,7 @@ class Memory(nn.Module):
 
 @torch.no_grad()
 def sparse_recurrent_(layer: nn.RNNBase) -> None:
-    """Give each gate's recurrent matrix 15 normal weights a row (all, if fewer) and spectral radius 1.1; no biases."""
+    """Give each gate's recurrent matrix 15 normal weights a row and spectral radius 1.1."""
     for name, parameter in layer.named_parameters():
         if name.startswith("bias"):
             parameter.zero_()

@@ -1,4 +1,4 @@
-"""The adding and the copy problem: sequences whose answer depends on what came long before."""
+"""The adding and the copy problem, whose answers depend on distant steps."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ from tasks.task import Batch
 
 @dataclass(frozen=True)
 class Lengths:
-    """How long the memory must be.
-
-    `length` steps, and for copying `items` out of an alphabet of `symbols`.
-    """
+    """The sizes of a problem: `length` steps, and for copying `items` out of `symbols`."""
 
     length: int
     items: int
@@ -27,14 +24,14 @@ class Lengths:
 
 @dataclass(frozen=True)
 class MemoryProblem:
-    """Data of a problem and what its answers are.
+    """The data of a problem, and the form and error of its answers.
 
     Args:
         draw: inputs `(count, T, features)` and targets of that many sequences, no two alike.
-        outputs: how many numbers an answer has.
-        answers: at how many of the last steps an answer is wanted; None is one answer, after the
-            last step.
-        loss_fn: the loss; `loss` gives it for each example, `(N,)`.
+        outputs: the number of outputs of an answer.
+        answers: the number of last steps with an answer; None for one answer after the last step.
+        loss_fn: the loss of a batch.
+        loss: the loss of each example, `(N,)`.
         error: the metric of each example, `(N,)`.
         chance: the error of the best constant answer.
     """
@@ -51,10 +48,8 @@ class MemoryProblem:
 def adding(lengths: Lengths) -> MemoryProblem:
     """Add the two marked numbers: inputs `(N, T, 2)`, a uniform number and a mark a step.
 
-    Targets `(N, 1)`.
-
-    One mark lies in either half. The error is the squared error; always answering 1 makes 1/6, the
-    sum's variance.
+    Targets are `(N, 1)`. One mark lies in either half. The error is the squared error; the constant
+    answer 1 has the error 1/6, the sum's variance.
     """
     if lengths.length < 2:
         raise ValueError(f"length must be at least 2 for problem=adding, got {lengths.length}")
@@ -76,11 +71,9 @@ def adding(lengths: Lengths) -> MemoryProblem:
 def copying(lengths: Lengths) -> MemoryProblem:
     """Repeat a word after a pause: inputs `(N, length + 2 items, symbols + 2)`, one-hot.
 
-    Targets `(N, items)`.
-
-    The word's `items` symbols come first, then `length - 1` blanks and the signal to begin, then
-    `items` blanks, during which the word is to be said. The error is the share of wrong symbols;
-    guessing makes `1 - 1 / symbols`.
+    Targets are `(N, items)`. The word's `items` symbols come first, then `length - 1` blanks and
+    the signal to begin, then `items` blanks for the answer. The error is the share of wrong
+    symbols, `1 - 1 / symbols` for a guess.
     """
     items, symbols = lengths.items, lengths.symbols
 
@@ -103,10 +96,10 @@ def copying(lengths: Lengths) -> MemoryProblem:
 
 
 def distinct_words(count: int, items: int, symbols: int, generator: torch.Generator) -> Tensor:
-    """Random words, `(count, items)`, no two of which are alike.
+    """Random words, `(count, items)`, all different.
 
     Raises:
-        ValueError: there are too few words of that length.
+        ValueError: too few words of that length exist.
     """
     words: Tensor = torch.randint(symbols, (2 * count, items), generator=generator).unique(dim=0)
     if len(words) < count:

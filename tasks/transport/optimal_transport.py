@@ -1,4 +1,4 @@
-"""Entropic optimal transport between two clouds of points, in its semi-dual form."""
+"""Entropic optimal transport between two clouds of points, in semi-dual form."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ RADIUS, THICKNESS = 2.0, 0.2
 
 
 class OptimalTransport(Task):
-    """Find the prices at which moving one cloud of points onto another costs least.
+    """Find the prices of the cheapest transport of one cloud of points onto another.
 
-    For n source points x of weight 1/n, m target points y of weight b_j = 1/m and costs C_ij = |x_i
-    - y_j|^2, divided by their mean, the entropic transport cost is the maximum over prices g in R^m
-      of the semi-dual
+    For n source points x of weight 1/n, m target points y of weight b_j = 1/m and costs
+    C_ij = |x_i - y_j|^2, divided by their mean, the entropic transport cost is the maximum over
+    prices g in R^m of the semi-dual
 
         D(g) = sum_j b_j g_j - (epsilon / n) sum_i log sum_j b_j exp((g_j - C_ij) / epsilon),
 
-    concave and smooth. With the logits z_ij = (g_j - C_ij) / epsilon + log b_j, whose softmax over
-    j is where the mass of i goes, -D / epsilon is up to a constant the mean cross-entropy of z with
-    the soft targets b. The loss is that cross-entropy, `nn.CrossEntropyLoss`: the plan is its
+    concave and smooth. The logits z_ij = (g_j - C_ij) / epsilon + log b_j have the softmax over j
+    as the shares of source i's mass. -D / epsilon is up to a constant the mean cross-entropy of z
+    with the soft targets b. The loss is that cross-entropy, `nn.CrossEntropyLoss`. The plan is its
     predictive distribution, and as z is linear in g, Gauss-Newton matrix, Fisher information and
-    Hessian are the same.
+    Hessian are equal.
 
-    Its gradient is (the target marginal of the plan - b) / epsilon, its Hessian (diag(marginal) -
-    mean_i p_i p_i^T) / epsilon^2. As epsilon falls the plan becomes sparse and the Hessian the
+    The gradient is (the target marginal of the plan - b) / epsilon, the Hessian (diag(marginal) -
+    mean_i p_i p_i^T) / epsilon^2. As epsilon falls, the plan becomes sparse and the Hessian the
     Laplacian of an almost disconnected graph: its smallest eigenvalues vanish exponentially. Adding
     a constant to g changes nothing: one eigenvalue is zero.
 
-    The metric `gap` is the maximum of D less D(g), in units of the mean cost; it is found by
-    Sinkhorn's iterations with a falling epsilon and Newton's method. `marginal_error` is the L1
-    distance of the plan's target marginal from b. There is one problem and no sampling error, so
-    that all splits are alike; every batch is the full batch. float64.
+    The metric `gap` is the maximum of D less D(g), in units of the mean cost. Sinkhorn's iterations
+    with a falling epsilon and Newton's method compute the maximum. `marginal_error` is the L1
+    distance of the plan's target marginal from b. All splits are the one problem, without sampling
+    error; every batch is the full batch. float64.
 
     Cuturi, "Sinkhorn distances", 2013 (arXiv 1306.0895); the semi-dual: Cuturi and Peyre 2016
     (arXiv 1503.02533); Genevay, Cuturi, Peyre and Bach 2016 (arXiv 1605.08527).
@@ -51,8 +51,8 @@ class OptimalTransport(Task):
         problem_seed: draws the clouds.
 
     Raises:
-        ValueError: an argument is out of its range, or `epsilon` is so small that no maximum is
-            found in float64.
+        ValueError: an argument is out of its range, or `epsilon` is too small for a maximum in
+            float64.
     """
 
     offers = frozenset({"hessian", "ggn", "sampled", "per_example"})
@@ -84,25 +84,25 @@ class OptimalTransport(Task):
 
     @property
     def cost(self) -> float:
-        """The entropic transport cost, the maximum of D.
-
-        Sum P C + epsilon KL(P | independent plan) at the best P.
-        """
+        """The entropic transport cost, min over P of sum P C + epsilon KL(P | independent plan)."""
         constant = float((self.weights * self.costs).sum(dim=1).mean())
         entropy = -float(self.weights[0] @ self.weights[0].log())
         return constant - self.epsilon * (self.minimum - entropy)
 
     def build(self) -> nn.Module:
+        """The prices at a normal start of deviation `spread`."""
         count = self.costs.shape[1]
         start = self.spread * torch.randn(count, dtype=torch.float64)
         return Prices(start, self.weights[0].log(), self.epsilon)
 
     def batches(self, split: str, seed: int, start: int = 0) -> Iterator[Batch]:
+        """The whole problem as one batch: costs `(n, m)` and target weights `(n, m)`."""
         require_split(split)
         batch = self._place(self.costs), self._place(self.weights)
         return repeat(batch) if split == "train" else iter([batch])
 
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
+        """`gap`, `marginal_error` and `loss` at the model's prices."""
         costs, weights = next(self.batches(split, 0))
         with torch.no_grad():
             logits = model(costs)
@@ -123,10 +123,7 @@ class OptimalTransport(Task):
 
 
 class Prices(nn.Module):
-    """The prices `g`, `(m,)`; costs `(n, m)` to logits `(n, m)`.
-
-    What goes where, before the softmax.
-    """
+    """The prices `g`, `(m,)`, and the logits of the plan."""
 
     log_weights: Tensor
 
@@ -137,11 +134,12 @@ class Prices(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, costs: Tensor) -> Tensor:
+        """The logits `(n, m)` of the plan for costs `(n, m)`."""
         return (self.prices - costs) / self.epsilon + self.log_weights
 
 
 def clouds_apart(points: int, target_points: int, seed: int) -> Tensor:
-    """Squared distances, divided by their mean, of a normal cloud from a noisy circle, `(points, target_points)`."""
+    """Squared distances `(points, target_points)`, of mean 1, of a cloud from a noisy circle."""
     generator = torch.Generator().manual_seed(seed)
     source = torch.randn(points, 2, generator=generator, dtype=torch.float64)
     angles = 2 * torch.pi * torch.rand(target_points, generator=generator, dtype=torch.float64)

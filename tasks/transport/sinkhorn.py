@@ -1,34 +1,33 @@
-"""The best prices of an entropic transport problem, to the precision of float64."""
+"""The optimal prices of an entropic transport problem in float64."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-SWEEPS = 20  # of Sinkhorn's iteration at each epsilon on the way down
+SWEEPS = 20  # Sinkhorn's sweeps at each epsilon on the way down
 FACTOR = 0.5
 NEWTON_STEPS = 200
-TOLERANCE = (
-    1e-10  # of the marginal, in L1; the error of the semi-dual is of the order of its square
-)
-ROUNDING = 1e-12  # a decrease that is lost in the value's rounding is not waited for
+# the marginal's error in L1; the semi-dual's error is of the order of its square
+TOLERANCE = 1e-10
+ROUNDING = 1e-12  # the search ignores decreases below the value's rounding
 SHORTEST = 1e-10
 
 
 def solve(costs: Tensor, weights: Tensor, epsilon: float) -> Tensor:
     """Prices `(m,)` of mean zero that maximise the semi-dual for uniform source weights.
 
-    Sinkhorn's iteration, from a large epsilon down to the one asked for, comes near; Newton's
-    method, shortened until the semi-dual rises, does the rest, where Sinkhorn's linear rate would
-    take very long.
+    Sinkhorn's iteration, from a large epsilon down to the given one, computes a starting point.
+    Newton's method, with steps shortened until the semi-dual rises, replaces Sinkhorn's slow linear
+    convergence.
 
     Args:
         costs: `(n, m)`.
-        weights: of the targets, `(m,)`.
+        weights: the weights of the targets, `(m,)`.
         epsilon: the regularisation.
 
     Raises:
-        ValueError: the marginal could not be brought within `TOLERANCE`.
+        ValueError: the marginal's error stays above `TOLERANCE`.
     """
     prices = torch.zeros_like(weights)
     current = max(epsilon, float(costs.max()))
@@ -46,10 +45,7 @@ def solve(costs: Tensor, weights: Tensor, epsilon: float) -> Tensor:
 
 
 def sinkhorn(costs: Tensor, weights: Tensor, epsilon: float, prices: Tensor, sweeps: int) -> Tensor:
-    """Prices after so many sweeps in the logarithmic domain.
-
-    Each makes both marginals right in turn.
-    """
+    """Prices after sweeps in the logarithmic domain, each of which corrects both marginals."""
     for _ in range(sweeps):
         values = -epsilon * ((prices - costs) / epsilon + weights.log()).logsumexp(
             dim=1, keepdim=True
@@ -60,10 +56,7 @@ def sinkhorn(costs: Tensor, weights: Tensor, epsilon: float, prices: Tensor, swe
 
 
 def newton(costs: Tensor, weights: Tensor, epsilon: float, prices: Tensor) -> Tensor:
-    """Newton's method on the semi-dual until the marginal gets no better.
-
-    Each step is halved until the value falls.
-    """
+    """Newton's method on the semi-dual, with halved steps, until the marginal stops improving."""
     best = torch.inf
     for _ in range(NEWTON_STEPS):
         shares = plan(costs, weights, epsilon, prices)
@@ -73,9 +66,8 @@ def newton(costs: Tensor, weights: Tensor, epsilon: float, prices: Tensor) -> Te
         if error < TOLERANCE and error >= best / 2:
             break
         best = min(best, error)
-        constants = marginal.mean() / len(
-            weights
-        )  # gives the direction of no curvature some, and changes no step
+        # curvature along the constants, which the Hessian lacks: it changes no step
+        constants = marginal.mean() / len(weights)
         curvature = (marginal.diag() - shares.T @ shares / len(shares) + constants) / epsilon
         step = torch.linalg.lstsq(curvature, slope[:, None]).solution[:, 0]
         prices = prices - _length(costs, weights, epsilon, prices, step, float(slope @ step)) * step
@@ -85,10 +77,7 @@ def newton(costs: Tensor, weights: Tensor, epsilon: float, prices: Tensor) -> Te
 def _length(
     costs: Tensor, weights: Tensor, epsilon: float, prices: Tensor, step: Tensor, slope: float
 ) -> float:
-    """The largest power of 1/2 at which the value falls by a share of what the slope promises.
-
-    1 near the solution.
-    """
+    """The largest power of 1/2 at which the value falls by a share of the slope's prediction."""
     value, length = _negative_dual(costs, weights, epsilon, prices), 1.0
     while slope > ROUNDING and length > SHORTEST:
         if (
@@ -101,7 +90,7 @@ def _length(
 
 
 def plan(costs: Tensor, weights: Tensor, epsilon: float, prices: Tensor) -> Tensor:
-    """Where the mass of each source goes: rows of probabilities, `(n, m)`."""
+    """The shares of each source's mass at the targets: rows of probabilities, `(n, m)`."""
     return ((prices - costs) / epsilon + weights.log()).softmax(dim=1)
 
 

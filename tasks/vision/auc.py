@@ -1,4 +1,4 @@
-"""Rank one rare class above all others: the area under the ROC curve as an objective."""
+"""The area under the ROC curve as an objective, for one rare class."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tasks.vision.classification import normalised
 
 
 class Auc(DataTask):
-    """Tell shirts from all other clothes by a score, with few shirts to learn from.
+    """Rank shirts above all other clothes by a score, with few shirts for training.
 
     The area under the ROC curve is the chance that a positive scores above a negative. Its square
     surrogate is
@@ -26,43 +26,41 @@ class Auc(DataTask):
         L = mean over pairs (i positive, j negative) of (1 - (s_i - s_j))^2
           = (1 - m_+ + m_-)^2 + v_+ + v_-,
 
-    m and v the mean and the variance of each class's scores. It is the value of the min-max problem
+    with the mean m and the variance v of each class's scores. L is the value of the min-max problem
     of Ying, Wen and Lyu, "Stochastic online AUC maximization", 2016 (networks: Liu et al. 2020,
     arXiv 1908.10831),
 
-        min over a, b, max over alpha of E_+ (s - a)^2 + E_- (s - b)^2 + 2 (1 + alpha)(E_- s - E_+
-        s) - alpha^2 + 1,
+        min over a, b, max over alpha of
+          E_+ (s - a)^2 + E_- (s - b)^2 + 2 (1 + alpha)(E_- s - E_+ s) - alpha^2 + 1,
 
-    whose inner problems are solved in closed form, on the batch: a = m_+, b = m_-, alpha = m_- -
-    m_+. So an ordinary minimiser can run it. Both papers keep a, b and alpha as variables instead,
-    stepped along with the network, as their batches may lack a class; here every batch has the
-    classes in the training set's proportion (each epoch interleaves two shuffles), and as L is a
-    mean over pairs, its gradient on such a batch is unbiased.
+    with the inner problems solved in closed form on the batch: a = m_+, b = m_-, alpha = m_- -
+    m_+. An ordinary minimiser can therefore minimise L. In both papers a, b and alpha are variables
+    updated with the network, as a batch may lack a class. Here every batch has the classes in the
+    training set's proportion (each epoch interleaves two shuffles), and as L is a mean over pairs,
+    its gradient on such a batch is unbiased.
 
     The loss couples the examples of a batch, hence no `per_example`; it is convex in the scores and
     has no predictive distribution. With `accumulate` or several ranks, pairs are formed within each
     slice only.
 
-    The metric `roc_auc` and the validation loss are of a whole split, at the data's own proportion
-    of positives.
+    The metric `roc_auc` and the validation loss refer to a whole split, with the data's own
+    proportion of positives.
 
     Args:
         data: see `ImageClassification`.
-        positive: the class to rank first; 6 is Fashion-MNIST's shirt, the one most often mistaken.
-        share: the positives' share of the training examples, at most the one they have; the others
-            are left out.
+        positive: the class to rank first; 6 is Fashion-MNIST's shirt, the most often confused one.
+        share: the positives' share of the training examples, at most their share in the data.
         hidden: the widths of the hidden layers, at least one.
         val_size, test_size, image_size: see `ImageClassification`.
 
     Raises:
-        ValueError: an argument does not fit the data, or a batch would be too small to have both
-            classes.
+        ValueError: an argument does not fit the data, or a batch is too small for both classes.
     """
 
     offers = frozenset({"hessian", "ggn", "layers", "matrices"})
     metric = "roc_auc"
     direction = "max"
-    evaluation_batch: ClassVar[int] = 100_000  # a split at once, since pairs are looked at
+    evaluation_batch: ClassVar[int] = 100_000  # a split at once: the loss needs all pairs
 
     def __init__(
         self,
@@ -95,6 +93,7 @@ class Auc(DataTask):
         require_at_least(math.ceil(2 / share), batch_size=self.batch_size)
 
     def build(self) -> nn.Module:
+        """A fully connected network with one score as output."""
         widths = [math.prod(self.splits["train"][0].shape[1:]), *self.hidden]
         layers: list[nn.Module] = [nn.Flatten()]
         for inputs, outputs in pairwise(widths):
@@ -102,10 +101,7 @@ class Auc(DataTask):
         return nn.Sequential(*layers, nn.Linear(widths[-1], 1))
 
     def order(self, generator: torch.Generator) -> Tensor:
-        """Two shuffles, one a class, interleaved evenly.
-
-        Every stretch of the epoch has its share of positives.
-        """
+        """Two shuffles, one a class, interleaved evenly: every batch has its share of positives."""
         positive = self.splits["train"][1][:, 0].cpu() > 0.5
         place = torch.empty(len(positive), dtype=torch.float64)
         for members in (positive, ~positive):
@@ -114,7 +110,7 @@ class Auc(DataTask):
         return place.argsort(stable=True)
 
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """The mean over the rows is the loss, and the area, of all of these examples."""
+        """Rows `loss` and `roc_auc` `(N,)`; their means are the loss and the area."""
         loss = self.loss_fn(outputs, targets)
         return {
             "loss": loss.expand(len(outputs)),
@@ -123,12 +119,13 @@ class Auc(DataTask):
 
 
 class PairwiseSquare(nn.Module):
-    """The mean of (1 - (s_i - s_j))^2 over pairs of a positive i and a negative j, for scores and targets `(N, 1)`.
+    """The mean of (1 - (s_i - s_j))^2 over pairs of a positive i and a negative j.
 
-    From the classes' means and variances, in O(N). Zero where a class is absent: there is no pair.
+    It is computed from the classes' means and variances, in O(N). Zero without any pair.
     """
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss, a scalar, of scores and targets `(N, 1)`."""
         positive = targets > 0.5
         above, below = outputs[positive], outputs[~positive]
         if not len(above) or not len(below):
@@ -138,33 +135,31 @@ class PairwiseSquare(nn.Module):
 
 
 def ranked_above(scores: Tensor, positive: Tensor) -> Tensor:
-    """Values `(N,)` whose mean is the area under the ROC curve.
+    """Values `(N,)` whose mean is the area under the ROC curve, the share of ordered pairs.
 
-    Pairs in the right order, a tie counting half.
-
-    NaN where there is no pair or a score is not finite.
+    A tie counts half. The values are NaN without any pair or with a score that is not finite.
     """
-    found = torch.zeros_like(scores, dtype=torch.float64)
+    values = torch.zeros_like(scores, dtype=torch.float64)
     above, below = scores[positive], scores[~positive].sort().values
     if not len(above) or not len(below) or not torch.isfinite(scores).all():
-        return found.fill_(torch.nan)
+        return values.fill_(torch.nan)
     lower = torch.searchsorted(below, above) + torch.searchsorted(below, above, right=True)
-    found[positive] = lower.double() * (len(scores) / (2 * len(above) * len(below)))
-    return found
+    values[positive] = lower.double() * (len(scores) / (2 * len(above) * len(below)))
+    return values
 
 
 def thinned(examples: Pair, share: float) -> Pair:
-    """The examples with only so many positives, chosen by a shuffle that is always the same, that they are a share.
+    """The examples with positives removed, by a fixed shuffle, down to a share.
 
     Raises:
-        ValueError: there are fewer than that, or the share leaves no pair.
+        ValueError: the data have too few positives, or the share leaves no pair.
     """
     inputs, targets = examples
     positive = targets[:, 0] > 0.5
     most = float(positive.double().mean())
-    kept = round(share / (1 - share) * int((~positive).sum())) if 0 < share < 1 else 0
-    if kept < 1 or kept > int(positive.sum()):
+    count = round(share / (1 - share) * int((~positive).sum())) if 0 < share < 1 else 0
+    if count < 1 or count > int(positive.sum()):
         raise ValueError(f"share must be above 0 and at most {most:.4f}, got {share}")
-    drawn = torch.randperm(int(positive.sum()), generator=torch.Generator().manual_seed(0))[:kept]
+    drawn = torch.randperm(int(positive.sum()), generator=torch.Generator().manual_seed(0))[:count]
     chosen = torch.cat([(~positive).nonzero()[:, 0], positive.nonzero()[:, 0][drawn]]).sort().values
     return inputs[chosen], targets[chosen]

@@ -10,10 +10,10 @@ PADDING = 4
 
 
 def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift each image by up to 4 pixels and mirror every second one, at random.
+    """Shift each image by up to 4 pixels at random and mirror half of the images.
 
     Args:
-        images: `(N, channels, height, width)`; what comes in at the edges is zero, the mean of
+        images: `(N, channels, height, width)`; pixels beyond the edges are zero, the mean of
             normalised inputs.
         generator: a CPU generator.
 

@@ -1,4 +1,4 @@
-"""The deep autoencoder on which second-order methods have been compared since 2010."""
+"""The deep autoencoder of comparisons of second-order methods since 2010."""
 
 from __future__ import annotations
 
@@ -21,38 +21,36 @@ CONNECTIONS = 15
 
 
 class Autoencoder(DataTask):
-    """Squeeze an image through a narrow linear code layer and rebuild it.
+    """Reconstruct an image from a narrow linear code: deep, ill-conditioned, no label noise.
 
-    Deep, ill-conditioned, no label noise.
-
-    Encoder and mirrored decoder are fully connected with sigmoid units (rectified linear ones in
-    Goldfarb, Ren and Bahamou 2020, arXiv 2006.08877, who start them as torch does); the code layer
-    is linear. The outputs are logits `z` of pixels `t` in [0, 1], shape `(N, pixels)`, and the loss
-    is the cross-entropy summed over the pixels and averaged over the images. The metric is the
-    literature's `squared_error`, `sum_j (sigmoid(z_j) - t_j)^2` per image.
+    Encoder and mirrored decoder are fully connected with sigmoid units (in Goldfarb, Ren and
+    Bahamou 2020, arXiv 2006.08877, rectified linear units with torch's initialisation); the code
+    layer is linear. The outputs are logits `z` of pixels `t` in [0, 1], shape `(N, pixels)`, and
+    the loss is the cross-entropy summed over the pixels and averaged over the images. The metric is
+    the literature's `squared_error`, `sum_j (sigmoid(z_j) - t_j)^2` per image.
 
     Hinton and Salakhutdinov, "Reducing the dimensionality of data with neural networks", 2006; with
     the sparse initialisation of Martens, "Deep learning via Hessian-free optimization", 2010: 15
     incoming weights of each unit are standard normal, everything else is zero. MNIST with widths
     1000-500-250-30 and CURVES with 400-200-100-50-25-6 are the problems of these papers and of
-    Martens and Grosse 2015 (arXiv 1503.05671); in the place of CURVES, which is not public, stands
-    `curves_lookalike`. The default, scikit-learn's 8x8 digits in full batches, orders methods alike
-    in a second.
+    Martens and Grosse 2015 (arXiv 1503.05671); `curves_lookalike` replaces CURVES, which is not
+    public. The default, scikit-learn's 8x8 digits in full batches, orders methods alike within a
+    second.
 
     Args:
         data: a data set or an image folder, see `ImageClassification`.
         widths: the encoder's layers, the code's width last.
         init: `sparse`, or `torch` for torch's default.
-        activation: of the hidden units, `sigmoid` or `relu`.
-        train_size: how many training images to use, the first ones; None is all.
-        val_size: how many of these to keep for validation.
-        test_size: how many test images to use, the first ones; None is all.
-        image_size: pixels a side that the images are resized to; None leaves them as they are.
+        activation: activation of the hidden units, `sigmoid` or `relu`.
+        train_size: the number of training images, the first ones; None is all.
+        val_size: the number of these that are held out for validation.
+        test_size: the number of test images, the first ones; None is all.
+        image_size: the side in pixels after resizing; None for no change.
         batch_size: None is the full batch.
 
     Raises:
         ValueError: an argument does not fit the data.
-        DataMissingError: the data set has not been fetched.
+        DataMissingError: the data set is not in the data directory.
     """
 
     offers = frozenset({"hessian", "ggn", "sampled", "per_example", "layers", "matrices"})
@@ -84,6 +82,7 @@ class Autoencoder(DataTask):
         super().__init__(steps=steps, eval_every=eval_every, batch_size=batch_size, target=target)
 
     def build(self) -> nn.Module:
+        """The encoder and its mirrored decoder, with the chosen initialisation."""
         pixels = self.splits["train"][0].shape[1]
         widths = [pixels, *self.widths, *reversed(self.widths[:-1]), pixels]
         code = len(self.widths)
@@ -98,6 +97,7 @@ class Autoencoder(DataTask):
         return nn.Sequential(*layers)
 
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """`loss` and `squared_error` of each image, `(N,)`."""
         loss = F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
         return {
             "loss": loss.sum(dim=1),
@@ -106,10 +106,7 @@ class Autoencoder(DataTask):
 
 
 def sparse_(layer: nn.Linear) -> None:
-    """Martens' initialisation.
-
-    Standard normal weights to 15 of a unit's inputs (all, if fewer), zeros elsewhere.
-    """
+    """Martens' initialisation: normal weights for at most 15 inputs of a unit, zeros elsewhere."""
     chosen = torch.rand_like(layer.weight).argsort(dim=1)[:, :CONNECTIONS]
     with torch.no_grad():
         layer.weight.zero_().scatter_(1, chosen, torch.randn(chosen.shape))

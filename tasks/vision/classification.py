@@ -1,4 +1,4 @@
-"""What the image classifiers share: data, loss and metrics."""
+"""Base of the image classifiers: data, loss and metrics."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from tasks.vision.augmentation import crop_and_flip
 
 
 class ImageClassification(DataTask):
-    """Classify images `(N, channels, height, width)` with the cross-entropy of logits `(N, classes)`.
+    """Classify images `(N, channels, height, width)` by logits `(N, classes)` and cross-entropy.
 
     Inputs are normalised by the mean and deviation of each channel over the training split, unless
     a subclass scales them in another way. The metric is `accuracy`.
 
     Args:
-        data: `fashion_mnist_small` (10,000 + 2,000 images, kept in the repository), `digits`,
+        data: `fashion_mnist_small` (10,000 + 2,000 images, in the repository), `digits`,
             `fashion_mnist`, `mnist`, `cifar10`, or the path of an image folder,
             `train/<class>/<file>` and `test/<class>/<file>` or `<class>/<file>`.
-        val_size: how many training images to keep for validation.
-        test_size: how many test images to use, the first ones; None is all.
-        image_size: pixels a side that the images are resized to; None leaves them as they are.
+        val_size: the number of training images that are held out for validation.
+        test_size: the number of test images, the first ones; None is all.
+        image_size: the side in pixels after resizing; None for no change.
         augmentation: crop at random (4 pixels of padding) and flip left-right the images of a
             training batch.
 
     Raises:
         ValueError: an argument does not fit the data.
-        DataMissingError: the data set has not been fetched.
+        DataMissingError: the data set is not in the data directory.
     """
 
     metric = "accuracy"
@@ -65,13 +65,15 @@ class ImageClassification(DataTask):
         return channels, height, width
 
     def scaled(self, splits: dict[str, Batch], peak: int) -> dict[str, Batch]:
-        """What a network is given of pixels between 0 and `peak`."""
+        """The network's inputs for pixels between 0 and `peak`."""
         return normalised(splits)
 
     def augment(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+        """The images of a training batch, randomly cropped and flipped with `augmentation`."""
         return crop_and_flip(inputs, generator) if self.augmentation else inputs
 
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """`loss` and `accuracy` of each image, `(N,)`."""
         loss = F.cross_entropy(outputs, targets, reduction="none")
         return {"loss": loss, "accuracy": outputs.argmax(dim=1) == targets}
 

@@ -15,7 +15,7 @@ class CNN(ImageClassification):
 
     The pattern of LeNet-5 (LeCun et al. 1998) with 3x3 kernels, padding 1 and ReLU. Inputs `(N, C,
     H, W)`, outputs `(N, classes)`; torch's default initialisation. With `batch_norm` an example's
-    loss depends on its batch, so the task then stops offering `per_example`.
+    loss depends on its batch, and the task does not offer `per_example`.
 
     Args:
         data, val_size, test_size, image_size, augmentation: see `ImageClassification`.
@@ -60,6 +60,7 @@ class CNN(ImageClassification):
         )
 
     def build(self) -> nn.Module:
+        """Two convolutional stages and two dense layers."""
         channels, height, width = self.image_shape
         first, second = self.channels
         return nn.Sequential(

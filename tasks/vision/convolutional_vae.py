@@ -13,20 +13,20 @@ HIDDEN = 24
 
 
 class ConvolutionalVAE(nn.Module):
-    """Images and noise, `(N, pixels + latent)`, to pixels, means and log variances, `(N, pixels + 2 latent)`.
+    """Images and noise to pixels, means and log variances, `(N, pixels + 2 latent)`.
 
-    Encoder: three 4x4 convolutions with leaky ReLU of slope 0.3, the first two of stride 2, and two
-    linear maps for the means m and the log variances v. Decoder, on m + e^(v/2) noise: dense layers
-    of 24 and (H/4) (W/4) units with leaky ReLU, the latter as an image, three transposed 4x4
-    convolutions with ReLU, the first of stride 2, and a dense layer to all pixels. Sizes are
-    halved, doubled or kept (TensorFlow's `same`). Glorot's uniform initialisation, biases of zero.
-    28x28 grey pixels, 64 channels and 8 latent dimensions make 10,151,489 parameters, 9,835,280 of
-    them in the last layer.
+    Inputs are `(N, pixels + latent)`. Encoder: three 4x4 convolutions with leaky ReLU of slope 0.3,
+    the first two of stride 2, and two linear maps for the means m and the log variances v. Decoder,
+    for m + e^(v/2) noise: dense layers of 24 and (H/4) (W/4) units with leaky ReLU, the latter as
+    an image, three transposed 4x4 convolutions with ReLU, the first of stride 2, and a dense layer
+    to all pixels. Sizes are halved, doubled or unchanged (TensorFlow's `same`). Glorot's uniform
+    initialisation, biases of zero. 28x28 grey pixels, 64 channels and 8 latent dimensions make
+    10,151,489 parameters, 9,835,280 of them in the last layer.
 
     Args:
         image_shape: channels, height and width; the latter two are multiples of 4.
         latent: the dimension of the code.
-        channels: of the convolutions.
+        channels: channels of the convolutions.
         dropout: the probability of dropping after the encoder's convolutions and the decoder's
             first two.
         likelihood: `gaussian` ends in a sigmoid, `bernoulli` in logits.
@@ -74,6 +74,7 @@ class ConvolutionalVAE(nn.Module):
                 glorot_(layer, "uniform")
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """Pixels, means and log variances `(N, pixels + 2 latent)` for images and noise."""
         images, noise = inputs[:, : -self.latent], inputs[:, -self.latent :]
         features = self.encoder(images)
         mean, log_variance = self.mean(features), self.log_variance(features)
@@ -82,12 +83,14 @@ class ConvolutionalVAE(nn.Module):
 
 
 class KeepingSize(nn.ConvTranspose2d):
-    """A transposed 4x4 convolution of stride 1, less its first row and column and its last two of either."""
+    """A transposed 4x4 convolution of stride 1, cropped to the size of its input."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, KERNEL, padding=1)
 
     def forward(self, inputs: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Images `(N, channels, H, W)` to the same shape."""
+        # the padding drops the first row and column, and one of the last two of either
         return super().forward(inputs, output_size)[:, :, :-1, :-1]
 
 

@@ -13,13 +13,14 @@ from tasks.vision.initialisation import truncated_normal_
 
 
 class Net2c2d(ImageClassification):
-    """DeepOBS's 2c2d: two 5x5 convolutions, each with ReLU and 2x2 max pooling, a hidden layer and a linear head.
+    """DeepOBS's 2c2d: two 5x5 convolutions with ReLU and max pooling, two dense layers.
 
     Schneider, Balles and Hennig, "DeepOBS: a deep learning optimizer benchmark suite", 2019 (arXiv
-    1903.05499); what the paper leaves open follows release 1.1.2 of its software.
+    1903.05499); release 1.1.2 of its software determines details that the paper leaves open.
 
-    Weights are drawn from a normal distribution of deviation 0.05 cut off at twice that, biases are
-    0.05. Pixels lie between 0 and 1. With the published widths, on 28x28 grey pixels: 3,274,634
+    The pooling is 2x2. Weights are drawn from a normal distribution of deviation 0.05 cut off at
+    0.1, biases are 0.05. Pixels lie between 0 and 1. With the published widths, on 28x28 grey
+    pixels: 3,274,634
     parameters. `full` is the published problem `fmnist_2c2d`, 100 epochs of 390 steps.
 
     Args:
@@ -60,9 +61,11 @@ class Net2c2d(ImageClassification):
         )
 
     def scaled(self, splits: dict[str, Batch], peak: int) -> dict[str, Batch]:
+        """Pixels between 0 and 1."""
         return brightness(splits, peak)
 
     def build(self) -> nn.Module:
+        """Two convolutional stages and two dense layers, with truncated normal weights."""
         inputs, height, width = self.image_shape
         layers: list[nn.Module] = []
         for outputs in self.channels:

@@ -15,18 +15,18 @@ SMALLEST = 9
 
 
 class Net3c3d(ImageClassification):
-    """DeepOBS's 3c3d: three convolutions, each with ReLU and 3x3 max pooling of stride 2, and three dense layers.
+    """DeepOBS's 3c3d: three convolutions with ReLU and 3x3 max pooling, three dense layers.
 
     Schneider, Balles and Hennig, "DeepOBS: a deep learning optimizer benchmark suite", 2019 (arXiv
-    1903.05499); what the paper leaves open follows release 1.1.2 of its software.
+    1903.05499); release 1.1.2 of its software determines details that the paper leaves open.
 
-    Kernels of 5 and 3 pixels without padding, then of 3 with; Glorot initialisation, normal in the
-    convolutions and uniform in the dense layers, biases of zero. With the published widths, on
-    28x28 or 32x32 pixels: 895,210 parameters with three colours. `full` is the published problem
-    `cifar10_3c3d`, 100 epochs of 312 steps.
+    Kernels of 5 and 3 pixels without padding, then of 3 with padding; pooling of stride 2. Glorot
+    initialisation, normal in the convolutions and uniform in the dense layers, biases of zero. With
+    the published widths, on 28x28 or 32x32 pixels: 895,210 parameters with three colours. `full` is
+    the published problem `cifar10_3c3d`, 100 epochs of 312 steps.
 
-    Differences: `l2` is put on the biases as well; crops move an image by up to 4 pixels instead of
-    2, and brightness, contrast and saturation are left alone.
+    Differences: `l2` covers the biases too; crops move an image by up to 4 pixels instead of 2, and
+    brightness, contrast and saturation do not change.
 
     Args:
         data, val_size, test_size, image_size, augmentation: see `ImageClassification`.
@@ -74,6 +74,7 @@ class Net3c3d(ImageClassification):
             )
 
     def build(self) -> nn.Module:
+        """Three convolutional stages and three dense layers, with Glorot's initialisation."""
         inputs, *sides = self.image_shape
         layers: list[nn.Module] = []
         for outputs, kernel, padding in zip(self.channels, (5, 3, 3), (0, 0, 1), strict=True):
@@ -96,9 +97,9 @@ class Net3c3d(ImageClassification):
 
 
 def pooling(height: int, width: int) -> nn.Module:
-    """The maximum of 3x3 pixels at every second one: `ceil(side / 2)` pixels remain of a side.
+    """Max pooling of 3x3 pixels with stride 2, which leaves `ceil(side / 2)` pixels of a side.
 
-    Of an even side the last window reaches over the edge, of an odd one the first as well
+    The last window of an even side reaches over the edge, for an odd side the first window too
     (TensorFlow's `same`).
     """
     return nn.MaxPool2d(3, 2, padding=(height % 2, width % 2), ceil_mode=True)

@@ -16,11 +16,11 @@ class DeepOBSMLP(MLP):
     """DeepOBS's mlp: 784-1000-500-100-10 with ReLU on pixels between 0 and 1.
 
     Schneider, Balles and Hennig, "DeepOBS: a deep learning optimizer benchmark suite", 2019 (arXiv
-    1903.05499); what the paper leaves open follows release 1.1.2 of its software.
+    1903.05499); release 1.1.2 of its software determines details that the paper leaves open.
 
-    Weights are drawn from a normal distribution of deviation 0.03 cut off at twice that, biases are
-    zero. With the published widths, on 28x28 grey pixels: 1,336,610 parameters. `full` is the
-    published problem `fmnist_mlp`, 100 epochs of 390 steps.
+    Weights are drawn from a normal distribution of deviation 0.03 cut off at 0.06, biases are zero.
+    With the published widths, on 28x28 grey pixels: 1,336,610 parameters. `full` is the published
+    problem `fmnist_mlp`, 100 epochs of 390 steps.
 
     Args:
         data, val_size, test_size, image_size, augmentation: see `ImageClassification`.
@@ -55,9 +55,11 @@ class DeepOBSMLP(MLP):
         )
 
     def scaled(self, splits: dict[str, Batch], peak: int) -> dict[str, Batch]:
+        """Pixels between 0 and 1."""
         return brightness(splits, peak)
 
     def build(self) -> nn.Module:
+        """The fully connected network with truncated normal weights."""
         model = super().build()
         truncated_normal_(model, deviation=0.03, bias=0.0)
         return model

@@ -1,4 +1,4 @@
-"""Initial weights that differ from torch's default; biases are constants."""
+"""Initial weights other than torch's default, with constant biases."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ Layer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
 
 
 def truncated_normal_(model: nn.Module, deviation: float, bias: float) -> None:
-    """Draw all weights of a model's layers from a normal distribution that is cut off at two deviations.
+    """Draw all weights of a model's layers from a normal distribution cut off at two deviations.
 
-    `deviation` is that of the distribution before it is cut; what is left has 0.88 of it.
+    `deviation` is that of the distribution before the cut; afterwards it is 0.88 of that.
     """
     for layer in model.modules():
         if isinstance(layer, Layer):
@@ -19,7 +19,7 @@ def truncated_normal_(model: nn.Module, deviation: float, bias: float) -> None:
 
 
 def glorot_(layer: Layer, distribution: str) -> None:
-    """Weights of variance `2 / (fan_in + fan_out)`, `normal` or `uniform`; biases of zero.
+    """Draw weights of variance `2 / (fan_in + fan_out)`, `normal` or `uniform`; biases are zero.
 
     Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks",
     2010, equation 16.

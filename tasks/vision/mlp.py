@@ -22,9 +22,9 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 class MLP(ImageClassification):
     """The plainest deep network: `z = W_L a(... a(W_1 x + b_1) ...) + b_L` on flattened pixels.
 
-    Every weight is a matrix between two vectors, so every method of the suite applies, per-example
-    ones included. By default 784-256-10 on Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, arXiv
-    1708.07747). torch's default initialisation.
+    Every weight is a matrix between two vectors, so that every method of the suite applies, those
+    with per-example gradients included. The default is 784-256-10 on Fashion-MNIST (Xiao, Rasul and
+    Vollgraf 2017, arXiv 1708.07747), with torch's initialisation.
 
     Args:
         data, val_size, test_size, image_size, augmentation: see `ImageClassification`.
@@ -65,6 +65,7 @@ class MLP(ImageClassification):
         )
 
     def build(self) -> nn.Module:
+        """The fully connected network on flattened pixels."""
         widths = [math.prod(self.image_shape), *self.hidden]
         layers: list[nn.Module] = [nn.Flatten()]
         for inputs, outputs in pairwise(widths):

@@ -12,16 +12,15 @@ SHORTCUTS = ("A", "B")
 
 
 class ResNet(ImageClassification):
-    """A residual network for small images, of depth 6n+2.
+    """A residual network for small images, of depth 6n+2: three stages of n blocks.
 
-    Three stages of n blocks, `x -> relu(shortcut(x) + F(x))`.
+    A block is `x -> relu(shortcut(x) + F(x))` with two 3x3 convolutions and batch normalisation as
+    F. The stages have `width`, `2 width` and `4 width` channels, and the later two halve the image
+    at their beginning; global average pooling and a linear head follow. He, Zhang, Ren and Sun,
+    "Deep residual learning", 2015 (arXiv 1512.03385), section 4.2: depth 20 and width 16 on
+    CIFAR-10 have 269,722 parameters.
 
-    F is two 3x3 convolutions with batch normalisation; the stages have `width`, `2 width` and `4
-    width` channels and halve the image where they begin; global average pooling and a linear head
-    follow. He, Zhang, Ren and Sun, "Deep residual learning", 2015 (arXiv 1512.03385), section 4.2:
-    depth 20 and width 16 on CIFAR-10 have 269,722 parameters.
-
-    Batch normalisation makes an example's loss depend on its batch, so there are no per-example
+    Batch normalisation makes an example's loss depend on its batch: the task offers no per-example
     gradients.
 
     Args:
@@ -69,6 +68,7 @@ class ResNet(ImageClassification):
         )
 
     def build(self) -> nn.Module:
+        """Three stages of blocks, global average pooling and a linear head."""
         channels = self.width
         layers: list[nn.Module] = [*convolution(self.image_shape[0], channels), nn.ReLU()]
         for stage in range(3):
@@ -82,10 +82,7 @@ class ResNet(ImageClassification):
 
 
 class Block(nn.Module):
-    """Two convolutions beside a shortcut.
-
-    `(N, inputs, H, W)` to `(N, outputs, H / stride, W / stride)`.
-    """
+    """Two convolutions beside a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, shortcut: str) -> None:
         super().__init__()
@@ -99,6 +96,7 @@ class Block(nn.Module):
             self.shortcut = nn.Sequential(*convolution(inputs, outputs, kernel=1, stride=stride))
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """Images `(N, inputs, H, W)` to `(N, outputs, H / stride, W / stride)`."""
         return F.relu(self.shortcut(inputs) + self.residual(inputs))
 
 
@@ -110,6 +108,7 @@ class Subsample(nn.Module):
         self.extra = extra
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """Images `(N, C, H, W)` to `(N, C + extra, H / 2, W / 2)`."""
         return F.pad(inputs[:, :, ::2, ::2], (0, 0, 0, 0, 0, self.extra))
 
 

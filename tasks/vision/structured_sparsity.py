@@ -1,4 +1,4 @@
-"""Classifiers whose weights may become zero group by group, and are counted."""
+"""Classifiers that report the share of zero groups of weights."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from tasks.vision.mlp import MLP
 
 
 class GroupSparsity:
-    """Adds to the metrics of a classifier how much of it could be left out.
+    """Adds the shares of zero groups and zero weights to a classifier's metrics.
 
-    `group_sparsity` is the share of the groups that are exactly zero over all weights with two
-    dimensions or more, a group being all that leaves one input of a layer (a column of a matrix, an
-    input channel of a kernel): such an input, and what computes it, can be cut away without
-    changing the function. `zero_weights` is the share of single zeros. The regulariser that makes
-    them so is the optimizer's: the loss here is the plain cross-entropy.
+    `group_sparsity` is the share of groups that are exactly zero over all weights with two
+    dimensions or more. A group has all weights of one input of a layer (a column of a matrix, an
+    input channel of a kernel): an input with a zero group can be removed without changing the
+    function. `zero_weights` is the share of zero weights. The regulariser is the optimizer's: the
+    loss is the plain cross-entropy.
     """
 
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
-        """The classifier's metrics, and these two."""
+        """The classifier's metrics, with `group_sparsity` and `zero_weights`."""
         metrics: dict[str, float] = super().evaluate(model, split)  # type: ignore[misc]
         weights = [parameter.detach() for parameter in model.parameters() if parameter.ndim > 1]
         groups = [(weight == 0).movedim(1, 0).flatten(1).all(dim=1) for weight in weights]
@@ -32,8 +32,8 @@ class GroupSparsity:
 
 
 class StructuredSparsityCNN(GroupSparsity, CNN):
-    """The small convolutional classifier, `group_sparsity` and `zero_weights` among its metrics."""
+    """The small convolutional classifier with `group_sparsity` and `zero_weights`."""
 
 
 class StructuredSparsityMLP(GroupSparsity, MLP):
-    """The fully connected classifier, `group_sparsity` and `zero_weights` among its metrics."""
+    """The fully connected classifier with `group_sparsity` and `zero_weights`."""

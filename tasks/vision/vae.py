@@ -17,22 +17,21 @@ LIKELIHOODS = ("gaussian", "bernoulli")
 
 
 class VAE(DataTask):
-    """Encode an image into a distribution, draw a code from it, decode it.
+    """Encode an image as a distribution, decode a draw of it: maximise the evidence lower bound.
 
-    Maximise the evidence lower bound.
-
-        q(z|x) = N(m, diag(e^v)),   z = m + e^(v/2) eps,   loss = -log p(x|z) + KL(q(z|x) | N(0,
-        1)), KL = sum_i (e^{v_i} + m_i^2 - 1 - v_i) / 2,    averaged over the images
+        q(z|x) = N(m, diag(e^v)),   z = m + e^(v/2) eps,
+        loss = -log p(x|z) + KL(q(z|x) | N(0, 1)), averaged over the images,
+        KL = sum_i (e^{v_i} + m_i^2 - 1 - v_i) / 2
 
     Kingma and Welling, "Auto-encoding variational Bayes", 2013 (arXiv 1312.6114), equation 10 with
     one draw. The model's outputs are `(x', m, v)` side by side, `(N, pixels + 2 latent)`. The loss
     is a convex function of them: hence `ggn`. It is not the negative log-likelihood of targets, as
-    the divergence has none: hence no `sampled`.
+    the divergence has no targets: hence no `sampled`.
 
-    The noise eps comes with the batch, as the last `latent` columns of its inputs: the model is a
-    function, every evaluation within a step sees the same noise, another step (and the same image
-    in another epoch) other noise, and a validation or test image always its own. The loss is an
-    example's own: hence `per_example`.
+    The noise eps is a part of the batch, the last `latent` columns of its inputs. The model is
+    therefore a function: all evaluations within a step use the same noise, other steps (and the
+    same image in another epoch) use other noise, and each validation or test image has its own. An
+    example's loss is independent of the others: hence `per_example`.
 
     The network, `ConvolutionalVAE`, is that of DeepOBS (Schneider, Balles and Hennig 2019, arXiv
     1903.05499; release 1.1.2), whose problem `fmnist_vae` is `full`: 100 epochs of 781 steps.
@@ -42,16 +41,16 @@ class VAE(DataTask):
         likelihood: `gaussian`, the squared error `|x - x'|^2` of pixels in [0, 1] (variance 1/2,
             without its constant), as in DeepOBS, or `bernoulli`, the cross-entropy of logits x'.
         latent: the dimension of the code.
-        channels: of the convolutions; published are 64.
+        channels: channels of the convolutions; published are 64.
         dropout: the probability of dropping after each convolution but the last; published is 0.2.
-        val_size: how many training images to keep for validation.
-        test_size: how many test images to use, the first ones; None is all.
-        image_size: pixels a side that the images are resized to; None leaves them as they are.
+        val_size: the number of training images that are held out for validation.
+        test_size: the number of test images, the first ones; None is all.
+        image_size: the side in pixels after resizing; None for no change.
         batch_size: None is the full batch.
 
     Raises:
         ValueError: an argument does not fit the data.
-        DataMissingError: the data set has not been fetched.
+        DataMissingError: the data set is not in the data directory.
     """
 
     offers = frozenset({"hessian", "ggn", "per_example", "layers", "matrices"})
@@ -97,16 +96,18 @@ class VAE(DataTask):
         super().__init__(steps=steps, eval_every=eval_every, batch_size=batch_size, target=target)
 
     def build(self) -> nn.Module:
+        """The convolutional encoder and decoder."""
         return ConvolutionalVAE(
             self.image_shape, self.latent, self.channels, self.dropout, self.likelihood
         )
 
     def augment(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
-        """The same images with the noise of this step."""
+        """The same images with the noise of one step."""
         noise = torch.randn(len(inputs), self.latent, generator=generator)
         return torch.cat([inputs[:, : -self.latent], noise.to(inputs)], dim=1)
 
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """`loss`, `negative_elbo`, `reconstruction` and `divergence` of each image, `(N,)`."""
         reconstruction, divergence = self.loss_fn.parts(outputs, targets)
         bound = reconstruction + divergence
         return {
@@ -118,7 +119,7 @@ class VAE(DataTask):
 
 
 class NegativeELBO(nn.Module):
-    """`(1/N) sum_n -log p(x_n | z_n) + KL_n` of outputs `(x', m, v)`, `(N, pixels + 2 latent)`, and targets x.
+    """The loss `(1/N) sum_n -log p(x_n | z_n) + KL_n`.
 
     Args:
         latent: the dimension of m and of v.
@@ -133,6 +134,7 @@ class NegativeELBO(nn.Module):
         self.likelihood = likelihood
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss, a scalar, of outputs `(N, pixels + 2 latent)` and targets `(N, pixels)`."""
         reconstruction, divergence = self.parts(outputs, targets)
         return (reconstruction + divergence).mean()
 
@@ -150,13 +152,10 @@ class NegativeELBO(nn.Module):
 
 
 def _with_noise(splits: dict[str, Batch], latent: int) -> dict[str, Batch]:
-    """Pixels as targets, `(N, pixels)`.
-
-    Pixels and an image's own noise as inputs, `(N, pixels + latent)`.
-    """
-    found: dict[str, Batch] = {}
+    """Inputs of pixels and an image's own noise, `(N, pixels + latent)`, and targets of pixels."""
+    noisy: dict[str, Batch] = {}
     for stream, split in enumerate(SPLITS):
         pixels = splits[split][0].flatten(1)
         noise = torch.randn(len(pixels), latent, generator=generator_for(0, 0, stream))
-        found[split] = (torch.cat([pixels, noise], dim=1), pixels)
-    return found
+        noisy[split] = (torch.cat([pixels, noise], dim=1), pixels)
+    return noisy

@@ -15,20 +15,19 @@ EPS = 1e-6
 
 
 class VisionTransformer(ImageClassification):
-    """Patches of an image as a sequence.
+    """A transformer over the patches of an image.
 
-    Per block `x <- x + attention(norm(x))`, then `x <- x + mlp(norm(x))`.
-
-    Dosovitskiy et al., "An image is worth 16x16 words", 2020 (arXiv 2010.11929): patches are
-    embedded by a linear map (a convolution whose stride is its kernel), a class token is put before
-    them, learned positions are added; the head reads the class token after a last norm. GELU, a
-    hidden layer of four times the width, norms with eps 1e-6. The published ViT-B/16 (224 pixels,
-    patch 16, width 768, 12 layers and heads, 1000 classes) has 86,567,656 parameters.
+    Per block `x <- x + attention(norm(x))`, then `x <- x + mlp(norm(x))`. Dosovitskiy et al., "An
+    image is worth 16x16 words", 2020 (arXiv 2010.11929): a linear map embeds the patches (a
+    convolution whose stride is its kernel), a class token precedes them, learned positions are
+    added; the head reads the class token after a last norm. GELU, a hidden layer of four times the
+    width, norms with eps 1e-6. The published ViT-B/16 (224 pixels, patch 16, width 768, 12 layers
+    and heads, 1000 classes) has 86,567,656 parameters.
 
     Initialisation: patches' weights have variance `1 / fan_in`, positions deviation 0.02, all other
-    matrices Glorot's uniform distribution (queries, keys and values each on its own); the class
-    token and all biases are zero. Difference from the authors' code, where the head starts at zero
-    as well: then only the head would have a gradient, and curvature, in the first step.
+    matrices Glorot's uniform distribution (queries, keys and values separately); the class token
+    and all biases are zero. Difference from the authors' code: there the head is zero too, and only
+    the head has a gradient, and curvature, in the first step.
 
     The CPU's default attention kernel has no second derivative: take curvature products inside
     `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`.
@@ -36,7 +35,7 @@ class VisionTransformer(ImageClassification):
     Args:
         data, val_size, test_size, image_size, augmentation: see `ImageClassification`.
         patch: pixels a side of a patch; it divides the image's sides.
-        layers: how many blocks.
+        layers: the number of blocks.
         heads: attention heads; they divide `width`.
         width: the width of the residual stream.
         dropout: the probability of dropping, after the embeddings and at the end of each branch.
@@ -87,6 +86,7 @@ class VisionTransformer(ImageClassification):
             raise ValueError(f"patch must divide the image's sides {tuple(sides)}, got {patch}")
 
     def build(self) -> nn.Module:
+        """The patch embedding, the blocks and the head."""
         channels, height, width = self.image_shape
         blocks = [EncoderBlock(self.width, self.heads, self.dropout) for _ in range(self.layers)]
         patches = (height // self.patch) * (width // self.patch)
@@ -120,6 +120,7 @@ class Encoder(nn.Module):
         glorot_(self.head, "uniform")
 
     def forward(self, images: Tensor) -> Tensor:
+        """The logits `(N, classes)` of images `(N, channels, H, W)`."""
         patches: Tensor = self.embedding(images).flatten(2).transpose(1, 2)
         stream = torch.cat([self.token.expand(len(patches), -1, -1), patches], dim=1)
         stream = self.blocks(self.dropout(stream + self.positions))
@@ -128,10 +129,7 @@ class Encoder(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Self-attention and a two-layer network, each in a residual branch.
-
-    `(N, T, width)` to the same.
-    """
+    """Self-attention and a two-layer network, each in a residual branch."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -145,6 +143,7 @@ class EncoderBlock(nn.Module):
             glorot_(layer, "uniform")
 
     def forward(self, stream: Tensor) -> Tensor:
+        """The stream `(N, T, width)` after both branches."""
         stream = stream + self.dropout(self.attention(self.attention_norm(stream)))
         output: Tensor = stream + self.dropout(
             self.contract(F.gelu(self.expand(self.mlp_norm(stream))))
@@ -153,7 +152,7 @@ class EncoderBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Attention of each position to all: `(N, T, width)` to the same."""
+    """Attention of each position to all positions."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -166,6 +165,7 @@ class SelfAttention(nn.Module):
             nn.init.xavier_uniform_(block)
 
     def forward(self, stream: Tensor) -> Tensor:
+        """The mixed values `(N, T, width)` of a stream of that shape."""
         projected: Tensor = self.qkv(stream)
         queries, keys, values = projected.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(queries, keys, values)

@@ -13,22 +13,22 @@ INITIALISATIONS = ("he", "glorot")
 
 
 class WideResNet(ImageClassification):
-    """WRN-d-k: three stages of n = (d - 4) / 6 blocks of two 3x3 convolutions that come after norm and ReLU.
+    """WRN-d-k: three stages of n = (d - 4) / 6 blocks of two 3x3 convolutions.
 
-        x <- s + conv(relu(norm(conv(relu(norm(x)))))),   s = x, or a 1x1 convolution of
-        relu(norm(x)) for new shapes
+        x <- s + conv(relu(norm(conv(relu(norm(x))))))
 
-    The stages have `k width`, `2 k width` and `4 k width` channels; the later two halve the image
-    where they begin. A last norm with ReLU, global average pooling and a linear head follow.
+    with s = x, or a 1x1 convolution of relu(norm(x)) where the shape changes. The stages have `k
+    width`, `2 k width` and `4 k width` channels; the later two halve the image at their beginning.
+    A last norm with ReLU, global average pooling and a linear head follow.
     Zagoruyko and Komodakis, "Wide residual networks", 2016 (arXiv 1605.07146), without dropout.
     With width 16, three colours and ten classes WRN-16-4 has 2,748,890 parameters, WRN-40-4
     8,949,210 and WRN-28-10 36,479,194.
 
     DeepOBS's `svhn_wrn164` is this network with `init=glorot`, depth 16 and widening 4, for 160
-    epochs on SVHN, which must be brought as an image folder; its `cifar100_wrn404` has depth 40.
-    Difference: DeepOBS spares biases and norms the `l2`, which is put on all parameters here.
+    epochs on SVHN, given as an image folder; its `cifar100_wrn404` has depth 40. Difference: `l2`
+    covers all parameters, in DeepOBS neither biases nor norms.
 
-    Batch normalisation makes an example's loss depend on its batch, so there are no per-example
+    Batch normalisation makes an example's loss depend on its batch: the task offers no per-example
     gradients.
 
     Args:
@@ -36,8 +36,8 @@ class WideResNet(ImageClassification):
         depth: d, one of 10, 16, 22, 28, 34, 40, ... (6n+4).
         widening: k.
         width: channels of the first convolution.
-        init: of the convolutions, `he` (normal, by the fan out, the authors' choice) or `glorot`
-            (uniform).
+        init: initialisation of the convolutions, `he` (normal, by the fan out, the authors' choice)
+            or `glorot` (uniform).
         l2: the factor of `|theta|^2 / 2` in the training loss.
     """
 
@@ -83,6 +83,7 @@ class WideResNet(ImageClassification):
         )
 
     def build(self) -> nn.Module:
+        """Three stages of blocks, a last norm, global average pooling and a linear head."""
         channels = self.width
         layers: list[nn.Module] = [convolution(self.image_shape[0], channels)]
         for stage in range(3):
@@ -105,7 +106,7 @@ class WideResNet(ImageClassification):
 
 
 class WideBlock(nn.Module):
-    """`(N, inputs, H, W)` to `(N, outputs, H / stride, W / stride)`, halves rounded up."""
+    """Two convolutions, each after norm and ReLU, beside a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -117,13 +118,14 @@ class WideBlock(nn.Module):
         self.shortcut = None if same else convolution(inputs, outputs, kernel=1, stride=stride)
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """Images `(N, inputs, H, W)` to `(N, outputs, H / stride, W / stride)`, rounded up."""
         activated = F.relu(self.first_norm(inputs))
         hidden = F.relu(self.second_norm(self.first(activated)))
-        kept: Tensor = inputs if self.shortcut is None else self.shortcut(activated)
+        shortcut: Tensor = inputs if self.shortcut is None else self.shortcut(activated)
         residual: Tensor = self.second(hidden)
-        return kept + residual
+        return shortcut + residual
 
 
 def convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
-    """A convolution without biases that keeps the size, or halves it."""
+    """A convolution without biases that preserves the size, or halves it."""
     return nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)

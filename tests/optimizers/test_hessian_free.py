@@ -60,7 +60,7 @@ def test_with_cg_run_to_its_end_a_step_is_the_dense_solve(name: str, preconditio
     optimizer.step(objective)
     gradient = reference.gradient()
     damped = reference.ggn() + 0.4 * objective.scale * torch.eye(len(gradient)).double()
-    close(optimizer.kept("direction"), -torch.linalg.solve(damped, gradient), 1e-6)
+    close(optimizer.stored("direction"), -torch.linalg.solve(damped, gradient), 1e-6)
 
 
 def test_the_kept_iterates_are_those_of_conjugate_gradients() -> None:

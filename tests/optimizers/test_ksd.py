@@ -62,7 +62,7 @@ def test_a_step_lies_in_the_krylov_space_and_the_previous_step(name: str) -> Non
         step = flat(problem) - before
         close(basis @ (basis.T @ step), step, 1e-6)
         previous = [step]
-    close(optimizer.kept("direction"), step, 1e-12)
+    close(optimizer.stored("direction"), step, 1e-12)
 
 
 def test_the_point_is_the_lowest_of_the_subspace() -> None:

@@ -1,6 +1,4 @@
-"""The test functions by name.
-
-The 35 of Moré, Garbow and Hillstrom, some with many minima, and saddles.
+"""The test functions by name: Moré, Garbow and Hillstrom's 35, multimodal ones and saddles.
 
 Moré, Garbow and Hillstrom, "Testing unconstrained optimization software", ACM Transactions on
 Mathematical Software 7(1), 1981, pp. 17-41.
@@ -32,7 +30,7 @@ PROBLEMS: dict[str, Problem] = {
     problem.name: problem
     for problem in sorted(_ALL, key=lambda problem: problem.number or _AFTER_THE_COLLECTION)
 }
-"""Every test function; those of the collection first, in its order."""
+"""Every test function, the collection's first and in its order."""
 
 MORE_GARBOW_HILLSTROM: tuple[str, ...] = tuple(
     name for name, problem in PROBLEMS.items() if problem.number

@@ -1,4 +1,4 @@
-"""The measurements to which the data-fitting problems fit a model (Moré, Garbow and Hillstrom, 1981)."""
+"""Measurements of the data-fitting problems (Moré, Garbow and Hillstrom, 1981)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ MEYER = (
     8261.0, 7030.0, 6005.0, 5147.0, 4427.0, 3820.0, 3307.0, 2872.0,
 )
 
-KOWALIK_OSBORNE = (0.1957, 0.1947, 0.1735, 0.1600, 0.0844, 0.0627, 0.0456, 0.0342, 0.0323, 0.0235, 0.0246)
+KOWALIK_OSBORNE = (
+    0.1957, 0.1947, 0.1735, 0.1600, 0.0844, 0.0627, 0.0456, 0.0342, 0.0323, 0.0235, 0.0246,
+)
 
-# the abscissae, rounded to four digits as published, not the reciprocals they stand for
+# the abscissae rounded to four digits as published, not exact reciprocals
 KOWALIK_OSBORNE_AT = (4.0, 2.0, 1.0, 0.5, 0.25, 0.167, 0.125, 0.1, 0.0833, 0.0714, 0.0625)
 
 OSBORNE1 = (

@@ -1,7 +1,4 @@
-"""Problems 8 to 12 and 15 to 19.
-
-A model of a few parameters fitted to data, most of them sums of exponentials.
-"""
+"""Problems 8 to 12 and 15 to 19: fits of a few parameters to data, most by exponentials."""
 
 from __future__ import annotations
 
@@ -13,7 +10,11 @@ from tasks.functions.problems import data
 
 
 def bard(x: Tensor) -> Tensor:
-    """`r_i = y_i - (x1 + u_i / (v_i x2 + w_i x3))`, `u_i = i`, `v_i = 16 - i`, `w_i = min(u_i, v_i)`, `i = 1 .. 15`."""
+    """Bard's rational function.
+
+    `r_i = y_i - (x1 + u_i / (v_i x2 + w_i x3))`, `u_i = i`, `v_i = 16 - i`, `w_i = min(u_i, v_i)`,
+    `i = 1 .. 15`.
+    """
     u = counted(15, x)
     v = 16 - u
     return constant(data.BARD, x) - (x[0] + u / (v * x[1] + torch.minimum(u, v) * x[2]))
@@ -35,10 +36,11 @@ def meyer(x: Tensor) -> Tensor:
 
 
 def gulf(x: Tensor) -> Tensor:
-    """`r_i = exp(-|y_i - x2|^x3 / x1) - t_i`, `t_i = i / 100`, `y_i = 25 + (-50 log t_i)^(2/3)`, `i = 1 .. 99`.
+    """The function of Gulf Research and Development.
 
-    The paper prints `|y_i m i x2|` for `|y_i - x2|`; its own program, and the published minimum,
-    follow the latter.
+    `r_i = exp(-|y_i - x2|^x3 / x1) - t_i`, `t_i = i / 100`, `y_i = 25 + (-50 log t_i)^(2/3)`, `i =
+    1 .. 99`. The paper prints `|y_i m i x2|` for `|y_i - x2|`; its own program, and the published
+    minimum, follow the latter.
     """
     t = counted(99, x) / 100
     y = 25 + (-50 * t.log()) ** (2 / 3)
@@ -46,7 +48,10 @@ def gulf(x: Tensor) -> Tensor:
 
 
 def box3d(x: Tensor) -> Tensor:
-    """`r_i = e^(-t_i x1) - e^(-t_i x2) - x3 (e^-t_i - e^(-10 t_i))`, `t_i = i / 10`, `i = 1 .. 10`."""
+    """Box's function of three parameters.
+
+    `r_i = e^(-t_i x1) - e^(-t_i x2) - x3 (e^-t_i - e^(-10 t_i))`, `t_i = i / 10`, `i = 1 .. 10`.
+    """
     t = counted(10, x) / 10
     return torch.exp(-t * x[0]) - torch.exp(-t * x[1]) - x[2] * (torch.exp(-t) - torch.exp(-10 * t))
 
@@ -61,13 +66,19 @@ def kowalik_osborne(x: Tensor) -> Tensor:
 
 
 def brown_dennis(x: Tensor) -> Tensor:
-    """`r_i = (x1 + t_i x2 - e^t_i)^2 + (x3 + x4 sin t_i - cos t_i)^2`, `t_i = i / 5`, `i = 1 .. 20`."""
+    """Brown and Dennis's function.
+
+    `r_i = (x1 + t_i x2 - e^t_i)^2 + (x3 + x4 sin t_i - cos t_i)^2`, `t_i = i / 5`, `i = 1 .. 20`.
+    """
     t = counted(20, x) / 5
     return (x[0] + t * x[1] - t.exp()) ** 2 + (x[2] + x[3] * t.sin() - t.cos()) ** 2
 
 
 def osborne1(x: Tensor) -> Tensor:
-    """Two exponentials: `r_i = y_i - (x1 + x2 e^(-t_i x4) + x3 e^(-t_i x5))`, `t_i = 10 (i - 1)`, `i = 1 .. 33`."""
+    """Two exponentials.
+
+    `r_i = y_i - (x1 + x2 e^(-t_i x4) + x3 e^(-t_i x5))`, `t_i = 10 (i - 1)`, `i = 1 .. 33`.
+    """
     t = 10 * (counted(33, x) - 1)
     return constant(data.OSBORNE1, x) - (
         x[0] + x[1] * torch.exp(-t * x[3]) + x[2] * torch.exp(-t * x[4])
@@ -77,9 +88,8 @@ def osborne1(x: Tensor) -> Tensor:
 def biggs_exp6(x: Tensor) -> Tensor:
     """Three exponentials.
 
-    `r_i = x3 e^(-t_i x1) - x4 e^(-t_i x2) + x6 e^(-t_i x5) - y_i`, `t_i = i / 10`.
-
-    `i = 1 .. 13`; the data are the model at (1, 10, 1, 5, 4, 3).
+    `r_i = x3 e^(-t_i x1) - x4 e^(-t_i x2) + x6 e^(-t_i x5) - y_i`, `t_i = i / 10`, `i = 1 .. 13`;
+    the data are the model at (1, 10, 1, 5, 4, 3).
     """
     t = counted(13, x) / 10
     y = torch.exp(-t) - 5 * torch.exp(-10 * t) + 3 * torch.exp(-4 * t)
@@ -91,9 +101,8 @@ def biggs_exp6(x: Tensor) -> Tensor:
 def osborne2(x: Tensor) -> Tensor:
     """A decay and three bells.
 
-    `r_i = y_i - (x1 e^(-t_i x5) + sum_k x_(k+1) exp(-(t_i - x_(k+8))^2 x_(k+5)))`.
-
-    `k = 1 .. 3`, `t_i = (i - 1) / 10`, `i = 1 .. 65`.
+    `r_i = y_i - (x1 e^(-t_i x5) + sum_k x_(k+1) exp(-(t_i - x_(k+8))^2 x_(k+5)))`, `k = 1 .. 3`,
+    `t_i = (i - 1) / 10`, `i = 1 .. 65`.
     """
     t = (counted(65, x) - 1) / 10
     bells = torch.exp(-((t[:, None] - x[8:11]) ** 2) * x[5:8])

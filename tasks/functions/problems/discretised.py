@@ -1,4 +1,4 @@
-"""Problems 28 to 31: systems with one equation a parameter, from discretised or banded couplings."""
+"""Problems 28 to 31: systems of n equations from discretised or banded couplings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tasks.functions.problem import Problem, any_from, counted, repeated
 
 
 def discrete_boundary_value(x: Tensor) -> Tensor:
-    """`u'' = (u + t + 1)^3 / 2` on [0, 1], zero at both ends, by central differences.
+    """The problem `u'' = (u + t + 1)^3 / 2` on [0, 1], zero at both ends, by central differences.
 
     `r_i = 2 x_i - x_(i-1) - x_(i+1) + h^2 (x_i + t_i + 1)^3 / 2`, `h = 1 / (n + 1)`, `t_i = i h`,
     `x_0 = x_(n+1) = 0`.
@@ -35,20 +35,24 @@ def discrete_integral_equation(x: Tensor) -> Tensor:
 
 
 def broyden_tridiagonal(x: Tensor) -> Tensor:
-    """`r_i = (3 - 2 x_i) x_i - x_(i-1) - 2 x_(i+1) + 1`, `x_0 = x_(n+1) = 0`."""
+    """Broyden's system: `r_i = (3 - 2 x_i) x_i - x_(i-1) - 2 x_(i+1) + 1`, `x_0 = x_(n+1) = 0`."""
     padded = F.pad(x, (1, 1))
     return (3 - 2 * x) * x - padded[:-2] - 2 * padded[2:] + 1
 
 
 def broyden_banded(x: Tensor) -> Tensor:
-    """`r_i = x_i (2 + 5 x_i^2) + 1 - sum_j x_j (1 + x_j)` over the `j != i` with `i - 5 <= j <= i + 1`."""
+    """Broyden's banded system.
+
+    `r_i = x_i (2 + 5 x_i^2) + 1 - sum_j x_j (1 + x_j)` over the `j != i` with `i - 5 <= j <= i +
+    1`.
+    """
     padded = F.pad(x * (1 + x), (5, 1))
     neighbours = [padded[offset : offset + len(x)] for offset in (0, 1, 2, 3, 4, 6)]
     return x * (2 + 5 * x**2) + 1 - torch.stack(neighbours).sum(0)
 
 
 def _parabola(dimension: int) -> Tensor:
-    """`t_j (t_j - 1)`, which has the right values at both ends."""
+    """The values `t_j (t_j - 1)`, which are exact at both ends."""
     t = torch.arange(1, dimension + 1, dtype=torch.float64) / (dimension + 1)
     return t * (t - 1)
 

@@ -1,4 +1,4 @@
-"""Problems 21 to 27: any number of parameters, coupled in pairs, in fours, or each with all."""
+"""Problems 21 to 27: any number of parameters, coupled in pairs, in fours, or all with all."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ PENALTY = 1e-5
 
 
 def extended_rosenbrock(x: Tensor) -> Tensor:
-    """n/2 separate valleys: `r_(2i-1) = 10 (x_(2i) - x_(2i-1)^2)`, `r_(2i) = 1 - x_(2i-1)`.
+    """Separate valleys, n/2 of them, all residuals of the first kind first.
 
-    All first kind first.
+    `r_(2i-1) = 10 (x_(2i) - x_(2i-1)^2)`, `r_(2i) = 1 - x_(2i-1)`.
     """
     odd, even = x[::2], x[1::2]
     return torch.cat([10 * (even - odd**2), 1 - odd])
 
 
 def extended_powell_singular(x: Tensor) -> Tensor:
-    """n/4 separate copies of Powell's singular function, all first residuals first."""
+    """Copies of Powell's singular function, n/4 of them, all first residuals first."""
     a, b, c, d = x[::4], x[1::4], x[2::4], x[3::4]
     return torch.cat(
         [a + 10 * b, math.sqrt(5) * (c - d), (b - 2 * c) ** 2, math.sqrt(10) * (a - d) ** 2]
@@ -62,13 +62,13 @@ def variably_dimensioned(x: Tensor) -> Tensor:
 
 
 def trigonometric(x: Tensor) -> Tensor:
-    """`r_i = n - sum_j cos x_j + i (1 - cos x_i) - sin x_i`."""
+    """Coupled waves: `r_i = n - sum_j cos x_j + i (1 - cos x_i) - sin x_i`."""
     cosine = x.cos()
     return len(x) - cosine.sum() + counted(len(x), x) * (1 - cosine) - x.sin()
 
 
 def brown_almost_linear(x: Tensor) -> Tensor:
-    """All but one are linear.
+    """All residuals but one are linear.
 
     `r_i = x_i + sum_j x_j - (n + 1)` for `i < n`, `r_n = prod_j x_j - 1`.
     """
@@ -76,10 +76,7 @@ def brown_almost_linear(x: Tensor) -> Tensor:
 
 
 def product(x: Tensor) -> Tensor:
-    """The product of all entries, `(1,)`, by halves.
-
-    Torch's own `prod` cannot be differentiated under vmap.
-    """
+    """The product of all entries, `(1,)`, by halves: torch's `prod` fails under vmap."""
     while len(x) > 1:
         rest = x[len(x) // 2 * 2 :]
         x = torch.cat([x[: len(x) // 2] * x[len(x) // 2 : len(x) // 2 * 2], rest])
@@ -87,10 +84,10 @@ def product(x: Tensor) -> Tensor:
 
 
 def penalty1_coordinate(dimension: int) -> float:
-    """The value c of every entry of penalty1's minimizer, the positive root of `4n c^3 + (2a - 1) c - 2a`.
+    """The value c of every entry of penalty1's minimizer.
 
-    The gradient `2a (x_j - 1) + 4 x_j (sum x^2 - 1/4)` vanishes, so every x_j is the same; Newton's
-    method from above.
+    c is the positive root of `4n c^3 + (2a - 1) c - 2a`, by Newton's method from above. All entries
+    are equal because the gradient `2a (x_j - 1) + 4 x_j (sum x^2 - 1/4)` vanishes.
     """
     c = 1.0
     for _ in range(100):

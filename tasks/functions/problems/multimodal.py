@@ -22,17 +22,18 @@ def rastrigin(x: Tensor) -> Tensor:
 
 
 def styblinski_tang(x: Tensor) -> Tensor:
-    """Two wells a coordinate: `f = 1/2 sum_j x_j^4 - 16 x_j^2 + 5 x_j` (Styblinski and Tang, 1990)."""
+    """Two wells a coordinate (Styblinski and Tang, 1990).
+
+    `f = 1/2 sum_j x_j^4 - 16 x_j^2 + 5 x_j`.
+    """
     return (x**4 - 16 * x**2 + 5 * x).sum() / 2
 
 
 def ackley(x: Tensor) -> Tensor:
     """A ripple on a plain.
 
-    `f = -20 exp(-0.2 sqrt(mean x^2)) - exp(mean cos(2 pi x)) + 20 + e` (Ackley, 1987).
-
-    It has a kink at its minimizer: the gradient does not vanish on the way there and is NaN at the
-    point itself.
+    `f = -20 exp(-0.2 sqrt(mean x^2)) - exp(mean cos(2 pi x)) + 20 + e` (Ackley, 1987). f has a kink
+    at its minimizer: the gradient does not vanish near it and is NaN at the point itself.
     """
     hole = 20 * (-0.2 * x.square().mean().sqrt()).exp()
     ripple = (2 * math.pi * x).cos().mean().exp()

@@ -1,4 +1,4 @@
-"""Problems 20 and 32 to 35: linear residuals, and the coefficients or the nodes of a polynomial."""
+"""Problems 20 and 32 to 35: linear residuals, and coefficients or nodes of a polynomial."""
 
 from __future__ import annotations
 
@@ -24,19 +24,25 @@ def watson(x: Tensor) -> Tensor:
 
 
 def linear_full_rank(x: Tensor) -> Tensor:
-    """`r_i = x_i - (2/m) sum_j x_j - 1` for `i <= n`, `-(2/m) sum_j x_j - 1` for the others, `m = 2n`."""
+    """A linear function of full rank, `m = 2n`.
+
+    `r_i = x_i - (2/m) sum_j x_j - 1` for `i <= n`, else `r_i = -(2/m) sum_j x_j - 1`.
+    """
     rows = ROWS_PER_PARAMETER * len(x)
     padded = torch.cat([x, torch.zeros(rows - len(x), dtype=x.dtype, device=x.device)])
     return padded - 2 / rows * x.sum() - 1
 
 
 def linear_rank1(x: Tensor) -> Tensor:
-    """`r_i = i sum_j j x_j - 1`, `m = 2n`."""
+    """A linear function of rank one: `r_i = i sum_j j x_j - 1`, `m = 2n`."""
     return counted(ROWS_PER_PARAMETER * len(x), x) * (counted(len(x), x) @ x) - 1
 
 
 def linear_rank1_zero(x: Tensor) -> Tensor:
-    """`r_i = (i - 1) sum_(1 < j < n) j x_j - 1` for `1 < i < m`, `r_1 = r_m = -1`, `m = 2n`."""
+    """A linear function of rank one with zero columns and rows, `m = 2n`.
+
+    `r_i = (i - 1) sum_(1 < j < n) j x_j - 1` for `1 < i < m`, `r_1 = r_m = -1`.
+    """
     rows = ROWS_PER_PARAMETER * len(x)
     weights = counted(rows, x) - 1
     inside = weights * (weights < rows - 1)
@@ -46,10 +52,8 @@ def linear_rank1_zero(x: Tensor) -> Tensor:
 def chebyquad(x: Tensor) -> Tensor:
     """The nodes of an equal-weight quadrature on [0, 1].
 
-    `r_i = (1/n) sum_j T_i(x_j) - int_0^1 T_i`, `m = n`.
-
-    T_i is Chebyshev's polynomial of degree i on [0, 1]; its integral is 0 for odd i and `-1 / (i^2
-    - 1)` for even i.
+    `r_i = (1/n) sum_j T_i(x_j) - int_0^1 T_i`, `m = n`. T_i is Chebyshev's polynomial of degree i
+    on [0, 1]; its integral is 0 for odd i and `-1 / (i^2 - 1)` for even i.
     """
     shifted = 2 * x - 1
     before, latest = torch.ones_like(x), shifted
@@ -80,8 +84,7 @@ def _spaced(dimension: int) -> Tensor:
     return torch.arange(1, dimension + 1, dtype=torch.float64) / (dimension + 1)
 
 
-# The tables hold the n for which the paper gives f*; its six digits were refined to those of a
-# double.
+# The tables hold the n for which the paper gives f*, refined from six digits to a double's.
 POLYNOMIALS = (
     Problem(
         "watson",

@@ -15,18 +15,12 @@ def saddle(x: Tensor) -> Tensor:
 
 
 def monkey_saddle(x: Tensor) -> Tensor:
-    """Three valleys, `f = x^3 - 3 x y^2`, unbounded below.
-
-    Gradient and Hessian vanish at the origin.
-    """
+    """Three valleys, `f = x^3 - 3 x y^2`, unbounded below; no curvature at the origin."""
     return x[0] ** 3 - 3 * x[0] * x[1] ** 2
 
 
 def quartic_saddle(x: Tensor) -> Tensor:
-    """A saddle between two minima, `f = 5 x^2 - y^2 + y^4 / 4`.
-
-    Hessian `diag(10, -2)` at the origin.
-    """
+    """A saddle of Hessian `diag(10, -2)` between two minima, `f = 5 x^2 - y^2 + y^4 / 4`."""
     return 5 * x[0] ** 2 - x[1] ** 2 + x[1] ** 4 / 4
 
 

@@ -1,4 +1,4 @@
-"""Problems 7, 13 and 14: three and four parameters, and a root where every residual vanishes."""
+"""Problems 7, 13 and 14: three and four parameters, with a root of all residuals."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def helical_valley(x: Tensor) -> Tensor:
 
 
 def powell_singular(x: Tensor) -> Tensor:
-    """A singular Hessian at the root.
+    """A function with a singular Hessian at its root.
 
     `r = (x1 + 10 x2, 5^(1/2) (x3 - x4), (x2 - 2 x3)^2, 10^(1/2) (x1 - x4)^2)`.
     """
@@ -34,8 +34,8 @@ def powell_singular(x: Tensor) -> Tensor:
 def wood(x: Tensor) -> Tensor:
     """Two coupled valleys.
 
-    `r = (10 (x2 - x1^2), 1 - x1, 90^(1/2) (x4 - x3^2), 1 - x3, 10^(1/2) (x2 + x4 - 2), 10^(-1/2)
-    (x2 - x4))`.
+    `r = (10 (x2 - x1^2), 1 - x1, 90^(1/2) (x4 - x3^2), 1 - x3,
+    10^(1/2) (x2 + x4 - 2), 10^(-1/2) (x2 - x4))`.
     """
     valleys = [10 * (x[1] - x[0] ** 2), 1 - x[0], math.sqrt(90) * (x[3] - x[2] ** 2), 1 - x[2]]
     return torch.stack([*valleys, math.sqrt(10) * (x[1] + x[3] - 2), (x[1] - x[3]) / math.sqrt(10)])
