@@ -51,7 +51,7 @@ def test_the_points_of_a_problem(plant: Callable[..., Any]) -> None:
         {("mlp", "sgd"): [10, 30, 20], ("mlp", "kfac"): [5, INF, INF], ("mlp", "lbfgs"): [10, 20]},
         summary=lambda task, optimizer: {"peak_memory_bytes": 100 if optimizer == "sgd" else 900},
     )
-    panels = to_target(records).panels
+    panels = to_target(records).contents
     sgd, kfac, lbfgs = (panels["mlp"][name] for name in ("sgd", "kfac", "lbfgs"))
     assert (sgd.time, sgd.fastest, sgd.slowest) == pytest.approx((0.2, 0.1, 0.3))
     assert sgd.memory == 100
@@ -66,7 +66,7 @@ def test_a_step_in_milliseconds_against_the_state(plant: Callable[..., Any], con
         summary=lambda task, optimizer: {"state_bytes": 0 if optimizer == "sgd" else 4096},
         seconds_per_step=lambda task, optimizer: 0.02 if optimizer == "sgd" else 0.005,
     )
-    points = per_step(records).panels["mlp"]
+    points = per_step(records).contents["mlp"]
     assert {name: (point.time, point.memory) for name, point in points.items()} == {
         "sgd": (pytest.approx(20), 0),
         "kfac": (pytest.approx(5), 4096),
@@ -81,7 +81,7 @@ def test_each_hardware_has_its_own_panel(plant: Callable[..., Any], context: Any
         {("mlp", "sgd"): [10], ("mlp", "kfac"): [5]},
         environment=lambda task, optimizer: {"cpu": f"CPU of {optimizer}"},
     )
-    assert list(to_target(records).panels) == [
+    assert list(to_target(records).contents) == [
         "mlp\ncpu, CPU of sgd, 1 thread",
         "mlp\ncpu, CPU of kfac, 1 thread",
     ]

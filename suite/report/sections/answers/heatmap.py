@@ -56,7 +56,10 @@ def heat_map(records: Records, folder: Path) -> Picture:
         f"compare within a column only. Hatched: no run has a value, with the outcome; {NOT_RUN}: "
         "not run; * not all runs have one. "
     )
-    alt = f"Heat map of the final validation metric of {len(names)} optimizers on {len(problems)} problems."
+    alt = (
+        f"Heat map of the final validation metric of {len(names)} optimizers on "
+        f"{len(problems)} problems."
+    )
     return Picture(
         "heatmap", "Final metric at a glance", caption + runs_note(len(records.frame)), alt, png
     )
@@ -64,17 +67,25 @@ def heat_map(records: Records, folder: Path) -> Picture:
 
 def _scores(records: Records, problem: str) -> npt.NDArray[np.float64]:
     """0 for the worst mean of a problem, 1 for the best, NaN where no run finished."""
-    groups = [records.pair(problem, name) for name in records.optimizers]
-    values = [end_values(runs, "final") for runs in groups]
-    means = np.array([mean_std(group)[0] if group else math.nan for group in values])
+    values = [end_values(records.pair(problem, name), "final") for name in records.optimizers]
+    means = _spread(np.array([mean_std(group)[0] if group else math.nan for group in values]))
+    if np.isnan(means).all():
+        return means
+    low, high = np.nanmin(means), np.nanmax(means)
+    if low == high:
+        return means * 0 + 1
+    scores = (means - low) / (high - low)
+    return scores if records.of(problem)["direction"].iloc[0] == "max" else 1 - scores
+
+
+def _spread(means: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The means; their logarithms where they span more than two decades above zero."""
     known = means[np.isfinite(means)]
     positive = known[known > 0]
     if len(positive) and known.min() >= 0 and known.max() / positive.min() > 100:
-        means = np.log10(np.maximum(means, positive.min() / 10))
-    low, high = (np.nanmin(means), np.nanmax(means)) if len(known) else (math.nan, math.nan)
-    scores = (means - low) / (high - low) if high > low else means * 0 + 1
-    direction = records.of(problem)["direction"].iloc[0]
-    return scores if direction == "max" or high == low else 1 - scores
+        logarithms: npt.NDArray[np.float64] = np.log10(np.maximum(means, positive.min() / 10))
+        return logarithms
+    return means
 
 
 def _annotate(axes: Axes, row: int, column: int, runs: pd.DataFrame, score: float) -> None:

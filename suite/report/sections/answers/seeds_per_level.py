@@ -11,11 +11,11 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
 from suite.report.drawing.canvas import RC, WIDTH, Picture, folded, inches, literal, save
 from suite.report.drawing.lines import legend, legend_height, ratio_ticks
+from suite.report.drawing.panels import panels
 from suite.report.section import PROBLEM, Content, Context, Section
 from suite.results.frame import Records
 from suite.results.time_to_target import level_costs
@@ -34,10 +34,10 @@ MOST_ACROSS, PANEL = 3, 2.1  # panels; inches of one beside its labels
 ROW = 0.21
 HOW_TO_READ = (
     "A row is a method, a dot a level of the problem's metric, the darker the harder: it stands at "
-    "the steps that the median run needed, with a line from the first run to the last that "
-    "arrived. Where only some seeds arrived, the dot is hollow, and stands at the median of those "
-    "that did. The number at the right counts the seeds that reached the hardest level; a row "
-    "without a dark dot never got there."
+    "the steps that the median run needed, with a line from the first run to the last that reached "
+    "the level. Where only some seeds reached it, the dot is hollow, and stands at the median of "
+    "those that did. The number at the right counts the seeds that reached the hardest level; a "
+    "row without a dark dot never reached it."
 )
 
 
@@ -45,9 +45,14 @@ HOW_TO_READ = (
 class Arrival:
     """One method at one level.
 
-    How many of its runs arrived, the steps of the median run, and of the first and last.
-
-    `middle` is `inf` unless most runs arrived; `seen` is the median of those that did.
+    Attributes:
+        level: its name.
+        arrived: how many runs reached it.
+        runs: how many there are.
+        middle: the steps of the median run; `inf` unless most runs reached the level.
+        seen: the median steps of the runs that reached it.
+        first: the least steps of a run that reached it.
+        last: the most steps of a run that reached it.
     """
 
     level: str
@@ -64,89 +69,81 @@ Methods = dict[str, list[Arrival]]
 
 def section(context: Context) -> Content:
     """A panel for each problem that has levels."""
-    found = arrivals(context.records, level_costs(context.records))
-    if not found:
+    contents = arrivals(context.records, level_costs(context.records))
+    if not contents:
         return Content()
-    return Content([], [_picture(found, context.figures)], HOW_TO_READ)
+    return Content([], [_picture(contents, context.figures)], HOW_TO_READ)
 
 
 def arrivals(records: Records, reached: pd.DataFrame) -> dict[str, Methods]:
     """For each problem and method the levels from the easiest to the hardest.
 
-    Of two with the same value, one.
+    Of two levels with the same value, one counts.
     """
-    found: dict[str, Methods] = {}
+    contents: dict[str, Methods] = {}
     for problem, group in reached.groupby("problem", sort=False):
         worst_first = 1 if records.of(str(problem))["direction"].iloc[0] == "max" else -1
-        values = (
-            group.drop_duplicates("value")
-            .set_index("level")["value"]
-            .mul(worst_first)
-            .sort_values(kind="stable")
-        )
+        levels = group.drop_duplicates("value").set_index("level")["value"]
+        ordered = levels.mul(worst_first).sort_values(kind="stable").index
         cells = dict(list(group.groupby(["optimizer", "level"], sort=False)["steps"]))
-        found[str(problem)] = {
-            name: [_arrival(str(level), cells[name, level]) for level in values.index]
+        contents[str(problem)] = {
+            name: [_arrival(str(level), cells[name, level]) for level in ordered]
             for name in records.optimizers
-            if (name, values.index[0]) in cells
+            if (name, ordered[0]) in cells
         }
-    return found
+    return contents
 
 
 def _arrival(level: str, steps: pd.Series) -> Arrival:
-    there = np.sort(steps[np.isfinite(steps)].to_numpy(dtype=float))
+    finite = np.sort(steps[np.isfinite(steps)].to_numpy(dtype=float))
     first, seen, last = (
-        (there[0], np.median(there), there[-1]) if len(there) else (math.inf, math.inf, math.inf)
+        (finite[0], np.median(finite), finite[-1])
+        if len(finite)
+        else (math.inf, math.inf, math.inf)
     )
-    middle = median_with_failures(there.tolist(), len(steps))
-    return Arrival(level, len(there), len(steps), middle, float(seen), float(first), float(last))
+    middle = median_with_failures(finite.tolist(), len(steps))
+    return Arrival(level, len(finite), len(steps), middle, float(seen), float(first), float(last))
 
 
-def _picture(found: Mapping[str, Methods], folder: Path) -> Picture:
-    names = [name for methods in found.values() for name in methods]
-    width = max(WIDTH / MOST_ACROSS, PANEL + inches(names))
-    across = max(1, min(MOST_ACROSS, len(found), int(WIDTH / width)))
-    down = math.ceil(len(found) / across)
-    whole = max(width * across, 5.0)
-    levels = _levels(found)
+def _picture(contents: Mapping[str, Methods], folder: Path) -> Picture:
+    names = [name for methods in contents.values() for name in methods]
+    levels = _levels(contents)
     handles = [_key(name, shade) for name, shade in levels.items()]
-    heights = [
-        0.75
-        + ROW
-        * max(len(methods) for methods in list(found.values())[row * across : (row + 1) * across])
-        for row in range(down)
-    ]
     with mpl.rc_context({**RC, "axes.grid.axis": "x"}):
-        canvas = Canvas(
-            figsize=(whole, sum(heights) + legend_height(handles, whole)), layout="constrained"
+        grid = panels(
+            len(contents),
+            max(WIDTH / MOST_ACROSS, PANEL + inches(names)),
+            [0.75 + ROW * len(methods) for methods in contents.values()],
+            most=MOST_ACROSS,
+            least=5.0,
+            margin=lambda width: legend_height(handles, width),
         )
-        grid = canvas.subplots(down, across, squeeze=False, height_ratios=heights).ravel()
-        for axes, (problem, methods) in zip(grid, found.items(), strict=False):
+        for place, (problem, methods) in enumerate(contents.items()):
+            axes = grid.axes[place]
             axes.set_title(literal(folded(problem, 40)))
             _panel(axes, methods, levels)
-        for place, axes in enumerate(grid):
-            axes.set_xlabel("steps" if len(found) - across <= place < len(found) else "")
-            if place >= len(found):
-                axes.set_axis_off()
-        legend(canvas, handles, whole)
-        png = save(canvas, folder, "arrivals")
-    runs = sum(levels[-1].runs for methods in found.values() for levels in methods.values())
-    bare = [problem for problem, methods in found.items() if not _anybody(methods)]
+            axes.set_xlabel("steps" if grid.is_lowest(place) else "")
+        legend(grid.canvas, handles, grid.width)
+        png = save(grid.canvas, folder, "arrivals")
+    title = "Which share of the seeds reached which level when"
+    return Picture("arrivals", title, _caption(contents), _alt(contents), png)
+
+
+def _caption(contents: Mapping[str, Methods]) -> str:
+    runs = sum(levels[-1].runs for methods in contents.values() for levels in methods.values())
+    bare = [problem for problem, methods in contents.items() if not _anybody(methods)]
     none = f"No run reached any level of {listed(bare)}. " if bare else ""
-    caption = (
-        "Lines: from the first to the last run that arrived (no other band). A target that is one "
-        f"of the levels is not shown twice. {none}{runs_note(runs)}"
-    )
-    return Picture(
-        "arrivals", "Which share of the seeds reached which level when", caption, _alt(found), png
+    return (
+        "Lines: from the first to the last run that reached the level (no other band). A target "
+        f"that is one of the levels is not shown twice. {none}{runs_note(runs)}"
     )
 
 
-def _levels(found: Mapping[str, Methods]) -> dict[str, str]:
-    """The shade of each level, by its place among all names of levels, from the easiest to the hardest."""
-    longest = max((next(iter(methods.values())) for methods in found.values() if methods), key=len)
-    names = list(dict.fromkeys(one.level for one in longest))
-    for methods in found.values():
+def _levels(contents: Mapping[str, Methods]) -> dict[str, str]:
+    """The shade of each level, by its place among all levels from the easiest to the hardest."""
+    ladders = [next(iter(methods.values())) for methods in contents.values() if methods]
+    names = [one.level for one in max(ladders, key=len)]
+    for methods in contents.values():
         names += [
             one.level for levels in methods.values() for one in levels if one.level not in names
         ]
@@ -171,16 +168,7 @@ def _panel(axes: Axes, methods: Methods, levels: Mapping[str, str]) -> None:
             if one.arrived:
                 y = row + 0.16 * (place - (len(reached) - 1) / 2) / max(1, len(reached) - 1) * 2
                 _dot(axes, one, y, levels[one.level])
-        hardest = reached[-1]
-        axes.text(
-            1.02,
-            row,
-            f"{hardest.arrived}/{hardest.runs}",
-            transform=axes.get_yaxis_transform(),
-            va="center",
-            fontsize=7.5,
-            color="#333333" if hardest.arrived else "#8a8a8a",
-        )
+        _count(axes, row, reached[-1])
     axes.set_yticks(rows, [literal(name) for name in methods])
     axes.set_ylim(len(methods) - 0.4, -0.6)
     spent = [
@@ -190,6 +178,19 @@ def _panel(axes: Axes, methods: Methods, levels: Mapping[str, str]) -> None:
     axes.set_xscale("log")
     axes.set_xlim(min(finite, default=1) / 1.4, max(finite, default=10) * 1.4)
     ratio_ticks(axes.xaxis)
+
+
+def _count(axes: Axes, row: int, hardest: Arrival) -> None:
+    """How many seeds reached the hardest level, right of a method's row."""
+    axes.text(
+        1.02,
+        row,
+        f"{hardest.arrived}/{hardest.runs}",
+        transform=axes.get_yaxis_transform(),
+        va="center",
+        fontsize=7.5,
+        color="#333333" if hardest.arrived else "#8a8a8a",
+    )
 
 
 def _dot(axes: Axes, one: Arrival, y: float, shade: str) -> None:
@@ -209,10 +210,10 @@ def _dot(axes: Axes, one: Arrival, y: float, shade: str) -> None:
     )
 
 
-def _alt(found: Mapping[str, Methods]) -> str:
+def _alt(contents: Mapping[str, Methods]) -> str:
     """For each problem who reaches the hardest level with all seeds, the earliest first."""
     parts = []
-    for problem, methods in found.items():
+    for problem, methods in contents.items():
         hardest = {name: levels[-1] for name, levels in methods.items()}
         full = sorted(
             (one.middle, name) for name, one in hardest.items() if one.arrived == one.runs

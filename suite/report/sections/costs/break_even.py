@@ -15,12 +15,12 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
 from suite.compare.baseline import baselines
 from suite.report.drawing.canvas import RC, WIDTH, Picture, folded, literal, save
 from suite.report.drawing.lines import columns_that_fit, legend_height, name_points, ratio_ticks
+from suite.report.drawing.panels import Panels, panels
 from suite.report.drawing.style import Look
 from suite.report.section import OVERALL, Content, Context, Section
 from suite.results.frame import Records
@@ -31,16 +31,25 @@ from suite.tables.formats import listed, ratio_text
 from suite.tables.table import runs_note
 
 ACROSS, HEIGHT = 4, 2.6
-BEYOND = 2.2  # times the outermost ratio: where those stand that did not arrive
+BEYOND = 2.2  # times the outermost ratio: the place of methods that did not reach the target
 BARE_MARK = 0.45  # inches before a label of a legend without marks
 Limits = tuple[float, float, float, float]  # left, right, low, high
 ISO = (1 / 16, 1 / 4, 4.0, 16.0)
+BARS = "Bars: 95 % intervals of the ratios over seeds, dotted where they have no end."
+ARROWS = (
+    "An arrow at an edge: half of the method's runs or more never reached the target (right), or "
+    "of the baseline's (left)."
+)
+PERCENTAGES = (
+    "A percentage behind a problem: not the target, but the hardest level that all of the "
+    "baseline's runs reached."
+)
 HOW_TO_READ = (
     "A point is a method on a problem (numbered, where there are several): left of 1 it needs "
     "fewer steps to the target than the baseline, above 1 it pays more for each. On the dashed "
     "line both take the same time: a method that needs half the steps at twice the price breaks "
-    "even. In the shaded part, below the line, it arrives earlier; the thin lines stand for 1/16, "
-    "1/4, 4 and 16 times the baseline's time."
+    "even. In the shaded part, below the line, it reaches the target earlier; the thin lines stand "
+    "for 1/16, 1/4, 4 and 16 times the baseline's time."
 )
 
 
@@ -49,9 +58,10 @@ class Point:
     """A method on a problem, against the baseline.
 
     Attributes:
-        steps, cost: the ratios of the steps to the level and of the seconds of a step, with their
-            intervals; `inf` steps where half of the method's runs did not arrive, 0 where half of
-            the baseline's did not.
+        problem: its label.
+        steps: the ratio of the steps to the level, with its interval; `inf` where half of the
+            method's runs did not reach it, 0 where half of the baseline's did not.
+        cost: the ratio of the seconds of a step, with its interval.
         shared: whether any of the seconds come from runs that shared the machine.
     """
 
@@ -60,10 +70,23 @@ class Point:
     cost: Ratio
     shared: bool
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether both sides reached the level, so that the point has a place between the edges."""
+        return 0 < self.steps.ratio < math.inf
+
 
 @dataclass(frozen=True)
 class Plane:
-    """All that is shown: the points of each method, against whom, each problem's level, and who has no place."""
+    """All that the picture shows.
+
+    Attributes:
+        against: the baselines.
+        points: of each method.
+        levels: the level of each problem on which the methods are compared.
+        left_out: why a problem has no points.
+        runs: how many runs are behind the points.
+    """
 
     against: list[str]
     points: dict[str, list[Point]]
@@ -71,64 +94,93 @@ class Plane:
     left_out: dict[str, str]
     runs: int
 
+    @property
+    def every(self) -> list[Point]:
+        """The points of all methods."""
+        return [point for points in self.points.values() for point in points]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """What one problem adds to the plane: its level and points, or why there are none."""
+
+    points: dict[str, Point]
+    level: str = ""
+    runs: int = 0
+    left_out: str = ""
+
 
 def section(context: Context) -> Content:
     """The plane; empty where no two methods of a problem that has levels can be compared."""
-    found = plane(context.records)
-    if not found.points:
+    shown = plane(context.records)
+    if not shown.points:
         return Content()
-    return Content([], [_picture(found, context.styles, context.figures)], HOW_TO_READ)
+    return Content([], [_picture(shown, context.styles, context.figures)], HOW_TO_READ)
 
 
 def plane(records: Records) -> Plane:
-    """The points of every method on every problem where it and the baseline ran on the same hardware."""
+    """The points of every method on every problem where the baseline ran on the same hardware."""
     reached = level_costs(records)
     against = baselines(records, reached)
     seconds = step_seconds(records)
-    points: dict[str, list[Point]] = {}
-    left_out: dict[str, str] = {}
-    used: set[str] = set()
-    levels: dict[str, str] = {}
-    runs = 0
-    for problem in records.problems:
-        steps = reached[reached["problem"] == problem]
-        if steps.empty or problem not in against:
-            left_out[problem] = "no target" if steps.empty else "no baseline was run"
-            continue
-        level = common_level(steps, against[problem])
-        steps = steps[steps["level"] == level]
-        own_steps, own_seconds = (
-            _by_method(steps),
-            _by_method(seconds[seconds["problem"] == problem]),
+    placed = {
+        problem: _placed(
+            problem,
+            against.get(problem),
+            reached[reached["problem"] == problem],
+            seconds[seconds["problem"] == problem],
+            records.optimizers,
         )
-        none = steps.iloc[:0].set_index("seed"), seconds.iloc[:0].set_index("seed")
-        cells = {
-            name: (own_steps.get(name, none[0]), own_seconds.get(name, none[1]))
-            for name in records.optimizers
-        }
-        theirs = cells[against[problem]]
-        found = {
-            name: _point(problem, *cells[name], *theirs)
-            for name in cells
-            if name != against[problem]
-        }
-        placed = {name: point for name, point in found.items() if point is not None}
-        for name, point in placed.items():
-            points.setdefault(name, []).append(point)
-        if placed:
-            used.add(against[problem])
-            levels[problem] = str(level)
-            runs += sum(len(cells[name][0]) for name in (*placed, against[problem]))
-        else:
-            left_out[problem] = (
-                "nobody reached a level"
-                if np.isinf(theirs[0]["steps"]).all()
-                else "nobody to compare"
-            )
-    kept = {name: points[name] for name in records.optimizers if name in points}
+        for problem in records.problems
+    }
+    used = {against[problem] for problem, one in placed.items() if one.points}
+    points = {
+        name: [one.points[name] for one in placed.values() if name in one.points]
+        for name in records.optimizers
+    }
     return Plane(
-        [name for name in records.optimizers if name in used], kept, levels, left_out, runs
+        [name for name in records.optimizers if name in used],
+        {name: own for name, own in points.items() if own},
+        {problem: one.level for problem, one in placed.items() if one.points},
+        {problem: one.left_out for problem, one in placed.items() if one.left_out},
+        sum(one.runs for one in placed.values()),
     )
+
+
+def _placed(
+    problem: str,
+    baseline: str | None,
+    reached: pd.DataFrame,
+    seconds: pd.DataFrame,
+    names: Sequence[str],
+) -> Placed:
+    """The points of one problem.
+
+    Args:
+        problem: its label.
+        baseline: whom the methods are compared with; None where no candidate was run.
+        reached: the problem's costs to its levels.
+        seconds: the problem's seconds of a step.
+        names: the methods, in their order.
+    """
+    if reached.empty or baseline is None:
+        return Placed({}, left_out="no target" if reached.empty else "no baseline was run")
+    level = common_level(reached, baseline)
+    steps = reached[reached["level"] == level]
+    own_steps, own_seconds = _by_method(steps), _by_method(seconds)
+    none = steps.iloc[:0].set_index("seed"), seconds.iloc[:0].set_index("seed")
+    cells = {name: (own_steps.get(name, none[0]), own_seconds.get(name, none[1])) for name in names}
+    theirs = cells[baseline]
+    points = {
+        name: point
+        for name, cell in cells.items()
+        if name != baseline and (point := _point(problem, *cell, *theirs)) is not None
+    }
+    if points:
+        runs = sum(len(cells[name][0]) for name in (*points, baseline))
+        return Placed(points, str(level), runs)
+    nobody = np.isinf(theirs[0]["steps"]).all()
+    return Placed({}, left_out="nobody reached a level" if nobody else "nobody to compare")
 
 
 def _by_method(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -144,22 +196,17 @@ def _point(
     their_steps: pd.DataFrame,
     their_seconds: pd.DataFrame,
 ) -> Point | None:
-    """A method's place; None where nobody arrived, or no seconds come from the same hardware."""
+    """A method's place; None where nobody reached the level, or no hardware is common to both."""
     places = set(seconds["hardware"]) & set(their_seconds["hardware"])
-    if (
-        not len(steps)
-        or len(places) != 1
-        or not np.isfinite([*steps["steps"], *their_steps["steps"]]).any()
-    ):
+    reached = np.isfinite([*steps["steps"], *their_steps["steps"]]).any()
+    if not len(steps) or len(places) != 1 or not reached:
         return None
-    here, there = (table[table["hardware"].isin(places)] for table in (seconds, their_seconds))
-    shared = bool((here["source"] == SHARED).any() or (there["source"] == SHARED).any())
+    own, other = (table[table["hardware"].isin(places)] for table in (seconds, their_seconds))
+    shared = bool((own["source"] == SHARED).any() or (other["source"] == SHARED).any())
     ratio = _ratio(steps["steps"], their_steps["steps"])
-    return (
-        None
-        if math.isnan(ratio.ratio)
-        else Point(problem, ratio, _ratio(here["seconds"], there["seconds"]), shared)
-    )
+    if math.isnan(ratio.ratio):
+        return None
+    return Point(problem, ratio, _ratio(own["seconds"], other["seconds"]), shared)
 
 
 def _ratio(own: pd.Series, theirs: pd.Series) -> Ratio:
@@ -174,72 +221,83 @@ def _ratio(own: pd.Series, theirs: pd.Series) -> Ratio:
         np.maximum(side.to_numpy(dtype=float), 1.0 if side.name == "steps" else 0.0)
         for side in ordered
     )
-    found = ratio_interval(a, b, paired=paired)
+    interval = ratio_interval(a, b, paired=paired)
     if np.isfinite(a).all() and np.isfinite(b).all():
-        return found
+        return interval
     middles = [median_with_failures(side[np.isfinite(side)].tolist(), len(side)) for side in (a, b)]
-    return found._replace(
+    return interval._replace(
         ratio=middles[0] / middles[1] if math.isfinite(min(middles)) else math.nan
     )
 
 
-def _picture(found: Plane, styles: Mapping[str, Look], folder: Path) -> Picture:
-    problems = list(
-        dict.fromkeys(point.problem for points in found.points.values() for point in points)
-    )
+def _picture(shown: Plane, styles: Mapping[str, Look], folder: Path) -> Picture:
+    problems = list(dict.fromkeys(point.problem for point in shown.every))
+    names = [_named(problem, shown.levels[problem]) for problem in problems]
     alone = len(problems) == 1
     numbers = {} if alone else {problem: number for number, problem in enumerate(problems, 1)}
-    title = _named(problems[0], found.levels[problems[0]])
-    panels = (
-        {title: found.points}
+    contents = (
+        {names[0]: shown.points}
         if alone
-        else {name: {name: found.points[name]} for name in found.points}
+        else {name: {name: points} for name, points in shown.points.items()}
     )
-    across = min(ACROSS, len(panels))
-    down = math.ceil(len(panels) / across)
-    width = max(WIDTH * across / ACROSS, 6.0)
-    limits = _limits([point for points in found.points.values() for point in points])
-    key = [] if alone else _key([_named(problem, found.levels[problem]) for problem in problems])
+    limits, key = _limits(shown.every), [] if alone else _key(names)
     with mpl.rc_context(RC):
-        high = HEIGHT * (1.5 if alone else 1.0)
-        canvas = Canvas(
-            figsize=(width, down * high + legend_height(key, width, BARE_MARK)),
-            layout="constrained",
+        grid = panels(
+            len(contents),
+            WIDTH / ACROSS,
+            HEIGHT * (1.5 if alone else 1.0),
+            most=ACROSS,
+            least=6.0,
+            margin=lambda width: legend_height(key, width, BARE_MARK),
+            shared=True,
         )
-        grid = canvas.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
-        whose = f"{found.against[0]}'s" if len(found.against) == 1 else "the baseline's"
-        for place, (axes, (title, methods)) in enumerate(zip(grid, panels.items(), strict=False)):
+        for axes, (title, methods) in zip(grid.axes, contents.items(), strict=True):
             _ground(axes, limits)
-            if place + across >= len(panels):
-                axes.set_xlabel(literal(f"steps to the target / {whose}"))
-                axes.tick_params(labelbottom=True)
-            if place % across == 0:
-                axes.set_ylabel(literal(f"seconds per step / {whose}"))
-            labels: dict[str, tuple[float, float]] = {}
-            for name, points in methods.items():
-                for point, spot in _points(axes, points, styles[name], limits, numbers):
-                    labels[str(numbers.get(point.problem, name))] = spot
-            name_points(axes, labels)
+            _methods(axes, methods, styles, limits, numbers)
             axes.set_title(literal(folded(title, 30)))
-        for axes in grid[len(panels) :]:
-            axes.set_axis_off()
-        if key:
-            columns = columns_that_fit([str(one.get_label()) for one in key], width, BARE_MARK)
-            canvas.legend(
-                handles=key,
-                loc="outside lower center",
-                ncols=columns,
-                handlelength=0,
-                handletextpad=0,
-            )
-        png = save(canvas, folder, "plane")
-    return Picture(
-        "plane",
-        f"Break-even plane against {listed(found.against)}",
-        _caption(found),
-        _alt(found),
-        png,
-    )
+        _label(grid, f"{shown.against[0]}'s" if len(shown.against) == 1 else "the baseline's")
+        _legend(grid, key)
+        png = save(grid.canvas, folder, "plane")
+    title = f"Break-even plane against {listed(shown.against)}"
+    return Picture("plane", title, _caption(shown), _alt(shown), png)
+
+
+def _label(grid: Panels, whose: str) -> None:
+    """Name the axes of the outer panels."""
+    for place, axes in enumerate(grid.axes):
+        if grid.is_lowest(place):
+            axes.set_xlabel(literal(f"steps to the target / {whose}"))
+            axes.tick_params(labelbottom=True)
+        if grid.is_first(place):
+            axes.set_ylabel(literal(f"seconds per step / {whose}"))
+
+
+def _methods(
+    axes: Axes,
+    methods: Mapping[str, Sequence[Point]],
+    styles: Mapping[str, Look],
+    limits: Limits,
+    numbers: Mapping[str, int],
+) -> None:
+    """Draw all points of a panel, and write names beside those without a number."""
+    labels: dict[str, tuple[float, float]] = {}
+    for name, points in methods.items():
+        for point, spot in _points(axes, points, styles[name], limits, numbers):
+            labels[str(numbers.get(point.problem, name))] = spot
+    name_points(axes, labels)
+
+
+def _legend(grid: Panels, key: Sequence[Line2D]) -> None:
+    """What the numbers stand for, under the panels."""
+    if key:
+        columns = columns_that_fit([str(one.get_label()) for one in key], grid.width, BARE_MARK)
+        grid.canvas.legend(
+            handles=list(key),
+            loc="outside lower center",
+            ncols=columns,
+            handlelength=0,
+            handletextpad=0,
+        )
 
 
 def _named(problem: str, level: str) -> str:
@@ -255,7 +313,10 @@ def _key(problems: Sequence[str]) -> list[Line2D]:
 
 
 def _limits(points: Sequence[Point]) -> Limits:
-    """The ranges of both axes, break-even among them, with room at the sides for those that did not arrive."""
+    """The ranges of both axes, break-even among them.
+
+    The sides have room for methods that did not reach the target.
+    """
     x = [value for p in points for value in (p.steps.ratio, p.steps.low, p.steps.high)]
     y = [value for p in points for value in (p.cost.ratio, p.cost.low, p.cost.high)]
     middles = [p.steps.ratio for p in points]
@@ -270,13 +331,13 @@ def _limits(points: Sequence[Point]) -> Limits:
 def _range(values: Sequence[float], middles: Sequence[float]) -> tuple[float, float]:
     """From the least to the greatest.
 
-    Of intervals that reach more than a decade beyond all middles, only that.
+    An interval counts no further than a decade beyond all middles.
     """
     centres = [value for value in middles if 0 < value < math.inf] or [1.0]
-    kept = [value for value in values if 0 < value < math.inf]
+    finite = [value for value in values if 0 < value < math.inf]
     if len(middles) > 1:
-        kept = [min(max(value, min(centres) / 10), max(centres) * 10) for value in kept]
-    return min([*kept, 0.8]), max([*kept, 1.25])
+        finite = [min(max(value, min(centres) / 10), max(centres) * 10) for value in finite]
+    return min([*finite, 0.8]), max([*finite, 1.25])
 
 
 def _ground(axes: Axes, limits: Limits) -> None:
@@ -298,37 +359,52 @@ def _points(
 ) -> list[tuple[Point, tuple[float, float]]]:
     """Draw a method's points with their intervals, numbered if they have numbers.
 
-    Give back which lack a label.
+    Returns:
+        The points that lack a label, with their places.
     """
     bare: list[tuple[Point, tuple[float, float]]] = []
     for point in points:
-        x, y = point.steps.ratio, point.cost.ratio
-        beyond = not 0 < x < math.inf
-        x = limits[1] / 1.25 if math.isinf(x) else limits[0] * 1.25 if x == 0 else x
-        _bar(axes, point.cost, look, x, across=False, limits=limits[2:])
-        style: dict[str, Any] = {
-            "color": look.colour,
-            "markeredgecolor": look.colour,
-            "ls": "None",
-            "zorder": 3,
-        }
-        fill = "white" if point.shared else look.colour
-        if beyond:
-            arrow = r"$\rightarrow$" if point.steps.ratio else r"$\leftarrow$"
-            axes.plot([x], [y], marker=arrow, markersize=9, **style)
-        else:
-            _bar(axes, point.steps, look, y, across=True, limits=limits[:2])
-            shape, size = ("o", 9.5) if numbers else (look.marker, 6.5)
-            axes.plot([x], [y], marker=shape, markersize=size, markerfacecolor=fill, **style)
-        if numbers and not beyond:
+        spot = _spot(point, limits)
+        _bar(axes, point.cost, look, spot[0], across=False, limits=limits[2:])
+        if point.is_finite:
+            _bar(axes, point.steps, look, spot[1], across=True, limits=limits[:2])
+        _mark(axes, point, spot, look, numbered=bool(numbers))
+        if numbers and point.is_finite:
             ink = look.colour if point.shared else "white"
             number = str(numbers[point.problem])
-            axes.text(
-                x, y, number, color=ink, fontsize=6.5, ha="center", va="center_baseline", zorder=4
-            )
+            style: dict[str, Any] = {"ha": "center", "va": "center_baseline", "zorder": 4}
+            axes.text(*spot, number, color=ink, fontsize=6.5, **style)
         else:
-            bare.append((point, (x, y)))
+            bare.append((point, spot))
     return bare
+
+
+def _spot(point: Point, limits: Limits) -> tuple[float, float]:
+    """Where a point stands; at an edge if one side did not reach the level."""
+    x = point.steps.ratio
+    if math.isinf(x):
+        x = limits[1] / 1.25
+    return (x or limits[0] * 1.25), point.cost.ratio
+
+
+def _mark(
+    axes: Axes, point: Point, spot: tuple[float, float], look: Look, *, numbered: bool
+) -> None:
+    """A marker, hollow where the seconds are rough; an arrow at an edge."""
+    style: dict[str, Any] = {
+        "color": look.colour,
+        "markeredgecolor": look.colour,
+        "ls": "None",
+        "zorder": 3,
+    }
+    x, y = spot
+    if not point.is_finite:
+        arrow = r"$\rightarrow$" if point.steps.ratio else r"$\leftarrow$"
+        axes.plot([x], [y], marker=arrow, markersize=9, **style)
+        return
+    fill = "white" if point.shared else look.colour
+    shape, size = ("o", 9.5) if numbered else (look.marker, 6.5)
+    axes.plot([x], [y], marker=shape, markersize=size, markerfacecolor=fill, **style)
 
 
 def _bar(
@@ -345,45 +421,50 @@ def _bar(
     )
 
 
-def _caption(found: Plane) -> str:
-    every = [point for points in found.points.values() for point in points]
-    intervals = any(not math.isnan(one.low) for point in every for one in (point.steps, point.cost))
-    bars = "Bars: 95 % intervals of the ratios over seeds, dotted where they have no end."
+def _caption(shown: Plane) -> str:
+    intervals = any(
+        not math.isnan(one.low) for point in shown.every for one in (point.steps, point.cost)
+    )
     parts = [
-        f"Ratios to {listed(found.against)}, the typical run of each.",
-        bars if intervals else "A single seed: no intervals.",
-        "An arrow at an edge: half of the method's runs or more never arrived (right), or of the "
-        "baseline's (left)."
-        if any(not 0 < point.steps.ratio < math.inf for point in every)
-        else "",
-        "A percentage behind a problem: not the target, but the hardest level that all of the "
-        "baseline's runs reached."
-        if set(found.levels.values()) - {TARGET}
-        else "",
-        "Hollow: seconds of runs that shared the machine, to be read as rough."
-        if any(p.shared for p in every)
-        else "",
-        f"Left out: {'; '.join(f'{problem} ({why})' for problem, why in found.left_out.items())}."
-        if found.left_out
-        else "",
-        runs_note(found.runs),
+        f"Ratios to {listed(shown.against)}, the typical run of each.",
+        BARS if intervals else "A single seed: no intervals.",
+        *(text for holds, text in _notes(shown) if holds),
+        runs_note(shown.runs),
     ]
-    return " ".join(part for part in parts if part)
+    return " ".join(parts)
 
 
-def _alt(found: Plane) -> str:
-    """In how many problems each method arrives earlier, and its median ratios."""
-    said = []
-    for name, points in found.points.items():
+def _notes(shown: Plane) -> list[tuple[bool, str]]:
+    """The remarks of the caption, each with whether it applies."""
+    left_out = "; ".join(f"{problem} ({why})" for problem, why in shown.left_out.items())
+    return [
+        (not all(point.is_finite for point in shown.every), ARROWS),
+        (bool(set(shown.levels.values()) - {TARGET}), PERCENTAGES),
+        (
+            any(point.shared for point in shown.every),
+            "Hollow: seconds of runs that shared the machine, to be read as rough.",
+        ),
+        (bool(left_out), f"Left out: {left_out}."),
+    ]
+
+
+def _alt(shown: Plane) -> str:
+    """In how many problems each method reaches the target earlier, and its median ratios."""
+    parts = []
+    for name, points in shown.points.items():
         earlier = sum(point.steps.ratio * point.cost.ratio < 1 for point in points)
         steps, cost = (
             float(np.median([getattr(p, key).ratio for p in points])) for key in ("steps", "cost")
         )
-        said.append(
-            f"{name} earlier in {earlier} of {len(points)} (median {_text(steps)} times the steps, "
-            f"{_text(cost)} times the cost of a step)"
+        parts.append(
+            f"{name} earlier in {earlier} of {len(points)} (median {_text(steps)} times the "
+            f"steps, {_text(cost)} times the cost of a step)"
         )
-    return f"Steps to the target against seconds per step, both relative to {listed(found.against)}: {listed(said, 12)}."
+    against = listed(shown.against)
+    return (
+        "Steps to the target against seconds per step, both relative to "
+        f"{against}: {listed(parts, 12)}."
+    )
 
 
 def _text(value: float) -> str:

@@ -15,11 +15,11 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from suite.report.drawing.canvas import RC, WIDTH, Picture, folded, literal, plain_ticks, save
 from suite.report.drawing.lines import NEVER_HERE, handle, legend, legend_height, name_points
+from suite.report.drawing.panels import panels
 from suite.report.drawing.style import Look
 from suite.report.section import OVERALL, Content, Context, Section
 from suite.results.frame import Records
@@ -29,7 +29,7 @@ from suite.tables.formats import bytes_text, listed, number
 from suite.tables.table import runs_note
 
 ACROSS, HEIGHT = 3, 2.9
-EDGE = 1.6  # times the largest time: where those stand that never arrived
+EDGE = 1.6  # times the largest time: the place of methods that never reached the target
 HOW_TO_READ = (
     "Left is faster and lower takes less memory, both on logarithmic axes. The grey line is the "
     "front: for a method on it, whose name is written beside it, no other one is at least as good "
@@ -39,13 +39,29 @@ HOW_TO_READ = (
 
 @dataclass(frozen=True)
 class Point:
-    """One method: the median time of its runs with their range, and the largest memory any of them took."""
+    """One method's place.
+
+    Attributes:
+        time: the median of its runs; `inf` where half of them did not reach the target.
+        fastest: the least finite time of a run.
+        slowest: the largest finite time of a run.
+        memory: the largest that any run took.
+        shared: whether any time comes from a run that shared the machine.
+    """
 
     time: float
     fastest: float
     slowest: float
     memory: float
     shared: bool
+
+    @property
+    def place(self) -> tuple[float, float]:
+        """Time and memory."""
+        return self.time, self.memory
+
+
+Points = Mapping[str, Point]
 
 
 @dataclass(frozen=True)
@@ -57,22 +73,22 @@ class Plot:
     time: str
     memory: str
     caption: str
-    panels: dict[str, dict[str, Point]]
+    contents: Mapping[str, Points]
     runs: int
 
 
 def section(context: Context) -> Content:
-    """Time to the target against the peak of memory, and time per step against the optimizer's state."""
+    """Time to the target against peak memory, and time per step against the optimizer's state."""
     plots = [to_target(context.records), per_step(context.records)]
-    pictures = [_picture(plot, context.styles, context.figures) for plot in plots if plot.panels]
+    pictures = [_picture(plot, context.styles, context.figures) for plot in plots if plot.contents]
     return Content([], pictures, HOW_TO_READ if pictures else "")
 
 
 def to_target(records: Records) -> Plot:
-    """Seconds to the target against the peak of memory, for problems where somebody arrives."""
+    """Seconds to the target against the peak of memory, for problems where some run reaches it."""
     reached = level_costs(records)
     reached = reached[reached["level"] == TARGET].drop(columns="level")
-    panels, runs = _panels(records, reached, "peak_memory_bytes", arrives=True)
+    contents, runs = _contents(records, reached, "peak_memory_bytes")
     return Plot(
         "pareto-target",
         "Time to the target against peak memory",
@@ -80,8 +96,8 @@ def to_target(records: Records) -> Plot:
         "peak memory",
         "Median seconds until the validation metric first was at the target, against the largest "
         "high-water mark of memory over a step. An arrow at the right edge: half of the method's "
-        "runs or more never arrived.",
-        panels,
+        "runs or more never reached the target.",
+        contents,
         runs,
     )
 
@@ -89,9 +105,8 @@ def to_target(records: Records) -> Plot:
 def per_step(records: Records) -> Plot:
     """Milliseconds of a step against the bytes of the optimizer's state."""
     seconds = step_seconds(records)
-    panels, runs = _panels(
-        records, seconds.assign(seconds=1e3 * seconds["seconds"]), "state_bytes", arrives=False
-    )
+    milliseconds = seconds.assign(seconds=1e3 * seconds["seconds"])
+    contents, runs = _contents(records, milliseconds, "state_bytes", zero=True)
     return Plot(
         "pareto-step",
         "Time of a step against the optimizer's state",
@@ -99,42 +114,59 @@ def per_step(records: Records) -> Plot:
         "state",
         "Median milliseconds of one step against the bytes of the tensors that the optimizer "
         "keeps between steps.",
-        panels,
+        contents,
         runs,
     )
 
 
 def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """The names of those that no other one equals or beats in both numbers and beats in one, the fastest first."""
-    kept: list[str] = []
+    """The names on the Pareto front, the fastest first.
+
+    No other point equals or beats one of the front in both numbers and beats it in one.
+    """
+    names: list[str] = []
     least = math.inf
     finite = {name: pair for name, pair in points.items() if all(map(math.isfinite, pair))}
     for name in sorted(finite, key=lambda one: finite[one]):
-        if finite[name][1] < least or (kept and finite[name] == finite[kept[-1]]):
-            kept.append(name)
+        if finite[name][1] < least or (names and finite[name] == finite[names[-1]]):
+            names.append(name)
             least = finite[name][1]
-    return kept
+    return names
 
 
-def _panels(
-    records: Records, times: pd.DataFrame, column: str, *, arrives: bool
-) -> tuple[dict[str, dict[str, Point]], int]:
-    """The points of every (problem, hardware) with at least one finite time, and the number of runs behind them."""
+def _front(points: Points) -> list[str]:
+    return front({name: point.place for name, point in points.items()})
+
+
+def _contents(
+    records: Records, times: pd.DataFrame, column: str, *, zero: bool = False
+) -> tuple[dict[str, Points], int]:
+    """The points by panel, and the number of runs behind them.
+
+    Args:
+        records: all runs.
+        times: a row per run: `problem`, `hardware`, `optimizer`, `seconds`.
+        column: of the records, the bytes.
+        zero: whether a method may take no bytes at all.
+
+    Returns:
+        A panel for every (problem, hardware) with a finite time, and how many runs there are.
+    """
     memory = records.frame.groupby(["problem", "hardware", "optimizer"])[column].max()
     places = records.frame.loc[records.frame["seconds_per_step"].notna(), "hardware"].nunique()
-    panels: dict[str, dict[str, Point]] = {}
+    contents: dict[str, Points] = {}
     runs = 0
     for (problem, place), group in times.groupby(["problem", "hardware"], sort=False):
         points: dict[str, Point] = {}
         for name in records.optimizers:
             own = group[group["optimizer"] == name]
             taken = float(memory.get((problem, place, name), math.nan))
-            if len(own) and (taken > 0 or (taken == 0 and not arrives)):
+            if len(own) and (taken > 0 or (taken == 0 and zero)):
                 points[name] = _point(own, taken)
         if any(math.isfinite(point.time) for point in points.values()):
-            panels[f"{problem}\n{place}" if places > 1 else str(problem)] = points
+            contents[f"{problem}\n{place}" if places > 1 else str(problem)] = points
             runs += int(group["optimizer"].isin(points).sum())
-    return panels, runs
+    return contents, runs
 
 
 def _point(runs: pd.DataFrame, memory: float) -> Point:
@@ -146,58 +178,58 @@ def _point(runs: pd.DataFrame, memory: float) -> Point:
 
 
 def _picture(plot: Plot, styles: Mapping[str, Look], folder: Path) -> Picture:
-    names = [name for name in styles if any(name in points for points in plot.panels.values())]
-    across = min(ACROSS, len(plot.panels))
-    down = math.ceil(len(plot.panels) / across)
-    width = max(WIDTH / ACROSS * across, 5.0)
-    handles = [handle(styles[name], name, ls="None", markersize=6) for name in names]
+    names = {name for points in plot.contents.values() for name in points}
+    handles = [
+        handle(look, name, ls="None", markersize=6)
+        for name, look in styles.items()
+        if name in names
+    ]
     with mpl.rc_context(RC):
-        canvas = Canvas(
-            figsize=(width, down * HEIGHT + legend_height(handles, width)), layout="constrained"
+        grid = panels(
+            len(plot.contents),
+            WIDTH / ACROSS,
+            HEIGHT,
+            most=ACROSS,
+            least=5.0,
+            margin=lambda width: legend_height(handles, width),
         )
-        grid = canvas.subplots(down, across, squeeze=False).ravel()
-        for place, (axes, (label, points)) in enumerate(
-            zip(grid, plot.panels.items(), strict=False)
-        ):
+        for place, (label, points) in enumerate(plot.contents.items()):
+            axes = grid.axes[place]
             _panel(axes, points, styles)
             axes.set_title(literal(folded(label, 40)))
-            axes.set_xlabel(plot.time if place + across >= len(plot.panels) else "")
-            axes.set_ylabel(plot.memory if place % across == 0 else "")
-        for axes in grid[len(plot.panels) :]:
-            axes.set_axis_off()
-        legend(canvas, handles, width)
-        png = save(canvas, folder, plot.name)
-    shared = any(point.shared for points in plot.panels.values() for point in points.values())
+            axes.set_xlabel(plot.time if grid.is_lowest(place) else "")
+            axes.set_ylabel(plot.memory if grid.is_first(place) else "")
+        legend(grid.canvas, handles, grid.width)
+        png = save(grid.canvas, folder, plot.name)
+    return Picture(plot.name, plot.title, _caption(plot), _alt(plot), png)
+
+
+def _caption(plot: Plot) -> str:
+    shared = any(point.shared for points in plot.contents.values() for point in points.values())
     rough = (
         " Hollow: seconds of runs that shared the machine, to be read as rough." if shared else ""
     )
-    return Picture(
-        plot.name, plot.title, f"{plot.caption}{rough} {runs_note(plot.runs)}", _alt(plot), png
-    )
+    return f"{plot.caption}{rough} {runs_note(plot.runs)}"
 
 
-def _panel(axes: Axes, points: Mapping[str, Point], styles: Mapping[str, Look]) -> None:
-    finite = [
-        time
-        for point in points.values()
-        for time in (point.fastest, point.slowest)
-        if math.isfinite(time)
-    ]
-    positive = [point.memory for point in points.values() if point.memory > 0]
+def _panel(axes: Axes, points: Points, styles: Mapping[str, Look]) -> None:
+    times = [time for point in points.values() for time in (point.fastest, point.slowest)]
+    finite = [time for time in times if math.isfinite(time)]
     late = any(math.isinf(point.time) for point in points.values())
     axes.set_xscale("log")
     axes.set_xlim(min(finite) / 1.5, max(finite) * (EDGE * 1.25 if late else 1.5))
+    positive = [point.memory for point in points.values() if point.memory > 0]
     _memory_axis(axes, positive, zero=len(positive) < len(points))
     for name, point in points.items():
         _mark(axes, point, styles[name], max(finite) * EDGE)
-    leading = front({name: (point.time, point.memory) for name, point in points.items()})
+    leading = _front(points)
     _line(axes, [points[name] for name in leading])
-    name_points(axes, {name: (points[name].time, points[name].memory) for name in leading})
+    name_points(axes, {name: points[name].place for name in leading})
     plain_ticks(axes.xaxis)
 
 
 def _memory_axis(axes: Axes, positive: Sequence[float], *, zero: bool) -> None:
-    """Bytes on a logarithmic axis that has room for nothing at all, where some method keeps no state."""
+    """Bytes on a logarithmic axis, with room for zero where some method keeps no state."""
     low, high = (min(positive), max(positive)) if positive else (1.0, 1.0)
     if zero:
         axes.set_yscale("symlog", linthresh=low / 1.5, linscale=0.5)
@@ -252,15 +284,14 @@ def _line(axes: Axes, points: Sequence[Point]) -> None:
 
 def _alt(plot: Plot) -> str:
     """The methods on each panel's front."""
-    said = []
-    for label, points in plot.panels.items():
-        leading = front({name: (point.time, point.memory) for name, point in points.items()})
+    parts = []
+    for label, points in plot.contents.items():
         words = [
             f"{name} ({number(points[name].time)}, {bytes_text(points[name].memory)})"
-            for name in leading
+            for name in _front(points)
         ]
-        said.append(f"{label.replace(chr(10), ', ')}: {listed(words, 5)}")
-    return f"{plot.time.capitalize()} against {plot.memory}. On the front: {'; '.join(said)}."
+        parts.append(f"{label.replace(chr(10), ', ')}: {listed(words, 5)}")
+    return f"{plot.time.capitalize()} against {plot.memory}. On the front: {'; '.join(parts)}."
 
 
 SECTION = Section("pareto", "Time against memory", {OVERALL}, 90, section)

@@ -1,18 +1,17 @@
-"""Where a step's seconds go: bars by phase, from the exclusive timings of `suite.time`."""
+"""Where a step's seconds go: bars by phase, from the isolated timings of `suite.time`."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Patch
 
 from suite.report.drawing.canvas import RC, WIDTH, Picture, folded, inches, literal, save
+from suite.report.drawing.panels import panels
 from suite.report.drawing.style import (
     BLUE,
     GREEN,
@@ -25,7 +24,7 @@ from suite.report.drawing.style import (
 )
 from suite.report.section import PROBLEM, Content, Context, Section
 from suite.results.frame import Records
-from suite.results.timings import Timings, speed_key
+from suite.results.timings import Timing, Timings, speed_key
 from suite.tables.formats import number
 
 OTHER = "other"
@@ -61,10 +60,10 @@ Bars = dict[str, Mapping[str, float]]
 
 def section(context: Context) -> Content:
     """The bars of all problems; empty where `suite.time` has measured none of their phases."""
-    panels = phase_panels(context.records, context.records.timings)
-    if not panels:
+    contents = phase_panels(context.records, context.records.timings)
+    if not contents:
         return Content()
-    return Content([], [_picture(panels, context.figures)], HOW_TO_READ)
+    return Content([], [_picture(contents, context.figures)], HOW_TO_READ)
 
 
 def phase_panels(records: Records, timings: Timings) -> dict[str, Bars]:
@@ -73,69 +72,68 @@ def phase_panels(records: Records, timings: Timings) -> dict[str, Bars]:
     Only timings of the records' own settings count; those of other hardware than the runs' have a
     panel of their own.
     """
-    panels: dict[str, Bars] = {}
-    for problem, name, runs in records.pairs() if timings else []:
+    contents: dict[tuple[str, str], Bars] = {}
+    measured = [(place[0], one) for place, one in sorted(timings.items()) if _has_phases(one)]
+    for problem, name, runs in records.pairs() if measured else []:
         keys = {speed_key(records.runs[index].config) for index in runs.index}
-        for found in (one for place, one in sorted(timings.items()) if place[0] in keys):
-            if found.phases and sum(found.phases.values()) > 0:
-                panels.setdefault(f"{problem}\n{found.hardware}", {}).setdefault(name, found.phases)
-    places = {label.partition("\n")[2] for label in panels}
-    return (
-        panels
-        if len(places) > 1
-        else {label.partition("\n")[0]: bars for label, bars in panels.items()}
-    )
+        for one in (one for key, one in measured if key in keys):
+            contents.setdefault((problem, one.hardware), {}).setdefault(name, one.phases)
+    several = len({hardware for _, hardware in contents}) > 1
+    return {
+        f"{problem}\n{hardware}" if several else problem: bars
+        for (problem, hardware), bars in contents.items()
+    }
 
 
-def phases_of(panels: Mapping[str, Bars]) -> dict[str, str]:
+def _has_phases(timing: Timing) -> bool:
+    return sum(timing.phases.values()) > 0
+
+
+def phases_of(contents: Mapping[str, Bars]) -> dict[str, str]:
     """The phases that take time anywhere, in the order of a step, with their colours.
 
     `other` stands last.
     """
-    there = {
+    present = {
         phase
-        for bars in panels.values()
+        for bars in contents.values()
         for bar in bars.values()
         for phase, seconds in bar.items()
         if seconds > 0
     }
-    extra = sorted(there - COLOURS.keys())
+    extra = sorted(present - COLOURS.keys())
     chosen = {
-        phase: colour for phase, colour in COLOURS.items() if phase in there and phase != OTHER
+        phase: colour for phase, colour in COLOURS.items() if phase in present and phase != OTHER
     }
     chosen |= {phase: SPARE[place % len(SPARE)] for place, phase in enumerate(extra)}
-    return chosen | ({OTHER: COLOURS[OTHER]} if OTHER in there else {})
+    return chosen | ({OTHER: COLOURS[OTHER]} if OTHER in present else {})
 
 
-def _picture(panels: dict[str, Bars], folder: Path) -> Picture:
-    colours = phases_of(panels)
-    width = max(WIDTH / ACROSS, BAR + inches(name for bars in panels.values() for name in bars))
-    across = max(1, min(ACROSS, len(panels), int(WIDTH / width)))
-    down = math.ceil(len(panels) / across)
-    tallest = max(map(len, panels.values()))
+def _picture(contents: dict[str, Bars], folder: Path) -> Picture:
+    colours = phases_of(contents)
+    width = max(WIDTH / ACROSS, BAR + inches(name for bars in contents.values() for name in bars))
+    height = 0.85 + 0.22 * max(map(len, contents.values()))
     with mpl.rc_context({**RC, "axes.grid.axis": "x"}):
-        size = (max(width * across, 6.0), down * (0.85 + 0.22 * tallest) + 0.4)
-        canvas = Canvas(figsize=size, layout="constrained")
-        grid = canvas.subplots(down, across, squeeze=False).ravel()
-        for axes, (label, bars) in zip(grid, panels.items(), strict=False):
+        grid = panels(
+            len(contents), width, height, most=ACROSS, least=6.0, margin=lambda width: 0.4
+        )
+        for axes, (label, bars) in zip(grid.axes, contents.items(), strict=True):
             _panel(axes, bars, colours)
             axes.set(title=literal(folded(label, 40)), xlabel="ms per step")
-        for axes in grid[len(panels) :]:
-            axes.set_axis_off()
         handles = [
             Patch(facecolor=colour, hatch=HATCHES.get(phase), edgecolor="white", lw=0, label=phase)
             for phase, colour in colours.items()
         ]
-        columns = max(1, min(len(handles), int(size[0] / 1.25)))
-        canvas.legend(handles=handles, loc="outside lower center", ncols=columns)
-        png = save(canvas, folder, "phases")
-    count = sum(map(len, panels.values()))
+        columns = max(1, min(len(handles), int(grid.width / 1.25)))
+        grid.canvas.legend(handles=handles, loc="outside lower center", ncols=columns)
+        png = save(grid.canvas, folder, "phases")
+    count = sum(map(len, contents.values()))
     caption = (
         "Milliseconds of one step by phase; the number at a bar's end is the whole step. No band: "
-        f"a bar is one measurement, the median of its windows. From {count} "
-        f"timing{'s' if count != 1 else ''} of `suite.time`."
+        "a bar is one measurement, the median of its windows. "
+        f"From {count} timing{'s' if count != 1 else ''} of `suite.time`."
     )
-    return Picture("phases", "Where a step's time goes", caption, _alt(panels), png)
+    return Picture("phases", "Where a step's time goes", caption, _alt(contents), png)
 
 
 def _panel(axes: Axes, bars: Bars, colours: Mapping[str, str]) -> None:
@@ -159,10 +157,10 @@ def _panel(axes: Axes, bars: Bars, colours: Mapping[str, str]) -> None:
     axes.invert_yaxis()
 
 
-def _alt(panels: Mapping[str, Bars]) -> str:
+def _alt(contents: Mapping[str, Bars]) -> str:
     """Each panel's slowest step, and the phase that takes most of it."""
     parts = []
-    for label, bars in panels.items():
+    for label, bars in contents.items():
         name, bar = max(bars.items(), key=lambda item: sum(item[1].values()))
         phase = max(bar, key=lambda one: bar[one])
         total = sum(bar.values())

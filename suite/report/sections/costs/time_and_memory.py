@@ -88,7 +88,7 @@ def _problem_rows(records: Records, place: str, problem: str) -> list[dict[str, 
 
 
 def _cheapest(times: Mapping[str, tuple[list[float], bool]]) -> set[str]:
-    """The fastest optimizer, and all that cannot be told from it, among those with unshared times."""
+    """The fastest of the optimizers with unshared times, and all that cannot be told from it."""
     alone = {name: values for name, (values, shared) in times.items() if values and not shared}
     apart = told_from_best(list(alone.values()), "min")
     return {name for name, far in zip(alone, apart, strict=True) if not far}
