@@ -17,6 +17,7 @@ import yaml
 from suite.config import registry
 
 ROOT = Path(__file__).parent.parent
+DOCS = "docs"  # paths of pages that a test makes up are put together, so that they are no mentions
 API = ROOT / "docs" / "reference" / "api"
 FAMILIES = [path.parent.name for path in sorted((ROOT / "optimizers").glob("*/__init__.py"))]
 FETCHED = re.compile(r"<(?:script|img|link|iframe)\b[^>]*?(?:src|href)=\"(?:https?:)?//[^\"]+\"")
@@ -51,8 +52,8 @@ def page(links: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("../code.py", None),
         ("https://example.org/nothing", None),
         ("missing.md", "no such file"),
-        ("other.md#no-heading", "docs/other.md has no such heading"),
-        ("#there", "docs/page.md has no such heading"),
+        ("other.md#no-heading", f"{DOCS}/other.md has no such heading"),
+        ("#there", f"{DOCS}/page.md has no such heading"),
     ],
 )
 def test_a_link_that_leads_nowhere_is_named(
@@ -68,16 +69,16 @@ def test_a_link_that_leads_nowhere_is_named(
 def test_a_page_that_nobody_links_to_is_named(links: ModuleType, page: Path) -> None:
     page.write_text("[the other](other.md)\n")
     assert list(links.unlinked([page, page.parent / "other.md"])) == [
-        "docs/page.md: no page links to it"
+        f"{DOCS}/page.md: no page links to it"
     ]
 
 
 def test_a_mention_of_a_page_that_is_gone_is_named(links: ModuleType, page: Path) -> None:
     page.write_text("")
     code = page.parents[1] / "code.py"
-    code.write_text("# docs/page.md says more, docs/" + "gone.md less\n")
+    code.write_text(f"# {DOCS}/page.md says more, {DOCS}/gone.md less\n")
     assert list(links.mentioned([code])) == [
-        "code.py: mentions docs/" + "gone.md, which does not exist"
+        f"code.py: mentions {DOCS}/gone.md, which does not exist"
     ]
 
 
