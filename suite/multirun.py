@@ -52,33 +52,37 @@ def run_of_a_sweep(plan: Plan) -> Outcome:
 
 def note_outcome(plan: Plan, outcome: Outcome) -> None:
     """Print a run's outcome in a line, and append it to the sweep's list if there is one."""
-    summary = outcome.summary
-    value = summary.get(f"final_{outcome.metric}")
-    entry = {
-        "task": plan.task,
-        "optimizer": plan.optimizer,
-        "seed": plan.seed,
-        "status": summary["status"],
-        "metric": outcome.metric,
-        "value": value,
-        "seconds": summary["seconds"],
-        "message": summary["message"],
-        "skipped": outcome.skipped,
-        "command": plan.command,
-        "run": str(plan.directory),
-    }
+    entry = entry_of(plan, outcome)
     place = f"[{plan.number}/{plan.total}] " if plan.total > 1 else ""
-    print(f"{place}{plan.title}: {_in_words(entry)}", flush=True)
+    print(f"{place}{plan.title}: {in_words(entry)}", flush=True)
     if plan.total == 1:
-        if summary.get("coverage"):
-            print(f"  {layer_coverage.in_words(summary['coverage'])}", flush=True)
+        if outcome.summary.get("coverage"):
+            print(f"  {layer_coverage.in_words(outcome.summary['coverage'])}", flush=True)
         print(f"  {plan.directory}", flush=True)
     if path := os.environ.get(FILE):
         with open(path, "a") as file:
             file.write(json.dumps(entry) + "\n")
 
 
-def _in_words(entry: Entry) -> str:
+def entry_of(plan: Plan, outcome: Outcome) -> Entry:
+    """A run's row in the sweep's list."""
+    summary = outcome.summary
+    return {
+        "task": plan.task,
+        "optimizer": plan.optimizer,
+        "seed": plan.seed,
+        "status": summary["status"],
+        "metric": outcome.metric,
+        "value": summary.get(f"final_{outcome.metric}"),
+        "seconds": summary["seconds"],
+        "message": summary["message"],
+        "skipped": outcome.skipped,
+        "command": plan.command,
+        "run": str(plan.directory),
+    }
+
+
+def in_words(entry: Entry) -> str:
     """`done, accuracy 0.95, 2.1 s of steps`, with the message of a run that failed."""
     parts = [entry["status"]]
     if entry["value"] is not None:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = {
     "reference": 9,
     "report": 8,
-    **dict.fromkeys(("tune", "app", "target"), 7),
+    **dict.fromkeys(("tune", "app", "api", "target"), 7),
     **dict.fromkeys(("batched", "time", "multirun"), 6),
     **dict.fromkeys(("training", "compare", "importers", "archive"), 5),
     "results": 4,
@@ -25,7 +25,17 @@ FLOORS = {
 DOORS = {"__init__", "__main__"}  # the package's face and its command may open any room
 
 HOMES = {
-    "pandas": {"stats", "tables", "results", "compare", "report", "tune", "importers", "archive"},
+    "pandas": {
+        "stats",
+        "tables",
+        "results",
+        "compare",
+        "report",
+        "tune",
+        "importers",
+        "archive",
+        "api",
+    },
     "hydra": {"config", "app", "multirun"},
     "omegaconf": {"config", "app", "multirun"},
     "matplotlib": {"report"},

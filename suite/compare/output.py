@@ -32,24 +32,26 @@ def show(
 ) -> None:
     """Print the verdicts."""
     console = console or Console(highlight=False)
-    shared = shared_reasons(ledger.records, verdicts)
     if shape == "json":
         content = {
             "verdicts": [as_dict(ledger, verdict) for verdict in verdicts],
-            "reasons": shared,
+            "reasons": shared_reasons(ledger.records, verdicts),
         }
         console.out(json.dumps(content, indent=2, ensure_ascii=False), highlight=False)
         return
-    blocks = [
-        (sentence(verdict), [*_final_line(verdict), *reasons(ledger, verdict)])
-        for verdict in verdicts
-    ]
-    if len(blocks) == 1:
-        blocks[0][1].extend(shared)
-    else:
-        blocks += [(line, shared) for line in summary_lines(ledger, verdicts)]
-    for headline, lines in blocks:
+    for headline, lines in blocks(ledger, verdicts):
         _print(console, headline, lines, markdown=shape == "markdown")
+
+
+def blocks(ledger: CostTable, verdicts: Sequence[Verdict]) -> list[tuple[str, list[str]]]:
+    """The sentence of each verdict and the lines under it; the summary of several comes last."""
+    shared = shared_reasons(ledger.records, verdicts)
+    lines = [[*_final_line(verdict), *reasons(ledger, verdict)] for verdict in verdicts]
+    paragraphs = list(zip(map(sentence, verdicts), lines, strict=True))
+    if len(verdicts) == 1:
+        lines[0].extend(shared)
+        return paragraphs
+    return paragraphs + [(line, shared) for line in summary_lines(ledger, verdicts)]
 
 
 def show_all(tables: Sequence[Table], lines: Sequence[str], shape: str | None) -> None:

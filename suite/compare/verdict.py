@@ -30,7 +30,7 @@ SECONDS, WORK = "seconds", "grad_equivalents"
 BETTER, WORSE = -1, 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verdict:
     """What can be said of A against B on a problem; ratios are A's over B's.
 
@@ -73,6 +73,11 @@ class Verdict:
     refused: str = ""
     left_out: tuple[str, ...] = ()
     same: bool = False
+
+    def __repr__(self) -> str:
+        from suite.compare.sentences import sentence  # which needs this class
+
+        return f"<{sentence(self)}>"
 
     @property
     def seeds(self) -> int:

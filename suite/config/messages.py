@@ -49,6 +49,17 @@ def answered(arguments: Sequence[str]) -> Iterator[None]:
         sys.exit(1)
 
 
+@contextmanager
+def explained(arguments: Sequence[str]) -> Iterator[None]:
+    """Raise ConfigError, with the words of `explain`, for a mistake that Hydra finds."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except EXPLAINED as error:
+        raise ConfigError(explain(error, arguments)) from error
+
+
 def refuse_shadowed(arguments: Sequence[str]) -> None:
     """Refuse a YAML of the user's that has the name of one of ours.
 

@@ -91,7 +91,7 @@ def is_sweep(arguments: Sequence[str]) -> bool:
 
 
 def deferred(arguments: Sequence[str]) -> list[str]:
-    """The arguments, with settings that only the swept choices of a sweep have as sweeps of one value.
+    """The arguments; settings that only swept choices have become sweeps of one value.
 
     Before its runs Hydra composes a sweep itself, with the default optimizer and task, and would
     refuse `task.path=input.txt` there though every task of the sweep has a path. What is swept it
@@ -116,7 +116,7 @@ def opened(arguments: Sequence[str]) -> list[str]:
 
 
 def as_word(value: Any) -> str:
-    """A value as the command line has it: `null`, `true`, `[1, 2]`, `{a: 1}`, text in quotes where needed."""
+    """A value as the command line has it: `null`, `[1, 2]`, `{a: 1}`, text in quotes if needed."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, Mapping):
@@ -128,6 +128,23 @@ def as_word(value: Any) -> str:
         return text
     escaped = re.sub(r"(\\*)'", r"\1\1\'", text)
     return f"'{escaped}'"
+
+
+def as_words(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Nested settings as the command line has them.
+
+    >>> as_words({"optimizer": {"lr": 0.1}, "seed": 1, "tuned": None})
+    ['optimizer.lr=0.1', 'seed=1', '~tuned']
+    """
+    words: list[str] = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            words += as_words(value, f"{prefix}{key}.")
+        elif value is None and key in BY_ITSELF:
+            words.append(f"~{key}")
+        else:
+            words.append(f"{prefix}{key}={as_word(value)}")
+    return words
 
 
 def label(optimizer: str, node: Mapping[str, Any]) -> str:

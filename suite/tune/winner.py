@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 
 from suite.config import registry
 from suite.files import write_atomically
@@ -133,7 +134,11 @@ def _edge(study: Study, best: Trial, name: str) -> str:
 def _values(best: Trial) -> str:
     if not best.settings:
         return "optimizer: {}\n"
-    nested = OmegaConf.create()
+    nested: dict[str, Any] = {}
     for name, value in best.settings.items():
-        OmegaConf.update(nested, f"optimizer.{name}", value, force_add=True)
-    return OmegaConf.to_yaml(nested)
+        *outer, last = name.split(".")
+        node = nested
+        for part in outer:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return yaml.safe_dump({"optimizer": nested}, sort_keys=False, allow_unicode=True)
