@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from suite import paths
+from suite.config import words
 from suite.results.archive import read_archive, read_contents, write_archive
 from suite.results.downsample import ROWS
 from suite.results.run import Run
+from suite.results.select import select
 from suite.results.timings import Place, Timing, speed_key
 
 # -- the command -----------------------------------------------------------------------------------
@@ -31,6 +33,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     write = commands.add_parser("write", help="write an archive of recorded runs")
     write.add_argument("folder", type=Path, help="results/reference/<name>")
+    write.add_argument(
+        "words",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="only the runs of these settings: task=mlp,cnn",
+    )
     write.add_argument(
         "--runs",
         type=Path,
@@ -61,23 +69,17 @@ def _write(options: argparse.Namespace) -> int:
     runs: list[Run] = []
     timings: dict[Place, Timing] = {}
     for root in options.runs:
-        found, damaged = load_runs(root)
+        read, damaged = load_runs(root)
         for damage in damaged:
             print(f"warning: skipped {damage.path}: {damage.reason}", file=sys.stderr)
-        runs += [run for run in found if _wanted(run, options)]
+        runs += read
         timings |= load_timings(root)
+    flags = {key: getattr(options, key) for key in ("experiment", "task", "optimizer")}
+    runs = select(runs, words.filters(options.words, flags))
     used = {speed_key(run.config) for run in runs}
-    kept = {place: one for place, one in timings.items() if one.key in used}
-    write_archive(runs, options.folder, rows=options.rows, timings=kept, about=options.about)
+    matching = {place: one for place, one in timings.items() if one.key in used}
+    write_archive(runs, options.folder, rows=options.rows, timings=matching, about=options.about)
     return _read(options)
-
-
-def _wanted(run: Run, options: argparse.Namespace) -> bool:
-    return (
-        (options.experiment is None or run.config.get("experiment") in options.experiment)
-        and (options.task is None or run.task in options.task)
-        and (options.optimizer is None or run.optimizer in options.optimizer)
-    )
 
 
 def _read(options: argparse.Namespace) -> int:

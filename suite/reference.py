@@ -40,7 +40,7 @@ from suite.report.sections.details.problems import problem_table
 from suite.report.sections.progress.convergence_order import convergences, order_tables
 from suite.results import archive
 from suite.results.frame import Records, build_records
-from suite.results.run import Run
+from suite.results.select import select
 from suite.tables.markdown import markdown
 from suite.tables.table import Table
 
@@ -181,21 +181,12 @@ def records(
     if not archive.is_archive(folder):
         known = [one.name for one in sorted(archives.glob("*")) if archive.is_archive(one)]
         require_one_of("archive", name, known)
-    runs = [run for run in archive.read_archive(folder) if _wanted(run, chosen)]
-    if not runs:
-        asked = " ".join(f"{key}={','.join(names)}" for key, names in chosen)
-        raise ConfigError(f"no run of {name} fits {asked}")
+    filters = {key: ",".join(values) for key, values in chosen}
+    try:
+        runs = select(archive.read_archive(folder), filters)
+    except ConfigError as error:
+        raise ConfigError(f"archive {name}: {error}") from None
     return build_records(runs, [], archive.read_timings(folder))
-
-
-def _wanted(run: Run, chosen: Sequence[tuple[str, Sequence[str]]]) -> bool:
-    told = {
-        "task": run.task,
-        "optimizer": run.optimizer,
-        "experiment": run.config.get("experiment"),
-        "seed": run.seed,
-    }
-    return all(str(told[key]) in names for key, names in chosen)
 
 
 @cache

@@ -9,18 +9,17 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from suite.compare.sides import Side, sides
 from suite.config import registry
 from suite.errors import ConfigError, did_you_mean
 from suite.results.frame import Records
-from suite.results.labels import Settings, flatten, show
-from suite.results.load import Run
+from suite.results.labels import Settings
+from suite.results.select import select
 
 METHOD = re.compile(r"(?P<name>[^\[\]=]+?)\s*(?:\[(?P<settings>.*)\])?")
-PARTS = ("", "task", "optimizer")  # where a setting is looked for: `depth` is `task.depth`
 DEVICE = ("device", "precision")
+chosen = select
 
 
 @dataclass(frozen=True)
@@ -54,28 +53,6 @@ def method(text: str) -> Method:
     return Method(
         found["name"], {key.strip(): value.strip() for key, _, value in pairs}, text.strip()
     )
-
-
-def chosen(runs: Sequence[Run], filters: Mapping[str, str]) -> list[Run]:
-    """The runs that pass all filters.
-
-    Raises:
-        ConfigError: a filter names a setting that no run has, or a value of it that none has.
-    """
-    kept = list(runs)
-    for key, value in filters.items():
-        told = [(run, _setting(run, key)) for run in kept]
-        passed = [
-            run
-            for run, text in told
-            if text is not None and (text == value or text in value.split(","))
-        ]
-        if kept and not passed:
-            raise ConfigError(
-                _no_such(key, value, [text for _, text in told if text is not None], runs)
-            )
-        kept = passed
-    return kept
 
 
 def pairs(
@@ -185,32 +162,6 @@ def _has(records: Records, problem: str, label: str, wanted: Mapping[str, str]) 
         settings.get(key, settings.get(f"schedule.{key}", "unset")) == value
         for key, value in wanted.items()
     )
-
-
-def _setting(run: Run, key: str) -> str | None:
-    """A setting's value as text.
-
-    `depth` is found where `task.depth` is, and `task` is the task's name.
-    """
-    if key in ("task", "optimizer"):
-        return str(getattr(run, key))
-    for part in PARTS:
-        value: Any = run.config
-        for name in filter(None, [part, *key.split(".")]):
-            value = value.get(name, KeyError) if isinstance(value, Mapping) else KeyError
-        if value is not KeyError and not isinstance(value, Mapping):
-            return show(value)
-    return None
-
-
-def _no_such(key: str, value: str, texts: Sequence[str], runs: Sequence[Run]) -> str:
-    if texts:
-        known = sorted(set(texts))
-        return (
-            f"no run has {key}={value}.{did_you_mean(value, known)} There are: {', '.join(known)}"
-        )
-    known = sorted({name for run in runs[:50] for name in flatten(run.config)})
-    return f"no run has a setting {key!r}.{did_you_mean(key, [*known, 'level'])}\nFor example: scale=quick, level=80"
 
 
 def _no_runs(records: Records, wanted: Method) -> str:

@@ -22,6 +22,21 @@ from suite.results.labels import (
 from suite.results.load import TRAINED, Damage, Run, plain
 from suite.results.timings import Timings, speed_key
 
+RUN_COLUMNS = (
+    "experiment",
+    "problem",
+    "task",
+    "scale",
+    "optimizer",
+    "seed",
+    "status",
+    "device",
+    "parallel",
+    "metric",
+    "direction",
+)
+OWN_COLUMNS = ("step", "seconds", "grad_equivalents", "loss")
+
 Asked = ParamSpec("Asked")
 Answer = TypeVar("Answer")
 
@@ -86,6 +101,26 @@ class Records:
     def _by_pair(self) -> dict[tuple[str, str], pd.DataFrame]:
         groups = self.frame.groupby(["problem", "optimizer"], sort=False)
         return {(str(problem), str(optimizer)): runs for (problem, optimizer), runs in groups}
+
+    def tidy(self) -> pd.DataFrame:
+        """One long frame for a reader's own analysis: a row per logged step of every run.
+
+        Columns of the run: run_id, experiment, problem (the label of the tables), task, scale,
+        optimizer (the label), seed, status, device, parallel (the run shared its machine, so that
+        its seconds are rough), metric, direction.
+        Columns of the step: step, seconds, grad_equivalents, loss (of the mini-batch), value (the
+        metric on the validation split) and test_value, NaN where not measured.
+        A run without a history has a single row, without a step, so that it stays countable.
+        """
+        runs = self.frame[list(RUN_COLUMNS)]
+        runs.insert(0, "run_id", self.frame["path"].str.rpartition("/")[2])
+        steps = {
+            index: _steps(history, str(self.frame.at[index, "metric"]))
+            for index, history in self.histories.items()
+            if index in self.frame.index
+        }
+        logged = pd.concat(steps, names=["run", "row"]).droplevel("row")
+        return runs.join(logged).reset_index(drop=True)
 
     def pairs(self) -> list[tuple[str, str, pd.DataFrame]]:
         """Every cell that has runs, problem by problem."""
@@ -188,6 +223,15 @@ def seed_text(runs: pd.DataFrame) -> str:
     """`seed 0`, or `seeds 0, 1` where the optimizers have no seed in common."""
     seeds = sorted(set(runs["seed"]))
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
+def _steps(history: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The logged steps of one run under names that do not depend on its metric."""
+    columns = metric_columns(metric)
+    # a history has a column `value` of its own, which counts evaluations of the objective
+    sources = [*OWN_COLUMNS, columns["val"], columns["test"]]
+    steps = history.reindex(columns=sources).astype(float)
+    return steps.set_axis([*OWN_COLUMNS, "value", "test_value"], axis=1)
 
 
 def metric_columns(metric: str) -> dict[str, str]:

@@ -133,7 +133,7 @@ def test_a_mark_without_words_is_the_main_table_of_quick() -> None:
         ("small mian", "table of small=mian is not one of main"),
         ("small main extra", "names an archive and a table"),
         ("small tsak=mlp", "tsak is not one of task, optimizer, experiment, seed"),
-        ("small task=resnet", "no run of small fits task=resnet"),
+        ("small task=resnet", "archive small: no run has task=resnet"),
     ],
 )
 def test_a_mark_that_cannot_be_filled_says_why(
