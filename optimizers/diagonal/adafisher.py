@@ -160,7 +160,9 @@ class AdaFisher(Factored):
     def _sums(self, block: Block, passes: list[Captured], measure: Measure) -> Tensors | None:
         return observed(block, passes, measure, self.as_released)
 
-    def _fold(self, block: Block, state: dict[str, Any], sums: Tensors, share: float) -> None:
+    def _update_statistics(
+        self, block: Block, state: dict[str, Any], sums: Tensors, share: float
+    ) -> None:
         self.averages.fold(block, state, sums)
 
     def _refresh(self, blocks: Sequence[Block], objective: Objective) -> None:
@@ -200,7 +202,7 @@ class AdaFisher(Factored):
                 directions.update(zip(block.parameters, block.tensors(direction), strict=True))
         return directions, 0.0
 
-    def _deltas(
+    def _changes(
         self,
         objective: Objective,
         directions: dict[Tensor, Tensor],

@@ -34,16 +34,18 @@ class EKFAC(KFAC):
     """
 
     rule = "ekfac"
-    keeping = ("eigen",)
-    splits = ("trace",)
-    distributions = ("communication",)  # the second moments need the eigenvectors on every rank
+    inverse_choices = ("eigen",)
+    split_choices = ("trace",)
+    distribution_choices = (
+        "communication",
+    )  # the second moments need the eigenvectors on every rank
 
     def _refresh(self, blocks: Sequence[Block], objective: Objective) -> None:
         super()._refresh(blocks, objective)
         for block in blocks:
             self.state[block.parameters[0]].pop("scale_updates", None)
 
-    def _measure_anew(
+    def _re_estimate(
         self, blocks: Sequence[Block], seen: Objective, passes: list[Captured], share: float
     ) -> None:
         """The moments in the new eigenvectors' basis."""
@@ -55,7 +57,7 @@ class EKFAC(KFAC):
         seen.ranks.all_reduce_([scales for _, scales in used])
         for state, scales in used:
             if bool(torch.isfinite(scales.sum())):
-                self._fold_scales(state, scales, share)
+                self._update_scales(state, scales, share)
 
     def _sums(self, block: Block, passes: list[Captured], measure: Measure) -> Tensors | None:
         sums, scales = super()._sums(block, passes, measure), self._scales(block, passes, measure)
@@ -67,13 +69,15 @@ class EKFAC(KFAC):
             return None
         return block.second_moments(passes, measure, state)
 
-    def _fold(self, block: Block, state: dict[str, Any], sums: Tensors, share: float) -> None:
+    def _update_statistics(
+        self, block: Block, state: dict[str, Any], sums: Tensors, share: float
+    ) -> None:
         new = sums.pop("scales", None)
-        super()._fold(block, state, sums, share)
+        super()._update_statistics(block, state, sums, share)
         if new is not None:
-            self._fold_scales(state, new, share)
+            self._update_scales(state, new, share)
 
-    def _fold_scales(self, state: dict[str, Any], new: Tensor, share: float) -> None:
+    def _update_scales(self, state: dict[str, Any], new: Tensor, share: float) -> None:
         state["scale_updates"] = state.get("scale_updates", 1.0) + share
         keep = min(1 - share / state["scale_updates"], self.decay**share)
         state["scales"].mul_(keep).add_(new, alpha=1 - keep)

@@ -24,6 +24,8 @@ from optimizers.natural_gradient.find import blocks_of
 from optimizers.objective import Objective
 from optimizers.phases import phase, phased
 
+Evidence = tuple[Objective, list[Captured], float]  # a part, its passes, its share of an update
+
 FISHERS = ("sampled", "exact", "empirical")
 SHARING = ("expand", "reduce")
 MOMENTA = ("direction", "gradient")
@@ -35,13 +37,13 @@ class Factored(Averaging):
     A subclass says how it is kept and applied.
 
     A step: the gradient; every `statistics_period` steps what the layers see under the Fisher
-    matrix's targets, folded into the state of each block; every `inverse_period` steps, and in each
+    matrix's targets, with which the state of each block is updated; every `inverse_period` steps, and in each
     of the first `first_inverses`, the blocks' inverses; then the move. Parameters without a block
     are updated by the named fallback. With `staggered` each step takes its share of both:
     statistics of 1 / statistics_period of the mini-batch, and the inverses of 1 / inverse_period of
     the blocks.
 
-    A subclass defines `rule` (its word in `layer_coverage`), `_fold`, `_refresh` and `_direction`.
+    A subclass defines `rule` (its word in `layer_coverage`), `_update_statistics`, `_refresh` and `_direction`.
     """
 
     rule: str
@@ -111,6 +113,7 @@ class Factored(Averaging):
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """theta += the changes made of F^{-1} g, F the damped block-diagonal Fisher matrix."""
         self.train()
         if self._blocks is None:
             self._blocks = self._find_blocks(objective)
@@ -130,7 +133,7 @@ class Factored(Averaging):
                 self._refresh(due, objective)
             with phase("curvature"):
                 for part, passes, share in seen:
-                    self._measure_anew(due, part, passes, share)
+                    self._re_estimate(due, part, passes, share)
             self.param_groups[0]["refreshed"] = step
         self._move(objective, curvature)
         for group in self.param_groups:
@@ -158,6 +161,7 @@ class Factored(Averaging):
         }
 
     def telemetry(self) -> dict[str, float]:
+        """`damping`, `age` of the inverses and the `preconditioned` share of the parameters."""
         group, params = self.param_groups[0], self.parameters()
         covered = [
             p.numel()
@@ -187,7 +191,9 @@ class Factored(Averaging):
     # -- what a subclass defines -------------------------------------------------------------------
 
     @abstractmethod
-    def _fold(self, block: Block, state: dict[str, Any], sums: Tensors, share: float) -> None:
+    def _update_statistics(
+        self, block: Block, state: dict[str, Any], sums: Tensors, share: float
+    ) -> None:
         """Take the sums over a mini-batch into a block's state; `share` of a whole update."""
 
     @abstractmethod
@@ -215,7 +221,7 @@ class Factored(Averaging):
         """What a mini-batch adds to a block's state."""
         return block.sums(passes, measure)
 
-    def _measure_anew(
+    def _re_estimate(
         self, blocks: Sequence[Block], seen: Objective, passes: list[Captured], share: float
     ) -> None:
         """Take from a mini-batch what has to be measured again after a renewal, if anything."""
@@ -237,50 +243,42 @@ class Factored(Averaging):
 
     def _evaluate(
         self, objective: Objective, step: int, curvature: Curvature | None
-    ) -> tuple[Tensor, list[tuple[Objective, list[Captured], float]]]:
-        """Fill `.grad`; the loss, and what layers saw.
-
-        Of which objective, in which passes, for how much it counts.
-        """
+    ) -> tuple[Tensor, list[Evidence]]:
+        """Fill `.grad`; the loss, and what layers saw, if statistics are due."""
         assert self._blocks is not None
         kinds = tuple({type(module) for block in self._blocks for module in block.modules})
-        started = any(self._seen(block) for block in self._blocks)
-        part: Objective | None = objective
-        share = 1.0
-        if self.staggered and started:
-            part = _slice(objective, step, self.statistics_period)
-            share = len(part.inputs) / len(objective.inputs) if part is not None else 0.0
-        elif step % self.statistics_period:
-            part = None
-        elif self.statistics_share < 1:
-            part = first_of(objective, self.statistics_share)
+        part, share = self._statistics_part(objective, step)
         if part is objective and curvature is None:
             loss, passes = objective.scores(kinds, self.fisher)
             return loss, [(objective, passes, share)]
-        if curvature is None:
-            loss = objective()
-        else:
-            loss = curvature.loss
-            for parameter, gradient in zip(
-                objective.params, unflatten(curvature.gradient, objective.params), strict=True
-            ):
-                parameter.grad = gradient
+        loss = objective() if curvature is None else _fill_gradients(objective, curvature)
         if part is None or not bool(torch.isfinite(loss)):
             return loss, []
         with phase("curvature"):
             passes = part.scores(kinds, self.fisher, gradient=False)[1]
         return loss, [(part, passes, share)]
 
+    def _statistics_part(self, objective: Objective, step: int) -> tuple[Objective | None, float]:
+        """The part of the mini-batch that gives this step's statistics, and its share of an update."""
+        if self.staggered and any(self._seen(block) for block in self._blocks or []):
+            part = _slice(objective, step, self.statistics_period)
+            return part, 0.0 if part is None else len(part.inputs) / len(objective.inputs)
+        if step % self.statistics_period:
+            return None, 1.0
+        if self.statistics_share < 1:
+            return first_of(objective, self.statistics_share), 1.0
+        return objective, 1.0
+
     @phased("curvature")
     def _observe(self, seen: Objective, passes: list[Captured], share: float) -> None:
         assert self._blocks is not None
         measure = self._measure(seen)
-        found = [(block, self._sums(block, passes, measure)) for block in self._blocks]
-        used = [(block, sums) for block, sums in found if sums is not None]
+        sums_of = [(block, self._sums(block, passes, measure)) for block in self._blocks]
+        used = [(block, sums) for block, sums in sums_of if sums is not None]
         seen.ranks.all_reduce_([tensor for _, sums in used for tensor in sums.values()])
         for block, sums in used:
             if all(bool(torch.isfinite(tensor.sum())) for tensor in sums.values()):
-                self._fold(block, self.state[block.parameters[0]], sums, share)
+                self._update_statistics(block, self.state[block.parameters[0]], sums, share)
             else:
                 self.failures["statistics"] += 1
 
@@ -296,101 +294,105 @@ class Factored(Averaging):
     def _due(self, step: int) -> list[Block]:
         """The blocks whose inverses are to be renewed in this step."""
         blocks = [block for block in self._blocks or [] if self._seen(block)]
+        if step < self.first_inverses:
+            return blocks
         if not self.staggered:
-            return blocks if step < self.first_inverses or step % self.inverse_period == 0 else []
-        early = step < self.first_inverses
-        slots = {
-            id(block): i * self.inverse_period // len(blocks) for i, block in enumerate(blocks)
-        }
+            return [] if step % self.inverse_period else blocks
+        turn, count = step % self.inverse_period, len(blocks)
         return [
-            b
-            for b in blocks
-            if early or not self._ready(b) or slots[id(b)] == step % self.inverse_period
+            block
+            for number, block in enumerate(blocks)
+            if not self._ready(block) or number * self.inverse_period // count == turn
         ]
 
     # -- the move ----------------------------------------------------------------------------------
 
     def _move(self, objective: Objective, curvature: Curvature | None) -> None:
         """Step along the preconditioned gradients; the fallback for all parameters without one."""
-        found = self._directions(objective)
-        deltas = None if found is None else self._deltas(objective, *found, curvature)
-        if deltas is None:
+        prepared = self._directions(objective)
+        changes = None if prepared is None else self._changes(objective, *prepared, curvature)
+        if changes is None:
             self.failures["step"] += 1
             return
         for group in self.param_groups:
-            moved = [parameter for parameter in group["params"] if parameter in deltas]
-            for parameter in moved:
-                parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(deltas[parameter])
-            rest = [p for p in group["params"] if p not in deltas and p.grad is not None]
-            if rest:
-                options = {**group, "lr": scheduled_rate(group)}
-                states = [self.state[parameter] for parameter in rest]
-                FALLBACKS[self.fallback](
-                    rest, [_gradient(parameter) for parameter in rest], states, options
-                )
+            for parameter in group["params"]:
+                if parameter in changes:
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(changes[parameter])
+            self._fall_back(group, changes)
         if self.averaging:
             self.average_iterates(self.param_groups[0]["step"] + 1)
 
-    def _deltas(
+    def _fall_back(self, group: dict[str, Any], changes: dict[Tensor, Tensor]) -> None:
+        """Update a group's parameters that have a gradient and no change of their own."""
+        rest = [p for p in group["params"] if p not in changes and p.grad is not None]
+        if rest:
+            options = {**group, "lr": scheduled_rate(group)}
+            states = [self.state[parameter] for parameter in rest]
+            gradients = [_gradient(parameter) for parameter in rest]
+            FALLBACKS[self.fallback](rest, gradients, states, options)
+
+    def _changes(
         self,
         objective: Objective,
         directions: dict[Tensor, Tensor],
         predicted: float,
         curvature: Curvature | None,
     ) -> dict[Tensor, Tensor] | None:
-        """The changes of the parameters that have a direction.
+        """The changes of the parameters that have a direction; None refuses the step.
 
-        The clipped one, or its heavy-ball momentum.
-
-        `predicted` is sum lr^2 U.W' over them. None refuses the step.
+        `predicted` is sum lr^2 U.W' over them.
         """
-        deltas = {}
+        return self.heavy_ball(directions, predicted)
+
+    def heavy_ball(
+        self, directions: dict[Tensor, Tensor], predicted: float
+    ) -> dict[Tensor, Tensor]:
+        """-lr b, b the momentum of the clipped direction; with `momentum_of=gradient` that direction itself."""
+        changes = {}
         for group in self.param_groups:
             shrink = _clip(group["kl_clip"], predicted)
             for parameter in group["params"]:
                 if parameter in directions:
-                    deltas[parameter] = -group["lr"] * self._step(
+                    changes[parameter] = -group["lr"] * self._step(
                         parameter, directions[parameter], group, shrink
                     )
-        return deltas
+        return changes
 
     @phased("precondition")
     def _directions(self, objective: Objective) -> tuple[dict[Tensor, Tensor], float] | None:
         """The preconditioned gradients, and sum lr^2 U.W', their predicted change.
 
-        None if that is not a number.
-
-        With `momentum_of=gradient` it is the gradients' averages that are preconditioned.
+        None if that is not a number. With `momentum_of=gradient` the gradients' averages are
+        preconditioned.
         """
-        group_of = {id(p): group for group in self.param_groups for p in group["params"]}
+        ready = [block for block in self._blocks or [] if self._ready(block) and _driven(block)]
+        group_of = self._group_of()
+        inputs = {p: self._filtered(p, group_of[id(p)]) for b in ready for p in b.parameters}
+        gradients = [
+            block.matrix([inputs[p] for p in block.parameters]) / objective.scale for block in ready
+        ]
+        solved = self._solved(ready, gradients, self._dampings(ready, objective), objective)
         directions: dict[Tensor, Tensor] = {}
         predicted = torch.zeros((), device=objective.params[0].device)
-        ready = [
-            b
-            for b in self._blocks or []
-            if self._ready(b) and all(p.grad is not None for p in b.parameters)
-        ]
-        found = {p: self._filtered(p, group_of[id(p)]) for block in ready for p in block.parameters}
-        gradients = [
-            block.matrix([found[p] for p in block.parameters]) / objective.scale for block in ready
-        ]
-        dampings = [
-            group_of[id(block.parameters[0])]["damping"] + objective.l2 / objective.scale
-            for block in ready
-        ]
-        solved = self._solved(ready, gradients, dampings, objective)
         for block, gradient, direction in zip(ready, gradients, solved, strict=True):
-            predicted = (
-                predicted
-                + group_of[id(block.parameters[0])]["lr"] ** 2 * (direction * gradient).sum()
-            )
+            rate = group_of[id(block.parameters[0])]["lr"]
+            predicted = predicted + rate**2 * (direction * gradient).sum()
             directions.update(zip(block.parameters, block.tensors(direction), strict=True))
         if not bool(torch.isfinite(predicted)):
             return None
         if self.momentum_of == "gradient":
-            for parameter, average in found.items():
+            for parameter, average in inputs.items():
                 self.state[parameter]["momentum_buffer"] = average
         return directions, float(predicted)
+
+    def _group_of(self) -> dict[int, dict[str, Any]]:
+        """The group of each parameter, by the parameter's `id`."""
+        return {id(p): group for group in self.param_groups for p in group["params"]}
+
+    def _dampings(self, blocks: Sequence[Block], objective: Objective) -> list[float]:
+        """The damping of each block, the regulariser's curvature included."""
+        group_of, regulariser = self._group_of(), objective.l2 / objective.scale
+        return [group_of[id(block.parameters[0])]["damping"] + regulariser for block in blocks]
 
     def _solved(
         self,
@@ -430,6 +432,19 @@ class Factored(Averaging):
 def _gradient(parameter: nn.Parameter) -> Tensor:
     assert parameter.grad is not None
     return parameter.grad
+
+
+def _driven(block: Block) -> bool:
+    """Whether all parameters of a block have a gradient."""
+    return all(parameter.grad is not None for parameter in block.parameters)
+
+
+def _fill_gradients(objective: Objective, curvature: Curvature) -> Tensor:
+    """Put the gradient that came with a curvature into `.grad`; the loss that came with it."""
+    parts = unflatten(curvature.gradient, objective.params)
+    for parameter, gradient in zip(objective.params, parts, strict=True):
+        parameter.grad = gradient
+    return curvature.loss
 
 
 def first_of(objective: Objective, share: float) -> Objective:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import nn
 
 from optimizers.natural_gradient.blocks import Block, KroneckerBlock
 from optimizers.natural_gradient.scale_shift import SCALE_SHIFT, scale_shift_blocks
-from optimizers.natural_gradient.sites import sites_of
+from optimizers.natural_gradient.sites import Site, sites_of
 
 
 def blocks_of(model: nn.Module, group_of: Mapping[int, int]) -> list[Block]:
-    """The blocks of a model, in the order of its layers.
+    """The blocks of a model: of its normalising layers, then of its linear maps, in their order.
 
     A weight and its bias share a block unless one of them is frozen, belongs to several layers or
     to another parameter group. The uses of a weight by several layers are one block. A parameter
@@ -24,26 +24,63 @@ def blocks_of(model: nn.Module, group_of: Mapping[int, int]) -> list[Block]:
         group_of: the parameter group of each trained parameter, by its `id`.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
+    owners, trained = _owners(model), _trained(model, group_of)
+    unshared = {key: group for key, group in trained.items() if owners[key] == 1}
     sites = [site for module in model.modules() for site in sites_of(module)]
-    owners = Counter(
-        id(p) for module in model.modules() for p in module._parameters.values() if p is not None
-    )
-    weights = Counter(id(site.weight) for site in sites if site.weight is not None)
-    biases = Counter(id(site.bias) for site in sites if site.bias is not None)
-    trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad} & set(
-        group_of
-    )
-    known = {key for key in trained if owners[key] == weights[key] + biases[key]}
-    blocks: list[Block] = []
-    of_weight: dict[int, KroneckerBlock] = {}
-    unshared = {key: group_of[key] for key in trained if owners[key] == 1}
+    uses = _uses(sites)
+    known = {key: group for key, group in trained.items() if owners[key] == uses[key]}
+    return [
+        *_normalising_blocks(model, names, unshared),
+        *_kronecker_blocks(sites, names, owners, known),
+    ]
+
+
+def _owners(model: nn.Module) -> Counter[int]:
+    """How many modules hold each parameter, by its `id`."""
+    parameters = (p for module in model.modules() for p in module._parameters.values())
+    return Counter(id(p) for p in parameters if p is not None)
+
+
+def _trained(model: nn.Module, group_of: Mapping[int, int]) -> dict[int, int]:
+    """The group of each trained parameter of the model, by the parameter's `id`."""
+    keys = (id(p) for p in model.parameters() if p.requires_grad)
+    return {key: group_of[key] for key in keys if key in group_of}
+
+
+def _uses(sites: Sequence[Site]) -> Counter[int]:
+    """How many linear maps use each parameter, by its `id`."""
+    parameters = (p for site in sites for p in (site.weight, site.bias))
+    return Counter(id(p) for p in parameters if p is not None)
+
+
+def _normalising_blocks(
+    model: nn.Module, names: Mapping[int, str], unshared: Mapping[int, int]
+) -> Iterator[Block]:
     for module in model.modules():
         if type(module) in SCALE_SHIFT:
-            blocks += scale_shift_blocks(module, names, unshared)
+            yield from scale_shift_blocks(module, names, unshared)
+
+
+def _kronecker_blocks(
+    sites: Sequence[Site],
+    names: Mapping[int, str],
+    owners: Mapping[int, int],
+    known: Mapping[int, int],
+) -> list[Block]:
+    """The blocks of the parameters that linear maps alone use.
+
+    Args:
+        sites: the linear maps.
+        names: of all parameters, by their `id`.
+        owners: the number of modules that hold a parameter.
+        known: the parameter group of each of these parameters.
+    """
+    blocks: list[Block] = []
+    of_weight: dict[int, KroneckerBlock] = {}
     for site in sites:
         weight, bias = _key(site.weight, known), _key(site.bias, known)
-        alone = owners[weight] == 1 and owners[bias] == 1
-        if weight and bias and alone and group_of[weight] == group_of[bias]:
+        unshared = owners[weight] == 1 and owners[bias] == 1
+        if unshared and known[weight] == known[bias]:
             blocks.append(KroneckerBlock(names[weight], [site], weight=True, bias=True))
             continue
         if weight in of_weight:
@@ -56,5 +93,6 @@ def blocks_of(model: nn.Module, group_of: Mapping[int, int]) -> list[Block]:
     return blocks
 
 
-def _key(parameter: nn.Parameter | None, known: set[int]) -> int:
+def _key(parameter: nn.Parameter | None, known: Mapping[int, int]) -> int:
+    """The `id` of a known parameter, 0 for any other."""
     return id(parameter) if parameter is not None and id(parameter) in known else 0

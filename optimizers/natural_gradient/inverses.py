@@ -46,7 +46,7 @@ class Inverses(ABC):
     def blank(self, block: Block, state: State) -> dict[str, Tensor]:
         """Zeros in the shapes of what is kept of a block whose factors are known."""
 
-    def kept(self, state: State) -> list[str]:
+    def stored(self, state: State) -> list[str]:
         """The names under which a state holds the inverse."""
         return [name for name in state if name.endswith(self.suffixes)]
 
@@ -85,7 +85,7 @@ class Cholesky(Inverses):
         }
 
     def solve(self, block: Block, state: State, damping: float, gradient: Tensor) -> Tensor:
-        inverses = {name.removesuffix("_inverse"): state[name] for name in self.kept(state)}
+        inverses = {name.removesuffix("_inverse"): state[name] for name in self.stored(state)}
         return block.solve(inverses, gradient)
 
 
@@ -170,4 +170,4 @@ def rotate_back(matrix: Tensor, state: State) -> Tensor:
     return matrix @ state["a_basis"].mT if "a_basis" in state else matrix
 
 
-KEEPING: dict[str, type[Inverses]] = {"cholesky": Cholesky, "eigen": Eigen}
+INVERSES: dict[str, type[Inverses]] = {"cholesky": Cholesky, "eigen": Eigen}

@@ -169,7 +169,9 @@ class KBFGS(Factored):
             found = {name: site.placed(tensor) + found.get(name, 0) for name, tensor in new.items()}
         return found or None
 
-    def _fold(self, block: Block, state: dict[str, Any], sums: Tensors, share: float) -> None:
+    def _update_statistics(
+        self, block: Block, state: dict[str, Any], sums: Tensors, share: float
+    ) -> None:
         state["updates"] = state.get("updates", 0) + 1
         keep = min(1 - 1 / state["updates"], self.decay)
         state["a"] = (

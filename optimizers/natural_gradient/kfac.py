@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from math import isfinite
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,19 +10,14 @@ from torch import Tensor
 
 from optimizers.distributed import SINGLE_PROCESS, SingleProcess
 from optimizers.linalg.curvature import Curvature
-from optimizers.linalg.damping import RatioRule, reduction_ratio
-from optimizers.linalg.flat import flatten, unflatten
 from optimizers.method import require_choice, require_range
 from optimizers.natural_gradient.blocks import Block, Tensors
-from optimizers.natural_gradient.factored import Factored, first_of, require_fitting
-from optimizers.natural_gradient.inverses import KEEPING, factors_of
-from optimizers.natural_gradient.quadratic import best_combination
+from optimizers.natural_gradient.factored import Factored, require_fitting
+from optimizers.natural_gradient.inverses import INVERSES, State, factors_of
+from optimizers.natural_gradient.step_rules import Changes, damping_rule_of, step_rule_of
 from optimizers.natural_gradient.workshare import gathered_flags, hand_out, owners_of
 from optimizers.objective import Objective
-from optimizers.phases import phased
 
-DAMPING_RULES = ("fixed", "decay", "adaptive")
-STEP_RULES = ("lr", "exact")
 SPLITS = ("trace", "equal")
 
 
@@ -107,9 +101,9 @@ class KFAC(Factored):
     """
 
     rule = "kfac"
-    keeping: tuple[str, ...] = tuple(KEEPING)
-    splits: tuple[str, ...] = SPLITS
-    distributions: tuple[str, ...] = ("communication", "memory")
+    inverse_choices: tuple[str, ...] = tuple(INVERSES)
+    split_choices: tuple[str, ...] = SPLITS
+    distribution_choices: tuple[str, ...] = ("communication", "memory")
 
     def __init__(
         self,
@@ -149,40 +143,16 @@ class KFAC(Factored):
         if kl_clip is not None:
             require_range("kl_clip", kl_clip, open_low=True)
         require_range("decay", decay, high=1)
-        require_choice("step_rule", step_rule, STEP_RULES)
-        if step_rule == "exact" and momentum_of == "gradient":
-            raise ValueError(
-                "step_rule=exact has a momentum of its own; take momentum_of=direction"
-            )
-        require_choice("damping_rule", damping_rule, DAMPING_RULES)
-        require_range("damping_decay", damping_decay, high=1, open_low=True)
-        require_range("damping_period", damping_period, low=1, whole=True)
-        require_range("min_damping", min_damping)
-        require_range("curvature_share", curvature_share, high=1, open_low=True)
-        inverse = self.keeping[0] if inverse is None else inverse
-        require_choice("inverse", inverse, self.keeping)
-        require_choice("damping_split", damping_split, self.splits)
-        require_choice("distribution", distribution, self.distributions)
+        self.damping_rule = damping_rule_of(
+            damping_rule, damping_decay, damping_period, min_damping
+        )
+        self.step_rule = step_rule_of(step_rule, self.damping_rule, curvature_share, momentum_of)
+        inverse = self.inverse_choices[0] if inverse is None else inverse
+        require_choice("inverse", inverse, self.inverse_choices)
+        require_choice("damping_split", damping_split, self.split_choices)
+        require_choice("distribution", distribution, self.distribution_choices)
         self.decay = decay
-        self.step_rule = step_rule
-        self.damping_rule = damping_rule
-        self.damping_decay = damping_decay
-        self.damping_period = damping_period
-        self.min_damping = min_damping
-        self.rule_of_damping: RatioRule | None = None
-        if damping_rule == "adaptive":
-            shrink = damping_decay**damping_period
-            if not 1e-100 < shrink < 1:
-                raise ValueError(
-                    "damping_rule=adaptive needs damping_decay below 1 and "
-                    "damping_decay^damping_period not "
-                    f"vanishing, got {damping_decay} and {damping_period}; take damping_decay=0.95 "
-                    f"and damping_period=5"
-                )
-            self.rule_of_damping = RatioRule(1 / shrink, shrink, smallest=min_damping)
-        self.curvature_share = curvature_share
-        self.inverses = KEEPING[inverse](damping_split)
-        self._ratio = float("nan")
+        self.inverses = INVERSES[inverse](damping_split)
         self.distribution = distribution
         self._ranks: SingleProcess = SINGLE_PROCESS
         self._elsewhere: set[int] = set()  # blocks whose inverse some rank holds
@@ -212,13 +182,13 @@ class KFAC(Factored):
             skip=skip,
             fallback=fallback,
         )
-        if step_rule == "exact" or damping_rule == "adaptive":
-            self.needs = type(self).needs | {"ggn"}
+        self.needs = type(self).needs | self.step_rule.needs | self.damping_rule.needs
 
     def telemetry(self) -> dict[str, float]:
+        """Those of the base, `reduction_ratio` and the factors' `condition`."""
         return {
             **super().telemetry(),
-            "reduction_ratio": self._ratio,
+            "reduction_ratio": self.damping_rule.ratio,
             "condition": self._condition(),
         }
 
@@ -229,7 +199,9 @@ class KFAC(Factored):
         require_fitting(self, blocks, self.max_dim or float("inf"), self.max_gib)
         return blocks
 
-    def _fold(self, block: Block, state: dict[str, Any], sums: Tensors, share: float) -> None:
+    def _update_statistics(
+        self, block: Block, state: dict[str, Any], sums: Tensors, share: float
+    ) -> None:
         state["updates"] = state.get("updates", 0.0) + share
         keep = min(1 - share / state["updates"], self.decay**share)
         for name, new in block.factors(sums).items():
@@ -238,35 +210,39 @@ class KFAC(Factored):
             )
 
     def _refresh(self, blocks: Sequence[Block], objective: Objective) -> None:
-        group_of = {id(p): group for group in self.param_groups for p in group["params"]}
-        ranks, regulariser = objective.ranks, objective.l2 / objective.scale
+        dampings = self._dampings(blocks, objective)
         states = [self.state[block.parameters[0]] for block in blocks]
-        dampings = [group_of[id(block.parameters[0])]["damping"] + regulariser for block in blocks]
         work = list(zip(blocks, states, dampings, strict=True))
-        if ranks.size == 1:
+        if objective.ranks.size == 1:
             self.inverses.refresh(work, self.failures)
             return
-        self._ranks = ranks
+        self._ranks = objective.ranks
         owner = self._owners()
-        self.inverses.refresh(
-            [part for part in work if owner[id(part[0])] == ranks.rank], self.failures
-        )
+        own = [part for part in work if owner[id(part[0])] == self._ranks.rank]
+        self.inverses.refresh(own, self.failures)
         held = list(zip(blocks, states, strict=True))
         if self.distribution == "communication":
-            self._elsewhere |= hand_out(held, owner, self.inverses, ranks)
-            return
+            self._elsewhere |= hand_out(held, owner, self.inverses, self._ranks)
+        else:
+            self._elsewhere |= self._dropped(held, owner)
+
+    def _dropped(self, held: Sequence[tuple[Block, State]], owner: dict[int, int]) -> set[int]:
+        """The `id`s of the blocks that some rank has an inverse of, after this rank drops the others' ones.
+
+        A checkpoint brings those of all ranks.
+        """
         for block, state in held:
-            if owner[id(block)] != ranks.rank:
-                for name in self.inverses.kept(state):  # loaded from a checkpoint
+            if owner[id(block)] != self._ranks.rank:
+                for name in self.inverses.stored(state):
                     del state[name]
-        self._elsewhere |= gathered_flags(
-            held, [bool(self.inverses.kept(state)) for state in states], ranks
-        )
+        flags = [bool(self.inverses.stored(state)) for _, state in held]
+        return gathered_flags(held, flags, self._ranks)
 
     def _owners(self) -> dict[int, int]:
         return owners_of(self._blocks or [], self._ranks.size)
 
     def state_dict(self) -> dict[str, Any]:
+        """The whole state on every rank, the inverses that other ranks hold included."""
         if self._ranks.size == 1 or self.distribution == "communication":
             return super().state_dict()
         held = [
@@ -274,12 +250,12 @@ class KFAC(Factored):
             for block in self._blocks or []
             if self._ready(block)
         ]
-        before = [self.inverses.kept(state) for _, state in held]
+        before = [self.inverses.stored(state) for _, state in held]
         hand_out(held, self._owners(), self.inverses, self._ranks)
         whole = super().state_dict()
         whole["state"] = {number: dict(state) for number, state in whole["state"].items()}
         for (_, state), names in zip(held, before, strict=True):
-            for name in set(self.inverses.kept(state)) - set(names):
+            for name in set(self.inverses.stored(state)) - set(names):
                 del state[name]
         return whole
 
@@ -295,7 +271,7 @@ class KFAC(Factored):
             return super()._solved(blocks, gradients, dampings, objective)
         owner = self._owners()
         mine = [number for number, block in enumerate(blocks) if owner[id(block)] == ranks.rank]
-        found = [torch.zeros_like(gradient) for gradient in gradients]
+        directions = [torch.zeros_like(gradient) for gradient in gradients]
         of_mine = (
             [blocks[i] for i in mine],
             [gradients[i] for i in mine],
@@ -303,9 +279,9 @@ class KFAC(Factored):
         )
         solved = super()._solved(*of_mine, objective)
         for number, direction in zip(mine, solved, strict=True):
-            found[number] = direction.contiguous()
-        ranks.all_reduce_(found)
-        return found
+            directions[number] = direction.contiguous()
+        ranks.all_reduce_(directions)
+        return directions
 
     def _direction(
         self, block: Block, state: dict[str, Any], gradient: Tensor, damping: float
@@ -314,7 +290,7 @@ class KFAC(Factored):
 
     def _ready(self, block: Block) -> bool:
         return id(block) in self._elsewhere or bool(
-            self.inverses.kept(self.state.get(block.parameters[0], {}))
+            self.inverses.stored(self.state.get(block.parameters[0], {}))
         )
 
     def _condition(self) -> float:
@@ -333,132 +309,15 @@ class KFAC(Factored):
     # -- the step ----------------------------------------------------------------------------------
 
     def _curvature(self, objective: Objective) -> Curvature | None:
-        return objective.ggn() if self.step_rule == "exact" and self.curvature_share == 1 else None
+        return self.step_rule.curvature(objective)
 
-    def _deltas(
+    def _changes(
         self,
         objective: Objective,
-        directions: dict[Tensor, Tensor],
+        directions: Changes,
         predicted: float,
         curvature: Curvature | None,
-    ) -> dict[Tensor, Tensor] | None:
-        group = self.param_groups[0]
-        judged = self.rule_of_damping is not None and (group["step"] + 1) % self.damping_period == 0
-        if self.step_rule == "lr" and not judged:
-            deltas = super()._deltas(objective, directions, predicted, curvature)
-        elif self.step_rule == "lr":
-            held = {
-                p: self.state[p]["momentum_buffer"].clone()
-                for p in directions
-                if "momentum_buffer" in self.state[p]
-            }
-            deltas = self._judged(
-                objective, super()._deltas(objective, directions, predicted, curvature) or {}
-            )
-            for parameter in (
-                directions if deltas is None else ()
-            ):  # a refused step leaves no momentum
-                buffer = self.state[parameter]["momentum_buffer"]
-                buffer.copy_(held.get(parameter, torch.zeros_like(buffer)))
-        else:
-            deltas = self._modelled(objective, directions, curvature, judged)
-        if self.damping_rule == "decay":
-            for group in self.param_groups:
-                group["damping"] = max(group["damping"] * self.damping_decay, self.min_damping)
-        return deltas
-
-    def _judged(
-        self, objective: Objective, deltas: dict[Tensor, Tensor]
-    ) -> dict[Tensor, Tensor] | None:
-        """The same step, its predicted change taken from the exact Fisher matrix and compared with the real one."""
-        curvature = objective.ggn()
-        step = _flat(objective, deltas)
-        image = curvature(step) + objective.scale * self.param_groups[0]["damping"] * step
-        change = float(curvature.gradient @ step + step @ image / 2)
-        return deltas if self._judge(objective, curvature.loss, step, change) else None
-
-    def _modelled(
-        self,
-        objective: Objective,
-        directions: dict[Tensor, Tensor],
-        curvature: Curvature | None,
-        judged: bool,
-    ) -> dict[Tensor, Tensor] | None:
-        """The step alpha U + mu d that minimises the quadratic model.
-
-        What is remembered of it is d.
-        """
-        part = objective
-        if curvature is None:
-            part = first_of(objective, self.curvature_share)
-            curvature = part.ggn()
-        weight, damping = (
-            objective.scale / part.scale,
-            objective.scale * self.param_groups[0]["damping"],
-        )
-        damping -= (weight - 1) * objective.l2  # the regulariser is no sum over examples
-        exact = curvature
-
-        def product(vector: Tensor) -> Tensor:
-            image: Tensor = weight * exact(vector) + damping * vector
-            return image
-
-        scheduled: dict[Tensor, float] = {
-            p: _scheduled(group)
-            for group in self.param_groups
-            for p in group["params"]
-            if p in directions
-        }
-        chosen = {p: direction for p, direction in directions.items() if scheduled[p]}
-        if not chosen:
-            return {}
-        choice = [_flat(objective, chosen)]
-        last = {p: self.state[p]["last_step"] for p in chosen if "last_step" in self.state[p]}
-        if last:
-            choice.append(_flat(objective, last))
-        found = best_combination(product, objective.gradient(), choice)
-        if found is None:
-            return None
-        coefficients, change = found
-        best = torch.stack(
-            [c * direction for c, direction in zip(coefficients, choice, strict=True)]
-        ).sum(0)
-        parts: dict[Tensor, Tensor] = dict(
-            zip(objective.params, unflatten(best, objective.params), strict=True)
-        )
-        deltas = {p: scheduled[p] * parts[p] for p in chosen}
-        share = _scheduled(self.param_groups[0])
-        loss = curvature.loss if part is objective else None
-        # at the minimum q = b.x / 2 and x'Mx = -b.x, so that a share of the step has the change (2
-        # s - s^2) q
-        if judged and not self._judge(
-            objective, loss, _flat(objective, deltas), (2 - share) * share * change
-        ):
-            return None
-        for parameter, delta in deltas.items():
-            self.state[parameter]["last_step"] = delta
-        return deltas
-
-    @phased("line search")
-    def _judge(
-        self, objective: Objective, before: Tensor | None, step: Tensor, change: float
-    ) -> bool:
-        """Adapt the damping to what the step does to the loss; False if that is not a number."""
-        assert self.rule_of_damping is not None
-        first = float(objective.value() if before is None else before)
-        after = float(objective.value(step))
-        self._ratio = reduction_ratio(first, after, -change, torch.finfo(step.dtype).eps)
-        for group in self.param_groups:
-            group["damping"] = self.rule_of_damping(group["damping"], self._ratio)
-        return isfinite(after)
-
-
-def _scheduled(group: dict[str, Any]) -> float:
-    """What a schedule has made of the learning rate, as a share of the first one."""
-    share: float = group["lr"] / group["initial_lr"] if group["initial_lr"] else 0.0
-    return share
-
-
-def _flat(objective: Objective, parts: Mapping[Tensor, Tensor]) -> Tensor:
-    """The parts as one vector in the objective's order, zero for all other parameters."""
-    return flatten(parts.get(p, torch.zeros_like(p)) for p in objective.params)
+    ) -> Changes | None:
+        changes = self.step_rule.changes(self, objective, directions, predicted, curvature)
+        self.damping_rule.after_step(self.param_groups)
+        return changes

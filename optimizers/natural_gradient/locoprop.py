@@ -139,7 +139,9 @@ class LocoProp(Factored):
         sums = super()._sums(block, passes, measure)
         return None if sums is None else {"a": sums["a"]}
 
-    def _fold(self, block: Block, state: dict[str, Any], sums: Tensors, share: float) -> None:
+    def _update_statistics(
+        self, block: Block, state: dict[str, Any], sums: Tensors, share: float
+    ) -> None:
         state["updates"] = 1
         self._inputs[block] = sums["a"]
 

@@ -177,7 +177,9 @@ class SINGD(Factored):
             sums["positions"] = sums["rows"] / measure.terms
         return sums
 
-    def _fold(self, block: Block, state: dict[str, Any], sums: Tensors, share: float) -> None:
+    def _update_statistics(
+        self, block: Block, state: dict[str, Any], sums: Tensors, share: float
+    ) -> None:
         state["updates"] = state.get("updates", 0) + 1
         positions = sums.pop("positions", None)
         factors = block.factors(sums)
@@ -188,13 +190,9 @@ class SINGD(Factored):
         self._fresh[block] = factors
 
     def _refresh(self, blocks: Sequence[Block], objective: Objective) -> None:
-        group_of = {id(p): group for group in self.param_groups for p in group["params"]}
-        for block in blocks:
+        for block, damping in zip(blocks, self._dampings(blocks, objective), strict=True):
             factors = self._fresh.pop(block, None)
             if factors is not None:
-                damping = (
-                    group_of[id(block.parameters[0])]["damping"] + objective.l2 / objective.scale
-                )
                 self._learn(block, self.state[block.parameters[0]], factors, damping)
 
     # -- the factors -------------------------------------------------------------------------------

@@ -39,7 +39,9 @@ def hand_out(
 
     The `id`s of the blocks that have one.
     """
-    held = [bool(inverses.kept(state)) and owner[id(block)] == ranks.rank for block, state in work]
+    held = [
+        bool(inverses.stored(state)) and owner[id(block)] == ranks.rank for block, state in work
+    ]
     blanks = [inverses.blank(block, state) for block, state in work]
     found = [
         {

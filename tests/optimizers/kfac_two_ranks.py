@@ -122,7 +122,7 @@ class Run:
 def inverted(optimizer: KFAC) -> list[int]:
     """The numbers of the blocks whose inverse this process holds."""
     states = [optimizer.state[block.parameters[0]] for block in optimizer._blocks or []]
-    return [number for number, state in enumerate(states) if optimizer.inverses.kept(state)]
+    return [number for number, state in enumerate(states) if optimizer.inverses.stored(state)]
 
 
 def trained(name: str, ranks: SingleProcess) -> dict[str, Any]:

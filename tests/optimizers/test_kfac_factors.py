@@ -238,7 +238,7 @@ def test_exponential_average_starts_plain() -> None:
     for k, value in enumerate(values, start=1):
         matrix = value * torch.eye(2)
         sums = {"a": matrix.clone(), "g": 2 * 3 * matrix, "rows": torch.tensor(3.0)}
-        optimizer._fold(block_of_two(), state, sums, 1.0)
+        optimizer._update_statistics(block_of_two(), state, sums, 1.0)
         keep = min(1 - 1 / k, 0.75)
         average = keep * average + (1 - keep) * value
         close(state["a"], average * torch.eye(2), 1e-6)

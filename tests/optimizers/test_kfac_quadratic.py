@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from optimizers.linalg.flat import flatten
 from optimizers.natural_gradient import EKFAC, KFAC
-from optimizers.natural_gradient.quadratic import best_combination
+from optimizers.natural_gradient.step_rules import best_combination
 from tests.optimizers.cases import CASES, Problem, Reference, close, mlp
 
 EVERY: dict[str, object] = {"fisher": "exact", "statistics_period": 1, "inverse_period": 1}

@@ -439,10 +439,10 @@ def test_first_statistics_fail_then_the_layer_joins() -> None:
         fallback="sgd",
         momentum=0.0,
     )
-    original, optimizer._fold = optimizer._fold, lambda *_: None  # type: ignore[method-assign]
+    original, optimizer._update_statistics = optimizer._update_statistics, lambda *_: None  # type: ignore[method-assign]
     optimizer.step(problem.objective())
     assert set(optimizer.layer_coverage().values()) == {"sgd"}
-    optimizer._fold = original  # type: ignore[method-assign]
+    optimizer._update_statistics = original  # type: ignore[method-assign]
     for _ in range(2):
         optimizer.step(problem.objective())
     assert set(optimizer.layer_coverage().values()) == {"kfac"}
