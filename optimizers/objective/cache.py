@@ -1,4 +1,4 @@
-"""The loss and the gradient at a point, kept for a step that begins where the last one ended."""
+"""The loss and the gradient at a point, cached for a step that begins where the last one ended."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 
-class Known:
-    """What was computed at the present parameters, for one mini-batch.
+class CachedEvaluation:
+    """Loss and gradient of one mini-batch at the present parameters.
 
     It holds as long as the parameters have not been written since and the same tensors are asked
     about; after a checkpoint, when tensors are new, as long as their content is the same.
@@ -52,10 +52,10 @@ class Known:
     @classmethod
     def restored(cls, state: dict[str, Any], params: Sequence[Tensor]) -> Self:
         """The inverse of `state_dict`, for parameters that have been restored already."""
-        known = cls(state["loss"], state["gradient"], params, state["loss"], state["gradient"])
+        cached = cls(state["loss"], state["gradient"], params, state["loss"], state["gradient"])
         first, second = state["batch"]
-        known.batch = (int(first), int(second))
-        return known
+        cached.batch = (int(first), int(second))
+        return cached
 
 
 def _fingerprint(tensor: Tensor) -> int:

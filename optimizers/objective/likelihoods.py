@@ -43,20 +43,22 @@ class Family(ABC):
 
     @abstractmethod
     def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
-        """Targets from the distribution with these parameters, from any where they are not finite."""
+        """Targets from the distribution with these parameters, any where they are not finite."""
 
     @abstractmethod
     def roots(self, outputs: Tensor) -> Iterator[Tensor]:
-        """Tensors s_c, shaped like the outputs, with sum_c s_c s_c^T = the Hessian of each canonical term."""
+        """Tensors s_c like the outputs with sum_c s_c s_c' = the Hessian of each canonical term."""
 
 
 class _Elementwise(Family):
     """Independent outputs: the sum over all axes but the first is an example's loss."""
 
     def terms(self, outputs: Tensor) -> int:
+        """An example is a term."""
         return len(outputs)
 
     def scale(self, outputs: Tensor) -> float:
+        """1 for a mean over examples, N for a sum, 1 / (outputs of an example) for a mean."""
         count = float(len(outputs))
         scales = {
             "sum": count,
@@ -67,6 +69,7 @@ class _Elementwise(Family):
         return scales[self.reduction]
 
     def roots(self, outputs: Tensor) -> Iterator[Tensor]:
+        """One per output of an example: the square root of its second derivative."""
         deviation = self.hessian_diagonal(outputs).sqrt().reshape(len(outputs), -1)
         for column in range(deviation.shape[1]):
             root = torch.zeros_like(deviation)
@@ -79,17 +82,20 @@ class _Elementwise(Family):
 
 
 class Gaussian(_Elementwise):
-    """Squared error |z - t|^2, the negative log-likelihood of a Gaussian with variance 1/2 (`nn.MSELoss`)."""
+    """Squared error |z - t|^2 of `nn.MSELoss`: a Gaussian with variance 1/2."""
 
     def noise(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        """Standard normal numbers, one per output."""
         return torch.randn(
             outputs.shape, generator=generator, device=outputs.device, dtype=_exact(outputs)
         )
 
     def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
+        """z + noise / sqrt(2)."""
         return outputs + math.sqrt(0.5) * noise.to(outputs.dtype)
 
     def hessian_diagonal(self, outputs: Tensor) -> Tensor:
+        """2 for every output."""
         return torch.full_like(outputs, 2.0)
 
     def residual_weight(self, outputs: Tensor) -> float:
@@ -101,10 +107,12 @@ class Bernoulli(_Elementwise):
     """Binary cross-entropy with logits z (`nn.BCEWithLogitsLoss`)."""
 
     def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
+        """1 with the probability sigmoid(z), else 0."""
         probability = outputs.to(noise.dtype).sigmoid().nan_to_num(0.5)
         return (noise < probability).to(outputs.dtype)
 
     def hessian_diagonal(self, outputs: Tensor) -> Tensor:
+        """p (1 - p), p = sigmoid(z)."""
         probability = outputs.sigmoid()
         return probability * (1 - probability)
 
@@ -116,19 +124,19 @@ class Categorical(Family):
     """
 
     def terms(self, outputs: Tensor) -> int:
+        """Every position of every example is a term."""
         return outputs.numel() // outputs.shape[1]
 
     def scale(self, outputs: Tensor) -> float:
+        """1 for a mean over terms, their number for a sum."""
         return {"sum": float(self.terms(outputs)), "mean": 1.0}[self.reduction]
 
     def noise(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        """Uniform numbers, one per term."""
         return super().noise(outputs.select(1, 0), generator)
 
     def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
-        """The class c with c_1 + ... + c_{c-1} <= u < c_1 + .
-
-        + c_c, u the noise times the sum of all.
-        """
+        """The class c with p_1 + ... + p_{c-1} <= u < p_1 + ... + p_c, u the noise times the sum."""
         cumulative = outputs.movedim(1, -1).to(noise.dtype).softmax(-1).nan_to_num(1.0).cumsum(-1)
         total = cumulative[..., -1]
         # the product may be rounded up to the total, above which there is no class
@@ -136,8 +144,8 @@ class Categorical(Family):
         return torch.searchsorted(cumulative, level[..., None], right=True)[..., 0]
 
     def roots(self, outputs: Tensor) -> Iterator[Tensor]:
-        # diag(p) - p p^T = B B^T with B = diag(sqrt p) - p sqrt(p)^T; the columns of B are the
-        # roots.
+        """One per class, the columns of diag(sqrt p) - p sqrt(p)'."""
+        # diag(p) - p p' = B B' with B = diag(sqrt p) - p sqrt(p)', whose columns are the roots
         probability = outputs.softmax(1)
         for column in range(outputs.shape[1]):
             deviation = probability[:, column : column + 1].sqrt()

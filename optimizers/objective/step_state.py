@@ -1,57 +1,18 @@
-"""How an objective's evaluations are made.
-
-What the objectives of a run share, and one random state for each step.
-"""
+"""The state in which all evaluations of a step are made: random numbers, running statistics."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from optimizers.distributed import SINGLE_PROCESS, SingleProcess
-from optimizers.objective.cache import Known
-from optimizers.objective.likelihoods import Family
 
-Batch = tuple[Tensor, Tensor]
-Counts = Counter[str]
-Observer = Callable[[Tensor, Tensor], None]
-
-
-@dataclass
-class Problem:
-    """What the objectives of one run have in common."""
-
-    model: nn.Module
-    loss_fn: nn.Module
-    family: Family | None
-    names: list[str]
-    params: list[nn.Parameter]
-    norms: list[_NormBase]
-    recurrent: list[nn.RNNBase]
-    l2: float
-    autocast: bool
-    sampler: Callable[[], Batch] | None
-    generator: torch.Generator
-    ranks: SingleProcess = SINGLE_PROCESS
-    parts: int = 1
-    clip: float | None = None
-    observer: Observer | None = None
-    known: Known | None = None
-    counts: Counts = field(default_factory=Counter)
-
-
-class Moment:
-    """The point in a step at which every evaluation is made.
-
-    One random state, one update of the running statistics.
-    """
+class RandomState:
+    """The random state of a step, taken at the first evaluation and replayed at the others."""
 
     __slots__ = ("device", "device_state", "host_state")
 
@@ -81,7 +42,7 @@ class Moment:
 
     @property
     def random(self) -> bool:
-        """Whether random numbers have been drawn since the moment began."""
+        """Whether random numbers have been drawn since the first evaluation began."""
         if self.host_state is None or not torch.equal(self.host_state, torch.get_rng_state()):
             return True
         state = self._device_state()
@@ -102,7 +63,7 @@ class Moment:
 
 @contextmanager
 def held_statistics(norms: Sequence[_NormBase]) -> Iterator[None]:
-    """Layers in training mode normalise by the batch as before, but their running statistics do not move.
+    """Layers normalise by the batch as before, but their running statistics do not move.
 
     Restoring the buffers afterwards instead would change them in place and so break the kept graph
     and torch.func.
@@ -121,6 +82,7 @@ def held_statistics(norms: Sequence[_NormBase]) -> Iterator[None]:
 
 @contextmanager
 def twice_differentiable(plain_rnn: bool) -> Iterator[None]:
+    """Kernels with a second derivative; `plain_rnn` turns off cuDNN, whose RNNs have none."""
     with (
         sdpa_kernel(SDPBackend.MATH),
         torch.backends.cudnn.flags(enabled=False) if plain_rnn else nullcontext(),
@@ -131,33 +93,3 @@ def twice_differentiable(plain_rnn: bool) -> Iterator[None]:
 def couples(norm: _NormBase) -> bool:
     """Whether a layer mixes the examples of a batch."""
     return isinstance(norm, _BatchNorm) and (norm.training or norm.running_mean is None)
-
-
-def weighted_mean(loss_fn: nn.Module) -> bool:
-    """Whether a classification loss divides by a sum of weights that depends on the batch's targets."""
-    if not isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss) or loss_fn.reduction != "mean":
-        return False
-    return loss_fn.weight is not None or loss_fn.ignore_index != -100
-
-
-def share_of(loss_fn: nn.Module, targets: Tensor | None, part: slice, count: int) -> float:
-    """The weight of a part's own loss in that of the `count` examples, so that the weighted parts add up to it.
-
-    1 for a sum; for a mean what the part's divides by over what the whole one's does. A loss of
-    one's own is taken to be a mean over examples unless its `reduction` says sum.
-    """
-    if getattr(loss_fn, "reduction", "mean") in ("sum", "half_sum"):
-        return 1.0
-    if targets is None or targets.is_floating_point() or not weighted_mean(loss_fn):
-        return float((part.stop - part.start) / count)
-    weights = _target_weights(loss_fn, targets)
-    return float(weights[part].sum() / weights.sum())
-
-
-def _target_weights(loss_fn: nn.Module, targets: Tensor) -> Tensor:
-    """What each target adds to the divisor of a weighted mean."""
-    assert isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss)
-    counted = targets != loss_fn.ignore_index
-    if loss_fn.weight is None:
-        return counted.double()
-    return loss_fn.weight[targets.where(counted, 0)] * counted

@@ -157,7 +157,7 @@ def _tried(plan: Plan, task: Task) -> str | None:
 
 def _of_model(copy: Copy) -> str | None:
     """What stands against a joint evaluation, which is compared with one by itself."""
-    batch = copy.objective.inputs, copy.objective._known_targets()
+    batch = copy.objective.inputs, copy.objective.targets
     state = torch.get_rng_state()
     alone = float(copy.objective.on(*batch)())
     if not torch.equal(state, torch.get_rng_state()):
@@ -184,7 +184,7 @@ def _of_model(copy: Copy) -> str | None:
 
 def _of_optimizer(copy: Copy) -> str | None:
     """What an optimizer that is told one gradient asks for beyond it."""
-    name, batch = copy.plan.optimizer, (copy.objective.inputs, copy.objective._known_targets())
+    name, batch = copy.plan.optimizer, (copy.objective.inputs, copy.objective.targets)
     for _ in range(2):
         loss = copy.objective.on(*batch)()
         row, state = copy.objective.on(*batch), torch.get_rng_state()

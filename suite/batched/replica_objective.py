@@ -24,7 +24,7 @@ class Row(Objective):
 
     def count(self) -> None:
         """Count the evaluation, for an update that does not ask for it."""
-        self._count_gradient()
+        self._batch.count_gradient()
 
     def __call__(self) -> Tensor:
         told = getattr(self, "_told", None)
@@ -32,10 +32,10 @@ class Row(Objective):
             return super().__call__()
         (loss, gradients), self._told = told, None
         if (
-            self._problem.norms and self._moment.host_state is None
+            self._batch.problem.norms and self._batch.random_state.host_state is None
         ):  # the joint pass has moved their statistics
-            self._moment.host_state = torch.get_rng_state()
-        self._count_gradient()
+            self._batch.random_state.host_state = torch.get_rng_state()
+        self._batch.count_gradient()
         for parameter, gradient in zip(self.params, gradients, strict=True):
             parameter.grad = gradient
         return self._end_gradient([loss])

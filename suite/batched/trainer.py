@@ -58,7 +58,7 @@ class Member:
     @property
     def batch(self) -> Batch:
         """The mini-batch of the next step."""
-        return self.row.inputs, self.row._known_targets()
+        return self.row.inputs, self.row.targets
 
 
 class Crew:

@@ -107,7 +107,7 @@ class Run:
             {
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
-                "generator": self.objective._problem.generator.get_state(),
+                "generator": self.objective._batch.problem.generator.get_state(),
                 "step": self.step,
             }
         )
@@ -115,7 +115,7 @@ class Run:
     def resume(self, saved: dict[str, Any]) -> None:
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(copy.deepcopy(saved["optimizer"]))
-        self.objective._problem.generator.set_state(saved["generator"])
+        self.objective._batch.problem.generator.set_state(saved["generator"])
         self.step = saved["step"]
 
 

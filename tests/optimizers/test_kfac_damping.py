@@ -153,4 +153,4 @@ def test_blocks_of_equal_shape_are_inverted_as_each_alone() -> None:
                 close(
                     ways.solve(block, one, 0.1, gradient), ways.solve(block, other, 0.1, gradient)
                 )
-        assert bool(ways.kept(together[2])) is isinstance(ways, Eigen)
+        assert bool(ways.stored(together[2])) is isinstance(ways, Eigen)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from optimizers import Objective
+from optimizers.objective.fisher import fisher_roots
 from optimizers.objective.likelihoods import Bernoulli, Categorical, Gaussian, family_of
 from tests.optimizers.cases import CASES, COUPLED, LOSSES, ExampleBCE, ExampleMSE, Reference, close
 
@@ -178,9 +179,8 @@ def test_roots_sum_to_the_gauss_newton_matrix(name: str) -> None:
     total = torch.zeros_like(expected)
     objective.value()
     scale, terms = objective.scale, objective.terms
-    for root in objective._roots(
-        objective._span, problem.model(problem.inputs), "exact", objective
-    ):
+    batch = objective._batch
+    for root in fisher_roots(batch, batch.span, problem.model(problem.inputs), "exact"):
         outputs = problem.model(problem.inputs)
         by_outputs = root * terms / scale
         for output, vector in zip(outputs, by_outputs, strict=True):
@@ -241,7 +241,7 @@ def test_fresh_is_another_batch_of_the_same_step() -> None:
         fresh = objective.fresh()
         assert fresh.inputs is inputs
         same_masks = Objective(problem.model, problem.loss_fn, inputs, targets)
-        same_masks._moment = objective._moment
+        same_masks._batch.random_state = objective._batch.random_state
         close(fresh.value(), same_masks.value())
         assert fresh.counts is objective.counts
     assert torch.equal(objective.value(), first)
@@ -297,7 +297,7 @@ def test_scale_and_terms(name: str) -> None:
     assert objective.terms == terms
     canonical = {nn.MSELoss: ExampleMSE, nn.BCEWithLogitsLoss: ExampleBCE}.get(type(loss_fn))
     if canonical is not None:
-        close(value, scale * canonical()(model(inputs), objective._targets).detach())
+        close(value, scale * canonical()(model(inputs), objective.targets).detach())
 
 
 def test_l2_is_shown() -> None:

@@ -240,7 +240,7 @@ def test_every_second_of_a_step_has_one_phase(name: str) -> None:
     for _ in range(4):
         with watch:
             began = clock.now
-            optimizer.step(problem.on(problem.inputs, problem._known_targets()))
+            optimizer.step(problem.on(problem.inputs, problem.targets))
             spent += clock.now - began
         spent += 1  # the last look, at the exit
     assert set(watch.seconds) - {"forward", "backward", OTHER} == expected
@@ -256,7 +256,7 @@ def test_measuring_changes_no_step(name: str) -> None:
         torch.manual_seed(1)
         optimizer = METHODS[name][0](problem.model.named_parameters())
         for _ in range(3):
-            current = problem.on(problem.inputs, problem._known_targets())
+            current = problem.on(problem.inputs, problem.targets)
             if watched:
                 with Stopwatch():
                     optimizer.step(current)
