@@ -117,6 +117,7 @@ class KroneckerBlock(Block):
         self.dtype = torch.promote_types(self.parameters[0].dtype, torch.float32)
 
     def matrix(self, tensors: Sequence[Tensor]) -> Tensor:
+        """The weight as its linear map's matrix, the bias as the last column."""
         site, columns = self.sites[0], []
         if self.weight:
             columns.append(site.weight_matrix(tensors[0]))
@@ -125,6 +126,7 @@ class KroneckerBlock(Block):
         return (columns[0] if len(columns) == 1 else torch.cat(columns, dim=-1)).to(self.dtype)
 
     def tensors(self, matrix: Tensor) -> list[Tensor]:
+        """The matrix's columns as weight and bias, in their own types."""
         site = self.sites[0]
         parts = []
         if self.weight:
@@ -138,15 +140,18 @@ class KroneckerBlock(Block):
 
     @property
     def modules(self) -> list[nn.Module]:
+        """The layers whose linear maps use the weight."""
         return [site.module for site in self.sites]
 
     def state_bytes(self, largest: float) -> int:
+        """2 (in^2 + out^2) numbers; in or out of them for a diagonal."""
         out, size = self.matrix(self.parameters).shape[-2:]
         one_hot = self.weight and all(site.one_hot for site in self.sites)
         numbers = [d if d > largest or (one_hot and d == size) else d * d for d in (size, out)]
         return 2 * sum(numbers) * (self.groups or 1) * torch.finfo(self.dtype).bits // 8
 
     def is_dense(self, factor: Tensor) -> bool:
+        """Whether a factor has two axes beside that of a stack."""
         return factor.ndim == (2 if self.groups is None else 3)
 
     # -- statistics --------------------------------------------------------------------------------
@@ -202,6 +207,7 @@ class KroneckerBlock(Block):
         return columns[0] if len(columns) == 1 else torch.cat(columns, dim=-1)
 
     def sums(self, passes: Sequence[Captured], measure: Measure) -> Tensors | None:
+        """Sums of abar abar' and of g g' over all uses, and the number of positions."""
         found: Tensors = {}
         for site, value, gradients in self.uses(passes):
             mark = "" if site.transposed == self.sites[0].transposed else "_transposed"
@@ -253,6 +259,7 @@ class KroneckerBlock(Block):
         return total / measure.terms
 
     def factors(self, sums: Tensors) -> Tensors:
+        """A = E[abar abar'] and G = E[g g'], the nearest A (x) G where there are two products."""
         if "a" in sums and "a_transposed" not in sums:
             return {"a": sums["a"], "g": _mean(sums["g"], sums["rows"])}
         swapped = (_mean(sums["g_transposed"], sums["rows_transposed"]), sums["a_transposed"])
@@ -311,6 +318,7 @@ class KroneckerBlock(Block):
         return shifted
 
     def solve(self, inverses: Tensors, matrix: Tensor) -> Tensor:
+        """G^{-1} M A^{-1}, element by element for a diagonal."""
         a, g = inverses["a"], inverses["g"]
         matrix = g @ matrix if self.is_dense(g) else g.unsqueeze(-1) * matrix
         return matrix @ a if self.is_dense(a) else matrix * a.unsqueeze(-2)

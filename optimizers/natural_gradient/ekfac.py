@@ -49,11 +49,11 @@ class EKFAC(KFAC):
         self, blocks: Sequence[Block], seen: Objective, passes: list[Captured], share: float
     ) -> None:
         """The moments in the new eigenvectors' basis."""
-        found = [
+        scales_of = [
             (self.state[block.parameters[0]], self._scales(block, passes, self._measure(seen)))
             for block in blocks
         ]
-        used = [(state, scales) for state, scales in found if scales is not None]
+        used = [(state, scales) for state, scales in scales_of if scales is not None]
         seen.ranks.all_reduce_([scales for _, scales in used])
         for state, scales in used:
             if bool(torch.isfinite(scales.sum())):

@@ -113,7 +113,7 @@ class Factored(Averaging):
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
-        """theta += the changes made of F^{-1} g, F the damped block-diagonal Fisher matrix."""
+        """Move along F^{-1} g, F the damped block-diagonal Fisher matrix."""
         self.train()
         if self._blocks is None:
             self._blocks = self._find_blocks(objective)
@@ -259,7 +259,7 @@ class Factored(Averaging):
         return loss, [(part, passes, share)]
 
     def _statistics_part(self, objective: Objective, step: int) -> tuple[Objective | None, float]:
-        """The part of the mini-batch that gives this step's statistics, and its share of an update."""
+        """The part of the mini-batch that gives this step's statistics; its share of an update."""
         if self.staggered and any(self._seen(block) for block in self._blocks or []):
             part = _slice(objective, step, self.statistics_period)
             return part, 0.0 if part is None else len(part.inputs) / len(objective.inputs)
@@ -347,7 +347,10 @@ class Factored(Averaging):
     def heavy_ball(
         self, directions: dict[Tensor, Tensor], predicted: float
     ) -> dict[Tensor, Tensor]:
-        """-lr b, b the momentum of the clipped direction; with `momentum_of=gradient` that direction itself."""
+        """-lr b, b the heavy-ball momentum of the clipped directions.
+
+        With `momentum_of=gradient` b is the clipped direction itself.
+        """
         changes = {}
         for group in self.param_groups:
             shrink = _clip(group["kl_clip"], predicted)
@@ -474,7 +477,7 @@ def _clip(kl_clip: float | None, predicted: float) -> float:
 
 
 def require_fitting(method: Method, blocks: Sequence[Block], largest: float, limit: float) -> None:
-    """Raise UnsupportedError, with the size and what avoids it, if the state of the blocks is more than `limit` GiB."""
+    """Raise UnsupportedError, with a remedy, if the blocks' state is more than `limit` GiB."""
     sizes = {block.name: block.state_bytes(largest) for block in blocks}
     total = sum(sizes.values()) / 2**30
     if total > limit:

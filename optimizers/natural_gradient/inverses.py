@@ -1,13 +1,10 @@
-"""How the damped inverse of a block is kept.
-
-As inverse factors, or as eigenvectors and eigenvalues.
-"""
+"""The damped inverse of a block: inverse factors, or eigenvectors and eigenvalues."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,7 +41,7 @@ class Inverses(ABC):
 
     @abstractmethod
     def blank(self, block: Block, state: State) -> dict[str, Tensor]:
-        """Zeros in the shapes of what is kept of a block whose factors are known."""
+        """Zeros in the shapes of a block's stored inverse, given its factors."""
 
     def stored(self, state: State) -> list[str]:
         """The names under which a state holds the inverse."""
@@ -52,11 +49,12 @@ class Inverses(ABC):
 
 
 class Cholesky(Inverses):
-    """(A + pi sqrt(damping) I)^{-1} and (G + sqrt(damping) / pi I)^{-1}, those of equal size in one call."""
+    """(A + pi sqrt(damping) I)^{-1} and (G + sqrt(damping) / pi I)^{-1}."""
 
     suffixes = ("_inverse",)
 
     def refresh(self, work: Work, failures: Counter[str]) -> None:
+        """Invert all damped factors; those of equal size in one call."""
         damped = [
             block.damped(factors_of(state), damping, self.split) for block, state, damping in work
         ]
@@ -67,24 +65,21 @@ class Cholesky(Inverses):
             if block.is_dense(damped[number][name])
         ]
         inverted = inverses_positive([damped[number][name] for number, name in dense])
-        found = dict(zip(dense, inverted, strict=True))
+        inverse_of = dict(zip(dense, inverted, strict=True))
         for number, (_, state, _) in enumerate(work):
-            new = {
-                name: found[number, name] if (number, name) in found else 1 / tensor
-                for name, tensor in damped[number].items()
-            }
-            if any(inverse is None for inverse in new.values()):
+            own = {name: inverse_of[i, name] for i, name in dense if i == number}
+            if not _set_inverses(state, damped[number], own):
                 failures["inverse"] += 1
-            else:
-                state.update({f"{name}_inverse": inverse for name, inverse in new.items()})
 
     def blank(self, block: Block, state: State) -> dict[str, Tensor]:
+        """A zero inverse for each factor."""
         return {
             f"{name}_inverse": torch.zeros_like(factor)
             for name, factor in factors_of(state).items()
         }
 
     def solve(self, block: Block, state: State, damping: float, gradient: Tensor) -> Tensor:
+        """G^{-1} M A^{-1} with the stored inverses."""
         inverses = {name.removesuffix("_inverse"): state[name] for name in self.stored(state)}
         return block.solve(inverses, gradient)
 
@@ -106,6 +101,7 @@ class Eigen(Inverses):
         self._plain = Cholesky(split)
 
     def refresh(self, work: Work, failures: Counter[str]) -> None:
+        """Decompose all dense factors; those of equal size in one call."""
         self._plain.refresh(
             [part for part in work if not isinstance(part[0], KroneckerBlock)], failures
         )
@@ -116,23 +112,15 @@ class Eigen(Inverses):
             for name in ("a", "g")
             if block.is_dense(state[name])
         ]
-        found = dict(
-            zip(dense, symmetric_eigens([chosen[i][1][name] for i, name in dense]), strict=True)
-        )
+        pairs = symmetric_eigens([chosen[number][1][name] for number, name in dense])
+        pair_of = dict(zip(dense, pairs, strict=True))
         for number, (_, state) in enumerate(chosen):
-            pairs = {name: found[number, name] for name in ("a", "g") if (number, name) in found}
-            if any(pair is None for pair in pairs.values()):
+            own = {name: pair_of[i, name] for i, name in dense if i == number}
+            if not _set_eigens(state, own):
                 failures["eigen"] += 1
-                continue
-            values = {name: state[name] for name in ("a", "g")}
-            for name, pair in pairs.items():
-                assert pair is not None
-                values[name], state[f"{name}_basis"] = pair[0], settled(*pair)
-            state["scales"] = values["g"].clamp(min=0).unsqueeze(-1) * values["a"].clamp(
-                min=0
-            ).unsqueeze(-2)
 
     def blank(self, block: Block, state: State) -> dict[str, Tensor]:
+        """Zero bases and scales; zero inverses for blocks of another kind."""
         if not isinstance(block, KroneckerBlock):
             return self._plain.blank(block, state)
         dense = {
@@ -145,10 +133,42 @@ class Eigen(Inverses):
         }
 
     def solve(self, block: Block, state: State, damping: float, gradient: Tensor) -> Tensor:
+        """Q_G [(Q_G' M Q_A) / (s + damping)] Q_A'."""
         if not isinstance(block, KroneckerBlock):
             return self._plain.solve(block, state, damping, gradient)
         rotated = rotate(gradient, state) / (state["scales"] + damping)
         return rotate_back(rotated, state)
+
+
+def _set_inverses(
+    state: State, damped: Mapping[str, Tensor], inverses: Mapping[str, Tensor | None]
+) -> bool:
+    """Put inverses into a state; False if one is missing. A factor without one is a diagonal."""
+    new = {}
+    for name, tensor in damped.items():
+        inverse = inverses[name] if name in inverses else 1 / tensor
+        if inverse is None:
+            return False
+        new[f"{name}_inverse"] = inverse
+    state.update(new)
+    return True
+
+
+def _set_eigens(state: State, pairs: Mapping[str, tuple[Tensor, Tensor] | None]) -> bool:
+    """Put bases, and products of eigenvalues as scales, into a state; False if a pair is missing.
+
+    A factor without a pair is a diagonal, its own eigenvalues.
+    """
+    values = {name: state[name] for name in ("a", "g")}
+    bases = {}
+    for name, pair in pairs.items():
+        if pair is None:
+            return False
+        values[name], bases[f"{name}_basis"] = pair[0], settled(*pair)
+    state.update(bases)
+    a, g = (values[name].clamp(min=0) for name in ("a", "g"))
+    state["scales"] = g.unsqueeze(-1) * a.unsqueeze(-2)
+    return True
 
 
 def factors_of(state: State) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""K-BFGS: a Kronecker-factored inverse Hessian from the changes of pre-activations and their gradients."""
+"""K-BFGS: a Kronecker-factored inverse Hessian from changes of pre-activations and gradients."""
 
 from __future__ import annotations
 
@@ -133,18 +133,19 @@ class KBFGS(Factored):
         )
 
     def telemetry(self) -> dict[str, float]:
+        """Those of the base, and the largest `condition` of H_a and H_g."""
         return {**super().telemetry(), "condition": self._condition()}
 
     # -- the blocks' state -------------------------------------------------------------------------
 
     def _find_blocks(self, objective: Objective) -> list[Block]:
-        found = [block for block in super()._find_blocks(objective) if self._fits(block)]
-        require_fitting(self, found, float("inf"), self.max_gib)
+        blocks = [block for block in super()._find_blocks(objective) if self._fits(block)]
+        require_fitting(self, blocks, float("inf"), self.max_gib)
         numbers = {
             id(p): number for number, group in enumerate(self.param_groups) for p in group["params"]
         }
-        self._number = {block: numbers[id(block.parameters[0])] for block in found}
-        return found
+        self._number = {block: numbers[id(block.parameters[0])] for block in blocks}
+        return blocks
 
     def _fits(self, block: Block) -> bool:
         """Whether a block is a plain A (x) G with two matrices that are small enough."""
@@ -163,11 +164,13 @@ class KBFGS(Factored):
     def _totals(self, block: Block, passes: list[Captured], measure: Measure) -> Tensors | None:
         """The sums of abar, g and |g| over all positions, and the number of these."""
         assert isinstance(block, KroneckerBlock)
-        found: Tensors = {}
+        totals: Tensors = {}
         for site, value, (gradient,) in block.uses(passes):
             new = _use(block, site, value.to(block.dtype), gradient.to(block.dtype), measure)
-            found = {name: site.placed(tensor) + found.get(name, 0) for name, tensor in new.items()}
-        return found or None
+            totals = {
+                name: site.placed(tensor) + totals.get(name, 0) for name, tensor in new.items()
+            }
+        return totals or None
 
     def _update_statistics(
         self, block: Block, state: dict[str, Any], sums: Tensors, share: float
@@ -230,27 +233,35 @@ class KBFGS(Factored):
         """Update both factors of all blocks with what the step did to the same mini-batch."""
         kinds = tuple({type(module) for block in self._before for module in block.modules})
         passes = objective.scores(kinds, "empirical", gradient=False)[1]
-        measure = Measure(objective.terms, objective.scale, self.shared_weights == "reduce")
-        ready = [block for block in self._before if self._ready(block)]
-        sums = {block: self._totals(block, passes, measure) for block in ready}
-        known = {block: found for block, found in sums.items() if found is not None}
-        objective.ranks.all_reduce_(
-            [tensor for found in known.values() for tensor in found.values()]
-        )
+        totals = self._totals_after(objective, passes)
         good = []
-        for block, found in known.items():
+        for block, sums in totals.items():
             state, shift = self.state[block.parameters[0]], self._shift(block, objective)
-            good.append(self._learn_output(state, self._before[block], _Means(block, found), shift))
+            good.append(self._learn_output(state, self._before[block], _Means(block, sums), shift))
             good.append(self._learn_input(state, self._before[block].abar, shift))
         left_out = sum(int((~each).sum()) for each in good)
         if left_out:
             self.failures["pair"] += left_out
 
+    def _totals_after(self, objective: Objective, passes: list[Captured]) -> dict[Block, Tensors]:
+        """The sums after the step, over the ranks, of the blocks that have inverses."""
+        measure = Measure(objective.terms, objective.scale, self.shared_weights == "reduce")
+        ready = [block for block in self._before if self._ready(block)]
+        totals = {}
+        for block in ready:
+            sums = self._totals(block, passes, measure)
+            if sums is not None:
+                totals[block] = sums
+        objective.ranks.all_reduce_(
+            [tensor for sums in totals.values() for tensor in sums.values()]
+        )
+        return totals
+
     def _learn_output(
         self, state: dict[str, Any], before: _Means, after: _Means, shift: float
     ) -> Tensor:
         """Update H_g; whether there was something to learn."""
-        pair = {"s": after.s - before.s, "y": after.slope_since(before)}
+        pair = {"s": after.s - before.s, "y": after.change_since(before)}
         fine = torch.isfinite((pair["s"] + pair["y"]).sum(-1))
         for name, part in pair.items():
             known = state.get(name, torch.zeros_like(part))
@@ -285,21 +296,18 @@ class KBFGS(Factored):
 def _use(
     block: KroneckerBlock, site: Site, value: Tensor, gradient: Tensor, measure: Measure
 ) -> Tensors:
-    """The sums over a use's positions.
-
-    Those of the inputs from the sum of the examples, as rows are linear in it.
-    """
-    slopes = site.gradients(gradient) * (measure.terms / measure.scale)  # (..., N, T, out)
-    positions, count = slopes.shape[-2], slopes.shape[-3] * slopes.shape[-2]
+    """The sums over a use's positions; rows are linear in the inputs, whose sum gives theirs."""
+    rows = site.gradients(gradient) * (measure.terms / measure.scale)  # (..., N, T, out)
+    positions, count = rows.shape[-2], rows.shape[-3] * rows.shape[-2]
     columns = [site.inputs(value.sum(0, keepdim=True)).sum((-3, -2))] if block.weight else []
-    columns += [slopes.new_full((*slopes.shape[:-3], 1), float(count))] if block.bias else []
+    columns += [rows.new_full((*rows.shape[:-3], 1), float(count))] if block.bias else []
     abar = torch.cat(columns, dim=-1)
     if measure.reduce:
-        slopes, abar, count = slopes.sum(-2, keepdim=True), abar / positions, count // positions
+        rows, abar, count = rows.sum(-2, keepdim=True), abar / positions, count // positions
     return {
         "abar": abar,
-        "g": slopes.sum((-3, -2)),
-        "size": slopes.abs().sum((-3, -2)),
+        "g": rows.sum((-3, -2)),
+        "size": rows.abs().sum((-3, -2)),
         "rows": abar.new_tensor(float(count)),
     }
 
@@ -314,7 +322,7 @@ class _Means:
             block.matrix([parameter.detach() for parameter in block.parameters]), self.abar
         )
 
-    def slope_since(self, before: _Means) -> Tensor:
+    def change_since(self, before: _Means) -> Tensor:
         """The change of g, zero where it is no more than rounding.
 
         Its sign would be chance (keys of attention).

@@ -19,9 +19,9 @@ LOCAL = ("exact", "gd")
 
 
 class LocoProp(Factored):
-    r"""Local loss optimisation with squared losses (Amid, Anil and Warmuth, 2022, arXiv 2106.06199, LocoProp-S).
+    r"""Local loss optimisation with squared losses, LocoProp-S.
 
-    A layer with the pre-activations s = W abar gets the targets t = s - gamma g, g the gradient of
+    Amid, Anil and Warmuth, 2022, arXiv 2106.06199. A layer with the pre-activations s = W abar gets the targets t = s - gamma g, g the gradient of
     an example's loss by s, and W goes to, or some steps towards, the minimum of
 
         1/2 mean |W abar - t|^2 + damping / 2 |W - W_0|^2,      damping = 1 / eta in the paper.
@@ -124,12 +124,12 @@ class LocoProp(Factored):
         )
 
     def _find_blocks(self, objective: Objective) -> list[Block]:
-        found = [
+        kronecker = [
             block for block in super()._find_blocks(objective) if isinstance(block, KroneckerBlock)
         ]
         plain = [
             block
-            for block in found
+            for block in kronecker
             if not any(site.one_hot or site.transposed for site in block.sites)
         ]
         require_fitting(self, plain, self.max_dim or float("inf"), self.max_gib)
@@ -172,8 +172,8 @@ class LocoProp(Factored):
         self.failures["cholesky"] += 1
         stack = matrices.reshape(-1, *matrices.shape[-2:])
         inverses = [inverse_positive(matrix) for matrix in stack]
-        kept = [torch.full_like(stack[0], torch.nan) if each is None else each for each in inverses]
-        return gradient @ torch.stack(kept).view_as(matrices)
+        usable = [torch.full_like(stack[0], torch.nan) if one is None else one for one in inverses]
+        return gradient @ torch.stack(usable).view_as(matrices)
 
     def _descended(self, matrices: Tensor, gradient: Tensor) -> Tensor:
         """U after `local_steps` steps.

@@ -8,7 +8,7 @@ rows, kept as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -24,9 +24,9 @@ _InstanceNorm = nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d
 
 
 class ScaleShiftBlock(Block):
-    """The blocks (C, 2, 2) of the scale and shift of C channels, (C, 1, 1) where only one of them is trained.
+    """The blocks (C, 2, 2) of the scale and shift of C channels.
 
-    F_c = (1 / terms) sum_n r_n r_n'. It is the exact block of the Gauss-Newton matrix with the
+    They are (C, 1, 1) where only one of the two is trained. F_c = (1 / terms) sum_n r_n r_n'. It is the exact block of the Gauss-Newton matrix with the
     exact Fisher's targets, and an unbiased estimate of it with sampled ones, where an example's
     loss is one log-likelihood term and depends on that example alone. A batch normalisation that
     uses the statistics of its batch is not of that kind, if others follow it: then r_n is the
@@ -47,6 +47,7 @@ class ScaleShiftBlock(Block):
         self.dtype = torch.promote_types(self.parameters[0].dtype, torch.float32)
 
     def matrix(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Scale and shift of each channel as a column, (C, 1 or 2, 1)."""
         return (
             torch.stack([tensor.flatten() for tensor in tensors], dim=1)
             .unsqueeze(-1)
@@ -54,6 +55,7 @@ class ScaleShiftBlock(Block):
         )
 
     def tensors(self, matrix: Tensor) -> list[Tensor]:
+        """The columns as scale and shift, in their own types."""
         columns = matrix.squeeze(-1).unbind(1)
         return [
             column.reshape(p.shape).to(p.dtype)
@@ -62,25 +64,24 @@ class ScaleShiftBlock(Block):
 
     @property
     def modules(self) -> list[nn.Module]:
+        """The normalising layer."""
         return [self.module]
 
     def state_bytes(self, largest: float) -> int:
+        """The 2 x 2 matrix of each channel, twice."""
         channels, size = self.parameters[0].numel(), len(self.parameters)
         return 2 * channels * size**2 * torch.finfo(self.dtype).bits // 8
 
     def is_dense(self, factor: Tensor) -> bool:
+        """A channel's factor is always a matrix."""
         return True
 
     def sums(self, passes: Sequence[Captured], measure: Measure) -> Tensors | None:
-        records = [captured[self.module] for captured in passes if self.module in captured]
+        """The sum of r r' over examples, uses and passes."""
         total: Tensor | None = None
-        for use, value in enumerate(records[0].inputs if records else []):
-            gradients = [record.gradients[use] for record in records]
-            known = [gradient for gradient in gradients if gradient is not None]
-            if len(known) < len(passes):
-                continue
+        for value, gradients in self._uses(passes):
             normalised = SCALE_SHIFT[type(self.module)](self.module, value.to(self.dtype))
-            for gradient in known:
+            for gradient in gradients:
                 r = self._per_example(
                     normalised, gradient.to(self.dtype) * (measure.terms / measure.scale)
                 )
@@ -88,17 +89,28 @@ class ScaleShiftBlock(Block):
                 total = moment if total is None else total + moment
         return None if total is None else {"b": total}
 
+    def _uses(self, passes: Sequence[Captured]) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """The input and the output gradients of the passes, of each use that all passes reached."""
+        records = [captured[self.module] for captured in passes if self.module in captured]
+        for use, value in enumerate(records[0].inputs if records else []):
+            gradients = [record.gradients[use] for record in records]
+            known = [gradient for gradient in gradients if gradient is not None]
+            if len(known) == len(passes):
+                yield value, known
+
     def _per_example(self, normalised: Tensor, gradient: Tensor) -> Tensor:
         """r, of shape (N, C, 1 or 2)."""
         parts = [gradient * normalised] * self.scale + [gradient] * self.shift
         return torch.stack([over_positions(self.module, part) for part in parts], dim=-1)
 
     def damped(self, factors: Tensors, damping: float, split: str = "trace") -> Tensors:
+        """F_c + damping I."""
         block = factors["b"].clone()
         block.diagonal(dim1=-2, dim2=-1).add_(damping)
         return {"b": block}
 
     def solve(self, inverses: Tensors, matrix: Tensor) -> Tensor:
+        """F_c^{-1} times the column of each channel."""
         return inverses["b"] @ matrix
 
 
@@ -114,12 +126,12 @@ def scale_shift_blocks(
         names: of all parameters, by their `id`.
         group_of: the parameter group of each trained parameter that no other layer owns.
     """
-    found = {
+    parameters = {
         name: p for name, p in module._parameters.items() if p is not None and id(p) in group_of
     }
-    if len({group_of[id(p)] for p in found.values()}) < len(found):
-        return [_block(module, found, names)]
-    return [_block(module, {name: p}, names) for name, p in found.items()]
+    if len({group_of[id(p)] for p in parameters.values()}) < len(parameters):
+        return [_block(module, parameters, names)]
+    return [_block(module, {name: p}, names) for name, p in parameters.items()]
 
 
 def _block(

@@ -16,12 +16,11 @@ FLAT = 1e-4  # a pair with s.y below this times |s|^2 |gradient| is left out
 def double_damped(
     inverse: Tensor, s: Tensor, y: Tensor, first: float, second: float
 ) -> tuple[Tensor, Tensor]:
-    """Powell's damping of s against H, then of y against the identity (Goldfarb et al., 2020, Algorithm 3).
+    """Powell's damping of s against H, then of y against I (Goldfarb et al., 2020, Algorithm 3).
 
     s <- theta s + (1 - theta) H y, so that s.y >= first y.Hy; then y <- theta y + (1 - theta) s, so
-    that s.y >= second
-    |s|^2. Both leave a pair as it is that has the property already. `first` and `second` are at
-    most one.
+    that s.y >= second |s|^2. Both leave a pair as it is that has the property already. `first` and
+    `second` are at most one.
     """
     image = times(inverse, y)
     s = _mixed(s, image, dot(s, y), dot(y, image), first)
@@ -29,9 +28,9 @@ def double_damped(
 
 
 def bfgs(inverse: Tensor, s: Tensor, y: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """H <- (I - rho s y') H (I - rho y s') + rho s s', rho = 1 / s.y, and which of the stack were changed.
+    """H <- (I - rho s y') H (I - rho y s') + rho s s', rho = 1 / s.y.
 
-    A pair with s.y <= 1e-4 |s|^2 |gradient|, or one that leads to something that is not finite,
+    The second result says which of the stack were changed. A pair with s.y <= 1e-4 |s|^2 |gradient|, or one that leads to something that is not finite,
     changes nothing.
     """
     along, image = dot(s, y), times(inverse, y)
@@ -60,7 +59,7 @@ def dot(one: Tensor, other: Tensor) -> Tensor:
 
 
 def _mixed(vector: Tensor, goal: Tensor, along: Tensor, square: Tensor, share: float) -> Tensor:
-    """Theta v + (1 - theta) goal with a product of `share` square, where `along`, that of v, is below it."""
+    """Theta v + (1 - theta) goal where v's product `along` is below `share` square: it becomes that."""
     theta = torch.where(
         along < share * square, (1 - share) * square / (square - along), torch.ones_like(along)
     )

@@ -21,9 +21,9 @@ FACTORS = ("a", "g")
 
 
 class SINGD(Factored):
-    r"""Structured inverse-free natural gradient descent (Lin et al., 2023, arXiv 2312.05705, figure 4).
+    r"""Structured inverse-free natural gradient descent.
 
-    The inverse of a layer's damped Fisher matrix A (x) G is kept as K K' (x) C C', and K and C
+    Lin et al., 2023, arXiv 2312.05705, figure 4. The inverse of a layer's damped Fisher matrix A (x) G is kept as K K' (x) C C', and K and C
     follow a natural gradient flow of their own: with H_K = K'AK, H_C = C'GC (A the mean of abar
     abar' over all positions, G the sum of g g' over an example's positions, the mean over the
     examples), q the size of C, every `statistics_period` steps
@@ -162,12 +162,12 @@ class SINGD(Factored):
     # -- statistics --------------------------------------------------------------------------------
 
     def _find_blocks(self, objective: Objective) -> list[Block]:
-        found = [
+        blocks: list[Block] = [
             block for block in super()._find_blocks(objective) if isinstance(block, KroneckerBlock)
         ]
         diagonal = all(isinstance(structure, Diagonal) for structure in self.structures)
-        require_fitting(self, found, 0 if diagonal else self.max_dim or float("inf"), self.max_gib)
-        return list(found)
+        require_fitting(self, blocks, 0 if diagonal else self.max_dim or float("inf"), self.max_gib)
+        return blocks
 
     def _sums(self, block: Block, passes: list[Captured], measure: Measure) -> Tensors | None:
         if all(isinstance(structure, Diagonal) for structure in self.structures):
@@ -214,7 +214,7 @@ class SINGD(Factored):
         )
         new: Tensors = {}
         for name, root, other in (("a", a, g), ("g", g, a)):
-            change = root.slope(None if self.kfac_like else other, damping) * (
+            change = root.change(None if self.kfac_like else other, damping) * (
                 0.5 * (1 - self.alpha1 if self.normalize else 1)
             )
             if self.alpha1:
@@ -274,7 +274,7 @@ class _Root:
             self.own, self.size
         )
 
-    def slope(self, other: _Root | None, damping: float) -> Tensor:
+    def change(self, other: _Root | None, damping: float) -> Tensor:
         """K'AK + damping K'K - I, each term times the mean of the other root's where there is one.
 
         Zero at the goal.
@@ -285,7 +285,7 @@ class _Root:
         return first * self.seen + damping * second * self.own - self.identity
 
     def moved(self, change: Tensor, length: float, normalize: bool) -> Tensor:
-        """K (I - length change), the length shortened where the largest entry of the change is above one."""
+        """K (I - length change); with `normalize` the length is over the change's largest entry above 1."""
         step = self.structure.times(self.root, change, self.size)
         if not normalize:
             return self.root - length * step

@@ -9,9 +9,9 @@ from torch import Tensor
 def stripe_moment(
     stripes: Tensor, kernel: int, dilation: int, padding: tuple[int, ...], bias: bool
 ) -> Tensor:
-    """The sum of p p' over all patches p = (in, kernel, *kernels) of an input, from patches along all axes but one.
+    """The sum of p p' over all patches p = (in, kernel, *kernels) of an input.
 
-    Two rows i and j of the kernel meet the rows r and r + (j - i) dilation of the input, r over as
+    It is made of patches along all axes but one. Two rows i and j of the kernel meet the rows r and r + (j - i) dilation of the input, r over as
     many as there are outputs from i * dilation on. For pairs of equal distance these are the same
     products but for a few rows at both ends: instead of kernel^2 products over all rows it takes
     `kernel`, each of a part 1 / kernel of a patch with another, and no patch is written down. With
@@ -19,7 +19,8 @@ def stripe_moment(
 
     Args:
         stripes: (rows, N, *places, *kernels, in), `kernels` the kernel's other axes.
-        kernel, dilation: along the rows.
+        kernel: the kernel's length along the rows.
+        dilation: the distance of its rows.
         padding: how many rows at the beginning and at the end are zeros.
         bias: whether there is a one.
     """

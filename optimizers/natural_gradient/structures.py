@@ -1,4 +1,4 @@
-r"""Square matrices of a sparse form that products keep, so that they can be learnt by multiplications alone.
+r"""Square matrices of a sparse form that products keep: multiplications alone can learn them.
 
 A structure says which entries of a matrix K (d, d) are free, how they are stored, and how a
 symmetric matrix is brought into it. The forms are Lie subalgebras: sums and products of such
@@ -79,12 +79,15 @@ class Dense(Structure):
     axes = 2
 
     def pack(self, dense: Tensor) -> Tensor:
+        """The matrix itself."""
         return dense
 
     def unpack(self, packed: Tensor, size: int) -> Tensor:
+        """The matrix itself."""
         return packed
 
     def numbers(self, size: int) -> int:
+        """d^2."""
         return size**2
 
 
@@ -92,15 +95,19 @@ class Diagonal(Structure):
     """The diagonal; (..., d). Factors may be given as their diagonals."""
 
     def pack(self, dense: Tensor) -> Tensor:
+        """The diagonal."""
         return dense.diagonal(dim1=-2, dim2=-1).clone()
 
     def unpack(self, packed: Tensor, size: int) -> Tensor:
+        """The matrix with this diagonal."""
         return torch.diag_embed(packed)
 
     def identity(self, size: int, like: Tensor) -> Tensor:
+        """Ones."""
         return like.new_ones(*like.shape[:-2], size)
 
     def inner(self, packed: Tensor, factor: Tensor | None, size: int) -> Tensor:
+        """K^2 times the diagonal of A, element by element."""
         square = packed.square()
         if factor is None:
             return square
@@ -108,20 +115,24 @@ class Diagonal(Structure):
         return square * diagonal
 
     def times(self, packed: Tensor, other: Tensor, size: int) -> Tensor:
+        """Element by element."""
         return packed * other
 
     def mean_diagonal(self, packed: Tensor, size: int) -> Tensor:
+        """The mean of the entries."""
         return packed.mean(-1)
 
     def square_times(self, packed: Tensor, matrix: Tensor) -> Tensor:
+        """The rows times the squared entries."""
         return packed.square().unsqueeze(-1) * matrix
 
     def numbers(self, size: int) -> int:
+        """d."""
         return size
 
 
 class BlockDiagonal(Structure):
-    """Dense blocks on the diagonal, the last one filled up with zeros; (..., count, block, block)."""
+    """Dense blocks on the diagonal, the last one padded by zeros; (..., count, block, block)."""
 
     axes = 3
 
@@ -129,6 +140,7 @@ class BlockDiagonal(Structure):
         self.block = block
 
     def pack(self, dense: Tensor) -> Tensor:
+        """The blocks on the diagonal."""
         missing = -dense.shape[-1] % self.block
         tiles = (
             F.pad(dense, (0, missing, 0, missing))
@@ -139,6 +151,7 @@ class BlockDiagonal(Structure):
         return blocks
 
     def unpack(self, packed: Tensor, size: int) -> Tensor:
+        """The blocks in a matrix of zeros."""
         count = packed.shape[-3]
         tiles = torch.diag_embed(packed.movedim(-3, -1))  # (..., block, block, count, count)
         whole = (
@@ -149,20 +162,25 @@ class BlockDiagonal(Structure):
         return whole[..., :size, :size]
 
     def inner(self, packed: Tensor, factor: Tensor | None, size: int) -> Tensor:
+        """Block by block."""
         return packed.mT @ (packed if factor is None else self.pack(factor) @ packed)
 
     def times(self, packed: Tensor, other: Tensor, size: int) -> Tensor:
+        """Block by block."""
         return packed @ other
 
     def mean_diagonal(self, packed: Tensor, size: int) -> Tensor:
+        """The sum of the blocks' traces, over d."""
         return packed.diagonal(dim1=-2, dim2=-1).sum((-2, -1)) / size
 
     def square_times(self, packed: Tensor, matrix: Tensor) -> Tensor:
+        """Block by block, on the rows that a block meets."""
         size = matrix.shape[-2]
         rows: Tensor = F.pad(matrix, (0, 0, 0, -size % self.block)).unflatten(-2, (-1, self.block))
         return (packed @ (packed.mT @ rows)).flatten(-3, -2)[..., :size, :]
 
     def numbers(self, size: int) -> int:
+        """Those of all blocks, the last one padded."""
         return -(-size // self.block) * self.block**2
 
 
@@ -173,14 +191,17 @@ class TriangularToeplitz(Structure):
         self.lower = lower
 
     def pack(self, dense: Tensor) -> Tensor:
+        """The first column, or row."""
         return (dense[..., 0] if self.lower else dense[..., 0, :]).clone()
 
     def unpack(self, packed: Tensor, size: int) -> Tensor:
+        """Each entry along its diagonal, zeros on the other side."""
         steps = torch.arange(size, device=packed.device)
         offset = steps[:, None] - steps if self.lower else steps - steps[:, None]
         return torch.where(offset >= 0, packed[..., offset.clamp(min=0)], packed.new_zeros(()))
 
     def project(self, symmetric: Tensor) -> Tensor:
+        """The means along the diagonals, both sides together."""
         size = symmetric.shape[-1]
         steps = torch.arange(size, device=symmetric.device)
         offset = (steps[:, None] - steps).abs().flatten()
@@ -190,16 +211,18 @@ class TriangularToeplitz(Structure):
         return sums / (size - steps)
 
     def mean_diagonal(self, packed: Tensor, size: int) -> Tensor:
+        """The first entry."""
         return packed[..., 0]
 
     def numbers(self, size: int) -> int:
+        """d."""
         return size
 
 
 class Hierarchical(Structure):
-    """Dense rows at the top, a diagonal in the middle, dense rows at the bottom that leave the first columns out.
+    """Dense rows at the top, a diagonal in the middle, dense rows at the bottom.
 
-    The free entries in the order of the rows; (..., count). `first` and `last` are the numbers of
+    The last rows leave the first columns out. The free entries in the order of the rows; (..., count). `first` and `last` are the numbers of
     these rows.
     """
 
@@ -216,18 +239,22 @@ class Hierarchical(Structure):
         return free
 
     def pack(self, dense: Tensor) -> Tensor:
+        """The free entries, row by row."""
         return dense[..., self.mask(dense.shape[-1]).to(dense.device)]
 
     def unpack(self, packed: Tensor, size: int) -> Tensor:
+        """The free entries in a matrix of zeros."""
         dense = packed.new_zeros(*packed.shape[:-1], size, size)
         dense[..., self.mask(size).to(packed.device)] = packed
         return dense
 
     def project(self, symmetric: Tensor) -> Tensor:
+        """A free entry whose mirror image is not free counts twice."""
         free = self.mask(symmetric.shape[-1]).to(symmetric.device)
         return self.pack(symmetric * (1 + (free & ~free.mT)))
 
     def numbers(self, size: int) -> int:
+        """The number of free entries."""
         return int(self.mask(size).sum())
 
 
@@ -243,7 +270,7 @@ def structure_of(name: str, block: int) -> Structure:
         ValueError: `block` is not a positive integer.
     """
     require_range("block_size", block, low=1, whole=True)
-    found: dict[str, Structure] = {
+    structures: dict[str, Structure] = {
         "dense": Dense(),
         "diagonal": Diagonal(),
         "block": BlockDiagonal(block),
@@ -251,4 +278,4 @@ def structure_of(name: str, block: int) -> Structure:
         "upper_toeplitz": TriangularToeplitz(lower=False),
         "hierarchical": Hierarchical((block + 1) // 2, block // 2),
     }
-    return found[name]
+    return structures[name]

@@ -27,7 +27,7 @@ KERNELS = ("filter", "matrix", "tensor")
 
 @dataclass(frozen=True)
 class KernelLayout(Layout):
-    """A layout in which a kernel (out, in, height, width) may be a tensor (out, in, height width) with three modes."""
+    """A layout that may see a kernel as a tensor (out, in, height width) with three modes."""
 
     kernels: str = "filter"
 
@@ -157,6 +157,7 @@ class TNT(Preconditioned):
 
     @torch.no_grad()
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """Move by -lr M x_i (U_i + damping^{1/k} I)^{-1} along every mode i."""
         self._objective = objective
         try:
             return super().step(objective)
@@ -164,15 +165,16 @@ class TNT(Preconditioned):
             self._objective, self._sampled = None, {}
 
     def update(self, stack: Stack, gradient: Tensor) -> Tensor:
+        """The preconditioned momentum of a stack of pieces, after its factors are updated."""
         assert self._objective is not None
         scale, l2 = self._objective.scale, self._objective.l2
         damping = stack.group["damping"] + l2 / scale
-        observed = stack.step % self.statistics_period == 0
-        if observed:
+        measured = stack.step % self.statistics_period == 0
+        if measured:
             self._observe(stack, gradient)
         part: Part | None = (
             slice(0, len(stack))
-            if observed and stack.step < self.period
+            if measured and stack.step < self.period
             else self.due(stack, stack.step)
         )
         if part is not None:
@@ -182,16 +184,19 @@ class TNT(Preconditioned):
         return times_all(average, self._inverses(stack, gradient, damping))
 
     def floats(self, shape: tuple[int, ...]) -> int:
+        """Two matrices a mode, and the momentum."""
         return 2 * sum(shape[mode] ** 2 for mode in self.layout.sides(shape)) + math.prod(shape)
 
     def age(self, stack: Stack) -> int:
+        """Steps since the inverses were refreshed."""
         last = max(stack.step - 1, 0)
         return last % (self.statistics_period if last < self.period else self.period)
 
     def telemetry(self) -> dict[str, float]:
-        found = super().telemetry() | {"damping": self.param_groups[0]["damping"]}
+        """Those of the base, `damping` and the largest `condition` of the damped factors."""
+        telemetry = super().telemetry() | {"damping": self.param_groups[0]["damping"]}
         conditions = [self._condition(stack) for stack in self._stacks]
-        return found | {"condition": max(conditions, default=1.0)}
+        return telemetry | {"condition": max(conditions, default=1.0)}
 
     # -- the factors -------------------------------------------------------------------------------
 
@@ -238,10 +243,10 @@ class TNT(Preconditioned):
             for mode in sides
             for matrix in self._damped(factors, mode, stack.shape, damping).unbind()
         ]
-        found = iter(inverses_positive(damped))
+        inverted = iter(inverses_positive(damped))
         for inverses in self._inverses(stack, like, damping).values():
-            kept = inverses[part]
-            new = list(zip(kept, islice(found, len(kept)), strict=True))
+            old = inverses[part]
+            new = list(zip(old, islice(inverted, len(old)), strict=True))
             self._count_failures(
                 "inverse", torch.tensor([inverse is not None for _, inverse in new])
             )
@@ -275,12 +280,12 @@ class TNT(Preconditioned):
 
     def _condition(self, stack: Stack) -> float:
         """The largest condition number among the damped U, from their inverses."""
-        found = [
+        spectra = [
             torch.linalg.eigvalsh(each)
             for name, each in stack.tensors.items()
             if name.startswith("inverse_")
         ]
-        return max((float((values[:, -1] / values[:, 0]).max()) for values in found), default=1.0)
+        return max((float((values[:, -1] / values[:, 0]).max()) for values in spectra), default=1.0)
 
 
 def _cut(piece: Piece, whole: Tensor) -> Tensor:

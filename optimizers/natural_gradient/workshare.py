@@ -21,12 +21,12 @@ def owners_of(blocks: Sequence[Block], size: int) -> dict[int, int]:
     The costliest first, each to the least busy rank.
     """
     busy = [0.0] * size
-    found: dict[int, int] = {}
+    owners: dict[int, int] = {}
     for block in sorted(blocks, key=lambda block: -block.inverse_cost()):
         rank = busy.index(min(busy))
         busy[rank] += block.inverse_cost()
-        found[id(block)] = rank
-    return found
+        owners[id(block)] = rank
+    return owners
 
 
 def hand_out(
@@ -43,7 +43,7 @@ def hand_out(
         bool(inverses.stored(state)) and owner[id(block)] == ranks.rank for block, state in work
     ]
     blanks = [inverses.blank(block, state) for block, state in work]
-    found = [
+    shared = [
         {
             name: state[name].clone(memory_format=torch.contiguous_format) if mine else blank[name]
             for name in blank
@@ -51,8 +51,8 @@ def hand_out(
         for (_, state), mine, blank in zip(work, held, blanks, strict=True)
     ]
     ready = gathered_flags(work, held, ranks)
-    ranks.all_reduce_([tensor for tensors in found for tensor in tensors.values()])
-    for (block, state), tensors in zip(work, found, strict=True):
+    ranks.all_reduce_([tensor for tensors in shared for tensor in tensors.values()])
+    for (block, state), tensors in zip(work, shared, strict=True):
         if id(block) in ready:
             state.update(tensors)
     return ready

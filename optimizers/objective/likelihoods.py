@@ -91,7 +91,7 @@ class Gaussian(_Elementwise):
         )
 
     def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
-        """z + noise / sqrt(2)."""
+        """The outputs plus noise / sqrt(2)."""
         return outputs + math.sqrt(0.5) * noise.to(outputs.dtype)
 
     def hessian_diagonal(self, outputs: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class Bernoulli(_Elementwise):
         return (noise < probability).to(outputs.dtype)
 
     def hessian_diagonal(self, outputs: Tensor) -> Tensor:
-        """p (1 - p), p = sigmoid(z)."""
+        """The variance p (1 - p), p = sigmoid(z)."""
         probability = outputs.sigmoid()
         return probability * (1 - probability)
 
@@ -136,7 +136,7 @@ class Categorical(Family):
         return super().noise(outputs.select(1, 0), generator)
 
     def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
-        """The class c with p_1 + ... + p_{c-1} <= u < p_1 + ... + p_c, u the noise times the sum."""
+        """The class c with p_1 + ... + p_{c-1} <= u < p_1 + ... + p_c, u the noise scaled."""
         cumulative = outputs.movedim(1, -1).to(noise.dtype).softmax(-1).nan_to_num(1.0).cumsum(-1)
         total = cumulative[..., -1]
         # the product may be rounded up to the total, above which there is no class

@@ -92,13 +92,13 @@ def test_jacobian_wide_and_tall(
     """By examples, by rows or by columns, with fewer and with more of them than one vectorised
     chunk holds."""
     if way == "graph":
-        monkeypatch.setattr("optimizers.objective.objective.couples", lambda norm: True)
-        monkeypatch.setattr("optimizers.objective.objective.jacobian_by_examples", None)
+        monkeypatch.setattr("optimizers.objective.problem.couples", lambda norm: True)
+        monkeypatch.setattr("optimizers.objective.residuals.jacobian_by_examples", None)
         monkeypatch.setattr(
             f"optimizers.objective.jacobian.{'_by_rows' if tall else '_by_columns'}", None
         )  # the dearer way
     else:
-        monkeypatch.setattr("optimizers.objective.objective.jacobian_by_graph", None)
+        monkeypatch.setattr("optimizers.objective.residuals.jacobian_by_graph", None)
     torch.manual_seed(1)
     outputs = 4
     model = mlp((2, hidden, outputs)).double()

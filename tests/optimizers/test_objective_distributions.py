@@ -140,7 +140,7 @@ def test_sampling_leaves_the_global_generator_and_follows_its_own() -> None:
     torch.manual_seed(3)
     assert torch.equal(problem.objective().sampled().value(), first)
     torch.manual_seed(3)
-    assert problem.objective()._problem.generator.initial_seed() != 3
+    assert problem.objective()._batch.problem.generator.initial_seed() != 3
     torch.set_rng_state(state)
 
 
