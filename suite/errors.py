@@ -1,4 +1,4 @@
-"""What the user is told when a request cannot be carried out."""
+"""Errors in a request, with messages for the user."""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -13,7 +13,7 @@ class ConfigError(ValueError):
 
 
 class FatalConfigError(ConfigError):
-    """What is wrong is wrong for every run of a sweep, so that none is carried out."""
+    """The mistake concerns every run of a sweep, so that none is started."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -23,7 +23,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def require_one_of(name: str, value: Any, known: Sequence[str]) -> None:
-    """Raise ConfigError, with the names there are, for a value that is none of them."""
+    """Raise ConfigError, with the known names, for a value that is none of them."""
     if value not in known:
         raise ConfigError(
             f"{name}={value} is not one of {', '.join(known)}.{did_you_mean(str(value), known)}"

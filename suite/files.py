@@ -18,7 +18,7 @@ def digest(value: Any, length: int = 8) -> str:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a file in one step, so that a reader, or a kill, never meets half of it."""
+    """Replace a file in one step: neither a reader nor a kill meets half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -1,4 +1,4 @@
-"""What there is: `python -m suite.list [optimizers|tasks] [--full] [--config-dir PATH]`."""
+"""Optimizers and tasks: `python -m suite.list [optimizers|tasks] [--full] [--config-dir PATH]`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,7 @@ from suite.errors import ConfigError
 
 
 def optimizer_table(folders: Sequence[Path], allow: Sequence[str], full: bool = True) -> Table:
-    """A row an optimizer, family by family: what it needs beyond gradients, what it is.
-
-    In full, state and paper.
-    """
+    """A row an optimizer, family by family: its needs beyond gradients; in full state and paper."""
     table = Table(title="Optimizers (optimizer=...)", title_justify="left", header_style="bold")
     columns = ("name", "needs", "what it is", *(("state", "paper") if full else ()))
     for column in columns:
@@ -31,8 +28,8 @@ def optimizer_table(folders: Sequence[Path], allow: Sequence[str], full: bool = 
     for name in registry.names("optimizer", folders):
         node = registry.read("optimizer", name, folders)
         needs = _declared(str(node.get("_target_")), "needs", allow)
-        said = (str(registry.about(node).get(key, "—")) for key in ("state", "paper"))
-        row = (name, needs, registry.description("optimizer", name, folders), *said)
+        about = (str(registry.about(node).get(key, "—")) for key in ("state", "paper"))
+        row = (name, needs, registry.description("optimizer", name, folders), *about)
         families.setdefault(registry.family(node), []).append(row[: len(columns)])
     for family in sorted(families, key=lambda family: (family != registry.FIRST_ORDER, family)):
         table.add_section()
@@ -43,7 +40,7 @@ def optimizer_table(folders: Sequence[Path], allow: Sequence[str], full: bool = 
 
 
 def task_table(folders: Sequence[Path], allow: Sequence[str], full: bool = True) -> Table:
-    """A row a task: its metric and what it is; in full also what it offers beyond gradients."""
+    """A row a task: its metric and description; in full also its offers beyond gradients."""
     table = Table(title="Tasks (task=...)", title_justify="left", header_style="bold")
     columns = ("name", "metric", "what it is", *(("offers",) if full else ()))
     for column in columns:
@@ -51,18 +48,14 @@ def task_table(folders: Sequence[Path], allow: Sequence[str], full: bool = True)
     for name in registry.names("task", folders):
         target = str(registry.read("task", name, folders).get("_target_"))
         metric = f"{_declared(target, 'metric', allow)} ({_declared(target, 'direction', allow)})"
-        cells = (
-            name,
-            metric,
-            registry.description("task", name, folders),
-            _declared(target, "offers", allow),
-        )
+        offers = _declared(target, "offers", allow)
+        cells = (name, metric, registry.description("task", name, folders), offers)
         table.add_row(*map(escape, cells[: len(columns)]))
     return table
 
 
 def _declared(target: str, attribute: str, allow: Sequence[str]) -> str:
-    """A class's declaration in words; a class that cannot be imported says so in its row."""
+    """A class's declaration in words; the error for a class that cannot be imported."""
     try:
         value: Any = getattr(locate(target, allow), attribute, frozenset())
     except ConfigError as error:
@@ -97,17 +90,19 @@ def main() -> None:
         action="store_true",
         help=f"all columns, in fewer than {WIDE} columns of text, too",
     )
-    given = parser.parse_args()
-    # a file or a pipe is as wide as can be
-    somewhere = sys.stdout.isatty() or "COLUMNS" in os.environ
-    console = Console(width=None if somewhere else WIDE)
-    full = given.full or console.width >= WIDE
+    _print(parser.parse_args())
+
+
+def _print(options: argparse.Namespace) -> None:
+    known_width = sys.stdout.isatty() or "COLUMNS" in os.environ
+    console = Console(width=None if known_width else WIDE)  # a file or a pipe is wide
+    full = options.full or console.width >= WIDE
     for name, table in TABLES.items():
-        if given.what in (None, name):
-            console.print(table(given.config_dir, given.allow, full))
+        if options.what in (None, name):
+            console.print(table(options.config_dir, options.allow, full))
     if not full:
-        said = f"With --full, or from {WIDE} columns on: state (numbers kept), paper, what a task offers."
-        console.print(said, highlight=False)
+        hidden = "state (numbers kept), paper, what a task offers."
+        console.print(f"With --full, or from {WIDE} columns on: {hidden}", highlight=False)
 
 
 if __name__ == "__main__":

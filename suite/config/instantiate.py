@@ -10,16 +10,9 @@ from typing import Any
 
 from suite.errors import ConfigError, did_you_mean
 
-PACKAGED = (
-    "torch.optim",
-    "pytorch_optimizer",
-    "schedulefree",
-    "prodigyopt",
-)  # optimizers of others
+PACKAGED = ("torch.optim", "pytorch_optimizer", "schedulefree", "prodigyopt")  # of others
 ALWAYS_ALLOWED = ("optimizers", "tasks", *PACKAGED)
-DESCRIPTIVE = frozenset(
-    {"about", "search"}
-)  # what a YAML says about an optimizer; no run depends on it
+DESCRIPTIVE = frozenset({"about", "search"})  # keys of an optimizer's YAML that no run depends on
 RESERVED = DESCRIPTIVE | {"_target_", "_partial_"}
 
 Node = Mapping[str, Any]
@@ -42,26 +35,23 @@ def construct(node: Node, *args: Any, allow: Sequence[str] = ()) -> Any:
     try:
         return target(*args, **kwargs)
     except TypeError as error:  # a word where a number belongs, or an argument left out
-        given = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
+        values = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
         raise ConfigError(
-            f"{node['_target_']} cannot be made from {given or 'nothing'}: {error}"
+            f"{node['_target_']} cannot be made from {values or 'nothing'}: {error}"
         ) from error
 
 
 def locate(path: str, allow: Sequence[str] = ()) -> Callable[..., Any]:
     """Import the class or function that a dotted path names."""
     allowed = (*ALWAYS_ALLOWED, *allow)
-    if not any(
-        path == name.rstrip(".") or path.startswith(name.rstrip(".") + ".") for name in allowed
-    ):
+    if not any(f"{path}.".startswith(f"{name.rstrip('.')}.") for name in allowed):
         raise ConfigError(
             f"_target_: {path} is not on the allow-list ({', '.join(allowed)}). If you trust it, "
-            f"add "
-            f"'allow=[{path.split('.')[0]}]' to the command."
+            f"add 'allow=[{path.split('.')[0]}]' to the command."
         )
     module, _, name = path.rpartition(".")
     try:
-        found = getattr(import_module(module), name)
+        target = getattr(import_module(module), name)
     except ImportError as error:
         raise ConfigError(
             f"_target_: {path} cannot be imported: {error}{_install(path, error)}"
@@ -71,13 +61,13 @@ def locate(path: str, allow: Sequence[str] = ()) -> Callable[..., Any]:
         raise ConfigError(
             f"_target_: {module} has no {name}.{did_you_mean(name, known)}"
         ) from error
-    if not callable(found):
+    if not callable(target):
         raise ConfigError(f"_target_: {path} is not a class or function")
-    return found  # type: ignore[no-any-return]
+    return target  # type: ignore[no-any-return]
 
 
 def check_names(target: Callable[..., Any], path: str, names: Mapping[str, Any]) -> None:
-    """Refuse keys that the target's signature does not have, with the ones it has."""
+    """Refuse keys that the target's signature does not have; the message lists its own."""
     parameters = inspect.signature(target).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return
@@ -91,18 +81,13 @@ def check_names(target: Callable[..., Any], path: str, names: Mapping[str, Any])
 
 
 def _install(path: str, error: ImportError) -> str:
-    """What to type where the target's own package is not there."""
+    """The command that installs the target's package, where that one is missing."""
     missing = path.split(".")[0]
-    return (
-        f". Install it: python -m pip install {missing.replace('_', '-')}"
-        if error.name == missing
-        else ""
-    )
+    if error.name != missing:
+        return ""
+    return f". Install it: python -m pip install {missing.replace('_', '-')}"
 
 
 def _value(value: Any, allow: Sequence[str]) -> Any:
-    return (
-        construct(value, allow=allow)
-        if isinstance(value, Mapping) and "_target_" in value
-        else value
-    )
+    inner = isinstance(value, Mapping) and "_target_" in value
+    return construct(value, allow=allow) if inner else value

@@ -1,4 +1,4 @@
-"""What is wrong with a command line, in words that say what to type instead."""
+"""Messages for mistakes in a command line; each says what to type instead."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OVERRIDE = re.compile(r"Could not (?:override|append|delete)[^']*'(?P<key>[^'=]+
 
 @contextmanager
 def answered(arguments: Sequence[str]) -> Iterator[None]:
-    """End the process with a message and the right exit code for whatever stops a command from the outside."""
+    """End the process with a message and the exit code of the mistake or the interruption."""
     try:
         yield
     except EXPLAINED as error:
@@ -39,7 +39,7 @@ def answered(arguments: Sequence[str]) -> Iterator[None]:
     except KeyboardInterrupt:
         print("Interrupted. The same command goes on where this one stopped.", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+    except BrokenPipeError:  # the reader, `head` for one, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except BrokenExecutor:
@@ -61,23 +61,22 @@ def explained(arguments: Sequence[str]) -> Iterator[None]:
 
 
 def refuse_shadowed(arguments: Sequence[str]) -> None:
-    """Refuse a YAML of the user's that has the name of one of ours.
+    """Refuse a YAML of the user's that has the name of one of the suite's.
 
-    Hydra would take ours, and say nothing.
+    Hydra would take the suite's without a warning.
 
     Raises:
         ConfigError: which file it is, and what to do.
     """
     for folder in overrides.folders(arguments):
         for group in registry.GROUPS:
-            ours = set(registry.names(group))
-            if both := sorted(
-                path.stem for path in (folder / group).glob("*.yaml") if path.stem in ours
-            ):
+            both = {path.stem for path in (folder / group).glob("*.yaml")}
+            both &= set(registry.names(group))
+            for name in sorted(both)[:1]:
                 raise ConfigError(
-                    f"{folder / group / both[0]}.yaml would not be used: the suite has a {group} "
-                    f"{both[0]!r} of its "
-                    f"own, which goes first. Give it another name and choose it with {group}=NAME"
+                    f"{folder / group / name}.yaml would not be used: the suite has a {group} "
+                    f"{name!r} of its own, which goes first. Give it another name and choose it "
+                    f"with {group}=NAME"
                 )
 
 
@@ -98,32 +97,40 @@ def refuse_nothing(arguments: Sequence[str]) -> None:
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
-    """The message for the user; what Hydra says is kept where nothing better is known."""
+    """The message for the user: that of Hydra where no better one is known."""
     if isinstance(error, ConfigError):
         return str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
-        if (first := group.partition("/")[0]) in registry.GROUPS:  # a path where a name belongs
-            group, name = first, str(error.missing_cfg_file).removeprefix(f"{first}/")
+        group, name = _group_and_name(str(error.missing_cfg_file))
         if group:
             return _unknown_name(group, name, overrides.folders(arguments))
     if isinstance(error, OverrideParseException):
         key, _, value = error.override.partition("=")
         return f"{error}\nIf the value has spaces or brackets, quote it twice: '{key}=\"{value}\"'"
-    if found := OVERRIDE.search(str(error)):
-        return _unknown_key(found["key"], arguments)
+    if override := OVERRIDE.search(str(error)):
+        return _unknown_key(override["key"], arguments)
     cause = error.__cause__
     return f"{error}" + (f"\n{cause}" if cause is not None and str(cause) not in str(error) else "")
 
 
+def _group_and_name(missing: str) -> tuple[str, str]:
+    """The group of a YAML that does not exist, and the name; a path may stand for the name."""
+    first, _, rest = missing.partition("/")
+    if first in registry.GROUPS:
+        return first, rest
+    group, _, name = missing.rpartition("/")
+    return group, name
+
+
 def _unknown_name(group: str, name: str, folders: list[Path]) -> str:
     known = registry.names(group, folders)
-    said = f"There is no {group} {name!r}.{did_you_mean(name, known)}\nKnown: {', '.join(known)}"
-    return "\n".join([said, *_elsewhere(group, name, known, folders)])
+    message = f"There is no {group} {name!r}.{did_you_mean(name, known)}"
+    lines = [message, f"Known: {', '.join(known)}", *_elsewhere(group, name, known, folders)]
+    return "\n".join(lines)
 
 
 def _elsewhere(group: str, word: str, known: Sequence[str], folders: list[Path]) -> list[str]:
-    """How to ask for what is no YAML: a file of the user's, or a name that a YAML for many takes."""
+    """Choices that have no YAML: a file of the user's, or one of many that a YAML serves."""
     keys = {name: registry.read(group, name, folders) for name in known}
     if word.endswith("py"):
         files = [name for name, node in keys.items() if "file" in node]
@@ -136,16 +143,13 @@ def _elsewhere(group: str, word: str, known: Sequence[str], folders: list[Path])
 
 
 def _unknown_key(key: str, arguments: Sequence[str]) -> str:
-    """A key that the composed configuration does not have: look at what its part does have."""
+    """The message for a key that the configuration does not have; it lists those of its part."""
     group, _, name = key.partition(".")
     settings = registry.main().get(group)
     if name and group in registry.GROUPS and (lacking := _lacking(group, name, arguments)):
         known = _keys(registry.read(group, lacking, overrides.folders(arguments)))
-        what, more = f"{group} {lacking}", _who_has(group, name, arguments)
-        if overrides.is_sweep(arguments) and not overrides.typed(group, arguments):
-            what += "".join(
-                f" (of experiment={name})" for name in overrides.typed("experiment", arguments)[:1]
-            )
+        what = f"{group} {lacking}{_origin(group, arguments)}"
+        more = _who_has(group, name, arguments)
     elif name and isinstance(settings, dict):
         what, known, more = group, list(settings), ""
     else:
@@ -154,6 +158,13 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
             f"There is no setting {key!r}.{did_you_mean(group, known)}\nKnown: {', '.join(known)}"
         )
     return f"{what} has no {name!r}.{did_you_mean(name, known)}\nIt has: {', '.join(known)}{more}"
+
+
+def _origin(group: str, arguments: Sequence[str]) -> str:
+    """` (of experiment=quick)` where an experiment chose what the command line did not."""
+    experiment = overrides.typed("experiment", arguments)
+    chosen_there = overrides.is_sweep(arguments) and not overrides.typed(group, arguments)
+    return f" (of experiment={experiment[0]})" if chosen_there and experiment else ""
 
 
 def _lacking(group: str, key: str, arguments: Sequence[str]) -> str | None:
@@ -183,17 +194,17 @@ def _keys(node: dict[str, Any], prefix: str = "") -> list[str]:
 
     What is not an argument is left out.
     """
-    found = []
+    keys = []
     for key, value in node.items():
         if key.startswith("_") or key in DESCRIPTIVE:
             continue
         if value == {}:  # an open one: see overrides.opened
-            found.append(f"{prefix}{key}.NAME")
+            keys.append(f"{prefix}{key}.NAME")
+        elif isinstance(value, dict):
+            keys += _keys(value, f"{prefix}{key}.")
         else:
-            found += (
-                _keys(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
-            )
-    return found
+            keys.append(f"{prefix}{key}")
+    return keys
 
 
 def _top_level() -> list[Any]:

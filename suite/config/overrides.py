@@ -41,7 +41,7 @@ COMPOSED_ONCE = {
 
 
 def offered(arguments: Sequence[str]) -> str:
-    """What --help says of the groups to choose from, ours and those of the user's folders."""
+    """The part of --help about the groups, those of the user's folders included."""
     lines = [
         fill(
             f"{group}: {', '.join(registry.names(group, folders(arguments)))}",
@@ -62,8 +62,8 @@ def chosen(group: str, arguments: Sequence[str]) -> list[str]:
 
 def typed(group: str, arguments: Sequence[str]) -> list[str]:
     """The names of a group that stand on the command line."""
-    given = [word.partition("=")[2] for word in arguments if word.partition("=")[0] == group]
-    return [name for text in given for name in _words(text)]
+    texts = [word.partition("=")[2] for word in arguments if word.partition("=")[0] == group]
+    return [name for text in texts for name in _words(text)]
 
 
 def swept(group: str, arguments: Sequence[str]) -> list[str]:
@@ -79,7 +79,7 @@ def experiments(arguments: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def is_sweep(arguments: Sequence[str]) -> bool:
-    """Whether Hydra will carry out several runs: -m, or the mode that an experiment sets."""
+    """Whether Hydra will start several runs: -m, or the mode that an experiment sets."""
     if COMPOSED_ONCE & {word.partition("=")[0] for word in arguments}:
         return False
     if torchrun.SWEEPS & set(arguments):
@@ -93,9 +93,9 @@ def is_sweep(arguments: Sequence[str]) -> bool:
 def deferred(arguments: Sequence[str]) -> list[str]:
     """The arguments; settings that only swept choices have become sweeps of one value.
 
-    Before its runs Hydra composes a sweep itself, with the default optimizer and task, and would
-    refuse `task.path=input.txt` there though every task of the sweep has a path. What is swept it
-    looks at in the runs alone.
+    Before the runs of a sweep, Hydra composes it with the default optimizer and task. It would
+    refuse `task.path=input.txt` there though every task of the sweep has a path. A swept setting is
+    checked in the runs alone.
     """
     return (
         [_for_the_runs(word, arguments) for word in arguments]
@@ -159,10 +159,7 @@ def label(optimizer: str, node: Mapping[str, Any]) -> str:
 
 
 def has(node: Mapping[str, Any], key: str) -> bool:
-    """Whether a YAML has the value, or the node, of a dotted name.
-
-    An empty mapping has all of them.
-    """
+    """Whether a YAML has the value, or the node, of a dotted name; an empty mapping has all."""
     first, _, rest = key.partition(".")
     if first not in node:
         return False
@@ -172,13 +169,13 @@ def has(node: Mapping[str, Any], key: str) -> bool:
 
 def folders(arguments: Sequence[str]) -> list[Path]:
     """The user's configuration folders: `--config-dir PATH`, `--config-dir=PATH` or `-cd PATH`."""
-    found = []
-    for here, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        if here in ("--config-dir", "-cd"):
-            found.append(Path(following))
-        elif here.startswith("--config-dir="):
-            found.append(Path(here.partition("=")[2]))
-    return found
+    paths = []
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if word in ("--config-dir", "-cd"):
+            paths.append(Path(following))
+        elif word.startswith("--config-dir="):
+            paths.append(Path(word.partition("=")[2]))
+    return paths
 
 
 def _for_the_runs(word: str, arguments: Sequence[str]) -> str:
@@ -189,8 +186,8 @@ def _for_the_runs(word: str, arguments: Sequence[str]) -> str:
     names = typed(group, arguments)
     before = names if len(names) == 1 else _preset(group, arguments)
     known = {name for name in before if name in registry.names(group, folders(arguments))}
-    there = [registry.read(group, name, folders(arguments)) for name in known]
-    return word if any(has(node, key) for node in there) else f"{name}=choice({value})"
+    nodes = [registry.read(group, name, folders(arguments)) for name in known]
+    return word if any(has(node, key) for node in nodes) else f"{name}=choice({value})"
 
 
 def _is_open(argument: str, arguments: Sequence[str]) -> bool:
@@ -222,7 +219,7 @@ def _is_literal(text: str) -> bool:
 def _is_swept(word: str) -> bool:
     try:
         return OverridesParser.create().parse_override(word).is_sweep_override()
-    except HydraException:  # Hydra will say what is wrong with it
+    except HydraException:  # Hydra will refuse it, with a message
         return True
 
 

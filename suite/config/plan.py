@@ -26,24 +26,69 @@ DECISIVE = (
     "compile",
 )
 UNLESS = {"accumulate": 1, "clip_grad_norm": None}  # decisive where they differ from this
+MODES = ("offline", "online", "disabled")  # of W&B
 TELEMETRY = ("telemetry", "telemetry_products")  # decisive too where telemetry is on
 FEWEST_PRODUCTS = 10
 Config = Mapping[str, Any]
 
 
+def _is(value: Any, *kinds: type) -> bool:
+    """Whether a value is a number of one of these kinds; true and false are none."""
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return _is(value, int) and bool(value > 0)
+
+
+def _is_positive(value: Any) -> bool:
+    return _is(value, int, float) and bool(value > 0)
+
+
+def _is_limit(value: Any) -> bool:
+    return value is None or _is_positive(value)
+
+
+def _is_truth(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+Check = tuple[str, Callable[[Any], bool]]  # what a value must be, in words and as a test
+CHECKS: Mapping[str, Check] = {
+    "steps": ("a whole number above 0", _is_count),
+    "log_every": ("a whole number above 0 or null", lambda v: v is None or _is_count(v)),
+    **dict.fromkeys(
+        ("max_seconds", "max_grad_equivalents", "clip_grad_norm"),
+        ("a number above 0 or null", _is_limit),
+    ),
+    "accumulate": ("a whole number above 0", _is_count),
+    "timeout": ("a number above 0", _is_positive),
+    "target": ("a number or null", lambda v: v is None or _is(v, int, float)),
+    "seed": ("a whole number", lambda v: _is(v, int)),
+    "allow": ("a list of modules, as in allow=[my_package]", lambda v: isinstance(v, list)),
+    "telemetry_products": (
+        f"a whole number, at least {FEWEST_PRODUCTS}",
+        lambda v: _is(v, int) and v >= FEWEST_PRODUCTS,
+    ),
+    **dict.fromkeys(
+        ("stop_at_target", "compile", "force", "telemetry"), ("true or false", _is_truth)
+    ),
+}
+
+
 @dataclass(frozen=True)
 class Plan:
-    """One run: the resolved configuration, the names it was chosen by, and the circumstances it runs under.
+    """One run: its resolved configuration, the names of its YAML files, and its circumstances.
 
     Attributes:
         config: the resolved configuration, plain containers only.
         optimizer, task, experiment: the names of the YAML files that were chosen, an optimizer's
-            with the `name` that is one of its settings. A task that a file of the user's makes has
-            that file's name, and the digest of its content among its settings.
+            with the `name` that is one of its settings. A task made by a file of the user's has the
+            name of the file, and the digest of its content among its settings.
         results: the folder of all results.
         command: what repeats this run.
         workers: how many runs share the machine.
-        world_size: how many processes carry it out together.
+        world_size: how many processes share the run.
         number, total: the run's place in a sweep, from 1.
     """
 
@@ -67,40 +112,8 @@ class Plan:
         object.__setattr__(self, "config", {**self.config, "task": task_file.digested(node)})
         require_one_of("precision", self.config["precision"], ("auto", *device.PRECISIONS))
         require_one_of("wandb.mode", self.config["wandb"]["mode"], MODES)
-        self._require(
-            "steps", "a whole number above 0", lambda value: _is(value, int) and value > 0
-        )
-        self._require(
-            "log_every",
-            "a whole number above 0 or null",
-            lambda v: v is None or (_is(v, int) and v > 0),
-        )
-        for limit in ("max_seconds", "max_grad_equivalents", "clip_grad_norm"):
-            self._require(
-                limit,
-                "a number above 0 or null",
-                lambda v: v is None or (_is(v, int, float) and v > 0),
-            )
-        self._require(
-            "accumulate", "a whole number above 0", lambda value: _is(value, int) and value > 0
-        )
-        self._require(
-            "timeout", "a number above 0", lambda value: _is(value, int, float) and value > 0
-        )
-        self._require(
-            "target", "a number or null", lambda value: value is None or _is(value, int, float)
-        )
-        self._require("seed", "a whole number", lambda value: _is(value, int))
-        self._require(
-            "allow",
-            "a list of modules, as in allow=[my_package]",
-            lambda value: isinstance(value, list),
-        )
-        self._require(
-            "telemetry_products", f"a whole number, at least {FEWEST_PRODUCTS}", _enough_products
-        )
-        for name in ("stop_at_target", "compile", "force", "telemetry"):
-            self._require(name, "true or false", lambda value: isinstance(value, bool))
+        for name, (kind, holds) in CHECKS.items():
+            self._require(name, kind, holds)
 
     def _require(self, name: str, what: str, holds: Callable[[Any], bool]) -> None:
         if not holds(self.config[name]):
@@ -126,7 +139,7 @@ class Plan:
     def run_id(self) -> str:
         """8 hex digits over all that determines the record: the same run has the same id.
 
-        Telemetry changes no step, but a record without it is not what a run with it is asked for.
+        Telemetry changes no step, but a record without it does not replace one with it.
         """
         decisive = (*DECISIVE, *TELEMETRY) if self.config["telemetry"] else DECISIVE
         identity = {name: without_descriptions(self.config[name]) for name in decisive}
@@ -141,7 +154,7 @@ class Plan:
 
     @property
     def directory(self) -> Path:
-        """Where the run's record is."""
+        """The folder of the run's record."""
         return self.results / "runs" / self.task / self.optimizer / self.run_id
 
     @property
@@ -151,22 +164,8 @@ class Plan:
         return f"{self.optimizer} on {self.task}, seed {self.seed}{together}"
 
 
-def _is(value: Any, *kinds: type) -> bool:
-    """Whether a value is a number of one of these kinds; true and false are none."""
-    return isinstance(value, kinds) and not isinstance(value, bool)
-
-
-def _enough_products(value: Any) -> bool:
-    return _is(value, int) and bool(value >= FEWEST_PRODUCTS)
-
-
 def without_descriptions(value: Any) -> Any:
-    """A search space says where to look for a value, not what was computed."""
-    return (
-        {key: item for key, item in value.items() if key not in DESCRIPTIVE}
-        if isinstance(value, Mapping)
-        else value
-    )
-
-
-MODES = ("offline", "online", "disabled")
+    """A node without its descriptions: a search space changes no computed value."""
+    if not isinstance(value, Mapping):
+        return value
+    return {key: item for key, item in value.items() if key not in DESCRIPTIVE}

@@ -48,16 +48,14 @@ def main() -> dict[str, Any]:
 
 def names(group: str, folders: Iterable[Path] = ()) -> list[str]:
     """The names of a group's YAML files, ours and those in the user's own configuration folders."""
-    found = {
-        path.stem for folder in (CONFIGS, *folders) for path in (folder / group).glob("*.yaml")
-    }
-    return sorted(found)
+    paths = (path for folder in (CONFIGS, *folders) for path in (folder / group).glob("*.yaml"))
+    return sorted({path.stem for path in paths})
 
 
 def read(group: str, name: str, folders: Iterable[Path] = ()) -> dict[str, Any]:
     """One YAML as it is written, interpolations unresolved.
 
-    No name is in two folders (see `complaints`).
+    No name is in two folders (see `messages.refuse_shadowed`).
     """
     for folder in (*folders, CONFIGS):
         path = folder / group / f"{name}.yaml"
@@ -93,11 +91,9 @@ def tasks_offering(
 
 
 def family(node: Mapping[str, Any]) -> str:
-    """The family an optimizer belongs to.
+    """The family of an optimizer: the one its YAML names, else its folder of `optimizers`.
 
-    What its YAML says, else the folder of `optimizers` it lives in.
-
-    What comes from the packages that are always allowed is first order, and the rest `other`.
+    An optimizer of a packaged library is first order, any other one `other`.
     """
     target = str(node.get("_target_"))
     parts = target.split(".")
@@ -109,10 +105,7 @@ def family(node: Mapping[str, Any]) -> str:
 
 
 def about(node: Mapping[str, Any]) -> dict[str, Any]:
-    """What an optimizer's YAML says of it beside its settings.
-
-    `paper`, and `state`, the numbers it keeps.
-    """
+    """The descriptions in an optimizer's YAML: its `paper`, and `state`, the numbers it stores."""
     return node.get("about") or {}
 
 
@@ -129,8 +122,5 @@ def _offers(task: str, folders: Folders, allow: tuple[str, ...]) -> frozenset[st
 
 
 def family_rank(family: str) -> int:
-    """Where a family stands in the tables.
-
-    First order on top, families without a place of their own at the end.
-    """
+    """The place of a family in the tables: first order on top, unlisted families at the end."""
     return FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)

@@ -1,4 +1,4 @@
-"""The interpolations of the configuration that are our own."""
+"""The suite's own interpolations in the configuration."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SCALES = ("quick", "small", "full")
 def register() -> None:
     """Make our interpolations known to OmegaConf.
 
-    `${size:QUICK,SMALL,FULL}` is the one for the configuration's scale, `${results:}` the folder of
-    all results, `${levels:}` what `suite.target` stored for the task as it is set up, and
-    `${target:}` the task's own target or, where that is null, the stored one. `${offered:}` is what
-    --help says of the groups.
+    `${size:QUICK,SMALL,FULL}` is the value of the configuration's scale, `${results:}` the folder
+    of all results, `${levels:}` the levels that `suite.target` stored for the task with its
+    settings, and `${target:}` the task's own target or, where that is null, the stored one.
+    `${offered:}` is the part of --help about the groups.
     """
     OmegaConf.register_new_resolver("size", _size, replace=True)
     OmegaConf.register_new_resolver("results", lambda: str(paths.results()), replace=True)
@@ -36,16 +36,16 @@ def _size(quick: Any, small: Any, full: Any, *, _root_: DictConfig) -> Any:
 
 
 def _levels(*, _root_: DictConfig) -> targets.Levels | None:
-    found = targets.find(_task(_root_), _scale(_root_))
-    return None if found is None else dict(found["levels"])
+    entry = targets.find(_task(_root_), _scale(_root_))
+    return None if entry is None else dict(entry["levels"])
 
 
 def _target(*, _root_: DictConfig) -> Any:
     task = _task(_root_)
     if (own := task.get("target")) is not None:
         return own
-    found = targets.find(task, _scale(_root_))
-    return None if found is None else found["target"]
+    entry = targets.find(task, _scale(_root_))
+    return None if entry is None else entry["target"]
 
 
 def _task(root: DictConfig) -> dict[str, Any]:

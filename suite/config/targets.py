@@ -1,6 +1,4 @@
-"""Levels of a validation metric that runs are timed to.
-
-Shares of what a baseline improves, and where they are kept.
+"""Levels of a validation metric that runs are timed to: shares of a baseline's improvement.
 
 With u the untrained value and m the baseline's final one, the level of a share p is u + p (m - u).
 A positive metric that is to become small and falls by more than two decades, such as the gap to a
@@ -31,12 +29,8 @@ SHARES = (50, 80, 95, 100)
 DECADES = 2.0  # a fall by more is shared out on a log scale
 DIGITS = 4  # of a level; the last one is rounded towards the untrained value
 RESOLUTION = 2.0**-52  # of the untrained value: a gap below it is zero
-LENGTH = (
-    "steps",
-    "eval_every",
-    "target",
-    "batch_size",
-)  # how a task is trained, not what its metric says
+# settings of the training; a value of the metric means the same with any
+LENGTH = ("steps", "eval_every", "target", "batch_size")
 FOLDER = paths.CONFIGS / "targets"
 
 Levels = dict[int, float]
@@ -45,7 +39,7 @@ Entry = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Ladder:
-    """The levels by their share in percent, and the scale (`linear` or `log`) they are shared out on."""
+    """The levels by their share in percent, and their scale: `linear` or `log`."""
 
     scale: str
     values: Levels
@@ -55,12 +49,27 @@ def ladder(untrained: float, final: float, direction: str) -> Ladder:
     """The levels between an untrained value and the baseline's final one.
 
     Each is rounded to four digits, its own or those of the improvement where these are finer,
-    towards the untrained value, so that the run that sets the last one reaches it on a machine with
+    towards the untrained value: so the run that sets the last level reaches it on a machine with
     other round-off too.
 
     Raises:
         ValueError: a value is not finite, or the final one is no improvement.
     """
+    _require_improvement(untrained, final, direction)
+    least = RESOLUTION * untrained
+    reached = least if direction == "min" and abs(final) <= least else final
+    scale = "log" if _falls_by_decades(untrained, reached, direction) else "linear"
+    if scale == "log":
+        between = {share: untrained * (reached / untrained) ** (share / 100) for share in SHARES}
+    else:
+        between = {share: untrained + share / 100 * (final - untrained) for share in SHARES}
+    improvement = abs(final - untrained)
+    return Ladder(
+        scale, {share: lenient(value, improvement, direction) for share, value in between.items()}
+    )
+
+
+def _require_improvement(untrained: float, final: float, direction: str) -> None:
     sign = 1.0 if direction == "max" else -1.0
     if not (math.isfinite(untrained) and math.isfinite(final)):
         raise ValueError(
@@ -71,19 +80,10 @@ def ladder(untrained: float, final: float, direction: str) -> Ladder:
             f"the metric went from {untrained:.6g} to {final:.6g}, which is no improvement "
             f"({direction})"
         )
-    least = RESOLUTION * untrained
-    zero = direction == "min" and 0 <= abs(final) <= least
-    reached = least if zero else final
-    if direction == "min" and reached > 0 and math.log10(untrained / reached) > DECADES:
-        between = {share: untrained * (reached / untrained) ** (share / 100) for share in SHARES}
-        scale = "log"
-    else:
-        between = {share: untrained + share / 100 * (final - untrained) for share in SHARES}
-        scale = "linear"
-    improvement = abs(final - untrained)
-    return Ladder(
-        scale, {share: lenient(value, improvement, direction) for share, value in between.items()}
-    )
+
+
+def _falls_by_decades(untrained: float, reached: float, direction: str) -> bool:
+    return direction == "min" and reached > 0 and math.log10(untrained / reached) > DECADES
 
 
 def lenient(value: float, improvement: float, direction: str) -> float:
@@ -97,7 +97,7 @@ def lenient(value: float, improvement: float, direction: str) -> float:
     )
 
 
-# -- where they are kept ---------------------------------------------------------------------------
+# -- the stored levels -----------------------------------------------------------------------------
 
 
 def read(path: Path) -> dict[str, Entry]:
@@ -139,8 +139,8 @@ def _checked(entry: Any) -> Entry:
 def find(task: Mapping[str, Any], scale: str, folder: Path | None = None) -> Entry | None:
     """The stored entry for a task's resolved settings at a scale.
 
-    It is found by the settings, whatever the task's YAML is called: data, model and metric have to
-    be the same, while steps, evaluations and the size of a batch may differ.
+    The settings decide, not the name of the task's YAML: data, model and metric have to be the
+    same, while steps, evaluations and the size of a batch may differ.
     """
     wanted = setting(task)
     for path in sorted((folder or FOLDER).glob("*.yaml")):
@@ -151,7 +151,7 @@ def find(task: Mapping[str, Any], scale: str, folder: Path | None = None) -> Ent
 
 
 def of(config: Mapping[str, Any], folder: Path | None = None) -> Levels | None:
-    """The stored levels for a composed or recorded configuration, which may be older than they are."""
+    """The stored levels for a composed configuration, or for a recorded one that may be older."""
     entry = find(config["task"], str(config.get("scale")), folder)
     return None if entry is None else dict(entry["levels"])
 

@@ -1,7 +1,4 @@
-"""A task whose settings name a Python file of the user's.
-
-What it is called, and what its content adds to a run.
-"""
+"""A task made by a Python file of the user's: its name, and the digest of its content."""
 
 from __future__ import annotations
 
@@ -16,9 +13,9 @@ Node = Mapping[str, Any]
 
 
 def name_of(task: str, node: Node) -> str:
-    """What results and reports call the task: its YAML's name, or that of the file that makes it.
+    """The task's name in results and reports: that of its YAML, or of the file that makes it.
 
-    A file that is called like a task of the suite's is not taken for it.
+    A file with the name of a task of the suite's gets `my_` before it.
     """
     if not node.get("file"):
         return task
@@ -27,28 +24,23 @@ def name_of(task: str, node: Node) -> str:
 
 
 def identifying(node: Node) -> Node:
-    """The settings that make a task what it is.
-
-    The content of its file, wherever that lies and however it is typed.
-    """
-    return (
-        {key: value for key, value in node.items() if key != "file"} if node.get("digest") else node
-    )
+    """The settings that identify a task: of a file its content, not its path."""
+    if not node.get("digest"):
+        return node
+    return {key: value for key, value in node.items() if key != "file"}
 
 
 def digested(node: Node) -> Node:
-    """The task's settings with digits of the SHA-256 of their file, so that a run of an edited file is another run.
+    """The task's settings with the digest of their file: a run of an edited file is another run.
 
-    Tasks without `file` and `digest` stay as they are, and so does one whose file is absent: it
-    complains itself.
+    Tasks without `file` and `digest` stay as they are, and so does a task whose file is absent: it
+    raises its own error.
     """
     if not node.get("file") or "digest" not in node:
         return node
     from tasks.custom.source import DIGITS  # which brings in torch, and the report does without
 
     path = Path(str(node["file"])).expanduser()
-    return (
-        {**node, "digest": sha256(path.read_bytes()).hexdigest()[:DIGITS]}
-        if path.is_file()
-        else node
-    )
+    if not path.is_file():
+        return node
+    return {**node, "digest": sha256(path.read_bytes()).hexdigest()[:DIGITS]}
