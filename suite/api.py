@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from suite import paths
-from suite.compare.comparison import filter_texts, read_records, runs_folder
 from suite.config import messages, overrides, registry, torchrun
 from suite.config.compose import compose_plan
 from suite.errors import ConfigError
 from suite.multirun import entry_of, in_words, note_outcome, run_of_a_sweep
-from suite.results.frame import Records, metric_columns
 from suite.results.parse import read_history
+from suite.results.select import filter_texts, load_records, runs_folder
 from suite.results.status import Status
 
 if TYPE_CHECKING:
@@ -31,9 +30,6 @@ if TYPE_CHECKING:
     from suite.training.runner import Outcome
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler would write between the lines
-
-OF_THE_RUN = ("problem", "optimizer", "task", "seed", "status", "metric", "direction")
-OF_THE_STEP = ("step", "epoch", "seconds", "grad_equivalents", "loss", "lr")
 
 
 @dataclass(frozen=True, repr=False)
@@ -182,7 +178,7 @@ def load(results: str | Path | None = None, /, **filters: Any) -> pd.DataFrame:
     """Recorded runs as one tidy frame: a row a logged step of a run.
 
     >>> frame = suite.load("results", experiment="quick", task="mlp")  # doctest: +SKIP
-    >>> frame.groupby("optimizer")["val"].max()  # doctest: +SKIP
+    >>> frame.groupby("optimizer")["value"].max()  # doctest: +SKIP
 
     Args:
         results: the folder of all results, or a folder of runs or an archive; None for the usual
@@ -191,27 +187,17 @@ def load(results: str | Path | None = None, /, **filters: Any) -> pd.DataFrame:
             `optimizer={"lr": 0.1}`.
 
     Returns:
-        The columns are: problem, optimizer, the labels of the report; task; seed; status; metric
-        and direction (`max` or `min`) of the task; step, epoch, seconds, grad_equivalents, loss and
-        lr of the step; val and test, the metric on these splits, NaN between evaluations; run, the
-        directory of the record. A repeat of a (configuration, seed) is left out, and a run that
-        never took a step has no row.
+        The columns of `Records.tidy`, those of the run first: run_id, experiment, problem and
+        optimizer (the labels of the report), task, scale, seed, status, device, parallel, metric
+        and direction (`max` or `min`). Those of the step are: step, seconds, grad_equivalents,
+        loss, value and test_value, the metric on the validation and the test split, NaN between
+        evaluations. A run without a history has one row without a step. A repeat of a
+        (configuration, seed) is left out.
 
     Raises:
         ConfigError: no run fits; the message says what there is.
     """
-    records = read_records(runs_folder(results), filter_texts(filters))
-    return pd.concat([_steps(records, index) for index in records.frame.index], ignore_index=True)
-
-
-def _steps(records: Records, index: int) -> pd.DataFrame:
-    """The logged steps of one run under the names that all runs share."""
-    row, history = records.frame.loc[index], records.histories[index]
-    columns = {name: name for name in OF_THE_STEP}
-    columns |= metric_columns(str(row["metric"]))
-    steps = pd.DataFrame({name: history.get(column) for name, column in columns.items()})
-    own = pd.DataFrame({name: row[name] for name in OF_THE_RUN}, index=steps.index)
-    return own.join(steps).assign(run=str(records.runs[index].path))
+    return load_records(runs_folder(results), filter_texts(filters)).tidy()
 
 
 def _plan(

@@ -50,11 +50,12 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _compare_two(options: argparse.Namespace, names: Sequence[str], filters: dict[str, str]) -> int:
     from suite.compare import selection  # now: --help need not wait for pandas
-    from suite.compare.comparison import compare_methods, read_records
+    from suite.compare.comparison import compare_methods
     from suite.compare.output import show
+    from suite.results.select import load_records
 
     level = filters.pop("level", None)
-    records = read_records(options.runs, filters)
+    records = load_records(options.runs, filters)
     mixed = options.mixed_devices
     across = [*_keys(options.across), *(selection.DEVICE if mixed else ())]
     comparison = compare_methods(records, *names, level=level, across=across, mixed=mixed)
@@ -71,15 +72,15 @@ def _compare_all(options: argparse.Namespace, names: Sequence[str], filters: dic
         ConfigError: there are fewer than two to rank on any problem.
     """
     from suite.compare.baseline import against_baseline
-    from suite.compare.comparison import read_records
     from suite.compare.output import show_all
     from suite.compare.ranks import overall, standings
     from suite.compare.sides import CostTable
     from suite.compare.tables import matrix_table, rank_tables, stability_lines
+    from suite.results.select import load_records
 
     if names:
         filters = {"optimizer": ",".join(names), **filters}
-    records = read_records(options.runs, filters)
+    records = load_records(options.runs, filters)
     table = CostTable(records)
     rankings = standings(table, options.unit, mixed=options.mixed_devices)
     if not rankings:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import html
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-from suite import paths
 from suite.compare import selection
 from suite.compare.output import blocks
 from suite.compare.sides import CostTable
 from suite.compare.verdict import Verdict, judge
 from suite.errors import ConfigError, did_you_mean
-from suite.results.frame import Records, build_records
-from suite.results.labels import flatten, show
-from suite.results.load import load_runs, load_timings
+from suite.results.frame import Records
+from suite.results.select import filter_texts, load_records, runs_folder
 
 
 @dataclass(frozen=True, repr=False)
@@ -103,7 +100,7 @@ def compare(
         ConfigError: no run fits, a method has no run or several configurations, or there is no
             such level; the message says what to type.
     """
-    records = read_records(runs_folder(results), filter_texts(filters))
+    records = load_records(runs_folder(results), filter_texts(filters))
     keys = [*across, *(selection.DEVICE if mixed_devices else ())]
     return compare_methods(records, first, second, level=level, across=keys, mixed=mixed_devices)
 
@@ -127,49 +124,6 @@ def compare_methods(
     table = CostTable(records)
     verdicts = (judge(table, a, b, _level(table, a.problem, level), mixed=mixed) for a, b in pairs)
     return Comparison(table, tuple(verdicts), tuple(selection.alone(records, *methods, pairs)))
-
-
-def read_records(runs: Path, filters: Mapping[str, str]) -> Records:
-    """The runs in a folder that pass the filters, with warnings about those that are left out.
-
-    Raises:
-        ConfigError: no run is left.
-    """
-    loaded, damaged = load_runs(runs)
-    if not loaded:
-        raise ConfigError(
-            f"no runs in {runs}\nMake some:  python -m suite -m optimizer=adamw,kfac seed=0,1,2"
-        )
-    for damage in damaged:
-        print(f"warning: skipped {damage.path}: {damage.reason}", file=sys.stderr)
-    chosen = selection.chosen(loaded, filters)
-    records = build_records(chosen, damaged, load_timings(runs))
-    if records.repeats:
-        repeats = ", ".join(records.repeats)
-        print(
-            f"warning: left out as repeats of a (configuration, seed): {repeats}", file=sys.stderr
-        )
-    return records
-
-
-def runs_folder(results: str | Path | None) -> Path:
-    """The folder of runs of a folder of results; itself where it holds runs or an archive."""
-    folder = paths.results() if results is None else Path(results).expanduser().resolve()
-    return folder / "runs" if (folder / "runs").is_dir() or results is None else folder
-
-
-def filter_texts(filters: Mapping[str, Any]) -> dict[str, str]:
-    """Filters as they are typed: `{"optimizer": {"lr": 0.1}}` is `optimizer.lr=0.1`."""
-    texts: dict[str, str] = {}
-    for key, value in filters.items():
-        if isinstance(value, Mapping):
-            texts |= flatten(value, key)
-        elif isinstance(value, str):
-            texts[key] = value
-        else:
-            values = value if isinstance(value, Sequence) else [value]
-            texts[key] = ",".join(map(show, values))
-    return texts
 
 
 def _level(table: CostTable, problem: str, wanted: str | int | None) -> str | None:

@@ -15,11 +15,9 @@ from suite.config import registry
 from suite.errors import ConfigError, did_you_mean
 from suite.results.frame import Records
 from suite.results.labels import Settings
-from suite.results.select import select
 
 METHOD = re.compile(r"(?P<name>[^\[\]=]+?)\s*(?:\[(?P<settings>.*)\])?")
 DEVICE = ("device", "precision")
-chosen = select
 
 
 @dataclass(frozen=True)

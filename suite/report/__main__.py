@@ -7,14 +7,12 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from suite import paths
+from suite.config import words
+from suite.errors import ConfigError
 
-if TYPE_CHECKING:
-    from suite.results.load import Run
-
-EXAMPLE = "python -m suite optimizer=adam task=mlp"
+FLAGS = ("experiment", "task", "optimizer")  # filters that are flags too
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,57 +23,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     typed = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(typed)
-
-    # Imported only now: --help and a wrong option answer at once.
-    from rich.console import Console
-
-    from suite.report.report import write_report
-    from suite.results.frame import build_records
-    from suite.results.load import load_runs, load_timings
-    from suite.tables.terminal import print_table
-
-    runs, damaged = load_runs(options.runs)
-    for damage in damaged:
-        print(f"warning: skipped {damage.path}: {damage.reason}", file=sys.stderr)
-    chosen = [run for run in runs if _wanted(run, options)]
-    if not chosen:
-        print(_nothing(runs, options), file=sys.stderr)
-        return 2
-    records = build_records(chosen, damaged, load_timings(options.runs))
-    if records.repeats:
-        print(
-            "warning: left out as repeats of a (configuration, seed): "
-            f"{', '.join(records.repeats)}",
-            file=sys.stderr,
-        )
-    title = (
-        f"Optimizer comparison: {options.experiment}"
-        if options.experiment
-        else "Optimizer comparison"
-    )
     try:
-        command = shlex.join(["python", "-m", "suite.report", *typed])
-        paper = options.out / "paper" if options.paper is True else options.paper
-        tables = write_report(records, options.out, title, command, options.allow, paper)
+        _report(options, shlex.join(["python", "-m", "suite.report", *typed]))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
     except OSError as error:
         print(f"error: the report cannot be written: {error}", file=sys.stderr)
         return 2
+    return 0
+
+
+def _report(options: argparse.Namespace, command: str) -> None:
+    from rich.console import Console  # now: --help and a wrong option answer at once
+
+    from suite.report.report import write_report
+    from suite.results.select import load_records
+    from suite.tables.terminal import print_table
+
+    flags = {key: getattr(options, key) for key in FLAGS}
+    filters = words.filters(options.words, flags)
+    records = load_records(options.runs, filters)
+    title = ": ".join(["Optimizer comparison", *filter(None, [filters.get("experiment")])])
+    paper = options.out / "paper" if options.paper is True else options.paper
+    tables = write_report(records, options.out, title, command, options.allow, paper)
     console = Console()
     for table in tables:
         print_table(table, console)
-    console.print(
-        f"report: {options.out / 'index.html'}", markup=False, highlight=False, soft_wrap=True
-    )
-    if paper is not None:
-        console.print(
-            f"paper:  {paper / 'main.tex'}", markup=False, highlight=False, soft_wrap=True
-        )
-    return 0
+    lines = [f"report: {options.out / 'index.html'}"]
+    lines += [] if paper is None else [f"paper:  {paper / 'main.tex'}"]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _parser() -> argparse.ArgumentParser:
     results = paths.results()
     parser = argparse.ArgumentParser(prog="python -m suite.report", description=__doc__)
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="only runs with this setting: experiment=quick task=mlp,cnn optimizer.lr=0.1",
+    )
     parser.add_argument(
         "--runs", type=Path, default=results / "runs", metavar="DIR", help="the runs (%(default)s)"
     )
@@ -106,31 +95,6 @@ def _parser() -> argparse.ArgumentParser:
         help="draw the landscapes of this module's tasks too",
     )
     return parser
-
-
-def _wanted(run: Run, options: argparse.Namespace) -> bool:
-    return (
-        (options.experiment is None or run.config.get("experiment") == options.experiment)
-        and (options.task is None or run.task in options.task)
-        and (options.optimizer is None or run.optimizer in options.optimizer)
-    )
-
-
-def _nothing(runs: Sequence[Run], options: argparse.Namespace) -> str:
-    """Why there is nothing to report, and what to type."""
-    if not runs:
-        return (
-            f"no runs in {options.runs}\nmake some with:  make compare\n           or:  {EXAMPLE}"
-        )
-    there = {
-        "experiments": {
-            str(run.config["experiment"]) for run in runs if run.config.get("experiment")
-        },
-        "tasks": {run.task for run in runs},
-        "optimizers": {run.optimizer for run in runs},
-    }
-    lines = [f"  {kind}: {', '.join(sorted(names)) or 'none'}" for kind, names in there.items()]
-    return "\n".join([f"none of the {len(runs)} runs in {options.runs} matches; they have", *lines])
 
 
 if __name__ == "__main__":

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from suite import paths
 from suite.errors import ConfigError, did_you_mean
+from suite.results.frame import Records, build_records
 from suite.results.labels import flatten, show
+from suite.results.load import load_runs, load_timings
 from suite.results.run import Run
 
 NAMES = ("task", "optimizer")  # as filters these are names, not the settings below them
@@ -34,6 +39,51 @@ def select(runs: Sequence[Run], filters: Mapping[str, str]) -> list[Run]:
             raise ConfigError(_no_such(key, wanted, {text for text in texts if text}, runs))
         selected = passed
     return selected
+
+
+def load_records(runs: Path, filters: Mapping[str, str]) -> Records:
+    """The runs in a folder that pass the filters, with warnings about those that are left out.
+
+    Raises:
+        ConfigError: no run is left.
+    """
+    loaded, damaged = load_runs(runs)
+    if not loaded:
+        raise ConfigError(
+            f"no runs in {runs}\n"
+            "Make some:  make compare\n"
+            "       or:  python -m suite -m optimizer=adamw,kfac seed=0,1,2"
+        )
+    for damage in damaged:
+        print(f"warning: skipped {damage.path}: {damage.reason}", file=sys.stderr)
+    chosen = select(loaded, filters)
+    records = build_records(chosen, damaged, load_timings(runs))
+    if records.repeats:
+        repeats = ", ".join(records.repeats)
+        print(
+            f"warning: left out as repeats of a (configuration, seed): {repeats}", file=sys.stderr
+        )
+    return records
+
+
+def runs_folder(results: str | Path | None) -> Path:
+    """The folder of runs of a folder of results; itself where it holds runs or an archive."""
+    folder = paths.results() if results is None else Path(results).expanduser().resolve()
+    return folder / "runs" if (folder / "runs").is_dir() or results is None else folder
+
+
+def filter_texts(filters: Mapping[str, Any]) -> dict[str, str]:
+    """Filters as they are typed: `{"optimizer": {"lr": 0.1}}` is `optimizer.lr=0.1`."""
+    texts: dict[str, str] = {}
+    for key, value in filters.items():
+        if isinstance(value, Mapping):
+            texts |= flatten(value, key)
+        elif isinstance(value, str):
+            texts[key] = value
+        else:
+            values = value if isinstance(value, Sequence) else [value]
+            texts[key] = ",".join(map(show, values))
+    return texts
 
 
 def setting(run: Run, key: str) -> str | None:
