@@ -3,13 +3,10 @@ mini-batch, and in one."""
 
 from __future__ import annotations
 
-from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from optimizers import Objective
@@ -17,8 +14,8 @@ from optimizers.diagonal import SGDPH, SOAA, AdaFisher
 from optimizers.distributed import ProcessGroup, SingleProcess
 from optimizers.linalg.flat import flatten
 from tests.optimizers.cases import MODELS, Problem
+from tests.optimizers.ranks import Progress
 
-SIZE = 2
 STEPS = 8
 WAYS: dict[str, tuple[Any, str]] = {
     "adafisher": (partial(AdaFisher, lr=0.02, statistics_period=3), "layers"),
@@ -73,16 +70,10 @@ def trained(name: str, ranks: SingleProcess) -> dict[str, Any]:
     }
 
 
-def work(rank: int, folder: str) -> None:
-    """What one of the processes does; its answers go into a file."""
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meeting",
-        rank=rank,
-        world_size=SIZE,
-        timeout=timedelta(seconds=60),
-    )
-    found = {name: trained(name, ProcessGroup()) for name in WAYS}
-    torch.save(found, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
+def work(ranks: ProcessGroup, progress: Progress) -> dict[str, Any]:
+    """The results of one of the processes."""
+    results: dict[str, Any] = {}
+    for name in WAYS:
+        results[name] = trained(name, ranks)
+        progress()
+    return results

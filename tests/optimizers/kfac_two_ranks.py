@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from optimizers import Objective
@@ -17,8 +14,8 @@ from optimizers.distributed import SINGLE_PROCESS, ProcessGroup, SingleProcess
 from optimizers.linalg.flat import flatten
 from optimizers.natural_gradient import EKFAC, KFAC
 from tests.optimizers.cases import LOSSES, MODELS, Problem, mlp
+from tests.optimizers.ranks import Progress
 
-SIZE = 2
 STEPS = 10
 HALF = 5  # no step that renews anything: what is resumed has to be complete
 PLAIN: dict[str, object] = {"statistics_period": 2, "inverse_period": 3, "lr": 0.05}
@@ -158,17 +155,10 @@ def resumed_alone(name: str, saved: dict[str, Any]) -> Tensor:
     return run.go(STEPS - HALF)
 
 
-def work(rank: int, folder: str) -> None:
-    """What one of the processes does; its answers go into a file."""
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meeting",
-        rank=rank,
-        world_size=SIZE,
-        timeout=timedelta(seconds=60),
-    )
-    found = {name: trained(name, ProcessGroup()) for name in WAYS}
-    tiny = {name: Run(way, ProcessGroup()).go(STEPS) for name, way in TINY.items()}
-    torch.save(found | {"tiny": tiny}, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
+def work(ranks: ProcessGroup, progress: Progress) -> dict[str, Any]:
+    """The results of one of the processes."""
+    results: dict[str, Any] = {}
+    for name in WAYS:
+        results[name] = trained(name, ranks)
+        progress()
+    return results | {"tiny": {name: Run(way, ranks).go(STEPS) for name, way in TINY.items()}}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,25 +11,13 @@ from optimizers.distributed import SINGLE_PROCESS
 from tests.optimizers import diagonal_two_ranks
 from tests.optimizers.cases import close
 from tests.optimizers.diagonal_two_ranks import WAYS
+from tests.optimizers.ranks import results_of_ranks
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What the two processes found."""
-    folder = tmp_path_factory.mktemp("ranks")
-    context = multiprocessing.get_context("spawn")
-    ranks = range(diagonal_two_ranks.SIZE)
-    processes = [
-        context.Process(target=diagonal_two_ranks.work, args=(rank, str(folder))) for rank in ranks
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        if process.is_alive():
-            process.kill()
-    assert [process.exitcode for process in processes] == [0, 0]
-    return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in ranks]
+    """The results of the two processes."""
+    return results_of_ranks(diagonal_two_ranks.work, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("name", WAYS)

@@ -5,8 +5,6 @@ Factors summed, inverses shared out, checkpoints complete.
 
 from __future__ import annotations
 
-import multiprocessing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,30 +14,15 @@ from optimizers.distributed import SINGLE_PROCESS
 from tests.optimizers import kfac_two_ranks
 from tests.optimizers.cases import close
 from tests.optimizers.kfac_two_ranks import STEPS, TINY, WAYS
+from tests.optimizers.ranks import results_of_ranks
 
 MEMORY = [name for name in WAYS if name.startswith("memory")]
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What the two processes found."""
-    folder = tmp_path_factory.mktemp("ranks")
-    context = multiprocessing.get_context("spawn")
-    processes = [
-        context.Process(target=kfac_two_ranks.work, args=(rank, str(folder)))
-        for rank in range(kfac_two_ranks.SIZE)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        if process.is_alive():
-            process.kill()
-    assert [process.exitcode for process in processes] == [0, 0]
-    return [
-        torch.load(Path(folder) / f"{rank}.pt", weights_only=False)
-        for rank in range(kfac_two_ranks.SIZE)
-    ]
+    """The results of the two processes."""
+    return results_of_ranks(kfac_two_ranks.work, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.fixture(scope="module")

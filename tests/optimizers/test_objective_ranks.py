@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,25 +11,13 @@ from optimizers.distributed import SINGLE_PROCESS, cut
 from optimizers.linalg.flat import flatten
 from tests.optimizers import two_ranks
 from tests.optimizers.cases import LOSSES, close
+from tests.optimizers.ranks import results_of_ranks
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What the two processes found."""
-    folder = tmp_path_factory.mktemp("ranks")
-    context = multiprocessing.get_context("spawn")
-    processes = [
-        context.Process(target=two_ranks.work, args=(rank, str(folder)))
-        for rank in range(two_ranks.SIZE)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        if process.is_alive():
-            process.kill()
-    assert [process.exitcode for process in processes] == [0, 0]
-    return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(two_ranks.SIZE)]
+    """The results of the two processes."""
+    return results_of_ranks(two_ranks.work, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.fixture(scope="module")

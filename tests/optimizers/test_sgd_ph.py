@@ -269,7 +269,7 @@ def test_the_block_is_made_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_parameter_of_another_model_is_refused() -> None:
     torch.manual_seed(0)
     problem, other = kernels(), kernels()
-    with pytest.raises(ValueError, match="pass the model.s own parameters"):
+    with pytest.raises(ValueError, match="pass the model's own"):
         SGDPH(other.model.parameters()).step(problem.objective())
 
 

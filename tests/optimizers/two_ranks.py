@@ -5,12 +5,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from optimizers import Objective, UnsupportedError
@@ -24,8 +21,8 @@ from optimizers.newton.newton_cg import NewtonCG
 from optimizers.quasi_newton.lbfgs import LBFGS
 from optimizers.trust_region.subsampled_arc import SubsampledARC
 from tests.optimizers.cases import LOSSES, MODELS, Builder, Problem, mlp
+from tests.optimizers.ranks import SIZE, Progress
 
-SIZE = 2
 Answers = dict[str, Tensor]
 
 
@@ -302,28 +299,22 @@ def refused(ranks: SingleProcess) -> str:
     return ""
 
 
-def work(rank: int, folder: str) -> None:
-    """What one of the processes does; its answers go into a file."""
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meeting",
-        rank=rank,
-        world_size=SIZE,
-        timeout=timedelta(seconds=60),
-    )
-    ranks = ProcessGroup()
-    found = {
-        "answers": answers(ranks),
-        "in parts": answers(ranks, IN_PARTS, parts=2),
-        "trained": trained(ranks),
-        "without gradients": without_gradients(ranks),
-        "exchanged": exchanged(ranks),
-        "clipped": clipped(ranks),
-        "refused": refused(ranks),
+def work(ranks: ProcessGroup, progress: Progress) -> dict[str, Any]:
+    """The results of one of the processes."""
+    parts: dict[str, Callable[[], Any]] = {
+        "answers": lambda: answers(ranks),
+        "in parts": lambda: answers(ranks, IN_PARTS, parts=2),
+        "trained": lambda: trained(ranks),
+        "without gradients": lambda: without_gradients(ranks),
+        "exchanged": lambda: exchanged(ranks),
+        "clipped": lambda: clipped(ranks),
+        "refused": lambda: refused(ranks),
     }
-    torch.save(found, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
+    results: dict[str, Any] = {}
+    for name, part in parts.items():
+        results[name] = part()
+        progress()
+    return results
 
 
 def alone() -> dict[str, Any]:
