@@ -29,6 +29,7 @@ from suite.compare.verdict import FINAL, SECONDS, WORK, Verdict, judge
 from suite.results import time_to_target
 from suite.results.aggregate import is_illustration
 from suite.results.frame import Records
+from suite.stats.profile_bands import profile_areas, ratios_to_best
 
 DRAWS = 2000
 TAU_MAX = 4.0
@@ -121,7 +122,7 @@ def _standing(ledger: CostTable, own: Sequence[Side], unit: str, *, mixed: bool)
     medians = table.median()
     order = list(medians.sort_values(kind="stable").index)
     table, ranks = table[order], medians[order].rank(method="average")
-    drawn = _redrawn(table.to_numpy(dtype=float), np.random.default_rng(0))
+    drawn = _redrawn_medians(table.to_numpy(dtype=float))
     places = medians[order].rank(method="min").to_numpy()
     held = pd.Series((rankdata(drawn, method="min", axis=1) == places).mean(axis=0), order)
     named = {side.label: side for side in own}
@@ -162,7 +163,7 @@ def overall(records: Records, found: Sequence[Standing]) -> Overall | None:
     places = (
         rankdata(means, method="min", axis=1) == rankdata(points.mean(axis=0), method="min")
     ).mean(axis=0)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    low, high = stats.intervals_of(means, LEVEL)
     table = pd.DataFrame(
         {"rank": points.mean(axis=0), "low": low, "high": high, "held": places}, index=methods
     )
@@ -222,8 +223,7 @@ def _columns(found: Standing, methods: Sequence[str]) -> Array:
 def _resampled(found: Sequence[Standing], methods: Sequence[str]) -> Array:
     """Ranks of the methods with seeds and problems redrawn, (draws, problems, methods)."""
     ranks = np.array([_ranks(_columns(one, methods)) for one in found])
-    chosen = np.random.default_rng(1).integers(len(found), size=(DRAWS, len(found)))
-    return np.asarray(ranks[chosen, np.arange(DRAWS)[:, None]])
+    return _of_redrawn_problems(ranks)
 
 
 def _profile_scores(found: Sequence[Standing], methods: Sequence[str]) -> pd.DataFrame:
@@ -235,22 +235,16 @@ def _profile_scores(found: Sequence[Standing], methods: Sequence[str]) -> pd.Dat
         )
     times = pd.DataFrame([one.medians[list(methods)] for one in timed])
     drawn = np.array([_columns(one, methods) for one in timed])
-    chosen = np.random.default_rng(1).integers(len(timed), size=(DRAWS, len(timed)))
-    shares = _within(drawn)[chosen, np.arange(DRAWS)[:, None]].mean(axis=1)
-    low, high = np.quantile(shares, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    areas = _of_redrawn_problems(profile_areas(ratios_to_best(drawn), TAU_MAX)).mean(axis=1)
+    low, high = stats.intervals_of(areas, LEVEL)
     score = stats.profile_score(times.reset_index(drop=True), TAU_MAX)
     return pd.DataFrame({"score": score, "score_low": low, "score_high": high}, index=list(methods))
 
 
-def _within(times: Array) -> Array:
-    """What a problem adds to the score of each method.
-
-    1 for the fastest, 0 from `TAU_MAX` times its cost on.
-    """
-    with np.errstate(invalid="ignore"):
-        ratios = times / times.min(axis=-1, keepdims=True)
-    ratios = np.where(np.isinf(times), math.inf, np.nan_to_num(ratios, nan=1.0))
-    return np.asarray((TAU_MAX - np.minimum(ratios, TAU_MAX)) / (TAU_MAX - 1))
+def _of_redrawn_problems(values: Array) -> Array:
+    """Values of redrawn problems, (draws, problems, methods), from (problems, draws, methods)."""
+    (problems,) = stats.redrawn([np.arange(len(values))], DRAWS, seed=1)
+    return np.asarray(values[problems, np.arange(DRAWS)[:, None]])
 
 
 def _chance(found: Sequence[Standing], a: str, b: str) -> float:
@@ -261,23 +255,20 @@ def _chance(found: Sequence[Standing], a: str, b: str) -> float:
     )
 
 
-def _redrawn(table: Array, generator: np.random.Generator) -> Array:
+def _redrawn_medians(table: Array) -> Array:
     """Medians over redrawn seeds, (draws, methods).
 
-    A seed that a method lacks counts for the others only.
-
-    A method without any value has NaN.
+    Seeds are redrawn together for all methods; where a method lacks one, for each method alone. A
+    method without any value has NaN.
     """
-    drawn = table[generator.integers(len(table), size=(DRAWS, len(table)))]
     if not np.isnan(table).any():
+        (drawn,) = stats.redrawn([table], DRAWS)
         return np.asarray(np.median(drawn, axis=1))
-    columns = [column[~np.isnan(column)] for column in table.T]
-    picks = [
-        column[generator.integers(column.size, size=(DRAWS, column.size))] for column in columns
+    columns = stats.redrawn((column[~np.isnan(column)] for column in table.T), DRAWS)
+    medians = [
+        np.median(drawn, axis=1) if drawn.size else np.full(DRAWS, math.nan) for drawn in columns
     ]
-    return np.array(
-        [np.median(pick, axis=1) if pick.size else np.full(DRAWS, math.nan) for pick in picks]
-    ).T
+    return np.array(medians).T
 
 
 def _ranks(values: Array) -> Array:

@@ -6,11 +6,12 @@ Mean, interquartile mean, bootstrap intervals and bands.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.stats import norm, t, trim_mean
 
 from suite.stats.checks import Array, Indices, numbers, require_draws, require_level, sample
@@ -110,6 +111,23 @@ def resamples(
     )
 
 
+def redrawn(
+    cells: Iterable[NDArray[Any]], draws: int = DRAWS, seed: int = 0
+) -> Iterator[NDArray[Any]]:
+    """Each cell's entries drawn anew with replacement, (draws, size of the cell, ...), in turn.
+
+    The one bootstrap of the suite: what is drawn together is one cell. A cell is the values of some
+    runs, or an array whose rows are drawn whole: a row per seed with a column per method redraws
+    the seeds of all methods together. Cells are independent of each other. An empty cell stays
+    empty; one of a single entry repeats it.
+    """
+    require_draws(draws)
+    generator = np.random.default_rng(seed)
+    for cell in cells:
+        shape = (draws, len(cell))
+        yield cell[generator.integers(len(cell), size=shape) if len(cell) else np.zeros(shape, int)]
+
+
 def interval_of(drawn: Array, level: float = LEVEL) -> tuple[float, float]:
     """The central part of drawn statistics.
 
@@ -124,6 +142,12 @@ def interval_of(drawn: Array, level: float = LEVEL) -> tuple[float, float]:
             np.quantile(drawn, tails[1], method="higher"),
         )
     return float(low), float(high)
+
+
+def intervals_of(drawn: Array, level: float = LEVEL) -> tuple[Array, Array]:
+    """Lower and upper bounds of drawn vectors, (draws, size): `interval_of` each column."""
+    bounds = np.array([interval_of(column, level) for column in drawn.T])
+    return bounds[:, 0], bounds[:, 1]
 
 
 def curve_band(

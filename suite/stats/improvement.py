@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
-from suite.stats.bootstrap import DRAWS, LEVEL, interval_of
+from suite.stats.bootstrap import DRAWS, LEVEL, interval_of, redrawn
 from suite.stats.checks import Array, require_draws, require_level, require_mode, sample
 
 
@@ -80,10 +80,8 @@ def mean_improvement(
     centre = float(np.mean([probability_of_improvement(*pair, mode) for pair in pairs]))
     if max(min(len(first), len(second)) for first, second in pairs) < 2:
         return Improvement(centre, np.nan, np.nan, len(shared))
-    generator = np.random.default_rng(seed)
-    drawn = np.mean(
-        [_wins(*(_redrawn(part, draws, generator) for part in pair)) for pair in pairs], axis=0
-    )
+    parts = redrawn((part for pair in pairs for part in pair), draws, seed)
+    drawn = np.mean([_wins(first, second) for first, second in zip(parts, parts, strict=True)], 0)
     low, high = interval_of(drawn if mode == "max" else 1 - drawn, level)
     return Improvement(centre, low, high, len(shared))
 
@@ -100,10 +98,6 @@ def improvement_interval(
     """The bootstrap interval of P(A beats B) on one problem; None unless both have two values."""
     found = mean_improvement({"": a}, {"": b}, mode, level=level, draws=draws, seed=seed)
     return None if np.isnan(found.low) else (found.low, found.high)
-
-
-def _redrawn(values: Array, draws: int, generator: np.random.Generator) -> Array:
-    return values[generator.integers(values.size, size=(draws, values.size))]
 
 
 def _wins(a: Array, b: Array) -> Array:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from suite.stats.bootstrap import DRAWS, LEVEL, interval_of
-from suite.stats.checks import Array, require_draws, require_level
+from suite.stats.bootstrap import DRAWS, LEVEL, interval_of, intervals_of, redrawn
+from suite.stats.checks import Array, require_level
 from suite.stats.profiles import at, performance_profile, profile_score
 
 COLUMNS = ("problem", "solver", "time")
+ROUNDING = 1e-12
 Cells = dict[tuple[Any, Any], Array]
 
 
@@ -21,6 +23,7 @@ def profile_band(
     runs: pd.DataFrame,
     *,
     taus: Sequence[float] | None = None,
+    not_run: str = "leave_out",
     level: float = LEVEL,
     draws: int = DRAWS,
     seed: int = 0,
@@ -35,6 +38,7 @@ def profile_band(
     Args:
         runs: a row a run, columns `problem`, `solver`, `time` (`inf` = not reached).
         taus: where; the steps of the profile where they are not named.
+        not_run: `leave_out`, or `fail` where a pair without runs counts as not reached.
 
     Returns:
         Index `tau`; columns (solver, `share`), (solver, `low`), (solver, `high`), the bounds NaN if
@@ -43,22 +47,20 @@ def profile_band(
     Source: Agarwal et al. (2021), section 4.1 for the strata; Dolan and More (2002) for the
     profile.
     """
-    cells = _cells(runs)
-    centre = performance_profile(_medians(cells))
+    require_level(level)
+    cells = _cells(runs, not_run)
+    centre = performance_profile(_medians(cells), not_run=not_run)
     grid = np.asarray(centre.index if taus is None else list(taus), dtype=float)
-    ratios = _redrawn_ratios(cells, centre, level, draws, seed)
+    ratios = _redrawn_ratios(cells, centre, draws, seed)
     known = np.maximum((~np.isnan(ratios)).sum(axis=1), 1)
-    shares = np.stack(
-        [(ratios <= tau).sum(axis=1) / known for tau in grid]
-    )  # (taus, draws, solvers)
+    # (draws, taus, solvers); the same ratio of redrawn costs may differ in its last digit
+    shares = np.stack([(ratios <= tau * (1 + ROUNDING)).sum(axis=1) / known for tau in grid], 1)
     columns: dict[tuple[Any, str], Any] = {}
     for place, name in enumerate(centre.columns):
         columns[name, "share"] = at(centre, grid)[name].to_numpy()
-        bounds = [
-            interval_of(row, level) if _repeated(cells, name) else (math.nan,) * 2
-            for row in shares[:, :, place]
-        ]
-        columns[name, "low"], columns[name, "high"] = zip(*bounds, strict=True)
+        columns[name, "low"], columns[name, "high"] = (
+            intervals_of(shares[:, :, place], level) if _repeated(cells, name) else (math.nan,) * 2
+        )
     return pd.DataFrame(columns, index=pd.Index(grid, name="tau"))
 
 
@@ -66,6 +68,7 @@ def score_interval(
     runs: pd.DataFrame,
     tau_max: float = 4.0,
     *,
+    not_run: str = "leave_out",
     level: float = LEVEL,
     draws: int = DRAWS,
     seed: int = 0,
@@ -73,17 +76,16 @@ def score_interval(
     """The score of each solver's profile (`profile_score` of the medians) with its stratified bootstrap interval.
 
     Args:
-        runs: as for `profile_band`.
+        runs, not_run: as for `profile_band`.
 
     Returns:
         A row a solver, columns `score`, `low`, `high`; NaN bounds if no cell of that solver has two
         runs.
     """
-    cells = _cells(runs)
-    scores = profile_score(_medians(cells), tau_max)
-    ratios = _redrawn_ratios(cells, _medians(cells), level, draws, seed)
-    known = np.maximum((~np.isnan(ratios)).sum(axis=1), 1)
-    drawn = np.nansum(np.maximum(tau_max - ratios, 0), axis=1) / (tau_max - 1) / known
+    require_level(level)
+    cells = _cells(runs, not_run)
+    scores = profile_score(_medians(cells), tau_max, not_run=not_run)
+    drawn = np.nanmean(profile_areas(_redrawn_ratios(cells, scores, draws, seed), tau_max), axis=1)
     bounds = [
         interval_of(drawn[:, place], level) if _repeated(cells, name) else (math.nan, math.nan)
         for place, name in enumerate(scores.index)
@@ -92,7 +94,21 @@ def score_interval(
     return pd.DataFrame({"score": scores, "low": low, "high": high})
 
 
-def _cells(runs: pd.DataFrame) -> Cells:
+def ratios_to_best(times: Array) -> Array:
+    """Performance ratios along the last axis: 1 for the least time, also of zero; `inf` stays."""
+    best = np.nanmin(times, axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratios = np.where(times == best, 1.0, times / best)
+    return np.where(np.isinf(times), math.inf, ratios)
+
+
+def profile_areas(ratios: Array, tau_max: float) -> Array:
+    """What each problem adds to a profile's score: 1 at the ratio 1, 0 from `tau_max` on."""
+    return np.maximum(tau_max - ratios, 0) / (tau_max - 1)
+
+
+def _cells(runs: pd.DataFrame, not_run: str) -> Cells:
+    """The times of each (problem, solver)."""
     missing = [name for name in COLUMNS if name not in runs]
     if missing or runs.empty:
         raise ValueError(
@@ -103,7 +119,11 @@ def _cells(runs: pd.DataFrame) -> Cells:
     if (known["time"] < 0).any():
         raise ValueError("times must not be negative; give `inf` for a target that was not reached")
     groups = known.groupby(["problem", "solver"], sort=False)["time"]
-    return {key: part.to_numpy(dtype=float) for key, part in groups}  # type: ignore[misc]
+    cells: Cells = {key: part.to_numpy(dtype=float) for key, part in groups}  # type: ignore[misc]
+    if not_run == "fail":
+        for key in product(known["problem"].unique(), known["solver"].unique()):
+            cells.setdefault(key, np.array([math.inf]))
+    return cells
 
 
 def _medians(cells: Cells) -> pd.DataFrame:
@@ -114,20 +134,14 @@ def _medians(cells: Cells) -> pd.DataFrame:
     return table
 
 
-def _redrawn_ratios(cells: Cells, like: pd.DataFrame, level: float, draws: int, seed: int) -> Array:
-    """Performance ratios of redrawn medians, (draws, problems, solvers)."""
-    require_level(level)
-    require_draws(draws)
-    generator = np.random.default_rng(seed)
+def _redrawn_ratios(cells: Cells, like: pd.DataFrame | pd.Series, draws: int, seed: int) -> Array:
+    """Performance ratios of redrawn medians, (draws, problems, solvers in the order of `like`)."""
     problems = list(dict.fromkeys(problem for problem, _ in cells))
-    times = np.full((draws, len(problems), len(like.columns)), math.nan)
-    for (problem, solver), values in cells.items():
-        chosen = values[generator.integers(values.size, size=(draws, values.size))]
-        times[:, problems.index(problem), like.columns.get_loc(solver)] = np.median(chosen, axis=1)
-    best = np.nanmin(times, axis=2, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratios = np.where(times == best, 1.0, times / best)
-    return np.where(np.isinf(times), math.inf, ratios)
+    solvers = list(like.columns if isinstance(like, pd.DataFrame) else like.index)
+    times = np.full((draws, len(problems), len(solvers)), math.nan)
+    for (problem, solver), chosen in zip(cells, redrawn(cells.values(), draws, seed), strict=True):
+        times[:, problems.index(problem), solvers.index(solver)] = np.median(chosen, axis=1)
+    return ratios_to_best(times)
 
 
 def _repeated(cells: Cells, solver: Any) -> bool:

@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from suite.report.sections.answers.profiles import Profile, _drawn_ratios, profile, section
-from suite.stats import at
+from suite.report.sections.answers.profiles import Profile, profile, section
+from suite.stats import at, redrawn
+from suite.stats.profile_bands import ratios_to_best
 
 INF = math.inf
 
@@ -127,13 +128,12 @@ def test_the_share_of_redrawn_scores_is_that_of_the_draws() -> None:
 
 
 def test_redrawn_medians_of_three_seeds_are_costs_of_seeds() -> None:
-    cells = {("p", "a"): np.array([2.0, 3.0, 7.0]), ("p", "b"): np.array([1.0])}
-    drawn = _drawn_ratios(cells, ["p"], ["a", "b"])
-    assert set(drawn[:, 0, 0]) == {2.0, 3.0, 7.0}
-    assert (drawn[:, 0, 0] == 3.0).mean() == pytest.approx(
-        13 / 27, abs=0.06
-    )  # each end has 7 of 27
-    assert (drawn[:, 0, 1] == 1.0).all()
+    cells = redrawn([np.array([2.0, 3.0, 7.0]), np.array([1.0])], draws=1000)
+    drawn = ratios_to_best(np.stack([np.median(cell, axis=1) for cell in cells], axis=1))
+    assert set(drawn[:, 0]) == {2.0, 3.0, 7.0}
+    # each end has 7 of 27
+    assert (drawn[:, 0] == 3.0).mean() == pytest.approx(13 / 27, abs=0.06)
+    assert (drawn[:, 1] == 1.0).all()
 
 
 def test_a_redrawn_failure_scores_nothing() -> None:

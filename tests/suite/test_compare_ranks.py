@@ -13,10 +13,11 @@ import pytest
 from suite import stats
 from suite.compare.__main__ import main
 from suite.compare.baseline import against_baseline, baseline_side, default_optimizer
-from suite.compare.ranks import Standing, _within, best_unit, overall, standings
+from suite.compare.ranks import Standing, best_unit, overall, standings
 from suite.compare.sides import CostTable, sides
 from suite.compare.verdict import FINAL, SECONDS, WORK
 from suite.results.frame import Records, build_records
+from suite.stats.profile_bands import profile_areas, ratios_to_best
 
 Sown = Callable[..., Any]
 NOISE = (1.0, 1.05, 0.96, 1.02)
@@ -154,7 +155,7 @@ def test_what_resampling_adds_to_the_score_is_what_the_statistic_gives() -> None
     expected = pd.concat(
         [stats.profile_score(frame.iloc[[row]], 4.0) for row in range(3)], axis=1
     ).T.to_numpy()
-    np.testing.assert_allclose(_within(times)[0], expected)
+    np.testing.assert_allclose(profile_areas(ratios_to_best(times), 4.0)[0], expected)
 
 
 def test_a_test_function_is_no_part_of_the_overall_ranks(field: Any) -> None:

@@ -13,7 +13,7 @@ import scikit_posthocs
 from scipy import stats as scipy_stats
 
 from suite import stats
-from suite.stats.ranks import holm
+from suite.stats.ranks import holm, indistinct, mean_ranks
 
 INF = math.inf
 # Demsar (2006), Table 6: AUC of four variants of C4.5 on 14 data sets. On `voting` the paper ranks
@@ -82,8 +82,8 @@ def test_without_ties_the_correction_changes_nothing() -> None:
 
 def test_ranks_turn_with_the_mode_and_failures_share_the_last() -> None:
     times = pd.DataFrame({"a": [1.0, 2.0], "b": [INF, 3.0], "c": [INF, 1.0]})
-    assert stats.mean_ranks(times, "min").tolist() == [1.5, 2.75, 1.75]
-    assert stats.mean_ranks(times, "max").tolist() == [2.5, 1.25, 2.25]
+    assert mean_ranks(times, "min").tolist() == [1.5, 2.75, 1.75]
+    assert mean_ranks(times, "max").tolist() == [2.5, 1.25, 2.25]
 
 
 def test_problems_that_all_agree_and_problems_that_say_nothing() -> None:
@@ -139,10 +139,10 @@ def test_nemenyis_p_values_are_those_of_scikit_posthocs(seed: int) -> None:
 
 def test_groups_are_the_largest_and_need_two() -> None:
     ranks = pd.Series({"a": 1.0, "b": 1.4, "c": 2.0, "d": 3.5})
-    assert stats.indistinct(ranks, 1.0) == [["a", "b", "c"]]
-    assert stats.indistinct(ranks, 0.6) == [["a", "b"], ["b", "c"]]
-    assert stats.indistinct(ranks, 0.1) == []
-    assert stats.indistinct(ranks[["d", "b", "a", "c"]], 9.0) == [["a", "b", "c", "d"]]
+    assert indistinct(ranks, 1.0) == [["a", "b", "c"]]
+    assert indistinct(ranks, 0.6) == [["a", "b"], ["b", "c"]]
+    assert indistinct(ranks, 0.1) == []
+    assert indistinct(ranks[["d", "b", "a", "c"]], 9.0) == [["a", "b", "c", "d"]]
 
 
 def test_wilcoxon_of_demsars_example() -> None:
@@ -249,7 +249,7 @@ def test_equal_solvers_do_not_differ() -> None:
 
 
 @pytest.mark.parametrize(
-    "statistic", [stats.friedman, stats.nemenyi, stats.wilcoxon_holm, stats.mean_ranks]
+    "statistic", [stats.friedman, stats.nemenyi, stats.wilcoxon_holm, mean_ranks]
 )
 def test_what_cannot_be_ranked_is_refused(statistic: object) -> None:
     assert callable(statistic)

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -21,22 +20,19 @@ from suite.report.drawing.style import Look
 from suite.report.section import OVERALL, Content, Context, Section
 from suite.results.aggregate import LABELS, aggregated
 from suite.results.time_to_target import level_costs
-from suite.stats import at, performance_profile, profile_score
+from suite.stats import at, profile_band, score_interval
 from suite.tables.formats import listed
 from suite.tables.table import Cell, Table, make_table, runs_note
 
 TAU_MAX = 4.0
 FARTHEST = 32.0  # times the fastest, which a panel shows at most
 DRAWS = 1000
-LEVEL = 0.95
 HOW_TO_READ = (
     "A line at height 0.6 above 2 says: on 60 % of the problems the method reached the target "
     "within twice the cost of whoever was fastest there. At 1 stands how often it was the fastest "
     "itself, at the right edge how often it arrived at all; higher is better everywhere. Profiles "
     "depend on who takes part: a method that joins may change the order of others."
 )
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -46,8 +42,8 @@ class Profile:
     Attributes:
         shares: index tau, a column a method: the share of problems reached within tau times the
             least cost.
-        low, high: the bootstrap band over seeds at the same places; None where no cell has two
-            runs.
+        low, high: the bootstrap band over seeds at the same places, NaN for a method none of whose
+            cells has two runs; None where no cell has.
         scores: the area under each profile up to `TAU_MAX`, with its interval where there is a
             band.
         problems: those that count.
@@ -99,24 +95,24 @@ def profile(runs: pd.DataFrame, methods: Sequence[str]) -> Profile | None:
     problems = list(dict.fromkeys(runs["problem"]))
     if len(problems) < 2 or runs["optimizer"].nunique() < 2:
         return None
-    grouped = runs.groupby(["problem", "optimizer"], sort=False)["cost"]
-    cells = {(str(key[0]), str(key[1])): group.to_numpy(dtype=float) for key, group in grouped}
-    medians = pd.DataFrame(
-        [
-            [_median(cells.get((problem, name), np.array([math.inf]))) for name in methods]
-            for problem in problems
-        ],
-        index=problems,
-        columns=list(methods),
+    timed = runs.rename(columns={"optimizer": "solver", "cost": "time"})
+    places = {
+        "problem": {name: place for place, name in enumerate(problems)},
+        "solver": {name: place for place, name in enumerate(methods)},
+    }
+    # draws follow the order of the rows: the same runs give the same band, however they were read
+    timed = timed.sort_values(
+        ["problem", "solver", "time"],
+        key=lambda names: names.map(places[names.name]) if names.name in places else names,
     )
-    shares = performance_profile(medians, not_run="fail")
-    scores = profile_score(medians, TAU_MAX, not_run="fail").to_frame()
-    if max(map(len, cells.values())) < 2:
-        return Profile(shares, None, None, scores, problems)
-    drawn = _drawn_ratios(cells, problems, methods)
-    low, high = _band(drawn, shares)
-    areas = (TAU_MAX - np.minimum(drawn, TAU_MAX)).mean(axis=1) / (TAU_MAX - 1)
-    scores["low"], scores["high"] = np.quantile(areas, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    band = profile_band(timed, not_run="fail", draws=DRAWS)
+    scores = score_interval(timed, TAU_MAX, not_run="fail", draws=DRAWS).loc[list(methods)]
+    shares, low, high = (
+        pd.DataFrame({name: band[name, part] for name in methods})
+        for part in ("share", "low", "high")
+    )
+    if timed.groupby(["problem", "solver"]).size().max() < 2:
+        return Profile(shares, None, None, scores[["score"]], problems)
     return Profile(shares, low, high, scores, problems)
 
 
@@ -148,43 +144,9 @@ def score_table(profiles: Mapping[str, Profile], ran: Mapping[str, int]) -> Tabl
 
 def _score(scores: pd.DataFrame, name: str) -> Cell:
     score, *interval = (float(scores[column].loc[name]) for column in scores)
-    beside = f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ""
+    known = interval and not math.isnan(interval[0])
+    beside = f" [{interval[0]:.2f}, {interval[1]:.2f}]" if known else ""
     return Cell(f"{score:.2f}{beside}", order=score)
-
-
-def _median(values: Array) -> float:
-    ordered = np.sort(values)
-    return float((ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2)
-
-
-def _drawn_ratios(
-    cells: Mapping[tuple[str, str], Array],
-    problems: Sequence[str],
-    methods: Sequence[str],
-    seed: int = 0,
-) -> Array:
-    """Ratios to the least cost, (draws, problems, methods), with the seeds of each cell redrawn."""
-    generator = np.random.default_rng(seed)
-    medians = np.full((DRAWS, len(problems), len(methods)), math.inf)
-    for row, problem in enumerate(problems):
-        for column, name in enumerate(methods):
-            values = np.sort(cells.get((problem, name), np.array([math.inf])))
-            places = np.sort(generator.integers(len(values), size=(DRAWS, len(values))), axis=1)
-            middle = places[:, [(len(values) - 1) // 2, len(values) // 2]]
-            medians[:, row, column] = values[middle].mean(axis=1)
-    best = medians.min(axis=2, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(np.isinf(medians), math.inf, np.where(medians == best, 1.0, medians / best))
-
-
-def _band(drawn: Array, shares: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The middle 95 % of the drawn profiles at every place that is shown."""
-    taus = shares.index.to_numpy(dtype=float)
-    heights = np.array([(drawn <= tau * (1 + 1e-12)).mean(axis=1) for tau in taus])
-    low, high = np.quantile(heights, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
-    return tuple(
-        pd.DataFrame(part, index=shares.index, columns=shares.columns) for part in (low, high)
-    )  # type: ignore[return-value]
 
 
 def _panel(axes: Axes, one: Profile | None, styles: Mapping[str, Look]) -> None:
@@ -201,7 +163,9 @@ def _panel(axes: Axes, one: Profile | None, styles: Mapping[str, Look]) -> None:
     if one.low is not None and one.high is not None:
         low, high = (at(part, grid) for part in (one.low, one.high))
         bands = {
-            name: (grid, low[name].to_numpy(), high[name].to_numpy()) for name in one.shares.columns
+            name: (grid, low[name].to_numpy(), high[name].to_numpy())
+            for name in one.shares.columns
+            if one.low[name].notna().all()
         }
     share_lines(axes, one.shares, grid, bands, TAU_MAX, styles)
 
