@@ -27,7 +27,8 @@ def tracked() -> list[Path]:
     """The files of the working tree that git knows, or would add."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return [path for name in names.splitlines() if (path := ROOT / name).is_file()]
+    paths = (ROOT / name for name in names.splitlines())
+    return [path for path in paths if path.is_file()]
 
 
 def links(page: Path) -> Iterator[str]:

@@ -21,7 +21,7 @@ COMMAND = re.compile(r"^PYTHONPATH=mine (python .*)$", re.MULTILINE)
 DIRECT = re.compile(
     r"## Functions and least squares, without a model\n\n```python\n(.*?)```", re.DOTALL
 )
-SCRIPT = re.compile(r"## As a library\n\n```python\n(.*?)```", re.DOTALL)
+SCRIPTS = re.compile(r"## As a library\n\n```python\n(.*?)```\n\n```python\n(.*?)```", re.DOTALL)
 
 
 @pytest.fixture
@@ -55,13 +55,27 @@ def test_an_optimizer_and_a_task_of_ones_own_run_as_the_guide_says(folder: Path)
 
 
 def test_the_script_runs(tmp_path: Path) -> None:
-    (code,) = SCRIPT.findall(README)
+    ((code, _),) = SCRIPTS.findall(README)
     script = tmp_path / "script.py"
     script.write_text("import torch\ntorch.manual_seed(0)\ntorch.set_num_threads(1)\n" + code)
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     loss = float(done.stdout.split()[0])
     assert loss < 1.0  # log(3) = 1.0986 before the first step
+
+
+def test_the_suite_from_python_trains_compares_and_loads(tmp_path: Path) -> None:
+    ((_, code),) = SCRIPTS.findall(README)
+    small = 'seeds=3, scale="quick", threads=1, wandb={"mode": "disabled"}'
+    code = code.replace('seeds=3, scale="quick"', small)
+    environment = {**os.environ, "SUITE_RESULTS": str(tmp_path / "results")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "[6/6] kfac on mlp, seed 2: done" in done.stdout
+    assert "mlp: kfac needs" in done.stdout
+    assert re.search(r"^kfac +0\.\d+$", done.stdout, re.MULTILINE)
 
 
 def test_the_direct_use_does_what_its_comments_say(tmp_path: Path) -> None:
