@@ -24,7 +24,7 @@ from torch import nn
 from optimizers import Objective
 from optimizers.natural_gradient import EKFAC, KFAC
 from optimizers.natural_gradient.blocks import Measure
-from optimizers.natural_gradient.find import blocks_of
+from optimizers.natural_gradient.model_blocks import blocks_of
 from optimizers.registry import builder
 from suite.training.measures.memory import state_bytes
 from tasks.language.char_transformer import CharTransformer

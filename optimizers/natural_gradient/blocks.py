@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from optimizers.layers.capture import Captured
-from optimizers.natural_gradient.sites import Site
+from optimizers.layers.capture import Captured, LayerRecord
+from optimizers.natural_gradient.layer_maps import LinearMap
 
 CHUNK = 2**20  # numbers in the rows of a layer that are held at a time
 
@@ -50,7 +50,7 @@ class Block(ABC):
 
     @abstractmethod
     def matrix(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Tensors in the shapes of the parameters as the one matrix, or stack of matrices, that `solve` takes."""
+        """Tensors shaped like the parameters as the matrix, or stack of matrices, of `solve`."""
 
     @abstractmethod
     def tensors(self, matrix: Tensor) -> list[Tensor]:
@@ -96,21 +96,21 @@ class Block(ABC):
 class KroneckerBlock(Block):
     """A (x) G of one weight matrix, its bias in the last column, or of either alone.
 
-    Several sites share a weight: their contributions are summed. Uses of one orientation count as
-    further examples; a weight that serves as a matrix and as its transpose (a tied embedding and
-    output layer) has a sum of two Kronecker products, of which the one with the same partial traces
-    is kept.
+    Several linear maps may share a weight: their contributions are summed. Uses of one orientation
+    count as further examples; a weight that serves as a matrix and as its transpose (a tied
+    embedding and output layer) has a sum of two Kronecker products, of which the one with the same
+    partial traces is kept.
 
     Args:
         name: of the parameters.
-        sites: where the weight is used; the first one's matrix is the block's.
+        maps: where the weight is used; the first one's matrix is the block's.
         weight, bias: whether the block has them.
     """
 
-    def __init__(self, name: str, sites: Sequence[Site], weight: bool, bias: bool) -> None:
-        self.sites = list(sites)
+    def __init__(self, name: str, maps: Sequence[LinearMap], weight: bool, bias: bool) -> None:
+        self.maps = list(maps)
         self.weight, self.bias = weight, bias
-        first = self.sites[0]
+        first = self.maps[0]
         parts = [first.weight] * weight + [first.bias] * bias
         super().__init__(name, [part for part in parts if part is not None])
         self.groups = first.groups
@@ -118,21 +118,21 @@ class KroneckerBlock(Block):
 
     def matrix(self, tensors: Sequence[Tensor]) -> Tensor:
         """The weight as its linear map's matrix, the bias as the last column."""
-        site, columns = self.sites[0], []
+        linear_map, columns = self.maps[0], []
         if self.weight:
-            columns.append(site.weight_matrix(tensors[0]))
+            columns.append(linear_map.weight_matrix(tensors[0]))
         if self.bias:
-            columns.append(site.bias_matrix(tensors[-1]))
+            columns.append(linear_map.bias_matrix(tensors[-1]))
         return (columns[0] if len(columns) == 1 else torch.cat(columns, dim=-1)).to(self.dtype)
 
     def tensors(self, matrix: Tensor) -> list[Tensor]:
         """The matrix's columns as weight and bias, in their own types."""
-        site = self.sites[0]
+        linear_map = self.maps[0]
         parts = []
         if self.weight:
-            parts.append(site.weight_tensor(matrix[..., :-1] if self.bias else matrix))
+            parts.append(linear_map.weight_tensor(matrix[..., :-1] if self.bias else matrix))
         if self.bias:
-            parts.append(site.bias_tensor(matrix[..., -1:]))
+            parts.append(linear_map.bias_tensor(matrix[..., -1:]))
         return [
             part.reshape(p.shape).to(p.dtype)
             for part, p in zip(parts, self.parameters, strict=True)
@@ -141,12 +141,12 @@ class KroneckerBlock(Block):
     @property
     def modules(self) -> list[nn.Module]:
         """The layers whose linear maps use the weight."""
-        return [site.module for site in self.sites]
+        return [linear_map.module for linear_map in self.maps]
 
     def state_bytes(self, largest: float) -> int:
         """2 (in^2 + out^2) numbers; in or out of them for a diagonal."""
         out, size = self.matrix(self.parameters).shape[-2:]
-        one_hot = self.weight and all(site.one_hot for site in self.sites)
+        one_hot = self.weight and all(linear_map.one_hot for linear_map in self.maps)
         numbers = [d if d > largest or (one_hot and d == size) else d * d for d in (size, out)]
         return 2 * sum(numbers) * (self.groups or 1) * torch.finfo(self.dtype).bits // 8
 
@@ -156,102 +156,101 @@ class KroneckerBlock(Block):
 
     # -- statistics --------------------------------------------------------------------------------
 
-    def uses(self, passes: Sequence[Captured]) -> Iterator[tuple[Site, Tensor, list[Tensor]]]:
-        """Each use of the weight.
-
-        Where, the captured input, the captured output gradients of the passes.
+    def uses(self, passes: Sequence[Captured]) -> Iterator[tuple[LinearMap, Tensor, list[Tensor]]]:
+        """Each use of the weight: its linear map, the captured input, the passes' output gradients.
 
         A layer that was called on one example without a batch axis gets one.
         """
-        for site in (part for whole in self.sites for part in whole.parts()):
-            records = [captured[site.key] for captured in passes if site.key in captured]
-            for use, value in enumerate(records[0].inputs if records else []):
-                gradients = [record.gradients[use] for record in records]
-                known = [gradient for gradient in gradients if gradient is not None]
-                if len(known) != len(passes):
-                    continue
-                if known[0].ndim == site.axes:
-                    value, known = value.unsqueeze(0), [gradient.unsqueeze(0) for gradient in known]
-                yield site, value, known
+        for linear_map in (part for whole in self.maps for part in whole.parts()):
+            key = linear_map.key
+            records = [captured[key] for captured in passes if key in captured]
+            for value, gradients in reached(records, len(passes)):
+                if gradients[0].ndim == linear_map.axes:
+                    value, gradients = value.unsqueeze(0), [one.unsqueeze(0) for one in gradients]
+                yield linear_map, value, gradients
 
     def rows(
-        self, site: Site, value: Tensor, gradients: Sequence[Tensor], measure: Measure
+        self, linear_map: LinearMap, value: Tensor, gradients: Sequence[Tensor], measure: Measure
     ) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        """The rows abar (..., N, T, in + bias) and g (..., N, T, out) of one use, some examples at a time.
+        """The rows abar (..., N, T, in + bias) and g (..., N, T, out) of one use, in pieces.
 
-        A site that is one of several products gives zeros for the others.
+        A piece holds some of the examples. A linear map that is one of several gives zeros for the
+        others.
         """
-        for a, g in self._pieces(site, value, gradients, measure):
-            yield site.placed(a), [site.placed(slopes) for slopes in g]
+        for a, g in self._pieces(linear_map, value, gradients, measure):
+            yield linear_map.placed(a), [linear_map.placed(one) for one in g]
 
     def _pieces(
-        self, site: Site, value: Tensor, gradients: Sequence[Tensor], measure: Measure
+        self, linear_map: LinearMap, value: Tensor, gradients: Sequence[Tensor], measure: Measure
     ) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        size = max(1, site.inputs_per_example(value)) if self.weight else 1
+        size = max(1, linear_map.inputs_per_example(value)) if self.weight else 1
         count = max(1, CHUNK // size)
-        split = zip(*(g.split(count) for g in gradients), strict=True)
-        for part, slopes in zip(value.split(count), split, strict=True):
-            g = [self._slopes(site, part, slope, measure) for slope in slopes]
-            a = self._abar(site, part, g[0])
+        split = zip(*(gradient.split(count) for gradient in gradients), strict=True)
+        for part, by_pass in zip(value.split(count), split, strict=True):
+            g = [self._output_rows(linear_map, part, one, measure) for one in by_pass]
+            a = self._abar(linear_map, part, g[0])
             yield a.mean(-2, keepdim=True) if measure.reduce else a, g
 
-    def _slopes(self, site: Site, value: Tensor, gradient: Tensor, measure: Measure) -> Tensor:
-        slopes = site.gradients(gradient).to(self.dtype) * (measure.terms / measure.scale)
-        counted = site.counted(value)
-        slopes = slopes if counted is None else slopes * counted.unsqueeze(-1)
-        return slopes.sum(-2, keepdim=True) if measure.reduce else slopes
+    def _output_rows(
+        self, linear_map: LinearMap, value: Tensor, gradient: Tensor, measure: Measure
+    ) -> Tensor:
+        """The rows g of an output gradient, zero where a position takes no part."""
+        rows = linear_map.gradients(gradient).to(self.dtype) * (measure.terms / measure.scale)
+        counted = linear_map.counted(value)
+        rows = rows if counted is None else rows * counted.unsqueeze(-1)
+        return rows.sum(-2, keepdim=True) if measure.reduce else rows
 
-    def _abar(self, site: Site, value: Tensor, like: Tensor) -> Tensor:
-        columns = [site.inputs(value).to(self.dtype)] if self.weight else []
+    def _abar(self, linear_map: LinearMap, value: Tensor, like: Tensor) -> Tensor:
+        columns = [linear_map.inputs(value).to(self.dtype)] if self.weight else []
         columns += [like.new_ones(*(columns or [like])[0].shape[:-1], 1)] if self.bias else []
         return columns[0] if len(columns) == 1 else torch.cat(columns, dim=-1)
 
     def sums(self, passes: Sequence[Captured], measure: Measure) -> Tensors | None:
         """Sums of abar abar' and of g g' over all uses, and the number of positions."""
-        found: Tensors = {}
-        for site, value, gradients in self.uses(passes):
-            mark = "" if site.transposed == self.sites[0].transposed else "_transposed"
-            for a, g, rows in self._moments(site, value, gradients, measure):
+        sums: Tensors = {}
+        for linear_map, value, gradients in self.uses(passes):
+            mark = "" if linear_map.transposed == self.maps[0].transposed else "_transposed"
+            for a, g, rows in self._moments(linear_map, value, gradients, measure):
                 new = {"a": a / measure.terms, "g": g, "rows": a.new_tensor(float(rows))}
                 for name, tensor in new.items():
-                    known, tensor = found.get(name + mark), site.placed(tensor)
-                    found[name + mark] = tensor if known is None else _added(known, tensor)
-        return found or None
+                    known, tensor = sums.get(name + mark), linear_map.placed(tensor)
+                    sums[name + mark] = tensor if known is None else _added(known, tensor)
+        return sums or None
 
     def _moments(
-        self, site: Site, value: Tensor, gradients: Sequence[Tensor], measure: Measure
+        self, linear_map: LinearMap, value: Tensor, gradients: Sequence[Tensor], measure: Measure
     ) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """The sums of a a' and of g g' over a use's positions, and the number of these, all at once or in pieces."""
+        """The sums of a a' and of g g' over a use's positions, and their number, in pieces."""
         moment = None
         if self.weight and not measure.reduce:
-            moment = site.input_moment(value, self.bias, measure.largest, self.dtype)
+            moment = linear_map.input_moment(value, self.bias, measure.largest, self.dtype)
         if moment is not None:
-            slopes = (self._slopes(site, value, gradient, measure) for gradient in gradients)
-            counted = site.counted(value)
+            outputs = (self._output_rows(linear_map, value, one, measure) for one in gradients)
+            counted = linear_map.counted(value)
             rows = (
-                site.gradients(gradients[0])[..., 0].shape[-2:].numel()
+                linear_map.gradients(gradients[0])[..., 0].shape[-2:].numel()
                 if counted is None
                 else int(counted.sum())
             )
-            yield moment, _total_moment(slopes, measure.largest), rows
+            yield moment, _total_moment(outputs, measure.largest), rows
             return
-        for a, g in self._pieces(site, value, gradients, measure):
-            a_sum = _moment(a, 0 if site.one_hot else measure.largest)
+        for a, g in self._pieces(linear_map, value, gradients, measure):
+            a_sum = _moment(a, 0 if linear_map.one_hot else measure.largest)
             yield a_sum, _total_moment(g, measure.largest), a.shape[-3] * a.shape[-2]
 
     def second_moments(
         self, passes: Sequence[Captured], measure: Measure, bases: Tensors
     ) -> Tensor:
-        """The sum over examples of (Q_G' W'_n Q_A)^2 over the number of terms, shaped like the block's matrix.
+        """The sum over examples of (Q_G' W'_n Q_A)^2 / terms, shaped like the block's matrix.
 
         W'_n is an example's gradient, summed over its positions; `bases` holds Q_A as `a_basis` and
         Q_G as `g_basis`, none for a factor that is kept as its diagonal.
         """
         total = torch.zeros_like(self.matrix(self.parameters))
-        for site, value, gradients in self.uses(passes):
-            swapped = site.transposed != self.sites[0].transposed
-            for a, slopes in self.rows(site, value, gradients, measure):
-                for g in slopes:
+        for linear_map, value, gradients in self.uses(passes):
+            swapped = linear_map.transposed != self.maps[0].transposed
+            for a, by_pass in self.rows(linear_map, value, gradients, measure):
+                for g in by_pass:
                     left, right = (a, g) if swapped else (g, a)
                     total += _squares(
                         _in_basis(left, bases, "g_basis"), _in_basis(right, bases, "a_basis")
@@ -296,9 +295,10 @@ class KroneckerBlock(Block):
     # -- the inverse -------------------------------------------------------------------------------
 
     def damped(self, factors: Tensors, damping: float, split: str = "trace") -> Tensors:
-        """A + pi sqrt(damping) I and G + sqrt(damping) / pi I (Martens and Grosse, 2015, section 6.3).
+        """A + pi sqrt(damping) I and G + sqrt(damping) / pi I.
 
-        Split `trace`: pi^2 is the ratio of the factors' mean eigenvalues; `equal`: pi is 1.
+        Martens and Grosse, 2015, section 6.3. Split `trace`: pi^2 is the ratio of the factors' mean
+        eigenvalues; `equal`: pi is 1.
         """
         mean_a, mean_g = (self._diagonal(factors[name]).mean(-1) for name in ("a", "g"))
         ratio = mean_a / mean_g
@@ -324,6 +324,15 @@ class KroneckerBlock(Block):
         return matrix @ a if self.is_dense(a) else matrix * a.unsqueeze(-2)
 
 
+def reached(records: Sequence[LayerRecord], count: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """The input and the gradients of each use that all `count` backward passes reached."""
+    for use, value in enumerate(records[0].inputs if records else []):
+        gradients = [record.gradients[use] for record in records]
+        known = [gradient for gradient in gradients if gradient is not None]
+        if len(known) == count:
+            yield value, known
+
+
 def _moment(rows: Tensor, largest: float) -> Tensor:
     """The sum of r r' over all rows (..., N, T, d).
 
@@ -343,7 +352,7 @@ def _total_moment(rows: Iterable[Tensor], largest: float) -> Tensor:
 
 
 def _mean(total: Tensor, count: Tensor) -> Tensor:
-    """A sum over positions divided by their number, one for all of a stack or one for each of its matrices."""
+    """A sum over positions over their number, one for a whole stack or one for each matrix."""
     return total / count.clamp(min=1).reshape(count.shape + (1,) * (total.ndim - count.ndim))
 
 

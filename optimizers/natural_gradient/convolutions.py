@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from optimizers.natural_gradient.site import Site
+from optimizers.natural_gradient.linear_map import LinearMap
 from optimizers.natural_gradient.stripes import stripe_moment
 
 PIECE = 2**20  # numbers in the stripes that are held at a time: what stays in a cache
@@ -19,11 +19,8 @@ Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
 
-class ConvSite(Site):
-    """A convolution in any number of dimensions: the rows are patches.
-
-    Its groups are independent products.
-    """
+class ConvolutionMap(LinearMap):
+    """A convolution in any number of dimensions: rows are patches, groups independent products."""
 
     module: Convolution
 
@@ -33,17 +30,17 @@ class ConvSite(Site):
         self.axes = 1 + len(module.kernel_size)
 
     def inputs(self, value: Tensor) -> Tensor:
+        """The patches."""
         return _patches(self.module, value, _padding(self.module), self.groups)
 
     def gradients(self, value: Tensor) -> Tensor:
+        """A row for each place of the output."""
         return _places(value, self.groups)
 
     def input_moment(
         self, value: Tensor, bias: bool, largest: float, dtype: torch.dtype
     ) -> Tensor | None:
-        """By `stripe_moment` where the kernel moves by single rows.
-
-        Patches are made for other strides and for groups.
+        """By `stripe_moment` where the kernel moves by single rows; None for strides and groups.
 
         On one core, for the 3x3 layers of a ResNet-20, that is 3 to 4 times as fast as the product
         of all patches.
@@ -62,10 +59,7 @@ class ConvSite(Site):
         ).sum(0)
 
     def _stripes(self, value: Tensor) -> Tensor:
-        """The rows r of the padded input with patches along its other axes.
-
-        (rows, N, *places, *kernel, in).
-        """
+        """The padded rows, patches along the other axes: (rows, N, *places, *kernel, in)."""
         module, axes = self.module, len(self.module.kernel_size)
         value = F.pad(value, _padding(module)).movedim(1, -1).movedim(1, 0).contiguous()
         for axis, (kernel, stride, dilation) in enumerate(
@@ -76,27 +70,28 @@ class ConvSite(Site):
         return value.movedim(1 + axes, -1)
 
     def inputs_per_example(self, value: Tensor) -> int:
+        """The numbers in an example's patches, those at the border left out."""
         size = value[0].numel()
         for kernel, stride in zip(self.module.kernel_size, self.module.stride, strict=True):
             size = size * kernel // stride
         return size
 
     def weight_matrix(self, weight: Tensor) -> Tensor:
+        """(out, in * kernel), one for each group."""
         return (
             weight.flatten(1).unflatten(0, (self.groups, -1)) if self.groups else weight.flatten(1)
         )
 
     def weight_tensor(self, matrix: Tensor) -> Tensor:
+        """The matrix in the weight's shape."""
         return matrix.reshape(self.module.weight.shape)
 
 
-class TransposedConvSite(Site):
-    """The weight of a transposed convolution.
-
-    Every place of the input is a row, s its patch of the output.
+class TransposedConvolutionMap(LinearMap):
+    """The weight of a transposed convolution: a place of the input is a row, s its output patch.
 
     The matrix is (out * kernel, in), and the gradient by s is a patch of the output's gradient. The
-    bias belongs to the places of the output and is a site of its own.
+    bias belongs to the places of the output and is a linear map of its own.
     """
 
     module: Transposed
@@ -107,28 +102,33 @@ class TransposedConvSite(Site):
         self.axes = 1 + len(module.kernel_size)
 
     def inputs(self, value: Tensor) -> Tensor:
+        """A row for each place of the input."""
         return _places(value, self.groups)
 
     def gradients(self, value: Tensor) -> Tensor:
+        """The patches of the output's gradient."""
         sizes = cast(tuple[int, ...], self.module.padding)
         padding = [size for one in reversed(sizes) for size in (one, one)]
         return _patches(self.module, value, padding, self.groups)
 
     def inputs_per_example(self, value: Tensor) -> int:
+        """The numbers in the patches that an example's places make."""
         module = self.module
         return (
             value[0].numel() * module.out_channels * prod(module.kernel_size) // module.in_channels
         )
 
     def weight_matrix(self, weight: Tensor) -> Tensor:
+        """(out * kernel, in), one for each group."""
         matrix: Tensor = weight.unflatten(0, (self.groups or 1, -1)).flatten(2).mT
         return matrix if self.groups else matrix[0]
 
     def weight_tensor(self, matrix: Tensor) -> Tensor:
+        """The matrix in the weight's shape."""
         return matrix.mT.reshape(self.module.weight.shape)
 
 
-class PlacesSite(Site):
+class PlacesMap(LinearMap):
     """The bias of a transposed convolution, added at every place of its output."""
 
     def __init__(self, module: Transposed) -> None:
@@ -136,6 +136,7 @@ class PlacesSite(Site):
         self.axes = 1 + len(module.kernel_size)
 
     def gradients(self, value: Tensor) -> Tensor:
+        """A row for each place of the output."""
         return _places(value, None)
 
 
@@ -148,7 +149,7 @@ def _places(value: Tensor, groups: int | None) -> Tensor:
 def _patches(
     layer: Convolution | Transposed, value: Tensor, padding: list[int], groups: int | None
 ) -> Tensor:
-    """The patches of a padded tensor that a kernel meets, as rows (N, T, channels * kernel), or such for each group."""
+    """The patches that a kernel meets, as rows (N, T, channels * kernel), for each group."""
     value, axes = F.pad(value, padding), len(layer.kernel_size)
     for axis, (kernel, stride, dilation) in enumerate(
         zip(layer.kernel_size, layer.stride, layer.dilation, strict=True), start=2

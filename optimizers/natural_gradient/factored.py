@@ -20,7 +20,7 @@ from optimizers.linalg.curvature import Curvature
 from optimizers.linalg.flat import unflatten
 from optimizers.method import Method, require_choice, require_range, require_words
 from optimizers.natural_gradient.blocks import Block, Measure, Tensors
-from optimizers.natural_gradient.find import blocks_of
+from optimizers.natural_gradient.model_blocks import blocks_of
 from optimizers.objective import Objective
 from optimizers.phases import phase, phased
 
@@ -37,13 +37,14 @@ class Factored(Averaging):
     A subclass says how it is kept and applied.
 
     A step: the gradient; every `statistics_period` steps what the layers see under the Fisher
-    matrix's targets, with which the state of each block is updated; every `inverse_period` steps, and in each
-    of the first `first_inverses`, the blocks' inverses; then the move. Parameters without a block
-    are updated by the named fallback. With `staggered` each step takes its share of both:
-    statistics of 1 / statistics_period of the mini-batch, and the inverses of 1 / inverse_period of
-    the blocks.
+    matrix's targets, with which the state of each block is updated; every `inverse_period` steps,
+    and in each of the first `first_inverses`, the blocks' inverses; then the move. Parameters
+    without a block are updated by the named fallback. With `staggered` each step takes its share of
+    both: statistics of 1 / statistics_period of the mini-batch, and the inverses of 1 /
+    inverse_period of the blocks.
 
-    A subclass defines `rule` (its word in `layer_coverage`), `_update_statistics`, `_refresh` and `_direction`.
+    A subclass defines `rule` (its word in `layer_coverage`), `_update_statistics`, `_refresh` and
+    `_direction`.
     """
 
     rule: str
@@ -368,7 +369,7 @@ class Factored(Averaging):
         None if that is not a number. With `momentum_of=gradient` the gradients' averages are
         preconditioned.
         """
-        ready = [block for block in self._blocks or [] if self._ready(block) and _driven(block)]
+        ready = self._ready_blocks()
         group_of = self._group_of()
         inputs = {p: self._filtered(p, group_of[id(p)]) for b in ready for p in b.parameters}
         gradients = [
@@ -387,6 +388,10 @@ class Factored(Averaging):
             for parameter, average in inputs.items():
                 self.state[parameter]["momentum_buffer"] = average
         return directions, float(predicted)
+
+    def _ready_blocks(self) -> list[Block]:
+        """The blocks with a preconditioner whose parameters all have a gradient."""
+        return [block for block in self._blocks or [] if self._ready(block) and _driven(block)]
 
     def _group_of(self) -> dict[int, dict[str, Any]]:
         """The group of each parameter, by the parameter's `id`."""

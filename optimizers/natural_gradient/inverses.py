@@ -102,15 +102,14 @@ class Eigen(Inverses):
 
     def refresh(self, work: Work, failures: Counter[str]) -> None:
         """Decompose all dense factors; those of equal size in one call."""
-        self._plain.refresh(
-            [part for part in work if not isinstance(part[0], KroneckerBlock)], failures
-        )
+        others = [part for part in work if not isinstance(part[0], KroneckerBlock)]
+        self._plain.refresh(others, failures)
         chosen = [(block, state) for block, state, _ in work if isinstance(block, KroneckerBlock)]
         dense = [
             (number, name)
             for number, (block, state) in enumerate(chosen)
-            for name in ("a", "g")
-            if block.is_dense(state[name])
+            for name, factor in factors_of(state).items()
+            if block.is_dense(factor)
         ]
         pairs = symmetric_eigens([chosen[number][1][name] for number, name in dense])
         pair_of = dict(zip(dense, pairs, strict=True))

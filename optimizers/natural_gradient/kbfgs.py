@@ -14,8 +14,8 @@ from optimizers.linalg.decompositions import inverses_positive
 from optimizers.method import require_range
 from optimizers.natural_gradient.blocks import Block, KroneckerBlock, Measure, Tensors
 from optimizers.natural_gradient.factored import Factored, require_fitting
+from optimizers.natural_gradient.linear_map import LinearMap
 from optimizers.natural_gradient.secants import bfgs, double_damped, times
-from optimizers.natural_gradient.site import Site
 from optimizers.objective import Objective
 from optimizers.phases import phased
 
@@ -150,7 +150,7 @@ class KBFGS(Factored):
     def _fits(self, block: Block) -> bool:
         """Whether a block is a plain A (x) G with two matrices that are small enough."""
         if not isinstance(block, KroneckerBlock) or any(
-            site.one_hot or site.transposed for site in block.sites
+            linear_map.one_hot or linear_map.transposed for linear_map in block.maps
         ):
             return False
         sides = block.matrix([parameter.detach() for parameter in block.parameters]).shape[-2:]
@@ -165,10 +165,11 @@ class KBFGS(Factored):
         """The sums of abar, g and |g| over all positions, and the number of these."""
         assert isinstance(block, KroneckerBlock)
         totals: Tensors = {}
-        for site, value, (gradient,) in block.uses(passes):
-            new = _use(block, site, value.to(block.dtype), gradient.to(block.dtype), measure)
+        for linear_map, value, (gradient,) in block.uses(passes):
+            new = _use(block, linear_map, value.to(block.dtype), gradient.to(block.dtype), measure)
             totals = {
-                name: site.placed(tensor) + totals.get(name, 0) for name, tensor in new.items()
+                name: linear_map.placed(tensor) + totals.get(name, 0)
+                for name, tensor in new.items()
             }
         return totals or None
 
@@ -294,12 +295,12 @@ class KBFGS(Factored):
 
 
 def _use(
-    block: KroneckerBlock, site: Site, value: Tensor, gradient: Tensor, measure: Measure
+    block: KroneckerBlock, linear_map: LinearMap, value: Tensor, gradient: Tensor, measure: Measure
 ) -> Tensors:
     """The sums over a use's positions; rows are linear in the inputs, whose sum gives theirs."""
-    rows = site.gradients(gradient) * (measure.terms / measure.scale)  # (..., N, T, out)
+    rows = linear_map.gradients(gradient) * (measure.terms / measure.scale)  # (..., N, T, out)
     positions, count = rows.shape[-2], rows.shape[-3] * rows.shape[-2]
-    columns = [site.inputs(value.sum(0, keepdim=True)).sum((-3, -2))] if block.weight else []
+    columns = [linear_map.inputs(value.sum(0, keepdim=True)).sum((-3, -2))] if block.weight else []
     columns += [rows.new_full((*rows.shape[:-3], 1), float(count))] if block.bias else []
     abar = torch.cat(columns, dim=-1)
     if measure.reduce:

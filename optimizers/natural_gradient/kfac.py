@@ -227,9 +227,9 @@ class KFAC(Factored):
             self._elsewhere |= self._dropped(held, owner)
 
     def _dropped(self, held: Sequence[tuple[Block, State]], owner: dict[int, int]) -> set[int]:
-        """The `id`s of the blocks that some rank has an inverse of, after this rank drops the others' ones.
+        """Drop the inverses of other ranks' blocks, which a checkpoint brings.
 
-        A checkpoint brings those of all ranks.
+        The `id`s of the blocks that some rank has an inverse of.
         """
         for block, state in held:
             if owner[id(block)] != self._ranks.rank:

@@ -1,8 +1,8 @@
 r"""One matrix product of a network: what its inputs and output gradients look like as rows.
 
 A layer computes s = W a + b at every position (an example, a token, a place of a convolution). A
-`Site` gives a and the gradient by s of the N examples' T positions as tensors (N, T, in) and (N, T,
-out), with a first axis of their own for layers that are K independent products (groups of a
+`LinearMap` gives a and the gradient by s of the N examples' T positions as tensors (N, T, in) and
+(N, T, out), with a first axis of their own for layers that are K independent products (groups of a
 convolution, the projections of attention), and says how weight and bias lie in the matrix W of
 shape (out, in) or (K, out, in).
 """
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from optimizers.layers.substitute import Key
 
 
-class Site:
+class LinearMap:
     """One matrix product: a Linear layer, and the base of all other kinds.
 
     Args:
@@ -42,8 +42,8 @@ class Site:
         self.weight = _parameter(module, weight)
         self.bias = _parameter(module, bias)
 
-    def parts(self) -> Sequence[Site]:
-        """The products that are recorded one by one: the site itself, or each of its groups."""
+    def parts(self) -> Sequence[LinearMap]:
+        """The maps that are recorded one by one: the map itself, or each of its groups."""
         return [self]
 
     def placed(self, tensor: Tensor) -> Tensor:
@@ -73,15 +73,15 @@ class Site:
     def input_moment(
         self, value: Tensor, bias: bool, largest: float, dtype: torch.dtype
     ) -> Tensor | None:
-        """The sum of a a' over all positions where there is a shorter way to it than by the rows, with the bias's one.
+        """The sum of a a' over all positions, the bias's one included, by a shorter way.
 
-        A matrix, or its diagonal for a dimension above `largest` and for inputs that are indices. A
-        site that leaves positions out has to know it.
+        A matrix, or its diagonal for a dimension above `largest` and for inputs that are indices;
+        None where there is no shorter way. Positions that do not count are left out.
         """
         return None
 
     def inputs_per_example(self, value: Tensor) -> int:
-        """The numbers that `inputs` makes of an example, by which a batch is cut so that the rows stay small."""
+        """The numbers that `inputs` makes of an example, by which a batch is cut."""
         return value[0].numel() if len(value) else 0
 
     def weight_matrix(self, weight: Tensor) -> Tensor:

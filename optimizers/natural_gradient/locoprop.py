@@ -21,7 +21,8 @@ LOCAL = ("exact", "gd")
 class LocoProp(Factored):
     r"""Local loss optimisation with squared losses, LocoProp-S.
 
-    Amid, Anil and Warmuth, 2022, arXiv 2106.06199. A layer with the pre-activations s = W abar gets the targets t = s - gamma g, g the gradient of
+    Amid, Anil and Warmuth, 2022, arXiv 2106.06199. A layer with the pre-activations s = W abar
+    gets the targets t = s - gamma g, g the gradient of
     an example's loss by s, and W goes to, or some steps towards, the minimum of
 
         1/2 mean |W abar - t|^2 + damping / 2 |W - W_0|^2,      damping = 1 / eta in the paper.
@@ -130,7 +131,7 @@ class LocoProp(Factored):
         plain = [
             block
             for block in kronecker
-            if not any(site.one_hot or site.transposed for site in block.sites)
+            if not any(linear_map.one_hot or linear_map.transposed for linear_map in block.maps)
         ]
         require_fitting(self, plain, self.max_dim or float("inf"), self.max_gib)
         return list(plain)

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from torch import nn
 
 from optimizers.natural_gradient.blocks import Block, KroneckerBlock
+from optimizers.natural_gradient.layer_maps import LinearMap, linear_maps_of
 from optimizers.natural_gradient.scale_shift import SCALE_SHIFT, scale_shift_blocks
-from optimizers.natural_gradient.sites import Site, sites_of
 
 
 def blocks_of(model: nn.Module, group_of: Mapping[int, int]) -> list[Block]:
@@ -26,12 +26,12 @@ def blocks_of(model: nn.Module, group_of: Mapping[int, int]) -> list[Block]:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     owners, trained = _owners(model), _trained(model, group_of)
     unshared = {key: group for key, group in trained.items() if owners[key] == 1}
-    sites = [site for module in model.modules() for site in sites_of(module)]
-    uses = _uses(sites)
+    maps = [linear_map for module in model.modules() for linear_map in linear_maps_of(module)]
+    uses = _uses(maps)
     known = {key: group for key, group in trained.items() if owners[key] == uses[key]}
     return [
         *_normalising_blocks(model, names, unshared),
-        *_kronecker_blocks(sites, names, owners, known),
+        *_kronecker_blocks(maps, names, owners, known),
     ]
 
 
@@ -47,9 +47,9 @@ def _trained(model: nn.Module, group_of: Mapping[int, int]) -> dict[int, int]:
     return {key: group_of[key] for key in keys if key in group_of}
 
 
-def _uses(sites: Sequence[Site]) -> Counter[int]:
+def _uses(maps: Sequence[LinearMap]) -> Counter[int]:
     """How many linear maps use each parameter, by its `id`."""
-    parameters = (p for site in sites for p in (site.weight, site.bias))
+    parameters = (p for linear_map in maps for p in (linear_map.weight, linear_map.bias))
     return Counter(id(p) for p in parameters if p is not None)
 
 
@@ -62,7 +62,7 @@ def _normalising_blocks(
 
 
 def _kronecker_blocks(
-    sites: Sequence[Site],
+    maps: Sequence[LinearMap],
     names: Mapping[int, str],
     owners: Mapping[int, int],
     known: Mapping[int, int],
@@ -70,26 +70,26 @@ def _kronecker_blocks(
     """The blocks of the parameters that linear maps alone use.
 
     Args:
-        sites: the linear maps.
+        maps: the linear maps.
         names: of all parameters, by their `id`.
         owners: the number of modules that hold a parameter.
         known: the parameter group of each of these parameters.
     """
     blocks: list[Block] = []
     of_weight: dict[int, KroneckerBlock] = {}
-    for site in sites:
-        weight, bias = _key(site.weight, known), _key(site.bias, known)
+    for linear_map in maps:
+        weight, bias = _key(linear_map.weight, known), _key(linear_map.bias, known)
         unshared = owners[weight] == 1 and owners[bias] == 1
         if unshared and known[weight] == known[bias]:
-            blocks.append(KroneckerBlock(names[weight], [site], weight=True, bias=True))
+            blocks.append(KroneckerBlock(names[weight], [linear_map], weight=True, bias=True))
             continue
         if weight in of_weight:
-            of_weight[weight].sites.append(site)
+            of_weight[weight].maps.append(linear_map)
         elif weight:
-            of_weight[weight] = KroneckerBlock(names[weight], [site], weight=True, bias=False)
+            of_weight[weight] = KroneckerBlock(names[weight], [linear_map], weight=True, bias=False)
             blocks.append(of_weight[weight])
         if bias and owners[bias] == 1:
-            blocks.append(KroneckerBlock(names[bias], [site], weight=False, bias=True))
+            blocks.append(KroneckerBlock(names[bias], [linear_map], weight=False, bias=True))
     return blocks
 
 

@@ -8,7 +8,7 @@ rows, kept as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from optimizers.layers.capture import Captured
-from optimizers.natural_gradient.blocks import Block, Measure, Tensors
+from optimizers.natural_gradient.blocks import Block, Measure, Tensors, reached
 
 Normalised = Callable[[nn.Module, Tensor], Tensor]
 _BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
@@ -26,12 +26,13 @@ _InstanceNorm = nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d
 class ScaleShiftBlock(Block):
     """The blocks (C, 2, 2) of the scale and shift of C channels.
 
-    They are (C, 1, 1) where only one of the two is trained. F_c = (1 / terms) sum_n r_n r_n'. It is the exact block of the Gauss-Newton matrix with the
-    exact Fisher's targets, and an unbiased estimate of it with sampled ones, where an example's
-    loss is one log-likelihood term and depends on that example alone. A batch normalisation that
-    uses the statistics of its batch is not of that kind, if others follow it: then r_n is the
-    gradient of the whole batch's loss through the n-th output of this layer, their sum is still the
-    gradient, and the dependence of the examples on each other is left out of the second moment.
+    They are (C, 1, 1) where only one of the two is trained. F_c = (1 / terms) sum_n r_n r_n'. It is
+    the exact block of the Gauss-Newton matrix with the exact Fisher's targets, and an unbiased
+    estimate of it with sampled ones, where an example's loss is one log-likelihood term and depends
+    on that example alone. A batch normalisation that uses the statistics of its batch is not of
+    that kind, if others follow it: then r_n is the gradient of the whole batch's loss through the
+    n-th output of this layer, their sum is still the gradient, and the dependence of the examples
+    on each other is left out of the second moment.
 
     Memory: 8 C numbers with the inverse. Cost: a second normalisation and two sums over the layer's
     output.
@@ -79,7 +80,8 @@ class ScaleShiftBlock(Block):
     def sums(self, passes: Sequence[Captured], measure: Measure) -> Tensors | None:
         """The sum of r r' over examples, uses and passes."""
         total: Tensor | None = None
-        for value, gradients in self._uses(passes):
+        records = [captured[self.module] for captured in passes if self.module in captured]
+        for value, gradients in reached(records, len(passes)):
             normalised = SCALE_SHIFT[type(self.module)](self.module, value.to(self.dtype))
             for gradient in gradients:
                 r = self._per_example(
@@ -88,15 +90,6 @@ class ScaleShiftBlock(Block):
                 moment = torch.einsum("nci,ncj->cij", r, r) / measure.terms
                 total = moment if total is None else total + moment
         return None if total is None else {"b": total}
-
-    def _uses(self, passes: Sequence[Captured]) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        """The input and the output gradients of the passes, of each use that all passes reached."""
-        records = [captured[self.module] for captured in passes if self.module in captured]
-        for use, value in enumerate(records[0].inputs if records else []):
-            gradients = [record.gradients[use] for record in records]
-            known = [gradient for gradient in gradients if gradient is not None]
-            if len(known) == len(passes):
-                yield value, known
 
     def _per_example(self, normalised: Tensor, gradient: Tensor) -> Tensor:
         """r, of shape (N, C, 1 or 2)."""

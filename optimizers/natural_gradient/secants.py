@@ -30,8 +30,8 @@ def double_damped(
 def bfgs(inverse: Tensor, s: Tensor, y: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """H <- (I - rho s y') H (I - rho y s') + rho s s', rho = 1 / s.y.
 
-    The second result says which of the stack were changed. A pair with s.y <= 1e-4 |s|^2 |gradient|, or one that leads to something that is not finite,
-    changes nothing.
+    The second result says which of the stack were changed. A pair with s.y <= 1e-4 |s|^2
+    |gradient|, or one that leads to something that is not finite, changes nothing.
     """
     along, image = dot(s, y), times(inverse, y)
     half = ((1 + dot(y, image) / along) / (2 * along)).unsqueeze(-1) * s - image / along.unsqueeze(
@@ -59,7 +59,7 @@ def dot(one: Tensor, other: Tensor) -> Tensor:
 
 
 def _mixed(vector: Tensor, goal: Tensor, along: Tensor, square: Tensor, share: float) -> Tensor:
-    """Theta v + (1 - theta) goal where v's product `along` is below `share` square: it becomes that."""
+    """Theta v + (1 - theta) goal, whose product is `share` square, where v's, `along`, is less."""
     theta = torch.where(
         along < share * square, (1 - share) * square / (square - along), torch.ones_like(along)
     )

@@ -23,10 +23,11 @@ FACTORS = ("a", "g")
 class SINGD(Factored):
     r"""Structured inverse-free natural gradient descent.
 
-    Lin et al., 2023, arXiv 2312.05705, figure 4. The inverse of a layer's damped Fisher matrix A (x) G is kept as K K' (x) C C', and K and C
-    follow a natural gradient flow of their own: with H_K = K'AK, H_C = C'GC (A the mean of abar
-    abar' over all positions, G the sum of g g' over an example's positions, the mean over the
-    examples), q the size of C, every `statistics_period` steps
+    Lin et al., 2023, arXiv 2312.05705, figure 4. The inverse of a layer's damped Fisher matrix A
+    (x) G is kept as K K' (x) C C', and K and C follow a natural gradient flow of their own: with
+    H_K = K'AK, H_C = C'GC (A the mean of abar abar' over all positions, G the sum of g g' over an
+    example's positions, the mean over the examples), q the size of C, every `statistics_period`
+    steps
 
         m_K = alpha1 m_K + ( tr(H_C) / q H_K + damping tr(C'C) / q K'K - I ) / 2,   K <- K (I -
         lr_cov m_K),
@@ -285,7 +286,7 @@ class _Root:
         return first * self.seen + damping * second * self.own - self.identity
 
     def moved(self, change: Tensor, length: float, normalize: bool) -> Tensor:
-        """K (I - length change); with `normalize` the length is over the change's largest entry above 1."""
+        """K (I - length change), with `normalize` over max(1, the change's largest entry)."""
         step = self.structure.times(self.root, change, self.size)
         if not normalize:
             return self.root - length * step

@@ -29,7 +29,7 @@ STEP_RULES = ("lr", "exact")
 
 
 class FixedDamping:
-    """The damping stays what it is.
+    """The damping does not change.
 
     Attributes:
         needs: what the rule asks of the objective.
@@ -91,9 +91,9 @@ class AdaptiveDamping(FixedDamping):
         shrink = decay**period
         if not 1e-100 < shrink < 1:
             raise ValueError(
-                "damping_rule=adaptive needs damping_decay below 1 and damping_decay^damping_period "
-                f"not vanishing, got {decay} and {period}; take damping_decay=0.95 and "
-                "damping_period=5"
+                "damping_rule=adaptive needs damping_decay below 1 and "
+                f"damping_decay^damping_period not vanishing, got {decay} and {period}; "
+                "take damping_decay=0.95 and damping_period=5"
             )
         self.period = period
         self.rule = RatioRule(1 / shrink, shrink, smallest=smallest)
@@ -111,7 +111,7 @@ class AdaptiveDamping(FixedDamping):
         step: Tensor,
         change: float,
     ) -> bool:
-        """Adapt the damping to the step's effect on the loss; False if the new loss is not finite."""
+        """Adapt the damping to the step's effect; False if the new loss is not finite."""
         first = float(objective.value() if before is None else before)
         after = float(objective.value(step))
         self.ratio = reduction_ratio(first, after, -change, torch.finfo(step.dtype).eps)
@@ -235,17 +235,14 @@ class QuadraticStep(StepRule):
         predicted: float,
         curvature: Curvature | None,
     ) -> Changes | None:
-        """The minimising combination alpha U + mu d, times the schedule's share; it is the next d."""
+        """The minimising alpha U + mu d, times the schedule's share; it is the next d."""
         group = method.param_groups[0]
         product, loss = self._model(objective, curvature, group["damping"])
         shares = _schedule(method, directions)
         chosen = {p: direction for p, direction in directions.items() if shares[p]}
         if not chosen:
             return {}
-        choice = [_flat(objective, chosen)]
-        last = {p: method.state[p]["last_step"] for p in chosen if "last_step" in method.state[p]}
-        if last:
-            choice.append(_flat(objective, last))
+        choice = [_flat(objective, chosen), *_last_step(method, objective, chosen)]
         best = best_combination(product, objective.gradient(), choice)
         if best is None:
             return None
@@ -324,6 +321,12 @@ def best_combination(
     scaled = curved / lengths / lengths[:, None]
     solution = -torch.linalg.pinv(scaled, rtol=1e-10, hermitian=True) @ (slope / lengths)
     return (solution / lengths).tolist(), float(solution @ (slope / lengths)) / 2
+
+
+def _last_step(method: Factored, objective: Objective, chosen: Changes) -> list[Tensor]:
+    """The last step of these parameters as one vector, if they have one."""
+    last = {p: method.state[p]["last_step"] for p in chosen if "last_step" in method.state[p]}
+    return [_flat(objective, last)] if last else []
 
 
 def _combined(

@@ -11,11 +11,11 @@ def stripe_moment(
 ) -> Tensor:
     """The sum of p p' over all patches p = (in, kernel, *kernels) of an input.
 
-    It is made of patches along all axes but one. Two rows i and j of the kernel meet the rows r and r + (j - i) dilation of the input, r over as
-    many as there are outputs from i * dilation on. For pairs of equal distance these are the same
-    products but for a few rows at both ends: instead of kernel^2 products over all rows it takes
-    `kernel`, each of a part 1 / kernel of a patch with another, and no patch is written down. With
-    `bias` a one is appended to every patch.
+    It is made of patches along all axes but one. Two rows i and j of the kernel meet the rows r and
+    r + (j - i) dilation of the input, r over as many as there are outputs from i * dilation on. For
+    pairs of equal distance these are the same products but for a few rows at both ends: instead of
+    kernel^2 products over all rows it takes `kernel`, each of a part 1 / kernel of a patch with
+    another, and no patch is written down. With `bias` a one is appended to every patch.
 
     Args:
         stripes: (rows, N, *places, *kernels, in), `kernels` the kernel's other axes.

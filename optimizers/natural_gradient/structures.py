@@ -127,7 +127,7 @@ class Diagonal(Structure):
         return packed.square().unsqueeze(-1) * matrix
 
     def numbers(self, size: int) -> int:
-        """d."""
+        """One number for each row."""
         return size
 
 
@@ -215,15 +215,15 @@ class TriangularToeplitz(Structure):
         return packed[..., 0]
 
     def numbers(self, size: int) -> int:
-        """d."""
+        """One number for each row."""
         return size
 
 
 class Hierarchical(Structure):
     """Dense rows at the top, a diagonal in the middle, dense rows at the bottom.
 
-    The last rows leave the first columns out. The free entries in the order of the rows; (..., count). `first` and `last` are the numbers of
-    these rows.
+    The last rows leave the first columns out. The free entries in the order of the rows; (...,
+    count). `first` and `last` are the numbers of these rows.
     """
 
     def __init__(self, first: int, last: int) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from optimizers.natural_gradient.blocks import Block, KroneckerBlock, Measure
-from optimizers.natural_gradient.find import blocks_of
+from optimizers.natural_gradient.model_blocks import blocks_of
 from optimizers.natural_gradient.scale_shift import SCALE_SHIFT, ScaleShiftBlock
 from tests.optimizers.cases import Problem, Reference, TiedEmbedding, close
 
@@ -484,7 +484,7 @@ def test_a_tied_embedding_keeps_the_partial_traces_of_both_uses() -> None:
     found = {block.name: (block, factors) for block, factors in factored(problem)[0]}
     block, factors = found["embedding.weight"]
     assert isinstance(block, KroneckerBlock)
-    assert len(block.sites) == 2
+    assert len(block.maps) == 2
     assert block.is_dense(factors["a"])
     _, passes = objective.scores((nn.Embedding, nn.Linear), "exact")
     embedding, head = problem.model.embedding, problem.model.head

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from optimizers.layers.capture import LayerRecord
 from optimizers.natural_gradient.blocks import KroneckerBlock, Measure
-from optimizers.natural_gradient.find import blocks_of
 from optimizers.natural_gradient.inverses import Cholesky, Eigen
+from optimizers.natural_gradient.model_blocks import blocks_of
 from tests.optimizers.cases import close
 
 

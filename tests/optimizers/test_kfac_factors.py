@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from optimizers.natural_gradient.blocks import Block
-from optimizers.natural_gradient.find import blocks_of
 from optimizers.natural_gradient.kfac import KFAC
+from optimizers.natural_gradient.model_blocks import blocks_of
 from tests.optimizers.cases import CASES, ExampleBCE, ExampleMSE, Problem, Reference, close, mlp
 
 

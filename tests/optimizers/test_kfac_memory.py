@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from optimizers import UnsupportedError
 from optimizers.natural_gradient import EKFAC, KFAC
 from optimizers.natural_gradient.factored import require_fitting
-from optimizers.natural_gradient.find import blocks_of
+from optimizers.natural_gradient.model_blocks import blocks_of
 from tests.optimizers.cases import CASES, Problem, close, mlp
 from tests.optimizers.kfac_cases import flat, stack
 

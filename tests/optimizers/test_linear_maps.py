@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from optimizers.layers.capture import capture
 from optimizers.natural_gradient.blocks import KroneckerBlock, Measure
-from optimizers.natural_gradient.find import blocks_of
-from optimizers.natural_gradient.sites import SITES, sites_of
+from optimizers.natural_gradient.layer_maps import LAYER_MAPS, linear_maps_of
+from optimizers.natural_gradient.model_blocks import blocks_of
 from tests.optimizers.cases import close
 
 torch.set_num_threads(1)
@@ -124,7 +124,7 @@ LAYERS: dict[str, Callable[[], Called]] = {
 def captured_blocks(model: Called) -> list[tuple[KroneckerBlock, Tensor]]:
     """Each Kronecker block of a layer, and the sum of g' abar over its rows; `.grad` is filled."""
     torch.manual_seed(0)
-    kinds = tuple({type(module) for module in model.modules() if sites_of(module)})
+    kinds = tuple({type(module) for module in model.modules() if linear_maps_of(module)})
     with capture(model, kinds) as captured:
         output = model()
         output.backward(torch.linspace(-1, 1, output.numel()).view_as(output).double())
@@ -178,10 +178,10 @@ def test_frozen_biases_and_frozen_weights(name: str) -> None:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_factors_are_the_moments_of_the_rows(name: str) -> None:
-    """Whatever shorter way a site takes to its input's moment, and however it leaves positions
+    """Whatever shorter way a linear map takes to its input's moment, and however it leaves positions
     out."""
     model = build(name)
-    kinds = tuple({type(module) for module in model.modules() if sites_of(module)})
+    kinds = tuple({type(module) for module in model.modules() if linear_maps_of(module)})
     torch.manual_seed(0)
     with capture(model, kinds) as captured:
         output = model()
@@ -223,9 +223,9 @@ def test_layers_with_options_that_are_not_handled_have_no_sites() -> None:
         nn.ConvTranspose1d(2, 3, 3, dilation=3, output_padding=2),
         nn.Bilinear(2, 3, 4),
     ):
-        assert sites_of(layer) == []
-    assert len(sites_of(nn.LSTM(3, 4, 2, bidirectional=True))) == 8
-    assert set(SITES) >= {nn.Linear, nn.Embedding, nn.LSTM, nn.MultiheadAttention}
+        assert linear_maps_of(layer) == []
+    assert len(linear_maps_of(nn.LSTM(3, 4, 2, bidirectional=True))) == 8
+    assert set(LAYER_MAPS) >= {nn.Linear, nn.Embedding, nn.LSTM, nn.MultiheadAttention}
 
 
 def test_a_class_that_derives_from_a_known_kind() -> None:
@@ -236,11 +236,11 @@ def test_a_class_that_derives_from_a_known_kind() -> None:
         def forward(self, input: Tensor) -> Tensor:
             return nn.functional.linear(input, self.weight / self.weight.norm(), self.bias)
 
-    assert len(sites_of(Same(3, 2))) == 1
-    assert sites_of(Standardised(3, 2)) == []
+    assert len(linear_maps_of(Same(3, 2))) == 1
+    assert linear_maps_of(Standardised(3, 2)) == []
     parametrised = nn.utils.parametrizations.weight_norm(nn.Linear(3, 2))
-    (site,) = sites_of(parametrised)
-    assert site.weight is None
+    (linear_map,) = linear_maps_of(parametrised)
+    assert linear_map.weight is None
     (block,) = blocks_of(
         parametrised, {id(parameter): 0 for parameter in parametrised.parameters()}
     )

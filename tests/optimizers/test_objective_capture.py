@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from optimizers import Objective
-from optimizers.natural_gradient.sites import sites_of
+from optimizers.natural_gradient.layer_maps import linear_maps_of
 from tests.optimizers.cases import CASES, MODELS, Problem, close, mlp
 
 
@@ -43,13 +43,14 @@ def test_rows_multiply_to_the_weight_gradient(name: str) -> None:
         objective()
     assert captured
     for module, record in captured.items():
-        (site,) = sites_of(module)
+        (linear_map,) = linear_maps_of(module)
         pairs = [
-            (site.inputs(inputs), site.gradients(gradient)) for inputs, gradient in record.uses()
+            (linear_map.inputs(inputs), linear_map.gradients(gradient))
+            for inputs, gradient in record.uses()
         ]
         product = sum(g.flatten(0, 1).T @ a.flatten(0, 1) for a, g in pairs)
         assert isinstance(product, Tensor)
-        close(product, site.weight_matrix(module.weight.grad))
+        close(product, linear_map.weight_matrix(module.weight.grad))
         if module.bias is not None:
             close(sum(g.sum((0, 1)) for _, g in pairs), module.bias.grad)
 
