@@ -1,5 +1,4 @@
-"""What cheap curvature costs, on a fully connected net, a residual net and a character transformer,
-one thread.
+"""The cost of cheap curvature on an MLP, a residual net and a character transformer, one thread.
 
 Three tables. A whole step in gradient-equivalents: processor seconds of `optimizer.step` over those
 of a bare gradient, the two alternating, summed over whole periods of the curvature; and the median
@@ -7,7 +6,7 @@ step and the worst. A whole step beside a packaged peer's, the gradient included
 where the peer needs one): periods of each alternate, and the median ratio is reported. The bytes of
 state beside the formula.
 
-A method is added by a row in `STEPS`, `PEERS` or `FLOATS`.
+A row in `STEPS`, `PEERS` or `FLOATS` adds a method.
 """
 
 from __future__ import annotations
@@ -42,14 +41,13 @@ except ImportError:  # their rows are left out
     peers = None
 
 LR = 1e-4
-LEAST = 40  # steps that are measured, at least, and whole periods of them
+LEAST = 40  # measured steps, rounded up to whole periods
 ROUNDS = 9
 Make = Callable[[Iterable[Any]], torch.optim.Optimizer]
 
 
 class Method(NamedTuple):
-    """A row of the first table: what to make of named parameters, the steps in its period, its
-    bar."""
+    """A row of the first table: title, constructor, steps in a period, bar."""
 
     title: str
     make: Make
@@ -58,8 +56,7 @@ class Method(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A row of the second table; `graph` where the peer wants gradients that can be
-    differentiated."""
+    """A row of the second table; `graph` if the peer needs differentiable gradients."""
 
     title: str
     ours: Make
@@ -106,9 +103,8 @@ if peers is not None:
             False,
         ),
     ]
-FLOATS: dict[
-    str, tuple[Make, Callable[[int, int], int]]
-] = {  # numbers in the state, of n parameters in some tensors
+# numbers in the state of n parameters in some tensors
+FLOATS: dict[str, tuple[Make, Callable[[int, int], int]]] = {
     "adahessian": (AdaHessian, lambda n, tensors: 2 * n),
     "sophia_h": (SophiaH, lambda n, tensors: 2 * n),
     "sophia_g": (SophiaG, lambda n, tensors: 2 * n),
@@ -127,10 +123,7 @@ def fresh(task: DataTask) -> tuple[Objective, list[Batch]]:
 
 
 def step_costs(task: DataTask, method: Method) -> tuple[float, float, float]:
-    """A step in gradient-equivalents: the mean over whole periods, the median, the worst.
-
-    The first are left out.
-    """
+    """The mean over whole periods, the median and the worst step, in gradient-equivalents."""
     objective, batches = fresh(task)
     optimizer = method.make(list(objective.model.named_parameters()))
     warm = 2 * method.period
@@ -147,14 +140,14 @@ def step_costs(task: DataTask, method: Method) -> tuple[float, float, float]:
 
 
 def own(task: DataTask, make: Make) -> Callable[[int], None]:
-    """Steps of one of our methods."""
+    """Steps of a method."""
     objective, batches = fresh(task)
     optimizer = make(list(objective.model.named_parameters()))
     return lambda number: optimizer.step(objective.on(*batches[number % len(batches)]))  # type: ignore[arg-type,func-returns-value]
 
 
 def packaged(task: DataTask, make: Make, graph: bool) -> Callable[[int], None]:
-    """Steps of a peer in the loop that its package shows."""
+    """Steps of a peer in its package's loop."""
     objective, batches = fresh(task)
     model, loss_fn = objective.model, task.loss_fn
     optimizer = make(list(model.parameters()))
@@ -223,8 +216,8 @@ def main() -> None:
     console.print(table)
     table = Table("state of the MLP", "measured", "formula", "ratio")
     for title, (make, floats) in FLOATS.items():
-        found, expected = bytes_of_state(MLP(), make, floats)
-        table.add_row(title, f"{found:,} B", f"{expected:,} B", f"{found / expected:.4f}")
+        measured, expected = bytes_of_state(MLP(), make, floats)
+        table.add_row(title, f"{measured:,} B", f"{expected:,} B", f"{measured / expected:.4f}")
     console.print(table)
 
 

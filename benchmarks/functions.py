@@ -1,12 +1,11 @@
-"""Every method on the 35 functions of Moré, Garbow and Hillstrom, beside the minimisers of other
-packages.
+"""Every method on Moré, Garbow and Hillstrom's functions, beside other packages' minimisers.
 
     python benchmarks/functions.py [--write docs/results/functions.md] [--csv FILE]
         [--methods bfgs,tron] [--problems rosenbrock,wood]
 
-Each starts at the standard start and stops by its own rules (gradient norm 1e-8, 1,000 steps). A
-function counts as solved when the published minimum is met to a relative 1e-5 (1e-10 where it is
-zero); what a method spent is compared at the first point that does, in oracle calls, not seconds.
+Each begins at the standard start and stops by its own rules (gradient norm 1e-8, 1,000 steps). A
+function counts as solved if the published minimum is reached to a relative 1e-5 (1e-10 where it is
+zero). The costs are compared at the first such point, in oracle calls, not seconds.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from rich.table import Table
 from optimizers import Iterate, least_squares, minimize
 from tasks.functions.problems import MORE_GARBOW_HILLSTROM, PROBLEMS, Problem
 
-METHODS: dict[str, tuple[str, ...]] = {  # and the peers that each is held against
+METHODS: dict[str, tuple[str, ...]] = {  # with the peers of each
     "newton": (),
     "saddle_free_newton": (),
     "newton_cg": ("scipy Newton-CG",),
@@ -54,7 +53,7 @@ Solver = Callable[[Problem, float], Outcome]
 
 
 def goal(problem: Problem) -> float:
-    """The value at or below which the published minimum is met."""
+    """The value at or below which the published minimum counts as reached."""
     lowest = problem.lowest(problem.dimension)
     assert lowest is not None
     return lowest + 1e-5 * abs(lowest) if lowest else 1e-10
@@ -72,10 +71,7 @@ def is_solved(problem: Problem, value: float) -> str:
 
 
 def ours(name: str) -> Solver:
-    """One of our methods, with its default settings.
-
-    `name subproblem` chooses that of a trust region.
-    """
+    """A method with its defaults; `name subproblem` chooses a trust region's subproblem."""
     method, _, subproblem = name.partition(" ")
     options = {"subproblem": subproblem} if subproblem else {}
 
@@ -93,7 +89,7 @@ def ours(name: str) -> Solver:
         start = problem.start(problem.dimension)
         if method in RESIDUALS:
             assert problem.residuals is not None
-            found = least_squares(
+            result = least_squares(
                 problem.residuals,
                 start,
                 method,
@@ -103,11 +99,11 @@ def ours(name: str) -> Solver:
                 **options,
             )
         else:
-            found = minimize(
+            result = minimize(
                 problem, start, method, max_steps=STEPS, tol=TOLERANCE, callback=watch, **options
             )
         return Outcome(
-            found.status, lowest[0], Counter(found.counts), reached[0] if reached else None
+            result.status, lowest[0], Counter(result.counts), reached[0] if reached else None
         )
 
     return run
@@ -119,7 +115,7 @@ def peer(name: str) -> Solver:
 
 
 def compare(names: Sequence[str], problems: Sequence[str]) -> dict[tuple[str, str], Outcome]:
-    """Every solver on every function; a solver that raises fails with the exception's words."""
+    """The outcome of every solver on every function; an exception is a failure."""
     solvers = {name: peer(name) if name in PEERS else ours(name) for name in names}
     pairs = [(problem, name) for problem in problems for name in names]
     results: dict[tuple[str, str], Outcome] = {}
@@ -141,7 +137,7 @@ def ratio(
     other: str,
     name: str,
 ) -> str:
-    """The median over the functions that both solve of one's calls over the other's."""
+    """The median ratio of calls over the functions that both solve."""
     pairs = [
         (results[problem, one].reached, results[problem, other].reached) for problem in problems
     ]
@@ -152,30 +148,30 @@ def ratio(
 def summary(
     results: dict[tuple[str, str], Outcome], names: Sequence[str], problems: Sequence[str]
 ) -> list[list[str]]:
-    """A row a method and peer: how many each solves, and the ratios of their calls."""
+    """A row for each method and peer: solved functions, and the ratios of their calls."""
     rows = []
     for name in names:
         if name in PEERS:
             continue
-        mine = verdicts(results, name, problems)
+        own = verdicts(results, name, problems)
         for other in METHODS[name] or ("",):
             if other not in names:
-                rows.append([name, mine, "", "", *[""] * 4])
+                rows.append([name, own, "", "", *[""] * 4])
                 continue
             counts = [
                 ratio(results, problems, name, other, key)
                 for key in ("value", "grad", "hvp", "jac")
             ]
-            rows.append([name, mine, other, verdicts(results, other, problems), *counts])
+            rows.append([name, own, other, verdicts(results, other, problems), *counts])
     return rows
 
 
 def verdicts(results: dict[tuple[str, str], Outcome], name: str, problems: Sequence[str]) -> str:
-    """`33 + 2`: functions solved, and those on which a published local minimum was found."""
-    found = Counter(
+    """`33 + 2`: functions solved, and those with a published local minimum."""
+    counts = Counter(
         is_solved(PROBLEMS[problem], results[problem, name].fun) for problem in problems
     )
-    return f"{found['solved']} + {found['local']}"
+    return f"{counts['solved']} + {counts['local']}"
 
 
 SUMMARY = (
@@ -191,7 +187,7 @@ SUMMARY = (
 
 
 def cell(problem: Problem, outcome: Outcome) -> str:
-    """The calls to the target, or how it failed and where."""
+    """The calls to the target, or the failure and the value."""
     if outcome.reached is not None:
         return f"{outcome.reached['value']}"
     word = "local" if is_solved(problem, outcome.fun) else outcome.status.partition(":")[0][:24]

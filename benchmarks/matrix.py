@@ -1,11 +1,10 @@
-"""What the methods that treat weights as matrices cost, on the character transformer at small size,
-one thread.
+"""The cost of matrix methods on a small character transformer, one thread.
 
 Three tables. A whole step in gradient-equivalents: processor seconds of `optimizer.step`, which
 computes one gradient, over those of a bare gradient, the two alternating, summed over whole periods
-of the preconditioner; and the step that costs most beside the median one. The optimizer's own
-seconds against packaged peers on the same gradients: periods of each alternate, and the median
-ratio is reported; what a peer does not take goes to torch's AdamW. The bytes of state against the
+of the preconditioner; and the most expensive step beside the median one. The optimizer's own
+seconds beside packaged peers on the same gradients: periods of each alternate, and the median ratio
+is reported; torch's AdamW takes the parameters that a peer does not. The bytes of state beside the
 formula.
 """
 
@@ -31,7 +30,7 @@ from tasks.task import Batch
 
 try:
     import pytorch_optimizer
-except ImportError:  # the peers' table then leaves its rows out
+except ImportError:  # the peers' table then lacks its rows
     pytorch_optimizer = None
 
 PERIODS = 4
@@ -62,7 +61,7 @@ FLOATS: dict[str, tuple[Make, Callable[[int, int], int]]] = {  # state of a matr
 
 
 def objective_for(task: CharTransformer) -> tuple[Objective, list[Batch]]:
-    """A fresh model's loss and twenty mini-batches."""
+    """A new model's loss and twenty mini-batches."""
     batches = [batch for batch, _ in zip(task.batches("train", 0), range(20), strict=False)]
     return Objective(task.model(0), task.loss_fn, *batches[0]), batches
 
@@ -91,7 +90,7 @@ def step_costs(task: CharTransformer, make: Make, period: int) -> tuple[float, f
 
 
 class Given:
-    """Gradients that are already there, in the place of an objective."""
+    """Precomputed gradients in the place of an objective."""
 
     def __init__(self, objective: Objective, batches: list[Batch]) -> None:
         self.params, self.model = objective.params, objective.model
@@ -102,7 +101,7 @@ class Given:
             self.gradients.append([None if p.grad is None else p.grad.clone() for p in self.params])
 
     def use(self, number: int) -> None:
-        """Put one batch's gradients in their place."""
+        """Set one batch's gradients."""
         for parameter, gradient in zip(
             self.params, self.gradients[number % len(self.gradients)], strict=True
         ):
@@ -126,10 +125,10 @@ def split(
 
 
 def packaged(task: CharTransformer, kinds: tuple[Role, ...], make: Make) -> tuple[Given, Step]:
-    """A peer on the matrices of some roles, torch's AdamW on everything else."""
+    """A peer on the matrices of some roles, and torch's AdamW on all other parameters."""
     given = Given(*objective_for(task))
-    mine, others = split(given.model, kinds)
-    peer, adamw = make(mine), torch.optim.AdamW(others, lr=LR, fused=True)
+    matrices, others = split(given.model, kinds)
+    peer, adamw = make(matrices), torch.optim.AdamW(others, lr=LR, fused=True)
     return given, lambda: (peer.step(), adamw.step())
 
 
@@ -158,10 +157,10 @@ def compared(
 
 
 def peers() -> list[tuple[str, Make, Make, tuple[Role, ...], int]]:
-    """Ours, the peer that does the same work, the roles that the peer takes, the period."""
+    """A row for each pair: ours, the peer with the same work, the peer's roles, the period."""
     matrices = (Role.HIDDEN, Role.EMBEDDING, Role.HEAD)
     half = partial(Muon, lr=LR, precision="bfloat16")
-    found: list[tuple[str, Make, Make, tuple[Role, ...], int]] = [
+    rows: list[tuple[str, Make, Make, tuple[Role, ...], int]] = [
         ("muon, bfloat16 | torch.optim.Muon", half, torch.optim.Muon, (Role.HIDDEN,), 10),
         (
             "muon, float32 | torch.optim.Muon",
@@ -172,14 +171,14 @@ def peers() -> list[tuple[str, Make, Make, tuple[Role, ...], int]]:
         ),
     ]
     if pytorch_optimizer is None:
-        return found
+        return rows
     soap = partial(pytorch_optimizer.SOAP, lr=LR, precondition_frequency=10)
     plain = partial(Shampoo, lr=LR, beta1=0.0, beta2=1.0, grafting="none", eps=1e-6)
     shampoo = partial(pytorch_optimizer.Shampoo, lr=LR, preconditioning_compute_steps=20)
     often = {"start_preconditioning_step": 20, "preconditioning_compute_steps": 20}
     scalable = partial(pytorch_optimizer.ScalableShampoo, lr=LR, graft_type=2, **often)
     return [
-        *found,
+        *rows,
         ("soap | pytorch_optimizer.SOAP", partial(SOAP, lr=LR), soap, matrices, 10),
         ("shampoo, no graft, sums | pytorch_optimizer.Shampoo", plain, shampoo, matrices, 20),
         (
@@ -202,10 +201,7 @@ def peers() -> list[tuple[str, Make, Make, tuple[Role, ...], int]]:
 def bytes_of_state(
     task: CharTransformer, make: Make, floats: Callable[[int, int], int]
 ) -> tuple[int, int]:
-    """The state's bytes after a few steps, and those of the formula.
-
-    The rest has AdamW's two moments and a count.
-    """
+    """The state's bytes after a few steps, and those of the formula with AdamW's for the rest."""
     objective, batches = objective_for(task)
     optimizer: Any = make(list(objective.model.named_parameters()))
     for batch in batches[:3]:
@@ -243,8 +239,8 @@ def main() -> None:
     console.print(table)
     table = Table("state", "measured", "formula", "ratio (bar 1.01)")
     for title, (make, floats) in FLOATS.items():
-        found, expected = bytes_of_state(task, make, floats)
-        table.add_row(title, f"{found:,} B", f"{expected:,} B", f"{found / expected:.4f}")
+        measured, expected = bytes_of_state(task, make, floats)
+        table.add_row(title, f"{measured:,} B", f"{expected:,} B", f"{measured / expected:.4f}")
     console.print(table)
 
 

@@ -1,10 +1,8 @@
-"""What matrix-free methods cost beyond the oracle calls they make.
+"""The cost of matrix-free methods beyond their oracle calls, on the digits autoencoder.
 
-Seconds and floats, on the digits autoencoder.
-
-A step's seconds are held against the same calls made bare (as many gradients, graphs, products and
-evaluations), the two interleaved on one thread. Memory is the exact high-water mark of a step's
-tensors, less that of a kept graph and one product on it, in units of the n parameters.
+A step's seconds are compared with those of the same calls alone (as many gradients, graphs,
+products and evaluations), the two interleaved on one thread. Memory is the exact high-water mark of
+a step's tensors, less that of a retained graph and one product on it, in units of the n parameters.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ from tasks.task import Task
 from tasks.vision.autoencoder import Autoencoder
 
 ROUNDS = 15
-METHODS: dict[str, dict[str, Any]] = {  # and the bar for floats beyond the graph, in n
+METHODS: dict[str, dict[str, Any]] = {  # with the bar for floats beyond the graph, in n
     "hessian_free": {"curvature": "ggn", "bar": 30},
     "ggn_cg": {"curvature": "ggn", "bar": None},
     "ksd": {"curvature": "ggn", "bar": None},
@@ -40,14 +38,14 @@ Clocked = Callable[[], float]
 
 
 def objective_for(task: Task) -> Objective:
-    """The loss of the full batch on a fresh model."""
+    """The loss of the full batch for a new model."""
     inputs, targets = next(task.batches("train", 0))
     generator = torch.Generator().manual_seed(0)
     return Objective(task.model(0), task.loss_fn, inputs, targets, generator=generator)
 
 
 def stepping(task: Task, name: str) -> tuple[Callable[[], Any], Objective]:
-    """A method in the midst of training: three steps are behind it."""
+    """A method's next step, after three steps of training."""
     objective = objective_for(task)
     named = list(objective.model.named_parameters())
     optimizer = builder(name)(named, **OPTIONS.get(name, {}))
@@ -61,7 +59,7 @@ def stepping(task: Task, name: str) -> tuple[Callable[[], Any], Objective]:
 
 
 def bare(objective: Objective, counts: Counter[str], curvature: str | None) -> None:
-    """The oracle calls that a step made, and nothing else."""
+    """Make the oracle calls of a step, and nothing else."""
     here = objective.on(objective.inputs, objective.inputs)
     vector = torch.ones_like(objective.gradient())
     products = counts["ggnvp"] + counts["hvp"]
@@ -84,8 +82,7 @@ def clocked(call: Callable[[], Any]) -> float:
 
 
 def overhead(task: Task, name: str, curvature: str | None) -> tuple[float, float, Counter[str]]:
-    """Median seconds of a step, the median ratio to the bare calls of the same step, and the last
-    step's calls."""
+    """Median seconds of a step, the median ratio to its bare calls, and the last step's calls."""
     step, objective = stepping(task, name)
     seconds, ratios, calls = [], [], Counter[str]()
     for _ in range(ROUNDS):
@@ -100,7 +97,7 @@ def overhead(task: Task, name: str, curvature: str | None) -> tuple[float, float
 
 
 def product_cost(task: Task, curvature: str) -> float:
-    """A product on a kept graph in gradient-equivalents."""
+    """A product on a retained graph in gradient-equivalents."""
     objective = objective_for(task)
     objective()
     matrix, vector = getattr(objective, curvature)(), objective.gradient()

@@ -1,10 +1,8 @@
-"""What K-FAC and its relatives cost, on the character transformer at small size and on ResNet-20,
-one thread.
+"""The cost of K-FAC and its relatives on a small character transformer and ResNet-20, one thread.
 
 A whole step in gradient-equivalents, measured as in benchmarks/matrix.py: amortised over a whole
 period, the median, and the worst step after the first one. Then the seconds of the factors of one
-mini-batch beside curvlinops', which computes the same ones, and the bytes of state beside the
-formula.
+mini-batch beside the same factors by curvlinops, and the bytes of state beside the formula.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ from tasks.vision.resnet import ResNet
 
 try:
     import curvlinops
-except ImportError:  # that table then has no rows
+except ImportError:  # its table then has no rows
     curvlinops = None
 
 PERIOD = 100
@@ -69,10 +67,7 @@ def fresh(task: DataTask) -> tuple[Objective, list[Batch]]:
 
 
 def step_costs(task: DataTask, make: Make) -> tuple[float, float, float]:
-    """A step in gradient-equivalents: the mean over a period, the median, the worst one.
-
-    The first step is left out.
-    """
+    """The mean, the median and the worst step in gradient-equivalents, without the first."""
     objective, batches = fresh(task)
     optimizer = make(list(objective.model.named_parameters()))
     optimizer.step(objective)  # type: ignore[arg-type]
@@ -116,7 +111,7 @@ def our_factors(model: nn.Module, task: DataTask, batch: Batch) -> Callable[[], 
 
 
 def their_factors(model: nn.Module, task: DataTask, batch: Batch) -> Callable[[], Any]:
-    """The same by curvlinops."""
+    """The same factors by curvlinops."""
 
     def compute() -> None:
         operator = curvlinops.KFACLinearOperator(
@@ -135,7 +130,7 @@ def their_factors(model: nn.Module, task: DataTask, batch: Batch) -> Callable[[]
 
 
 def factor_rows(table: Table) -> None:
-    """Factors of nets that curvlinops takes: Linear and Conv2d layers alone."""
+    """Factors of nets of Linear and Conv2d layers, which curvlinops takes."""
     convolutions = nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1),
         nn.ReLU(),
@@ -162,8 +157,7 @@ def factor_rows(table: Table) -> None:
 
 
 def state_rows(table: Table) -> None:
-    """Bytes of factors and inverses, 2 (in^2 + out^2) floats a layer and more for momentum, on the
-    MLP."""
+    """Bytes of state on the MLP: 2 (in^2 + out^2) floats a layer, and more for momentum."""
     task = MLP(data="fashion_mnist_small", batch_size=128)
     sizes = [(785, 256), (257, 10)]
     extra = {"kfac": (KFAC, 1), "ekfac": (EKFAC, 2)}
@@ -172,9 +166,9 @@ def state_rows(table: Table) -> None:
         optimizer = method(objective.model.named_parameters())
         optimizer.step(objective)
         expected = 4 * sum(2 * (m * m + n * n) + matrices * m * n for m, n in sizes)
-        found = state_bytes(optimizer)
+        measured = state_bytes(optimizer)
         table.add_row(
-            name, f"{found:,}", f"{expected:,}", f"{found / expected:.4f}", "0.99 to 1.01"
+            name, f"{measured:,}", f"{expected:,}", f"{measured / expected:.4f}", "0.99 to 1.01"
         )
 
 

@@ -1,5 +1,4 @@
-"""Other people's minimisers on a test function, their oracle calls counted as the suite counts its
-own."""
+"""Other packages' minimisers on a test function, with oracle calls counted as the suite's."""
 
 from __future__ import annotations
 
@@ -25,13 +24,13 @@ STEPS, TOLERANCE = 1000, 1e-8
 
 @dataclass
 class Outcome:
-    """How a solver fared on a function.
+    """The outcome of a solver on a function.
 
     Attributes:
-        status: `converged` or what its author calls it.
-        fun: the lowest value at which it stood.
-        counts: all oracle calls; those of a gradient include a `value`.
-        reached: the calls up to the first point that meets the target; None if none did.
+        status: `converged` or the package's own message.
+        fun: the lowest value.
+        counts: all oracle calls; a gradient counts as a `value`, too.
+        reached: the calls up to the first point at the target; None without one.
     """
 
     status: str
@@ -41,8 +40,7 @@ class Outcome:
 
 
 class Counted:
-    """A function whose every oracle call is counted, and the first value at or below a target
-    noted."""
+    """A function that counts its oracle calls, and records the first value at a target."""
 
     def __init__(self, problem: Problem, target: float) -> None:
         self.problem = problem
@@ -56,13 +54,13 @@ class Counted:
         return self.problem.start(self.problem.dimension)
 
     def note(self, value: float) -> None:
-        """A value that was seen."""
+        """Record a computed value."""
         self.best = min(self.best, value)
         if value <= self.target and self.reached is None:
             self.reached = self.counts.copy()
 
     def value(self, x: Array) -> float:
-        """f."""
+        """The value f."""
         self.counts["value"] += 1
         with torch.no_grad():
             value = float(self.problem(torch.from_numpy(x)))
@@ -70,14 +68,14 @@ class Counted:
         return value
 
     def tensor(self, x: Tensor) -> Tensor:
-        """f with its graph: a value and, as every peer asks for one, a gradient."""
+        """The value f with its graph, counted as a value and a gradient: every peer needs both."""
         self.counts.update(("value", "grad"))
         value = self.problem(x)
         self.note(float(value.detach()))
         return value
 
     def value_and_gradient(self, x: Array) -> tuple[float, Array]:
-        """f and its gradient."""
+        """The value f and its gradient."""
         point = torch.from_numpy(x.copy()).requires_grad_()
         value = self.tensor(point)
         (gradient,) = torch.autograd.grad(value, point)
@@ -88,7 +86,7 @@ class Counted:
         return self.value_and_gradient(x)[1]
 
     def product(self, x: Array, vector: Array) -> Array:
-        """Hessian times vector."""
+        """The Hessian times a vector."""
         self.counts["hvp"] += 1
         point = torch.from_numpy(x.copy()).requires_grad_()
         (gradient,) = torch.autograd.grad(self.problem(point), point, create_graph=True)
@@ -105,7 +103,7 @@ class Counted:
         return hessian(self.problem)(torch.from_numpy(x.copy())).numpy()
 
     def residuals(self, x: Array) -> Array:
-        """r."""
+        """The residuals r."""
         self.counts["value"] += 1
         with torch.no_grad():
             residuals = self.problem.outputs(torch.from_numpy(x))
@@ -113,7 +111,7 @@ class Counted:
         return residuals.numpy()
 
     def jacobian(self, x: Array) -> Array:
-        """J, counted with the evaluation that it contains."""
+        """The Jacobian J, counted with the evaluation that it contains."""
         self.counts.update(("value", "jac"))
         return jacrev(self.problem.outputs)(torch.from_numpy(x.copy())).numpy()
 
@@ -130,10 +128,10 @@ def _scipy(method: str, **options: Any) -> Peer:
         curvature = {"hessp": function.product, "hess": function.hessian}
         extra = {second: curvature[second]} if second else {}
         jac: Any = True if together else function.gradient
-        found = optimize.minimize(
+        result = optimize.minimize(
             fun, function.start().numpy(), jac=jac, method=method, options=options, **extra
         )
-        return "converged" if found.success else str(found.message)
+        return "converged" if result.success else str(result.message)
 
     return run
 
@@ -141,7 +139,7 @@ def _scipy(method: str, **options: Any) -> Peer:
 def _least_squares(function: Counted) -> str:
     if function.problem.residuals is None:
         return "no residuals"
-    found = optimize.least_squares(
+    result = optimize.least_squares(
         function.residuals,
         function.start().numpy(),
         function.jacobian,
@@ -152,7 +150,7 @@ def _least_squares(function: Counted) -> str:
         gtol=1e-15,
         max_nfev=5 * STEPS,
     )
-    return "converged" if found.success else str(found.message)
+    return "converged" if result.success else str(result.message)
 
 
 def _torch_lbfgs(function: Counted) -> str:
@@ -182,8 +180,8 @@ def _torch_lbfgs(function: Counted) -> str:
 def _torchmin(method: str, **options: Any) -> Peer:
     def run(function: Counted) -> str:
         limits = {"gtol": TOLERANCE, "max_iter": STEPS} | options
-        found = torchmin.minimize(function.tensor, function.start(), method, options=limits)
-        return "converged" if found.success else str(found.message)
+        result = torchmin.minimize(function.tensor, function.start(), method, options=limits)
+        return "converged" if result.success else str(result.message)
 
     return run
 
@@ -204,7 +202,7 @@ PEERS: dict[str, Peer] = {
 
 
 def run_peer(peer: Peer, problem: Problem, target: float) -> Outcome:
-    """One peer on one function; an exception is an outcome."""
+    """The outcome of a peer on a function, an exception included."""
     function = Counted(problem, target)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")

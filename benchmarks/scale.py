@@ -1,13 +1,11 @@
-"""Ten thousand runs of a thousand rows.
-
-Seconds and memory to read them, again from the cache, and to report on them.
+"""Seconds and memory to read ten thousand runs of a thousand rows, and to report on them.
 
     python benchmarks/scale.py [--runs 10000] [--rows 1000] [--trials 1] [--report] [--keep FOLDER]
 
-The runs are made up, ten tasks by ten optimizers by `--trials` learning rates by as many seeds as
-it takes, and lie in a temporary folder (0.9 GB for the default sizes). Each measurement is a
-process of its own; processor seconds are those of all its threads, which the machine's other load
-changes little.
+The runs are generated, ten tasks by ten optimizers by `--trials` learning rates by the needed
+number of seeds, and lie in a temporary folder (0.9 GB for the default sizes). They are read twice,
+the second time from the cache. Each measurement is a separate process; processor seconds are those
+of all its threads, on which the machine's other load has little effect.
 """
 
 from __future__ import annotations
@@ -40,8 +38,7 @@ LIMITS = {"load": (30.0, 2000.0), "cached": (30.0, 2000.0), "report": (120.0, No
 
 
 def main() -> None:
-    """Make the runs and measure, or (in the processes that it starts) do one thing and say what it
-    took."""
+    """Generate the runs and measure, or, in a started process, print one measurement."""
     options = _options()
     if options.measure:
         print(json.dumps(_measured(options.measure, options.keep)))
@@ -164,8 +161,8 @@ def _in_a_process(what: str, folder: Path) -> dict[str, float]:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return measured
 
 
 def _measured(what: str, folder: Path) -> dict[str, float]:
@@ -180,25 +177,25 @@ def _measured(what: str, folder: Path) -> dict[str, float]:
         loaded = time.perf_counter() - began
         (folder / "report").mkdir(exist_ok=True)
         write_report(records, folder / "report", "scale", "python benchmarks/scale.py")
-        found = {"runs": len(records.frame), "until the tables": loaded}
+        sizes = {"runs": len(records.frame), "until the tables": loaded}
     else:
         runs, damaged = load_runs(folder / "runs")
         if damaged:
             raise SystemExit(f"{len(damaged)} runs could not be read")
-        found = {"runs": len(runs), "rows": sum(len(run.history) for run in runs)}
+        sizes = {"runs": len(runs), "rows": sum(len(run.history) for run in runs)}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     wall, processor = time.perf_counter() - began, time.process_time() - busy
-    return {**found, "wall": wall, "processor": processor, "peak_mb": peak}
+    return {**sizes, "wall": wall, "processor": processor, "peak_mb": peak}
 
 
-def _line(what: str, found: dict[str, float]) -> str:
+def _line(what: str, measured: dict[str, float]) -> str:
     seconds, memory = LIMITS[what]
-    within = found["wall"] <= seconds and (memory is None or found["peak_mb"] <= memory)
+    within = measured["wall"] <= seconds and (memory is None or measured["peak_mb"] <= memory)
     limit = f"at most {seconds:.0f} s" + ("" if memory is None else f" and {memory / 1000:.0f} GB")
     return (
-        f"{what:7} {found['runs']:.0f} runs: {found['wall']:.1f} s, {found['processor']:.1f} s of "
-        f"processor, "
-        f"{found['peak_mb']:.0f} MB at most ({limit}: {'met' if within else 'NOT met'})"
+        f"{what:7} {measured['runs']:.0f} runs: {measured['wall']:.1f} s, "
+        f"{measured['processor']:.1f} s of processor, {measured['peak_mb']:.0f} MB at most "
+        f"({limit}: {'met' if within else 'NOT met'})"
     )
 
 

@@ -1,5 +1,4 @@
-"""Bring a full data set into the data directory: `python scripts/fetch_data.py NAME`, or
-`--list`."""
+"""Download full data sets: `python scripts/fetch_data.py NAME`, or `--list`."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from tasks.data.fetch import FETCHABLE, FetchFailedError, fetch
 
 
 def main() -> int:
-    """Fetch what the command line names; 0 if all of it is there."""
+    """Fetch the data sets named on the command line; return 0 if all are present."""
     parser = argparse.ArgumentParser(
         description=f"Bring data sets into {data_directory()} (SUITE_DATA moves it)."
     )

@@ -1,10 +1,8 @@
-"""results/reference/findings.csv: what diagonal methods' estimates are worth.
+"""The accuracy of diagonal methods' estimates, written to results/reference/findings.csv.
 
-`scripts/methods_page.py` shows it in docs/results/methods.md.
-
-Three measurements: the diagonals that AdaHessian and Sophia keep, beside the true one; the spread
-of AdaFisher's preconditioner along a run; how far the Hessian's block of one vector of parameters
-is from diagonal (SGD-PH).
+`scripts/methods_page.py` shows the table in docs/results/methods.md. Three measurements: the
+diagonals of AdaHessian and Sophia beside the true one; the spread of AdaFisher's preconditioner
+along a run; the off-diagonal part of the Hessian's block of one vector of parameters (SGD-PH).
 """
 
 from __future__ import annotations
@@ -26,24 +24,22 @@ STEPS, BATCH = 400, 128
 SEEDS = (0, 1, 2)
 KEEPERS = {"adahessian": AdaHessian, "sophia_h": SophiaH, "sophia_g": SophiaG}
 SPREAD_AT = (1, 150, 300)
-BLOCKS = {"resnet": 14, "mlp": 4}  # steps: a vector a step
+BLOCKS = {"resnet": 14, "mlp": 4}  # steps, one for each vector
 
 Rows = Iterator[dict[str, Any]]
 
 
-def told(method: str, net: str, seed: int, facts: Mapping[str, float]) -> Rows:
-    """A row a fact."""
+def facts_of(method: str, net: str, seed: int, facts: Mapping[str, float]) -> Rows:
+    """The facts of a run, a row each."""
     for fact, value in facts.items():
         yield {"method": method, "net": net, "seed": seed, "fact": fact, "value": value}
 
 
 def diagonals(activation: type[nn.Module], seed: int) -> Rows:
-    """An MLP 64-32-32-10 on digits trained by each method.
-
-    What it keeps beside the true diagonal on all digits.
-    """
-    found = load_digits()
-    inputs, targets = torch.tensor(found.data / 16, dtype=torch.float32), torch.tensor(found.target)
+    """Each method's diagonal beside the true one, after training an MLP 64-32-32-10 on digits."""
+    digits = load_digits()
+    inputs = torch.tensor(digits.data / 16, dtype=torch.float32)
+    targets = torch.tensor(digits.target)
     net = f"{activation.__name__} MLP, digits, after {STEPS} steps"
     for name, make in KEEPERS.items():
         torch.manual_seed(seed)
@@ -62,12 +58,12 @@ def diagonals(activation: type[nn.Module], seed: int) -> Rows:
             chosen = torch.randperm(len(inputs), generator=order)[:BATCH]
             optimizer.step(objective.on(inputs[chosen], targets[chosen]))
         true = hessian_diagonal(objective.on(inputs, targets))
-        kept = optimizer.diagonal()
-        assert kept is not None
-        yield from told(name, net, seed, agreement(kept, true).as_dict())
+        estimate = optimizer.diagonal()
+        assert estimate is not None
+        yield from facts_of(name, net, seed, agreement(estimate, true).as_dict())
         if name == next(iter(KEEPERS)):
             once = hutchinson(objective.on(inputs, targets).hessian(), "rademacher", 1, seed)
-            yield from told(
+            yield from facts_of(
                 "one random sign vector, at AdaHessian's end",
                 net,
                 seed,
@@ -76,27 +72,24 @@ def diagonals(activation: type[nn.Module], seed: int) -> Rows:
 
 
 def spreads(net: str, method: str, seed: int) -> Rows:
-    """The largest over the smallest number in AdaFisher's preconditioner, as the run goes on."""
+    """The largest over the smallest number in AdaFisher's preconditioner along a run."""
     task, _ = task_of(net)
     side = Side(task, settings(method), seed)
     for step in range(1, max(SPREAD_AT) + 1):
         list(side.steps(1))
         if step in SPREAD_AT:
-            yield from told(
+            yield from facts_of(
                 method, net, seed, {f"spread, step {step}": side.optimizer.telemetry()["spread"]}
             )
 
 
 def blocks(net: str, steps: int, seed: int) -> Rows:
-    """The exact block of each vector of parameters.
-
-    Its off-diagonal part, and H 1 in place of its diagonal.
-    """
+    """The off-diagonal part of each vector's exact block, and the error of H 1 as its diagonal."""
     task, _ = task_of(net)
     side = Side(task, settings("sgd_ph") | {"exact_block": True}, seed)
     list(side.steps(steps))
     measured = side.optimizer.telemetry()
-    yield from told(
+    yield from facts_of(
         "sgd_ph", net, seed, {fact: measured[fact] for fact in ("off_diagonal", "ones_error")}
     )
 

@@ -1,8 +1,8 @@
 """Make the vendored files of tasks/data/ from their sources, and print their checksums.
 
 `python scripts/make_data.py` makes all of them, `python scripts/make_data.py nist_strd.xz` that
-one. Fashion-MNIST has to be there (`python scripts/fetch_data.py fashion_mnist`); the others are
-taken from the packages that carry them.
+one. Fashion-MNIST has to be fetched first (`python scripts/fetch_data.py fashion_mnist`); the
+others come from packages that contain them.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ def moby_dick() -> bytes:
 
 
 def cmudict_small() -> bytes:
-    """Every fourth of the usable lines of the dictionary, as they are."""
+    """Every fourth usable line of the dictionary, unchanged."""
     lines = usable_lines(npm_file(STDLIB, DICTIONARY).decode("utf-8"))
     return "".join(f"{line}\n" for line in lines[::EVERY]).encode()
 
 
 def nist_strd() -> bytes:
-    """The 27 files of NIST's nonlinear regressions as they are, one after the other by name."""
+    """The 27 files of NIST's nonlinear regressions, unchanged and ordered by name."""
     command = [
         sys.executable,
         "-m",
@@ -94,7 +94,7 @@ FILES: dict[str, Callable[[], bytes]] = {
 
 
 def main(names: Sequence[str]) -> None:
-    """Write the files of these names, or all."""
+    """Write the named files, or all."""
     for name in names or FILES:
         compressed = lzma.compress(FILES[name](), preset=9 | lzma.PRESET_EXTREME)
         (FOLDER / name).write_bytes(compressed)

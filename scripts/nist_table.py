@@ -1,6 +1,4 @@
-"""NIST's 27 nonlinear regressions from both starts.
-
-Correct digits and cost, beside scipy's MINPACK.
+"""NIST's 27 nonlinear regressions from both starts: correct digits and cost, beside MINPACK.
 
 python scripts/nist_table.py                                  the table, on the terminal
 python scripts/nist_table.py --write docs/results/nist.md             and as Markdown
@@ -29,7 +27,7 @@ from optimizers import least_squares
 from tasks.regression.nist import Regression, datasets
 
 torch.set_num_threads(1)
-TOLERANCE = 1e-15  # of all of scipy's stopping rules
+TOLERANCE = 1e-15  # the tolerance of all of scipy's stopping rules
 HEADINGS = (
     "problem",
     "level",
@@ -47,7 +45,7 @@ SCIPY_STATUS = {-1: "failed", 0: "max_steps", 1: "gtol", 2: "ftol", 3: "xtol", 4
 
 @dataclass(frozen=True)
 class Run:
-    """Where a solver ended."""
+    """The end of a solver's run."""
 
     digits: float
     steps: int
@@ -56,19 +54,19 @@ class Run:
 
 
 def ours(regression: Regression, start: torch.Tensor, options: argparse.Namespace) -> Run:
-    """This repository's method, until it finds nothing left to gain."""
+    """A run of this repository's method, until no reduction remains."""
     settings = dict(OmegaConf.from_dotlist(options.set))
     result = least_squares(
         regression.residuals, start, options.method, max_steps=options.steps, tol=0.0, **settings
     )
-    closing = result.counts.get("grad", 0)  # the gradient at the end, which is for the report alone
+    closing = result.counts.get("grad", 0)  # the gradient at the end serves the report alone
     return Run(
         regression.digits(result.x), result.steps, result.counts["value"] - closing, result.status
     )
 
 
 def peer(regression: Regression, start: torch.Tensor, options: argparse.Namespace) -> Run:
-    """scipy's MINPACK with the same exact Jacobian."""
+    """A run of scipy's MINPACK with the same exact Jacobian."""
 
     def residuals(b: Any) -> Any:
         return regression.residuals(torch.from_numpy(b)).numpy()
@@ -78,7 +76,7 @@ def peer(regression: Regression, start: torch.Tensor, options: argparse.Namespac
 
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        found = scipy.optimize.least_squares(
+        result = scipy.optimize.least_squares(
             residuals,
             start.numpy(),
             jacobian,
@@ -89,57 +87,56 @@ def peer(regression: Regression, start: torch.Tensor, options: argparse.Namespac
             max_nfev=2 * options.steps,
         )
     return Run(
-        regression.digits(torch.from_numpy(found.x)),
-        int(found.njev),
-        int(found.nfev + found.njev),
-        SCIPY_STATUS[found.status],
+        regression.digits(torch.from_numpy(result.x)),
+        int(result.njev),
+        int(result.nfev + result.njev),
+        SCIPY_STATUS[result.status],
     )
 
 
 def rows(options: argparse.Namespace) -> list[tuple[Regression, int, Run, Run]]:
-    """Both solvers on every problem from both starts."""
+    """The runs of both solvers on every problem from both starts."""
     jobs = [(regression, number) for regression in datasets().values() for number in (1, 2)]
-    found = []
+    results = []
     for regression, number in track(jobs, "solving", console=Console(stderr=True), transient=True):
         start = regression.starts[number - 1]
-        found.append(
+        results.append(
             (regression, number, ours(regression, start, options), peer(regression, start, options))
         )
-    return found
+    return results
 
 
 def cells(row: tuple[Regression, int, Run, Run]) -> list[str]:
-    regression, number, mine, theirs = row
-    first = [regression.name, regression.level, str(number), f"{mine.digits:.1f}", str(mine.steps)]
+    regression, number, own, scipys = row
+    first = [regression.name, regression.level, str(number), f"{own.digits:.1f}", str(own.steps)]
     return [
         *first,
-        str(mine.calls),
-        mine.status,
-        f"{theirs.digits:.1f}",
-        str(theirs.calls),
-        theirs.status,
+        str(own.calls),
+        own.status,
+        f"{scipys.digits:.1f}",
+        str(scipys.calls),
+        scipys.status,
     ]
 
 
-def summary(found: list[tuple[Regression, int, Run, Run]], digits: float = 6.0) -> list[str]:
-    """How many of the runs from each start reached so many digits, and the typical cost."""
+def summary(results: list[tuple[Regression, int, Run, Run]], digits: float = 6.0) -> list[str]:
+    """The runs from each start with enough correct digits, and their median cost."""
     lines = []
     for number in (1, 2):
-        chosen = [(mine, theirs) for _, start, mine, theirs in found if start == number]
-        mine_reached = sum(mine.digits >= digits for mine, _ in chosen)
-        theirs_reached = sum(theirs.digits >= digits for _, theirs in chosen)
+        chosen = [(own, scipys) for _, start, own, scipys in results if start == number]
+        own_reached = sum(own.digits >= digits for own, _ in chosen)
+        scipys_reached = sum(scipys.digits >= digits for _, scipys in chosen)
         median = [int(np.median([run.calls for run in runs])) for runs in zip(*chosen, strict=True)]
         lines.append(
-            f"Start {number}: {mine_reached} of {len(chosen)} with at least {digits:g} correct "
-            f"digits in every "
-            f"parameter, scipy {theirs_reached}; calls in the median {median[0]}, scipy "
-            f"{median[1]}."
+            f"Start {number}: {own_reached} of {len(chosen)} with at least {digits:g} correct "
+            f"digits in every parameter, scipy {scipys_reached}; calls in the median {median[0]}, "
+            f"scipy {median[1]}."
         )
     return lines
 
 
-def markdown(found: list[tuple[Regression, int, Run, Run]], options: argparse.Namespace) -> str:
-    """The table as a page of its own."""
+def markdown(results: list[tuple[Regression, int, Run, Run]], options: argparse.Namespace) -> str:
+    """The table as a page."""
     call = " ".join(
         [
             "scripts/nist_table.py",
@@ -162,12 +159,12 @@ def markdown(found: list[tuple[Regression, int, Run, Run]], options: argparse.Na
         "to gain that the precision could show, or from where the method found no way down; the "
         "digits tell which.",
         "",
-        *summary(found),
+        *summary(results),
         "",
         f"| {' | '.join(HEADINGS)} |",
         f"|{'---|' * len(HEADINGS)}",
     ]
-    return "\n".join([*head, *(f"| {' | '.join(cells(row))} |" for row in found)]) + "\n"
+    return "\n".join([*head, *(f"| {' | '.join(cells(row))} |" for row in results)]) + "\n"
 
 
 def main() -> None:
@@ -184,18 +181,18 @@ def main() -> None:
     )
     parser.add_argument("--write", type=Path, help="a Markdown file to write")
     options = parser.parse_args()
-    found = rows(options)
+    results = rows(options)
     table = Table(
         *HEADINGS, title=f"NIST StRD: {options.method} and scipy's lm", box=SIMPLE, padding=0
     )
-    for row in found:
+    for row in results:
         table.add_row(*cells(row))
     console = Console()
     console.print(table)
-    for line in summary(found):
+    for line in summary(results):
         console.print(line)
     if options.write:
-        options.write.write_text(markdown(found, options), encoding="utf-8")
+        options.write.write_text(markdown(results, options), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
-"""docs/results/ogr.md and its picture.
-
-OGR on Beale's function with noisy gradients, beside its author's figures.
-"""
+"""OGR on Beale's function with noisy gradients, for docs/results/ogr.md and its picture."""
 
 from __future__ import annotations
 
@@ -28,11 +25,9 @@ NOISE = 0.1
 STARTS = {2: list(product((-1, 0, 1), (-2, -1, 0, 1, 2))), 3: list(product(range(-3, 4), repeat=3))}
 STEPS = {2: 30, 3: 50}
 SADDLE = STARTS[2].index((0, 1))
-SEEDS = 20  # of the noise, in two dimensions
-SEEDS_APART, SEEDS_AT_ONCE = (
-    1,
-    10,
-)  # in three, for methods that see a start at a time, and all at once
+SEEDS = 20  # seeds of the noise in two dimensions
+# in three dimensions, for methods that take one start at a time, and all starts at once
+SEEDS_APART, SEEDS_AT_ONCE = 1, 10
 WORKERS = 2
 
 Builder = Callable[..., Any]
@@ -76,12 +71,11 @@ ROWS: list[tuple[str, Builder, float, str, bool]] = [
 
 
 def beale(x: Tensor) -> Tensor:
-    """b(x, y), or b(x, y) + b(z, y) in three dimensions, at every row: (k, n) to (k,)."""
+    """The values (k,) of b(x, y), or of b(x, y) + b(z, y) in three dimensions, at rows (k, n)."""
     residuals = PROBLEMS["beale"].residuals
     assert residuals is not None
-    at_rows = (
-        torch.vmap(residuals) if len(x) > 1 else lambda rows: residuals(rows[0])[None]
-    )  # one row needs no vmap
+    # one row needs no vmap
+    at_rows = torch.vmap(residuals) if len(x) > 1 else lambda rows: residuals(rows[0])[None]
     pairs = (x[:, [i, 1]] for i in range(x.shape[1]) if i != 1)
     return sum(
         (at_rows(pair).square().sum(1) for pair in pairs), torch.zeros(len(x), dtype=x.dtype)
@@ -89,10 +83,7 @@ def beale(x: Tensor) -> Tensor:
 
 
 class Noisy(nn.Module):
-    """Points (k, n), and the sum of the function at them with noise .
-
-    points, whose gradient is the noisy one.
-    """
+    """Points (k, n), and the function's sum plus noise times points, whose gradient is noisy."""
 
     def __init__(self, starts: Tensor) -> None:
         super().__init__()
@@ -110,7 +101,7 @@ class Sum(nn.Module):
 
 
 def paths(build: Builder, starts: Tensor, steps: int, generator: torch.Generator) -> Tensor:
-    """The points (steps + 1, k, n) of a method that sees all the starts as one parameter."""
+    """The points (steps + 1, k, n) of a method that takes all starts as one parameter."""
     model = Noisy(starts)
     objective = Objective(model, Sum(), torch.zeros_like(starts), torch.zeros(len(starts)))
     optimizer = build(model.parameters())
@@ -123,14 +114,14 @@ def paths(build: Builder, starts: Tensor, steps: int, generator: torch.Generator
 
 
 def values(build: Builder, n: int, seed: int, together: bool) -> Numbers:
-    """The function along the paths (steps + 1, starts)."""
+    """The function along the paths, (steps + 1, starts)."""
     torch.set_num_threads(1)
     starts = torch.tensor(STARTS[n], dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
     parts = [starts] if together else starts.split(1)
-    found = [paths(build, part, STEPS[n], generator) for part in parts]
+    trajectories = [paths(build, part, STEPS[n], generator) for part in parts]
     return np.concatenate(
-        [np.stack([beale(points).numpy() for points in path]) for path in found], axis=1
+        [np.stack([beale(points).numpy() for points in path]) for path in trajectories], axis=1
     )
 
 
@@ -139,28 +130,28 @@ def geometric(final: Numbers) -> float:
     return float(np.exp(np.log(final).mean()))
 
 
-def spread(found: list[float]) -> str:
+def spread(results: list[float]) -> str:
     """The median over the seeds, with the smallest and the largest."""
-    if len(found) == 1:
-        return f"{found[0]:.4g}"
-    return f"{np.median(found):.4g} ({min(found):.4g} to {max(found):.4g})"
+    if len(results) == 1:
+        return f"{results[0]:.4g}"
+    return f"{np.median(results):.4g} ({min(results):.4g} to {max(results):.4g})"
 
 
 def table_in_three(ends: Iterator[Numbers]) -> list[str]:
-    """Ours beside the author's, from the last values of every row and seed in turn."""
+    """Our results beside the author's, from the last values of every row and seed."""
     lines = [
         "| method | the author's settings | the author | ours | seeds |",
         "|---|---|---|---|---|",
     ]
     for name, _, published, settings, together in ROWS:
         seeds = SEEDS_AT_ONCE if together else SEEDS_APART
-        found = [geometric(next(ends)[-1]) for _ in range(seeds)]
-        lines.append(f"| {name} | {settings} | {published:g} | {spread(found)} | {seeds} |")
+        means = [geometric(next(ends)[-1]) for _ in range(seeds)]
+        lines.append(f"| {name} | {settings} | {published:g} | {spread(means)} | {seeds} |")
     return lines
 
 
 def table_in_two(curves: dict[str, Numbers]) -> list[str]:
-    """Means over the starts, and what the saddle has to do with them."""
+    """Means over the starts, with and without the start at the saddle."""
     lines = [
         "| method | the author | mean over 15 starts | without the start at the saddle | diverged \
 |",

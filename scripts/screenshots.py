@@ -1,6 +1,4 @@
-"""Screenshots of a report for docs/guide/report.md, taken with headless Chromium.
-
-Its overall page, a problem's, a phone's.
+"""Screenshots of a report for docs/guide/report.md: the overall page, a problem's, a phone's.
 
     python scripts/screenshots.py [REPORT] [PROBLEM]
 
@@ -61,25 +59,21 @@ def main() -> None:
 
 
 def shot(browser: Browser, file: Path, size: tuple[int, int], anchor: str = "") -> Image.Image:
-    """What a window of this size shows of a page, from an anchor on.
-
-    A page that complains is no picture.
-    """
+    """A picture of a page in a window of this size, from an anchor on; errors end the script."""
     tab: Page = browser.new_page(viewport={"width": size[0], "height": size[1]})
-    complaints: list[str] = []
-    tab.on("console", lambda message: complaints.append(message.text))
-    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    errors: list[str] = []
+    tab.on("console", lambda message: errors.append(message.text))
+    tab.on("pageerror", lambda error: errors.append(str(error)))
     tab.goto(file.resolve().as_uri() + anchor)
     picture = Image.open(io.BytesIO(tab.screenshot())).convert("RGB")
     tab.close()
-    if complaints:
-        raise SystemExit(f"{file}: {complaints[0]}")
+    if errors:
+        raise SystemExit(f"{file}: {errors[0]}")
     return picture
 
 
 def save(name: str, parts: list[Image.Image]) -> None:
-    """Put the parts side by side with a gap and write them with a palette, small enough for a
-    repository."""
+    """Write the parts side by side, with a palette small enough for a repository."""
     gap = 24
     width = sum(part.width for part in parts) + gap * (len(parts) - 1)
     whole = Image.new("RGB", (width, max(part.height for part in parts)), "#c9ced4")
