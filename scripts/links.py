@@ -1,8 +1,8 @@
 """Links of README and docs: `python scripts/links.py` names those that lead nowhere.
 
 Three things are checked, without a network: files and headings that a relative link names, pages
-that no other page links to, and pages of docs/ that code or text mentions by their path. The site
-of `make docs` uses this file as a hook, which turns links that leave docs/ into plain paths.
+that no other page links to, and paths of pages and modules in text. The site of `make docs` uses
+this file as a hook, which turns links that leave docs/ into plain paths.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ ROOT = Path(__file__).resolve().parent.parent
 CODE = re.compile(r"^(```|~~~).*?^\1[^\n]*$|`[^`\n]*`", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.+?) *#*$", re.MULTILINE)
-MENTION = re.compile(r"\bdocs/[\w./-]+\.(?:md|png|gif)\b")
+MENTION = re.compile(r"(?<![\w/])docs/[\w./-]+\.(?:md|png|gif)\b")
+CODE_PATH = re.compile(
+    r"(?<![\w/])(?:suite|optimizers|tasks|tests|scripts|benchmarks|configs)/[\w/]+\.(?:py|sh|yaml)\b"
+)
 MENTIONING = {".py", ".sh", ".yaml", ".yml", ".md", ".toml", ".jinja"}
 
 
@@ -85,12 +88,17 @@ def unlinked(pages: list[Path]) -> Iterator[str]:
 
 
 def mentioned(files: list[Path]) -> Iterator[str]:
-    """A line for each path of docs/ that a file mentions and that does not exist."""
+    """A line for each path that a file mentions and that does not exist.
+
+    Pages mention code and pages, code mentions pages.
+    """
     for file in files:
         if file.suffix in MENTIONING or file.name == "Makefile":
-            for match in MENTION.finditer(file.read_text(encoding="utf-8")):
-                if not (ROOT / match[0]).exists():
-                    yield f"{file.relative_to(ROOT)}: mentions {match[0]}, which does not exist"
+            patterns = (MENTION, CODE_PATH) if file.suffix == ".md" else (MENTION,)
+            text = file.read_text(encoding="utf-8")
+            names = {name for pattern in patterns for name in pattern.findall(text)}
+            for name in sorted(name for name in names if not (ROOT / name).exists()):
+                yield f"{file.relative_to(ROOT)}: mentions {name}, which does not exist"
 
 
 def main() -> int:

@@ -82,6 +82,13 @@ def test_a_mention_of_a_page_that_is_gone_is_named(links: ModuleType, page: Path
     ]
 
 
+def test_a_path_of_code_in_a_page_exists(links: ModuleType, page: Path) -> None:
+    page.write_text("`suite/report/gone.py`, `configs/task/<name>.yaml`, `mine/suite/other.py`\n")
+    assert list(links.mentioned([page])) == [
+        f"{DOCS}/page.md: mentions suite/report/gone.py, which does not exist"
+    ]
+
+
 def test_on_the_site_a_link_that_leaves_the_docs_is_a_path(links: ModuleType, page: Path) -> None:
     class Shown:
         class file:
