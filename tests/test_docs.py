@@ -23,14 +23,19 @@ FAMILIES = [path.parent.name for path in sorted((ROOT / "optimizers").glob("*/__
 FETCHED = re.compile(r"<(?:script|img|link|iframe)\b[^>]*?(?:src|href)=\"(?:https?:)?//[^\"]+\"")
 
 
-@pytest.fixture(scope="module")
-def links() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("links", ROOT / "scripts" / "links.py")
+def load(path: Path) -> ModuleType:
+    """A module by its file."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def links() -> ModuleType:
+    return load(ROOT / "scripts" / "links.py")
 
 
 @pytest.fixture
@@ -123,6 +128,16 @@ def test_every_task_is_on_the_page_of_the_api() -> None:
     text = (API / "tasks.md").read_text().splitlines()
     for name in registry.names("task"):
         assert f"::: {registry.read('task', name)['_target_']}" in text
+
+
+def test_the_design_has_the_floors_of_the_test_and_walks_through_every_room() -> None:
+    text = (ROOT / "docs" / "reference" / "design.md").read_text()
+    floors: dict[str, int] = load(ROOT / "tests" / "test_layers.py").FLOORS
+    rows = re.findall(r"^\| (\d) \| ([^|]+) \|", text, re.MULTILINE)
+    written = {room: int(floor) for floor, rooms in rows for room in re.findall(r"`(\w+)`", rooms)}
+    assert written == floors
+    walk = text.split("## A walk")[1].split("\n## ")[0]
+    assert sorted(re.findall(r"\*\*`(\w+)`\*\*", walk)) == sorted(floors)
 
 
 def test_the_citation_is_one() -> None:
