@@ -1,4 +1,4 @@
-"""nn.MultiheadAttention with its projections of queries, keys and values computed, and recorded, one by one."""
+"""nn.MultiheadAttention whose projections are computed, and recorded, one by one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from optimizers.layers.substitute import Record, substituted
 PROJECTIONS = ("q", "k", "v")
 
 
-def exposed_attention(module: nn.Module, record: Record) -> AbstractContextManager[None]:
+def decomposed_attention(module: nn.Module, record: Record) -> AbstractContextManager[None]:
     """Queries, keys and values are found under (module, "q"), "k" and "v".
 
     The output layer is called as a module.
@@ -37,21 +37,15 @@ def exposed_attention(module: nn.Module, record: Record) -> AbstractContextManag
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> Any:
-        options = (key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal)
         if not _handled(layer, query) or (is_causal and attn_mask is None):
+            options = (key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal)
             return plain(query, key, value, *options)
         inputs = [x if layer.batch_first else x.transpose(0, 1) for x in (query, key, value)]
         q, k, v = (_heads(layer, product) for product in _projected(layer, record, inputs))
         causal = is_causal and key_padding_mask is None and not need_weights
         mask = None if causal else _mask(q, attn_mask, key_padding_mask)
         mixed, weights = _attention(layer, q, k, v, mask, causal, need_weights)
-        output = layer.out_proj(mixed.transpose(1, 2).flatten(2))
-        if weights is not None and average_attn_weights:
-            weights = weights.mean(1)
-        output = output.transpose(
-            0, 1
-        ).contiguous()  # as it lies in memory decides which masks a dropout draws
-        return output.transpose(0, 1) if layer.batch_first else output, weights
+        return _output(layer, mixed), _averaged(weights, average_attn_weights)
 
     return substituted(module, nn.MultiheadAttention, forward)
 
@@ -73,6 +67,18 @@ def _projected(layer: nn.MultiheadAttention, record: Record, inputs: list[Tensor
     for name, x, product in zip(PROJECTIONS, inputs, products, strict=True):
         record((layer, name), x, product)
     return products
+
+
+def _output(layer: nn.MultiheadAttention, mixed: Tensor) -> Tensor:
+    """The output layer's result; its place in memory decides which masks a dropout draws."""
+    output: Tensor = layer.out_proj(mixed.transpose(1, 2).flatten(2))
+    output = output.transpose(0, 1).contiguous()
+    return output.transpose(0, 1) if layer.batch_first else output
+
+
+def _averaged(weights: Tensor | None, average: bool) -> Tensor | None:
+    """The attention weights, averaged over the heads where that is asked for."""
+    return weights.mean(1) if weights is not None and average else weights
 
 
 def _heads(layer: nn.MultiheadAttention, product: Tensor) -> Tensor:
@@ -107,7 +113,7 @@ def _attention(
     causal: bool,
     need_weights: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """The mixed values (N, heads, T, E / heads), and the attention weights (N, heads, T, S) where they are wanted."""
+    """The mixed values (N, heads, T, E / heads); the weights (N, heads, T, S) if wanted."""
     dropout = layer.dropout if layer.training else 0.0
     if not need_weights:
         return F.scaled_dot_product_attention(q, k, v, mask, dropout, causal), None

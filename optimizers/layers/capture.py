@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from optimizers.layers.decomposed import EXPOSED, Key, Record
+from optimizers.layers.decomposed import DECOMPOSED, Key, Record
 
 
 @dataclass
@@ -50,17 +50,17 @@ def capture(
     chosen = [m for m in model.modules() if isinstance(m, tuple(kinds)) and _trainable(m)]
     with ExitStack() as stack:
         for module in chosen:
-            exposed = next(
-                (EXPOSED[kind] for kind in type(module).__mro__ if kind in EXPOSED), None
+            decomposed = next(
+                (DECOMPOSED[kind] for kind in type(module).__mro__ if kind in DECOMPOSED), None
             )
-            if exposed is not None:
-                stack.enter_context(exposed(module, record))
+            if decomposed is not None:
+                stack.enter_context(decomposed(module, record))
             else:
                 stack.callback(module.register_forward_hook(_hook(record)).remove)
         yield captured
 
 
-def settled(captured: Captured) -> Captured:
+def snapshot(captured: Captured) -> Captured:
     """What has been recorded up to now.
 
     Uses that a checkpointed layer's second computation adds are not in it.
@@ -71,8 +71,11 @@ def settled(captured: Captured) -> Captured:
     }
 
 
-def passes(captured: Captured, gradients: Sequence[Tensor | None]) -> Captured:
-    """The same inputs with the gradients of one backward pass, given for all edges in the order of `edges_of`."""
+def with_gradients(captured: Captured, gradients: Sequence[Tensor | None]) -> Captured:
+    """The same inputs with the gradients of one backward pass.
+
+    These are given for all edges in the order of `edges_of`.
+    """
     rest = iter(gradients)
     return {
         key: LayerRecord(record.inputs, [_detached(next(rest)) for _ in record.edges], record.edges)
@@ -103,7 +106,7 @@ def edges_of(captured: Captured) -> list[GradientEdge]:
 
 @contextmanager
 def hidden_states(layers: Sequence[nn.RNNBase]) -> Iterator[list[Tensor]]:
-    """Collect the output sequences of recurrent layers, with their graph, during the evaluations inside the `with`."""
+    """Collect the output sequences of recurrent layers, with their graph, inside the `with`."""
     states: list[Tensor] = []
     handles = [
         layer.register_forward_hook(lambda _, __, output: states.append(output[0]))

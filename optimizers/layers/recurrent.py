@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from optimizers.layers.substitute import Exposed, Record, substituted
+from optimizers.layers.substitute import Decomposed, Record, substituted
 
 Cell = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def exposed_recurrent(kind: type[nn.RNNBase]) -> Exposed:
+def decomposed_recurrent(kind: type[nn.RNNBase]) -> Decomposed:
     """For nn.RNN, nn.LSTM and nn.GRU.
 
     Forward pass and gradients equal torch's to rounding, at its cost in plain code.
@@ -33,7 +33,7 @@ def exposed_recurrent(kind: type[nn.RNNBase]) -> Exposed:
     could not be drawn again) are left to torch and not recorded.
     """
 
-    def expose(module: nn.Module, record: Record) -> AbstractContextManager[None]:
+    def decompose(module: nn.Module, record: Record) -> AbstractContextManager[None]:
         layer = cast(nn.RNNBase, module)
         plain = module.forward
 
@@ -44,13 +44,13 @@ def exposed_recurrent(kind: type[nn.RNNBase]) -> Exposed:
 
         return substituted(module, kind, forward)
 
-    return expose
+    return decompose
 
 
-def exposed_cell(kind: type[nn.RNNCellBase]) -> Exposed:
+def decomposed_cell(kind: type[nn.RNNCellBase]) -> Decomposed:
     """For nn.RNNCell, nn.LSTMCell and nn.GRUCell: every call is a use of both weights."""
 
-    def expose(module: nn.Module, record: Record) -> AbstractContextManager[None]:
+    def decompose(module: nn.Module, record: Record) -> AbstractContextManager[None]:
         cell = cast(nn.RNNCellBase, module)
         plain = module.forward
 
@@ -69,7 +69,7 @@ def exposed_cell(kind: type[nn.RNNCellBase]) -> Exposed:
 
         return substituted(module, kind, forward)
 
-    return expose
+    return decompose
 
 
 def _handled(layer: nn.RNNBase, input: Any, hx: Any) -> bool:
@@ -89,21 +89,29 @@ def _run(layer: nn.RNNBase, record: Record, input: Tensor, hx: Any) -> Any:
     """The layer's result: (output, h_n), or (output, (h_n, c_n)) for an LSTM."""
     stream = input if layer.batch_first else input.transpose(0, 1)
     starts = _starts(layer, input, hx)
-    directions = ("", "_reverse") if layer.bidirectional else ("",)
     ends: list[tuple[Tensor, Tensor]] = []
     for depth in range(layer.num_layers):
-        outputs = []
-        for direction in directions:
-            sweep = _Sweep(layer, record, f"_l{depth}{direction}")
-            output, end = sweep.run(stream, *(start[len(ends)] for start in starts))
-            outputs.append(output)
-            ends.append(end)
-        stream = torch.cat([output.transpose(0, 1) for output in outputs], dim=-1).transpose(0, 1)
+        stream, last = _depth(layer, record, stream, depth, starts)
+        ends += last
         if _drops(layer) and depth < layer.num_layers - 1:
             stream = F.dropout(stream, layer.dropout)
     h, c = (torch.stack(states) for states in zip(*ends, strict=True))
     output = stream if layer.batch_first else stream.transpose(0, 1)
     return (output, (h, c)) if isinstance(layer, nn.LSTM) else (output, h)
+
+
+def _depth(
+    layer: nn.RNNBase, record: Record, stream: Tensor, depth: int, starts: tuple[Tensor, Tensor]
+) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """One depth in all its directions: its outputs side by side, and the last states of each."""
+    directions = ("", "_reverse") if layer.bidirectional else ("",)
+    outputs, ends = [], []
+    for number, direction in enumerate(directions, start=depth * len(directions)):
+        sweep = _Sweep(layer, record, f"_l{depth}{direction}")
+        output, end = sweep.run(stream, *(start[number] for start in starts))
+        outputs.append(output.transpose(0, 1))
+        ends.append(end)
+    return torch.cat(outputs, dim=-1).transpose(0, 1), ends
 
 
 def _starts(layer: nn.RNNBase, input: Tensor, hx: Any) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What a parameter is in its network: a hidden matrix, an embedding, the output layer, or a vector."""
+"""The role of a parameter: a hidden matrix, an embedding, the output layer, or a vector."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def model_roles(model: nn.Module) -> dict[nn.Parameter, Role]:
     """
     named = list(model.named_parameters(remove_duplicate=False))
     by_name = roles(named)
-    found: dict[nn.Parameter, Role] = {}
+    role_of: dict[nn.Parameter, Role] = {}
     for name, parameter in named:
-        found.setdefault(parameter, by_name[name])
-    return found
+        role_of.setdefault(parameter, by_name[name])
+    return role_of
 
 
 def _role(name: str, parameter: nn.Parameter, head: bool) -> Role:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 Key = nn.Module | tuple[nn.Module, str]
 Record = Callable[[Key, Tensor, Tensor], None]
-Exposed = Callable[[nn.Module, Record], AbstractContextManager[None]]
+Decomposed = Callable[[nn.Module, Record], AbstractContextManager[None]]
 Forward = Callable[..., Any]
 
 

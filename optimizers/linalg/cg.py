@@ -1,4 +1,4 @@
-"""Conjugate gradients for symmetric positive definite maps, with the stopping rules of second-order training."""
+"""Conjugate gradients with the stopping rules of second-order training."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ def conjugate_gradients(
     preconditioner: Map | None = None,
     keep: Collection[int] = (),
 ) -> CGResult:
-    """Minimise x'Ax/2 - b'x, which solves A x = b (Hestenes and Stiefel, 1952; Nocedal and Wright, Algorithm 5.3).
+    """Minimise x'Ax/2 - b'x, which solves A x = b.
+
+    Hestenes and Stiefel, 1952; Nocedal and Wright, Algorithm 5.3.
 
     Args:
         product: v -> A v for a symmetric positive definite A.
@@ -67,20 +69,20 @@ def conjugate_gradients(
         keep: the numbers of the iterations whose x is kept, `geometric` for one; each costs n
             floats.
     """
+    condition = preconditioner or _unchanged
+    x, residual = _start(product, b, x0)
+    values = [_model_value(x, b, residual)]
     path: list[tuple[int, Tensor]] = []
 
     def result(iterations: int, reason: str) -> CGResult:
-        if keep and iterations and (not path or path[-1][0] != len(values) - 1):
-            path.append((len(values) - 1, x))
+        if keep and iterations:
+            _close(path, len(values) - 1, x)
         return CGResult(x, residual, iterations, values, reason, path)
 
-    x = torch.zeros_like(b) if x0 is None else x0.clone()
-    residual = b.clone() if x0 is None else b - product(x)
-    values = [_model_value(x, b, residual)]
     threshold = tolerance * float(b.norm())
     if float(residual.norm()) <= threshold:
         return result(0, "converged")
-    conditioned = residual if preconditioner is None else preconditioner(residual)
+    conditioned = condition(residual)
     direction = conditioned.clone()
     energy = residual @ conditioned
     for iteration in range(1, max_iterations + 1):
@@ -100,10 +102,25 @@ def conjugate_gradients(
             return result(iteration, "converged")
         if stop is not None and stop(values):
             return result(iteration, "progress")
-        conditioned = residual if preconditioner is None else preconditioner(residual)
+        conditioned = condition(residual)
         previous, energy = energy, residual @ conditioned
         direction = conditioned + (energy / previous) * direction
     return result(max_iterations, "iterations")
+
+
+def _unchanged(residual: Tensor) -> Tensor:
+    return residual
+
+
+def _start(product: Map, b: Tensor, x0: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The first x and its residual; zero costs no product."""
+    return (torch.zeros_like(b), b.clone()) if x0 is None else (x0.clone(), b - product(x0))
+
+
+def _close(path: list[tuple[int, Tensor]], number: int, x: Tensor) -> None:
+    """Put the last iteration, number `number`, at the end of the path unless it is there."""
+    if not path or path[-1][0] != number:
+        path.append((number, x))
 
 
 def geometric(last: int, ratio: float = 1.3) -> frozenset[int]:
@@ -121,7 +138,7 @@ def geometric(last: int, ratio: float = 1.3) -> frozenset[int]:
 def relative_progress(
     epsilon: float = 5e-4, shortest: int = 10, share: float = 0.1
 ) -> StoppingRule:
-    """Martens' rule: stop when the last k iterations gained less than k * epsilon of the model's value.
+    """Martens' rule: stop when the last k iterations gained less than k epsilon of the value.
 
     k = max(shortest, share * iterations), and the value must be negative (Martens, 2010, section
     4.4).

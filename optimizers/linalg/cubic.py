@@ -62,9 +62,9 @@ def cubic_subproblem(values: Tensor, vectors: Tensor, gradient: Tensor, sigma: f
     return spectrum.model_step(spectrum.along(shift), shift)
 
 
-def cubic_change(found: ModelStep, sigma: float, factor: float = 1.0) -> float:
+def cubic_change(model_step: ModelStep, sigma: float, factor: float = 1.0) -> float:
     """The cubic model at `factor` times the step."""
-    return found.scaled(factor)[1] + sigma / 3 * (factor * found.norm) ** 3
+    return model_step.scaled(factor)[1] + sigma / 3 * (factor * model_step.norm) ** 3
 
 
 @phased("inverse")
@@ -79,19 +79,19 @@ def krylov_cubic(process: Lanczos, length: float, sigma: float) -> tuple[Tensor,
     values, vectors = process.eigen()
     reduced = torch.zeros_like(process.diagonal)
     reduced[0] = length
-    found = cubic_subproblem(values, vectors, reduced, sigma)
-    return found.step, found, process.residual * abs(float(found.step[-1]))
+    small = cubic_subproblem(values, vectors, reduced, sigma)
+    return small.step, small, process.residual * abs(float(small.step[-1]))
 
 
 @phased("inverse")
 def cubic_process(
     product: Product, gradient: Tensor, sigma: float, iterations: int, enough: Enough
 ) -> Lanczos:
-    """The Lanczos process on (B, g), until the model's gradient is small enough at the minimiser in the space.
+    """The Lanczos process on (B, g) until the model's gradient is small enough.
 
-    `enough(model gradient's norm, |s|)` says whether it is. The small problem is solved anew at k =
-    1, 2, 3, 4, 5, 6 and then whenever k has grown by a fifth: its cost stays below that of the
-    products.
+    `enough(model gradient's norm, |s|)` judges the minimiser in the space. The small problem is
+    solved anew at k = 1, 2, 3, 4, 5, 6 and then whenever k has grown by a fifth: its cost stays
+    below that of the products.
     """
     length, checked = float(gradient.norm()), 0
 
@@ -101,7 +101,7 @@ def cubic_process(
         if count < 1.2 * checked:
             return False
         checked = count
-        _, found, slope = krylov_cubic(process, length, sigma)
-        return enough(slope, found.norm)
+        _, small, gradient_norm = krylov_cubic(process, length, sigma)
+        return enough(gradient_norm, small.norm)
 
     return lanczos(product, gradient, iterations, stop=stop)

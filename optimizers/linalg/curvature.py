@@ -41,6 +41,7 @@ class Curvature:
 
     @phased("curvature")
     def __call__(self, vector: Tensor) -> Tensor:
+        """The product with a vector (n,); counted."""
         self._count(1)
         return self._product(vector)
 
@@ -68,7 +69,7 @@ class Curvature:
 
 
 def batched(rows_product: Product, product: Product, rows: Tensor) -> Tensor:
-    """Products with every row of (k, n), in one vectorised pass, or one by one where it has no batching rule."""
+    """Products with every row of (k, n), one by one where there is no batching rule."""
     try:
         return rows_product(rows)
     except RuntimeError:

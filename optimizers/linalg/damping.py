@@ -36,6 +36,7 @@ class RatioRule:
             raise ValueError(f"need 0 < low < high, got {self.low} and {self.high}")
 
     def __call__(self, damping: float, ratio: float) -> float:
+        """The next damping."""
         if damping == 0:
             return 0.0
         if not isfinite(ratio) or ratio < self.low:

@@ -15,12 +15,12 @@ NULL = (
 
 
 def settled(values: Tensor, vectors: Tensor) -> Tensor:
-    """Eigenvectors (..., n, n) with another basis of the null space, given eigenvalues (..., n), ascending.
+    """Eigenvectors (..., n, n) with a basis of the null space that rounding does not choose.
 
-    A second moment of fewer gradients than dimensions says nothing of the rest, and what `eigh`
-    returns there is made by rounding: other vectors on another number of processes, between which
-    methods that work in this basis drift apart. Here the vectors of the null space are those that
-    diagonalise diag(1, ..., n) within it.
+    The eigenvalues (..., n) are ascending. A second moment of fewer gradients than dimensions says
+    nothing of the rest, and what `eigh` returns there is made by rounding: other vectors on another
+    number of processes, between which methods that work in this basis drift apart. Here the vectors
+    of the null space are those that diagonalise diag(1, ..., n) within it.
     """
     settled = vectors.clone()
     size = values.shape[-1]
@@ -29,9 +29,9 @@ def settled(values: Tensor, vectors: Tensor) -> Tensor:
     for number, lost in enumerate((values <= NULL * values[..., -1:]).sum(-1).flatten().tolist()):
         if lost > 1:
             null = flat[number, :, :lost]
-            found = symmetric_eigen(null.mT @ (ramp[:, None] * null))
-            if found is not None:
-                flat[number, :, :lost] = null @ found[1].to(null)
+            pair = symmetric_eigen(null.mT @ (ramp[:, None] * null))
+            if pair is not None:
+                flat[number, :, :lost] = null @ pair[1].to(null)
     return settled
 
 
@@ -52,9 +52,10 @@ def symmetric_eigen(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
 
 @phased("inverse")
 def inverse_positive(matrix: Tensor, attempts: int = 5) -> Tensor | None:
-    """The inverse of a positive definite matrix by Cholesky, with a growing multiple of the identity if it is not.
+    """The inverse of a positive definite matrix by Cholesky.
 
-    The first attempt adds nothing; then 1e-8, 1e-6, ... of the mean diagonal. None if all fail or
+    The first attempt adds nothing; the next ones 1e-8, 1e-6, ... of the mean diagonal times the
+    identity. None if all fail or
     the matrix is not finite.
     """
     if not bool(torch.isfinite(matrix).all()):
@@ -94,10 +95,10 @@ def inverses_positive(matrices: Sequence[Tensor]) -> list[Tensor | None]:
 
 @phased("inverse")
 def symmetric_eigens(matrices: Sequence[Tensor]) -> list[tuple[Tensor, Tensor] | None]:
-    """Eigenvalues (..., d), ascending, and eigenvectors (..., d, d) of many matrices, those of equal size in one call.
+    """Eigenvalues (..., d), ascending, and eigenvectors (..., d, d) of many matrices.
 
-    Computed in float64 and returned in each matrix's own precision; None where a matrix is not
-    finite or has none.
+    Those of equal size take one call. Computed in float64 and returned in each matrix's own
+    precision; None where a matrix is not finite or has none.
     """
     results: list[tuple[Tensor, Tensor] | None] = [None] * len(matrices)
     finite = [bool(torch.isfinite(matrix).all()) for matrix in matrices]
@@ -123,10 +124,10 @@ def symmetric_eigens(matrices: Sequence[Tensor]) -> list[tuple[Tensor, Tensor] |
 
 def _one_by_one(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
     pairs = [symmetric_eigen(single) for single in matrix.reshape(-1, *matrix.shape[-2:])]
-    found = [pair for pair in pairs if pair is not None]
-    if len(found) < len(pairs):
+    good = [pair for pair in pairs if pair is not None]
+    if len(good) < len(pairs):
         return None
-    values, vectors = (torch.stack(parts) for parts in zip(*found, strict=True))
+    values, vectors = (torch.stack(parts) for parts in zip(*good, strict=True))
     return values.reshape(matrix.shape[:-1]).to(matrix), vectors.view_as(matrix).to(matrix)
 
 

@@ -15,7 +15,10 @@ class Trial(NamedTuple):
 
 
 def proposal(low: Trial, trial: Trial, high: Trial | None) -> float:
-    """The trial value of Moré and Thuente, section 4, from the lowest point, the last trial and the other end."""
+    """The trial value of Moré and Thuente, section 4.
+
+    It comes from the lowest point, the last trial and the other end.
+    """
     cubic, secant = _cubic(low, trial), _secant(low, trial)
     if trial.value > low.value:
         quadratic = _quadratic(low, trial)
@@ -32,7 +35,7 @@ def proposal(low: Trial, trial: Trial, high: Trial | None) -> float:
 
 
 def _beyond(low: Trial, trial: Trial, high: Trial | None, cubic: float, secant: float) -> float:
-    """The slope is flattening: the minimiser that the cubic or the secant sees ahead of the trial."""
+    """The slope flattens: the minimiser that the cubic or the secant sees beyond the trial."""
     forward = trial.alpha - low.alpha
     distances = [(c - trial.alpha) / forward for c in (cubic, secant)]
     ahead = [d if d > 0 else inf for d in distances]  # nan too: where there is none, it is far away

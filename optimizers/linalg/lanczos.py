@@ -65,7 +65,7 @@ def lanczos(
     tolerance: float | None = None,
     stop: Stop | None = None,
 ) -> Lanczos:
-    """`iterations` steps of the Lanczos process with full re-orthogonalisation (Golub and Van Loan, section 10.3).
+    """The Lanczos process with full re-orthogonalisation (Golub and Van Loan, section 10.3).
 
     Each new vector is orthogonalised twice against all earlier ones, so the basis is orthonormal to
     round-off and no eigenvalue appears twice; the textbook's three-term recurrence alone loses that
@@ -84,18 +84,13 @@ def lanczos(
     Raises:
         ValueError: the start is zero or not finite, or there is no iteration to make.
     """
-    length = float(start.norm())
-    if not (isfinite(length) and length > 0):
-        raise ValueError(
-            f"lanczos needs a start of finite, positive length, got |start| = {length}"
-        )
+    vector, largest = _unit(start), 0.0
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, got {iterations}")
     share = 100 * torch.finfo(start.dtype).eps if tolerance is None else tolerance
     basis = start.new_empty(min(iterations, len(start)), len(start))
     diagonal: list[float] = []
     off_diagonal: list[float] = []
-    vector, largest = start / length, 0.0
     while True:
         count = len(diagonal)
         basis[count] = vector
@@ -106,17 +101,26 @@ def lanczos(
         if not (isfinite(entry) and isfinite(residual)):
             return _result(basis, diagonal, off_diagonal[: max(0, count - 1)], nan)
         diagonal.append(entry)
-        found = _result(basis, diagonal, off_diagonal, residual)
+        process = _result(basis, diagonal, off_diagonal, residual)
         largest = max(largest, abs(entry))
         if (
             count + 1 == len(basis)
             or residual <= share * largest
-            or (stop is not None and stop(found))
+            or (stop is not None and stop(process))
         ):
-            return found
+            return process
         off_diagonal.append(residual)
         largest = max(largest, residual)
         vector = image / residual
+
+
+def _unit(start: Tensor) -> Tensor:
+    length = float(start.norm())
+    if not (isfinite(length) and length > 0):
+        raise ValueError(
+            f"lanczos needs a start of finite, positive length, got |start| = {length}"
+        )
+    return start / length
 
 
 def _orthogonalised(vector: Tensor, basis: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Damped linear least squares: one decomposition, then any number of dampings and right-hand sides."""
+"""Damped linear least squares: one decomposition for any number of dampings."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ WORST_CONDITION = 1e8  # of a Gram matrix: eight of float64's sixteen digits are
 
 
 class DampedLeastSquares:
-    r"""d(mu) = argmin |J d + r|^2 / 2 + mu |D d|^2 / 2 for any mu >= 0 and r, D = diag(scales), in float64.
+    r"""d(mu) = argmin |J d + r|^2 / 2 + mu |D d|^2 / 2 for any mu >= 0 and r, in float64.
 
-    With A = J D^{-1} there are three ways to write D d = -(A'A + mu I)^{-1} A'r, each decomposed
-    once:
+    D = diag(scales). With A = J D^{-1} there are three ways to write D d = -(A'A + mu I)^{-1} A'r,
+    each decomposed once:
 
-        svd      A = U S V':     -V S (S^2 + mu)^{-1} U' r         singular values below the cut
-        count as zero primal   A'A = V E V':   -V (E + mu)^{-1} V' A' r          n x n, the normal
-        equations dual     AA' = U E U':   -A' U (E + mu)^{-1} U' r          m x m, the kernel form
+        svd      A = U S V':     -V S (S^2 + mu)^{-1} U' r    singular values below the cut are 0
+        primal   A'A = V E V':   -V (E + mu)^{-1} V' A' r     n x n, the normal equations
+        dual     AA' = U E U':   -A' U (E + mu)^{-1} U' r     m x m, the kernel form
 
     `svd` has the accuracy of a QR decomposition of [A; sqrt(mu) I] and, for mu = 0, gives the
     least-squares solution of minimum norm |D d| whatever the rank. The Gram matrices square the
@@ -78,8 +78,10 @@ class DampedLeastSquares:
         if self._svd is None:
             return None
         left, values, right = self._svd
-        kept = values > self.cut * values.max()
-        filters = torch.where(kept, 1 / (values + damping / values), 0.0)  # no square can overflow
+        counted = values > self.cut * values.max()
+        filters = torch.where(
+            counted, 1 / (values + damping / values), 0.0
+        )  # no square can overflow
         return -(filters * (residuals @ left)) @ right
 
     def _by_gram(self, damping: float, residuals: Tensor) -> Tensor | None:

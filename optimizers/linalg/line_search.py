@@ -26,12 +26,10 @@ def armijo(
     shrink: float = 0.5,
     max_trials: int = 10,
 ) -> tuple[float, float] | None:
-    """The first alpha in first, first * shrink, .
+    """The first alpha in first, first * shrink, ... whose value has fallen enough.
 
-    with value(alpha) <= start + sufficient * alpha * slope.
-
-    Nocedal and Wright, Algorithm 3.1. `start` is the value and `slope` the directional derivative
-    at alpha = 0.
+    Enough is value(alpha) <= start + sufficient * alpha * slope. Nocedal and Wright, Algorithm 3.1.
+    `start` is the value and `slope` the directional derivative at alpha = 0.
 
     Returns:
         (alpha, value(alpha)), or None when no trial decreased the value enough; a value that is not
@@ -98,9 +96,11 @@ def strong_wolfe(
 
     Args:
         evaluate: alpha -> (value, slope, gradient).
-        start, slope: f(0) and f'(0).
+        start: f(0).
+        slope: f'(0).
         first: the first trial.
-        sufficient, curvature: the constants of the conditions, 0 < sufficient < curvature < 1.
+        sufficient: the constant of the first condition, between 0 and `curvature`.
+        curvature: the constant of the second condition, below 1.
         max_trials: the largest number of evaluations.
         largest: the largest trial.
 
@@ -131,16 +131,13 @@ def strong_wolfe(
 def visible_change(
     alpha: float, change: float, slope: float, derivative: float, unit: float
 ) -> float:
-    """f(alpha) - f(0), from the slopes at both ends where 100 units of round-off hide it in the values."""
+    """f(alpha) - f(0), from the end slopes where 100 units of round-off hide the difference."""
     hidden = max(abs(change), -alpha * slope) <= 100 * unit
     return alpha * (slope + derivative) / 2 if hidden else change
 
 
 class _Interval:
-    """Where the next trial is taken.
-
-    Between the lowest point so far and one on the other side of a minimiser.
-    """
+    """The lowest point so far, one beyond a minimiser, and the next trial between them."""
 
     def __init__(self, slope: float, first: float, largest: float) -> None:
         self.low = Trial(0.0, 0.0, slope)
@@ -153,7 +150,7 @@ class _Interval:
 
     @property
     def open(self) -> bool:
-        """Whether another trial can be told from those before."""
+        """Whether another trial differs from the earlier ones."""
         end = self.low.alpha if self.high is None else self.high.alpha
         resolved = abs(self.next - self.low.alpha) > 1e-15 * self.next and self.next != end
         return resolved and self.next > 0 and self.low.alpha < self.largest
@@ -191,7 +188,7 @@ class _Interval:
         return min(ahead, (alpha + self.limit) / 2, self.largest)
 
     def _inside(self, proposed: float, high: Trial) -> float:
-        """The proposal, or the middle where it is outside or two steps have not shrunk the interval by a third."""
+        """The proposal; the middle if it is outside, or if two steps shrank less than a third."""
         ends = sorted((self.low.alpha, high.alpha))
         width = ends[1] - ends[0]
         slow = width > 0.66 * self.widths[0]

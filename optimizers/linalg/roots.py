@@ -13,9 +13,10 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 
 @phased("inverse")
 def stacked_eigen(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Eigenvalues (k, n), ascending, and eigenvectors (k, n, n) of symmetric matrices, and which of them are good (k,).
+    """Eigenvalues (k, n), ascending, and eigenvectors (k, n, n) of symmetric matrices.
 
-    The decomposition is in the matrices' own type; one that fails is repeated in float64. Where
+    The third result says which of them are good, (k,). The decomposition is in the matrices' own
+    type; one that fails is repeated in float64. Where
     that fails too, or the matrix is not finite, the answer is the identity's.
     """
     good = torch.isfinite(matrices).flatten(1).all(1)
@@ -30,20 +31,20 @@ def stacked_eigen(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _one_by_one(matrices: Tensor, good: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    found = [symmetric_eigen(matrix) for matrix in matrices]
+    pairs = [symmetric_eigen(matrix) for matrix in matrices]
     one = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
-    values = torch.stack([one[0] * 0 + 1 if each is None else each[0].to(one) for each in found])
-    vectors = torch.stack([one if each is None else each[1].to(one) for each in found])
+    values = torch.stack([one[0] * 0 + 1 if each is None else each[0].to(one) for each in pairs])
+    vectors = torch.stack([one if each is None else each[1].to(one) for each in pairs])
     return (
         values,
         vectors,
-        good & torch.tensor([each is not None for each in found], device=good.device),
+        good & torch.tensor([each is not None for each in pairs], device=good.device),
     )
 
 
 @phased("inverse")
 def inverse_roots(matrices: Tensor, exponent: float, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    r"""(A + eps I)^{-exponent} of positive semi-definite matrices A (k, n, n), with their condition numbers.
+    r"""(A + eps I)^{-exponent} of positive semi-definite A (k, n, n); their condition numbers.
 
     Eigenvalues of A below the rounding of its type, relative to the largest, are noise and count as
     that rounding. The decomposition is in their own type too: a finer one would only resolve the
@@ -57,7 +58,7 @@ def inverse_roots(matrices: Tensor, exponent: float, eps: float) -> tuple[Tensor
 
 
 def conditions(largest: Tensor, smallest: Tensor) -> Tensor:
-    """Condition numbers from the outermost eigenvalues, at most one over the rounding of their type."""
+    """Condition numbers from the outermost eigenvalues, at most one over the type's rounding."""
     limits = torch.finfo(largest.dtype)
     return (largest / torch.maximum(smallest, limits.eps * largest).clamp(min=limits.tiny)).clamp(
         min=1
@@ -66,7 +67,7 @@ def conditions(largest: Tensor, smallest: Tensor) -> Tensor:
 
 @phased("inverse")
 def power_step(matrices: Tensor, bases: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One power iteration from approximate eigenbases (k, n, n) of A (k, n, n), orthogonalised by QR.
+    """One power iteration from approximate eigenbases of A, both (k, n, n), followed by QR.
 
     A is shifted by 1e-8 of its largest eigenvalue. In float64 this decides where the columns go
     that the image of a singular A leaves to rounding: to what is left of where they were. In

@@ -81,7 +81,7 @@ class Spectrum:
         return torch.where(self.slopes == 0, self.slopes, -self.slopes / (self.gaps + shift))
 
     def root(self, low: float, high: float, equation: Equation) -> float:
-        """The mu in [low, high] that solves an equation in u = 1/|s(mu)| and mu, by Newton's method.
+        """The mu in [low, high] that solves an equation in u = 1/|s(mu)| and mu, by Newton's steps.
 
         `equation(u, mu)` gives a value that rises from -1 (relative to what is wanted) through 0,
         and its derivatives by u and by mu. Written in u the equations are nearly linear (More and
@@ -127,7 +127,7 @@ class Spectrum:
         return ModelStep(step, slope, change, norm, boundary, hard, multiplier)
 
     def lengthened(self, along: Tensor, length: float) -> Tensor:
-        """S plus as much of the lowest eigenvector as gives it this length; both signs are as good."""
+        """S plus the multiple of the lowest eigenvector that gives it this length."""
         missing = max(0.0, length**2 - float(along @ along)) ** 0.5
         first = torch.zeros_like(along)
         first[0] = missing

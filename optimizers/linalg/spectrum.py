@@ -52,7 +52,7 @@ class SpectralDensity:
 
     @property
     def negative_share(self) -> float:
-        """The share of eigenvalues below zero by more than resolution^(1/2) times the largest absolute one.
+        """The share of eigenvalues below -resolution^(1/2) times the largest absolute one.
 
         What is between counts as zero: it cannot be told from round-off in the products. As a count
         it jumps where an eigenvalue crosses the line, so an estimate of it is rough;
@@ -109,14 +109,14 @@ def spectral_density(
     first = _run(matrix, products // 2, generator)
     if first is None:
         return None
-    found = [first]
+    runs = [first]
     further = max(1, (products - products // 2) // SHORT)
     for _ in range(further):
         one = _run(matrix, (products - products // 2) // further, generator)
         if one is None:
             return None
-        found.append(one)
-    return _estimated(found, size, largest, torch.finfo(matrix.gradient.dtype).eps)
+        runs.append(one)
+    return _estimated(runs, size, largest, torch.finfo(matrix.gradient.dtype).eps)
 
 
 def rademacher(like: Tensor, generator: torch.Generator) -> Tensor:
@@ -147,8 +147,8 @@ def _exact(matrix: Curvature, largest: int) -> SpectralDensity | None:
 
 
 def _run(matrix: Curvature, steps: int, generator: torch.Generator) -> Lanczos | None:
-    found = lanczos(matrix, rademacher(matrix.gradient, generator), steps)
-    return found if isfinite(found.residual) else None
+    run = lanczos(matrix, rademacher(matrix.gradient, generator), steps)
+    return run if isfinite(run.residual) else None
 
 
 def _estimated(runs: list[Lanczos], size: int, largest: int, resolution: float) -> SpectralDensity:

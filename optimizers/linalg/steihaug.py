@@ -130,12 +130,12 @@ def steihaug(
     metric: Tensor | None = None,
     keep: Keep | None = None,
 ) -> Path:
-    """Minimise g.s + s'Bs/2 in |s| <= radius by conjugate gradients from zero (Steihaug, 1983; Toint, 1981).
+    """Minimise g.s + s'Bs/2 in |s| <= radius by conjugate gradients from zero.
 
-    The iterates grow in length, so the path is followed until the residual is small, the ball is
-    left, or a direction of no positive curvature is met and followed to the boundary (Nocedal and
-    Wright, 2006, Algorithm 7.2, which takes the better of the two ends there). With a diagonal
-    `metric` M, CG is preconditioned by it and |s|^2 = s'Ms.
+    Steihaug, 1983; Toint, 1981. The iterates grow in length, so the path is followed until the
+    residual is small, the ball is left, or a direction of no positive curvature is met and followed
+    to the boundary (Nocedal and Wright, 2006, Algorithm 7.2, which takes the better of the two ends
+    there). With a diagonal `metric` M, CG is preconditioned by it and |s|^2 = s'Ms.
 
     Cost: one product per iteration, none wasted. Memory: 4 n floats beside g, 5 n with a metric,
     and 2 n per piece kept.
@@ -151,7 +151,7 @@ def steihaug(
             `Path.at`.
     """
     step, residual = torch.zeros_like(gradient), -gradient
-    direction = residual.clone() if metric is None else residual / metric
+    direction = _conditioned(residual, metric).clone()
     energy, model = float(residual @ direction), 0.0
     segments: list[Segment] = []
 
@@ -178,16 +178,17 @@ def steihaug(
         alpha, model = segment.end, segment.value(segment.end)
         step.add_(direction, alpha=alpha)
         residual.sub_(image, alpha=alpha)
-        conditioned = residual if metric is None else residual / metric
+        conditioned = _conditioned(residual, metric)
         before, energy = energy, float(residual @ conditioned)
         direction.mul_(energy / before).add_(conditioned)
-        del (
-            image,
-            segment,
-            conditioned,
-        )  # what is not kept is not held while the next product is made
+        # memory of what is not kept is free while the next product is made
+        del image, segment, conditioned
     reason = "converged" if energy**0.5 < tolerance or energy == 0 else "iterations"
     return path(inside(), max_iterations, reason)
+
+
+def _conditioned(residual: Tensor, metric: Tensor | None) -> Tensor:
+    return residual if metric is None else residual / metric
 
 
 def _segment(

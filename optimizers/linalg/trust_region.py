@@ -51,7 +51,7 @@ def exact_subproblem(values: Tensor, vectors: Tensor, gradient: Tensor, radius: 
 
 @dataclass(frozen=True)
 class RadiusRule:
-    """Shrink the radius when the model promised too much, grow it when it promised well and the step was held back.
+    """Shrink the radius when the model promised too much, grow it when it promised well.
 
     With rho = (actual reduction) / (predicted reduction): radius *= `shrink` if rho < `low` (or rho
     is not a number), min(`grow` * radius, `largest`) if rho > `high` and the step ended on the
@@ -65,6 +65,7 @@ class RadiusRule:
     largest: float = 1e10
 
     def __call__(self, radius: float, ratio: float, boundary: bool) -> float:
+        """The next radius."""
         if not ratio >= self.low:
             return self.shrink * radius
         if ratio > self.high and boundary:

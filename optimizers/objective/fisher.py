@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from optimizers.layers.capture import Captured, capture, edges_of, passes, settled
+from optimizers.layers.capture import Captured, capture, edges_of, snapshot, with_gradients
 from optimizers.objective.gradients import add_gradient
 from optimizers.objective.minibatch import Minibatch
 from optimizers.phases import phase
@@ -28,7 +28,7 @@ def layer_scores(
             # was
             with capture(batch.problem.model, kinds, watch=False) as recording:
                 outputs = batch.forward(part)
-                captured = settled(recording)
+                captured = snapshot(recording)
                 loss = batch.loss(part, outputs)
                 losses.append(loss.detach())
                 if gradient and fisher == "empirical":
@@ -43,7 +43,7 @@ def layer_scores(
 
 def _with_gradient(batch: Minibatch, loss: Tensor, captured: Captured) -> Captured:
     edges = edges_of(captured)
-    return passes(captured, add_gradient(batch.problem.params, loss, edges, keep=False))
+    return with_gradients(captured, add_gradient(batch.problem.params, loss, edges, keep=False))
 
 
 def _passes(captured: Captured, outputs: Tensor, roots: Sequence[Tensor]) -> list[Captured]:
@@ -54,7 +54,7 @@ def _passes(captured: Captured, outputs: Tensor, roots: Sequence[Tensor]) -> lis
         options = {"retain_graph": left < 0, "allow_unused": True}
         with phase("curvature"):
             gradients = torch.autograd.grad(outputs, edges, root, **options) if edges else ()
-        records.append(passes(captured, gradients))
+        records.append(with_gradients(captured, gradients))
     return records
 
 
