@@ -16,6 +16,7 @@ from suite.report.drawing.canvas import RC
 from suite.report.drawing.lines import (
     WIDTH,
     columns_that_fit,
+    empty_note,
     end_labels,
     handle,
     legend,
@@ -23,7 +24,6 @@ from suite.report.drawing.lines import (
     name_points,
     named_looks,
     ratio_ticks,
-    said,
 )
 from suite.report.drawing.style import KNOWN, PALETTE, SHADES, looks
 from suite.tables.formats import listed
@@ -134,7 +134,7 @@ def test_a_panel_with_nothing_to_show_has_no_ticks_either() -> None:
     canvas = Figure()
     axes = canvas.subplots()
     axes.set(xscale="log", xlim=(1, 4))  # so narrow a range would have its minor ticks labelled
-    said(axes, "costs $5")
+    empty_note(axes, "costs $5")
     canvas.draw_without_rendering()
     assert not [
         tick.get_text() for which in (False, True) for tick in axes.get_xticklabels(minor=which)

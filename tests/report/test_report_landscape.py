@@ -1,6 +1,6 @@
 """Landscapes and animations.
 
-The part of the plane, its contours, where paths leave it, and the files they make.
+The part of the landscape, its contours, where paths leave it, and the files they make.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from suite.report.__main__ import main
 from suite.report.drawing.contours import leaves
 from suite.report.drawing.style import Look
 from suite.report.drawing.surface import LEVELS, levels, surface, view
-from suite.report.drawing.trajectories import Plane, Planes, Trail, planes
+from suite.report.drawing.trajectories import Landscape, Landscapes, Trajectory, landscapes
 from suite.report.sections.progress.animations import FRAMES, animations, frame_steps
 from suite.report.sections.progress.landscapes import fate, landscape_pictures
 from suite.results.frame import build_records, one_seed, seed_text
@@ -53,18 +53,20 @@ class Saddle:
         return points[:, 0] ** 2 - points[:, 1] ** 2
 
 
-def trail(*points: tuple[float, float], name: str = "sgd", status: str = "done") -> Trail:
-    return Trail(name, np.arange(len(points), dtype=float), np.array(points, dtype=float), status)
+def trajectory(*points: tuple[float, float], name: str = "sgd", status: str = "done") -> Trajectory:
+    return Trajectory(
+        name, np.arange(len(points), dtype=float), np.array(points, dtype=float), status
+    )
 
 
-def plane(task: Any, *trails: Trail) -> Plane:
-    return Plane("bowl", "seed 0", task, list(trails), None)
+def landscape(task: Any, *trajectories: Trajectory) -> Landscape:
+    return Landscape("bowl", "seed 0", task, list(trajectories), None)
 
 
-def walk(steps: int) -> Trail:
+def walk(steps: int) -> Trajectory:
     """Gradient descent on the bowl."""
     shrunk = np.array([0.92, 0.98]) ** np.arange(steps + 1)[:, None]
-    return Trail("sgd", np.arange(steps + 1.0), np.array([1.5, 2.0]) * shrunk, "done")
+    return Trajectory("sgd", np.arange(steps + 1.0), np.array([1.5, 2.0]) * shrunk, "done")
 
 
 # -- what is drawn ---------------------------------------------------------------------------------
@@ -96,15 +98,15 @@ def test_without_a_domain_starts_minimizers_and_paths_say_where_to_look() -> Non
 
 
 def test_the_heights_are_the_gaps_of_the_task() -> None:
-    ground = surface(Plane("r", "seed 0", Rosenbrock(2), [trail((-1.2, 1.0))], None))
+    ground = surface(Landscape("r", "seed 0", Rosenbrock(2), [trajectory((-1.2, 1.0))], None))
     assert ground.box[0] < -1.2 < ground.box[1]
     x, y = np.meshgrid(ground.x, ground.y)
     expected = 100 * (y - x**2) ** 2 + (1 - x) ** 2
     assert ground.height == pytest.approx(expected, rel=1e-12)
-    bowl = surface(plane(Bowl(), walk(3)))
+    bowl = surface(landscape(Bowl(), walk(3)))
     assert (bowl.minimum, bowl.quantity) == (0.0, "f - f*")
     assert bowl.minimizers.tolist() == [[0, 0]]
-    assert surface(plane(Saddle(), trail((1.0, 0.1)))).quantity == "f"
+    assert surface(landscape(Saddle(), trajectory((1.0, 0.1)))).quantity == "f"
 
 
 def test_values_that_are_not_finite_leave_holes() -> None:
@@ -112,7 +114,7 @@ def test_values_that_are_not_finite_leave_holes() -> None:
         def values(self, points: Tensor) -> Tensor:
             return points[:, 0].log()
 
-    ground = surface(plane(Half(), trail((-1.0, 0.0), (1.0, 1.0))))
+    ground = surface(landscape(Half(), trajectory((-1.0, 0.0), (1.0, 1.0))))
     assert np.isnan(ground.height[:, 0]).all()
     assert np.isfinite(ground.height[:, -1]).all()
     assert np.isfinite(ground.levels).all()
@@ -152,16 +154,18 @@ def test_a_path_is_marked_where_it_last_leaves_the_box() -> None:
 
 
 def test_the_fate_of_a_path_in_words() -> None:
-    one = plane(Bowl(), walk(400))
+    one = landscape(Bowl(), walk(400))
     ground = surface(one)
     arrived = next(k for k in range(400) if 10 * (1.5 * 0.92**k) ** 2 + (2 * 0.98**k) ** 2 <= 1e-6)
     assert fate(one, ground, walk(400)) == f"f - f* < 1e-06 after {arrived} steps"
-    assert fate(one, ground, trail((1.0, 1.0), (0.0, 1.0))) == "f - f* = 1.000 after 1 step"
+    assert fate(one, ground, trajectory((1.0, 1.0), (0.0, 1.0))) == "f - f* = 1.000 after 1 step"
     assert (
-        fate(one, ground, trail((1.0, 1.0), (9e9, 1.0), status="diverged"))
+        fate(one, ground, trajectory((1.0, 1.0), (9e9, 1.0), status="diverged"))
         == "diverged after 1 step"
     )
-    assert fate(one, ground, trail((1.0, 1.0), (math.nan, 1.0))) == "no finite value after 1 step"
+    assert (
+        fate(one, ground, trajectory((1.0, 1.0), (math.nan, 1.0))) == "no finite value after 1 step"
+    )
 
 
 # -- motion ----------------------------------------------------------------------------------------
@@ -181,8 +185,8 @@ def test_frames_begin_at_every_step_and_end_at_the_last(last: int) -> None:
 def test_an_animation_shows_growing_paths_in_their_own_colours(tmp_path: Path) -> None:
     mpl.use("Agg")
     looks = {"sgd": Look("#D55E00", None, "o"), "newton": Look("#0072B2", (5, 2), "s")}
-    jump = trail((1.5, 2.0), (0.0, 0.0), (math.nan, math.nan), name="newton")
-    (picture,) = animations([plane(Bowl(), walk(200), jump)], looks, tmp_path)
+    jump = trajectory((1.5, 2.0), (0.0, 0.0), (math.nan, math.nan), name="newton")
+    (picture,) = animations([landscape(Bowl(), walk(200), jump)], looks, tmp_path)
     with Image.open(picture.file) as moving:
         frames = [
             np.asarray((moving.seek(place), moving.convert("RGB"))[1])
@@ -251,9 +255,11 @@ def test_the_page_holds_the_landscape_and_its_animation(
 @pytest.mark.parametrize(("paths", "wide"), [(1, False), (4, False), (5, True), (11, True)])
 def test_many_paths_get_a_panel_each(paths: int, wide: bool, tmp_path: Path) -> None:
     names = [f"method {number}" for number in range(paths)]
-    trails = [trail((1.5, 2.0), (0.1 * place, 0.0), name=name) for place, name in enumerate(names)]
+    trajectories = [
+        trajectory((1.5, 2.0), (0.1 * place, 0.0), name=name) for place, name in enumerate(names)
+    ]
     looks = {name: Look("#D55E00", None, "o") for name in names}
-    (picture,) = landscape_pictures([plane(Bowl(), *trails)], looks, tmp_path)
+    (picture,) = landscape_pictures([landscape(Bowl(), *trajectories)], looks, tmp_path)
     with Image.open(picture.file) as image:
         assert (image.width > 1000) is wide
         white = np.asarray(image.convert("L")) > 250
@@ -269,20 +275,20 @@ def test_without_paths_there_is_no_such_section(record: Record, runs: Path) -> N
     assert '<section id="landscapes"' not in report(runs)
 
 
-def found(runs: Path, *allow: str) -> Planes:
-    return planes(build_records(*load_runs(runs)), allow)
+def found(runs: Path, *allow: str) -> Landscapes:
+    return landscapes(build_records(*load_runs(runs)), allow)
 
 
 def test_a_path_that_cannot_be_read_is_left_out(walked: Record, runs: Path) -> None:
     (walked("sgd") / "path.csv").write_text("step,x\n0,1\n")
     (walked("adamw") / "path.csv").write_text("")
-    assert found(runs) == Planes([], [])
+    assert found(runs) == Landscapes([], [])
     cut = walked("newton")
     (cut / "summary.json").unlink()  # killed, in the middle of its last row
     (cut / "path.csv").write_text("step,x,y\n0,-1.2,1.0\n1,0.5,0.5\n2,0.7,0.")
     (only,) = found(runs).drawn
-    assert [one.optimizer for one in only.trails] == ["newton"]
-    assert only.trails[0].points.tolist() == [[-1.2, 1.0], [0.5, 0.5]]
+    assert [one.optimizer for one in only.trajectories] == ["newton"]
+    assert only.trajectories[0].points.tolist() == [[-1.2, 1.0], [0.5, 0.5]]
 
 
 def test_tasks_from_elsewhere_need_a_word_of_trust(
@@ -296,7 +302,7 @@ def test_tasks_from_elsewhere_need_a_word_of_trust(
     monkeypatch.syspath_prepend(str(tmp_path))
     walked(task={"_target_": "mine_landscape.Hill"})
     advice = "valley (if you trust mine_landscape.Hill, add --allow mine_landscape to the command)"
-    assert found(runs) == Planes([], [advice])
+    assert found(runs) == Landscapes([], [advice])
     assert f"Not drawn: {advice}." in report(runs)
     (hill,) = found(runs, "mine_landscape").drawn
     assert hill.values(np.array([[3.0, 4.0]])) == [-25]

@@ -22,8 +22,8 @@ from suite.tables.table import make_table
 
 def section(context: Context) -> Content:
     """How many runs there are."""
-    count = str(len(context.records.frame))
-    return Content([make_table("counts", "Counts", "Runs.", [{"page": context.page, "runs": count}])])
+    rows = [{"page": context.page, "runs": str(len(context.records.frame))}]
+    return Content([make_table("counts", "Counts", "Runs.", rows)])
 
 
 SECTION = Section("counts", "How many runs", {OVERALL, PROBLEM}, 1, section, printed=True)

@@ -1,4 +1,4 @@
-"""What all pictures share: their look, how text and ticks are set, how they are saved."""
+"""The look of all pictures, how text and ticks are set, how they are saved."""
 
 from __future__ import annotations
 
@@ -55,9 +55,11 @@ _paper: ContextVar[tuple[Path, Path] | None] = ContextVar("paper", default=None)
 
 @contextmanager
 def also_for_paper(figures: Path, paper: Path | None) -> Iterator[None]:
-    """Within, every picture saved beneath `figures` goes as a PDF for a paper to the same place beneath `paper` too.
+    """Save every picture within as a PDF for a paper, too.
 
-    None asks for no such.
+    Args:
+        figures: the folder of the pictures.
+        paper: the folder for the PDFs, with the same places beneath it; None asks for none.
     """
     token = _paper.set(None if paper is None else (figures, paper))
     try:
@@ -70,7 +72,7 @@ def save(canvas: Canvas, folder: Path, name: str) -> Path:
     """Write PNG and PDF, and give back the former's path."""
     folder.mkdir(parents=True, exist_ok=True)
     canvas.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
-    canvas.set_layout_engine("none")  # the places that were found for the PDF serve the PNG too
+    canvas.set_layout_engine("none")  # the layout of the PDF serves the PNG too
     _save_png(canvas, folder / f"{name}.png")
     if (places := _paper.get()) is not None:
         figures, paper = places
@@ -79,7 +81,7 @@ def save(canvas: Canvas, folder: Path, name: str) -> Path:
 
 
 def _save_png(canvas: Canvas, file: Path) -> None:
-    """The bytes that `savefig` writes, without its first drawing, which finds places and shows nothing."""
+    """The bytes that `savefig` writes, without its first drawing, which only lays out."""
     dpi = canvas.dpi
     canvas.dpi = DPI
     try:

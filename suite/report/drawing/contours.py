@@ -17,7 +17,7 @@ from suite.report.drawing import lines
 from suite.report.drawing.canvas import RC
 from suite.report.drawing.style import Look
 from suite.report.drawing.surface import Box, Surface
-from suite.report.drawing.trajectories import Trail
+from suite.report.drawing.trajectories import Trajectory
 
 DOTTED = 60  # steps that get a dot each
 STAR, CONTOUR = "#ffd84d", "#5d6b7a"
@@ -72,17 +72,17 @@ def draw_ground(axes: Axes, ground: Surface) -> QuadContourSet:
 
 
 def ground_colours() -> Colormap:
-    """Pale and almost grey, so that every path's colour stands out.
+    """Pale and almost grey, so that every trajectory's colour stands out.
 
     White valleys, blue-grey heights.
     """
     return LinearSegmentedColormap.from_list("ground", ["#ffffff", "#e6ebf0", "#c3ceda", "#9fb0c2"])
 
 
-def draw_path(axes: Axes, trail: Trail, look: Look, box: Box) -> None:
-    """A path with a white seam, a ring at its start, the optimizer's marker at its end."""
-    line = path_line(axes, look)
-    points = trail.until(math.inf)
+def draw_trajectory(axes: Axes, trajectory: Trajectory, look: Look, box: Box) -> None:
+    """A trajectory with a white seam, a ring at its start, the optimizer's marker at its end."""
+    line = trajectory_line(axes, look)
+    points = trajectory.until(math.inf)
     line.set_data(*points.T)
     early = points[: DOTTED + 1]
     axes.plot(*early.T, ".", color=look.colour, markersize=3.5, zorder=4.5)
@@ -101,8 +101,8 @@ def draw_path(axes: Axes, trail: Trail, look: Look, box: Box) -> None:
     )
 
 
-def path_line(axes: Axes, look: Look, **style: Any) -> Line2D:
-    """An empty line in an optimizer's look, with a white seam that keeps it readable on any ground."""
+def trajectory_line(axes: Axes, look: Look, **style: Any) -> Line2D:
+    """An empty line in an optimizer's look, with a white seam to be readable on any ground."""
     seam = [Stroke(linewidth=3.4, foreground="white", alpha=0.9), Normal()]
     (line,) = axes.plot([], [], color=look.colour, lw=1.7, zorder=4, path_effects=seam, **style)
     if look.dashes:
@@ -111,7 +111,7 @@ def path_line(axes: Axes, look: Look, **style: Any) -> Line2D:
 
 
 def start_ring(axes: Axes, point: Array) -> None:
-    """Where a path starts."""
+    """The start of a trajectory."""
     axes.plot(
         *point,
         "o",
@@ -124,7 +124,7 @@ def start_ring(axes: Axes, point: Array) -> None:
 
 
 def leaves(points: Array, box: Box) -> Array | None:
-    """Where a path that ends outside the box last crosses its edge; None for one that ends inside."""
+    """Where a trajectory last leaves the box; None for one that ends inside."""
     low, high = np.array(box[::2]), np.array(box[1::2])
     inside = np.asarray(((points >= low) & (points <= high)).all(axis=1))
     if inside[-1] or not inside.any():

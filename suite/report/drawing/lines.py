@@ -1,7 +1,4 @@
-"""What the comparing pictures share.
-
-Lines in an optimizer's look, bands, legends, labels at the ends of lines.
-"""
+"""Lines in an optimizer's look, bands, legends, labels at the ends of lines."""
 
 from __future__ import annotations
 
@@ -44,13 +41,17 @@ def handle(look: Look, label: str, **style: Any) -> Line2D:
 
 
 def columns_that_fit(labels: Sequence[str], width: float = WIDTH, mark: float = 0.75) -> int:
-    """The most columns of a legend in which its labels, behind marks of so many inches, fit into the picture."""
+    """The most columns of a legend whose labels fit into the picture.
+
+    Args:
+        labels: of the legend.
+        width: of the picture, in inches.
+        mark: the inches of the mark before each label.
+    """
     lengths = np.array([len(label) for label in labels])
     for columns in range(min(len(labels), MOST_COLUMNS), 1, -1):
-        if (
-            sum(mark + 0.075 * int(part.max()) for part in np.array_split(lengths, columns))
-            <= width
-        ):
+        widths = [mark + 0.075 * int(part.max()) for part in np.array_split(lengths, columns)]
+        if sum(widths) <= width:
             return columns
     return 1
 
@@ -102,7 +103,7 @@ def band(
 
 
 def end_labels(axes: Axes, ends: Mapping[str, float], looks: Mapping[str, Look]) -> None:
-    """Names to the right of a panel at the heights at which their lines end, moved apart where they would touch."""
+    """Names right of a panel, at the heights of their lines' ends, moved apart if they touch."""
     low, high = axes.get_ylim()
     log = axes.get_yscale() == "log"
     heights = {
@@ -132,7 +133,7 @@ def end_labels(axes: Axes, ends: Mapping[str, float], looks: Mapping[str, Look])
 
 
 def moved_apart(heights: Mapping[str, float], least: float) -> dict[str, float]:
-    """Heights in [0, 1] at least so far from each other, in the same order, moved no more than needed.
+    """Heights in [0, 1] at least so far from each other, in the same order.
 
     Labels that touch join a block around their mean height; blocks that touch join in turn.
     """
@@ -206,8 +207,8 @@ def ratio_ticks(ruler: Axis) -> None:
         ruler.set_minor_formatter(NullFormatter())
 
 
-def said(axes: Axes, text: str) -> None:
-    """Words in the middle of a panel that has nothing to show, and so nothing to measure along."""
+def empty_note(axes: Axes, text: str) -> None:
+    """Words in the middle of a panel that has nothing to show; its axis of x has no ticks."""
     axes.set_xticks([])
     axes.set_xticks([], minor=True)
     axes.text(

@@ -1,7 +1,4 @@
-"""What the pictures of shares against cost have in common.
-
-A panel a unit, step functions, bands, a marked place.
-"""
+"""Shares against cost as step functions: a panel a unit, bands, a marked place."""
 
 from __future__ import annotations
 
@@ -44,7 +41,18 @@ def unit_panels(
     x: str,
     y: str,
 ) -> Path:
-    """A panel for each unit of cost, drawn by `panel`, over a legend that says who ran on fewer problems."""
+    """A panel for each unit of cost over a legend.
+
+    Args:
+        folder: of the picture.
+        name: of the picture's files.
+        ran: the number of problems that each method ran on; the legend marks those with fewer.
+        methods: in their order.
+        styles: the look of each method.
+        panel: draws a unit into a panel.
+        x: the name of the axis of costs.
+        y: the name of the axis of shares.
+    """
     most = max(ran.values())
     handles = [
         handle(styles[one], one if ran[one] == most else f"{one} (ran on {ran[one]})")
@@ -70,7 +78,16 @@ def share_lines(
     mark: float,
     styles: Mapping[str, Look],
 ) -> None:
-    """Each method's share as a step function at the places of `grid`, the bands and names of few, a line at `mark`."""
+    """Each method's share as a step function.
+
+    Args:
+        axes: the panel.
+        shares: index cost, a column a method.
+        grid: the places at which the functions are drawn.
+        bands: of the methods; drawn only where the methods are few.
+        mark: the place of a dotted line.
+        styles: the look of each method.
+    """
     few = len(shares.columns) <= MOST_BANDS
     ends: dict[str, float] = {}
     for number, name in enumerate(shares.columns):

@@ -1,7 +1,4 @@
-"""A function of two parameters as a picture needs it.
-
-The part of the plane, values on a grid, contour levels.
-"""
+"""A function of two parameters as a picture needs it: its box, values on a grid, levels."""
 
 from __future__ import annotations
 
@@ -10,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from suite.report.drawing.trajectories import Plane
+from suite.report.drawing.trajectories import Landscape
 
 GRID = 220  # points along each side
 LEVELS = 18
-WIDEN = 0.5  # of the domain's size, at most, on every side, to let a path be seen that leaves it
-STAYS = 0.9  # of a path's points, within that reach, for it to count
+WIDEN = 0.5  # of the domain's size, at most, on every side, to show a trajectory that leaves it
+STAYS = 0.9  # of a trajectory's points, within that reach, for it to count
 MARGIN = 0.04
 # the ninth decile of f - f* over its fiftieth part, from which levels are spaced logarithmically
 LOG_FROM = 100.0
@@ -52,16 +49,18 @@ class Surface:
         return "f" if self.minimum is None else "f - f*"
 
 
-def surface(plane: Plane) -> Surface:
-    """Evaluate the function where the paths go."""
-    minimizers = plane.minimizers
+def surface(landscape: Landscape) -> Surface:
+    """Evaluate the function in the box of the trajectories."""
+    minimizers = landscape.minimizers
     box = view(
-        getattr(plane.task, "domain", None), [trail.points for trail in plane.trails], minimizers
+        getattr(landscape.task, "domain", None),
+        [one.points for one in landscape.trajectories],
+        minimizers,
     )
     x, y = np.linspace(box[0], box[1], GRID), np.linspace(box[2], box[3], GRID)
     points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
-    minimum = float(np.nanmin(plane.values(minimizers))) if len(minimizers) else None
-    height = plane.values(points).reshape(GRID, GRID) - (minimum or 0.0)
+    minimum = float(np.nanmin(landscape.values(minimizers))) if len(minimizers) else None
+    height = landscape.values(points).reshape(GRID, GRID) - (minimum or 0.0)
     return Surface(
         box,
         x,
@@ -75,18 +74,18 @@ def surface(plane: Plane) -> Surface:
 
 def view(
     domain: tuple[tuple[float, float], tuple[float, float]] | None,
-    paths: list[Array],
+    trajectories: list[Array],
     minimizers: Array,
 ) -> Box:
-    """The domain, widened to hold the paths, but by no more than half its size on every side.
+    """The domain, widened to hold the trajectories, by at most half its size on every side.
 
-    A path that runs away or jumps about out there does not widen it: it leaves the picture instead
-    of shrinking it. Without a domain, the starts, the minimizers and the middle nine tenths of each
-    path stand for it.
+    A trajectory that runs away does not widen it: it leaves the picture instead of shrinking it.
+    Without a domain, the starts, the minimizers and the middle nine tenths of each trajectory
+    stand for it.
     """
     if domain is None:
-        middles = [np.nanquantile(path, (0.05, 0.95), axis=0) for path in paths]
-        marks = np.concatenate([*(path[:1] for path in paths), *middles, minimizers])
+        middles = [np.nanquantile(one, (0.05, 0.95), axis=0) for one in trajectories]
+        marks = np.concatenate([*(one[:1] for one in trajectories), *middles, minimizers])
         low, high = marks.min(0), marks.max(0)
         size = np.where(high > low, high - low, np.maximum(1.0, np.abs(high)))
         low, high = low - 0.15 * size, high + 0.15 * size
@@ -94,10 +93,12 @@ def view(
         low, high = np.array(domain, dtype=float).T
     size = high - low
     reach = (low - WIDEN * size, high + WIDEN * size)
-    kept = [_within(path, *reach) for path in paths]
-    kept = [near for near, path in zip(kept, paths, strict=True) if len(near) > STAYS * len(path)]
-    if kept:
-        points = np.concatenate(kept)
+    within = [_within(one, *reach) for one in trajectories]
+    near = [
+        part for part, one in zip(within, trajectories, strict=True) if len(part) > STAYS * len(one)
+    ]
+    if near:
+        points = np.concatenate(near)
         low = np.where(points.min(0) < low, points.min(0) - MARGIN * size, low)
         high = np.where(points.max(0) > high, points.max(0) + MARGIN * size, high)
     return float(low[0]), float(high[0]), float(low[1]), float(high[1])

@@ -1,4 +1,4 @@
-"""The paths of the optimizers over a plane, as their runs recorded them, and the function that they went down."""
+"""Trajectories of two parameters as their runs recorded them, and the functions beneath."""
 
 from __future__ import annotations
 
@@ -20,10 +20,14 @@ Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Trail:
-    """One run's path: points, `(k, 2)`, after each of `steps`, the first of them the start.
+class Trajectory:
+    """One run's trajectory.
 
-    And how the run ended.
+    Attributes:
+        optimizer: its label.
+        steps: after which the points were recorded, the first of them the start.
+        points: `(k, 2)`.
+        status: how the run ended.
     """
 
     optimizer: str
@@ -33,34 +37,34 @@ class Trail:
 
     def until(self, step: float) -> Array:
         """The points up to a step that are finite."""
-        kept: Array = self.points[(self.steps <= step) & np.isfinite(self.points).all(axis=1)]
-        return kept
+        shown: Array = self.points[(self.steps <= step) & np.isfinite(self.points).all(axis=1)]
+        return shown
 
 
 @dataclass(frozen=True)
-class Plane:
-    """A function of two parameters, and the paths that one run of each optimizer took over it.
+class Landscape:
+    """A function of two parameters, and the trajectory of one run of each optimizer over it.
 
     Attributes:
         problem: the label of the problem.
         seed: in words, which seed's runs these are.
         task: what gives the function's `values`; `domain` and `minimizers` if it knows them.
-        trails: the paths, in the order of the tables.
+        trajectories: in the order of the tables.
         target: the gap that counts as solved, or None.
     """
 
     problem: str
     seed: str
     task: Any
-    trails: list[Trail]
+    trajectories: list[Trajectory]
     target: float | None
 
     def values(self, points: Array) -> Array:
-        """The function at every row of `points`, `(k, 2)` to `(k,)`; whatever is not finite is NaN."""
+        """The function at every row of `points`, `(k, 2)` to `(k,)`; NaN where it is not finite."""
         import torch  # only a report that draws a function needs it
 
-        found: Array = self.task.values(torch.as_tensor(points)).detach().cpu().double().numpy()
-        return np.where(np.isfinite(found), found, np.nan)
+        heights: Array = self.task.values(torch.as_tensor(points)).detach().cpu().double().numpy()
+        return np.where(np.isfinite(heights), heights, np.nan)
 
     @property
     def minimizers(self) -> Array:
@@ -72,48 +76,44 @@ class Plane:
 
 
 @dataclass
-class Planes:
-    """The planes of a report, and why the others could not be drawn."""
+class Landscapes:
+    """The landscapes of a report, and why the others could not be drawn."""
 
-    drawn: list[Plane] = field(default_factory=list)
+    drawn: list[Landscape] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
 
-def planes(records: Records, allow: Sequence[str] = ()) -> Planes:
-    """The planes of all problems whose runs recorded a path and whose task can tell the function's values.
+def landscapes(records: Records, allow: Sequence[str] = ()) -> Landscapes:
+    """The landscapes of all problems with a trajectory and a task that knows the function's values.
 
     The task is built from the configuration of a run. Its class has to come from this suite or from
     the modules named in `allow`: what a record says there is not trusted.
     """
-    found = Planes()
+    result = Landscapes()
     for problem in records.problems:
-        trails = {
-            int(str(index)): _trail(records, int(str(index))) for index in records.of(problem).index
-        }
-        walked = {index: trail for index, trail in trails.items() if trail is not None}
-        if not walked:
+        trajectories = _trajectories(records, problem)
+        if not trajectories:
             continue
-        chosen = one_seed(records.frame.loc[list(walked)])
+        chosen = one_seed(records.frame.loc[list(trajectories)])
+        # whatever somebody else's task raises is no reason to write no report
         try:
             task = _task(records.runs[int(chosen.index[0])].config["task"], allow)
-        except (
-            Exception
-        ) as error:  # whatever somebody else's task raises is no reason to write no report
-            found.skipped.append(f"{problem} ({error})")
+        except Exception as error:
+            result.skipped.append(f"{problem} ({error})")
             continue
         if callable(getattr(task, "values", None)):
             target = chosen["target"].dropna()
-            kept = [walked[int(index)] for index in chosen.index]
-            found.drawn.append(
-                Plane(
-                    problem,
-                    seed_text(chosen),
-                    task,
-                    kept,
-                    float(target.iloc[0]) if len(target) else None,
-                )
-            )
-    return found
+            goal = float(target.iloc[0]) if len(target) else None
+            shown = [trajectories[int(index)] for index in chosen.index]
+            result.drawn.append(Landscape(problem, seed_text(chosen), task, shown, goal))
+    return result
+
+
+def _trajectories(records: Records, problem: str) -> dict[int, Trajectory]:
+    """The trajectories of a problem's runs, by the index of the run."""
+    indices = [int(str(index)) for index in records.of(problem).index]
+    every = {index: _trajectory(records, index) for index in indices}
+    return {index: one for index, one in every.items() if one is not None}
 
 
 def _task(node: dict[str, Any], allow: Sequence[str]) -> Any:
@@ -126,8 +126,8 @@ def _task(node: dict[str, Any], allow: Sequence[str]) -> Any:
         ) from error
 
 
-def _trail(records: Records, index: int) -> Trail | None:
-    """The path of one run, without a last row that a kill has cut.
+def _trajectory(records: Records, index: int) -> Trajectory | None:
+    """The trajectory of one run, without a last row that a kill has cut.
 
     None where there is none that can be read.
     """
@@ -144,4 +144,4 @@ def _trail(records: Records, index: int) -> Trail | None:
         return None
     row = records.frame.loc[index]
     numbers = table.to_numpy(dtype=float)
-    return Trail(str(row["optimizer"]), numbers[:, 0], numbers[:, 1:], str(row["status"]))
+    return Trajectory(str(row["optimizer"]), numbers[:, 0], numbers[:, 1:], str(row["status"]))

@@ -19,7 +19,7 @@ RUNS = "runs"  # the table of runs on a problem's page
 
 @dataclass(frozen=True)
 class Links:
-    """The addresses of problems and of the runs behind a number, as one page of the report sees them.
+    """The addresses of problems and of the runs behind a number, as one page sees them.
 
     Attributes:
         problems: a file name for each problem's label.
@@ -50,11 +50,11 @@ class Links:
         return [self._row(table, cells) for cells in table.rows]
 
     def _row(self, table: Table, cells: Sequence[Cell]) -> list[str]:
-        said = {column: cell.text for column, cell in zip(table.columns, cells, strict=True)}
-        problem = said.get("problem", "")
+        texts = {column: cell.text for column, cell in zip(table.columns, cells, strict=True)}
+        problem = texts.get("problem", "")
         own = {"problem": self.problem(problem)}
         if table.name != RUNS:
-            own["optimizer"] = self.runs(problem, said.get("optimizer", ""))
+            own["optimizer"] = self.runs(problem, texts.get("optimizer", ""))
         return [
             self.runs(*cell.source) if cell.source else own.get(column, "")
             for column, cell in zip(table.columns, cells, strict=True)

@@ -1,4 +1,4 @@
-"""The files of a report, listed beside it, so that the next report in the same folder can remove them first."""
+"""The list of a report's files: the next report in the folder removes them first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def list_files(folder: Path, files: Iterable[Path]) -> None:
 
 
 def remove_previous(folder: Path, within: Collection[str]) -> None:
-    """Remove what the list names `within` some folders of its own, so that nothing outlives its runs."""
+    """Remove what the list names `within` some folders, so that nothing outlives its runs."""
     listed = folder / LIST
     for name in listed.read_text(encoding="utf-8").splitlines() if listed.exists() else ():
         parts = Path(name).parts

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: tables that sort, figures as data URIs, nothing fetched from anywhere."""
+"""Self-contained HTML pages: tables that sort, figures as data URIs, nothing from the net."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Row:
 
 
 def render_page(page: Page, links: Links) -> str:
-    """The page as text; everything that comes from a record is escaped by the template's autoescaping."""
+    """The page as text; the template escapes all that comes from a record."""
     return _template().render(
         page=page,
         blocks=[block for block in page.blocks if block.content.is_shown],
@@ -125,7 +125,7 @@ def _columns(table: Table, links: Links) -> list[str]:
 
 def _rows(table: Table, links: Links) -> list[Row]:
     columns = table.columns
-    kept = [columns.index(column) for column in _columns(table, links)]
+    shown = [columns.index(column) for column in _columns(table, links)]
     groups = [cell.text for cell in table.frame[table.groups]] if table.groups else []
     anchors = {**slugs(dict.fromkeys(groups)), **links.optimizers}
     firsts = {name: place for place, name in reversed(list(enumerate(groups)))}
@@ -133,7 +133,7 @@ def _rows(table: Table, links: Links) -> list[Row]:
     for place, (cells, addresses) in enumerate(
         zip(table.rows, links.addresses(table), strict=True)
     ):
-        data = [Datum(cells[index], addresses[index], columns[index]) for index in kept]
+        data = [Datum(cells[index], addresses[index], columns[index]) for index in shown]
         group = f"{table.name}-{anchors[groups[place]]}" if groups else ""
         rows.append(Row(data, group, bool(groups) and firsts[groups[place]] == place))
     return rows

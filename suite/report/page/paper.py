@@ -50,10 +50,14 @@ class Chapter:
 def write_paper(
     paper: Path, figures: Path, chapters: Sequence[Chapter], records: Records, command: str
 ) -> None:
-    """Write `tables/*.tex`, `main.tex`, `runs.csv` and `README.txt` beside the figures, which are there already.
+    """Write `tables/*.tex`, `main.tex`, `runs.csv` and `README.txt` beside the figures.
 
-    `figures` is the folder of the report's own figures; those of the paper have the same names
-    beneath `paper`.
+    Args:
+        paper: the folder; the figures are beneath it already.
+        figures: the folder of the report's own figures, which have the same names.
+        chapters: the pages of the report.
+        records: all runs.
+        command: what repeats the report.
     """
     drawn = sorted((paper / FIGURES).rglob("*.pdf"))
     (paper / TABLES).mkdir(parents=True, exist_ok=True)
@@ -125,14 +129,15 @@ def _included(paper: Path, file: Path, picture: Picture, chapter: Chapter) -> st
         if picture.title == chapter.problem or not chapter.problem
         else f"{chapter.problem}: {picture.title}"
     )
+    size = rf"width={_share(file):.2f}\linewidth,height=0.8\textheight,keepaspectratio"
+    name = file.relative_to(paper / FIGURES).with_suffix("").as_posix().replace("/", "-")
     return "\n".join(
         [
             r"\begin{figure}[!ht]",
             r"\centering",
-            rf"\includegraphics[width={_share(file):.2f}\linewidth,height=0.8\textheight,keepaspectratio]"
-            rf"{{{file.relative_to(paper).as_posix()}}}",
+            rf"\includegraphics[{size}]{{{file.relative_to(paper).as_posix()}}}",
             rf"\caption{{{escape_latex(f'{title}. {picture.caption}')}}}",
-            rf"\label{{fig:{file.relative_to(paper / FIGURES).with_suffix('').as_posix().replace('/', '-')}}}",
+            rf"\label{{fig:{name}}}",
             r"\end{figure}",
         ]
     )
@@ -161,14 +166,14 @@ def _readme(records: Records, command: str) -> str:
     commits = Counter(
         str(one.get("git_commit") or "unknown") for one in records.environments.values()
     )
-    made = ", ".join(f"{commit} ({many} runs)" for commit, many in commits.most_common())
+    commits_text = ", ".join(f"{commit} ({many} runs)" for commit, many in commits.most_common())
     return "\n".join(
         [
             f"Made by: {command}",
             f"From {len(records.frame)} runs ({len(records.optimizers)} optimizers, "
             f"{len(records.problems)} problems),",
             "each with its directory, its numbers and the command that repeats it in runs.csv.",
-            f"The suite's commits that ran them: {made}.",
+            f"The suite's commits that ran them: {commits_text}.",
             "",
             "main.tex    everything on one-column pages: pdflatex main, twice",
             "tables/     one file a table, for \\input; they need \\usepackage{array,booktabs} and",

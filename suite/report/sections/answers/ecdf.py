@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 
 from suite.compare.baseline import baselines
 from suite.report.drawing.canvas import Picture
-from suite.report.drawing.lines import MOST_BANDS, said
+from suite.report.drawing.lines import MOST_BANDS, empty_note
 from suite.report.drawing.step_functions import share_lines, unit_panels
 from suite.report.drawing.style import Look
 from suite.report.section import OVERALL, Content, Context, Section
@@ -62,9 +62,9 @@ def section(context: Context) -> Content:
     chosen = aggregated(records, reached)
     relative, left_out = relative_costs(records, reached, chosen)
     curves = {
-        unit: found
+        unit: one
         for unit, rows in relative.items()
-        if (found := reach(rows, chosen.methods)) is not None
+        if (one := reach(rows, chosen.methods)) is not None
     }
     if not curves:
         return Content()
@@ -97,28 +97,29 @@ def relative_costs(
     tables: dict[str, pd.DataFrame] = {}
     unclocked: list[str] = []
     for unit, rows in chosen.by_unit.items():
-        kept = [problem for problem in dict.fromkeys(rows["problem"]) if problem in against]
-        own = reached[reached["problem"].isin(kept)].drop_duplicates(
+        compared = [problem for problem in dict.fromkeys(rows["problem"]) if problem in against]
+        own = reached[reached["problem"].isin(compared)].drop_duplicates(
             ["problem", "optimizer", "seed", "value"]
         )
-        if (
-            unit == "seconds"
-        ):  # every level of every run counts here, and so does the baseline's whole run
+        # every level of every run counts here, and so does the baseline's whole run
+        if unit == "seconds":
             unclocked = list(dict.fromkeys(own.loc[own["source"] == SHARED, "problem"]))
             own = own[~own["problem"].isin(unclocked)]
-        lengths = {problem: float(whole.loc[(problem, against[problem]), unit]) for problem in kept}
+        lengths = {one: float(whole.loc[(one, against[one]), unit]) for one in compared}
         scale = own["problem"].map(lengths).astype(float)
         tables[unit] = own[[*KEYS, "optimizer"]].assign(cost=own[unit] / scale)[scale > 0]
-    bare = [
-        name for name in dict.fromkeys(chosen.by_unit["steps"]["problem"]) if name not in against
-    ]
-    said_of = [f"Left out: {listed(bare)} (no baseline was run)."] if bare else []
-    said_of += (
-        [f"Left out of the seconds, too: {listed(unclocked)} (not every run has a clock)."]
-        if unclocked
-        else []
-    )
-    return tables, " ".join(said_of)
+    problems = dict.fromkeys(chosen.by_unit["steps"]["problem"])
+    return tables, _left_out([name for name in problems if name not in against], unclocked)
+
+
+def _left_out(bare: list[str], unclocked: list[str]) -> str:
+    """Which problems do not count, and why."""
+    notes = [f"Left out: {listed(bare)} (no baseline was run)."] if bare else []
+    if unclocked:
+        notes.append(
+            f"Left out of the seconds, too: {listed(unclocked)} (not every run has a clock)."
+        )
+    return " ".join(notes)
 
 
 def reach(rows: pd.DataFrame, methods: list[str]) -> Reach | None:
@@ -136,7 +137,7 @@ def reach(rows: pd.DataFrame, methods: list[str]) -> Reach | None:
     finite = rows.loc[np.isfinite(rows["cost"]) & (rows["cost"] > 0), "cost"]
     grid = np.geomspace(finite.min(), finite.max(), PLACES) if len(finite) else np.ones(1)
     bands = {
-        name: found for name in methods if (found := _band(costs[name].dropna(), grid)) is not None
+        name: one for name in methods if (one := _band(costs[name].dropna(), grid)) is not None
     }
     return Reach(ecdf(costs), grid, bands, list(dict.fromkeys(rows["problem"])))
 
@@ -149,9 +150,8 @@ def _band(costs: pd.Series, grid: Array, seed: int = 0) -> tuple[Array, Array] |
     problems, seeds = (costs.index.get_level_values(name) for name in ("problem", "seed"))
     runs = pd.DataFrame({"problem": problems, "seed": seeds})
     codes = runs.groupby(["problem", "seed"], sort=False).ngroup().to_numpy()
-    counts = np.zeros(
-        (codes.max(initial=-1) + 1, len(grid))
-    )  # a row a run: how many levels it has reached by then
+    # a row a run: how many levels it has reached by then
+    counts = np.zeros((codes.max(initial=-1) + 1, len(grid)))
     np.add.at(counts, codes, costs.to_numpy(dtype=float)[:, None] <= grid * (1 + 1e-12))
     generator = np.random.default_rng(seed)
     drawn = np.zeros((DRAWS, len(grid)))
@@ -172,7 +172,7 @@ def _panel(axes: Axes, one: Reach | None, styles: Mapping[str, Look]) -> None:
     places = np.empty(0) if one is None else one.shares.index.to_numpy(dtype=float)
     places = places[places > 0]
     if one is None or not len(places):
-        said(axes, "no run reached any level" if one is not None else "no such costs compare")
+        empty_note(axes, "no run reached any level" if one is not None else "no such costs compare")
         return
     axes.set_xscale("log")
     left, right = places.min() / 1.3, max(places.max() * 1.2, 1.2)
@@ -189,9 +189,9 @@ def _caption(curves: Mapping[str, Reach], levels: pd.Series, note: str, runs: in
     many_methods = len(next(iter(curves.values())).shares.columns) > MOST_BANDS
     banded = any(one.bands for one in curves.values())
     few, many = int(levels.min()), int(levels.max())
-    said_of = f"{few}" if few == many else f"{few} to {many}"
+    counts = f"{few}" if few == many else f"{few} to {many}"
     parts = [
-        f"{len(levels)} problem{'s' if len(levels) != 1 else ''} with {said_of} "
+        f"{len(levels)} problem{'s' if len(levels) != 1 else ''} with {counts} "
         f"level{'s' if many != 1 else ''} each.",
         "Band: where 95 % of curves lie when the seeds of every problem are drawn anew."
         if banded and not many_methods
@@ -209,10 +209,12 @@ def _alt(curves: Mapping[str, Reach]) -> str:
     parts = []
     for unit, one in curves.items():
         budget = at(one.shares, [1.0]).iloc[0].sort_values(ascending=False, kind="stable").head(3)
-        parts.append(
-            f"{LABELS[unit]}: {listed([f'{name} {share:.0%}' for name, share in budget.items()])}"
-        )
-    return f"Share of levels reached against cost. Most at the baseline's whole cost, in {'; in '.join(parts)}."
+        words = listed([f"{name} {share:.0%}" for name, share in budget.items()])
+        parts.append(f"{LABELS[unit]}: {words}")
+    return (
+        "Share of levels reached against cost. Most at the baseline's whole cost, in "
+        f"{'; in '.join(parts)}."
+    )
 
 
 SECTION = Section("ecdf", "Levels reached", {OVERALL}, 70, section)

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from suite.report.drawing.canvas import Picture
-from suite.report.drawing.lines import MOST_BANDS, said
+from suite.report.drawing.lines import MOST_BANDS, empty_note
 from suite.report.drawing.step_functions import share_lines, unit_panels
 from suite.report.drawing.style import Look
 from suite.report.section import OVERALL, Content, Context, Section
@@ -30,8 +30,9 @@ DRAWS = 1000
 HOW_TO_READ = (
     "A line at height 0.6 above 2 says: on 60 % of the problems the method reached the target "
     "within twice the cost of whoever was fastest there. At 1 stands how often it was the fastest "
-    "itself, at the right edge how often it arrived at all; higher is better everywhere. Profiles "
-    "depend on who takes part: a method that joins may change the order of others."
+    "itself, at the right edge how often it reached the target at all; higher is better "
+    "everywhere. Profiles depend on who takes part: a method that joins may change the order of "
+    "others."
 )
 
 
@@ -61,9 +62,7 @@ def section(context: Context) -> Content:
     records, styles = context.records, context.styles
     chosen = aggregated(records, level_costs(records))
     profiles = {
-        unit: found
-        for unit, runs in chosen.by_unit.items()
-        if (found := profile(runs, chosen.methods))
+        unit: one for unit, runs in chosen.by_unit.items() if (one := profile(runs, chosen.methods))
     }
     if not profiles:
         return Content(note=chosen.why_not("Performance profiles"))
@@ -153,7 +152,7 @@ def _panel(axes: Axes, one: Profile | None, styles: Mapping[str, Look]) -> None:
     axes.set_xscale("log")
     if one is None:
         axes.set_xlim(1, TAU_MAX)
-        said(axes, "fewer than two problems\nhave such costs")
+        empty_note(axes, "fewer than two problems\nhave such costs")
         return
     taus = one.shares.index.to_numpy(dtype=float)
     right = min(max(TAU_MAX, float(taus.max()) * 1.15), FARTHEST)
@@ -192,16 +191,16 @@ def _caption(profiles: Mapping[str, Profile], note: str, runs: int) -> str:
 
 
 def _alt(profiles: Mapping[str, Profile]) -> str:
-    said_of = []
+    parts = []
     for unit, one in profiles.items():
         leading = one.scores["score"].sort_values(ascending=False, kind="stable").head(3)
         words = [f"{name} ({score:.2f})" for name, score in leading.items()]
         last = float(one.shares.iloc[-1].max())
-        said_of.append(
+        parts.append(
             f"best scores in {LABELS[unit]}: {listed(words)}; the highest line ends at {last:.0%}"
         )
     many = len(next(iter(profiles.values())).shares.columns)
-    return f"Performance profiles of {many} methods. {'. '.join(said_of)}.".replace(
+    return f"Performance profiles of {many} methods. {'. '.join(parts)}.".replace(
         ". best", ". Best"
     )
 

@@ -1,4 +1,4 @@
-"""Tables of the targets: how many runs got there, and what it cost them."""
+"""Tables of the targets: how many runs reached them, and at what cost."""
 
 from __future__ import annotations
 
@@ -46,8 +46,7 @@ def level_tables(records: Records) -> list[Table]:
     """
     known = {problem: levels(records, problem) for problem in records.problems}
     names = sorted(
-        {name for told in known.values() for name in told if name != TARGET},
-        key=_share,
+        {name for values in known.values() for name in values if name != TARGET}, key=_share
     )
     return [_level_table(records, known, names, table) for table in LEVEL_TABLES] if names else []
 
@@ -56,49 +55,57 @@ def _level_table(
     records: Records, known: dict[str, dict[str, float]], names: list[str], table: str
 ) -> Table:
     unit, words = LEVEL_TABLES[table]
-    rows: list[dict[str, Cell | str]] = []
-    counted = 0
-    for problem in (one for one in records.problems if set(known[one]) & set(names)):
-        spent = {
-            name: time_to_target.costs(records, problem, known[problem][name])
-            for name in names
-            if name in known[problem]
-        }
-        for label, runs in records.of(problem).groupby("optimizer", sort=False):
-            cells = {
-                name: _level_cell(one[one["optimizer"] == label], unit)
-                for name, one in spent.items()
-            }
-            rows.append(
-                {
-                    "problem": problem,
-                    "optimizer": str(label),
-                    **dict.fromkeys(names, Cell(NOT_RUN)),
-                    **cells,
-                }
-            )
-            counted += len(runs)
+    problems = [problem for problem in records.problems if set(known[problem]) & set(names)]
+    rows = [
+        row
+        for problem in problems
+        for row in _level_rows(records, problem, known[problem], names, unit)
+    ]
+    counted = sum(len(records.of(problem)) for problem in problems)
+    values = "; ".join(_values(problem, known[problem], names) for problem in problems)
     caption = (
         f"Expected {words} to each level, a share of the baseline's improvement: all that the runs "
         "spent, up to the level or in vain, over the number of those that reached it (ERT); in "
-        "brackets how many did. Values: "
-        f"{'; '.join(_values(problem, told, names) for problem, told in known.items() if set(told) & set(names))}. "
+        f"brackets how many did. Values: {values}. "
     )
     return make_table(
         table, f"Levels on the way, in {words}", caption + runs_note(counted), rows, "problem"
     )
 
 
+def _level_rows(
+    records: Records, problem: str, values: dict[str, float], names: list[str], unit: str
+) -> list[dict[str, Cell | str]]:
+    """A row for each optimizer of a problem, with a cell for each level."""
+    spent = {
+        name: time_to_target.costs(records, problem, values[name])
+        for name in names
+        if name in values
+    }
+    return [
+        {
+            "problem": problem,
+            "optimizer": str(label),
+            **dict.fromkeys(names, Cell(NOT_RUN)),
+            **{
+                name: _level_cell(costs[costs["optimizer"] == label], unit)
+                for name, costs in spent.items()
+            },
+        }
+        for label in records.of(problem)["optimizer"].drop_duplicates()
+    ]
+
+
 def _level_cell(costs: pd.DataFrame, unit: str) -> Cell:
     if costs.empty:
         return Cell(NOT_RUN)
-    there = np.isfinite(costs[unit].to_numpy(dtype=float))
-    expected = expected_running_time(list(costs[f"{unit}_spent"]), list(there))
-    return Cell(f"{_expected(expected)} ({there.sum()}/{len(there)})", order=expected)
+    reached = np.isfinite(costs[unit].to_numpy(dtype=float))
+    expected = expected_running_time(list(costs[f"{unit}_spent"]), list(reached))
+    return Cell(f"{_expected(expected)} ({reached.sum()}/{len(reached)})", order=expected)
 
 
-def _values(problem: str, told: dict[str, float], names: list[str]) -> str:
-    return f"{problem} {', '.join(f'{told[name]:.4g}' for name in names if name in told)}"
+def _values(problem: str, values: dict[str, float], names: list[str]) -> str:
+    return f"{problem} {', '.join(f'{values[name]:.4g}' for name in names if name in values)}"
 
 
 def _share(name: str) -> float:
@@ -129,39 +136,38 @@ def _target_table(records: Records, device: str, *, alone: bool) -> Table:
 
 
 def _row(problem: str, name: str, runs: pd.DataFrame, target: float) -> dict[str, Cell | str]:
-    there = runs[runs["target_step"].notna()]
+    reached = runs[runs["target_step"].notna()]
     failures = failure_words(runs, "status")
-    mixed = len(set(there["hardware"])) > 1
+    mixed = len(set(reached["hardware"])) > 1
 
     def median(column: str, show: Callable[[float], str], mark: str = "") -> Cell:
-        if (
-            failures == "unsupported" or there[column].isna().any()
-        ):  # nobody ran, or what it took is not known
+        unknown = reached[column].isna().any()
+        if failures == "unsupported" or unknown:
             return Cell(NOT_RUN)
-        middle = median_with_failures([float(value) for value in there[column].dropna()], len(runs))
-        return Cell(
-            mark + show(middle) if math.isfinite(middle) else count_text(middle), order=middle
-        )
+        values = [float(value) for value in reached[column].dropna()]
+        middle = median_with_failures(values, len(runs))
+        text = mark + show(middle) if math.isfinite(middle) else count_text(middle)
+        return Cell(text, order=middle)
 
     return {
         "problem": problem,
         "optimizer": name,
         "target": Cell(f"{target:.4g}", order=target),
-        "reached": Cell(f"{len(there)}/{len(runs)}", order=len(there) / len(runs)),
+        "reached": Cell(f"{len(reached)}/{len(runs)}", order=len(reached) / len(runs)),
         "steps": median("target_step", count_text),
         "ERT": Cell(NOT_RUN) if failures == "unsupported" else _expected_steps(runs),
         "grad-equivalents": median("target_grad_equivalents", count_text),
         "seconds": Cell("several machines")
         if mixed
-        else median("target_seconds", number, "~" if there["parallel"].any() else ""),
+        else median("target_seconds", number, "~" if reached["parallel"].any() else ""),
         "outcomes": failures or ALL_WELL,
     }
 
 
 def _expected_steps(runs: pd.DataFrame) -> Cell:
-    there = runs["target_step"].notna()
-    spent = runs["target_step"].where(there, runs["steps"].fillna(0.0))
-    expected = expected_running_time(list(spent), list(there))
+    reached = runs["target_step"].notna()
+    spent = runs["target_step"].where(reached, runs["steps"].fillna(0.0))
+    expected = expected_running_time(list(spent), list(reached))
     return Cell(_expected(expected), order=expected)
 
 

@@ -45,12 +45,12 @@ def verdicts_and_ranks(
     """
     ledger = CostTable(records)
     verdicts = against_baseline(ledger, baseline, mixed=mixed)
-    found = standings(ledger, mixed=mixed)
+    rankings = standings(ledger, mixed=mixed)
     several = len(records.problems) > 1
-    total = overall(records, found) if several else None
+    total = overall(records, rankings) if several else None
     tables = [
         *([matrix_table(records, verdicts)] if verdicts and several else []),
-        *rank_tables(records, found, total),
+        *rank_tables(records, rankings, total),
         *([verdict_table(verdicts)] if verdicts else []),
         *([sentence_table(verdicts)] if verdicts and not several else []),
     ]

@@ -6,7 +6,7 @@ How many steps a method saves against the baseline, and how much more it pays fo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,18 +133,21 @@ def plane(records: Records) -> Plane:
         )
         for problem in records.problems
     }
-    used = {against[problem] for problem, one in placed.items() if one.points}
-    points = {
-        name: [one.points[name] for one in placed.values() if name in one.points]
-        for name in records.optimizers
-    }
+    compared = {problem: one for problem, one in placed.items() if one.points}
+    used = {against[problem] for problem in compared}
     return Plane(
         [name for name in records.optimizers if name in used],
-        {name: own for name, own in points.items() if own},
-        {problem: one.level for problem, one in placed.items() if one.points},
+        _by_optimizer(compared.values(), records.optimizers),
+        {problem: one.level for problem, one in compared.items()},
         {problem: one.left_out for problem, one in placed.items() if one.left_out},
-        sum(one.runs for one in placed.values()),
+        sum(one.runs for one in compared.values()),
     )
+
+
+def _by_optimizer(placed: Collection[Placed], names: Sequence[str]) -> dict[str, list[Point]]:
+    """The points of each method that has any."""
+    points = {name: [one.points[name] for one in placed if name in one.points] for name in names}
+    return {name: own for name, own in points.items() if own}
 
 
 def _placed(

@@ -213,19 +213,25 @@ def _caption(plot: Plot) -> str:
 
 
 def _panel(axes: Axes, points: Points, styles: Mapping[str, Look]) -> None:
+    longest = _time_axis(axes, points)
+    positive = [point.memory for point in points.values() if point.memory > 0]
+    _memory_axis(axes, positive, zero=len(positive) < len(points))
+    for name, point in points.items():
+        _mark(axes, point, styles[name], longest * EDGE)
+    leading = _front(points)
+    _line(axes, [points[name] for name in leading])
+    name_points(axes, {name: points[name].place for name in leading})
+    plain_ticks(axes.xaxis)
+
+
+def _time_axis(axes: Axes, points: Points) -> float:
+    """A logarithmic axis, with room for arrows at the right; the result is the longest time."""
     times = [time for point in points.values() for time in (point.fastest, point.slowest)]
     finite = [time for time in times if math.isfinite(time)]
     late = any(math.isinf(point.time) for point in points.values())
     axes.set_xscale("log")
     axes.set_xlim(min(finite) / 1.5, max(finite) * (EDGE * 1.25 if late else 1.5))
-    positive = [point.memory for point in points.values() if point.memory > 0]
-    _memory_axis(axes, positive, zero=len(positive) < len(points))
-    for name, point in points.items():
-        _mark(axes, point, styles[name], max(finite) * EDGE)
-    leading = _front(points)
-    _line(axes, [points[name] for name in leading])
-    name_points(axes, {name: points[name].place for name in leading})
-    plain_ticks(axes.xaxis)
+    return max(finite)
 
 
 def _memory_axis(axes: Axes, positive: Sequence[float], *, zero: bool) -> None:

@@ -74,9 +74,13 @@ def phase_panels(records: Records, timings: Timings) -> dict[str, Bars]:
     """
     contents: dict[tuple[str, str], Bars] = {}
     measured = [(place[0], one) for place, one in sorted(timings.items()) if _has_phases(one)]
-    for problem, name, runs in records.pairs() if measured else []:
+    if not measured:
+        return {}
+    for problem, name, runs in records.pairs():
         keys = {speed_key(records.runs[index].config) for index in runs.index}
-        for one in (one for key, one in measured if key in keys):
+        for key, one in measured:
+            if key not in keys:
+                continue
             contents.setdefault((problem, one.hardware), {}).setdefault(name, one.phases)
     several = len({hardware for _, hardware in contents}) > 1
     return {

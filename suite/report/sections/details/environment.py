@@ -29,7 +29,10 @@ def environment_table(records: Records) -> Table:
         {"what": key, "value": _spread(counts, len(records.environments))}
         for key, counts in values.items()
     ]
-    caption = "Recorded at the start of the runs; a value that not all runs share says how many runs it belongs to. "
+    caption = (
+        "Recorded at the start of the runs; a value that not all runs share says how many runs it "
+        "belongs to. "
+    )
     return make_table(
         "environment", "Environment", caption + runs_note(len(records.environments)), rows
     )

@@ -39,8 +39,9 @@ def problem_table(records: Records) -> Table:
 
 def _call_costs(records: Records, problem: str) -> str:
     """The median over the problem's runs of each call's cost."""
-    told = [records.environments[index].get("oracle_costs") for index in records.of(problem).index]
-    costs = pd.DataFrame([one for one in told if isinstance(one, dict)])
+    indices = records.of(problem).index
+    measured = [records.environments[index].get("oracle_costs") for index in indices]
+    costs = pd.DataFrame([one for one in measured if isinstance(one, dict)])
     medians = costs.apply(pd.to_numeric, errors="coerce").median().dropna()
     return ", ".join(f"{call} {cost:.2f}" for call, cost in medians.items())
 

@@ -1,4 +1,4 @@
-"""The search spaces that tuning looked through, and where in them the settings lie that the runs were made with."""
+"""Search spaces of the optimizers, and where in them the settings of the runs lie."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EDGE, OUTSIDE, INSIDE = "at the edge", "outside", "inside"
 
 
 def space_table(records: Records) -> Table | None:
-    """A row for each hyperparameter that a search space names; None where no run's record has any."""
+    """A row for each hyperparameter of a search space; None where no run recorded a space."""
     rows = [
         row
         for problem, name, runs in records.pairs()
@@ -50,9 +50,9 @@ def _rows(records: Records, problem: str, name: str, index: int) -> Iterator[dic
 
 def _space(node: Mapping[str, Any]) -> Space:
     """The `search` node; empty where there is none or it cannot be read."""
-    found = node.get("search")
+    space = node.get("search")
     try:
-        return checked(found, "this record") if isinstance(found, Mapping) else {}
+        return checked(space, "this record") if isinstance(space, Mapping) else {}
     except ConfigError:
         return {}
 
@@ -62,11 +62,11 @@ def _searched(entry: Mapping[str, Any]) -> str:
         return ", ".join(map(show, entry["choices"]))
     kinds = [
         word
-        for word, told in (("logarithmic", "log"), ("whole numbers", "integer"))
-        if entry.get(told)
+        for word, key in (("logarithmic", "log"), ("whole numbers", "integer"))
+        if entry.get(key)
     ]
-    said = f" ({', '.join(kinds)})" if kinds else ""
-    return f"{show(entry['low'])} to {show(entry['high'])}{said}"
+    how = f" ({', '.join(kinds)})" if kinds else ""
+    return f"{show(entry['low'])} to {show(entry['high'])}{how}"
 
 
 def _place(setting: str, value: Any, entry: Mapping[str, Any]) -> str:

@@ -1,8 +1,7 @@
-"""Animations: the paths over a function of two parameters, growing step by step, as one GIF for each problem."""
+"""Trajectories over a function of two parameters, growing step by step, as a GIF a problem."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,15 +26,16 @@ from suite.report.drawing.contours import (
     draw_ground,
     ground_colours,
     handle,
-    path_line,
     start_ring,
+    trajectory_line,
 )
+from suite.report.drawing.panels import Panels, panels
 from suite.report.drawing.style import Look
 from suite.report.drawing.surface import Surface, surface
-from suite.report.drawing.trajectories import Plane, Trail
+from suite.report.drawing.trajectories import Landscape, Trajectory
 
 FRAMES = 45
-TOGETHER = 8  # paths that can race in one panel
+TOGETHER = 8  # trajectories that can race in one panel
 DPI = 80
 FIRST, EACH, LAST = 700, 130, 2500  # milliseconds
 
@@ -44,62 +44,63 @@ Colours = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Runner:
-    """One path on its panel: what it draws of itself grows with the step."""
+    """One trajectory on its panel: what it draws of itself grows with the step."""
 
-    trail: Trail
+    trajectory: Trajectory
     axes: Axes
     line: Line2D
     head: Line2D
 
     def move_to(self, step: int) -> None:
-        """Show the path up to a step, as far as it is finite, and the marker where it stands."""
-        points = self.trail.until(step)
+        """Show the trajectory up to a step, as far as it is finite, and the marker at its end."""
+        points = self.trajectory.until(step)
         self.line.set_data(*points.T)
         self.head.set_data(*points[-1:].T)
 
 
-def animations(planes: Sequence[Plane], looks: Mapping[str, Look], folder: Path) -> list[Picture]:
+def animations(
+    landscapes: Sequence[Landscape], looks: Mapping[str, Look], folder: Path
+) -> list[Picture]:
     """One GIF for each problem of two parameters."""
-    names = slugs(plane.problem for plane in planes)
+    names = slugs(landscape.problem for landscape in landscapes)
     return [
-        _animation(plane, looks, folder / f"animation-{names[plane.problem]}.gif")
-        for plane in planes
+        _animation(landscape, looks, folder / f"animation-{names[landscape.problem]}.gif")
+        for landscape in landscapes
     ]
 
 
 def frame_steps(last: int) -> list[int]:
-    """Steps 0, 1, ... to the last, evenly spaced in their logarithm, so that fast and slow methods are both seen."""
+    """Steps from 0 to the last, evenly spaced in their logarithm, for fast and slow methods."""
     return [0, *map(int, np.unique(np.geomspace(1, last, FRAMES).round()))] if last else [0]
 
 
-def _animation(plane: Plane, looks: Mapping[str, Look], file: Path) -> Picture:
-    last = int(max(trail.steps[-1] for trail in plane.trails))
-    ground = surface(plane)
+def _animation(landscape: Landscape, looks: Mapping[str, Look], file: Path) -> Picture:
+    last = int(max(trajectory.steps[-1] for trajectory in landscape.trajectories))
+    ground = surface(landscape)
     with mpl.rc_context(BARE):
-        palette = _palette(ground, [looks[trail.optimizer] for trail in plane.trails])
-        _write(
-            file,
-            [
-                _indexed(frame, palette)
-                for frame in _frames(plane, ground, looks, frame_steps(last))
-            ],
-        )
-    names = ", ".join(trail.optimizer for trail in plane.trails)
+        palette = _palette(ground, [looks[one.optimizer] for one in landscape.trajectories])
+        frames = _frames(landscape, ground, looks, frame_steps(last))
+        _write(file, [_indexed(frame, palette) for frame in frames])
+    names = ", ".join(trajectory.optimizer for trajectory in landscape.trajectories)
+    count = len(landscape.trajectories)
     caption = (
-        f"The same paths in motion, {plane.seed}. The frames' steps are evenly spaced in their "
-        f"logarithm up to step {last:,}; a step costs more for some than for others. From "
-        f"{len(plane.trails)} run{'s' if len(plane.trails) != 1 else ''}."
+        f"The same trajectories in motion, {landscape.seed}. The frames' steps are evenly spaced "
+        f"in their logarithm up to step {last:,}; a step costs more for some than for others. "
+        f"From {count} run{'s' if count != 1 else ''}."
     )
-    alt = f"Animation of the paths of {names} on {plane.problem}; the landscape above shows them complete."
-    return Picture(file.stem, f"{plane.problem}, step by step", caption, alt, file)
+    alt = (
+        f"Animation of the trajectories of {names} on {landscape.problem}; the landscape above "
+        "shows them complete."
+    )
+    return Picture(file.stem, f"{landscape.problem}, step by step", caption, alt, file)
 
 
 def _frames(
-    plane: Plane, ground: Surface, looks: Mapping[str, Look], steps: list[int]
+    landscape: Landscape, ground: Surface, looks: Mapping[str, Look], steps: list[int]
 ) -> Iterator[Image.Image]:
     """The ground is drawn once; each frame adds what has changed."""
-    canvas, runners = _stage(plane, ground, looks)
-    said = canvas.text(
+    canvas, runners = _stage(landscape, ground, looks)
+    counter = canvas.text(
         0.985, 0.985, "", ha="right", va="top", fontsize=12, family="monospace", animated=True
     )
     agg: Any = FigureCanvasAgg(canvas)
@@ -110,45 +111,62 @@ def _frames(
         for runner in runners:
             runner.move_to(step)
             runner.axes.draw_artist(runner.line)
-        for runner in runners:  # no path runs over a marker
+        for runner in runners:  # no trajectory runs over a marker
             runner.axes.draw_artist(runner.head)
-        said.set_text(f"step {step:>{len(str(steps[-1]))}}")
-        canvas.draw_artist(said)
+        counter.set_text(f"step {step:>{len(str(steps[-1]))}}")
+        canvas.draw_artist(counter)
         yield Image.fromarray(np.asarray(agg.buffer_rgba())).convert("RGB")
 
 
-def _stage(plane: Plane, ground: Surface, looks: Mapping[str, Look]) -> tuple[Canvas, list[Runner]]:
-    together = len(plane.trails) <= TOGETHER
-    across = 1 if together else 4
-    down = 1 if together else math.ceil(len(plane.trails) / across)
-    width, panel = (8.0, 5.4) if together else (9.0, 2.1)
-    height = panel * box_aspect(ground.box) + (0.0 if together else 0.3)
-    canvas = Canvas(figsize=(width, 0.7 + height * down), dpi=DPI, layout="constrained")
-    grid = canvas.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
-    for axes in grid[: 1 if together else len(plane.trails)]:
+def _stage(
+    landscape: Landscape, ground: Surface, looks: Mapping[str, Look]
+) -> tuple[Canvas, list[Runner]]:
+    together = len(landscape.trajectories) <= TOGETHER
+    grid = _grid(len(landscape.trajectories), ground, together=together)
+    for axes in grid.axes:
         draw_ground(axes, ground)
-    for axes in grid[1 if together else len(plane.trails) :]:
-        axes.set_axis_off()
-    canvas.suptitle(literal(f"{plane.problem}, {plane.seed}"), fontsize=12, x=0.02, ha="left")
+    title = literal(f"{landscape.problem}, {landscape.seed}")
+    grid.canvas.suptitle(title, fontsize=12, x=0.02, ha="left")
     runners = [
-        _runner(grid[0 if together else place], trail, looks)
-        for place, trail in enumerate(plane.trails)
+        _runner(grid.axes[0 if together else place], trajectory, looks)
+        for place, trajectory in enumerate(landscape.trajectories)
     ]
+    _name(grid.canvas, runners, looks, together=together)
+    return grid.canvas, runners
+
+
+def _grid(count: int, ground: Surface, *, together: bool) -> Panels:
+    across, width, panel = (1, 8.0, 5.4) if together else (4, 9.0, 2.1)
+    height = panel * box_aspect(ground.box) + (0.0 if together else 0.3)
+    return panels(
+        1 if together else count,
+        width / across,
+        height,
+        most=across,
+        least=width,
+        margin=lambda width: 0.7,
+        shared=True,
+        dpi=DPI,
+    )
+
+
+def _name(
+    canvas: Canvas, runners: Sequence[Runner], looks: Mapping[str, Look], *, together: bool
+) -> None:
+    """A legend beside a panel of all trajectories, else a title on each panel."""
+    names = [runner.trajectory.optimizer for runner in runners]
     if together:
-        handles = [
-            handle(looks[trail.optimizer], folded(trail.optimizer, 22)) for trail in plane.trails
-        ]
+        handles = [handle(looks[name], folded(name, 22)) for name in names]
         canvas.legend(handles=handles, loc="outside right center", handlelength=3.2, fontsize=10)
-    else:
-        for runner in runners:
-            runner.axes.set_title(literal(folded(runner.trail.optimizer)), fontsize=9)
-    return canvas, runners
+        return
+    for name, runner in zip(names, runners, strict=True):
+        runner.axes.set_title(literal(folded(name)), fontsize=9)
 
 
-def _runner(axes: Axes, trail: Trail, looks: Mapping[str, Look]) -> Runner:
-    look = looks[trail.optimizer]
-    start_ring(axes, trail.points[0])
-    line = path_line(axes, look, animated=True)
+def _runner(axes: Axes, trajectory: Trajectory, looks: Mapping[str, Look]) -> Runner:
+    look = looks[trajectory.optimizer]
+    start_ring(axes, trajectory.points[0])
+    line = trajectory_line(axes, look, animated=True)
     style: dict[str, Any] = {
         "markeredgecolor": "white",
         "markeredgewidth": 1.0,
@@ -156,16 +174,14 @@ def _runner(axes: Axes, trail: Trail, looks: Mapping[str, Look]) -> Runner:
         "animated": True,
     }
     (head,) = axes.plot([], [], look.marker, color=look.colour, markersize=9, **style)
-    return Runner(trail, axes, line, head)
+    return Runner(trajectory, axes, line, head)
 
 
 def _palette(ground: Surface, looks: Sequence[Look]) -> Colours:
     """At most 256 colours, `(n, 3)`, for all frames.
 
-    Those that were drawn with and their blends at the edges of lines.
-
-    A palette found by counting would spend itself on the ground and bend the colours by which the
-    paths are told.
+    They are the colours of the drawing and their blends at the edges of lines. A palette by
+    frequency would spend itself on the ground and bend the colours of the trajectories.
     """
     inks = np.array(
         [to_rgb(colour) for colour in dict.fromkeys([*(look.colour for look in looks), STAR])]

@@ -1,7 +1,4 @@
-"""The order of convergence.
-
-F - f* against oracle calls, each gap against the one before, and the orders in words.
-"""
+"""The order of convergence: f - f* against oracle calls and against itself, orders in words."""
 
 from __future__ import annotations
 
@@ -48,7 +45,7 @@ HOW_TO_READ = (
     "order is that of all of them together. The distance to the minimizer has the same order as f "
     "- f*, and the square root of its linear rate."
 )
-SAID = (
+ORDERS = (
     "How the gap f - f* closes at consecutive steps above round-off, in most runs; how many of all "
     "show it, unless all do. linear: by the factor `rate` in each step; order q: e(k+1) ~ C e(k)^q."
 )
@@ -61,13 +58,8 @@ NUMBERS = (
 LONG = 8.0
 FEW_PAIRS = 40  # that are drawn with large markers
 LEGEND_COLUMNS = 3
-CAUTION = (
-    NOT_CONVERGING,
-    TOO_FEW,
-    TOO_EARLY,
-    SUBLINEAR,
-    LINEAR,
-)  # where runs disagree evenly, the more modest word is said
+# where runs disagree evenly, the more modest word counts
+CAUTION = (NOT_CONVERGING, TOO_FEW, TOO_EARLY, SUBLINEAR, LINEAR)
 
 
 @dataclass(frozen=True)
@@ -90,7 +82,7 @@ class Convergence:
 
 
 @dataclass(frozen=True)
-class Found:
+class Problem:
     """All optimizers of one problem, and which seed's sequences are shown."""
 
     problem: str
@@ -110,30 +102,41 @@ def section(context: Context) -> Content:
     )
 
 
-def convergences(records: Records) -> list[Found]:
-    """The problems that are judged by the gap to a known minimum, as far as any run on them says something."""
-    found = [_found(records, problem) for problem in records.problems]
-    return [one for one in found if any(cell.agree for cell in one.cells)]
+def convergences(records: Records) -> list[Problem]:
+    """The problems with a known minimum on which any run shows how it converges."""
+    problems = [_problem(records, problem) for problem in records.problems]
+    return [one for one in problems if any(cell.agree for cell in one.cells)]
 
 
-def order_tables(found: Sequence[Found], optimizers: Sequence[str]) -> list[Table]:
+def order_tables(problems: Sequence[Problem], optimizers: Sequence[str]) -> list[Table]:
     """The words at a glance, a row per optimizer and a column per problem, and all numbers.
 
     None without problems.
     """
-    if not found:
+    if not problems:
         return []
-    counted = runs_note(sum(len(cell.runs) for one in found for cell in one.cells))
-    words = {one.problem: {cell.optimizer: _word(cell) for cell in one.cells} for one in found}
-    names = [name for name in optimizers if any(name in said for said in words.values())]
-    glance: list[dict[str, Cell | str]] = [
-        {"optimizer": name, **{problem: said.get(name, NOT_RUN) for problem, said in words.items()}}
-        for name in names
-    ]
-    rows = [_row(one.problem, cell) for one in found for cell in one.cells]
+    counted = runs_note(sum(len(cell.runs) for one in problems for cell in one.cells))
+    rows = [_row(one.problem, cell) for one in problems for cell in one.cells]
     return [
-        make_table("orders", "Observed order of convergence", f"{SAID} {counted}", glance),
+        make_table(
+            "orders",
+            "Observed order of convergence",
+            f"{ORDERS} {counted}",
+            _glance(problems, optimizers),
+        ),
         make_table("orders_numbers", "The numbers behind the words", f"{NUMBERS} {counted}", rows),
+    ]
+
+
+def _glance(problems: Sequence[Problem], optimizers: Sequence[str]) -> list[dict[str, Cell | str]]:
+    words = {one.problem: {cell.optimizer: _word(cell) for cell in one.cells} for one in problems}
+    names = [name for name in optimizers if any(name in column for column in words.values())]
+    return [
+        {
+            "optimizer": name,
+            **{problem: column.get(name, NOT_RUN) for problem, column in words.items()},
+        }
+        for name in names
     ]
 
 
@@ -144,37 +147,35 @@ def _word(cell: Convergence) -> str:
 
 
 def order_pictures(
-    found: Sequence[Found], looks: Mapping[str, Look], folder: Path
+    problems: Sequence[Problem], looks: Mapping[str, Look], folder: Path
 ) -> list[Picture]:
     """One picture for each problem."""
-    names = slugs(one.problem for one in found)
-    return [_picture(one, looks, folder, f"order-{names[one.problem]}") for one in found]
+    names = slugs(one.problem for one in problems)
+    return [_picture(one, looks, folder, f"order-{names[one.problem]}") for one in problems]
 
 
-def _picture(one: Found, looks: Mapping[str, Look], folder: Path, name: str) -> Picture:
+def _picture(one: Problem, looks: Mapping[str, Look], folder: Path, name: str) -> Picture:
     with mpl.rc_context(RC):
         png = save(_draw(one, looks), folder, name)
     caption = (
         f"The gap f - f* of {one.seed}, up to round-off and beyond. Left: against "
         "gradient-equivalents. Right: each gap against the one before. The words are those of the "
-        "table. "
+        f"table. {runs_note(sum(len(cell.runs) for cell in one.cells))}"
     )
-    said = "; ".join(f"{cell.optimizer}: {cell.word}" for cell in one.cells)
-    alt = f"Convergence of f - f* on {one.problem}. {said}."
-    return Picture(
-        name, one.problem, caption + runs_note(sum(len(cell.runs) for cell in one.cells)), alt, png
-    )
+    words = "; ".join(f"{cell.optimizer}: {cell.word}" for cell in one.cells)
+    alt = f"Convergence of f - f* on {one.problem}. {words}."
+    return Picture(name, one.problem, caption, alt, png)
 
 
 @once
-def _found(records: Records, problem: str) -> Found:
+def _problem(records: Records, problem: str) -> Problem:
     runs = records.of(problem)
     if runs["metric"].iloc[0] != METRIC:
-        return Found(problem, [], "")
+        return Problem(problem, [], "")
     ended = runs[runs["status"].isin(VALUED)]
     shown = one_seed(ended) if len(ended) else ended
     groups = runs.groupby("optimizer", sort=False)
-    return Found(
+    return Problem(
         problem,
         [_convergence(records, str(name), group, shown) for name, group in groups],
         seed_text(shown),
@@ -234,7 +235,7 @@ def _row(problem: str, cell: Convergence) -> dict[str, Cell | str]:
     }
 
 
-def _draw(one: Found, looks: Mapping[str, Look]) -> Canvas:
+def _draw(one: Problem, looks: Mapping[str, Look]) -> Canvas:
     cells = [cell for cell in one.cells if cell.shown is not None]
     rows = math.ceil(len(cells) / LEGEND_COLUMNS)
     canvas = Canvas(figsize=(11, 4.4 + 0.22 * rows), layout="constrained")
@@ -287,7 +288,7 @@ def _against_the_last(axes: Axes, gaps: Gaps, look: Look) -> None:
 
 
 def _guides(axes: Axes) -> None:
-    """Lines of slope 1 (no progress at all) and 2 through (1, 1), behind the sequences if there are any."""
+    """Lines of slope 1 (no progress at all) and 2 through (1, 1), behind the sequences."""
     if not any(np.size(line.get_xdata(orig=False)) for line in axes.lines):
         axes.set_axis_off()
         return

@@ -1,7 +1,4 @@
-"""Curves of every problem.
-
-Training loss and validation metric against steps, seconds and gradient-equivalents.
-"""
+"""Training loss and validation metric against steps, seconds and gradient-equivalents."""
 
 from __future__ import annotations
 

@@ -1,17 +1,16 @@
-"""Telemetry under the loss.
-
-The step against the gradient, the curvature it meets, what the method says of itself.
-"""
+"""Telemetry under the loss: the step against the gradient, curvature, the method's own numbers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
@@ -40,6 +39,8 @@ LOG_LOSS_FROM = 4.0
 ONE_COLUMN = 5  # panels; more of them stand in two columns, the loss on top of both
 MARKS = 9  # on a line
 WIDTH = 10.0
+
+Array = npt.NDArray[np.float64]
 GUIDE: dict[str, Any] = {"color": "#6b6b6b", "lw": 0.9, "zorder": 1}
 HOW_TO_READ = (
     "Runs with telemetry=true: what was measured beside them, under the loss and on the same axis "
@@ -125,28 +126,32 @@ def _panel(axes: Axes, panel: Panel, watched: Sequence[Watched]) -> None:
     if panel is FAILURES:
         _ticks(axes, watched)
         return
-    drawn = [(one, _lines(one, panel)) for one in watched if panel is LOSS or shows(one, panel)]
-    limits = (
-        {one.name: stability_limit(one.settings) or 0.0 for one, _ in drawn}
-        if panel is LIMITS
-        else {}
-    )
-    _scale_values(
-        axes,
-        panel,
-        [line for _, lines in drawn for line in lines],
-        [*panel.guides, *limits.values()],
-    )
+    shown = [one for one in watched if panel is LOSS or shows(one, panel)]
+    drawn = [(one, _lines(one, panel)) for one in shown]
+    limits = _stability_limits(shown) if panel is LIMITS else {}
+    every = list(chain.from_iterable(lines for _, lines in drawn))
+    _scale_values(axes, panel, every, [*panel.guides, *limits.values()])
     for value in panel.guides:
         axes.axhline(value, ls=(0, (2, 2)), **GUIDE)
     for one, lines in drawn:
-        for number, line in enumerate(lines):
-            _plot(axes, one, line, secondary=number > 0)
-        if one.name in limits:
-            axes.axhline(limits[one.name], color=one.look.colour, ls=(0, (2, 2)), lw=1.0, zorder=1)
-        if panel is LOSS and one.diverged and len(lines[0].steps):
-            _cross(axes, one, lines[0])
+        _plot_run(axes, one, lines, limits.get(one.name), crossed=panel is LOSS and one.diverged)
     plain_ticks(axes.yaxis)
+
+
+def _stability_limits(watched: Sequence[Watched]) -> dict[str, float]:
+    return {one.name: stability_limit(one.settings) or 0.0 for one in watched}
+
+
+def _plot_run(
+    axes: Axes, one: Watched, lines: Sequence[Line], limit: float | None, *, crossed: bool
+) -> None:
+    """A run's lines, the first of them with markers, its stability limit, a cross at its end."""
+    for number, line in enumerate(lines):
+        _plot(axes, one, line, secondary=number > 0)
+    if limit is not None:
+        axes.axhline(limit, color=one.look.colour, ls=(0, (2, 2)), lw=1.0, zorder=1)
+    if crossed and len(lines[0].steps):
+        _cross(axes, one, lines[0])
 
 
 def _lines(one: Watched, panel: Panel) -> list[Line]:
@@ -162,25 +167,14 @@ def _lines(one: Watched, panel: Panel) -> list[Line]:
 def _scale_values(axes: Axes, panel: Panel, lines: Sequence[Line], guides: Sequence[float]) -> None:
     """Logarithmic where positive values span much.
 
-    What leaves the panel's range is drawn at its edge.
+    Values outside the panel's range are drawn at its edge.
     """
-    parts = [
-        part for line in lines for part in (line.heights, line.low, line.high) if part is not None
-    ]
-    values = np.concatenate(parts) if parts else np.empty(0)
-    values = values[np.isfinite(values)]
+    values = _finite_values(lines)
     if not len(values):
         return
-    low, high = float(values.min()), float(values.max())
+    low, high = _range(panel, values, lines)
     positive = float(values[values > 0].min(initial=math.inf))
-    wide = low >= 0 and high / positive > (LOG_LOSS_FROM if panel is LOSS else LOG_Y_FROM)
-    if panel is LOSS:  # an explosion is not worth the rest of the panel
-        firsts = [float(line.heights[0]) for line in lines if len(line.heights)]
-        high = min(high, 10 * max(firsts)) if max(firsts) > 0 else high
-    if panel.range is not None:
-        low, high = max(low, panel.range[0]), min(high, panel.range[1])
-        low, high = min(low, high), max(low, high)
-    if wide and panel.logarithmic:
+    if panel.logarithmic and _is_wide(panel, values, positive):
         axes.set_yscale("log")
         low = max(low, positive, high * SMALLEST)  # zeros are drawn at the edge
         factor = (high / low) ** 0.06 * 1.05
@@ -190,6 +184,33 @@ def _scale_values(axes: Axes, panel: Panel, lines: Sequence[Line], guides: Seque
     low, high = min([low, *shown]), max([high, *shown])
     margin = 0.07 * (high - low) or 0.07 * abs(high) or 0.07
     axes.set_ylim(low - margin, high + margin)
+
+
+def _finite_values(lines: Sequence[Line]) -> Array:
+    """All finite heights of lines and of the edges of their bands."""
+    parts = [
+        part for line in lines for part in (line.heights, line.low, line.high) if part is not None
+    ]
+    values = np.concatenate(parts) if parts else np.empty(0)
+    return values[np.isfinite(values)]
+
+
+def _is_wide(panel: Panel, values: Array, positive: float) -> bool:
+    """Whether values without a negative one span so much that a logarithm shows more."""
+    most = LOG_LOSS_FROM if panel is LOSS else LOG_Y_FROM
+    return bool(values.min() >= 0 and values.max() / positive > most)
+
+
+def _range(panel: Panel, values: Array, lines: Sequence[Line]) -> tuple[float, float]:
+    """The least and the largest value that are shown."""
+    low, high = float(values.min()), float(values.max())
+    if panel is LOSS:  # an explosion is not worth the rest of the panel
+        first = max(float(line.heights[0]) for line in lines if len(line.heights))
+        high = min(high, 10 * first) if first > 0 else high
+    if panel.range is not None:
+        low, high = max(low, panel.range[0]), min(high, panel.range[1])
+        low, high = min(low, high), max(low, high)
+    return low, high
 
 
 def _plot(axes: Axes, one: Watched, line: Line, *, secondary: bool) -> None:
@@ -237,13 +258,17 @@ def _ticks(axes: Axes, watched: Sequence[Watched]) -> None:
 def _caption(watched: Sequence[Watched], panels: Sequence[Panel]) -> str:
     runs = pd.concat([one.run for one in watched])
     crossed = "A cross marks divergence. " if any(one.diverged for one in watched) else ""
-    said = " ".join(f"{panel.title.capitalize()}: {panel.reading}" for panel in panels[1:])
-    return f"{seed_text(runs).capitalize()}, training loss on top. {crossed}{said} {runs_note(len(watched))}"
+    readings = " ".join(f"{panel.title.capitalize()}: {panel.reading}" for panel in panels[1:])
+    return (
+        f"{seed_text(runs).capitalize()}, training loss on top. {crossed}{readings} "
+        f"{runs_note(len(watched))}"
+    )
 
 
 def _alt(problem: str, watched: Sequence[Watched], panels: Sequence[Panel]) -> str:
     names = ", ".join(one.name for one in watched)
-    return f"Telemetry of {names} on {problem}, under the training loss: {', '.join(p.title for p in panels[1:])}."
+    titles = ", ".join(panel.title for panel in panels[1:])
+    return f"Telemetry of {names} on {problem}, under the training loss: {titles}."
 
 
 SECTION = Section("telemetry", "Telemetry", {PROBLEM}, 130, section)

@@ -129,7 +129,7 @@ UNDRAWN = (
 
 
 def generic(names: Collection[str]) -> list[Panel]:
-    """Panels for what a method tells beyond the common names, a few of them, in alphabetical order."""
+    """Panels for a few of a method's own quantities, in alphabetical order."""
     others = sorted(
         name for name in names if name not in UNDRAWN and not name.startswith("failures/")
     )

@@ -1,7 +1,4 @@
-"""Runs with telemetry, as their figure needs them.
-
-Which there are, their lines, the panels that have data.
-"""
+"""Runs with telemetry as a figure needs them: their lines, and the panels that have data."""
 
 from __future__ import annotations
 
@@ -60,8 +57,8 @@ class Watched:
     def line(self, column: str) -> Line:
         """The finite values of a column, thinned to about a hundred points."""
         index = int(self.run.index[0])
-        found = curve(self.run, {index: self.history}, column, window([self.history]))
-        points = found.strands[0].points if found.strands else found.middle
+        one = curve(self.run, {index: self.history}, column, window([self.history]))
+        points = one.strands[0].points if one.strands else one.middle
         return Line(points["step"].to_numpy(dtype=float), points["value"].to_numpy(dtype=float))
 
 
@@ -86,15 +83,11 @@ def watched_runs(records: Records, problem: str, looks: Mapping[str, Look]) -> l
 
 def panels_with_data(watched: Sequence[Watched]) -> list[Panel]:
     """The loss, then those panels for which some run has a finite value."""
-    known = [panel for panel in PANELS if any(shows(one, panel) for one in watched)]
     drawn = {column for panel in (*PANELS, FAILURES) for column in panel.columns}
     others = generic({name for one in watched for name in columns_of(one.history)} - drawn)
-    found = [
-        LOSS,
-        *known,
-        *(panel for panel in others if any(shows(one, panel) for one in watched)),
-    ]
-    return [*found, FAILURES] if any(len(failure_steps(one.history)) for one in watched) else found
+    shown = [panel for panel in (*PANELS, *others) if any(shows(one, panel) for one in watched)]
+    failures = [FAILURES] if any(len(failure_steps(one.history)) for one in watched) else []
+    return [LOSS, *shown, *failures]
 
 
 def failure_steps(history: pd.DataFrame) -> Array:

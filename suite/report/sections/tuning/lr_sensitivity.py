@@ -1,7 +1,4 @@
-"""How much depends on the learning rate.
-
-Final values against it, from trials of tuning and from sweeps.
-"""
+"""Final values against the learning rate, from trials of tuning and from sweeps."""
 
 from __future__ import annotations
 
@@ -19,6 +16,7 @@ from matplotlib.figure import Figure as Canvas
 
 from suite.report.drawing.canvas import RC, WIDTH, Picture, folded, literal, plain_ticks, save
 from suite.report.drawing.lines import handle, legend, legend_height, named_looks
+from suite.report.drawing.panels import shape_of
 from suite.report.drawing.style import Look
 from suite.report.section import PROBLEM, Content, Context, Section
 from suite.results.frame import Records
@@ -44,12 +42,14 @@ HOW_TO_READ = (
 
 @dataclass(frozen=True)
 class Rates:
-    """One method on one problem: its values by rate, best first known by `mode`.
+    """One method on one problem.
 
     Attributes:
         by_rate: index rate, ascending, the median value; infinite on the bad side where half of the
             runs failed.
         alone: whether the rate is all that changes.
+        mode: whether the metric is to be large, `max`, or small, `min`.
+        metric: its name.
         space: the search range, where it is known.
         runs: how many runs or trials are behind it.
     """
@@ -66,38 +66,34 @@ Problems = dict[str, dict[str, Rates]]
 
 
 def section(context: Context) -> Content:
-    """A panel for each problem with at least three rates of some method, and the table of their good regions."""
-    found = rates(context.records, context.trials)
-    if not found:
+    """A panel for each problem with three rates of some method, and the table of good regions."""
+    problems = rates(context.records, context.trials)
+    if not problems:
         return Content()
-    looks = named_looks(
-        dict.fromkeys(name for methods in found.values() for name in methods),
-        context.styles,
-        context.records,
-    )
-    return Content([_table(found)], [_picture(found, looks, context.figures)], HOW_TO_READ)
+    names = dict.fromkeys(name for methods in problems.values() for name in methods)
+    looks = named_looks(names, context.styles, context.records)
+    return Content([_table(problems)], [_picture(problems, looks, context.figures)], HOW_TO_READ)
 
 
 def rates(records: Records, trials: pd.DataFrame) -> Problems:
-    """The values by rate of every (problem, method) of which at least three rates were tried, one of them with success.
+    """The values by rate of every (problem, method).
 
-    Trials of tuning stand apart from sweeps among the records, since their scale may be another.
+    At least three rates were tried, and one of them succeeded. Trials of tuning stand apart from
+    sweeps among the records, since their scale may be another.
     """
-    found: Problems = {}
+    problems: Problems = {}
     for problem, name, one in [*_from_runs(records), *_from_trials(records, trials)]:
         if len(one.by_rate) >= FEWEST and np.isfinite(one.by_rate).any():
-            found.setdefault(problem, {}).setdefault(name, one)
-    return found
+            problems.setdefault(problem, {}).setdefault(name, one)
+    return problems
 
 
 def _from_runs(records: Records) -> Iterator[tuple[str, str, Rates]]:
-    """Runs of one method on one problem that differ in the rate, its other settings being those of most of them."""
-    rows: list[dict[str, Any]] = []
-    for (on, label), settings in records.optimizer_settings.items():
-        rate = _number(settings.get(RATE))
-        if rate > 0:
-            rest = tuple(sorted((key, value) for key, value in settings.items() if key != RATE))
-            rows.append({"problem": on, "optimizer": label, "rate": rate, "rest": rest})
+    """Runs of one method on one problem that differ in the rate alone.
+
+    The other settings are those of most of its rates.
+    """
+    rows = list(_rated(records))
     if not rows:
         return
     runs = records.frame.merge(pd.DataFrame(rows), on=["problem", "optimizer"])
@@ -117,8 +113,17 @@ def _from_runs(records: Records) -> Iterator[tuple[str, str, Rates]]:
             yield str(problem), str(name), _rates(same["rate"], values, True, *known)
 
 
+def _rated(records: Records) -> Iterator[dict[str, Any]]:
+    """A row for each pair with a learning rate: the rate, and the rest of its settings."""
+    for (problem, label), settings in records.optimizer_settings.items():
+        rate = _number(settings.get(RATE))
+        if rate > 0:
+            rest = tuple(sorted((key, value) for key, value in settings.items() if key != RATE))
+            yield {"problem": problem, "optimizer": label, "rate": rate, "rest": rest}
+
+
 def _from_trials(records: Records, trials: pd.DataFrame) -> Iterator[tuple[str, str, Rates]]:
-    """Trials whose settings name the rate, on tasks that the records are of, whatever their scale."""
+    """Trials whose settings name the rate, on tasks of the records, at any scale."""
     wanted = trials[trials["task"].isin(set(records.frame["task"]))]
     wanted = wanted.assign(rate=[_number(settings.get(RATE)) for settings in wanted["settings"]])
     for (task, name), group in wanted[wanted["rate"] > 0].groupby(
@@ -163,46 +168,46 @@ def _number(value: object) -> float:
         return math.nan
 
 
-def _table(found: Problems) -> Table:
-    rows: list[dict[str, Cell | str]] = []
-    for problem, methods in found.items():
-        for name, one in methods.items():
-            seen = _sensitivity(one)
-            rows.append(
-                {
-                    "problem": problem,
-                    "optimizer": name,
-                    "rates": _count(len(one.by_rate)),
-                    "failed": Cell(
-                        str(int((~np.isfinite(one.by_rate)).sum())),
-                        order=int((~np.isfinite(one.by_rate)).sum()),
-                    ),
-                    "best rate": Cell(number(seen.best_rate), order=seen.best_rate),
-                    "best value": Cell(number(seen.best), order=seen.best),
-                    "good share": Cell(f"{seen.share:.0%}", order=seen.share)
-                    if seen.share >= 0
-                    else NOT_RUN,
-                    "good region": f"{seen.low:.2g} to {seen.high:.2g}",
-                    "decades": Cell(f"{seen.decades:.2f}", order=seen.decades),
-                    "else fixed": "yes" if one.alone else "no",
-                }
-            )
+def _table(problems: Problems) -> Table:
+    rows = [
+        _row(problem, name, one)
+        for problem, methods in problems.items()
+        for name, one in methods.items()
+    ]
     caption = (
         "Final validation value by learning rate. Good share: the part of the search range (on a "
         f"log scale) in which the value is within {WITHIN:.0%} of the method's best; good region: "
         "where that holds round the best rate without a break, and how many powers of ten wide it "
         "is. Both are exact to the distance of two rates. Else fixed: whether the rate is all that "
-        f"changes. {_from(found)}"
+        f"changes. {_from(problems)}"
     )
     return make_table("learning_rates", "Learning-rate sensitivity", caption, rows)
+
+
+def _row(problem: str, name: str, one: Rates) -> dict[str, Cell | str]:
+    seen = _sensitivity(one)
+    good_share = Cell(f"{seen.share:.0%}", order=seen.share) if seen.share >= 0 else NOT_RUN
+    return {
+        "problem": problem,
+        "optimizer": name,
+        "rates": _count(len(one.by_rate)),
+        "failed": _count(int((~np.isfinite(one.by_rate)).sum())),
+        "best rate": Cell(number(seen.best_rate), order=seen.best_rate),
+        "best value": Cell(number(seen.best), order=seen.best),
+        "good share": good_share,
+        "good region": f"{seen.low:.2g} to {seen.high:.2g}",
+        "decades": Cell(f"{seen.decades:.2f}", order=seen.decades),
+        "else fixed": "yes" if one.alone else "no",
+    }
 
 
 def _count(many: int) -> Cell:
     return Cell(str(many), order=many)
 
 
-def _from(found: Problems) -> str:
-    return f"From {sum(one.runs for methods in found.values() for one in methods.values())} runs and trials."
+def _from(problems: Problems) -> str:
+    many = sum(one.runs for methods in problems.values() for one in methods.values())
+    return f"From {many} runs and trials."
 
 
 def _sensitivity(one: Rates) -> Any:
@@ -215,63 +220,68 @@ def _sensitivity(one: Rates) -> Any:
     )
 
 
-def _picture(found: Problems, looks: Mapping[str, Look], folder: Path) -> Picture:
-    across = min(ACROSS, len(found))
-    down = math.ceil(len(found) / across)
+def _picture(problems: Problems, looks: Mapping[str, Look], folder: Path) -> Picture:
+    """A panel of values over a strip of good regions for each problem."""
+    across, down = shape_of(len(problems), WIDTH / ACROSS, ACROSS)
     width = max(WIDTH / ACROSS * across, 5.5)
     handles = [handle(look, name) for name, look in looks.items()]
-    strip = STRIP * max(map(len, found.values())) + 0.35
+    strip = STRIP * max(map(len, problems.values())) + 0.35
     with mpl.rc_context(RC):
         size = (width, down * (HEIGHT + strip) + legend_height(handles, width))
         canvas = Canvas(figsize=size, layout="constrained")
         grid = canvas.subplots(
             2 * down, across, squeeze=False, height_ratios=[HEIGHT, strip] * down
         )
-        for place, (problem, methods) in enumerate(found.items()):
-            above, below = grid[2 * (place // across) : 2 * (place // across) + 2, place % across]
-            one = next(iter(methods.values()))
-            above.set(title=literal(folded(problem, 40)), xscale="log")
-            above.set_ylabel(literal(f"{one.metric} {'↑' if one.mode == 'max' else '↓'}"))
-            below.sharex(above)
-            below.set_xscale("log")
-            _panel(above, methods, looks)
-            _regions(below, methods, looks)
-            below.set_xlabel("learning rate" if place + across >= len(found) else "")
-        for place in range(len(found), down * across):
-            for axes in grid[2 * (place // across) : 2 * (place // across) + 2, place % across]:
-                axes.set_axis_off()
+        uppers, strips = grid[::2].ravel(), grid[1::2].ravel()
+        for place, (problem, methods) in enumerate(problems.items()):
+            _panel(uppers[place], problem, methods, looks)
+            _regions(strips[place], uppers[place], methods, looks)
+            strips[place].set_xlabel("learning rate" if place + across >= len(problems) else "")
+        for axes in (*uppers[len(problems) :], *strips[len(problems) :]):
+            axes.set_axis_off()
         legend(canvas, handles, width)
         png = save(canvas, folder, "rates")
-    return Picture(
-        "rates", "Final value against the learning rate", _caption(found), _alt(found), png
-    )
+    title = "Final value against the learning rate"
+    return Picture("rates", title, _caption(problems), _alt(problems), png)
 
 
-def _panel(axes: Axes, methods: Mapping[str, Rates], looks: Mapping[str, Look]) -> None:
+def _panel(
+    axes: Axes, problem: str, methods: Mapping[str, Rates], looks: Mapping[str, Look]
+) -> None:
+    one = next(iter(methods.values()))
+    axes.set(title=literal(folded(problem, 40)), xscale="log")
+    axes.set_ylabel(literal(f"{one.metric} {'↑' if one.mode == 'max' else '↓'}"))
     finite = [value for one in methods.values() for value in one.by_rate if math.isfinite(value)]
     if min(finite) > 0 and max(finite) / min(finite) > DECADE:
         axes.set_yscale("log")
-    for name, one in methods.items():
-        look, good = looks[name], one.by_rate[np.isfinite(one.by_rate)]
-        style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 4.5}
-        (line,) = axes.plot(
-            good.index, good, lw=1.4 if one.alone else 0, alpha=1 if one.alone else 0.75, **style
-        )
-        if look.dashes and one.alone:
-            line.set_dashes(look.dashes)
-        failed = one.by_rate.index[~np.isfinite(one.by_rate)]
-        if len(failed):
-            edge, at_edge = (
-                np.full(len(failed), 0.98 if one.mode == "min" else 0.02),
-                axes.get_xaxis_transform(),
-            )
-            axes.plot(failed, edge, "x", color=look.colour, markersize=5, transform=at_edge)
+    for name, rates in methods.items():
+        _plot(axes, rates, looks[name])
     plain_ticks(axes.yaxis)
     axes.tick_params(labelbottom=False)
 
 
-def _regions(axes: Axes, methods: Mapping[str, Rates], looks: Mapping[str, Look]) -> None:
+def _plot(axes: Axes, one: Rates, look: Look) -> None:
+    """The finite values, joined if nothing else changes, and crosses at failed rates."""
+    good = one.by_rate[np.isfinite(one.by_rate)]
+    style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 4.5}
+    (line,) = axes.plot(
+        good.index, good, lw=1.4 if one.alone else 0, alpha=1 if one.alone else 0.75, **style
+    )
+    if look.dashes and one.alone:
+        line.set_dashes(look.dashes)
+    failed = one.by_rate.index[~np.isfinite(one.by_rate)]
+    if len(failed):
+        edge = np.full(len(failed), 0.98 if one.mode == "min" else 0.02)
+        at_edge = axes.get_xaxis_transform()
+        axes.plot(failed, edge, "x", color=look.colour, markersize=5, transform=at_edge)
+
+
+def _regions(
+    axes: Axes, above: Axes, methods: Mapping[str, Rates], looks: Mapping[str, Look]
+) -> None:
     """A bar a method, from one end of its good region to the other."""
+    axes.sharex(above)
+    axes.set_xscale("log")
     for place, (name, one) in enumerate(methods.items()):
         seen = _sensitivity(one)
         axes.plot(
@@ -292,20 +302,22 @@ def _regions(axes: Axes, methods: Mapping[str, Rates], looks: Mapping[str, Look]
     axes.spines["left"].set_visible(False)
 
 
-def _caption(found: Problems) -> str:
-    mixed = [name for methods in found.values() for name, one in methods.items() if not one.alone]
+def _caption(problems: Problems) -> str:
+    mixed = [
+        name for methods in problems.values() for name, one in methods.items() if not one.alone
+    ]
     parts = [
         "No band: a point is the median of the runs at one rate.",
         f"Other settings change too for {listed(list(dict.fromkeys(mixed)))}." if mixed else "",
-        _from(found),
+        _from(problems),
     ]
     return " ".join(part for part in parts if part)
 
 
-def _alt(found: Problems) -> str:
+def _alt(problems: Problems) -> str:
     """The widest good region of each problem."""
     parts = []
-    for problem, methods in found.items():
+    for problem, methods in problems.items():
         widths = {name: _sensitivity(one).decades for name, one in methods.items()}
         widest = max(widths, key=widths.__getitem__)
         best = number(_sensitivity(methods[widest]).best_rate)

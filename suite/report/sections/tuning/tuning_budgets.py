@@ -1,4 +1,4 @@
-"""Budget curves: the validation value that is to be expected after so many trials of tuning."""
+"""Budget curves: the validation value expected after a number of trials of tuning."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from suite.report.drawing.canvas import RC, WIDTH, Picture, folded, literal, plain_ticks, save
 from suite.report.drawing.lines import band, handle, legend, legend_height, named_looks
+from suite.report.drawing.panels import panels
 from suite.report.drawing.style import Look
 from suite.report.section import PROBLEM, Content, Context, Section
 from suite.stats import budget_curve
@@ -35,7 +36,16 @@ HOW_TO_READ = (
 
 @dataclass(frozen=True)
 class Tuned:
-    """One study: its curve (`expected`, `low`, `high` by trials), the untuned value, and how many trials failed."""
+    """One study.
+
+    Attributes:
+        curve: `expected`, `low`, `high` by the number of trials.
+        default: the untuned value.
+        trials: how many there are.
+        failed: how many of them have no value.
+        mode: whether the metric is to be large, `max`, or small, `min`.
+        metric: its name.
+    """
 
     curve: pd.DataFrame
     default: float
@@ -100,25 +110,24 @@ def _picture(
     looks: Mapping[str, Look],
     folder: Path,
 ) -> Picture:
-    across = min(ACROSS, len(studies))
-    down = math.ceil(len(studies) / across)
-    width = max(WIDTH / ACROSS * across, 5.5)
     handles = [handle(look, name) for name, look in looks.items()]
     with mpl.rc_context(RC):
-        canvas = Canvas(
-            figsize=(width, down * HEIGHT + legend_height(handles, width)), layout="constrained"
+        grid = panels(
+            len(studies),
+            WIDTH / ACROSS,
+            HEIGHT,
+            most=ACROSS,
+            least=5.5,
+            margin=lambda width: legend_height(handles, width),
         )
-        grid = canvas.subplots(down, across, squeeze=False).ravel()
-        for place, (axes, (task, curves)) in enumerate(zip(grid, studies.items(), strict=False)):
-            one = next(iter(curves.values()))
+        for place, (task, curves) in enumerate(studies.items()):
+            axes, one = grid.axes[place], next(iter(curves.values()))
             axes.set_title(literal(folded(task, 40)))
             axes.set_ylabel(literal(f"{one.metric} {'↑' if one.mode == 'max' else '↓'}"))
-            axes.set_xlabel("trials" if place + across >= len(studies) else "")
+            axes.set_xlabel("trials" if grid.is_lowest(place) else "")
             _panel(axes, curves, looks)
-        for axes in grid[len(studies) :]:
-            axes.set_axis_off()
-        legend(canvas, handles, width)
-        png = save(canvas, folder, "budgets")
+        legend(grid.canvas, handles, grid.width)
+        png = save(grid.canvas, folder, "budgets")
     title = "Expected best value after k trials"
     return Picture("budgets", title, _caption(studies, left_out), _alt(studies), png)
 
@@ -133,38 +142,7 @@ def _panel(axes: Axes, curves: Mapping[str, Tuned], looks: Mapping[str, Look]) -
     if min(shown) > 0 and max(shown) / min(shown) > DECADE:
         axes.set_yscale("log")
     for place, (name, one) in enumerate(curves.items()):
-        look, points = looks[name], one.curve
-        x = points.index.to_numpy(dtype=float)
-        every = max(1, len(x) // 5)
-        (line,) = axes.plot(
-            x,
-            points["expected"],
-            color=look.colour,
-            lw=1.5,
-            marker=look.marker,
-            markersize=4,
-            markevery=(place % every, every),
-        )
-        if look.dashes:
-            line.set_dashes(look.dashes)
-        if points["low"].notna().all():
-            band(
-                axes,
-                x,
-                points["low"].to_numpy(),
-                points["high"].to_numpy(),
-                look,
-                among=len(curves),
-                steps=False,
-            )
-        axes.plot(
-            [0.25],
-            [one.default],
-            color=look.colour,
-            marker=look.marker,
-            markersize=5.5,
-            clip_on=False,
-        )
+        _plot(axes, one, looks[name], place, len(curves))
     axes.set_xlim(0, max(one.trials for one in curves.values()) + 0.3)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
     axes.xaxis.set_major_formatter(
@@ -173,25 +151,52 @@ def _panel(axes: Axes, curves: Mapping[str, Tuned], looks: Mapping[str, Look]) -
     plain_ticks(axes.yaxis)
 
 
+def _plot(axes: Axes, one: Tuned, look: Look, place: int, among: int) -> None:
+    """A method's curve with its band, and a marker for the untuned value."""
+    points = one.curve
+    x = points.index.to_numpy(dtype=float)
+    every = max(1, len(x) // 5)
+    style: dict[str, Any] = {"color": look.colour, "marker": look.marker}
+    (line,) = axes.plot(
+        x, points["expected"], lw=1.5, markersize=4, markevery=(place % every, every), **style
+    )
+    if look.dashes:
+        line.set_dashes(look.dashes)
+    if points["low"].notna().all():
+        low, high = points["low"].to_numpy(), points["high"].to_numpy()
+        band(axes, x, low, high, look, among=among, steps=False)
+    axes.plot([0.25], [one.default], markersize=5.5, clip_on=False, **style)
+
+
 def _caption(studies: Mapping[str, Mapping[str, Tuned]], left_out: list[str]) -> str:
     every = [one for curves in studies.values() for one in curves.values()]
     trials, failed = sum(one.trials for one in every), sum(one.failed for one in every)
-    unequal = [
-        task for task, curves in studies.items() if len({one.trials for one in curves.values()}) > 1
-    ]
-    parts = [
-        "Expected best of k trials drawn with replacement; band: its 95 % bootstrap interval over "
-        "trials.",
-        f"{failed} of {trials} trials failed." if failed else "",
-        f"The methods had different numbers of trials on {listed(unequal)}." if unequal else "",
-        f"Without a curve: {listed(left_out)} (a search that learns, a study without any value, or "
-        "a smaller study of the same pair)."
-        if left_out
-        else "",
-        f"From {trials} trial{'s' if trials != 1 else ''} of {len(every)} "
-        f"stud{'ies' if len(every) != 1 else 'y'}.",
-    ]
-    return " ".join(part for part in parts if part)
+    notes = [f"{failed} of {trials} trials failed."] if failed else []
+    unequal = [task for task, curves in studies.items() if _unequal(curves)]
+    if unequal:
+        notes.append(f"The methods had different numbers of trials on {listed(unequal)}.")
+    if left_out:
+        notes.append(
+            f"Without a curve: {listed(left_out)} (a search that learns, a study without any "
+            "value, or a smaller study of the same pair)."
+        )
+    return " ".join(
+        [
+            "Expected best of k trials drawn with replacement; band: its 95 % bootstrap interval "
+            "over trials.",
+            *notes,
+            _from(trials, len(every)),
+        ]
+    )
+
+
+def _from(trials: int, studies: int) -> str:
+    words = f"{trials} trial{'s' if trials != 1 else ''}"
+    return f"From {words} of {studies} stud{'ies' if studies != 1 else 'y'}."
+
+
+def _unequal(curves: Mapping[str, Tuned]) -> bool:
+    return len({one.trials for one in curves.values()}) > 1
 
 
 def _alt(studies: Mapping[str, Mapping[str, Tuned]]) -> str:
