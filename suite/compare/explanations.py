@@ -18,13 +18,20 @@ from suite.compare.selection import differing
 from suite.compare.sentences import UNITS, factor, level_text
 from suite.compare.sides import CostTable, Side
 from suite.compare.tuning_effort import FOLDER, tuning, tuning_text
-from suite.compare.verdict import FINAL, SECONDS, Verdict
+from suite.compare.verdict import BETTER, FINAL, SECONDS, WORSE, Verdict
 from suite.results import time_to_target
+from suite.results.aggregate import is_illustration
 from suite.results.frame import Records, step_times
 from suite.results.labels import Settings
 from suite.results.outcomes import failure_words
 
 OTHER_SIDE = {AT_MOST: AT_LEAST, AT_LEAST: AT_MOST}
+OUTCOMES = {
+    BETTER: "better on",
+    WORSE: "worse on",
+    0: "cannot be told on",
+    None: "no interval on",
+}
 
 
 def reasons(ledger: CostTable, verdict: Verdict) -> list[str]:
@@ -162,6 +169,49 @@ def chance_line(ledger: CostTable, verdict: Verdict) -> str:
 def chances(ledger: CostTable, verdict: Verdict) -> tuple[list[float], list[float]]:
     """What is compared, run by run, smaller being better and failures infinite."""
     return _compared(ledger, verdict, verdict.a), _compared(ledger, verdict, verdict.b)
+
+
+def summary_lines(ledger: CostTable, verdicts: Sequence[Verdict]) -> list[str]:
+    """The outcomes of several verdicts counted, and P(A beats B) over all of them, in one line.
+
+    Test functions are left out; where problems have different labels for a method, they are counted
+    all the same.
+    """
+    judged = [one for one in verdicts if not one.refused]
+    counted = [one for one in judged if not is_illustration(ledger.records, one.a.problem)]
+    if not counted:
+        return []
+    first, second = counted[0].a.name, counted[0].b.name
+    functions = len(judged) - len(counted)
+    apart = f" (test functions left out: {functions})" if functions else ""
+    plural = "s" if len(counted) > 1 else ""
+    chance = chance_text([chances(ledger, one) for one in counted])
+    return [
+        f"Over {len(counted)} problem{plural}{apart}: {first} {_counts(counted)}; P({first} beats "
+        f"{second}) {chance}."
+    ]
+
+
+def _counts(verdicts: Sequence[Verdict]) -> str:
+    """`better on 2, worse on 0, cannot be told on 5`."""
+    outcomes = [one.outcome for one in verdicts]
+    return ", ".join(
+        f"{words} {outcomes.count(outcome)}"
+        for outcome, words in OUTCOMES.items()
+        if outcome is not None or None in outcomes
+    )
+
+
+def chance_text(pairs: Sequence[Sequence[Sequence[float]]]) -> str:
+    """The mean over problems of P(A beats B), with its bootstrap interval over runs.
+
+    No interval where a method has a single run on some problem.
+    """
+    first, second = ({number: pair[side] for number, pair in enumerate(pairs)} for side in (0, 1))
+    chance = stats.mean_improvement(first, second, "min")
+    if min(len(values) for pair in pairs for values in pair) < 2:
+        return f"{chance.probability:.2f}"
+    return f"{chance.probability:.2f} [{chance.low:.2f}, {chance.high:.2f}]"
 
 
 def _compared(ledger: CostTable, verdict: Verdict, side: Side) -> list[float]:

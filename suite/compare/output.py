@@ -12,10 +12,9 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from suite.compare.explanations import reasons, shared_reasons
+from suite.compare.explanations import reasons, shared_reasons, summary_lines
 from suite.compare.sentences import final_result, final_text, sentence
 from suite.compare.sides import CostTable
-from suite.compare.summary import summary_lines
 from suite.compare.verdict import FINAL, Verdict
 from suite.tables.markdown import markdown
 from suite.tables.table import Table
