@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
-import pandas as pd
 
 from suite.compare.sides import CostTable, Side, sides
 from suite.compare.verdict import Verdict, judge
@@ -15,6 +14,7 @@ from suite.errors import ConfigError, did_you_mean
 from suite.results.frame import Records
 from suite.results.labels import flatten
 from suite.results.levels import level_setter, origin
+from suite.results.time_to_target import level_costs
 
 
 def against_baseline(
@@ -34,44 +34,68 @@ def against_baseline(
             f"baseline {wanted} has no run.{did_you_mean(wanted, known)} There are runs of: "
             f"{', '.join(known)}"
         )
-    found: list[Verdict] = []
+    verdicts: list[Verdict] = []
     for problem in records.problems:
-        there = sides(records, problem)
-        base = baseline_side(records, problem, wanted, there)
+        present = sides(records, problem)
+        base = baseline_side(records, problem, wanted, present)
         if base is not None:
-            others = [
-                there[name] for name in records.optimizers if name in there and name != base.label
+            others = [present[name] for name in records.optimizers if name in present]
+            verdicts += [
+                judge(ledger, side, base, mixed=mixed)
+                for side in others
+                if side.label != base.label
             ]
-            found += [judge(ledger, side, base, mixed=mixed) for side in others]
-    return found
+    return verdicts
 
 
 def baseline_side(
     records: Records,
     problem: str,
     wanted: str | None = None,
-    there: Mapping[str, Side] | None = None,
+    present: Mapping[str, Side] | None = None,
 ) -> Side | None:
     """The baseline's runs on a problem; None where it has none.
 
-    It is the one asked for, else the one whose runs set the problem's levels, else the optimizer
-    that a run gets which names none. Of several configurations it is the one that set the levels,
-    else the one with most runs.
+    Args:
+        records: all runs.
+        problem: the problem's label.
+        wanted: the baseline asked for, by name or label; see `baseline_label` for the rule else.
+        present: the sides of the problem, where they are at hand.
     """
-    there = sides(records, problem) if there is None else there
-    for wish in (wanted,) if wanted else (level_setter(records, problem), default_optimizer()):
-        own = [side for side in there.values() if wish in (side.name, side.label)]
-        if own:
-            return max(
-                own, key=lambda side: (_set_levels(records, problem, side.label), len(side.runs))
-            )
+    label = baseline_label(records, problem, wanted)
+    own = sides(records, problem) if present is None else present
+    return own.get(label) if label else None
+
+
+def baseline_label(records: Records, problem: str, wanted: str | None = None) -> str | None:
+    """The label of the method that the others on a problem are measured against.
+
+    The one asked for and no other; else the optimizer whose runs set the problem's levels; else
+    that of configs/config.yaml, which a run gets that names none; else the usual first-order
+    method. Of several configurations it is the one that set the levels, else the one with most
+    runs. None where no such method fits the problem and has a run.
+    """
+    runs = records.of(problem)
+    runs = runs[runs["status"] != "unsupported"]
+    for name in [wanted] if wanted else _candidates(records, problem):
+        own = runs.loc[(runs["name"] == name) | (runs["optimizer"] == name), "optimizer"]
+        counts = own.value_counts(sort=False)
+        if len(counts):
+            sets = {label: _set_levels(records, problem, str(label)) for label in counts.index}
+            return str(max(counts.index, key=lambda label: (sets[label], counts[label])))
     return None
+
+
+def baseline_labels(records: Records) -> dict[str, str]:
+    """The baseline of every problem that has one, by the rule of `baseline_label`."""
+    labels = {problem: baseline_label(records, problem) for problem in records.problems}
+    return {problem: label for problem, label in labels.items() if label is not None}
 
 
 def default_optimizer() -> str:
     """The optimizer of configs/config.yaml."""
-    chosen = [entry["optimizer"] for entry in registry.main()["defaults"] if "optimizer" in entry]
-    return str(chosen[0])
+    defaults = registry.main()["defaults"]
+    return next(str(entry["optimizer"]) for entry in defaults if "optimizer" in entry)
 
 
 def _set_levels(records: Records, problem: str, label: str) -> bool:
@@ -81,43 +105,21 @@ def _set_levels(records: Records, problem: str, label: str) -> bool:
     return bool(source) and all(own.get(key) == value for key, value in source.items() if key)
 
 
-def baselines(records: Records, reached: pd.DataFrame) -> dict[str, str]:
-    """The method that the others are measured against, for every problem that has one.
+def _candidates(records: Records, problem: str) -> Iterator[str | None]:
+    """Names of baselines in the order in which they are tried."""
+    yield level_setter(records, problem)
+    yield default_optimizer()
+    yield _usual_first_order(records)
 
-    It is the one that set the problem's levels, where that is stored and it was run; else what is
-    the baseline of most problems; else the first-order method that ran on most, of those the one
-    most of whose runs reached a level.
+
+def _usual_first_order(records: Records) -> str | None:
+    """The first-order method that ran on most problems.
+
+    Of those with equally many it is the one most of whose runs reached a level.
     """
-    own = {problem: label for problem in records.problems if (label := _named(records, problem))}
-    usual = (
-        max(own.values(), key=list(own.values()).count) if own else _first_order(records, reached)
-    )
-    ran = set(zip(reached["problem"], reached["optimizer"], strict=True))
-    return {
-        problem: own.get(problem, str(usual))
-        for problem in records.problems
-        if problem in own or (problem, usual) in ran
-    }
-
-
-def _named(records: Records, problem: str) -> str | None:
-    """The label of the optimizer whose runs set the levels.
-
-    The one with most runs, where it has several settings.
-    """
-    runs = records.of(problem)
-    own = runs.loc[
-        (runs["name"] == level_setter(records, problem)) & (runs["status"] != "unsupported"),
-        "optimizer",
-    ]
-    return str(own.value_counts(sort=False).idxmax()) if len(own) else None
-
-
-def _first_order(records: Records, reached: pd.DataFrame) -> str | None:
-    first = records.frame[
-        (records.frame["family"] == FIRST_ORDER) & (records.frame["status"] != "unsupported")
-    ]
-    ran = first.groupby("optimizer")["problem"].nunique()
+    frame = records.frame[records.frame["status"] != "unsupported"]
+    ran = frame[frame["family"] == FIRST_ORDER].groupby("optimizer")["problem"].nunique()
     most = [name for name in records.optimizers if ran.get(name, 0) == ran.max()]
+    reached = level_costs(records)
     share = np.isfinite(reached["steps"]).groupby(reached["optimizer"]).mean()
     return max(most, key=lambda name: float(share.get(name, 0.0)), default=None)

@@ -6,7 +6,7 @@ What a step costs, what failed, who tuned how much, which clock.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -207,7 +207,8 @@ def chance_text(pairs: Sequence[Sequence[Sequence[float]]]) -> str:
 
     No interval where a method has a single run on some problem.
     """
-    first, second = ({number: pair[side] for number, pair in enumerate(pairs)} for side in (0, 1))
+    first: dict[Hashable, Sequence[float]] = {number: a for number, (a, _) in enumerate(pairs)}
+    second: dict[Hashable, Sequence[float]] = {number: b for number, (_, b) in enumerate(pairs)}
     chance = stats.mean_improvement(first, second, "min")
     if min(len(values) for pair in pairs for values in pair) < 2:
         return f"{chance.probability:.2f}"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from suite.compare import baseline as module
-from suite.compare.baseline import baselines
+from suite.compare.baseline import baseline_labels, default_optimizer
 from suite.report.sections.answers.final_metrics import final_cells, results_table
 from suite.report.sections.costs.time_and_memory import cost_tables
 from suite.results import timings
@@ -96,7 +96,7 @@ def test_pairs_that_do_not_fit_and_problems_without_levels_have_no_row(
     assert list(found["source"]) == [OWN]
 
 
-def test_the_baseline_is_who_set_the_levels(
+def test_the_baseline_is_who_set_the_levels_else_the_default_optimizer(
     plant: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cells = {(task, name): [10.0] for task in ("mlp", "cnn") for name in ("sgd", "adamw", "kfac")}
@@ -104,7 +104,7 @@ def test_the_baseline_is_who_set_the_levels(
     monkeypatch.setattr(
         module, "level_setter", lambda records, problem: "kfac" if problem == "cnn" else None
     )
-    assert baselines(records, level_costs(records)) == {"cnn": "kfac", "mlp": "kfac"}
+    assert baseline_labels(records) == {"cnn": "kfac", "mlp": default_optimizer()}
 
 
 def test_else_it_is_the_first_order_method_that_ran_on_most_and_arrived_most_often(
@@ -119,12 +119,12 @@ def test_else_it_is_the_first_order_method_that_ran_on_most_and_arrived_most_oft
     records = plant(
         {**cells, ("mlp", "lbfgs"): [5.0], ("mlp", "kfac"): [5.0], ("cnn", "kfac"): [5.0]}
     )
-    assert set(baselines(records, level_costs(records)).values()) == {"adamw"}
+    assert set(baseline_labels(records).values()) == {"adamw"}
 
 
 def test_without_any_first_order_method_there_is_no_baseline(plant: Callable[..., Any]) -> None:
     records = plant({("mlp", "kfac"): [10.0]})
-    assert baselines(records, level_costs(records)) == {}
+    assert baseline_labels(records) == {}
 
 
 def test_the_common_level_is_the_hardest_that_all_of_the_baselines_runs_reached(

@@ -114,12 +114,12 @@ def test_one_method_alone_has_no_section(sown: Sown) -> None:
 
 
 def test_without_the_baseline_there_are_ranks_only(sown: Sown) -> None:
-    tables = verdicts_and_ranks(build(sown, {"mlp": {"sgd": 200, "kfac": 60}})).tables
+    tables = verdicts_and_ranks(build(sown, {"mlp": {"newton": 200, "kfac": 60}})).tables
     assert [table.name for table in tables] == ["ranks"]
     tables = verdicts_and_ranks(
-        build(sown, {"mlp": {"sgd": 200, "kfac": 60}}), baseline="sgd"
+        build(sown, {"mlp": {"newton": 200, "kfac": 60}}), baseline="newton"
     ).tables
-    assert named(tables, "verdicts")["mlp", "kfac"]["against"] == "sgd"
+    assert named(tables, "verdicts")["mlp", "kfac"]["against"] == "newton"
 
 
 def test_a_method_that_does_not_fit_is_called_so(sown: Sown) -> None:

@@ -219,10 +219,22 @@ def test_the_baseline_is_the_default_where_no_levels_are_stored(field: Any) -> N
     side = baseline_side(records, "mlp")
     assert side is not None
     assert side.label == default_optimizer()
-    assert baseline_side(records, "cnn") is None
-    found = against_baseline(CostTable(records))
-    assert {(one.problem, one.a.label) for one in found} == {("mlp", "kfac"), ("mlp", "sgd")}
+    verdicts = against_baseline(CostTable(records))
+    assert {(one.problem, one.a.label) for one in verdicts} == {
+        ("mlp", "kfac"),
+        ("mlp", "sgd"),
+        ("cnn", "kfac"),
+    }
     assert len(against_baseline(CostTable(records), "sgd")) == 3
+
+
+def test_else_the_baseline_is_the_usual_first_order_method(field: Any) -> None:
+    records = field({"mlp": {"kfac": 60, "sgd": 300}, "cnn": {"kfac": 60}})
+    side = baseline_side(records, "mlp")
+    assert side is not None
+    assert side.label == "sgd"
+    assert baseline_side(records, "cnn") is None
+    assert baseline_side(records, "mlp", "adamw") is None
 
 
 def test_the_baseline_is_who_set_the_levels(field: Any, monkeypatch: pytest.MonkeyPatch) -> None:

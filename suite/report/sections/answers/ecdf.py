@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 
-from suite.compare.baseline import baselines
+from suite.compare.baseline import baseline_labels
 from suite.report.drawing.canvas import Picture
 from suite.report.drawing.lines import MOST_BANDS, empty_note
 from suite.report.drawing.step_functions import share_lines, unit_panels
@@ -92,7 +92,7 @@ def relative_costs(
 
     Two levels with the same value, such as the target and 100 %, count once.
     """
-    against = baselines(records, reached)
+    against = baseline_labels(records)
     whole = total_costs(records).groupby(["problem", "optimizer"])[list(LABELS)].median()
     tables: dict[str, pd.DataFrame] = {}
     unclocked: list[str] = []

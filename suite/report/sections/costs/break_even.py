@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from suite.compare.baseline import baselines
+from suite.compare.baseline import baseline_labels
 from suite.report.drawing.canvas import RC, WIDTH, Picture, folded, literal, save
 from suite.report.drawing.lines import columns_that_fit, legend_height, name_points, ratio_ticks
 from suite.report.drawing.panels import Panels, panels
@@ -121,7 +121,7 @@ def section(context: Context) -> Content:
 def plane(records: Records) -> Plane:
     """The points of every method on every problem where the baseline ran on the same hardware."""
     reached = level_costs(records)
-    against = baselines(records, reached)
+    against = baseline_labels(records)
     seconds = step_seconds(records)
     placed = {
         problem: _placed(
