@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from optimizers.layers.capture import capture, edges_of, passes
+from optimizers.layers.capture import capture, edges_of, with_gradients
 from tests.optimizers.cases import MODELS, Problem, Reference, close
 
 torch.set_num_threads(1)
@@ -156,7 +156,7 @@ def test_gradients_by_edges_equal_those_of_hooks(name: str) -> None:
     with capture(problem.model, kinds, watch=False) as noted:
         loss = problem.loss_fn(problem.model(problem.inputs), problem.targets)
     gradients = torch.autograd.grad(loss, edges_of(noted), allow_unused=True)
-    found = passes(noted, gradients)
+    found = with_gradients(noted, gradients)
     assert set(found) == set(watched)
     for key, record in watched.items():
         for (value, gradient), (other_value, other) in zip(
