@@ -1,4 +1,4 @@
-"""An average of the iterates, shown instead of the parameters while they are judged."""
+"""An average of the iterates, in place of the parameters while they are evaluated."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from optimizers.method import Method
 
 
 class Averaging(Method):
-    """A method that keeps average = xi average + (1 - xi) theta, xi = min(1 - 1 / k, averaging), beside its iterates.
+    """A method with an average of its iterates, which takes their place while it is evaluated.
 
-    A subclass calls `average_iterates` after each step and `train` at the beginning of the next;
-    `averaging` is 0 for no average (Martens and Grosse, 2015, section 8; Polyak and Juditsky,
-    1992).
+    average = xi average + (1 - xi) theta, xi = min(1 - 1 / k, averaging) in step k (Martens and
+    Grosse, 2015, section 8; Polyak and Juditsky, 1992). A subclass calls `average_iterates` after
+    each step and `train` at the beginning of the next; `averaging` is 0 for no average.
     """
 
     averaging: float
 
     def eval(self) -> None:
-        """Put the average of the iterates in place of the parameters, if one is kept, until `train`."""
+        """Put the average of the iterates, if there is one, in place of the parameters."""
         self._swap(True)
 
     def train(self) -> None:
@@ -40,7 +40,7 @@ class Averaging(Method):
         for parameter in self.parameters():
             if "average" in self.state[parameter]:
                 average = self.state[parameter]["average"]
-                kept = parameter.clone()
+                iterate = parameter.clone()
                 parameter.copy_(average)
-                average.copy_(kept)
+                average.copy_(iterate)
         self.param_groups[0]["swapped"] = averaged

@@ -1,4 +1,4 @@
-"""Several processes that train one model, each on its share of every mini-batch (data parallelism)."""
+"""Processes that train one model, each on its share of every mini-batch (data parallelism)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from optimizers.errors import UnsupportedError
 from optimizers.linalg.flat import flatten, unflatten
 
 T = TypeVar("T")
-GLANCE = timedelta(seconds=1)  # a collective on the CPU is waited for in turns of this length
+GLANCE = timedelta(seconds=1)  # the length of one wait for a collective on the CPU
 
 
 class RankLostError(RuntimeError):
@@ -28,7 +28,7 @@ class RankLostError(RuntimeError):
 
 
 class SingleProcess:
-    """One process: every sum over the ranks is what is there already."""
+    """One process: every sum over the ranks is the tensor itself."""
 
     rank: int = 0
     size: int = 1
@@ -92,6 +92,7 @@ class ProcessGroup(SingleProcess):
         self.size = dist.get_world_size(group)
 
     def share(self, count: int) -> slice:
+        """The contiguous share of this rank."""
         if count < self.size:
             raise UnsupportedError(
                 f"{count} example{'s' if count != 1 else ''} cannot be shared out over {self.size} "
@@ -102,62 +103,63 @@ class ProcessGroup(SingleProcess):
 
     @torch.no_grad()
     def all_reduce_(self, tensors: Sequence[Tensor]) -> None:
+        """Sum each tensor over the ranks, in one message for each type."""
         for bucket in _by_type(tensors):
             flat = flatten(bucket)
-            self._carry_out(flat, partial(dist.all_reduce, flat, group=self.group, async_op=True))
+            self._wait_for(flat, partial(dist.all_reduce, flat, group=self.group, async_op=True))
             _fill(bucket, flat)
 
     @torch.no_grad()
     def broadcast_(self, tensors: Sequence[Tensor], source: int = 0) -> None:
+        """Copy each tensor from the rank `source`, in one message for each type."""
         for bucket in _by_type(tensors):
             flat = flatten(bucket)
-            self._carry_out(
+            self._wait_for(
                 flat,
                 partial(dist.broadcast, flat, group=self.group, group_src=source, async_op=True),
             )
             _fill(bucket, flat)
 
     def all_gather(self, rows: Tensor) -> Tensor:
+        """The rows of all ranks, padded to one length on their way."""
         counts = torch.zeros(self.size, dtype=torch.long)
         counts[self.rank] = len(rows)
         self.all_reduce_([counts])
         most = int(counts.max())
         padded = rows.new_zeros(most, *rows.shape[1:])
         padded[: len(rows)] = rows
-        found = [torch.empty_like(padded) for _ in range(self.size)]
-        self._carry_out(
-            padded, partial(dist.all_gather, found, padded, group=self.group, async_op=True)
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        self._wait_for(
+            padded, partial(dist.all_gather, parts, padded, group=self.group, async_op=True)
         )
-        return torch.cat([part[: int(count)] for part, count in zip(found, counts, strict=True)])
+        return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
 
     def all_reduce_max(self, numbers: Sequence[float]) -> list[float]:
+        """The largest of each number, in float64 by the CPU."""
         values = torch.tensor(numbers, dtype=torch.float64)
         maximum = dist.ReduceOp.MAX
-        self._carry_out(
+        self._wait_for(
             values, partial(dist.all_reduce, values, maximum, group=self.group, async_op=True)
         )
         return [float(value) for value in values]
 
     def broadcast_object(self, value: T) -> T:
-        found: list[Any] = [value]
-        length = torch.zeros(
-            1, dtype=torch.long
-        )  # a first short message: the pickled one has a wait of its own
+        """Rank 0's value, pickled, by the CPU."""
+        objects: list[Any] = [value]
+        # a first short message: the pickled one has a wait of its own
+        length = torch.zeros(1, dtype=torch.long)
         self.broadcast_([length])
         try:
             dist.broadcast_object_list(
-                found, group=self.group, group_src=0, device=torch.device("cpu")
+                objects, group=self.group, group_src=0, device=torch.device("cpu")
             )
         except RuntimeError as error:
             raise self._lost(error) from error
-        result: T = found[0]
+        result: T = objects[0]
         return result
 
-    def _carry_out(self, tensor: Tensor, begin: Callable[[], Any]) -> None:
-        """Wait for a collective.
-
-        On the CPU in turns, so that Ctrl-C and a termination reach their handlers.
-        """
+    def _wait_for(self, tensor: Tensor, begin: Callable[[], Any]) -> None:
+        """Run a collective; on the CPU in short waits, so that signals reach their handlers."""
         try:
             work = begin()
             if tensor.device.type != "cpu":
@@ -193,7 +195,7 @@ SINGLE_PROCESS = SingleProcess()
 
 
 def cut(whole: slice, parts: int) -> list[slice]:
-    """Split a range into contiguous parts, the first of them longer by one where it does not divide evenly."""
+    """Split a range into contiguous parts that differ by one at most, the longer ones first."""
     size, longer = divmod(whole.stop - whole.start, parts)
     ends = [whole.start + number * size + min(number, longer) for number in range(parts + 1)]
     return [slice(start, stop) for start, stop in pairwise(ends)]

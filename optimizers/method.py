@@ -29,7 +29,7 @@ class Method(torch.optim.Optimizer):
     """An optimizer whose step takes an objective: `loss = optimizer.step(objective)`.
 
     `needs` names what it asks of the objective beyond loss and gradient; a task that does not offer
-    it is refused before training. The class says it for the defaults, an instance may need
+    it is refused before training. The class names it for the defaults, an instance may need
     something else. The loss that `step` returns is the one at the point where the step began,
     detached. A loss or gradient that is not finite leaves the parameters as they are: the caller
     sees the value and ends the run.
@@ -37,7 +37,7 @@ class Method(torch.optim.Optimizer):
     Parameters are real and gradients dense; anything else is refused.
 
     Attributes:
-        horizon: how long the training will be, where somebody has told (`expect`).
+        horizon: how long the training will be, once `expect` has been called.
         stuck: why the last step could not move from where it was, in words; empty where it could,
             or may the next time.
         failures: what went wrong so far and was survived, counted by its name: `non_finite` for a
@@ -61,7 +61,7 @@ class Method(torch.optim.Optimizer):
         """Take one step and return the loss before it."""
 
     def expect(self, steps: int, steps_per_epoch: float) -> None:
-        """Be told how many steps the training will have, and how many make a pass over the data."""
+        """Take the number of steps of the training, and of those that make a pass over the data."""
         self.horizon = Horizon(steps, steps_per_epoch)
 
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -69,7 +69,7 @@ class Method(torch.optim.Optimizer):
         return [parameter for group in self.param_groups for parameter in group["params"]]
 
     def names(self) -> list[str]:
-        """The parameters' names where the optimizer was given named parameters, else their numbers."""
+        """The parameters' names where they were given, else their numbers."""
         names: list[str] = []
         for group in self.param_groups:
             first = len(names)
@@ -77,7 +77,7 @@ class Method(torch.optim.Optimizer):
         return names
 
     def whole(self, objective: Objective) -> dict[str, Any]:
-        """The one parameter group of a method that sees all parameters as a flat vector, in the objective's order."""
+        """The one parameter group of a method that sees all parameters as one flat vector."""
         if len(self.param_groups) != 1 or [id(p) for p in self.parameters()] != [
             id(p) for p in objective.params
         ]:
@@ -116,7 +116,7 @@ class Method(torch.optim.Optimizer):
         return fine
 
     def telemetry(self) -> dict[str, float]:
-        """What the method knows of its last step, by name, for a reader who asks why it wins or fails.
+        """Numbers of the last step by name, for a reader who asks why a method wins or fails.
 
         The common names are `damping`, `reduction_ratio` (actual over predicted), `condition` (the
         largest condition number among the preconditioner's damped factors), `age` (steps since the
@@ -135,7 +135,7 @@ def require_range(
     open_low: bool = False,
     whole: bool = False,
 ) -> None:
-    """Raise ValueError naming the hyperparameter and its value unless it is a finite number in [low, high].
+    """Raise ValueError with name and value unless the value is a finite number in [low, high].
 
     `open_low` leaves out the lower end, `whole` asks for an integer.
     """
@@ -168,9 +168,9 @@ def require_words(name: str, value: Any) -> None:
 
 
 def require_dense(method: Method, limit: int, instead: str, item: int = 8) -> None:
-    """Raise UnsupportedError if a matrix of all parameters, `item` bytes a number, is more than the limit allows.
+    """Raise UnsupportedError if a matrix of all parameters is larger than the limit.
 
-    `instead` says what needs no such matrix.
+    It takes `item` bytes a number. `instead` names methods without such a matrix.
     """
     size = sum(parameter.numel() for parameter in method.parameters())
     if size > limit:

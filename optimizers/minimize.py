@@ -78,12 +78,12 @@ def minimize(
     callback: Callback | None = None,
     **hyperparameters: Any,
 ) -> Result:
-    """Minimise a torch function of one tensor by any optimizer of configs/optimizer/, or by a class of one's own.
+    """Minimise a torch function of one tensor by any optimizer of configs/optimizer.
 
     Args:
         fn: from a tensor shaped like `x0` to a scalar, made of torch operations.
         x0: the start, of a floating-point type; float64 unless there is a reason.
-        method: a name (`python -m suite.list` shows them) or something called as `method(params,
+        method: a name of `list_methods()`, or a class of one's own, called as `method(params,
             **hyperparameters)`.
         max_steps: the largest number of steps.
         tol: stop when the gradient's Euclidean norm is at most this.
@@ -94,7 +94,8 @@ def minimize(
     Raises:
         ValueError: an unknown method, a hyperparameter out of its range, a function that is not
             scalar.
-        UnsupportedError: the method needs what a function cannot give; the message says what would fit.
+        UnsupportedError: the method needs what a function cannot give; the message names methods
+            that fit.
     """
     return _run(
         _Function(fn, x0), _Value(), {"hessian"}, method, max_steps, tol, callback, hyperparameters
@@ -113,9 +114,8 @@ def least_squares(
 ) -> Result:
     """Minimise |r(x)|^2 / 2 for a torch function r of one tensor.
 
-    Arguments and errors as for `minimize`.
-
-    `residuals` gives a tensor of any shape; its entries are the residuals.
+    Arguments and errors are those of `minimize`. `residuals` gives a tensor of any shape; its
+    entries are the residuals.
     """
     offers = {"hessian", "ggn", "jacobian", "sampled"}
     return _run(
@@ -243,7 +243,8 @@ def _run(
         watch.patient = True
         _settled(objective, watch)
     if status not in ("converged", "diverged") and model.x.dtype != torch.float64:
-        message += f"; x0 is {str(model.x.dtype).removeprefix('torch.')}, whose rounding may hide what is left to gain"
+        precision = str(model.x.dtype).removeprefix("torch.")
+        message += f"; x0 is {precision}, whose rounding may hide what is left to gain"
     point = model.x.detach().clone()
     return Result(
         point, watch.fun, watch.grad_norm, status, message, watch.step, dict(objective.counts)
@@ -251,10 +252,7 @@ def _run(
 
 
 def _set_weights(optimizer: Any, purpose: str) -> bool:
-    """Go to the point that is trained at, or judged, where a method has two (schedule-free).
-
-    Whether it has.
-    """
+    """Go to the training or the evaluation point of a method that has two; whether it has."""
     switch = getattr(optimizer, purpose, None)
     if callable(switch):
         switch()
@@ -283,29 +281,20 @@ def _steps(optimizer: Any, objective: Objective, watch: _Watch, max_steps: int) 
 
     The watch is left with the values at the last point.
     """
-    idle = 0
     try:
         if max_steps and _escaped(optimizer, objective, watch):
             watch.step = 1
+        idle = 0
         while watch.step < max_steps:
             before = watch.x.detach().clone()
             loss = optimizer.step(objective.on(objective.inputs, objective.inputs))
             watch.step += 1
             if not bool(torch.isfinite(loss)) or not bool(torch.isfinite(watch.x).all()):
                 return _diverged(watch, float(loss))
-            if reason := getattr(optimizer, "stuck", ""):
-                return (
-                    "stalled",
-                    f"{reason}; the gradient's norm is {_settled(objective, watch):.3g}",
-                )
             idle = idle + 1 if torch.equal(before, watch.x) else 0
-            if idle == PATIENCE:
+            if reason := _obstacle(optimizer, idle):
                 norm = _settled(objective, watch)
-                return (
-                    "stalled",
-                    f"the point has not changed for {idle} steps; the gradient's norm is "
-                    f"{norm:.3g}",
-                )
+                return "stalled", f"{reason}; the gradient's norm is {norm:.3g}"
         norm = _settled(objective, watch)
         return (
             "max_steps",
@@ -319,6 +308,13 @@ def _steps(optimizer: Any, objective: Objective, watch: _Watch, max_steps: int) 
         )
     except _StoppedError:
         return "stopped", f"the callback stopped the run at step {watch.step}"
+
+
+def _obstacle(optimizer: Any, idle: int) -> str:
+    """Why a method will not move from where it is; empty where it may."""
+    if reason := str(getattr(optimizer, "stuck", "")):
+        return reason
+    return f"the point has not changed for {idle} steps" if idle == PATIENCE else ""
 
 
 def _escaped(optimizer: Any, objective: Objective, watch: _Watch) -> bool:
@@ -341,7 +337,7 @@ def _escaped(optimizer: Any, objective: Objective, watch: _Watch) -> bool:
 
 
 def _settled(objective: Objective, watch: _Watch) -> float:
-    """The gradient's norm at the point where the run ended, which the watch may not have seen yet."""
+    """The gradient's norm at the last point, which the watch may not have seen yet."""
     objective.on(objective.inputs, objective.inputs).value_and_gradient()
     return watch.grad_norm
 

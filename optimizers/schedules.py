@@ -22,7 +22,7 @@ SHAPES: dict[str, Shape] = {
 def warmup(
     optimizer: Optimizer, total_iters: int, warmup: float = 0.1, after: str = "constant"
 ) -> LambdaLR:
-    r"""A straight line up to the learning rate in the first w steps, then what `after` says for the rest of the run.
+    r"""A straight line up to the learning rate in the first w steps, then the shape of `after`.
 
     Step t = 0, 1, ... has the factor (t + 1) / (w + 1) for t < w, so that no step is lost to a rate
     of zero; then, with s = (t - w) / (total_iters - w), the factor is 1 (`constant`), (1 + cos(pi

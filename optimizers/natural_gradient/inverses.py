@@ -102,9 +102,8 @@ class Eigen(Inverses):
 
     def refresh(self, work: Work, failures: Counter[str]) -> None:
         """Decompose all dense factors; those of equal size in one call."""
-        others = [part for part in work if not isinstance(part[0], KroneckerBlock)]
+        chosen, others = _by_kind(work)
         self._plain.refresh(others, failures)
-        chosen = [(block, state) for block, state, _ in work if isinstance(block, KroneckerBlock)]
         dense = [
             (number, name)
             for number, (block, state) in enumerate(chosen)
@@ -137,6 +136,12 @@ class Eigen(Inverses):
             return self._plain.solve(block, state, damping, gradient)
         rotated = rotate(gradient, state) / (state["scales"] + damping)
         return rotate_back(rotated, state)
+
+
+def _by_kind(work: Work) -> tuple[list[tuple[KroneckerBlock, State]], Work]:
+    """The Kronecker blocks with their states, and the rest of the work."""
+    chosen = [(block, state) for block, state, _ in work if isinstance(block, KroneckerBlock)]
+    return chosen, [part for part in work if not isinstance(part[0], KroneckerBlock)]
 
 
 def _set_inverses(

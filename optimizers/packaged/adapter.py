@@ -20,7 +20,7 @@ from optimizers.packaged.randomness import one_source
 Evaluate = Callable[[], Tensor]
 LAST = ("max_lr",)  # what some classes call their learning rate
 COUNTERS = (bool, int, float, Tensor, type(None))  # of attributes that a step may change
-SAYING = (
+EXPLAINED = (
     ValueError,
     RuntimeError,
     TypeError,
@@ -33,12 +33,12 @@ SWITCHES = ("train", "eval")
 
 
 class PytorchOptimizer(Method):
-    """One of the optimizers of the package pytorch-optimizer (about 130), given what it declares that it needs.
+    """One of the about 130 optimizers of the package pytorch-optimizer, by its name.
 
-    Most take a closure and nothing else. Of the others
+    Each gets what it declares that it needs. Most take a closure and nothing else. Of the others
 
     - a constructor that asks for a `model` gets a module of the named parameters, one that asks for
-      `num_iterations` or `num_data` is told by `expect` (or by `settings`), one that has an
+      `num_iterations` or `num_data` gets it by `expect` (or by `settings`), one that has an
       `adamw_lr` gets hidden matrices and the rest as two groups (as `optimizers.layers.roles` tells
       them apart), one that wraps an optimizer gets the class that `settings.optimizer` or
       `settings.base_optimizer` names, the wrapped one's settings beside its own;
@@ -61,14 +61,14 @@ class PytorchOptimizer(Method):
         params: parameters, named parameters or groups.
         name: the class, upper and lower case being the same: `Ranger21`, `adan`, ...
         lr: the learning rate, where the class has one (`lr` or `max_lr`).
-        settings: everything else that the class is to be told, by its own names.
+        settings: all other arguments of the class, by its own names.
 
     Raises:
         ValueError: an unknown name or setting (with those that are close), a value out of range,
-            or, at the first step, something that only the length of the training tells and nobody
-            has told.
-        UnsupportedError: the package is not installed; the class needs what a training in one process
-            does not give.
+            or, at the first step, an argument that follows from the length of the training, which
+            `expect` has not given.
+        UnsupportedError: the package is not installed; the class needs what a training in one
+            process does not give.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class PytorchOptimizer(Method):
         self._dtype = self.parameters()[0].dtype
         _, self._base = arguments.wrapped(self.kind, given)
         self._own, self._rest = arguments.checked(self.kind, given, self._dtype)
-        self._told: dict[str, Any] = {}
+        self._from_facts: dict[str, Any] = {}
         self._begun = False
         self._first: Tensor | None = None
         self._failed: BaseException | None = None
@@ -98,28 +98,33 @@ class PytorchOptimizer(Method):
     # -- building ----------------------------------------------------------------------------------
 
     def expect(self, steps: int, steps_per_epoch: float) -> None:
+        """Take the length of the training, and build the optimizer if that was missing."""
         super().expect(steps, steps_per_epoch)
         self._try_build(arguments.Facts(self.horizon))
 
     def _try_build(self, facts: arguments.Facts) -> None:
-        """Make the optimizer if all that it needs to be told is known."""
-        found = arguments.told(self.kind, self._own, facts)
-        if self.inner is None and None not in found.values():
-            self._build(found)
+        """Build the optimizer if the facts give all that its settings do not."""
+        values = arguments.from_facts(self.kind, self._own, facts)
+        if self.inner is None and None not in values.values():
+            self._build(values)
 
-    def _build(self, found: Mapping[str, Any]) -> None:
-        self._told = dict(found)
+    def _build(self, from_facts: Mapping[str, Any]) -> None:
+        self._from_facts = dict(from_facts)
         try:
-            made = arguments.build(
-                self.kind, self.param_groups, {**self._own, **self._told}, self._base, self._rest
+            inner = arguments.build(
+                self.kind,
+                self.param_groups,
+                {**self._own, **self._from_facts},
+                self._base,
+                self._rest,
             )
         except Exception as error:
             raise self._explained(error, "cannot be made") from error
-        if not isinstance(getattr(made, "param_groups", None), list):
+        if not isinstance(getattr(inner, "param_groups", None), list):
             raise UnsupportedError(
                 f"{self.title} of pytorch-optimizer has no parameter groups: it is no optimizer"
             )
-        self.inner = made
+        self.inner = inner
         self._share()
 
     def _share(self) -> None:
@@ -135,7 +140,7 @@ class PytorchOptimizer(Method):
             if self.inner is None:
                 missing = [
                     key
-                    for key, value in arguments.told(self.kind, self._own, facts).items()
+                    for key, value in arguments.from_facts(self.kind, self._own, facts).items()
                     if value is None
                 ]
                 raise ValueError(
@@ -157,6 +162,7 @@ class PytorchOptimizer(Method):
     # -- a step ------------------------------------------------------------------------------------
 
     def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """A step of the optimizer inside, given the oracles that its class declares."""
         inner = self._ready(objective)
         self._first, self._failed = None, None
         try:
@@ -198,7 +204,7 @@ class PytorchOptimizer(Method):
     def _watched(
         self, evaluate: Evaluate, objective: Objective, gradients: bool = True
     ) -> Evaluate:
-        """An evaluation that remembers the first loss, and ends the step if that or its gradient is not finite."""
+        """An evaluation that keeps the first loss, and ends the step if that is not finite."""
 
         def watched() -> Tensor:
             try:
@@ -226,14 +232,20 @@ class PytorchOptimizer(Method):
         raise AttributeError(f"{type(self).__name__} has no {name!r}")
 
     def state_dict(self) -> dict[str, Any]:
+        """State, facts and counters of the optimizer inside, as checkpoints may hold them."""
         if self.inner is None:
             return super().state_dict()
         counters = {
             name: value for name, value in vars(self.inner).items() if type(value) in COUNTERS
         }
-        return {"inner": pack(self.inner.state_dict()), "told": self._told, "counters": counters}
+        return {
+            "inner": pack(self.inner.state_dict()),
+            "told": self._from_facts,
+            "counters": counters,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a state, in the precisions in which it was saved."""
         if "inner" not in state_dict:  # saved before the first step
             super().load_state_dict(state_dict)
             return
@@ -251,10 +263,7 @@ class PytorchOptimizer(Method):
         self._share()
 
     def _keep_precisions(self, saved: Mapping[str, Any]) -> None:
-        """State of another precision than the parameters' has been cast to theirs.
-
-        Give it back its own.
-        """
+        """Undo the cast of the state to the precision of the parameters."""
         assert self.inner is not None
         states, groups = saved.get("state"), saved.get("param_groups")
         if not isinstance(states, Mapping) or groups is None:
@@ -265,22 +274,22 @@ class PytorchOptimizer(Method):
             if number in states and parameter in self.inner.state:
                 self.inner.state[parameter] = narrowed(self.inner.state[parameter], states[number])
 
-    # -- what is said ------------------------------------------------------------------------------
+    # -- messages ----------------------------------------------------------------------------------
 
     def _explained(self, error: Exception, what: str) -> Exception:
         """A failure of the package in words that name the optimizer.
 
         A value out of range stays a ValueError.
         """
-        said = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         if isinstance(error, KeyError):  # of a setting that goes with one that was given
-            said = f"it has no setting {error.args[0]!r} and no default for it"
+            reason = f"it has no setting {error.args[0]!r} and no default for it"
         hint = ""
         if self._dtype is torch.float64 and any(
-            word in said for word in ("dtype", "Float", "float", "Double")
+            word in reason for word in ("dtype", "Float", "float", "Double")
         ):
             hint = "; it keeps narrower numbers than the parameters' float64: use precision=float32"
-        message = f"{self.title} of pytorch-optimizer {what}: {said}{hint}"
+        message = f"{self.title} of pytorch-optimizer {what}: {reason}{hint}"
         values = catalogue.is_out_of_range(error) and not self._begun and self.inner is None
         return (
             ValueError(message)
@@ -289,13 +298,13 @@ class PytorchOptimizer(Method):
         )
 
     def _warn_of_narrow_state(self) -> None:
-        """Say once which tensors are kept in fewer digits than parameters of float64."""
+        """Warn once which tensors are kept in fewer digits than parameters of float64."""
         if self._dtype is not torch.float64:
             return
-        kept = [state for state in dict(self.state).values() if isinstance(state, dict)]
+        states = [state for state in dict(self.state).values() if isinstance(state, dict)]
         narrow = {
             f"{key} ({str(value.dtype).removeprefix('torch.')})"
-            for state in kept
+            for state in states
             for key, value in state.items()
             if isinstance(value, Tensor)
             and value.is_floating_point()
@@ -322,7 +331,7 @@ def _is_the_packages(error: Exception) -> bool:
     Others, such as a lack of memory, pass.
     """
     return (
-        isinstance(error, SAYING) and not isinstance(error, torch.OutOfMemoryError)
+        isinstance(error, EXPLAINED) and not isinstance(error, torch.OutOfMemoryError)
     ) or catalogue.is_own(error)
 
 

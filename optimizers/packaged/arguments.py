@@ -1,4 +1,4 @@
-"""What an optimizer of pytorch-optimizer is constructed from, by the names and types its constructor declares."""
+"""Constructor arguments of pytorch-optimizer's classes, by their declared names and types."""
 
 from __future__ import annotations
 
@@ -25,10 +25,7 @@ Group = dict[str, Any]
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of the training.
-
-    Its length, and the size of a mini-batch once there has been one.
-    """
+    """The length of the training, and the size of a mini-batch after the first one."""
 
     horizon: Horizon | None = None
     batch: int | None = None
@@ -44,15 +41,18 @@ def _examples(facts: Facts) -> int | None:
     return max(1, round(facts.horizon.steps_per_epoch * facts.batch))
 
 
-TOLD: dict[str, Callable[[Facts], int | None]] = {"num_iterations": _steps, "num_data": _examples}
+FROM_FACTS: dict[str, Callable[[Facts], int | None]] = {
+    "num_iterations": _steps,
+    "num_data": _examples,
+}
 
 
-def told(kind: Kind, settings: Mapping[str, Any], facts: Facts) -> dict[str, int | None]:
-    """The arguments a class cannot do without and nobody has set, as far as the training tells them."""
+def from_facts(kind: Kind, settings: Mapping[str, Any], facts: Facts) -> dict[str, int | None]:
+    """The required arguments that no setting gives; None where the facts do not either."""
     return {
-        name: TOLD[name](facts)
+        name: FROM_FACTS[name](facts)
         for name, argument in signature(kind).items()
-        if name in TOLD and argument.default is argument.empty and name not in settings
+        if name in FROM_FACTS and argument.default is argument.empty and name not in settings
     }
 
 
@@ -68,23 +68,31 @@ def checked(
     key, base = wrapped(kind, settings)
     given = {name: value for name, value in settings.items() if name != key}
     require_settings(kind, given, *([] if base is None else [base]))
-    own = {name: value for name, value in given.items() if base is None or name in signature(kind)}
-    rest = {name: value for name, value in given.items() if name not in own}
+    own, rest = given, {}
+    if base is not None:
+        own = {name: value for name, value in given.items() if name in signature(kind)}
+        rest = {name: value for name, value in given.items() if name not in own}
+    _require_complete(kind, own)
+    return converted(kind, own, dtype), rest if base is None else converted(base, rest, dtype)
+
+
+def _require_complete(kind: Kind, own: Mapping[str, Any]) -> None:
+    """Raise UnsupportedError for a required argument that neither settings nor facts give."""
+    optional = {*own, *FROM_FACTS, *BASES}
     missing = [
-        n
-        for n, a in signature(kind).items()
-        if _must_be_given(a) and n not in {*own, *TOLD, *BASES}
+        name
+        for name, argument in signature(kind).items()
+        if _must_be_given(argument) and name not in optional
     ]
     if missing:
         raise UnsupportedError(
             f"{kind.__name__} of pytorch-optimizer needs {', '.join(missing)}, which a "
             f"configuration cannot give"
         )
-    return converted(kind, own, dtype), rest if base is None else converted(base, rest, dtype)
 
 
 def wrapped(kind: Kind, settings: Mapping[str, Any]) -> tuple[str | None, Kind | None]:
-    """The argument by which a class takes the optimizer that it wraps, and the one that the settings name.
+    """The argument for the optimizer that a class wraps, and the class that the settings name.
 
     Raises:
         ValueError: the class wraps an optimizer and none is named.
@@ -106,13 +114,13 @@ def converted(kind: Kind, settings: Mapping[str, Any], dtype: torch.dtype) -> di
     A precision whose default is float32 becomes that of the parameters where these are float64.
     """
     arguments = signature(kind)
-    found = {
+    values = {
         name: _value(kind, arguments.get(name), name, value) for name, value in settings.items()
     }
     if dtype is torch.float64:
         narrow = [name for name, argument in arguments.items() if argument.default is torch.float32]
-        found = {**dict.fromkeys(narrow, dtype), **found}
-    return found
+        values = {**dict.fromkeys(narrow, dtype), **values}
+    return values
 
 
 def build(
@@ -122,42 +130,41 @@ def build(
     base: Kind | None,
     rest: Mapping[str, Any],
 ) -> torch.optim.Optimizer:
-    """Call the constructor of a class with what it declares.
-
-    Groups, a model, another optimizer, settings.
-    """
+    """Call a class's constructor with the groups, model and wrapped optimizer that it declares."""
     arguments, values = signature(kind), dict(settings)
-    own = [dict(group) for group in groups]
-    if SPLITTING in arguments:
-        own = [part for group in own for part in split(group)]
+    own = _declared(arguments, groups)
     if "model" in arguments:
         values["model"] = shell(own)
     key = next((key for key in BASES if key in arguments), None)
-    if key is not None and base is None:
+    if key is None:
+        return kind(**(values | {"params": own} if "params" in arguments else values))
+    if base is None:
         return kind(own, **values)  # a default of its own
-    if key is not None and base is not None and "type[" not in str(arguments[key].annotation):
-        values[key] = base(own, **rest)  # an instance and nothing else
-    elif key is not None and base is not None:
-        values |= {key: base, "params": own, **rest}
-    elif "params" in arguments:
-        values["params"] = own
-    return kind(**values)
+    if "type[" in str(arguments[key].annotation):
+        return kind(**{**values, key: base, "params": own, **rest})
+    return kind(**{**values, key: base(own, **rest)})  # an instance and nothing else
+
+
+def _declared(arguments: Mapping[str, Any], groups: Sequence[Group]) -> list[Group]:
+    """Copies of the groups, split where a class declares that it wants them so."""
+    copies = [dict(group) for group in groups]
+    return [part for group in copies for part in split(group)] if SPLITTING in arguments else copies
 
 
 def split(group: Group) -> list[Group]:
-    """A group as one of hidden matrices and one of all else, as optimizers that orthogonalise want it."""
+    """A group as two, hidden matrices and the rest, for optimizers that orthogonalise."""
     names = group.get("param_names") or [str(i) for i in range(len(group["params"]))]
     role = roles(list(zip(names, group["params"], strict=True)))
-    found = []
+    parts = []
     for hidden in (True, False):
         chosen = [i for i, name in enumerate(names) if (role[name] is Role.HIDDEN) == hidden]
         if chosen:
-            parts = {
+            members = {
                 "params": [group["params"][i] for i in chosen],
                 "param_names": [names[i] for i in chosen],
             }
-            found.append({**group, **parts, SPLIT: hidden})
-    return found
+            parts.append({**group, **members, SPLIT: hidden})
+    return parts
 
 
 def shell(groups: Sequence[Group]) -> nn.Module:
@@ -207,10 +214,10 @@ def _value(kind: Kind, argument: inspect.Parameter | None, name: str, value: Any
 
 
 def _precision(name: str, value: str) -> torch.dtype:
-    found = getattr(torch, value.removeprefix("torch."), None)
-    if not isinstance(found, torch.dtype):
+    precision = getattr(torch, value.removeprefix("torch."), None)
+    if not isinstance(precision, torch.dtype):
         raise ValueError(f"{name} must be a precision such as float32 or bfloat16, got {value!r}")
-    return found
+    return precision
 
 
 def _member(name: str, value: str, kind: type[Enum]) -> Enum:

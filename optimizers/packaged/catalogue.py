@@ -30,15 +30,15 @@ WRITTEN = re.compile(
 ABOUT_PARAMETERS = frozenset({"self", "params", "model"})  # arguments that are no settings
 
 Kind = type[torch.optim.Optimizer]
-Found = TypeVar("Found")
+Answer = TypeVar("Answer")
 
 
-def once(function: Callable[[Kind], Found]) -> Callable[[Kind], Found]:
-    """The function, whose answer for a class is found once."""
-    known: dict[Kind, Found] = {}
+def once(function: Callable[[Kind], Answer]) -> Callable[[Kind], Answer]:
+    """The function with its answers cached by class."""
+    known: dict[Kind, Answer] = {}
 
     @wraps(function)
-    def remembered(kind: Kind) -> Found:
+    def remembered(kind: Kind) -> Answer:
         if kind not in known:
             known[kind] = function(kind)
         return known[kind]
@@ -108,28 +108,33 @@ def close_to(word: str, known: Iterable[str]) -> str:
 @once
 def signature(kind: Kind) -> dict[str, inspect.Parameter]:
     """The arguments of a class's constructor."""
-    found = dict(inspect.signature(kind.__init__).parameters)
-    return {name: argument for name, argument in found.items() if name not in ("self", "kwargs")}
+    arguments = inspect.signature(kind.__init__).parameters
+    return {
+        name: argument for name, argument in arguments.items() if name not in ("self", "kwargs")
+    }
 
 
 @once
 def options(kind: Kind) -> frozenset[str]:
-    """The settings that a class takes as further keywords.
-
-    What it reads of its groups and never writes there.
-    """
+    """The settings that a class takes as further keywords: read of its groups, never written."""
     named = inspect.signature(kind.__init__).parameters.values()
     if not any(argument.kind is inspect.Parameter.VAR_KEYWORD for argument in named):
         return frozenset()
-    read, written = set[str](), set[str]()
-    for base in kind.__mro__:
-        if base.__module__.startswith(PACKAGE) and not base.__module__.startswith(
-            f"{PACKAGE}.base"
-        ):
-            text = _source(base)
-            read |= {word for found in READ.findall(text) for word in found if word}
-            written |= {word for found in WRITTEN.findall(text) for word in found if word}
+    sources = [_source(base) for base in kind.__mro__ if _has_settings(base)]
+    read, written = _words(READ, sources), _words(WRITTEN, sources)
     return frozenset(read - written - set(signature(kind)) - ABOUT_PARAMETERS)
+
+
+def _has_settings(base: type[Any]) -> bool:
+    """Whether a class is of the package and none of its base classes."""
+    module = base.__module__
+    return module.startswith(PACKAGE) and not module.startswith(f"{PACKAGE}.base")
+
+
+def _words(pattern: re.Pattern[str], sources: Iterable[str]) -> set[str]:
+    """The words that a pattern's groups match in the sources."""
+    matches = (groups for text in sources for groups in pattern.findall(text))
+    return {word for groups in matches for word in groups if word}
 
 
 def settings_of(kind: Kind) -> list[str]:

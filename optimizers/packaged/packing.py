@@ -32,15 +32,20 @@ def pack(value: Any) -> Any:
         return float(value)  # numpy's numbers are of a class of their own
     if isinstance(value, PLAIN):
         return value
+    if isinstance(value, Mapping | deque | list | tuple):
+        return _packed_items(value)
+    if type(value).__module__.startswith(PACKAGE):
+        return {MARK: _path(type(value)), "fields": pack(vars(value))}
+    return value
+
+
+def _packed_items(value: Any) -> Any:
+    """A collection with its items packed."""
     if isinstance(value, Mapping):
         return {key: pack(item) for key, item in value.items() if not _is_function(item)}
     if isinstance(value, deque):
         return {MARK: "deque", "items": [pack(item) for item in value], "longest": value.maxlen}
-    if isinstance(value, list | tuple):
-        return type(value)(pack(item) for item in value)
-    if type(value).__module__.startswith(PACKAGE):
-        return {MARK: _path(type(value)), "fields": pack(vars(value))}
-    return value
+    return type(value)(pack(item) for item in value)
 
 
 def unpack(value: Any) -> Any:
@@ -85,9 +90,9 @@ def _restored(value: Mapping[str, Any]) -> Any:
     kind = getattr(import_module(module), name)
     if "member" in value:
         return kind[value["member"]]
-    made = object.__new__(kind)
-    vars(made).update(unpack(value["fields"]))
-    return made
+    restored = object.__new__(kind)
+    vars(restored).update(unpack(value["fields"]))
+    return restored
 
 
 def _is_function(value: Any) -> bool:

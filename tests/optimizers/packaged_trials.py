@@ -113,7 +113,7 @@ class _Case:
 def survey(
     names: Iterable[str] | None = None, dtype: torch.dtype = torch.float32, **settings: Any
 ) -> list[Trial]:
-    """Try optimizers, all that the package lists by default, with their own defaults and these settings.
+    """Try optimizers, all that the package lists by default, with these settings.
 
     The random numbers of the process are as before afterwards.
     """

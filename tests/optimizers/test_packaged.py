@@ -470,14 +470,14 @@ def test_the_fused_backward_counts_as_a_gradient_and_obeys_a_schedule() -> None:
 
 def test_the_length_of_the_training_comes_from_whoever_knows_it() -> None:
     case = problem()
-    told = named(case, "Ranger21")
+    ranger = named(case, "Ranger21")
     with pytest.raises(
         ValueError, match=r"Ranger21 needs num_iterations: pass optimizer\.settings\.num_iterations"
     ):
-        train(case, told, 1)
-    told.expect(40, 3.0)
-    train(case, told, 1)
-    assert told.state_dict()["told"] == {"num_iterations": 40}
+        train(case, ranger, 1)
+    ranger.expect(40, 3.0)
+    train(case, ranger, 1)
+    assert ranger.state_dict()["told"] == {"num_iterations": 40}
     given = named(case, "Ranger21", num_iterations=7)
     train(case, given, 1)
     assert given.state_dict()["told"] == {}
@@ -487,7 +487,7 @@ def test_the_length_of_the_training_comes_from_whoever_knows_it() -> None:
     assert bayesian.inner.num_data == 3 * 16  # type: ignore[union-attr]
 
 
-def test_a_checkpoint_knows_what_the_optimizer_was_told() -> None:
+def test_a_checkpoint_holds_the_facts_of_the_training() -> None:
     case, twin = problem(), problem()
     optimizer = named(case, "BSAM")
     optimizer.expect(40, 3.0)
@@ -495,7 +495,7 @@ def test_a_checkpoint_knows_what_the_optimizer_was_told() -> None:
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
     file.seek(0)
-    other = named(twin, "BSAM")  # not told, and not yet built
+    other = named(twin, "BSAM")  # without facts, and not yet built
     other.load_state_dict(torch.load(file, weights_only=True))
     assert other.inner.num_data == 48  # type: ignore[union-attr]
 
