@@ -12,10 +12,10 @@ CARRIED = {"configs": "suite/configs", "examples": "tasks/examples"}
 
 
 class BuildWithConfigs(build_py):
-    """Puts the folders that lie beside the packages in a checkout into the packages that read them."""
+    """Copies the folders beside the packages into the packages that read them."""
 
     def run(self) -> None:
-        """Copy modules, then the folders of `CARRIED`; a checkout installed as editable has both."""
+        """Copy modules and the folders of `CARRIED`; an editable install has them where they are."""
         if self.editable_mode:
             super().run()
             return
