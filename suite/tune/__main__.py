@@ -41,7 +41,7 @@ def tune(request: Request) -> None:
     """Run all trials of all pairs, and write the best settings."""
     from suite.tune import claims
     from suite.tune.journal import Journal
-    from suite.tune.pool import carry_out_all
+    from suite.tune.pool import run_missing
     from suite.tune.study import studies
     from suite.tune.winner import before, compared, conclude
 
@@ -51,7 +51,7 @@ def tune(request: Request) -> None:
     print(f"{sum(study.trials for study in all_studies)} trials: {pairs}")
     for line in before(request, journals):
         print(line, flush=True)
-    carry_out_all(request, all_studies)
+    run_missing(request, all_studies)
     for journal in journals:
         conclude(journal.study, journal.recorded())
     for line in compared(all_studies, [journal.beyond for journal in journals]):

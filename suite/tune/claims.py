@@ -1,11 +1,8 @@
-"""Who carries out a trial, and whether they are still there.
+"""The owner of a trial, and whether its process still runs; a trial of a killed one is free.
 
-What lets another take over the trial of a killed process.
-
-A process on this machine is looked up by its number and the moment it started; one on another
-machine is believed gone when the file that it touches every `BEAT` seconds has not been touched for
-`STALE` seconds, by the clock of whoever keeps the files, so that the machines' own clocks need not
-agree.
+A process on this machine is identified by its number and the moment it started. One on another
+machine counts as ended when the file that it touches every `BEAT` seconds has not been touched for
+`STALE` seconds, by the clock of the file server, so that the machines' own clocks need not agree.
 """
 
 from __future__ import annotations
@@ -26,7 +23,7 @@ STALE = 180.0
 
 @dataclass(frozen=True)
 class Owner:
-    """A process: its machine (or container), its number there, when it started, and a name that is its alone."""
+    """A process: its machine (or container), its number, its start, and a unique name."""
 
     host: str
     process: int
@@ -34,7 +31,7 @@ class Owner:
     name: str
 
     def to_dict(self) -> dict[str, Any]:
-        """What a trial keeps of its owner."""
+        """The owner as a trial records it."""
         return asdict(self)
 
 
@@ -52,12 +49,12 @@ def present(owner: Owner, folder: Path, beat: float = BEAT) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     file.touch()
 
-    def go_on() -> None:
+    def touch_again() -> None:
         while not over.wait(beat):
-            with suppress(OSError):  # a file system that is away for a while
+            with suppress(OSError):  # a file system that is absent for a while
                 file.touch()
 
-    thread = threading.Thread(target=go_on, daemon=True)
+    thread = threading.Thread(target=touch_again, daemon=True)
     thread.start()
     try:
         yield
@@ -69,7 +66,7 @@ def present(owner: Owner, folder: Path, beat: float = BEAT) -> Iterator[None]:
 
 
 def gone(owner: Mapping[str, Any] | None, folder: Path, me: Owner, stale: float = STALE) -> bool:
-    """Whether nobody carries the trial out any more. No owner at all is one who gave it back."""
+    """Whether no process runs the trial any more; without an owner it was given back."""
     if not owner:
         return True
     if owner["name"] == me.name:
@@ -80,7 +77,7 @@ def gone(owner: Mapping[str, Any] | None, folder: Path, me: Owner, stale: float 
 
 
 def _silent(file: Path, mine: Path, stale: float) -> bool:
-    """Whether a file is absent or was touched that much earlier than mine, which is touched now."""
+    """Whether a file is absent, or older by so much than mine, which is touched now."""
     try:
         mine.touch()
         return mine.stat().st_mtime - file.stat().st_mtime > stale
@@ -89,21 +86,17 @@ def _silent(file: Path, mine: Path, stale: float) -> bool:
 
 
 def _machine() -> str:
-    """The machine since it was started, and the container.
-
-    Process numbers mean something within it only.
-    """
+    """The machine since its start, and the container: process numbers are unique within it."""
     facts = [socket.gethostname()]
     with suppress(OSError):
         facts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
         facts.append(os.readlink("/proc/self/ns/pid"))
-    return (
-        "/".join(facts) if len(facts) == 3 else f"{facts[0]}/{uuid4().hex}"
-    )  # unknown: nobody else is on it
+    known = len(facts) == 3
+    return "/".join(facts) if known else f"{facts[0]}/{uuid4().hex}"  # shared with no process
 
 
 def _started(process: int) -> str:
-    """When a process started, in ticks of the machine; empty for one that has ended."""
+    """The start of a process in ticks of the machine; empty for one that has ended."""
     try:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:

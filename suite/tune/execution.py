@@ -1,4 +1,4 @@
-"""Carrying out a trial: its runs, one for each tuning seed, and what they came to."""
+"""The execution of a trial: its runs, one for each tuning seed, and their summary as a Trial."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def plans_of(study: Study, settings: Settings) -> list[Plan]:
     ]
 
 
-def carry_out(plan: Plan, watch: Watch | None = None) -> Outcome:
+def execute(plan: Plan, watch: Watch | None = None) -> Outcome:
     """One run in this process; a run that cannot be built is a failure like any other.
 
     Raises:
-        FatalConfigError: what is wrong is wrong for every trial.
-        KeyboardInterrupt: the run was asked to end.
+        FatalConfigError: the mistake concerns every trial.
+        KeyboardInterrupt: the run was interrupted.
     """
     try:
         outcome = run(plan, watch)
@@ -41,15 +41,14 @@ def carry_out(plan: Plan, watch: Watch | None = None) -> Outcome:
         raise
     except (ValueError, FileNotFoundError) as error:
         outcome = refuse(plan, error)
-    if (
-        outcome.status is Status.INTERRUPTED and not outcome.summary["message"]
-    ):  # not by the one who watches
+    pruned = bool(outcome.summary["message"])  # the reason that the watch gave
+    if outcome.status is Status.INTERRUPTED and not pruned:
         raise KeyboardInterrupt
     return outcome
 
 
-def against_together(plans: Sequence[Plan]) -> str | None:
-    """Why runs cannot be carried out all at once, with stacked parameters; None where they can."""
+def reason_against_batch(plans: Sequence[Plan]) -> str | None:
+    """Why the runs cannot be trained at once, with stacked parameters; None where they can."""
     from suite.batched import reason_against, together
 
     if not together(plans):
@@ -57,11 +56,11 @@ def against_together(plans: Sequence[Plan]) -> str | None:
     return next((reason for plan in plans if (reason := reason_against(plan))), None)
 
 
-def carry_out_together(plans: Sequence[Plan]) -> list[Outcome]:
+def execute_batch(plans: Sequence[Plan]) -> list[Outcome]:
     """All runs at once.
 
     Raises:
-        KeyboardInterrupt: they were asked to end.
+        KeyboardInterrupt: the batch was interrupted.
     """
     from suite.batched import run_batched
 
@@ -74,28 +73,34 @@ def carry_out_together(plans: Sequence[Plan]) -> list[Outcome]:
 def trial_of(
     number: int, settings: Settings, plans: Sequence[Plan], outcomes: Sequence[Outcome]
 ) -> Trial:
-    """What the runs of a trial came to; one that failed fails the trial."""
+    """The trial that its runs make; one that failed fails the trial."""
     metric = next((outcome.metric for outcome in outcomes if outcome.metric != "metric"), "")
-    values = [_value(outcome) for outcome in outcomes]
-    known = [value for value in values if value is not None]
-    worst = next(
-        (o for o, value in zip(outcomes, values, strict=True) if value is None), outcomes[0]
-    )
+    worst = next((outcome for outcome in outcomes if _value(outcome) is None), outcomes[0])
     sign = _sign(plans[0])
     stopped = any(outcome.status is Status.INTERRUPTED for outcome in outcomes)
     return Trial(
         number,
         settings,
         status=PRUNED if stopped else str(worst.status),
-        value=fmean(known) if len(known) == len(plans) else None,
+        value=_mean(outcomes),
         sign=sign,
         metric=metric,
-        seconds=sum(float(outcome.summary.get("seconds") or 0.0) for outcome in outcomes),
+        seconds=sum(_seconds(outcome) for outcome in outcomes),
         grad_equivalents=sum(grad_equivalents(plan.directory) for plan in plans),
         runs=[plan.directory.relative_to(paths.results()).as_posix() for plan in plans],
         message=str(worst.summary.get("message") or ""),
         scores=scores_of(plans[0].directory, plans[0].steps, metric, sign),
     )
+
+
+def _mean(outcomes: Sequence[Outcome]) -> float | None:
+    """The mean final value; None where a run has none."""
+    values = [value for outcome in outcomes if (value := _value(outcome)) is not None]
+    return fmean(values) if len(values) == len(outcomes) else None
+
+
+def _seconds(outcome: Outcome) -> float:
+    return float(outcome.summary.get("seconds") or 0.0)
 
 
 def _value(outcome: Outcome) -> float | None:
@@ -105,6 +110,6 @@ def _value(outcome: Outcome) -> float | None:
 
 
 def _sign(plan: Plan) -> float:
-    """1 where larger values of the task's metric are better, -1 where smaller ones are, by a run that has begun."""
+    """1 where larger values of the task's metric are better, -1 where smaller ones are."""
     described = yaml.safe_load((plan.directory / "config.yaml").read_text())
     return 1.0 if described.get("direction") == "max" else -1.0

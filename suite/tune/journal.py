@@ -1,8 +1,8 @@
-"""A study on disk: Optuna's journal, one file a study, which several processes and machines may work on at once.
+"""A study on disk: Optuna's journal, one file a study, shared by processes and machines.
 
-Every trial has a number that says which point of the space it tries. It is claimed under a lock, by
-one process, which writes its name into it; a trial whose process is gone is claimed again by
-another. What came of it is written once.
+The number of a trial decides which point of the space it tries. One process claims the trial under
+a lock and writes its name into it; a trial whose process has ended is claimed again by another. The
+outcome is written once.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ ATTEMPTS = 3  # processes that may be lost over one trial before it counts as fa
 
 @dataclass(frozen=True)
 class Claim:
-    """A trial that this process is to carry out."""
+    """A trial that this process is to run."""
 
     number: int
     settings: Settings
     trial: int  # its number in the journal
-    rung: int = 0  # that it has passed, under successive halving
+    rung: int = 0  # passed so far, under successive halving
 
 
 class Journal:
-    """The trials of one study, as all who work on it see them."""
+    """The trials of one study, the same for all processes that work on it."""
 
     def __init__(self, study: Study, owner: Owner) -> None:
         self.study, self.owner = study, owner
@@ -51,8 +51,7 @@ class Journal:
         except OSError as error:
             raise ConfigError(
                 f"the study cannot be kept in {self.path.parent} ({error.strerror or error}); give "
-                f"a folder that can "
-                "be written to: storage=PATH"
+                "a folder that can be written to: storage=PATH"
             ) from error
         self.storage = self.optuna._storage
         self.id = self.optuna._study_id
@@ -60,7 +59,7 @@ class Journal:
             if key not in self.optuna.user_attrs:
                 self.optuna.set_user_attr(key, value)
 
-    # -- what there is -----------------------------------------------------------------------------
+    # -- the trials --------------------------------------------------------------------------------
 
     def trials(self) -> dict[int, FrozenTrial]:
         """All trials by number, as far as the request goes."""
@@ -69,11 +68,10 @@ class Journal:
         }
 
     def recorded(self) -> list[Trial]:
-        """Those that have ended, in order."""
-        ended = {
-            number: trial for number, trial in self.trials().items() if trial.state.is_finished()
-        }
-        return [trial_in(ended[number]) for number in sorted(ended)]
+        """The trials that have ended, in order."""
+        trials = self.trials()
+        ended = [number for number in sorted(trials) if trials[number].state.is_finished()]
+        return [trial_in(trials[number]) for number in ended]
 
     @property
     def complete(self) -> bool:
@@ -82,20 +80,20 @@ class Journal:
 
     @property
     def beyond(self) -> int:
-        """How many trials the study has beyond those asked for."""
+        """How many trials the study has beyond the request."""
         return max(0, len(self._all()) - self.study.trials)
 
     def _all(self) -> dict[int, FrozenTrial]:
-        found: dict[int, FrozenTrial] = {}
+        trials: dict[int, FrozenTrial] = {}
         for trial in self.storage.get_all_trials(self.id, deepcopy=False):
             if "number" in trial.user_attrs:
-                found.setdefault(int(trial.user_attrs["number"]), trial)
-        return found
+                trials.setdefault(int(trial.user_attrs["number"]), trial)
+        return trials
 
-    # -- what this process does --------------------------------------------------------------------
+    # -- the work of this process ------------------------------------------------------------------
 
     def decide(self) -> list[Trial]:
-        """Under successive halving, end the trials that do not go on beyond a rung which all have come to by now."""
+        """Under successive halving, end the trials that a rung eliminates, once all reached it."""
         if self.study.request.pruner != HALVING:
             return []
         with alone(self.path.with_suffix(".claims")):
@@ -103,40 +101,28 @@ class Journal:
 
     def _decide(self, rung: int) -> list[Trial]:
         trials = self.trials()
-        there = [trial.state.is_finished() or _passed(trial) >= rung for trial in trials.values()]
-        if len(trials) < self.study.trials or not all(there):
+        arrived = [trial.state.is_finished() or _passed(trial) >= rung for trial in trials.values()]
+        if len(trials) < self.study.trials or not all(arrived):
             return []
-        go_on, ended = (
-            survivors({number: _score(trial, rung) for number, trial in trials.items()}, rung),
-            [],
-        )
+        scores = {number: _score(trial, rung) for number, trial in trials.items()}
+        promoted, ended = survivors(scores, rung), []
         for number, trial in trials.items():
-            if trial.state.is_finished() or not _waits(trial) or _passed(trial) != rung:
+            if not _waits_at(trial, rung):
                 continue
-            if number in go_on:
+            if number in promoted:
                 self.storage.set_trial_user_attr(trial._trial_id, "allowed", rung)
-            else:
-                self._end(trial._trial_id, trial.user_attrs["partial"])
-                ended.append(
-                    Trial.from_dict(
-                        number, dict(trial.user_attrs["settings"]), trial.user_attrs["partial"]
-                    )
-                )
+                continue
+            settings, outcome = dict(trial.user_attrs["settings"]), trial.user_attrs["partial"]
+            self._end(trial._trial_id, outcome)
+            ended.append(Trial.from_dict(number, settings, outcome))
         return ended
 
     def claim(self, most: int = 1) -> list[Claim]:
-        """Up to so many trials that nobody else carries out.
-
-        Left behind by a process that is gone, or new ones.
-        """
+        """Up to so many trials that no process runs: abandoned ones and new ones."""
         claimed: list[Claim] = []
         with alone(self.path.with_suffix(".claims")):
             trials = self.trials()
-            busy = [
-                t.params
-                for t in trials.values()
-                if t.params and not (t.state.is_finished() or self._left(t))
-            ]
+            busy = [trial.params for trial in trials.values() if self._is_busy(trial)]
             for number in range(self.study.trials):
                 if len(claimed) == most:
                     break
@@ -150,10 +136,10 @@ class Journal:
         space = self.study.space
         past = self.storage.get_all_trials(self.id, deepcopy=False)
         settings = point(self.study.request.sampler, space, number, past)
-        told = parameters(settings, space, self.study.defaults)
-        if told in busy:  # the same setting again is the same run, and another process is at it
+        params = parameters(settings, space, self.study.defaults)
+        if params in busy:  # the same setting is the same run, and another process runs it
             return []
-        kept = {
+        attributes = {
             "number": number,
             "settings": settings,
             "owner": self.owner.to_dict(),
@@ -161,9 +147,9 @@ class Journal:
         }
         template = optuna.trial.create_trial(
             state=TrialState.RUNNING,
-            params=told,
-            user_attrs=kept,
-            distributions=distributions({name: space[name] for name in told}),
+            params=params,
+            user_attrs=attributes,
+            distributions=distributions({name: space[name] for name in params}),
         )
         trial = self.storage.create_new_trial(self.id, template)
         if self._all()[number]._trial_id != trial:  # the lock was lost, and another was quicker
@@ -172,42 +158,44 @@ class Journal:
         return [Claim(number, settings, trial)]
 
     def _take_over(self, number: int, trial: FrozenTrial) -> list[Claim]:
-        if not self._left(trial) or _waits(trial):
+        if not self._is_abandoned(trial) or _waits(trial):
             return []
-        kept = trial.user_attrs
-        lost = bool(kept.get("owner"))
+        attributes = trial.user_attrs
+        lost = bool(attributes.get("owner"))
         if lost:
-            (self.workers / str(kept["owner"]["name"])).unlink(missing_ok=True)
-        attempts = int(kept.get("attempts", 1)) + lost
+            (self.workers / str(attributes["owner"]["name"])).unlink(missing_ok=True)
+        attempts = int(attributes.get("attempts", 1)) + lost
         self.storage.set_trial_user_attr(trial._trial_id, "attempts", attempts)
         if attempts > ATTEMPTS:
             self._end(trial._trial_id, killed(attempts - 1).to_dict())
             return []
         self.storage.set_trial_user_attr(trial._trial_id, "owner", self.owner.to_dict())
-        return [Claim(number, dict(kept["settings"]), trial._trial_id, _passed(trial))]
+        return [Claim(number, dict(attributes["settings"]), trial._trial_id, _passed(trial))]
 
-    def _left(self, trial: FrozenTrial) -> bool:
-        """Whether nobody carries out a trial that has begun."""
+    def _is_abandoned(self, trial: FrozenTrial) -> bool:
+        """Whether no process runs a trial that has begun."""
         return claims.gone(trial.user_attrs.get("owner"), self.workers, self.owner)
 
-    def pause(self, claim: Claim, trial: Trial) -> None:
-        """A trial has come to a rung.
+    def _is_busy(self, trial: FrozenTrial) -> bool:
+        """Whether a process runs a trial whose point Optuna knows."""
+        over = trial.state.is_finished() or self._is_abandoned(trial)
+        return bool(trial.params) and not over
 
-        Whether it goes on is decided when all others have come there, too.
-        """
+    def pause(self, claim: Claim, trial: Trial) -> None:
+        """Leave a trial at a rung, until all others have reached it and `decide` promotes some."""
         if self._mine(claim):
             self.storage.set_trial_user_attr(claim.trial, "partial", trial.to_dict())
             self.storage.set_trial_user_attr(claim.trial, "passed", claim.rung + 1)
             self.storage.set_trial_user_attr(claim.trial, "owner", None)
 
     def give_back(self, claims: Sequence[Claim]) -> None:
-        """Trials that were interrupted: anybody may go on with them, at once."""
+        """Leave interrupted trials to any process, at once."""
         for claim in claims:
             if self._mine(claim):
                 self.storage.set_trial_user_attr(claim.trial, "owner", None)
 
-    def tell(self, claim: Claim, trial: Trial) -> None:
-        """Write what came of a trial, unless another has been believed to be its owner meanwhile."""
+    def record(self, claim: Claim, trial: Trial) -> None:
+        """Write the outcome of a trial, unless another process has taken it over meanwhile."""
         with alone(self.path.with_suffix(".claims")):
             if self._mine(claim):
                 self._end(claim.trial, trial.to_dict())
@@ -224,17 +212,21 @@ class Journal:
 
 
 def _passed(trial: FrozenTrial) -> int:
-    """The rungs that a trial has come to."""
+    """The number of rungs that a trial has reached."""
     return int(trial.user_attrs.get("passed", 0))
 
 
 def _waits(trial: FrozenTrial) -> bool:
-    """Whether a trial stands at a rung until it is decided whether it goes on."""
+    """Whether a trial waits at a rung for the decision."""
     return _passed(trial) > int(trial.user_attrs.get("allowed", 0))
 
 
+def _waits_at(trial: FrozenTrial, rung: int) -> bool:
+    return not trial.state.is_finished() and _waits(trial) and _passed(trial) == rung
+
+
 def _score(trial: FrozenTrial, rung: int) -> float:
-    """A trial's score at a rung; -inf for one that did not come there."""
-    kept = trial.user_attrs.get("outcome") or trial.user_attrs.get("partial") or {}
-    scores = kept.get("scores", [])
+    """A trial's score at a rung; -inf for one that did not reach it."""
+    outcome = trial.user_attrs.get("outcome") or trial.user_attrs.get("partial") or {}
+    scores = outcome.get("scores", [])
     return float(scores[rung - 1]) if len(scores) >= rung else -math.inf

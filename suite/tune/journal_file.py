@@ -1,7 +1,4 @@
-"""The file of a study.
-
-Optuna's journal, a line for everything that happened to it, appended under a lock.
-"""
+"""The file of a study: Optuna's journal, a line an event, appended under a lock."""
 
 from __future__ import annotations
 
@@ -18,23 +15,21 @@ from optuna.trial import FrozenTrial
 from suite.errors import ConfigError
 from suite.tune.trial import Trial
 
-LOCK_SECONDS = 20  # after which a lock that nobody gives back is taken
+LOCK_SECONDS = 20  # after which a lock that is not released is taken
 
 
 def alone(path: Path) -> AbstractContextManager[None]:
-    """Hold the lock of a file, a file beside it that only one process can make.
+    """Hold the lock of a file: a file beside it that only one process can create.
 
-    Works over network folders, too.
+    It works over network folders too.
     """
     return get_lock_file(JournalFileOpenLock(str(path), LOCK_SECONDS))
 
 
 class WholeLines(JournalFileBackend):
-    """Optuna's journal file.
+    """Optuna's journal file; a line that a kill or a full disk left half written is cut off.
 
-    A line that a kill or a full disk left half written is cut off before the next one.
-
-    Without that, what is appended to the half line would make the whole file unreadable.
+    The next line would else be appended to the half one, and the whole file be unreadable.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,6 +37,7 @@ class WholeLines(JournalFileBackend):
         self._path = path
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append events, after the last whole line."""
         if self._torn():
             with alone(self._path):
                 if self._torn():
@@ -58,10 +54,10 @@ class WholeLines(JournalFileBackend):
 
 
 def opened(path: Path, name: str) -> optuna.Study:
-    """The study in a file, made if there is none.
+    """The study in a file; a new one where the file does not exist.
 
     Raises:
-        ConfigError: the file holds something that is no journal.
+        ConfigError: the content of the file is no journal.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
@@ -72,26 +68,26 @@ def opened(path: Path, name: str) -> optuna.Study:
     except (ValueError, KeyError, AssertionError) as error:
         raise ConfigError(
             f"the study's journal {path} is damaged ({error}). Move it away and type the same "
-            f"command: trials whose "
-            "runs are recorded are looked up and not repeated."
+            "command: trials whose runs are recorded are looked up and not repeated."
         ) from error
 
 
 def trial_in(frozen: FrozenTrial) -> Trial:
-    """What a journal keeps of a trial that has ended."""
-    kept = frozen.user_attrs
-    return Trial.from_dict(int(kept["number"]), dict(kept["settings"]), kept["outcome"])
+    """A trial that has ended, from Optuna's record of it."""
+    attributes = frozen.user_attrs
+    number, settings = int(attributes["number"]), dict(attributes["settings"])
+    return Trial.from_dict(number, settings, attributes["outcome"])
 
 
 def read(path: Path) -> tuple[dict[str, Any], list[Trial]]:
-    """What a journal says of its study, and its trials that have ended, each number once, in order."""
+    """The description of a journal's study, and its ended trials, each number once, in order."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = JournalStorage(WholeLines(path))
     (name,) = optuna.get_all_study_names(storage)
     study = optuna.load_study(study_name=name, storage=storage)
-    found: dict[int, Trial] = {}
+    trials: dict[int, Trial] = {}
     for frozen in study.get_trials(deepcopy=False):
         if "outcome" in frozen.user_attrs and frozen.state.is_finished():
             trial = trial_in(frozen)
-            found.setdefault(trial.number, trial)
-    return dict(study.user_attrs), [found[number] for number in sorted(found)]
+            trials.setdefault(trial.number, trial)
+    return dict(study.user_attrs), [trials[number] for number in sorted(trials)]

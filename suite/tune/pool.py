@@ -1,7 +1,4 @@
-"""The processes that carry out trials side by side.
-
-Each claims its own, as one of another machine would.
-"""
+"""Processes that run trials side by side; each claims its own, as one of another machine would."""
 
 from __future__ import annotations
 
@@ -18,19 +15,19 @@ from suite.errors import ConfigError, FatalConfigError
 from suite.tune import claims
 from suite.tune.journal import Journal
 from suite.tune.study import Request, Study, studies
-from suite.tune.worker import Worker, asked_to_end
+from suite.tune.worker import Worker, termination_interrupts
 
 NOTICE = 2.0  # seconds for workers to end by themselves
-LONGEST = 10_000  # characters of a message, which a pipe holds though nobody reads yet
-GRACE = 60.0  # seconds for workers that are asked to end to save where they are
+LONGEST = 10_000  # characters of a message, which a pipe holds before it is read
+GRACE = 60.0  # seconds for interrupted workers to save their runs
 
 
-def carry_out_all(request: Request, of: Sequence[Study]) -> None:
-    """All that is missing of the studies, by as many processes as the request asks for.
+def run_missing(request: Request, of: Sequence[Study]) -> None:
+    """Run the missing trials of the studies, in as many processes as the request asks for.
 
     Raises:
-        FatalConfigError: what is wrong is wrong for every trial.
-        KeyboardInterrupt: the command was asked to end.
+        FatalConfigError: the mistake concerns every trial.
+        KeyboardInterrupt: the command was interrupted.
         BrokenProcessPool: workers were killed, and trials are missing.
     """
     me = claims.myself()
@@ -40,11 +37,10 @@ def carry_out_all(request: Request, of: Sequence[Study]) -> None:
         Worker(of).work()
         return
     context = multiprocessing.get_context("spawn")
-    said: Any = context.SimpleQueue()
-    workers = [
-        context.Process(target=_worker, args=(request, said, os.getpid())) for _ in range(jobs)
-    ]
-    with asked_to_end():
+    messages: Any = context.SimpleQueue()
+    arguments = (request, messages, os.getpid())
+    workers = [context.Process(target=_worker, args=arguments) for _ in range(jobs)]
+    with termination_interrupts():
         for worker in workers:
             worker.start()
         try:
@@ -53,24 +49,24 @@ def carry_out_all(request: Request, of: Sequence[Study]) -> None:
         except KeyboardInterrupt:
             _end(workers)
             raise
-    if not said.empty():
-        raise FatalConfigError(said.get())
+    if not messages.empty():
+        raise FatalConfigError(messages.get())
     _judge(workers, of)
 
 
-def _worker(request: Request, said: Any, parent: int) -> None:
-    """What a worker does; it composes the studies anew, as plans do not travel."""
+def _worker(request: Request, messages: Any, parent: int) -> None:
+    """The work of one process; it composes the studies anew, as plans are not pickled."""
     try:
         Worker(studies(request), parent).work()
     except ConfigError as error:
-        said.put(str(error)[:LONGEST])
+        messages.put(str(error)[:LONGEST])
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
 def _judge(workers: Sequence[BaseProcess], of: Sequence[Study]) -> None:
-    """Say which workers were lost; it is a failure only where trials are missing because of it."""
+    """Name the workers that were lost; a failure only where trials are missing."""
     lost = [worker for worker in workers if worker.exitcode != 0]
     if not lost:
         return
@@ -85,12 +81,10 @@ def _judge(workers: Sequence[BaseProcess], of: Sequence[Study]) -> None:
 
 
 def _end(workers: Sequence[BaseProcess]) -> None:
-    """Ask the workers to end, which saves the runs they are at, and wait for them."""
+    """Interrupt the workers, which save their runs, and wait for them."""
     until = time.monotonic() + GRACE
     for worker in workers:
-        worker.join(
-            NOTICE
-        )  # Ctrl-C reaches them, too; what was sent to this process alone does not
+        worker.join(NOTICE)  # Ctrl-C reaches them too; a signal to this process alone does not
     for worker in workers:
         worker.terminate()
     for worker in workers:

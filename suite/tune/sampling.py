@@ -1,12 +1,10 @@
-"""Which setting a trial tries.
-
-Its point, as a function of the space, the trial's number and, for TPE, what was found.
+"""The setting of a trial: a point of the space, by the trial's number and, for TPE, the past.
 
 Trial 0 is the default setting whatever the sampler. The points of `quasi` (scrambled Sobol) and
 `random` depend on the space and the trial's number only: trials of a study are exchangeable, in any
-order, on any machine, and a larger budget adds to a smaller one. `tpe` (Bergstra et al. 2011) looks
-at the trials so far; those still running count as bad ones (constant liar), so that parallel trials
-do not all try the same.
+order, on any machine, and a larger budget adds to a smaller one. `tpe` (Bergstra et al. 2011) uses
+the trials so far; those still running count as bad ones (constant liar), so that parallel trials
+try different points.
 """
 
 from __future__ import annotations
@@ -26,17 +24,16 @@ SAMPLERS = ("quasi", "random", "tpe")
 QUASI, RANDOM, TPE = SAMPLERS
 EXCHANGEABLE = frozenset({QUASI, RANDOM})
 SEED = 0  # of the sequence of points; the seeds of the runs are others
-STARTUP = (
-    10  # trials of the quasi-random sequence that TPE begins with: the default and nine points
-)
+STARTUP = 10  # quasi-random trials that TPE begins with: the default and nine points
 
 
 def point(sampler: str, space: Space, number: int, past: Sequence[Any] = ()) -> Settings:
-    """The settings of a trial.
-
-    Nothing set for trial 0, else a point of the space, floats to three digits.
+    """The settings of a trial: none for trial 0, else a point of the space, to three digits.
 
     Args:
+        sampler: its name, one of `SAMPLERS`.
+        space: the search space.
+        number: of the trial.
         past: for `tpe`, Optuna's trials of the study so far, the running ones among them.
     """
     if number == 0 or not space:
@@ -49,7 +46,7 @@ def point(sampler: str, space: Space, number: int, past: Sequence[Any] = ()) -> 
 
 
 def sequence(space: Space, trials: int) -> list[Settings]:
-    """The default (nothing set) and `trials - 1` scrambled quasi-random points of a space, to three digits."""
+    """The default (no settings) and `trials - 1` scrambled quasi-random points, to three digits."""
     if not space:
         return [{}]
     size = 1 << max(4, (trials - 1).bit_length())  # so that the same work serves many numbers
@@ -57,10 +54,7 @@ def sequence(space: Space, trials: int) -> list[Settings]:
 
 
 def parameters(settings: Settings, space: Space, defaults: Settings) -> dict[str, Any]:
-    """What Optuna is told of a trial: its point of the space.
-
-    Nothing for defaults that lie outside it.
-    """
+    """The point of a trial for Optuna; none for defaults that lie outside the space."""
     own = {name: settings.get(name, defaults.get(name)) for name in space}
     return own if inside(own, space) else {}
 
@@ -92,10 +86,7 @@ def _random(space: Space, number: int) -> Settings:
 
 
 def _suggested(space: Space, number: int, past: Sequence[Any]) -> Settings:
-    """What TPE makes of the past.
-
-    Its random numbers depend on the trial's number, so that a study can go on.
-    """
+    """TPE's suggestion; its random numbers depend on the trial's number, so a study can resume."""
     import optuna
 
     with _quietly():
@@ -112,7 +103,7 @@ def _rounded(point: Mapping[str, Any], space: Space) -> Settings:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without Optuna's notes on every step and on what it calls experimental."""
+    """Without Optuna's notes on every step and on its experimental parts."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)

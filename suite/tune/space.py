@@ -46,14 +46,14 @@ def rounded(value: Any, entry: Entry) -> Any:
 
 
 def inside(settings: Settings, space: Space) -> bool:
-    """Whether settings are a point of the space: every name of it has a value there."""
+    """Whether settings are a point of the space: a value inside it for each of its names."""
     return set(settings) == set(space) and all(
         _holds(entry, settings[name]) for name, entry in space.items()
     )
 
 
 def on_edge(settings: Settings, space: Space) -> list[str]:
-    """The names whose value lies within two percent of an end of its range; choices have no ends."""
+    """The names whose value lies within two percent of an end of its range."""
     ranged = {name: value for name, value in settings.items() if "choices" not in space[name]}
     return [
         name
@@ -63,13 +63,11 @@ def on_edge(settings: Settings, space: Space) -> list[str]:
 
 
 def _place(value: float, entry: Entry) -> float:
-    """Where in its range a value lies, from 0 to 1, in the logarithm if the range is searched so."""
+    """The place of a value in its range, from 0 to 1; logarithmic where the range is."""
     low, high = float(entry["low"]), float(entry["high"])
-    return (
-        math.log(value / low) / math.log(high / low)
-        if entry.get("log")
-        else (value - low) / (high - low)
-    )
+    if entry.get("log"):
+        return math.log(value / low) / math.log(high / low)
+    return (value - low) / (high - low)
 
 
 def _holds(entry: Entry, value: Any) -> bool:
@@ -90,24 +88,31 @@ def _distribution(entry: Entry) -> Any:
 
 
 def _problem(entry: Any) -> str | None:
-    """What is wrong with an entry, in words that follow its name."""
+    """The mistake in an entry, in words that follow its name; None for a correct one."""
     if not isinstance(entry, Mapping):
         return f"must be {{low: ..., high: ...}} or {{choices: [...]}}, got {entry!r}"
+    known = RANGE | CHOICES
     for key in entry:
-        if key not in RANGE | CHOICES:
-            return f"has a key {key!r} that means nothing here.{did_you_mean(str(key), RANGE | CHOICES)}"
+        if key not in known:
+            return f"has a key {key!r} that means nothing here.{did_you_mean(str(key), known)}"
     if "choices" in entry:
         return None if entry["choices"] else "has no choices"
+    return _problem_of_range(entry)
+
+
+def _problem_of_range(entry: Entry) -> str | None:
     low, high = entry.get("low"), entry.get("high")
-    kinds = (int,) if entry.get("integer") else (int, float)
-    if not all(
-        isinstance(end, kinds) and not isinstance(end, bool) and math.isfinite(end)
-        for end in (low, high)
-    ):
-        what = "whole numbers" if entry.get("integer") else "numbers"
-        return f"must have {what} as low and high, got {low!r} and {high!r}"
+    whole = bool(entry.get("integer"))
+    if not (_is_number(low, whole) and _is_number(high, whole)):
+        kind = "whole numbers" if whole else "numbers"
+        return f"must have {kind} as low and high, got {low!r} and {high!r}"
     if not low < high:  # type: ignore[operator]
         return f"must have a low below its high, got {low!r} and {high!r}"
     if entry.get("log") and low <= 0:  # type: ignore[operator]
         return f"is searched in the logarithm, so low must be above 0, got {low!r}"
     return None
+
+
+def _is_number(value: Any, whole: bool) -> bool:
+    kinds = (int,) if whole else (int, float)
+    return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)

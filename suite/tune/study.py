@@ -1,4 +1,4 @@
-"""A request for tuning, and the studies that it comes to: one for each optimizer and task."""
+"""A request for tuning, and its studies: one for each optimizer and task."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _cores() -> int:
 
 @dataclass(frozen=True)
 class Request:
-    """What is tuned, with what budget.
+    """The pairs to tune, and the budget.
 
     Attributes:
         optimizers, tasks: the pairs to tune are their product.
@@ -40,9 +40,9 @@ class Request:
         jobs: how many run at once.
         overrides: further settings of every run, as typed.
         out: where the tuned YAML files go.
-        sampler, pruner: how settings are chosen, and whether runs that do badly are stopped early.
+        sampler, pruner: how settings are chosen, and whether the worse runs are stopped early.
         seeds: how many seeds a setting is tried with; its value is their mean.
-        storage: the folder of the studies, to be shared by all who work on them.
+        storage: the folder of the studies, shared by all processes that work on them.
         batched: how many trials are trained at once with stacked parameters, where the method
             allows it.
     """
@@ -69,7 +69,7 @@ class Request:
 
     @property
     def command(self) -> str:
-        """What repeats the study."""
+        """The command that repeats the study."""
         parts = [
             f"optimizer={','.join(self.optimizers)}",
             f"task={','.join(self.tasks)}",
@@ -85,7 +85,7 @@ class Request:
 
     @property
     def folder(self) -> Path:
-        """Where the studies are."""
+        """The folder of the studies."""
         return self.storage or paths.results() / "tune" / "studies"
 
 
@@ -96,8 +96,8 @@ class Study:
     Attributes:
         optimizer, task: the names of the YAML files.
         plan: the run of trial 0, the default setting.
-        space: where settings are looked for; what the command line sets is not looked for.
-        request: what it is part of.
+        space: of the search; a setting of the command line is not searched.
+        request: the whole that the study is part of.
     """
 
     optimizer: str
@@ -108,22 +108,22 @@ class Study:
 
     @property
     def label(self) -> str:
-        """What results call the optimizer: one of many that a YAML stands for by its own name."""
+        """The optimizer's name in results, with that of one of many that a YAML serves."""
         return self.plan.optimizer
 
     @property
     def problem(self) -> str:
-        """What results call the task: one that is made by a file by that file's name."""
+        """The task's name in results, that of its file where a file makes it."""
         return self.plan.task
 
     @property
     def trials(self) -> int:
-        """How many there are to be; where nothing is searched the default is all there is to try."""
+        """The number of trials; with an empty space the default is the only one."""
         return self.request.trials if self.space else 1
 
     @property
     def seeds(self) -> list[int]:
-        """What each setting is tried with."""
+        """The seeds of each setting."""
         return [TUNING_SEED + number for number in range(self.request.seeds)]
 
     @cached_property
@@ -135,9 +135,10 @@ class Study:
             "seeds": self.seeds,
             "points": SEED,
         }
-        if self.request.pruner == HALVING:  # which sets all trials of a study against each other
+        if self.request.pruner == HALVING:  # which compares all trials of a study
             how["trials"] = self.trials
-        return f"{self.problem}_{self.label}_{digest({'run': self.plan.run_id, 'space': self.space, **how})}"
+        identity = {"run": self.plan.run_id, "space": self.space, **how}
+        return f"{self.problem}_{self.label}_{digest(identity)}"
 
     @property
     def journal(self) -> Path:
@@ -150,7 +151,7 @@ class Study:
         return {name: _at(self.plan.config["optimizer"], name) for name in self.space}
 
     def describe(self) -> dict[str, Any]:
-        """What the journal says of the study."""
+        """The study's description in its journal."""
         return {
             "task": self.problem,
             "optimizer": self.label,
@@ -164,7 +165,7 @@ class Study:
 
 
 def studies(request: Request) -> list[Study]:
-    """The studies that a request comes to, every one of them composed, so that a wrong name stops it at once."""
+    """The studies of a request; each is composed, so that a wrong name stops it at once."""
     return [
         study_of(request, optimizer, task)
         for task in request.tasks
@@ -173,10 +174,10 @@ def studies(request: Request) -> list[Study]:
 
 
 def study_of(request: Request, optimizer: str, task: str) -> Study:
-    """One of them.
+    """The study of one pair.
 
     Raises:
-        ConfigError: a setting that there is not, or a search space that makes no sense.
+        ConfigError: a setting that does not exist, or a wrong search space.
     """
     plan = trial_plan(request, optimizer, task)
     space = checked(plan.config["optimizer"].get("search"), f"optimizer {optimizer}")
@@ -219,7 +220,7 @@ def trial_plan(
 
 
 def _set(request: Request) -> set[str]:
-    """The optimizer's settings that the command line decides."""
+    """The optimizer's settings on the command line."""
     keys = [word.partition("=")[0].lstrip("+") for word in request.overrides]
     return {key.removeprefix("optimizer.") for key in keys if key.startswith("optimizer.")}
 

@@ -1,4 +1,4 @@
-"""A trial: one setting, and what came of it."""
+"""A trial: one setting, and its outcome."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ from typing import Any
 from suite.results.status import Status
 from suite.tune.space import Settings
 
-PRUNED = (
-    "pruned"  # a trial whose run was stopped early: the run is `interrupted`, the trial has ended
-)
+# a trial whose run was stopped early: the run is `interrupted`, the trial has ended
+PRUNED = "pruned"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting, and what came of it.
+    """One setting, and its outcome.
 
     Attributes:
-        number: which point of the space it is; 0 is the default setting.
+        number: of the point of the space; 0 is the default setting.
         status: the word of its worst run, or `pruned`.
         value: the final validation metric, over several seeds their mean; None for a trial that
             failed.
         sign: 1 where larger values are better, -1 where smaller ones are.
-        seconds, grad_equivalents: what its runs spent.
+        seconds, grad_equivalents: spent by its runs.
         runs: their directories, below the folder of all results.
-        scores: under successive halving, the score at each rung that it has come to.
+        scores: under successive halving, the score at each rung that it reached.
     """
 
     number: int
@@ -56,7 +55,7 @@ class Trial:
         return self.value is None
 
     def to_dict(self) -> dict[str, Any]:
-        """What the journal keeps of it, beside its number and settings."""
+        """The journal's record of the trial, beside its number and settings."""
         names = (
             "status",
             "value",
@@ -74,15 +73,14 @@ class Trial:
         }
 
     @classmethod
-    def from_dict(cls, number: int, settings: Settings, kept: Mapping[str, Any]) -> Trial:
-        """The trial that a journal keeps."""
-        return cls(
-            number, settings, **{name: value for name, value in kept.items() if name != "score"}
-        )
+    def from_dict(cls, number: int, settings: Settings, record: Mapping[str, Any]) -> Trial:
+        """The trial of a journal's record."""
+        fields = {name: value for name, value in record.items() if name != "score"}
+        return cls(number, settings, **fields)
 
 
 def grad_equivalents(directory: Path) -> float:
-    """What a run has spent, by the last row of its history that tells; 0 where it did not begin."""
+    """Gradient-equivalents of a run, from the last row of its history; 0 where it did not begin."""
     try:
         with (directory / "history.csv").open(newline="") as file:
             (last,) = deque(csv.DictReader(file), maxlen=1)

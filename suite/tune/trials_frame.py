@@ -56,7 +56,7 @@ def load_trials(results: Path) -> pd.DataFrame:
 
 def unequal(trials: pd.DataFrame) -> list[str]:
     """A sentence for each task on which optimizers were tuned with different numbers of trials."""
-    said = []
+    sentences = []
     for task, of in trials.groupby("task", sort=False):
         counts = (
             of.groupby(["optimizer", "study"], sort=False)
@@ -66,8 +66,8 @@ def unequal(trials: pd.DataFrame) -> list[str]:
         )
         if counts.min() < counts.max():
             words = ", ".join(f"{optimizer} {count}" for optimizer, count in counts.items())
-            said.append(f"The optimizers were not tuned equally on {task}; trials: {words}.")
-    return said
+            sentences.append(f"The optimizers were not tuned equally on {task}; trials: {words}.")
+    return sentences
 
 
 def _of_journals(results: Path, damaged: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
@@ -96,13 +96,13 @@ def _row(
     about: Mapping[str, Any],
     number: int,
     settings: Mapping[str, Any],
-    kept: Mapping[str, Any],
+    record: Mapping[str, Any],
     at: Path,
 ) -> dict[str, Any]:
-    value = kept["value"]
-    runs: Sequence[str] = kept["runs"]
+    value = record["value"]
+    runs: Sequence[str] = record["runs"]
     own = {
-        name: kept[name]
+        name: record[name]
         for name in ("status", "sign", "metric", "seconds", "grad_equivalents", "runs")
     }
     return {
@@ -111,7 +111,7 @@ def _row(
         **own,
         "number": number,
         "value": math.nan if value is None else float(value),
-        "score": float(kept["score"]),
+        "score": float(record["score"]),
         "settings": dict(settings),
         "seeds": len(about["seeds"]),
         "path": str(at / runs[0]) if runs else "",

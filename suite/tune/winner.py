@@ -1,4 +1,4 @@
-"""What a study found: the best setting as a YAML with its origin, and what finding it cost."""
+"""The result of a study: its best setting as a YAML with the origin, and the cost."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from suite.tune.trial import PRUNED, Trial
 
 
 def conclude(study: Study, trials: Sequence[Trial]) -> Path | None:
-    """Write the best setting of a study, where it came from, and whether it lies on its space's edge."""
+    """Write the best setting of a study, its origin, and whether it lies on the space's edge."""
     trials = sorted(trials, key=lambda trial: trial.number)
     print(spent(study, trials))
     ended = [trial for trial in trials if not trial.failed and trial.status != PRUNED]
     if not ended:
-        where = f"{study.label} on {study.problem}"
         print(
-            f"{where}: no trial of {len(trials)} ended well ({_words(trials)}); nothing is written"
+            f"{study.label} on {study.problem}: no trial of {len(trials)} ended well "
+            f"({_words(trials)}); nothing is written"
         )
         return None
     best = max(ended, key=lambda trial: trial.score)
@@ -34,60 +34,52 @@ def conclude(study: Study, trials: Sequence[Trial]) -> Path | None:
     write_atomically(path, "\n".join(_origin(study, trials, best)) + "\n" + _values(best))
     for name in on_edge(best.settings, study.space):
         print(f"{study.label} on {study.problem}: {_edge(study, best, name)}")
-    if (
-        study.label != study.optimizer
-    ):  # one of many that a YAML stands for: the others may not take its values
-        print(f"to use what was found: tuned={study.problem}_{study.label}")
-    elif study.problem not in registry.names(
-        "task"
-    ):  # made by a file: no run of another may take its values
-        print(f"to use what was found: 'tuned={study.problem}_${{optimizer}}'")
+    if study.label != study.optimizer:  # one of many of a YAML: not for the others
+        print(f"to use these values: tuned={study.problem}_{study.label}")
+    elif study.problem not in registry.names("task"):  # a task of a file: not for other files
+        print(f"to use these values: 'tuned={study.problem}_${{optimizer}}'")
     return path
 
 
 def before(request: Request, journals: Sequence[Journal]) -> list[str]:
-    """What is worth knowing before the first trial."""
-    said = []
+    """Notes before the first trial."""
+    notes = []
     if recorded := sum(len(journal.recorded()) for journal in journals):
-        said.append(f"{recorded} of them are recorded already")
+        notes.append(f"{recorded} of them are recorded already")
     for study in [journal.study for journal in journals if not journal.study.space]:
-        said.append(
+        notes.append(
             f"{study.label} on {study.problem}: nothing to search, so its default setting is its "
             f"only trial"
         )
     if request.sampler == TPE and request.jobs > 1:
-        said.append(
+        notes.append(
             "sampler=tpe with several jobs tries other settings each time; jobs=1 is reproducible"
         )
-    return said
+    return notes
 
 
 def compared(of: Sequence[Study], beyond: Sequence[int]) -> list[str]:
-    """What is not equal about studies that were asked for together.
-
-    `beyond` are the trials each has in excess.
-    """
-    said = []
+    """Notes on unequal studies of one request; `beyond` are the trials each has in excess."""
+    notes = []
     for task in dict.fromkeys(study.problem for study in of):
         counts = {study.label: study.trials for study in of if study.problem == task}
         if len(set(counts.values())) > 1:
             words = ", ".join(f"{label} {count}" for label, count in counts.items())
-            said.append(
+            notes.append(
                 f"not equally tuned on {task}; trials: {words} (nothing to search is one trial, "
                 f"the default)"
             )
     for study, more in zip(of, beyond, strict=True):
         if more:
-            said.append(
+            notes.append(
                 f"{study.label} on {study.problem}: the study has {more} trials more, of a larger "
-                f"request; what is "
-                f"written here is the best of the first {study.trials}"
+                f"request; the best of the first {study.trials} is written here"
             )
-    return said
+    return notes
 
 
 def spent(study: Study, trials: Sequence[Trial]) -> str:
-    """What a study cost, in a line."""
+    """The cost of a study, in a line."""
     return f"tuning {study.label} on {study.problem}: {_cost(trials)}"
 
 
@@ -128,7 +120,8 @@ def _words(trials: Sequence[Trial]) -> str:
 
 def _edge(study: Study, best: Trial, name: str) -> str:
     low, high = study.space[name]["low"], study.space[name]["high"]
-    return f"{name} lies at the edge of its search space ({best.settings[name]:.3g} of {low:g} to {high:g})."
+    place = f"{best.settings[name]:.3g} of {low:g} to {high:g}"
+    return f"{name} lies at the edge of its search space ({place})."
 
 
 def _values(best: Trial) -> str:

@@ -1,7 +1,4 @@
-"""One process at work.
-
-It claims a trial, or a batch, runs it, tells what came of it, until none is left.
-"""
+"""One process of a study: it claims trials, runs them and records them, until none is left."""
 
 from __future__ import annotations
 
@@ -16,23 +13,30 @@ from suite.config.plan import Plan
 from suite.training.runner import Outcome
 from suite.training.training import Watch
 from suite.tune import claims
-from suite.tune.execution import against_together, carry_out, carry_out_together, plans_of, trial_of
+from suite.tune.execution import (
+    execute,
+    execute_batch,
+    plans_of,
+    reason_against_batch,
+    trial_of,
+)
 from suite.tune.halving import Halt, rungs
 from suite.tune.journal import Claim, Journal
 from suite.tune.study import HALVING, Study
 from suite.tune.trial import PRUNED, Trial
 
-PAUSE = 0.5  # seconds between two looks at trials that others carry out
-PATIENCE = 20 * PAUSE  # until it is said that they are waited for
+PAUSE = 0.5  # seconds between two looks at the trials of other processes
+PATIENCE = 20 * PAUSE  # until a line says so
 
 Done = Iterator[tuple[Claim, list[Plan], list[Outcome]]]
 
 
 class Worker:
-    """What one process does for the studies.
+    """One process that works on the studies.
 
     Args:
-        parent: the process that asked for this one; when it is gone, no further trial is begun.
+        of: the studies.
+        parent: the process that started this one; after its end no further trial is begun.
     """
 
     def __init__(self, of: Sequence[Study], parent: int | None = None) -> None:
@@ -42,12 +46,12 @@ class Worker:
         self.single: set[str] = set()  # studies whose trials do not fit into a batch
 
     def work(self) -> None:
-        """Carry out what is missing, and wait for what others carry out, until all trials have ended."""
+        """Run the missing trials, and wait for those of other processes, until all have ended."""
         waited = 0.0
-        with claims.present(self.me, self.journals[0].workers), asked_to_end():
+        with claims.present(self.me, self.journals[0].workers), termination_interrupts():
             while self.parent is None or os.getppid() == self.parent:
-                if found := self._next():
-                    self._carry_out(*found)
+                if claimed := self._next():
+                    self._execute(*claimed)
                     waited = 0.0
                 elif all(journal.complete for journal in self.journals):
                     return
@@ -70,7 +74,7 @@ class Worker:
         share = -(-study.trials // study.request.jobs)
         return 1 if study.name in self.single else min(study.request.batched, share)
 
-    def _carry_out(self, journal: Journal, claims: Sequence[Claim]) -> None:
+    def _execute(self, journal: Journal, claims: Sequence[Claim]) -> None:
         left = list(claims)
         try:
             for claim, plans, outcomes in self._outcomes(journal.study, claims):
@@ -79,26 +83,25 @@ class Worker:
                 if trial.status == PRUNED:
                     journal.pause(claim, trial)
                     continue
-                journal.tell(claim, trial)
+                journal.record(claim, trial)
                 self._say(journal.study, trial)
         finally:
             journal.give_back(left)
 
     def _outcomes(self, study: Study, claims: Sequence[Claim]) -> Done:
-        """The runs of the trials: all at once where they fit together, else those of the first."""
+        """The runs of the trials: all at once as a batch, else those of the first."""
         planned = [(claim, plans_of(study, claim.settings)) for claim in claims]
         if study.request.batched > 1 and study.name not in self.single:
             every = [plan for _, plans in planned for plan in plans]
-            if (reason := against_together(every)) is None:
-                found = iter(carry_out_together(every))
-                yield from (
-                    (claim, plans, [next(found) for _ in plans]) for claim, plans in planned
-                )
+            if (reason := reason_against_batch(every)) is None:
+                outcomes = iter(execute_batch(every))
+                for claim, plans in planned:
+                    yield claim, plans, [next(outcomes) for _ in plans]
                 return
             print(f"{study.label} on {study.problem}, not batched: {reason}", flush=True)
             self.single.add(study.name)
         claim, plans = planned[0]
-        yield claim, plans, [carry_out(plan, _watch(study, claim, plan)) for plan in plans]
+        yield claim, plans, [execute(plan, _watch(study, claim, plan)) for plan in plans]
 
     def _say(self, study: Study, trial: Trial) -> None:
         """A line about a trial that has ended."""
@@ -114,8 +117,7 @@ class Worker:
     def _say_waiting(self) -> None:
         missing = sum(journal.study.trials - len(journal.recorded()) for journal in self.journals)
         print(
-            f"waiting for {missing} trial{'s' if missing > 1 else ''} that another process carries "
-            f"out",
+            f"waiting for {missing} trial{'s' if missing > 1 else ''} of another process",
             flush=True,
         )
 
@@ -126,8 +128,8 @@ def _watch(study: Study, claim: Claim, plan: Plan) -> Watch | None:
 
 
 @contextmanager
-def asked_to_end() -> Iterator[None]:
-    """A termination is an interruption, as Ctrl-C is."""
+def termination_interrupts() -> Iterator[None]:
+    """Make a termination an interruption, as Ctrl-C is."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -434,7 +434,7 @@ def test_one_of_many_that_a_yaml_stands_for_is_tuned_by_its_own_name(
     assert [path.name for path in (home / "tuned").iterdir()] == [f"{name}.yaml"]
     assert "of 2: final validation accuracy" in (home / "tuned" / f"{name}.yaml").read_text()
     assert "pytorch_optimizer_lookahead on mlp, {}: done" in said
-    assert f"to use what was found: tuned={name}\n" in said
+    assert f"to use these values: tuned={name}\n" in said
 
 
 def test_a_file_of_the_users_is_tuned_under_its_own_name(
@@ -446,7 +446,7 @@ def test_a_file_of_the_users_is_tuned_under_its_own_name(
     )
     assert (code, err) == (0, "")
     assert [path.name for path in (home / "tuned").iterdir()] == ["my_task_sgd.yaml"]
-    assert "to use what was found: 'tuned=my_task_${optimizer}'" in said
+    assert "to use these values: 'tuned=my_task_${optimizer}'" in said
 
 
 def test_a_broken_file_ends_the_study_at_once(

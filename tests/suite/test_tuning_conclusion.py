@@ -179,5 +179,5 @@ def test_studies_that_are_not_equal_are_said_to_be_so(tmp_path: Path) -> None:
     ]
     (said,) = compared([ours], [8])
     assert said.startswith(
-        "kfac on mlp: the study has 8 trials more, of a larger request; what is written here is the"
+        "kfac on mlp: the study has 8 trials more, of a larger request; the best of the first"
     )
