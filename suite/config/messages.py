@@ -163,8 +163,8 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
 def _origin(group: str, arguments: Sequence[str]) -> str:
     """` (of experiment=quick)` where an experiment chose what the command line did not."""
     experiment = overrides.typed("experiment", arguments)
-    chosen_there = overrides.is_sweep(arguments) and not overrides.typed(group, arguments)
-    return f" (of experiment={experiment[0]})" if chosen_there and experiment else ""
+    by_experiment = overrides.is_sweep(arguments) and not overrides.typed(group, arguments)
+    return f" (of experiment={experiment[0]})" if by_experiment and experiment else ""
 
 
 def _lacking(group: str, key: str, arguments: Sequence[str]) -> str | None:
