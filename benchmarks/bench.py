@@ -15,17 +15,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from suite.config import resolvers
+from suite.config.compose import compose_plan
 from suite.config.plan import Plan
-from suite.paths import CONFIGS
 from suite.results.directory import RunRecord
 from suite.training.runner import build_task
 from suite.training.training import Training
@@ -37,13 +33,8 @@ ROUNDS = 11
 
 def plan_for(task: str, steps: int, folder: Path, *extra: str) -> Plan:
     """A plan of SGD on a task, with all logging on."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose(
-            "config",
-            ["optimizer=sgd", f"task={task}", f"steps={steps}", "threads=1", "~tuned", *extra],
-        )
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    return Plan(plain, "sgd", task, None, folder, "benchmark")
+    pair = ["optimizer=sgd", f"task={task}"]
+    return compose_plan([*pair, f"steps={steps}", "threads=1", "~tuned", *extra], folder)
 
 
 def suite_loop(plan: Plan, task: Task) -> Callable[[], float]:
@@ -163,5 +154,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    resolvers.register()
     main()

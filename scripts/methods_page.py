@@ -18,15 +18,15 @@ from typing import Any
 
 import pandas as pd
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from optimizers import Objective, UnsupportedError
 from optimizers.method import Method
-from suite.config import registry, resolvers
+from suite.config import registry
+from suite.config.compose import compose_config
 from suite.config.instantiate import construct, locate
 from suite.errors import ConfigError
-from suite.paths import CONFIGS, ROOT
+from suite.paths import ROOT
 from suite.training.measures import oracle_costs
 from suite.training.measures.memory import state_bytes
 from suite.training.progress import ProgressLine
@@ -120,21 +120,19 @@ relatives."""
 
 def task_of(name: str) -> tuple[Task, Batch]:
     """A task at its quick size, and its first mini-batch."""
-    resolvers.register()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        plain: Any = OmegaConf.to_container(
-            compose("config", [f"task={name}", "scale=quick", "~tuned"]), resolve=True
-        )
-    task: Task = construct(plain["task"])
+    task: Task = construct(_composed(f"task={name}")["task"])
     return task, next(task.batches("train", 0))
 
 
 def settings(optimizer: str) -> dict[str, Any]:
     """An optimizer's node as a run sees it."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("config", [f"optimizer={optimizer}", "~tuned", "scale=quick"])
+    return dict(_composed(f"optimizer={optimizer}")["optimizer"])
+
+
+def _composed(choice: str) -> dict[str, Any]:
+    config, _ = compose_config([choice, "scale=quick", "~tuned"])
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    return dict(plain["optimizer"])
+    return dict(plain)
 
 
 class Side:
