@@ -42,12 +42,12 @@ HOW_TO_READ = (
 
 
 @dataclass(frozen=True)
-class Arrival:
+class LevelSteps:
     """One method at one level.
 
     Attributes:
         level: its name.
-        arrived: how many runs reached it.
+        reached: how many runs reached it.
         runs: how many there are.
         middle: the steps of the median run; `inf` unless most runs reached the level.
         seen: the median steps of the runs that reached it.
@@ -56,7 +56,7 @@ class Arrival:
     """
 
     level: str
-    arrived: int
+    reached: int
     runs: int
     middle: float
     seen: float
@@ -64,18 +64,18 @@ class Arrival:
     last: float
 
 
-Methods = dict[str, list[Arrival]]
+Methods = dict[str, list[LevelSteps]]
 
 
 def section(context: Context) -> Content:
     """A panel for each problem that has levels."""
-    contents = arrivals(context.records, level_costs(context.records))
+    contents = level_steps(context.records, level_costs(context.records))
     if not contents:
         return Content()
     return Content([], [_picture(contents, context.figures)], HOW_TO_READ)
 
 
-def arrivals(records: Records, reached: pd.DataFrame) -> dict[str, Methods]:
+def level_steps(records: Records, reached: pd.DataFrame) -> dict[str, Methods]:
     """For each problem and method the levels from the easiest to the hardest.
 
     Of two levels with the same value, one counts.
@@ -87,14 +87,14 @@ def arrivals(records: Records, reached: pd.DataFrame) -> dict[str, Methods]:
         ordered = levels.mul(worst_first).sort_values(kind="stable").index
         cells = dict(list(group.groupby(["optimizer", "level"], sort=False)["steps"]))
         contents[str(problem)] = {
-            name: [_arrival(str(level), cells[name, level]) for level in ordered]
+            name: [_level_steps(str(level), cells[name, level]) for level in ordered]
             for name in records.optimizers
             if (name, ordered[0]) in cells
         }
     return contents
 
 
-def _arrival(level: str, steps: pd.Series) -> Arrival:
+def _level_steps(level: str, steps: pd.Series) -> LevelSteps:
     finite = np.sort(steps[np.isfinite(steps)].to_numpy(dtype=float))
     first, seen, last = (
         (finite[0], np.median(finite), finite[-1])
@@ -102,7 +102,9 @@ def _arrival(level: str, steps: pd.Series) -> Arrival:
         else (math.inf, math.inf, math.inf)
     )
     middle = median_with_failures(finite.tolist(), len(steps))
-    return Arrival(level, len(finite), len(steps), middle, float(seen), float(first), float(last))
+    return LevelSteps(
+        level, len(finite), len(steps), middle, float(seen), float(first), float(last)
+    )
 
 
 def _picture(contents: Mapping[str, Methods], folder: Path) -> Picture:
@@ -158,14 +160,14 @@ def _key(name: str, shade: str) -> Line2D:
 
 
 def _anybody(methods: Methods) -> bool:
-    return any(one.arrived for levels in methods.values() for one in levels)
+    return any(one.reached for levels in methods.values() for one in levels)
 
 
 def _panel(axes: Axes, methods: Methods, levels: Mapping[str, str]) -> None:
     rows = range(len(methods))
     for row, reached in zip(rows, methods.values(), strict=True):
         for place, one in enumerate(reached):
-            if one.arrived:
+            if one.reached:
                 y = row + 0.16 * (place - (len(reached) - 1) / 2) / max(1, len(reached) - 1) * 2
                 _dot(axes, one, y, levels[one.level])
         _count(axes, row, reached[-1])
@@ -180,24 +182,24 @@ def _panel(axes: Axes, methods: Methods, levels: Mapping[str, str]) -> None:
     ratio_ticks(axes.xaxis)
 
 
-def _count(axes: Axes, row: int, hardest: Arrival) -> None:
+def _count(axes: Axes, row: int, hardest: LevelSteps) -> None:
     """How many seeds reached the hardest level, right of a method's row."""
     axes.text(
         1.02,
         row,
-        f"{hardest.arrived}/{hardest.runs}",
+        f"{hardest.reached}/{hardest.runs}",
         transform=axes.get_yaxis_transform(),
         va="center",
         fontsize=7.5,
-        color="#333333" if hardest.arrived else "#8a8a8a",
+        color="#333333" if hardest.reached else "#8a8a8a",
     )
 
 
-def _dot(axes: Axes, one: Arrival, y: float, shade: str) -> None:
+def _dot(axes: Axes, one: LevelSteps, y: float, shade: str) -> None:
     """Steps of zero, a start at the level, count as one, which a logarithmic axis can show."""
     first, seen, last = (max(value, 1.0) for value in (one.first, one.seen, one.last))
     axes.plot([first, last], [y, y], color=shade, lw=1.6, zorder=2)
-    fill = shade if one.arrived == one.runs else "white"
+    fill = shade if one.reached == one.runs else "white"
     axes.plot(
         [seen],
         [y],
@@ -216,7 +218,7 @@ def _alt(contents: Mapping[str, Methods]) -> str:
     for problem, methods in contents.items():
         hardest = {name: levels[-1] for name, levels in methods.items()}
         full = sorted(
-            (one.middle, name) for name, one in hardest.items() if one.arrived == one.runs
+            (one.middle, name) for name, one in hardest.items() if one.reached == one.runs
         )
         words: Sequence[str] = [f"{name} ({count_text(steps)} steps)" for steps, name in full]
         level = next(iter(hardest.values())).level

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from suite.report.sections.answers.seeds_per_level import arrivals, section
+from suite.report.sections.answers.seeds_per_level import level_steps, section
 from suite.results.time_to_target import level_costs
 
 INF = math.inf
@@ -20,16 +20,16 @@ def test_counts_and_steps_by_hand(plant: Callable[..., Any]) -> None:
         {("mlp", "sgd"): [10, 40, INF], ("mlp", "kfac"): [5, 5, 5]},
         config={"levels": {50: 0.2, 100: 0.5}},
     )
-    found = arrivals(records, level_costs(records))["mlp"]
+    found = level_steps(records, level_costs(records))["mlp"]
     easy, hard = found["sgd"]
     assert [one.level for one in found["sgd"]] == [
         "50 %",
         "100 %",
     ]  # the target is the latter's value
-    assert (easy.arrived, easy.runs, easy.first, easy.last, easy.middle) == (3, 3, 5, 80, 20)
-    assert (hard.arrived, hard.runs, hard.first, hard.last) == (2, 3, 10, 40)
+    assert (easy.reached, easy.runs, easy.first, easy.last, easy.middle) == (3, 3, 5, 80, 20)
+    assert (hard.reached, hard.runs, hard.first, hard.last) == (2, 3, 10, 40)
     assert (hard.middle, hard.seen) == (40, 25)
-    assert found["kfac"][-1].arrived == 3
+    assert found["kfac"][-1].reached == 3
 
 
 def test_levels_of_a_metric_that_falls_stand_from_the_easiest(
@@ -38,7 +38,7 @@ def test_levels_of_a_metric_that_falls_stand_from_the_easiest(
     config = {"direction": "min", "metric": "gap", "target": 0.1, "levels": {50: 0.5, 80: 0.2}}
     record("mlp", "sgd", 0, training(final=0.3), config=config)
     records = plant({})
-    assert [one.level for one in arrivals(records, level_costs(records))["mlp"]["sgd"]] == [
+    assert [one.level for one in level_steps(records, level_costs(records))["mlp"]["sgd"]] == [
         "50 %",
         "80 %",
         "target",
