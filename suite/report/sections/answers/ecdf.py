@@ -23,12 +23,11 @@ from suite.report.section import OVERALL, Content, Context, Section
 from suite.results.aggregate import LABELS, Aggregated, aggregated
 from suite.results.frame import Records
 from suite.results.time_to_target import SHARED, level_costs, total_costs
-from suite.stats import at, ecdf
+from suite.stats import at, ecdf, intervals_of, redrawn
 from suite.tables.formats import listed
 from suite.tables.table import runs_note
 
-DRAWS = 500
-LEVEL = 0.95
+DRAWS = 1000
 PLACES = 160  # at which a band is computed
 HOW_TO_READ = (
     "Every problem has levels of its metric, shares of what the baseline improves, and every seed "
@@ -142,7 +141,7 @@ def reach(rows: pd.DataFrame, methods: list[str]) -> Reach | None:
     return Reach(ecdf(costs), grid, bands, list(dict.fromkeys(rows["problem"])))
 
 
-def _band(costs: pd.Series, grid: Array, seed: int = 0) -> tuple[Array, Array] | None:
+def _band(costs: pd.Series, grid: Array) -> tuple[Array, Array] | None:
     """The middle 95 % of curves with the seeds of every problem drawn anew.
 
     None where no problem has two.
@@ -153,19 +152,14 @@ def _band(costs: pd.Series, grid: Array, seed: int = 0) -> tuple[Array, Array] |
     # a row a run: how many levels it has reached by then
     counts = np.zeros((codes.max(initial=-1) + 1, len(grid)))
     np.add.at(counts, codes, costs.to_numpy(dtype=float)[:, None] <= grid * (1 + 1e-12))
-    generator = np.random.default_rng(seed)
-    drawn = np.zeros((DRAWS, len(grid)))
-    several = False
-    for members in (
+    codes_of = (
         runs.assign(code=codes).drop_duplicates("code").groupby("problem", sort=False)["code"]
-    ):
-        own = counts[members[1].to_numpy()]
-        several |= len(own) > 1 and bool(own.any())
-        drawn += generator.multinomial(len(own), np.full(len(own), 1 / len(own)), size=DRAWS) @ own
-    if not several:
+    )
+    cells = [counts[members.to_numpy()] for _, members in codes_of]
+    if not any(len(cell) > 1 and cell.any() for cell in cells):
         return None
-    low, high = np.quantile(drawn / len(costs), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return low, high
+    drawn = sum(cell.sum(axis=1) for cell in redrawn(cells, DRAWS)) / len(costs)
+    return intervals_of(drawn)
 
 
 def _panel(axes: Axes, one: Reach | None, styles: Mapping[str, Look]) -> None:
