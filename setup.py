@@ -15,7 +15,7 @@ class BuildWithConfigs(build_py):
     """Copies the folders beside the packages into the packages that read them."""
 
     def run(self) -> None:
-        """Copy modules and the folders of `CARRIED`; an editable install has them where they are."""
+        """Copy modules and the folders of `CARRIED`; an editable install needs no copies."""
         if self.editable_mode:
             super().run()
             return
