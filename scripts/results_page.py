@@ -16,7 +16,8 @@ import numpy as np
 from pages import NOT_RUN, REFERENCE, Cells, setting, spread, table
 
 from suite.paths import ROOT
-from suite.results.load import Run, load_runs, load_timings
+from suite.results.load import load_runs, load_timings
+from suite.results.run import Run
 from suite.stats import time_to_target
 
 PAGE = ROOT / "docs" / "results" / "results.md"

@@ -17,8 +17,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from suite.results.load import Run
-from suite.results.run import assemble
+from suite.results.run import Run, assemble
 
 CLASSES = {
     "adamw": "torch.optim.AdamW",

@@ -22,7 +22,7 @@ from suite.compare.intervals import (
 )
 from suite.compare.sides import Side
 from suite.results.frame import Records, metric_columns
-from suite.results.load import VALUED
+from suite.results.run import VALUED
 
 DECADES = 2.0  # a positive metric that falls by more is compared on a log scale
 

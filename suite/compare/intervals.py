@@ -21,7 +21,7 @@ import numpy.typing as npt
 from scipy.stats import t as student
 
 from suite import stats
-from suite.results.load import VALUED
+from suite.results.run import VALUED
 
 LEVEL = 0.95
 FAILED_SEEDS = 3  # runs a side from which a failure can be told from an accident

@@ -19,7 +19,7 @@ from suite.results.labels import (
     problem_settings,
     unique_runs,
 )
-from suite.results.load import TRAINED, Damage, Run, plain
+from suite.results.run import TRAINED, Damage, Run, plain
 from suite.results.timings import Timings, speed_key
 
 RUN_COLUMNS = (

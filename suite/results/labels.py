@@ -7,7 +7,7 @@ from typing import Any
 
 from suite.config import task_file
 from suite.config.instantiate import DESCRIPTIVE
-from suite.results.load import Run, plain
+from suite.results.run import Run, plain
 
 Settings = dict[str, str]
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from suite.results.load import VALUED
+from suite.results.run import VALUED
 
 AXES = {"step": "steps", "seconds": "seconds", "grad_equivalents": "grad-equivalents"}
 MOST_POINTS = 100

@@ -13,35 +13,7 @@ from pathlib import Path
 from suite import paths
 from suite.results import archive, cache, timings
 from suite.results.parse import Memory, read_config, read_history, read_summary
-from suite.results.run import (
-    FINISHED,
-    TRAINED,
-    UNFINISHED,
-    VALUED,
-    Damage,
-    DamagedRunError,
-    Run,
-    as_number,
-    assemble,
-    plain,
-    status_of,
-)
-
-__all__ = [
-    "FINISHED",
-    "TRAINED",
-    "UNFINISHED",
-    "VALUED",
-    "Damage",
-    "DamagedRunError",
-    "Run",
-    "as_number",
-    "load_runs",
-    "load_timings",
-    "plain",
-    "read_run",
-]
-
+from suite.results.run import TRAINED, Damage, DamagedRunError, Run, assemble, status_of
 
 CACHED_FROM = 200  # runs; fewer are read at once
 WORKERS = 2  # threads: the parser of tables works without Python's lock

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from suite.results.load import FINISHED, VALUED
+from suite.results.run import FINISHED, VALUED
 from suite.tables.formats import NOT_RUN
 
 NO_VALUE = "no value"

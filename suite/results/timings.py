@@ -122,16 +122,13 @@ def store(timing: Timing, folder: Path) -> Path:
     pair = folder / timing.task / timing.optimizer
     path = pair / f"{timing.name}.json"
     write_atomically(path, to_json(asdict(timing)))
-    before = pair / f"{timing.key}.json"  # as it was called when a folder had one machine's
-    if (found := _read(before)) is not None and found.place == timing.place:
-        before.unlink()
     return path
 
 
 def load(folder: Path) -> dict[Place, Timing]:
     """All stored timings by what they hold for; a file that cannot be read is left out."""
     return placed(
-        found for path in sorted(folder.glob("*/*/*.json")) if (found := _read(path)) is not None
+        found for path in sorted(folder.glob("*/*/*-*.json")) if (found := _read(path)) is not None
     )
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from suite.results.load import UNFINISHED, load_runs
+from suite.results.load import load_runs
+from suite.results.run import UNFINISHED
 
 Record = Callable[..., Path]
 

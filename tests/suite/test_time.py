@@ -317,22 +317,6 @@ def test_what_two_machines_measured_lies_side_by_side(tmp_path: Path) -> None:
     assert timings.load(tmp_path) == timings.placed([again, *others])
 
 
-def test_the_file_of_a_folder_with_one_machine_is_read_and_replaced_by_that_machine_alone(
-    tmp_path: Path,
-) -> None:
-    old = timings.Timing("k" * 8, "mlp", "sgd", "cpu, Some CPU, 1 thread", 0.5, (0.5,))
-    path = timings.store(old, tmp_path)
-    path = path.rename(path.with_name(f"{old.key}.json"))
-    assert timings.load(tmp_path) == timings.placed([old])
-    elsewhere = replace(old, hardware="cuda, Some GPU")
-    timings.store(elsewhere, tmp_path)
-    assert timings.load(tmp_path) == timings.placed([old, elsewhere])
-    again = replace(old, seconds_per_step=0.25)
-    timings.store(again, tmp_path)
-    assert not path.exists()
-    assert timings.load(tmp_path) == timings.placed([again, elsewhere])
-
-
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [(2.0, "2 s"), (0.01234, "12.3 ms"), (1e-3, "1 ms"), (5.678e-5, "56.8 µs"), (1e-9, "0.001 µs")],

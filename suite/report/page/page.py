@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 from suite.report.drawing.canvas import slugs
 from suite.report.page.links import Links
 from suite.report.section import Content
-from suite.results.load import Damage
+from suite.results.run import Damage
 from suite.tables.table import Cell, Table
 
 TEMPLATE = "page.html.jinja"

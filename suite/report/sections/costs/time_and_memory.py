@@ -17,8 +17,8 @@ from suite.report.drawing.style import Look
 from suite.report.section import OVERALL, PROBLEM, Content, Context, Section
 from suite.report.sections.answers.final_metrics import ALL_WELL
 from suite.results.frame import SHARED, Records, once, step_times, timed_runs
-from suite.results.load import TRAINED
 from suite.results.outcomes import failure_words
+from suite.results.run import TRAINED
 from suite.stats import mean_std, told_from_best
 from suite.tables.formats import NOT_RUN, bytes_text, mean_text, number, ratio_text
 from suite.tables.table import Cell, Table, make_table, runs_note

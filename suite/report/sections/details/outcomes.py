@@ -9,7 +9,7 @@ import pandas as pd
 from suite.report.section import OVERALL, PROBLEM, Content, Context, Section
 from suite.report.sections.details.cells import seeds_text
 from suite.results.frame import Records
-from suite.results.load import FINISHED
+from suite.results.run import FINISHED
 from suite.tables.table import Cell, Table, make_table, runs_note
 
 LONGEST_MESSAGE = 300

@@ -19,8 +19,8 @@ from suite.report.drawing.lines import handle
 from suite.report.drawing.style import Look
 from suite.report.section import OVERALL, PROBLEM, Content, Context, Section
 from suite.results.frame import Records, once, one_seed, seed_text
-from suite.results.load import VALUED
 from suite.results.outcomes import failure_words
+from suite.results.run import VALUED
 from suite.results.suboptimality import EPS, METRIC, Gaps, consecutive, gap_sequence, worth_drawing
 from suite.stats.convergence_order import (
     LINEAR,

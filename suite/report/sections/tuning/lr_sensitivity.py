@@ -20,7 +20,7 @@ from suite.report.drawing.panels import shape_of
 from suite.report.drawing.style import Look
 from suite.report.section import PROBLEM, Content, Context, Section
 from suite.results.frame import Records
-from suite.results.load import VALUED
+from suite.results.run import VALUED
 from suite.stats import rate_sensitivity
 from suite.tables.formats import NOT_RUN, listed, number
 from suite.tables.table import Cell, Table, make_table
