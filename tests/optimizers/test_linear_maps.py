@@ -178,8 +178,7 @@ def test_frozen_biases_and_frozen_weights(name: str) -> None:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_factors_are_the_moments_of_the_rows(name: str) -> None:
-    """Whatever shorter way a linear map takes to its input's moment, and however it leaves positions
-    out."""
+    """By whatever shorter way a linear map takes, and however it leaves positions out."""
     model = build(name)
     kinds = tuple({type(module) for module in model.modules() if linear_maps_of(module)})
     torch.manual_seed(0)
