@@ -23,8 +23,8 @@ from rich.table import Table
 from suite.config.compose import compose_plan
 from suite.config.plan import Plan
 from suite.results.directory import RunRecord
-from suite.training.runner import build_task
-from suite.training.training import Training
+from suite.training.run_context import build_context
+from suite.training.runner import assemble, build_task
 from suite.training.wandb_mirror import Tracker
 from tasks.task import Task
 
@@ -42,12 +42,13 @@ def suite_loop(plan: Plan, task: Task) -> Callable[[], float]:
     included."""
 
     def measure() -> float:
-        training = Training(plan, task, torch.device("cpu"))
+        context = build_context(plan, task, torch.device("cpu"))
         record = RunRecord(plan.directory)
         record.begin(dict(plan.config), {}, resume=False)
         tracker = Tracker("offline", record.directory, plan.run_id, {}, project="benchmark")
+        training = assemble(context, record, tracker)
         start = time.process_time()
-        training.train(record, tracker, resume=False)
+        training.run(resume=False)
         tracker.flush()
         seconds = time.process_time() - start
         tracker.finish({}, 0)

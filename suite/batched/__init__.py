@@ -1,4 +1,4 @@
-"""Many copies of one small model, of other hyperparameters and seeds, trained at once."""
+"""Many replicas of one small model, of other hyperparameters and seeds, trained at once."""
 
 from suite.batched.batch import run_batched
 from suite.batched.eligibility import reason_against, together

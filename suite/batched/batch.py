@@ -1,46 +1,57 @@
-"""Carry out many plans as one.
-
-Joint steps, and for each plan the record that a run by itself would leave.
-"""
+"""Many plans run as one: joint steps, and for each plan the record of a run by itself."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 
 from optimizers import UnsupportedError
 from suite.batched.eligibility import kind_of, reason_for, together
 from suite.batched.fused_updates import Update
-from suite.batched.replicas import Company, Copy
-from suite.batched.trainer import Crew, GivenUpError, Member
+from suite.batched.replicas import Ensemble, ReplicaCheckpoint, build_replica
+from suite.batched.trainer import GivenUpError, Slot, Trainer
 from suite.config import device
 from suite.config.plan import Plan
 from suite.errors import ConfigError
 from suite.results.directory import RunRecord
 from suite.results.status import Status
+from suite.training.evaluation import Evaluator
 from suite.training.measures import environment
-from suite.training.runner import Outcome, build_task, describe, looked_up, refuse, run
+from suite.training.measures.oracle_costs import Costs
+from suite.training.recorder import Recorder
+from suite.training.run_context import RunContext
+from suite.training.runner import (
+    Outcome,
+    build_task,
+    describe,
+    environment_of,
+    looked_up,
+    refuse,
+    run,
+)
 from suite.training.summary import summarise
+from suite.training.training import Training
 from suite.training.wandb_mirror import Tracker
+from suite.training.warm_up import measured_costs, peak_of_a_step, start_streams
 from tasks.task import Task
 
-BUDGET = (
-    2**31
-)  # bytes that the copies of one stack may take, each reckoned at the memory of a step by itself
+# bytes that the replicas of one stack may take, each reckoned at the memory of a step by itself
+BUDGET = 2**31
 Outcomes = dict[str, Outcome]  # by run_id
 
 
 def run_batched(plans: Sequence[Plan]) -> list[Outcome]:
-    """Carry out plans that differ in hyperparameters, schedules and seeds alone, all at once in this process.
+    """Run plans that differ in hyperparameters, schedules and seeds alone, all at once.
 
     Every plan leaves the ordinary record under its ordinary run_id: what is done is skipped, what
-    was interrupted goes on, and a later run by itself recognises it. Each copy has its own
+    was interrupted goes on, and a later run by itself recognises it. Each replica has its own
     optimizer, schedule, history, target and end; one that diverges leaves the others as they are.
     Its seconds are its share of the joint steps, so the summary says `parallel: true`, and
     `batched` how many began together. Parameters equal those of separate runs to rounding, which a
-    training near divergence may amplify. Where the copies do not fit into memory together they
+    training near divergence may amplify. Where the replicas do not fit into memory together they
     follow in several stacks.
 
     Raises:
@@ -52,20 +63,20 @@ def run_batched(plans: Sequence[Plan]) -> list[Outcome]:
             "a batch takes plans of one task and one optimizer that differ in settings and seeds "
             "alone"
         )
-    found: Outcomes = {}
+    outcomes: Outcomes = {}
     waiting: dict[str, Plan] = {}
     for plan in plans:
         done = looked_up(plan, RunRecord(plan.directory))
         if done is None:
             waiting[plan.run_id] = plan
         else:
-            found[plan.run_id] = done
+            outcomes[plan.run_id] = done
     if waiting:
-        found |= _carried_out(waiting)
-    return [found[plan.run_id] for plan in plans]
+        outcomes |= _run_together(waiting)
+    return [outcomes[plan.run_id] for plan in plans]
 
 
-def _carried_out(plans: Mapping[str, Plan]) -> Outcomes:
+def _run_together(plans: Mapping[str, Plan]) -> Outcomes:
     first = next(iter(plans.values()))
     place = device.choose(first.config["device"])
     threads = device.set_threads(first.config["threads"], first.workers)
@@ -74,84 +85,96 @@ def _carried_out(plans: Mapping[str, Plan]) -> Outcomes:
         if reason := reason_for(plan, task):
             raise ConfigError(f"{plan.title} cannot be batched: {reason}")
     batch = _Batch(task, place, threads)
-    found = batch.begin(plans)
-    while batch.members and not batch.asked:
-        found |= batch.train()
-    for member in batch.members:  # their turn did not come, and their records say nothing of an end
-        plan = member.copy.plan
+    outcomes = batch.begin(plans)
+    while batch.slots and not batch.asked:
+        outcomes |= batch.train()
+    for slot in batch.slots:  # their turn did not come, so that their records have no end
+        plan = slot.replica.plan
         summary = summarise(plan, task, Status.INTERRUPTED, "interrupted before its first step")
-        found[plan.run_id] = Outcome(summary, task.metric)
-    return found
+        outcomes[plan.run_id] = Outcome(summary, task.metric)
+    return outcomes
 
 
 class _Batch:
-    """Plans that were begun and wait for their turn, as many of them at once as the memory holds."""
+    """Plans that wait for their turn, as many of them at once as the memory holds.
+
+    Attributes:
+        slots: the plans that wait.
+        asked: whether somebody wants the batch to end.
+    """
 
     def __init__(self, task: Task, place: torch.device, threads: int) -> None:
         self.task = task
         self.place = place
         self.facts = environment.describe(place, threads)
-        self.company = Company(task)
-        self.members: list[Member] = []
+        self.ensemble = Ensemble(task)
+        self.slots: list[Slot] = []
         self.asked = False
+        self._costs: Costs | None = None
         self._peaks: dict[str, int | None] = {}
 
     def begin(self, plans: Mapping[str, Plan]) -> Outcomes:
-        """Build each plan's copy; the outcomes of those that cannot be built."""
-        found = {run_id: self._begin(plan) for run_id, plan in plans.items()}
-        return {run_id: outcome for run_id, outcome in found.items() if outcome is not None}
+        """Build each plan's replica; the outcomes of those that cannot be built."""
+        outcomes = {run_id: self._begin(plan) for run_id, plan in plans.items()}
+        return {run_id: outcome for run_id, outcome in outcomes.items() if outcome is not None}
 
     def _begin(self, plan: Plan) -> Outcome | None:
         record = RunRecord(plan.directory)
         try:
-            copy = Copy(plan, self.task, self.place, self.company)
-            copy.prepare()
-            copy.peak_bytes = self._peak(copy)
+            replica = build_replica(plan, self.task, self.ensemble)
+            self._measure(replica)
         except UnsupportedError as error:
             record.begin(describe(plan, self.task, self.place), self.facts, resume=False)
             summary = summarise(plan, self.task, Status.UNSUPPORTED, str(error))
             record.finish(summary)
             return Outcome(summary, self.task.metric)
-        except (
-            ValueError,
-            FileNotFoundError,
-        ) as error:  # one copy that cannot be built leaves the others as they are
+        except (ValueError, FileNotFoundError) as error:  # it leaves the others as they are
             return refuse(plan, error)
-        self.members.append(Member(copy, record, Update(copy.optimizer)))
+        self.slots.append(Slot(replica, record, Update(replica.optimizer)))
         return None
 
-    def _peak(self, copy: Copy) -> int | None:
-        """The memory of a step, which settings that differ in size only do not change."""
-        kind = kind_of(copy.plan)
-        if kind not in self._peaks:
-            self._peaks[kind] = copy.peak()
-        return self._peaks[kind]
+    def _measure(self, replica: RunContext) -> None:
+        """The oracle costs, measured once for all, and the memory of a step, once for each kind."""
+        kind = kind_of(replica.plan)
+        with torch.random.fork_rng(devices=replica.random_devices):
+            if self._costs is None:
+                self._costs = measured_costs(replica)
+            if kind not in self._peaks:
+                self._peaks[kind] = peak_of_a_step(replica)
+        replica.costs, replica.peak_bytes = self._costs, self._peaks[kind]
+        start_streams(replica)
 
     def train(self) -> Outcomes:
         """Train as many as fit together, to their ends."""
-        now, self.members = self.members[: self._most()], self.members[self._most() :]
-        for member in now:
-            self._open(member)
-        self.company.size = len(now)
-        crew = Crew(self.company, now)
+        now, self.slots = self.slots[: self._most()], self.slots[self._most() :]
+        for slot in now:
+            self._open(slot)
+        self.ensemble.size = len(now)
+        trainer = Trainer(self.ensemble, now)
         try:
-            crew.train()
+            trainer.train()
         except GivenUpError as error:
             print(f"The batch is given up ({error}); its runs go on one by one.", file=sys.stderr)
-            crew.found |= {m.copy.plan.run_id: run(m.copy.plan) for m in crew.members}
-        self.asked = self.company.signalled
-        return crew.found
+            plans = [slot.replica.plan for slot in trainer.slots]
+            trainer.outcomes |= {plan.run_id: run(plan) for plan in plans}
+        self.asked = trainer.signalled
+        return trainer.outcomes
 
     def _most(self) -> int:
-        largest = max((member.copy.peak_bytes or 0 for member in self.members), default=0)
-        return max(1, BUDGET // largest) if largest else len(self.members)
+        largest = max((slot.replica.peak_bytes or 0 for slot in self.slots), default=0)
+        return max(1, BUDGET // largest) if largest else len(self.slots)
 
-    def _open(self, member: Member) -> None:
+    def _open(self, slot: Slot) -> None:
         """Begin the record."""
-        plan, copy, record = member.copy.plan, member.copy, member.record
+        replica, record = slot.replica, slot.record
+        plan = replica.plan
         described = describe(plan, self.task, self.place)
-        resume = record.resumable and not plan.config["force"]
-        rules = {"layer_coverage": rule_of} if (rule_of := copy.rules()) else {}
-        record.begin(described, {**self.facts, "oracle_costs": copy.costs, **rules}, resume=resume)
+        slot.resume = record.resumable and not plan.config["force"]
+        record.begin(described, environment_of(replica, self.facts), resume=slot.resume)
         tracker = Tracker("disabled", record.directory, plan.run_id, described)
-        member.loop = copy.loop(record, tracker, resume=resume)
+        slot.training = Training(
+            replica,
+            evaluator=Evaluator(replica, partial(self.ensemble.evaluate, replica)),
+            checkpoint=ReplicaCheckpoint(replica, record.checkpoint, self.ensemble),
+            recorder=Recorder(replica, record, tracker),
+        )

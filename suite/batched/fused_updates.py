@@ -1,14 +1,14 @@
-"""The update of one copy: its optimizer's own step, or the kernel that this step would come to."""
+"""The update of one replica: its optimizer's own step, or the fused kernel of that step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from suite.batched.replica_objective import Row
+from suite.batched.replica_objective import Gradients, ReplicaObjective
 from suite.training.optimizer import ObjectiveOptimizer
 
 State = dict[str, Any]
@@ -16,13 +16,12 @@ Kernel = Callable[[dict[str, Any], list[Tensor], list[State]], None]
 
 
 class Update:
-    """Steps of one copy's own optimizer, given loss and gradients.
+    """Steps of one replica's own optimizer, given loss and gradients.
 
     Any optimizer steps as it does by itself. For torch's SGD, Adam and AdamW the first step makes
-    the state, and the next ones call torch's fused kernel with it, without the optimizer around:
-    what that spends in Python is three times the update of ten thousand parameters. The kernel
-    equals torch's loop to rounding; schedules act on it, and the state stays where checkpoints look
-    for it.
+    the state, and the next ones call torch's fused kernel with it: the optimizer's Python code
+    takes three times as long as the update of ten thousand parameters. The kernel equals torch's
+    loop to rounding, obeys schedules, and leaves the state in the optimizer for checkpoints.
     """
 
     def __init__(self, optimizer: ObjectiveOptimizer) -> None:
@@ -35,17 +34,17 @@ class Update:
         """Whether each number of a parameter is updated by itself."""
         return self._kernel is not None
 
-    def step(self, row: Row, loss: Tensor, gradients: Sequence[Tensor | None]) -> None:
-        """One step at the row's parameters."""
+    def step(self, objective: ReplicaObjective, loss: Tensor, gradients: Gradients) -> None:
+        """One step at the objective's parameters."""
         present = [gradient for gradient in gradients if gradient is not None]
         if self._kernel is not None and self._states is not None and len(present) == len(gradients):
-            row.count()
+            objective.count()
             with torch.no_grad():
                 self._kernel(self.optimizer.param_groups[0], present, self._states)
             return
-        row.tell(loss, gradients)
-        self.optimizer.step(row)
-        if self._kernel is not None and row.clip is None and len(present) == len(gradients):
+        objective.give(loss, gradients)
+        self.optimizer.step(objective)
+        if self._kernel is not None and objective.clip is None and len(present) == len(gradients):
             state: dict[Tensor, State] = self.optimizer.state  # type: ignore[attr-defined]
             self._states = [_aligned(state[p], p) for p in self.optimizer.param_groups[0]["params"]]
 
@@ -62,7 +61,7 @@ def _plain(optimizer: ObjectiveOptimizer) -> bool:
 
 
 def _aligned(state: State, parameter: Tensor) -> State:
-    """The state in the parameter's memory layout, which a kernel takes for granted and a checkpoint does not keep."""
+    """The state in the parameter's memory layout, which a kernel needs and a checkpoint loses."""
     for name, value in state.items():
         if (
             isinstance(value, Tensor)

@@ -1,4 +1,4 @@
-"""The objective of one copy, whose loss and gradient are known from a joint evaluation."""
+"""The objective of one replica, whose loss and gradient come from a joint evaluation."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from torch import Tensor
 
 from optimizers import Objective
 
+Gradients = Sequence[Tensor | None]
 
-class Row(Objective):
-    """An objective that has been told its loss and gradient.
 
-    Asked a second time, it evaluates by itself.
-    """
+class ReplicaObjective(Objective):
+    """An objective that is given its loss and gradient; asked a second time, it evaluates."""
 
-    __slots__ = ("_told",)
+    __slots__ = ("_given",)
 
-    def tell(self, loss: Tensor, gradients: Sequence[Tensor | None]) -> None:
+    def give(self, loss: Tensor, gradients: Gradients) -> None:
         """The loss and its gradient by each parameter, None where it does not depend on it."""
-        self._told: tuple[Tensor, Sequence[Tensor | None]] | None = (loss, gradients)
+        self._given: tuple[Tensor, Gradients] | None = (loss, gradients)
 
     def count(self) -> None:
         """Count the evaluation, for an update that does not ask for it."""
         self._batch.count_gradient()
 
     def __call__(self) -> Tensor:
-        told = getattr(self, "_told", None)
-        if told is None:
+        """Fill `.grad` of every parameter and return the loss, both as they were given."""
+        given = getattr(self, "_given", None)
+        if given is None:
             return super().__call__()
-        (loss, gradients), self._told = told, None
-        if (
-            self._batch.problem.norms and self._batch.random_state.host_state is None
-        ):  # the joint pass has moved their statistics
-            self._batch.random_state.host_state = torch.get_rng_state()
-        self._batch.count_gradient()
+        (loss, gradients), self._given = given, None
+        batch = self._batch
+        if batch.problem.norms and batch.random_state.host_state is None:
+            # the joint pass has moved their statistics
+            batch.random_state.host_state = torch.get_rng_state()
+        batch.count_gradient()
         for parameter, gradient in zip(self.params, gradients, strict=True):
             parameter.grad = gradient
         return self._end_gradient([loss])

@@ -1,4 +1,4 @@
-"""The parameters of many copies of a model, stacked, and all their losses and gradients by one vectorised pass."""
+"""The stacked parameters of many replicas, and all their losses and gradients in one pass."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _NormBase
 
+from tasks.task import Batch
+
 Named = dict[str, Tensor]
 
 
-class Stack:
-    """B copies of one model: tensors `(B, ...)` whose row b is the storage of copy b's parameter.
+class StackedModel:
+    """B replicas of a model: row b of a tensor `(B, ...)` is the storage of replica b's parameter.
 
-    The copies' models go on as they are: an optimizer that updates a parameter in place updates its
-    row. One evaluation of all is `vmap` over the rows; the sum of the losses is differentiated
-    once, and row b of the result is the gradient of copy b, as no loss depends on another's row.
-    Buffers that batch normalisation moves, or that differ between the copies, have rows too.
+    The replicas' models stay as they are: an optimizer that updates a parameter in place updates
+    its row. One evaluation of all is `vmap` over the rows; the sum of the losses is differentiated
+    once, and row b of the result is the gradient of replica b, as no loss depends on another's row.
+    Buffers that batch normalisation moves, or that differ between the replicas, have rows too.
 
     It takes the memory of the B models, of their gradients, and of B times one evaluation's
     activations.
 
     Args:
-        models: the copies, all made by one task.
+        models: the replicas, all made by one task.
         loss_fn: the loss of outputs and targets, without the regulariser.
         l2: the factor of the quadratic regulariser, as an objective has it.
     """
@@ -34,9 +36,8 @@ class Stack:
         self.models = list(models)
         self.loss_fn = loss_fn
         self.l2 = l2
-        self._frame = copy.deepcopy(
-            models[0]
-        )  # gives structure and modes; its own values are not used
+        # gives structure and modes; its own values are not used
+        self._frame = copy.deepcopy(models[0])
         trained = {
             name for name, parameter in models[0].named_parameters() if parameter.requires_grad
         }
@@ -52,7 +53,7 @@ class Stack:
         self._arrange(own)
 
     def _arrange(self, own: Sequence[Named]) -> None:
-        """Stack the copies' tensors and let the copies live in the rows."""
+        """Stack the replicas' tensors and let the replicas live in the rows."""
         self._rows = {name: self._stacked(own, name) for name in (*self._trained, *self._others)}
         self._leaves = {name: self._rows[name].detach().requires_grad_() for name in self._trained}
         for number, tensors in enumerate(own):
@@ -76,7 +77,7 @@ class Stack:
         return len(self.models)
 
     def keep(self, places: Sequence[int]) -> None:
-        """Go on with the copies at these places; the others get storage of their own."""
+        """Go on with the replicas at these places; the others get storage of their own."""
         gone = set(range(len(self))) - set(places)
         for place in gone:
             for name, tensor in _tensors(self.models[place]).items():
@@ -86,38 +87,32 @@ class Stack:
         if self.models:
             self._arrange([_tensors(model) for model in self.models])
 
-    def follow_gradients(self, batches: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Lay the parameters out in memory as the gradients come, so that these need not be copied at every step.
+    def follow_gradients(self, batches: Sequence[Batch]) -> None:
+        """Lay the parameters out in memory as their gradients are, so that none is copied.
 
-        A layer's backward pass often gives the transpose of what its weights look like. For updates
-        element by element
-        alone: another optimizer may count on its parameters being contiguous.
+        A layer's backward pass often gives the transpose of its weights' layout. Only updates
+        element by element allow it: another optimizer may count on contiguous parameters.
         """
-        held = {name: self._rows[name].clone() for name in self._others}
-        _, found = self._evaluated(batches)
-        for name, value in held.items():  # running statistics, which this evaluation must not move
+        before = {name: self._rows[name].clone() for name in self._others}
+        _, gradients = self._evaluated(batches)
+        for name, value in before.items():  # running statistics, which must not move here
             self._rows[name].copy_(value)
-        for name, gradient in zip(self._trained, found, strict=True):
+        for name, gradient in zip(self._trained, gradients, strict=True):
             if gradient is not None and _dense(gradient[0]):
                 self._strides[name] = gradient.stride()[1:]
         self._arrange([_tensors(model) for model in self.models])
 
-    def losses_and_gradients(
-        self, batches: Sequence[tuple[Tensor, Tensor]]
-    ) -> tuple[Tensor, list[Tensor | None]]:
+    def losses_and_gradients(self, batches: Sequence[Batch]) -> tuple[Tensor, list[Tensor | None]]:
         """Losses (B,) and the gradient by each stacked parameter, None where no loss depends on it.
 
-        `batches` are the copies' mini-batches; where all are one and the same it is not copied.
+        `batches` are the replicas' mini-batches; where all are one and the same it is not copied.
         Rows of a gradient lie in memory as the parameters do.
         """
-        losses, found = self._evaluated(batches)
-        return losses, [
-            _laid_out(g, leaf) for g, leaf in zip(found, self._leaves.values(), strict=True)
-        ]
+        losses, gradients = self._evaluated(batches)
+        pairs = zip(gradients, self._leaves.values(), strict=True)
+        return losses, [_laid_out(gradient, leaf) for gradient, leaf in pairs]
 
-    def _evaluated(
-        self, batches: Sequence[tuple[Tensor, Tensor]]
-    ) -> tuple[Tensor, list[Tensor | None]]:
+    def _evaluated(self, batches: Sequence[Batch]) -> tuple[Tensor, list[Tensor | None]]:
         inputs, targets, rows = _joined(batches)
         self._frame.train(self.models[0].training)
         others = {name: self._rows[name] for name in self._others}
@@ -125,21 +120,20 @@ class Stack:
             losses = vmap(self._loss, in_dims=(0, 0, rows, rows))(
                 self._leaves, others, inputs, targets
             )
-            found = torch.autograd.grad(
-                losses.sum(), list(self._leaves.values()), allow_unused=True
-            )
-        return losses.detach(), list(found)
+            leaves = list(self._leaves.values())
+            gradients = torch.autograd.grad(losses.sum(), leaves, allow_unused=True)
+        return losses.detach(), list(gradients)
 
     def outputs(self, inputs: Tensor) -> Tensor:
-        """The outputs of all copies in evaluation mode, (B, ...), without a graph.
+        """The outputs of all replicas in evaluation mode, (B, ...), without a graph.
 
         The inputs are the same for all.
         """
         self._frame.eval()
         rows = {name: self._rows[name] for name in (*self._trained, *self._others)}
         with torch.no_grad():
-            found: Tensor = vmap(self._forward, in_dims=(0, None))(rows, inputs)
-        return found
+            outputs: Tensor = vmap(self._forward, in_dims=(0, None))(rows, inputs)
+        return outputs
 
     def _forward(self, rows: Named, inputs: Tensor) -> Tensor:
         outputs: Tensor = functional_call(self._frame, rows, (inputs,))
@@ -168,8 +162,8 @@ def _differ(own: Sequence[Named], name: str) -> bool:
     return any(not torch.equal(own[0][name], tensors[name]) for tensors in own[1:])
 
 
-def _joined(batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, int | None]:
-    """Inputs and targets, with the dimension that counts the copies."""
+def _joined(batches: Sequence[Batch]) -> tuple[Tensor, Tensor, int | None]:
+    """Inputs and targets, with the dimension that counts the replicas."""
     inputs, targets = batches[0]
     if all(other[0] is inputs and other[1] is targets for other in batches):
         return inputs, targets, None

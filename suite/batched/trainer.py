@@ -1,164 +1,180 @@
-"""The joint steps of copies that are at work together, from the first to the end of the last."""
+"""The joint steps of replicas, from the first step to the end of the last replica."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from optimizers import Objective
 from suite.batched.fused_updates import Update
-from suite.batched.replica_objective import Row
-from suite.batched.replicas import Company, Copy
+from suite.batched.replica_objective import Gradients, ReplicaObjective
+from suite.batched.replicas import Ensemble
 from suite.results.directory import RunRecord
 from suite.results.status import Status
+from suite.training.measures.memory import frozen_garbage_collection
+from suite.training.outcome import failure, summary_of
 from suite.training.progress import ProgressLine
+from suite.training.run_context import RunContext
 from suite.training.runner import Outcome
 from suite.training.signals import noted
-from suite.training.training import Loop, Taken, advanced
+from suite.training.training import Training
 from tasks.task import Batch
+
+Step = tuple[float, float]  # its loss and its seconds
 
 
 class GivenUpError(Exception):
-    """The copies cannot be evaluated together after all.
-
-    They take too much memory, or an operator refuses them.
-    """
+    """A joint evaluation failed: it takes too much memory, or an operator refuses it."""
 
 
 @dataclass(eq=False)
-class Member:
-    """A copy at work: its record, its update, its loop, and the loss that it waits to be stepped on."""
+class Slot:
+    """A replica at work.
 
-    copy: Copy
+    Attributes:
+        update: its optimizer's step.
+        training: its loop, once its record is begun.
+        objective: the loss of its next step.
+        error: what ended its last step.
+    """
+
+    replica: RunContext
     record: RunRecord
     update: Update
-    loop: Loop | None = None
-    current: Row | None = None
-    failure: Exception | None = None
+    resume: bool = False
+    training: Training | None = None
+    objective: ReplicaObjective | None = None
+    error: Exception | None = None
 
-    def advance(self, taken: Taken | None) -> Status | None:
-        """Log, judge and go on to the next step; the status if the training ends here."""
-        assert self.loop is not None
-        found = advanced(self.loop, taken)
-        if isinstance(found, Objective):
-            assert isinstance(found, Row)
-            self.current = found
-            return None
-        return found
+    def advance(self, step: Step | None) -> Status | None:
+        """Log, evaluate and go on to the next step; the status if the training ends here."""
+        if self.error is not None:
+            raise self.error
+        loop = self.loop
+        status = loop.begin(resume=self.resume) if step is None else loop.after(*step)
+        if status is None:
+            objective = loop.before()
+            assert isinstance(objective, ReplicaObjective)
+            self.objective = objective
+        return status
 
     @property
-    def row(self) -> Row:
+    def loop(self) -> Training:
+        """The training, which has begun."""
+        assert self.training is not None
+        return self.training
+
+    @property
+    def next_loss(self) -> ReplicaObjective:
         """The loss of the next step."""
-        assert self.current is not None
-        return self.current
+        assert self.objective is not None
+        return self.objective
 
     @property
     def batch(self) -> Batch:
         """The mini-batch of the next step."""
-        return self.row.inputs, self.row.targets
+        return self.loop.batch
 
 
-class Crew:
-    """Members that are trained together.
+class Trainer:
+    """Trains replicas together.
 
-    `found` has the outcomes of those that have ended, by run_id.
+    Attributes:
+        slots: the replicas at work.
+        outcomes: of those that have ended, by run_id.
+        signalled: whether somebody wants the batch to end.
     """
 
-    def __init__(self, company: Company, members: Sequence[Member]) -> None:
-        self.company = company
-        self.members = list(members)
-        self.found: dict[str, Outcome] = {}
+    def __init__(self, ensemble: Ensemble, slots: Sequence[Slot]) -> None:
+        self.ensemble = ensemble
+        self.slots = list(slots)
+        self.outcomes: dict[str, Outcome] = {}
+        self.signalled = False
 
     def train(self) -> None:
         """Step until all have ended.
 
         Raises:
-            GivenUpError: a joint evaluation failed; those that were at work are still `members`.
+            GivenUpError: a joint evaluation failed; `slots` are those that were at work.
         """
-        steps = max(member.copy.plan.steps for member in self.members)
-        plan = self.members[0].copy.plan
-        line = ProgressLine(
-            f"{len(self.members)} of {plan.title}", steps, enabled=plan.workers == 1
-        )
+        plan = self.slots[0].replica.plan
+        steps = max(slot.replica.plan.steps for slot in self.slots)
+        title = f"{len(self.slots)} of {plan.title}"
+        line = ProgressLine(title, steps, enabled=plan.workers == 1)
         with ExitStack() as stack:
-            for member in self.members:
-                assert member.loop is not None
-                stack.enter_context(closing(member.loop))
-            stack.enter_context(
-                noted(
-                    lambda: self.company.signalled, lambda: setattr(self.company, "signalled", True)
-                )
-            )
+            for slot in self.slots:
+                stack.enter_context(slot.loop.recorder)
+            stack.enter_context(noted(lambda: self.signalled, self._note_signal))
             stack.enter_context(line)
-            self.company.gather([member.copy for member in self.members])
-            self._tell([None] * len(self.members))
+            self.ensemble.gather([slot.replica for slot in self.slots])
+            self._advance([None] * len(self.slots))
             self._lay_out()
-            while self.members:
+            stack.enter_context(frozen_garbage_collection())
+            while self.slots:
                 self._step()
-                if self.members:
-                    line.update(self.members[0].copy.step, f"{len(self.members)} at work")
+                if self.slots:
+                    line.update(self.slots[0].replica.state.step, f"{len(self.slots)} at work")
+
+    def _note_signal(self) -> None:
+        self.signalled = True
 
     def _lay_out(self) -> None:
-        if self.members and all(member.update.elementwise for member in self.members):
+        if self.slots and all(slot.update.elementwise for slot in self.slots):
             with _giving_up():
-                self.company.stack.follow_gradients([member.batch for member in self.members])
+                self.ensemble.stack.follow_gradients([slot.batch for slot in self.slots])
 
     def _step(self) -> None:
-        """One step of all: losses and gradients together, then each copy's own update."""
-        clock = self.members[0].copy.clock
+        """One step of all: losses and gradients together, then each replica's own update."""
+        clock = self.slots[0].replica.clock
         start = clock()
         with _giving_up():
-            losses, gradients = self.company.stack.losses_and_gradients(
-                [member.batch for member in self.members]
+            losses, gradients = self.ensemble.stack.losses_and_gradients(
+                [slot.batch for slot in self.slots]
             )
             values = losses.tolist()
         self._update(losses, gradients)
-        took = (clock() - start) / len(values)
-        self.company.moved()
-        self._tell([(value, took) for value in values])
+        seconds = (clock() - start) / len(values)
+        self.ensemble.moved()
+        self._advance([(value, seconds) for value in values])
 
-    def _update(self, losses: Tensor, gradients: Sequence[Tensor | None]) -> None:
-        count = len(self.members)
+    def _update(self, losses: Tensor, gradients: Gradients) -> None:
+        count = len(self.slots)
         rows = [[None] * count if gradient is None else gradient.unbind() for gradient in gradients]
-        for place, member in enumerate(self.members):
+        for place, slot in enumerate(self.slots):
             try:
-                member.update.step(member.row, losses[place], [row[place] for row in rows])
-            except Exception as error:  # of one copy's optimizer
-                member.failure = error
+                slot.update.step(slot.next_loss, losses[place], [row[place] for row in rows])
+            except Exception as error:  # of one replica's optimizer
+                slot.error = error
 
-    def _tell(self, taken: Sequence[Taken | None]) -> None:
-        """Let each copy log, judge and end; those that ended leave."""
-        self.company.asked = self.company.signalled
-        ended = [
-            member
-            for member, said in zip(self.members, taken, strict=True)
-            if self._has_ended(member, said)
-        ]
-        self.company.release([member.copy for member in ended])
-        self.members = [member for member in self.members if member not in ended]
+    def _advance(self, steps: Sequence[Step | None]) -> None:
+        """Let each replica log, evaluate and end; those that ended leave."""
+        if self.signalled:
+            self.ensemble.world.ask()
+        pairs = zip(self.slots, steps, strict=True)
+        ended = [slot for slot, step in pairs if self._has_ended(slot, step)]
+        self.ensemble.release([slot.replica for slot in ended])
+        self.slots = [slot for slot in self.slots if slot not in ended]
 
-    def _has_ended(self, member: Member, taken: Taken | None) -> bool:
+    def _has_ended(self, slot: Slot, step: Step | None) -> bool:
         message = ""
         try:
-            if member.failure is not None:
-                raise member.failure
-            status = member.advance(taken)
+            status = slot.advance(step)
         except Exception as error:
-            status, message = member.copy.failure(error)
+            status, message = failure(error, slot.replica.world)
         if status is None:
             return False
-        summary = member.copy.summarise(status, message)
-        member.record.finish(summary)
-        self.found[member.copy.plan.run_id] = Outcome(summary, member.copy.task.metric)
+        plan, summary = slot.replica.plan, summary_of(slot.loop, status, message)
+        summary |= {"parallel": True, "batched": self.ensemble.size}
+        slot.record.finish(summary)
+        self.outcomes[plan.run_id] = Outcome(summary, slot.replica.task.metric)
         return True
 
 
 @contextmanager
 def _giving_up() -> Iterator[None]:
-    """What fails in a joint evaluation is no copy's own failure."""
+    """A failure of a joint evaluation is no replica's own failure."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import torch
 
     from suite.config.plan import Plan
-    from suite.time.windows import Extent, Ongoing
+    from suite.time.windows import Extent, TimedRun
     from tasks.task import Task
 
 CHOSEN = ("schedule", "seed")  # by the timing: a step's seconds do not depend on them
@@ -104,7 +104,7 @@ class Contender:
 
     plan: Plan
     precision: str
-    begin: Callable[[], Ongoing]
+    begin: Callable[[], TimedRun]
     part: Extent | None = None
     means: list[float] = field(default_factory=list)
     others: list[float] = field(default_factory=list)
@@ -181,10 +181,10 @@ def _contenders(request: Request, task: str) -> list[Contender]:
     return contenders
 
 
-def _beginner(plan: Plan, data: Task, place: torch.device) -> Callable[[], Ongoing]:
-    from suite.time.windows import Ongoing
+def _beginner(plan: Plan, data: Task, place: torch.device) -> Callable[[], TimedRun]:
+    from suite.time.windows import TimedRun
 
-    return lambda: Ongoing(plan, data, place)
+    return lambda: TimedRun(plan, data, place)
 
 
 def _attempt(contender: Contender, action: Callable[[], None]) -> None:

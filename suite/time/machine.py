@@ -1,7 +1,4 @@
-"""The machine to oneself.
-
-A lock against a second timing pass, and what other processes do meanwhile.
-"""
+"""Isolated timing: a lock against a second timing pass, and a watch over other processes."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ BUSY = 0.1  # cores at work for others, from which on seconds are doubted
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; the system gives it back when the process ends, however it does.
+    """Hold the folder's lock; the system releases it however the process ends.
 
     Raises:
         ConfigError: another process holds it.
@@ -54,7 +51,7 @@ def _locked(descriptor: int) -> bool:
 
 
 class Watch:
-    """What processes other than this one use of the machine, between two looks.
+    """Measures how many cores other processes keep busy.
 
     It reads the kernel's accounts: all cores' busy time, less this process's own. Ticks are 10 ms,
     so that an interval below a tenth of a second tells nothing.
@@ -88,8 +85,8 @@ def _accounts() -> tuple[float, float, float] | None:
 
 
 def other_runs(proc: Path = Path("/proc")) -> list[str]:
-    """The commands of the suite that run on this machine beside this one, as far as the system tells."""
-    found = []
+    """The other commands of the suite on this machine, as far as the system tells."""
+    commands = []
     for path in proc.glob("[0-9]*/cmdline"):
         if int(path.parent.name) == os.getpid():
             continue
@@ -97,9 +94,9 @@ def other_runs(proc: Path = Path("/proc")) -> list[str]:
             words = path.read_bytes().decode(errors="replace").split("\0")
         except OSError:  # it has ended, or belongs to somebody else
             continue
-        if not Path(words[0]).name.startswith("python"):  # what started it, such as `timeout`
+        if not Path(words[0]).name.startswith("python"):  # its parent, such as `timeout`
             continue
         modules = [word for flag, word in pairwise(words) if flag == "-m"]
         if any(module == "suite" or module.startswith("suite.") for module in modules):
-            found.append(" ".join(words).strip())
-    return sorted(found)
+            commands.append(" ".join(words).strip())
+    return sorted(commands)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,11 @@ import torch
 
 from optimizers.phases import OTHER, Stopwatch
 from suite.config.plan import Plan
-from suite.training.distributed import World
+from suite.training.measures.memory import frozen_garbage_collection
+from suite.training.run_context import build_context
 from suite.training.seeds import stream
-from suite.training.training import EXPLODED, Training
+from suite.training.training import Steps
+from suite.training.warm_up import start_streams
 from tasks.task import Task
 
 SHORTEST = 0.2  # seconds of a window: shorter ones are noise
@@ -88,26 +90,20 @@ def extent(step: float, plan: Plan, budget: float) -> Extent:
         raise NotTimedError(
             f"a window has to hold {period} step{'s' if period > 1 else ''}, a whole period, after "
             f"the first {first}: "
-            f"about {needed:.3g} s, and {budget:.3g} s are there for one. Give it more: "
+            f"about {needed:.3g} s, and one has {budget:.3g} s. Give it more: "
             f"max_seconds=..."
         )
     return Extent(first, whole)
 
 
-class Ongoing:
-    """A training of which only the optimizer's steps are carried out.
-
-    No evaluation, no record, no schedule.
-    """
+class TimedRun:
+    """The optimizer's steps of a run, with no evaluation and no record."""
 
     def __init__(self, plan: Plan, task: Task, place: torch.device) -> None:
-        self.training = Training(plan, task, place, World())
-        training = self.training
-        training.generator.manual_seed(stream(plan.seed, "optimizer"))
+        self.context = build_context(plan, task, place)
+        start_streams(self.context)
         torch.manual_seed(stream(plan.seed, "dropout"))
-        self._batches = task.batches("train", stream(plan.seed, "data"))
-        self._first = math.nan
-        self._taken = 0
+        self._steps = Steps(self.context)
 
     def step(self, watch: Stopwatch | None = None) -> float:
         """Take a step, on the clock that runs have; its seconds.
@@ -115,25 +111,22 @@ class Ongoing:
         Raises:
             NotTimedError: its loss is not finite, or too large to come back.
         """
-        training = self.training
-        inputs, targets = next(self._batches)
-        current = training.objective.on(inputs, targets)
+        context = self.context
+        objective = self._steps.before()
         with watch or nullcontext():
-            start = training.clock()
-            loss = training.optimizer.step(current)
-            took = training.clock() - start
+            start = context.clock()
+            loss = context.optimizer.step(objective)
+            seconds = context.clock() - start
         value = float(loss)
-        self._taken += 1
-        self._first = value if math.isnan(self._first) else self._first
-        if not (math.isfinite(value) and value <= EXPLODED * max(1.0, abs(self._first))):
+        if not self._steps.after(value, seconds):
             raise NotTimedError(
-                f"it diverged at step {self._taken} (loss {value:.3g}), and steps of such a run "
-                f"say nothing"
+                f"it diverged at step {context.state.step} (loss {value:.3g}), and steps of such a "
+                "run say nothing"
             )
-        return took
+        return seconds
 
 
-def warm_up(begin: Callable[[], Ongoing], period: int, budget: float) -> float:
+def warm_up(begin: Callable[[], TimedRun], period: int, budget: float) -> float:
     """Untimed steps of a training of its own: a period of them, three at least.
 
     About how long one takes.
@@ -141,67 +134,55 @@ def warm_up(begin: Callable[[], Ongoing], period: int, budget: float) -> float:
     Raises:
         NotTimedError: they take longer than all that is allowed, or diverge.
     """
-    ongoing = begin()
-    took: list[float] = []
-    while len(took) < max(3, period) and sum(took) < budget:
-        took.append(ongoing.step())
-    spent = sum(took)
-    if spent >= budget and len(took) < 3:
+    run = begin()
+    seconds: list[float] = []
+    while len(seconds) < max(3, period) and sum(seconds) < budget:
+        seconds.append(run.step())
+    spent = sum(seconds)
+    if spent >= budget and len(seconds) < 3:
         raise NotTimedError(
-            f"{len(took)} of its steps took {spent:.3g} s, and {budget:.3g} s are there. "
+            f"{len(seconds)} of its steps took {spent:.3g} s, and it has {budget:.3g} s. "
             f"max_seconds=..."
         )
-    later = took[1:] or took
+    later = seconds[1:] or seconds
     return sum(later) / len(later)
 
 
-def window(begin: Callable[[], Ongoing], part: Extent, limit: float = math.inf) -> float:
+def window(begin: Callable[[], TimedRun], part: Extent, limit: float = math.inf) -> float:
     """The mean seconds of a window's steps.
 
     Raises:
         NotTimedError: they take more than `limit` seconds together, or diverge.
     """
     total = untimed = 0.0
-    with settled_heap():
+    gc.collect()
+    with frozen_garbage_collection():
         for _ in range(part.repeats):
-            ongoing = begin()
+            run = begin()
             for number in range(part.first + part.steps):
-                took = ongoing.step()
+                seconds = run.step()
                 if number < part.first:
-                    untimed += took
+                    untimed += seconds
                 else:
-                    total += took
+                    total += seconds
                 if untimed + total > limit:
                     raise NotTimedError(
                         f"its steps became slower: {number + 1} of a window's "
                         f"{part.first + part.steps} took more than "
-                        f"the {limit:g} s that are there for all windows. max_seconds=..."
+                        f"the {limit:g} s for all windows. max_seconds=..."
                     )
     return total / (part.repeats * part.steps)
 
 
-def phases(begin: Callable[[], Ongoing], part: Extent) -> dict[str, float]:
+def phases(begin: Callable[[], TimedRun], part: Extent) -> dict[str, float]:
     """Seconds per step by phase, the largest first and `other` last; their sum is the step's."""
-    ongoing = begin()
-    watch = Stopwatch(ongoing.training.clock)
-    with settled_heap():
+    run = begin()
+    watch = Stopwatch(run.context.clock)
+    gc.collect()
+    with frozen_garbage_collection():
         for _ in range(part.first):
-            ongoing.step()
+            run.step()
         for _ in range(part.steps):
-            ongoing.step(watch)
+            run.step(watch)
     mean = {name: seconds / part.steps for name, seconds in watch.seconds.items()}
     return dict(sorted(mean.items(), key=lambda item: (item[0] == OTHER, -item[1])))
-
-
-@contextmanager
-def settled_heap() -> Iterator[None]:
-    """Spare the garbage collector what existed before, as runs do.
-
-    A collection costs as much as twenty small steps.
-    """
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()

@@ -1,4 +1,4 @@
-"""The weights that an optimizer wants to be judged by, where it trains at others (schedule-free, averages)."""
+"""Evaluation weights of optimizers that train at others: schedule-free methods, averages."""
 
 from __future__ import annotations
 
@@ -16,19 +16,17 @@ from suite.config.device import Clock
 from suite.training.optimizer import Averaging
 from tasks.task import Task
 
-STATISTICS_BATCHES = (
-    10  # of training data, that batch normalisation sees anew at weights it has not been trained at
-)
+# of training data, from which batch normalisation takes new statistics at the evaluation weights
+STATISTICS_BATCHES = 10
 
 
 @dataclass
-class Trip:
-    """What it took to get to the judged weights and back.
+class Switch:
+    """The cost of the evaluation weights, complete when the training weights are set again.
 
     Attributes:
-        seconds: of the optimizer's switches and of new running statistics; known once the way back
-            is behind.
-        passes: forward passes that the statistics took.
+        seconds: of the optimizer's switches and of new running statistics.
+        passes: forward passes for the statistics.
     """
 
     seconds: float = 0.0
@@ -36,7 +34,7 @@ class Trip:
 
 
 @contextmanager
-def judged_weights(
+def evaluation_weights(
     model: nn.Module,
     optimizer: Averaging,
     task: Task,
@@ -44,43 +42,46 @@ def judged_weights(
     clock: Clock,
     *,
     renews: bool = True,
-) -> Iterator[Trip]:
-    """Set the model to the weights that its optimizer is judged by, for the duration of the context.
+) -> Iterator[Switch]:
+    """Set the model to the evaluation weights of its optimizer, for the duration of the context.
 
-    Afterwards the weights and statistics of the training are put back bit for bit (switching back
-    by arithmetic would leave a rounding error), so that evaluations leave no trace in a run.
+    Afterwards the training weights and statistics are put back bit for bit, as switching back by
+    arithmetic would leave a rounding error: an evaluation leaves no trace in a run.
 
     Args:
-        seed: of the training data, the same every time, that the running statistics of batch
-            normalisation are taken of, and of what a forward pass draws there.
+        model: the model.
+        optimizer: its optimizer.
+        task: the source of data for new statistics.
+        seed: of the training data from which batch normalisation takes new statistics, and of the
+            random numbers of these forward passes.
         clock: seconds, as a run counts them.
-        renews: whether this process takes the statistics anew; of several one does.
+        renews: whether this process takes new statistics; of several one does.
     """
-    trip = Trip()
+    switch = Switch()
     statistics = _statistics(model)
-    held = [(t, t.detach().clone()) for t in (*trained(model), *statistics)]
+    training = [(t, t.detach().clone()) for t in (*trained(model), *statistics)]
     began = clock()
     optimizer.eval()
-    there = clock()
-    # a method that averages only where it is asked to has gone nowhere, and the statistics are
-    # those of its weights
-    moved = any(not torch.equal(tensor, value) for tensor, value in held)
-    needed = STATISTICS_BATCHES if moved and statistics else 0
-    inputs = [batch[0] for batch in islice(task.batches("train", seed), needed)]
+    switched = clock()
+    # where a method averages on request only, nothing has moved and the statistics still fit
+    moved = any(not torch.equal(tensor, value) for tensor, value in training)
+    count = STATISTICS_BATCHES if moved and statistics else 0
+    inputs = [batch[0] for batch in islice(task.batches("train", seed), count)]
     renewing = clock()
     if inputs and renews:
         _renew_statistics(model, inputs, seed)
     ready = clock()
     try:
-        yield trip
+        yield switch
     finally:
         leaving = clock()
         optimizer.train()
         left = clock()
         with torch.no_grad():
-            for tensor, value in held:
+            for tensor, value in training:
                 tensor.copy_(value)
-        trip.seconds, trip.passes = there - began + ready - renewing + left - leaving, len(inputs)
+        switch.seconds = switched - began + ready - renewing + left - leaving
+        switch.passes = len(inputs)
 
 
 def trained(model: nn.Module) -> list[nn.Parameter]:
@@ -89,13 +90,13 @@ def trained(model: nn.Module) -> list[nn.Parameter]:
 
 
 def _statistics(model: nn.Module) -> list[Tensor]:
-    """What batch normalisation keeps of the batches it has seen."""
+    """The running statistics of batch normalisation."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     return [buffer for norm in norms for buffer in norm.buffers() if norm.track_running_stats]
 
 
 def _renew_statistics(model: nn.Module, inputs: list[Tensor], seed: int) -> None:
-    """Running statistics at the present weights: averages over the batches, each counting the same."""
+    """Set running statistics to plain averages over the batches, at the present weights."""
     place = next(model.parameters()).device
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []), torch.no_grad():
         torch.manual_seed(seed)

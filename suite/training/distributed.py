@@ -1,7 +1,4 @@
-"""The processes of one run.
-
-`torchrun --nproc-per-node 2 -m suite ...` starts them, this joins them.
-"""
+"""The processes of one run, which `torchrun --nproc-per-node 2 -m suite ...` starts."""
 
 from __future__ import annotations
 
@@ -21,6 +18,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from optimizers.distributed import SINGLE_PROCESS, ProcessGroup, RankLostError, SingleProcess
 from suite.config import torchrun
+from suite.training.signals import noted
 
 GRACE = 10.0  # seconds that a rank which is asked to end goes on waiting for the others
 
@@ -31,7 +29,6 @@ class World:
     Attributes:
         ranks: the processes, as an objective takes them.
         leads: whether this is the process that evaluates, decides, records and prints.
-        asked: whether the process has been asked to end, by Ctrl-C or a termination.
     """
 
     def __init__(self, store: Store | None = None) -> None:
@@ -44,6 +41,7 @@ class World:
 
     @property
     def asked(self) -> bool:
+        """Whether the process has been asked to end."""
         return self._asked_at is not None
 
     def note(self, number: int, frame: FrameType | None) -> None:
@@ -51,12 +49,16 @@ class World:
 
         Torchrun sends a signal more than once.
         """
+        self.ask()
+
+    def ask(self) -> None:
+        """Ask this process to end."""
         self._asked_at = self._asked_at or monotonic()
 
     def tell_failure(self, message: str) -> None:
-        """Leave word for the others of why this process is about to go."""
+        """Tell the others why this process is about to end."""
         if self._store is not None:
-            with suppress(RuntimeError):  # whoever kept the store may have gone, too
+            with suppress(RuntimeError):  # the process that holds the store may have ended, too
                 self._store.set(f"failure/{self.ranks.rank}", message)
 
     def explain(self, error: Exception) -> str:
@@ -79,10 +81,7 @@ class World:
         return "; ".join([str(error), *left])
 
     def _glance(self) -> None:
-        """While a collective waits.
-
-        A process that is asked to end does not wait for ranks that do not answer.
-        """
+        """End the wait of a collective where this process is asked to end and the others hang."""
         if self._asked_at is not None and monotonic() - self._asked_at > GRACE:
             raise RankLostError(
                 f"asked to end, and another rank has not answered for {GRACE:.0f} s"
@@ -125,6 +124,19 @@ def joined(size: int, place: torch.device, timeout: float) -> Iterator[World]:
             dist.destroy_process_group()
 
 
+@contextmanager
+def interruptible(world: World) -> Iterator[None]:
+    """Let a step finish when Ctrl-C or a termination is asked for; the second Ctrl-C does not wait.
+
+    Several processes listen for both while they are joined.
+    """
+    if world.ranks.size > 1:
+        yield
+        return
+    with noted(lambda: world.asked, world.ask):
+        yield
+
+
 def place_of(place: torch.device) -> torch.device:
     """The GPU of this process, one of the machine's in turn; the CPU is shared."""
     if place.type != "cuda" or place.index is not None or torchrun.world_size() == 1:
@@ -134,7 +146,10 @@ def place_of(place: torch.device) -> torch.device:
 
 @contextmanager
 def _noting(world: World) -> Iterator[None]:
-    """A termination, which torchrun sends when a rank has died, must not cut the record and the last words short."""
+    """Note a termination, so that it does not cut the record and the last message short.
+
+    torchrun sends one when a rank has died.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

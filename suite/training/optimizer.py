@@ -1,4 +1,4 @@
-"""The optimizer of a run: what the loop asks of it, and how a plan's is made."""
+"""The optimizer of a run: what the loop asks of it, and how it is built from a plan."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class ObjectiveOptimizer(Protocol):
 
 
 class Averaging(ObjectiveOptimizer, Protocol):
-    """An optimizer that trains at other weights than those it is judged by, and is told which of them to set."""
+    """An optimizer with evaluation weights apart from those it trains at."""
 
     def train(self) -> None:
         """Set the weights of the training."""
         ...
 
     def eval(self) -> None:
-        """Set the weights to be judged by."""
+        """Set the evaluation weights."""
         ...
 
 
@@ -58,11 +58,11 @@ def averages(optimizer: ObjectiveOptimizer) -> TypeGuard[Averaging]:
 def build_optimizer(
     plan: Plan, task: Task, model: torch.nn.Module, ranks: SingleProcess
 ) -> ObjectiveOptimizer:
-    """The plan's optimizer, of those parameters of a model that are trained.
+    """The plan's optimizer of a model's trained parameters.
 
     Raises:
-        UnsupportedError: the optimizer needs what the task, a compiled model or several processes cannot
-            give it.
+        UnsupportedError: the optimizer needs what the task, a compiled model or several processes
+            cannot give it.
     """
     allow = plan.config["allow"]
     named = [
@@ -97,8 +97,8 @@ def build_optimizer(
 def _because(
     task: Task, missing: frozenset[str], needs: frozenset[str], allow: Sequence[str]
 ) -> str:
-    """Why a task of the user's own lacks what is missing; for another, the tasks that do not."""
+    """The reasons of a task of the user's own; for another, the tasks that fit."""
     lacks: Mapping[str, str] = getattr(task, "lacks", {})
-    if said := [f"{offer}: {lacks[offer]}" for offer in sorted(missing) if offer in lacks]:
-        return f" ({'; '.join(said)})"
+    if reasons := [f"{offer}: {lacks[offer]}" for offer in sorted(missing) if offer in lacks]:
+        return f" ({'; '.join(reasons)})"
     return f"; tasks that fit: {', '.join(tasks_offering(needs, allow=allow)) or 'none'}"

@@ -1,4 +1,4 @@
-"""One line that shows where a run is; nothing when nobody looks at a terminal."""
+"""One line on the terminal with a run's progress; nothing where there is no terminal."""
 
 from __future__ import annotations
 
@@ -21,10 +21,14 @@ PERIOD = 0.2
 
 
 class ProgressLine:
-    """A progress bar with the run's name, loss and metric."""
+    """A progress bar with the run's name, loss and metric.
+
+    Attributes:
+        shown: whether there is a terminal to show it on.
+    """
 
     def __init__(self, title: str, total: int, *, enabled: bool) -> None:
-        self._shown = enabled and sys.stderr.isatty()
+        self.shown = enabled and sys.stderr.isatty()
         self._updated = 0.0
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
@@ -34,7 +38,7 @@ class ProgressLine:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=Console(stderr=True),
-            disable=not self._shown,
+            disable=not self.shown,
             transient=True,
         )
         self._task = self._progress.add_task(title, total=total, report="")
@@ -57,6 +61,6 @@ class ProgressLine:
         The display costs as much as a small step.
         """
         now = monotonic()
-        if self._shown and now - self._updated > PERIOD:
+        if self.shown and now - self._updated > PERIOD:
             self._updated = now
             self._progress.update(self._task, completed=step, report=report)

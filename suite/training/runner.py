@@ -1,7 +1,8 @@
-"""One run: look it up, or build it, train it and record it."""
+"""One run: its cached outcome, or a training that is built, run and recorded."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,13 @@ from suite.config.plan import Plan
 from suite.errors import FatalConfigError
 from suite.results.directory import RunRecord
 from suite.results.status import Status
+from suite.training.checkpoint import Checkpoint
 from suite.training.distributed import World, joined, place_of
-from suite.training.measures import environment
+from suite.training.evaluation import Evaluator
+from suite.training.measures import environment, layer_coverage
+from suite.training.outcome import run_to_its_end
+from suite.training.recorder import Recorder
+from suite.training.run_context import RunContext, build_context
 from suite.training.summary import Summary, metric_of, summarise
 from suite.training.training import Training, Watch
 from suite.training.wandb_mirror import Tracker
@@ -25,7 +31,7 @@ from tasks.task import Task
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended, and whether it was only looked up."""
+    """How a run ended, and whether an earlier one was read."""
 
     summary: Summary
     metric: str
@@ -33,16 +39,16 @@ class Outcome:
 
     @property
     def status(self) -> Status:
-        """The run's word."""
+        """How the run ended."""
         return Status(self.summary["status"])
 
 
 def run(plan: Plan, watch: Watch | None = None) -> Outcome:
-    """Carry out a plan, or look it up if it has been done; training failures become a status.
+    """Run a plan, or read the result of an earlier run; training failures become a status.
 
-    Of several processes that carry it out together, one keeps the record. `watch` is told the step
-    and the metric at each evaluation before the last, and may give a reason to stop there: the run
-    is then `interrupted`.
+    Of several processes that share the run, one keeps the record. `watch` gets the step and the
+    metric at each evaluation before the last, and may return a reason to stop there: the run is
+    then `interrupted`.
 
     Raises:
         ConfigError, ValueError, FileNotFoundError: the optimizer or the task cannot be built as
@@ -52,11 +58,11 @@ def run(plan: Plan, watch: Watch | None = None) -> Outcome:
     with joined(plan.world_size, place, plan.config["timeout"]) as world:
         record = RunRecord(plan.directory)
         done = world.ranks.broadcast_object(looked_up(plan, record) if world.leads else None)
-        return done or _carried_out(plan, record, place, world, watch)
+        return done or _build_and_run(plan, record, place, world, watch)
 
 
 def looked_up(plan: Plan, record: RunRecord) -> Outcome | None:
-    """The outcome of a run that is done and is not to be repeated."""
+    """The outcome of an earlier run that is final, unless the plan repeats it."""
     status = record.status()
     if status is None or not status.final or plan.config["force"]:
         return None
@@ -65,7 +71,7 @@ def looked_up(plan: Plan, record: RunRecord) -> Outcome | None:
     return Outcome(summary, metric_of(summary), skipped=True)
 
 
-def _carried_out(
+def _build_and_run(
     plan: Plan, record: RunRecord, place: torch.device, world: World, watch: Watch | None
 ) -> Outcome:
     threads = device.set_threads(plan.config["threads"], plan.workers * torchrun.local_size())
@@ -73,7 +79,7 @@ def _carried_out(
     described = describe(plan, task, place)
     facts = environment.describe(place, threads, plan.world_size)
     try:
-        training = Training(plan, task, place, world, watch)
+        context = build_context(plan, task, place, world)
     except UnsupportedError as error:
         if world.leads:
             record.begin(described, facts, resume=False)
@@ -81,27 +87,54 @@ def _carried_out(
     resume = world.ranks.broadcast_object(record.resumable and not plan.config["force"])
     if world.leads:
         record.begin(described, facts, resume=resume)
-    tracker = Tracker(
-        plan.config["wandb"]["mode"] if world.leads else "disabled",
-        record.directory,
-        plan.run_id,
-        described,
-        project=plan.config["wandb"]["project"],
-        group=f"{plan.experiment or 'single'}/{plan.task}",
-        job_type=plan.config["wandb"]["job_type"],
-        name=plan.title,
-        tags=[plan.optimizer, plan.task],
-    )
-    summary = training.carry_out(record, tracker, resume=resume)
+    tracker = _tracker(plan, record, described, world)
+    training = assemble(context, record, tracker, watch)
+    summary = run_to_its_end(training, resume=resume)
     if world.leads:
-        rules = {"layer_coverage": rule_of} if (rule_of := training.rules()) else {}
-        record.describe_environment({**facts, "oracle_costs": training.costs, **rules})
+        record.describe_environment(environment_of(context, facts))
     tracker.finish(summary, Status(summary["status"]).exit_code)
     return _finish(record, task, summary, world)
 
 
+def assemble(
+    context: RunContext, record: RunRecord, tracker: Tracker, watch: Watch | None = None
+) -> Training:
+    """The training of a run by itself."""
+    # a line on the terminal shows where the run is
+    shown = context.plan.workers == 1 and context.world.leads
+    return Training(
+        context,
+        evaluator=Evaluator(context),
+        checkpoint=Checkpoint(context, record.checkpoint),
+        recorder=Recorder(context, record, tracker, shown=shown),
+        watch=watch,
+    )
+
+
+def environment_of(context: RunContext, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of environment.json: the machine, its oracle costs, the rules of layers."""
+    rule_of = layer_coverage.rules(context.optimizer)
+    rules = {"layer_coverage": rule_of} if rule_of else {}
+    return {**facts, "oracle_costs": context.costs, **rules}
+
+
+def _tracker(plan: Plan, record: RunRecord, described: dict[str, Any], world: World) -> Tracker:
+    wandb = plan.config["wandb"]
+    return Tracker(
+        wandb["mode"] if world.leads else "disabled",
+        record.directory,
+        plan.run_id,
+        described,
+        project=wandb["project"],
+        group=f"{plan.experiment or 'single'}/{plan.task}",
+        job_type=wandb["job_type"],
+        name=plan.title,
+        tags=[plan.optimizer, plan.task],
+    )
+
+
 def refuse(plan: Plan, error: Exception) -> Outcome:
-    """Record a run that could not be built: in a sweep a failure is a result like any other."""
+    """Record a run that cannot be built: in a sweep a failure is a result like any other."""
     record = RunRecord(plan.directory)
     described = {**plan.config, "experiment": plan.experiment, "command": plan.command}
     record.begin(
@@ -133,7 +166,7 @@ def _finish(record: RunRecord, task: Task, summary: Summary, world: World) -> Ou
 
 
 def describe(plan: Plan, task: Task, place: torch.device) -> dict[str, Any]:
-    """The resolved configuration as config.yaml keeps it, with what `auto` came to and how to repeat the run."""
+    """The content of config.yaml: the configuration with `auto` resolved, and the command."""
     return {
         **plan.config,
         "device": place.type,

@@ -1,4 +1,4 @@
-"""Ctrl-C and termination as a note that the work in hand reads, instead of an exception in the middle of it."""
+"""Ctrl-C and termination as a note for the work in hand, not an exception in the middle of it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from types import FrameType
 
 @contextmanager
 def noted(asked: Callable[[], bool], note: Callable[[], None]) -> Iterator[None]:
-    """Call `note` when an end is asked for; the second Ctrl-C, once `asked` says so, does not wait.
+    """Call `note` when an end is asked for; a Ctrl-C while `asked()` holds does not wait.
 
-    Only the main thread hears of signals; in another one nothing changes.
+    Signals reach the main thread only; in another one nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

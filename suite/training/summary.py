@@ -12,9 +12,9 @@ Summary = dict[str, Any]
 
 
 def summarise(
-    plan: Plan, task: Task | None, status: Status, message: str, found: Summary | None = None
+    plan: Plan, task: Task | None, status: Status, message: str, values: Summary | None = None
 ) -> Summary:
-    """All keys of summary.json, in order; what is not known is null."""
+    """All keys of summary.json, in order; null where there is no value."""
     metric = "metric" if task is None else task.metric
     keys = (
         "steps",
@@ -44,7 +44,7 @@ def summarise(
         "optimizer": plan.optimizer,
         "seed": plan.seed,
         **empty,
-        **(found or {}),
+        **(values or {}),
         "parallel": plan.workers > 1,
         "world_size": plan.world_size,
         "message": message,

@@ -16,7 +16,7 @@ PERIOD = 2.0  # seconds
 class Tracker:
     """Sends rows and the summary to W&B.
 
-    The first failure is said once and ends the mirroring, not the run.
+    The first failure is printed and ends the mirroring, not the run.
     """
 
     def __init__(

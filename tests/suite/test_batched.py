@@ -20,8 +20,8 @@ import pytest
 import torch
 
 from suite.batched import reason_against, run_batched, together
-from suite.batched.replicas import Company
-from suite.batched.stacked_model import Stack
+from suite.batched.replicas import Ensemble
+from suite.batched.stacked_model import StackedModel
 from suite.config.plan import Plan
 from suite.errors import ConfigError
 from suite.results.status import Status
@@ -240,7 +240,7 @@ def test_a_row_that_is_not_a_number_does_not_reach_another() -> None:
     expected = [
         torch.autograd.grad(loss_fn(m(inputs), targets), list(m.parameters())) for m in models
     ]
-    stack = Stack(models, loss_fn)
+    stack = StackedModel(models, loss_fn)
     with torch.no_grad():
         models[1][0].weight.fill_(math.inf)
     losses, gradients = stack.losses_and_gradients([(inputs, targets)] * 3)
@@ -251,11 +251,11 @@ def test_a_row_that_is_not_a_number_does_not_reach_another() -> None:
             torch.testing.assert_close(gradient[place], wanted)
 
 
-def test_a_stack_keeps_some_of_its_copies() -> None:
+def test_a_stack_keeps_some_of_its_replicas() -> None:
     torch.manual_seed(0)
     models = [torch.nn.Linear(3, 2) for _ in range(4)]
     values = [model.weight.detach().clone() for model in models]
-    stack = Stack(models, torch.nn.MSELoss())
+    stack = StackedModel(models, torch.nn.MSELoss())
     stack.keep([1, 3])
     with torch.no_grad():
         models[3].weight.add_(1.0)
@@ -372,7 +372,7 @@ def test_a_batch_that_cannot_go_on_is_carried_out_one_by_one(
     both: Pairs, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fails = mock.patch.object(
-        Stack, "losses_and_gradients", side_effect=torch.OutOfMemoryError("too much")
+        StackedModel, "losses_and_gradients", side_effect=torch.OutOfMemoryError("too much")
     )
     with fails, mock.patch("suite.batched.batch.reason_for", return_value=None):
         pairs = both([["optimizer=sgd", f"seed={seed}", *SHORT] for seed in (0, 1)])
@@ -392,8 +392,8 @@ def test_one_stream_of_data_serves_all_of_a_seed(planned: Planned) -> None:
                 yield number, seed
 
     task: Any = Task()
-    company = Company(task)
-    streams = [company.batches(seed, 5) for seed in (0, 0, 0, 1)]
+    ensemble = Ensemble(task)
+    streams = [ensemble.batches(seed, 5) for seed in (0, 0, 0, 1)]
     for step in range(5, 9):
         found = [next(stream) for stream in streams]
         assert [number for number, _ in found] == [step] * 4

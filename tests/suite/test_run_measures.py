@@ -16,8 +16,8 @@ import torch
 from suite.config import device
 from suite.errors import ConfigError
 from suite.training.measures import memory, oracle_costs
+from suite.training.run_context import build_context
 from suite.training.runner import build_task
-from suite.training.training import Training
 
 Train = Callable[..., Any]
 CPU = torch.device("cpu")
@@ -142,7 +142,7 @@ def problem(planned: Train) -> tuple[Any, Any]:
     """A small task with its objective."""
     plan = planned("optimizer=sgd", "task=quadratic", "task.dimension=4", "task.batch_size=3")
     task = build_task(plan, CPU)
-    return task, Training(plan, task, CPU).objective
+    return task, build_context(plan, task, CPU).objective
 
 
 def test_costs_are_medians_relative_to_a_gradient(problem: tuple[Any, Any]) -> None:

@@ -105,7 +105,7 @@ def test_a_resumed_run_equals_an_unbroken_one(
     pair = (*PAIRS[name], *LENGTH)
     plan = planned(*pair)
     monkeypatch.setattr(
-        "suite.training.training.CHECKPOINT_SHARE", 1e-9
+        "suite.training.checkpoint.CHECKPOINT_SHARE", 1e-9
     )  # only a process's first evaluation is saved
     with at_batch(plan, 8, kill), pytest.raises(Killed):
         train(*pair)
@@ -266,10 +266,10 @@ def test_what_a_checkpoint_knows_of_is_on_disk_before_it(
     last: list[str] = []
     history = RunRecord(planned(*pair).directory).history
     monkeypatch.setattr(
-        "suite.training.training.Training._save",
+        "suite.training.checkpoint.Checkpoint.save",
         lambda *_: last.append(history.read_text().splitlines()[-1].split(",")[0]),
     )
-    monkeypatch.setattr("suite.training.training.CHECKPOINT_SHARE", 1e9)
+    monkeypatch.setattr("suite.training.checkpoint.CHECKPOINT_SHARE", 1e9)
     with at_batch(planned(*pair), 8, interrupt):
         train(*pair)
 
@@ -281,12 +281,12 @@ def test_checkpoints_take_no_more_than_their_share_of_the_time(
 ) -> None:
     saved: list[int] = []
     monkeypatch.setattr(
-        "suite.training.training.Training._save",
-        lambda training, record: saved.append(training.step),
+        "suite.training.checkpoint.Checkpoint.save",
+        lambda checkpoint: saved.append(checkpoint.context.state.step),
     )
     pair = ("optimizer=sgd", "task=quadratic", *LENGTH, "force=true")
 
-    monkeypatch.setattr("suite.training.training.CHECKPOINT_SHARE", 1e9)
+    monkeypatch.setattr("suite.training.checkpoint.CHECKPOINT_SHARE", 1e9)
     train(*pair)
 
     assert saved == [3, 6, 9, 11]

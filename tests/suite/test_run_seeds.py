@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from optimizers import Objective
+from suite.training.run_context import build_context
 from suite.training.runner import build_task
 from suite.training.seeds import stream
-from suite.training.training import Training
+from suite.training.warm_up import prepare
 
 Train = Callable[..., Any]
 
@@ -29,8 +30,8 @@ STANDING = {  # optimizers that do not move, so that the losses they see tell th
 
 def start(plan: Any) -> list[torch.Tensor]:
     """The parameters a run begins with."""
-    training = Training(plan, build_task(plan, torch.device("cpu")), torch.device("cpu"))
-    return list(training.model.parameters())
+    context = build_context(plan, build_task(plan, torch.device("cpu")), torch.device("cpu"))
+    return list(context.model.parameters())
 
 
 def test_all_optimizers_begin_with_the_same_weights(planned: Train) -> None:
@@ -105,11 +106,11 @@ def test_what_went_before_in_the_process_does_not_matter(
 def test_a_run_leaves_the_drawing_of_targets_to_a_stream_of_its_own(planned: Train) -> None:
     for seed in (0, 1):
         plan = planned("optimizer=kfac", *MLP, f"seed={seed}")
-        training = Training(plan, build_task(plan, torch.device("cpu")), torch.device("cpu"))
-        training.prepare()
-        assert training.generator.initial_seed() == stream(seed, "optimizer")
+        context = build_context(plan, build_task(plan, torch.device("cpu")), torch.device("cpu"))
+        prepare(context)
+        assert context.minibatches.generator.initial_seed() == stream(seed, "optimizer")
         assert torch.initial_seed() == stream(seed, "dropout")
-        assert training.fresh_drawn == 0
+        assert context.state.fresh_drawn == 0
 
 
 def test_the_streams_of_a_seed_are_apart_and_fixed() -> None:

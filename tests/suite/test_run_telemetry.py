@@ -302,7 +302,7 @@ def test_it_survives_an_interruption(
     def kill() -> None:
         raise Killed
 
-    monkeypatch.setattr("suite.training.training.CHECKPOINT_SHARE", 1e9)
+    monkeypatch.setattr("suite.training.checkpoint.CHECKPOINT_SHARE", 1e9)
     pair = (
         "optimizer=ggn_cg",
         *TINY_TRANSFORMER,

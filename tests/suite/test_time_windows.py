@@ -13,7 +13,7 @@ from optimizers.phases import OTHER
 from suite.config import device
 from suite.config.plan import Plan
 from suite.time import windows
-from suite.time.windows import Extent, NotTimedError, Ongoing, beginning_of, extent, period_of
+from suite.time.windows import Extent, NotTimedError, TimedRun, beginning_of, extent, period_of
 from suite.training.runner import build_task
 
 BUMPY = '''
@@ -55,7 +55,7 @@ def bumpy(
 
     def make(
         steps: int = 20, period: int = 5, explode: int = 0
-    ) -> tuple[Plan, Callable[[], Ongoing]]:
+    ) -> tuple[Plan, Callable[[], TimedRun]]:
         words = [
             "optimizer=sgd",
             "task=quadratic",
@@ -71,7 +71,7 @@ def bumpy(
         )
         place = torch.device("cpu")
         task = build_task(plan, place)
-        return plan, lambda: Ongoing(plan, task, place)
+        return plan, lambda: TimedRun(plan, task, place)
 
     return make
 
@@ -124,7 +124,7 @@ def test_a_window_begins_after_what_a_method_does_at_first(bumpy: Any) -> None:
 def test_a_window_without_a_whole_period_is_refused(bumpy: Any) -> None:
     with pytest.raises(
         NotTimedError,
-        match="hold 5 steps, a whole period, after the first 5: about 10 s, and 9 s are",
+        match="hold 5 steps, a whole period, after the first 5: about 10 s, and one has 9 s",
     ):
         extent(1.0, bumpy()[0], 9.0)
 
@@ -154,7 +154,7 @@ def test_the_warm_up_tells_a_later_steps_seconds(bumpy: Any) -> None:
 def test_a_warm_up_that_takes_too_long_ends(bumpy: Any) -> None:
     _, begin = bumpy(period=5)
     with pytest.raises(
-        NotTimedError, match=r"1 of its steps took 108 s, and 50 s are there. max_seconds="
+        NotTimedError, match=r"1 of its steps took 108 s, and it has 50 s. max_seconds="
     ):
         windows.warm_up(begin, 5, 50.0)
     assert windows.warm_up(begin, 100, 113.0) == pytest.approx((5 + 7) / 5)  # six steps

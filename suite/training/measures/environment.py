@@ -28,11 +28,11 @@ PACKAGES = (
 
 
 def describe(device: torch.device, threads: int, world_size: int = 1) -> dict[str, Any]:
-    """Versions, processor, graphics processor, threads of a process, processes, and the commit of the code."""
+    """Versions, processor, GPU, threads of a process, processes, and the commit of the code."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "cpu": processor(),
         "cores": cores(),
         "threads": threads,

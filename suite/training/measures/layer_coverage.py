@@ -10,26 +10,22 @@ if TYPE_CHECKING:
 
 
 def rules(optimizer: object) -> dict[str, str]:
-    """The rule for each named parameter, as the optimizer's `layer_coverage()` has it.
-
-    Empty if it has none.
-    """
-    told = getattr(optimizer, "layer_coverage", None)
-    return dict(told()) if callable(told) else {}
+    """The rule for each named parameter, by the optimizer's `layer_coverage()` if it has one."""
+    report = getattr(optimizer, "layer_coverage", None)
+    return dict(report()) if callable(report) else {}
 
 
 def shares(rule_of: dict[str, str], named: Iterable[tuple[str, Tensor]]) -> dict[str, float]:
     """The share of the parameters' numbers that each rule updates, the largest first."""
     sizes = {name: parameter.numel() for name, parameter in named if name in rule_of}
-    found: dict[str, float] = {}
+    share_of: dict[str, float] = {}
     for name, size in sizes.items():
-        found[rule_of[name]] = found.get(rule_of[name], 0.0) + size / sum(sizes.values())
-    return {
-        rule: round(share, 6) for rule, share in sorted(found.items(), key=lambda item: -item[1])
-    }
+        share_of[rule_of[name]] = share_of.get(rule_of[name], 0.0) + size / sum(sizes.values())
+    largest_first = sorted(share_of.items(), key=lambda item: -item[1])
+    return {rule: round(share, 6) for rule, share in largest_first}
 
 
-def in_words(found: dict[str, float]) -> str:
+def in_words(share_of: dict[str, float]) -> str:
     """A line for the terminal."""
-    parts = [f"{100 * share:.4g} % of the parameters by {rule}" for rule, share in found.items()]
+    parts = [f"{100 * share:.4g} % of the parameters by {rule}" for rule, share in share_of.items()]
     return f"updated: {', '.join(parts)}"

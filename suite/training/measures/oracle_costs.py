@@ -1,4 +1,4 @@
-"""What each oracle costs on a task, relative to one forward and backward pass, measured once per machine."""
+"""The cost of each oracle on a task, in forward and backward passes, measured once a machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a step says about itself: its angle to the gradient, its overshoot, lengths and ratios."""
+"""Diagnostics of a step: its angle to the gradient, its overshoot, lengths and ratios."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ Facts = dict[str, float]
 
 
 def step_facts(gradient: Tensor, update: Tensor, before: float, after: float) -> Facts:
-    """A step d compared with the gradient g at its start, f the loss of its mini-batch there and f+ after it.
+    """Compare a step d with the gradient g at its start.
 
-    `cosine` is -g'd / |g||d|. `overshoot` is 2 (f+ - f - g'd) / -g'd, which for a quadratic is d'Hd
-    / -g'd: 1 where the step ends at the minimum along its line, 2 where the loss is back at its
-    start. It is left out where the step leads uphill or the slope is lost in the round-off of f.
+    The loss of its mini-batch is f at the start and f+ after the step. `cosine` is -g'd / |g||d|.
+    `overshoot` is 2 (f+ - f - g'd) / -g'd, which for a quadratic is d'Hd / -g'd: 1 where the step
+    ends at the minimum along its line, 2 where the loss is back at its start. It is left out where
+    the step leads uphill or the slope is lost in the round-off of f.
     """
     slope = float(gradient.double() @ update.double())
     resolution = UNRESOLVED * torch.finfo(gradient.dtype).eps * abs(before)
@@ -66,6 +67,6 @@ def spread(values: Sequence[float]) -> Facts:
 
 
 def largest_tensors(params: Sequence[Tensor], most: int = LAYERS) -> set[int]:
-    """The places of the largest tensors, all of them where there are few; of equal ones the first."""
+    """The places of the largest tensors, of equal ones the first."""
     order = sorted(range(len(params)), key=lambda index: (-params[index].numel(), index))
     return set(order[:most])

@@ -1,6 +1,4 @@
-"""Numbers along a run that say why it goes as it goes.
-
-The step against the gradient, the curvature it meets.
+"""Telemetry of a run: steps compared with gradients, and the curvature along the way.
 
 All of it is measured off the clock and aside from the run: with objectives, counts and random
 streams of its own, on buffers that do not move. A run with telemetry takes the very steps of the
@@ -196,11 +194,12 @@ class Telemetry:
 
     @contextmanager
     def _surviving(self, what: str) -> Iterator[None]:
-        """A fault of telemetry, memory that does not suffice among them, is noted and ends no run."""
+        """Note a fault of telemetry, a lack of memory among them; it ends no run."""
         try:
             yield
         except (RuntimeError, NotImplementedError, UnsupportedError) as error:
-            self.note = f"{what} left out from here on: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            reason = str(error).partition("\n")[0]
+            self.note = f"{what} left out from here on: {type(error).__name__}: {reason}"
             print(f"Telemetry: {self.note}", file=sys.stderr)
 
     # -- what is recorded --------------------------------------------------------------------------
@@ -210,7 +209,7 @@ class Telemetry:
 
         The curvature at evaluations only.
         """
-        facts = self._step | self._told()
+        facts = self._step | self._own_facts()
         if evaluated:
             facts |= self.curvature()
         self._step, self._update = {}, None
@@ -218,8 +217,8 @@ class Telemetry:
             PREFIX + name: value if math.isfinite(value) else "" for name, value in facts.items()
         }
 
-    def _told(self) -> Facts:
-        """What the optimizer says of itself, and its failures so far in one number."""
+    def _own_facts(self) -> Facts:
+        """The optimizer's own telemetry, and the number of its failures so far."""
         failures: Counter[str] | None = getattr(self.optimizer, "failures", None)
         facts = {} if failures is None else {"failures": float(sum(failures.values()))}
         tell: Callable[[], Mapping[str, float]] | None = getattr(self.optimizer, "telemetry", None)
@@ -246,7 +245,7 @@ class Telemetry:
 
     @contextmanager
     def _aside(self, seed: int | None = None) -> Iterator[None]:
-        """Random streams and running statistics are afterwards as they were; the time is added up."""
+        """Restore random streams and running statistics afterwards, and add up the time."""
         began = perf_counter()
         device = self.params[0].device
         try:
