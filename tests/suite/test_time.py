@@ -42,7 +42,7 @@ def by_number(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     turns: list[str] = []
 
     def window(begin: Callable[[], Any], part: Extent, limit: float) -> float:
-        turns.append(begin().training.plan.optimizer)
+        turns.append(begin().context.plan.optimizer)
         return float(len(turns))
 
     monkeypatch.setattr(windows, "window", window)
@@ -158,7 +158,7 @@ def test_what_fails_in_a_window_concerns_its_pair_only(
     results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def window(begin: Callable[[], Any], part: Extent, limit: float) -> float:
-        if begin().training.plan.optimizer == "sgd":
+        if begin().context.plan.optimizer == "sgd":
             raise MemoryError("no room for it\nmore lines")
         return 0.5
 
