@@ -5,20 +5,14 @@ Damped equations, damping rules, geodesic acceleration, NIST's values, MINPACK's
 
 from __future__ import annotations
 
-import statistics
-import warnings
-from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import pytest
-import scipy.optimize
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import jacrev, jvp
 
-from optimizers import Objective, Result, UnsupportedError, least_squares
+from optimizers import least_squares
 from optimizers.least_squares import GaussNewton, LevenbergMarquardt
 from optimizers.least_squares.rules import (
     MarquardtRule,
@@ -28,39 +22,22 @@ from optimizers.least_squares.rules import (
     identity,
     running_maximum,
 )
-from tasks.functions.problems import MORE_GARBOW_HILLSTROM, PROBLEMS
 from tasks.regression.nist import datasets
-from tests.optimizers.cases import CASES, Problem, Reference, Residuals, close
+from tests.optimizers.cases import CASES, Reference, close
+from tests.optimizers.levenberg_marquardt_cases import (
+    FORMS,
+    SCALINGS,
+    flat,
+    nonlinear,
+    vector,
+    walled,
+)
 
-SCALINGS = ("identity", "diagonal", "running_maximum")
-FORMS = ("svd", "primal", "dual")
 SQUARES = ("mlp_mse", "mlp_mse_sum", "mlp_mse_example", "conv", "multihead")
-
-
-def nonlinear(start: Sequence[float], residuals: Callable[[Tensor], Tensor]) -> Problem:
-    """The loss |residuals(x)|^2."""
-    count = len(residuals(torch.tensor(start, dtype=torch.float64)))
-    targets = torch.zeros(1, count, dtype=torch.float64)
-    return Problem(
-        Residuals(start, residuals), nn.MSELoss(reduction="sum"), torch.zeros(1, 1), targets
-    )
-
-
-def flat(problem: Problem) -> Tensor:
-    return torch.cat([p.detach().flatten() for p in problem.params])
-
-
-def vector(*values: float) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def valley(x: Tensor) -> Tensor:
     return torch.stack([10 * (x[1] - x[0] ** 2), 1 - x[0]])
-
-
-def walled(x: Tensor) -> Tensor:
-    """Finite at the start (2,) alone."""
-    return torch.where(x.detach() == 2.0, x, x + float("nan"))
 
 
 # -- the step --------------------------------------------------------------------------------------
@@ -332,309 +309,3 @@ def test_acceleration_takes_fewer_steps_along_a_curved_valley() -> None:
     )
     assert min(regression.digits(plain.x), regression.digits(curved.x)) > 10
     assert 4 * curved.steps < plain.steps
-
-
-# -- where it ends ---------------------------------------------------------------------------------
-
-
-def test_a_zero_gradient_and_zero_residuals_are_named() -> None:
-    for problem in (
-        nonlinear([1.0, 1.0], lambda x: x - 1),
-        nonlinear([0.0], lambda x: torch.cat([x**2 + 1])),
-        nonlinear([0.0, 1.0], lambda x: 0 * x + 1),
-    ):
-        before = flat(problem).clone()
-        optimizer = LevenbergMarquardt(problem.model.parameters())
-        optimizer.step(problem.objective())
-        assert optimizer.stuck == "the gradient is zero"
-        assert torch.equal(flat(problem), before)
-
-
-def test_a_plateau_on_one_batch_does_not_spoil_the_damping() -> None:
-    problem = nonlinear([0.0, 1.0], lambda x: 0 * x + 1)
-    other = nonlinear([0.0, 1.0], lambda x: x - 2)
-    optimizer = LevenbergMarquardt(problem.model.parameters())
-    optimizer.step(problem.objective())
-    optimizer.param_groups[0]["params"] = list(other.model.parameters())
-    for _ in range(30):
-        optimizer.step(other.objective())
-    close(flat(other), vector(2, 2), 1e-12)
-
-
-@pytest.mark.parametrize("name", ["rosenbrock", "mlp_mse", "conv"])
-def test_problems_without_residuals_end_in_words(name: str) -> None:
-    problem = CASES[name]()
-    optimizer = LevenbergMarquardt(problem.model.parameters())
-    for _ in range(200):
-        loss = optimizer.step(problem.objective())
-        if optimizer.stuck:
-            break
-    assert optimizer.stuck
-    assert float(loss) < 1e-25
-
-
-def test_it_goes_on_to_the_last_digit_and_says_so() -> None:
-    problem = nonlinear(
-        [0.5, 0.5], lambda x: torch.stack([x[0] ** 2 - 2, x[0] * x[1] - 1, x[1] - 0.3])
-    )
-    optimizer = LevenbergMarquardt(problem.model.parameters())
-    losses = []
-    for _ in range(200):
-        losses.append(float(optimizer.step(problem.objective())))
-        if optimizer.stuck:
-            break
-    assert optimizer.stuck == "float64 cannot resolve the gradient any further"
-    assert all(after <= before * (1 + 1e-14) for before, after in pairwise(losses))
-    _, gradient = problem.objective().value_and_gradient()
-    assert float(gradient.abs().max()) < 1e-13
-
-
-def test_single_precision_is_solved_in_double_and_named() -> None:
-    regression = datasets()["Misra1a"]
-    inputs, targets = regression.x.float(), regression.y[:, None].float()
-
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.b = nn.Parameter(regression.starts[1].float())
-
-        def forward(self, x: Tensor) -> Tensor:
-            return regression.model(self.b, x)[:, None]
-
-    model = Model()
-    optimizer = LevenbergMarquardt(model.parameters())
-    for _ in range(100):
-        optimizer.step(Objective(model, nn.MSELoss(), inputs, targets))
-        if optimizer.stuck:
-            break
-    assert optimizer.stuck.startswith("float32 cannot resolve the gradient any further; pass")
-    assert optimizer.state[model.b]["scales"].dtype == torch.float32
-    assert regression.digits(model.b) > 3
-
-
-def test_a_wall_around_the_start_ends_in_words() -> None:
-    problem = nonlinear([2.0], walled)
-    optimizer = LevenbergMarquardt(problem.model.parameters(), max_trials=5)
-    for _ in range(20):
-        optimizer.step(problem.objective())
-        if optimizer.stuck:
-            break
-    assert optimizer.stuck == "float64 cannot resolve the gradient any further"
-    assert flat(problem).tolist() == [2.0]
-    assert np.isfinite(optimizer.param_groups[0]["damping"])
-
-
-def test_points_where_the_model_breaks_down_are_stepped_back_from() -> None:
-    """log is undefined beyond the first Gauss-Newton step."""
-    problem = nonlinear([5.0], torch.log)
-    optimizer = LevenbergMarquardt(problem.model.parameters(), first_step=None)
-    objective = problem.objective()
-    optimizer.step(objective)
-    assert objective.counts["value"] > 2
-    for _ in range(40):
-        optimizer.step(problem.objective())
-    close(flat(problem), vector(1), 1e-9)
-
-
-# -- awkward problems ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("scaling", SCALINGS)
-def test_rank_deficient_problems(scaling: str) -> None:
-    """Only x0 + x1 matters, so a whole line of solutions exists; a residual of 0.5 remains."""
-    problem = nonlinear(
-        [2.0, -0.5, 1.0],
-        lambda x: torch.stack([torch.exp(x[0] + x[1]) - 2, (x[0] + x[1]) * x[2] - 1, x[2] - 1]),
-    )
-    optimizer = LevenbergMarquardt(problem.model.parameters(), scaling=scaling)
-    for _ in range(120):
-        optimizer.step(problem.objective())
-        if optimizer.stuck:
-            break
-    end = flat(problem)
-    assert float(end.abs().max()) < 10  # no flight along the line of solutions
-    reference = scipy.optimize.least_squares(
-        lambda z: [np.exp(z[0]) - 2, z[0] * z[1] - 1, z[1] - 1],
-        [1.5, 1.0],
-        xtol=1e-15,
-        ftol=1e-15,
-        gtol=1e-15,
-    )
-    close(torch.stack([end[0] + end[1], end[2]]), torch.from_numpy(reference.x), 1e-7)
-
-
-@pytest.mark.parametrize("form", ["auto", *FORMS])
-def test_fewer_residuals_than_parameters(form: str) -> None:
-    problem = nonlinear(
-        [0.5, -1.0, 2.0, 0.1], lambda x: torch.stack([x.square().sum() - 3, x[0] * x[1] - x[2]])
-    )
-    optimizer = LevenbergMarquardt(problem.model.parameters(), form=form)
-    for _ in range(40):
-        optimizer.step(problem.objective())
-    assert float(problem.objective().value()) < 1e-24
-
-
-@pytest.mark.parametrize(
-    "options", [{}, {"acceleration": True}, {"rule": "marquardt"}, {"scaling": "identity"}]
-)
-def test_the_loss_never_rises_on_one_batch(options: dict[str, Any]) -> None:
-    for name in ("mlp_mse", "conv", "multihead", "rosenbrock"):
-        problem = CASES[name]()
-        optimizer = LevenbergMarquardt(problem.model.parameters(), **options)
-        losses = [float(optimizer.step(problem.objective())) for _ in range(20)]
-        rises = [
-            after - before - 1e-14 * before**0.5 for before, after in pairwise(losses)
-        ]  # residuals have 16 digits
-        assert max(rises) <= 0, name
-        assert losses[-1] < 0.7 * losses[0], name
-
-
-def test_mini_batches_of_a_network() -> None:
-    """A network that can fit its teacher does, from mini-batches with fewer residuals than
-    parameters."""
-    torch.manual_seed(0)
-    teacher, student = (
-        nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2)).double() for _ in range(2)
-    )
-    inputs = torch.randn(200, 3, dtype=torch.float64)
-    targets = teacher(inputs).detach()
-    optimizer = LevenbergMarquardt(
-        student.parameters(), rule="marquardt", increase=2.0, decrease=0.5, tau=1.0
-    )
-    objective = Objective(student, nn.MSELoss(), inputs, targets)
-    before = float(objective.value())
-    for step in range(150):
-        chosen = torch.randperm(200, generator=torch.Generator().manual_seed(step))[:15]
-        optimizer.step(objective.on(inputs[chosen], targets[chosen]))
-    assert float(objective.on(inputs, targets).value()) < 1e-3 * before
-
-
-def test_too_large_a_jacobian_is_refused_with_its_size() -> None:
-    model = nn.Linear(40, 30)
-    objective = Objective(model, nn.MSELoss(), torch.randn(1000, 40), torch.randn(1000, 30))
-    with pytest.raises(
-        UnsupportedError, match=r"30,000 residuals by 1,230 parameters are 0\.27 GiB.*max_gib=0\.25"
-    ):
-        LevenbergMarquardt(model.parameters(), max_gib=0.25).step(objective)
-    optimizer = LevenbergMarquardt(model.parameters())
-    small = Objective(model, nn.MSELoss(), torch.randn(10, 40), torch.randn(10, 30))
-    optimizer.step(small)
-    assert small.counts == {"value": 3, "jac": 1}
-    optimizer.step(small.on(small.inputs, torch.randn(10, 30)))
-    assert small.counts == {"value": 5, "jac": 2}  # the size is looked at once
-
-
-# -- other people's numbers ------------------------------------------------------------------------
-
-EASY = (
-    "BoxBOD",
-    "Chwirut2",
-    "DanWood",
-    "Gauss1",
-    "Hahn1",
-    "Lanczos3",
-    "Misra1a",
-    "Nelson",
-    "Rat43",
-    "Thurber",
-)
-
-
-@pytest.mark.parametrize("start", [1, 2])
-@pytest.mark.parametrize("name", EASY)
-def test_certified_values(name: str, start: int) -> None:
-    regression = datasets()[name]
-    result = least_squares(regression.residuals, regression.starts[start - 1], tol=0.0)
-    assert regression.digits(result.x) >= 10, result.message
-    assert "float64 cannot resolve" in result.message
-    if name != "Lanczos3":  # whose certified sum of squares, 1.6e-8, has lost digits of its own
-        assert 2 * result.fun == pytest.approx(regression.residual_sum, rel=1e-9)
-
-
-@pytest.mark.slow
-def test_all_certified_values() -> None:
-    """One setting for all; the first start of MGH10 takes 7,600 steps."""
-    failed = [
-        (name, start)
-        for name, regression in datasets().items()
-        for start in (1, 2)
-        if regression.digits(
-            least_squares(
-                regression.residuals, regression.starts[start - 1], tol=0.0, max_steps=10_000
-            ).x
-        )
-        < 9
-    ]
-    assert failed == []
-
-
-def minpack(residuals: Callable[[Tensor], Tensor], x0: Tensor, tol: float) -> tuple[bool, int]:
-    """Whether scipy's MINPACK got the gradient below the tolerance, and its calls of residuals and
-    Jacobian."""
-    calls = 0
-
-    class SolvedError(Exception):
-        pass
-
-    def fun(x: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        return residuals(torch.from_numpy(x)).numpy()
-
-    def jac(x: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        point = torch.from_numpy(x)
-        jacobian = jacrev(residuals)(point)
-        if float((jacobian.T @ residuals(point)).norm()) <= tol:
-            raise SolvedError
-        return jacobian.numpy()
-
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        try:
-            scipy.optimize.least_squares(
-                fun, x0.numpy(), jac, method="lm", xtol=1e-15, ftol=1e-15, gtol=1e-15, max_nfev=4000
-            )
-        except SolvedError:
-            return True, calls
-    return False, calls
-
-
-def compared(names: Sequence[str]) -> tuple[list[Result], list[tuple[bool, int]]]:
-    ours, theirs = [], []
-    for name in names:
-        problem = PROBLEMS[name]
-        assert problem.residuals is not None
-        x0 = problem.start(problem.dimension).double()
-        gradient = jacrev(problem.residuals)(x0).T @ problem.residuals(x0)
-        tol = 1e-8 * max(1.0, float(gradient.norm()))
-        ours.append(least_squares(problem.residuals, x0, tol=tol))
-        theirs.append(minpack(problem.residuals, x0, tol))
-    return ours, theirs
-
-
-def assert_as_cheap(names: Sequence[str], median: float) -> None:
-    """At least as many solved, and the median ratio of the calls on those that both solve."""
-    ours, theirs = compared(names)
-    assert sum(result.success for result in ours) >= sum(solved for solved, _ in theirs)
-    ratios = [
-        result.counts["value"]
-        / calls  # each Jacobian counts as a value too, so this is residuals plus Jacobians
-        for result, (solved, calls) in zip(ours, theirs, strict=True)
-        if solved and result.success
-    ]
-    assert statistics.median(ratios) <= median
-
-
-def test_counts_beside_minpack() -> None:
-    names = (
-        "beale bard kowalik_osborne meyer wood osborne2 trigonometric brown_almost_linear "
-        "broyden_banded chebyquad"
-    )
-    assert_as_cheap(names.split(), 1.25)
-
-
-@pytest.mark.slow
-def test_counts_beside_minpack_on_the_whole_collection() -> None:
-    assert_as_cheap(MORE_GARBOW_HILLSTROM, 1.1)

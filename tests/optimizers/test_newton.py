@@ -15,9 +15,7 @@ from torch import Tensor, nn
 from optimizers import Iterate, Objective, UnsupportedError, minimize
 from optimizers.linalg.decompositions import shifted_cholesky
 from optimizers.newton import Newton
-from tasks.functions.problems import MORE_GARBOW_HILLSTROM
 from tests.optimizers.cases import CASES, Identity, Problem, Reference, Residuals, Scalar, close
-from tests.optimizers.peers import median_ratio, our_run, scipy_run
 
 ZERO = torch.zeros(1, 1)
 EYE = torch.eye(3, dtype=torch.float64)
@@ -367,20 +365,3 @@ def test_single_precision(modification: str) -> None:
         Objective(model, nn.MSELoss(), inputs, targets)
     )
     close(model.weight.detach(), torch.tensor([[1.0, 2.0, -1.0]]), 1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "options", [{}, {"line_search": "strong_wolfe"}], ids=["armijo", "strong_wolfe"]
-)
-def test_evaluations_on_the_collection_of_more_garbow_and_hillstrom(
-    options: dict[str, str],
-) -> None:
-    """Against scipy's Newton-CG, which has no dense form; products are n a step here."""
-    theirs = [
-        scipy_run(name, "Newton-CG", xtol=1e-15, maxiter=1000) for name in MORE_GARBOW_HILLSTROM
-    ]
-    ours = [our_run(name, "newton", 500, **options) for name in MORE_GARBOW_HILLSTROM]
-    assert sum(run.solved for run in ours) >= sum(run.solved for run in theirs)
-    assert median_ratio(ours, theirs, "value") <= 1
-    assert median_ratio(ours, theirs, "grad") <= 1.5

@@ -15,9 +15,7 @@ from torch import Tensor, nn
 
 from optimizers import Objective, minimize
 from optimizers.newton import NewtonCG
-from tasks.functions.problems import MORE_GARBOW_HILLSTROM
 from tests.optimizers.cases import CASES, Identity, Problem, Reference, Residuals, Scalar, close
-from tests.optimizers.peers import median_ratio, our_run, scipy_run
 
 ZERO = torch.zeros(1, 1)
 
@@ -281,14 +279,3 @@ def test_single_precision() -> None:
     for _ in range(8):
         optimizer.step(Objective(model, nn.MSELoss(), inputs, targets))
     close(model.weight.detach(), torch.tensor([[1.0, 2.0, -1.0]]), 1e-5)
-
-
-@pytest.mark.slow
-def test_evaluations_on_the_collection_of_more_garbow_and_hillstrom() -> None:
-    theirs = [
-        scipy_run(name, "Newton-CG", xtol=1e-15, maxiter=1000) for name in MORE_GARBOW_HILLSTROM
-    ]
-    ours = [our_run(name, "newton_cg", 500) for name in MORE_GARBOW_HILLSTROM]
-    assert sum(run.solved for run in ours) >= sum(run.solved for run in theirs)
-    for kind in ("value", "grad", "hvp"):
-        assert median_ratio(ours, theirs, kind) <= 1

@@ -237,7 +237,7 @@ def test_l1_reaches_scikit_learns_lasso(name: str) -> None:
     model = Line(8, 1)
     optimizer = CONVEX[name](model.parameters(), strength=0.1, regulariser="l1")
     objective = Objective(model, HalfSquares(), inputs, targets)
-    for _ in range(6000):
+    for _ in range(3000):
         optimizer.step(objective)
     peer = linear_model.Lasso(alpha=0.1, fit_intercept=False, tol=1e-14, max_iter=100000)
     coefficients = peer.fit(inputs.numpy(), targets.numpy().ravel()).coef_
@@ -267,7 +267,7 @@ def test_a_convex_group_lasso_ends_at_its_optimality_conditions(name: str) -> No
     model = Line(8, 3)
     optimizer = makers[name](model.parameters(), strength=0.15, regulariser="group_lasso")
     objective = Objective(model, HalfSquares(), inputs, targets)
-    for _ in range(4000):
+    for _ in range(2500):
         optimizer.step(objective)
     objective()
     columns, slopes = model.weight.detach(), model.weight.grad
@@ -291,7 +291,7 @@ def test_more_strength_more_zeros(method: type[RAMDA], kind: str) -> None:
             model.parameters(), lr=0.03, strength=strength, regulariser=kind, **options
         )  # type: ignore[arg-type]
         objective = Objective(model, nn.CrossEntropyLoss(), inputs, targets)
-        for _ in range(300):
+        for _ in range(150):
             optimizer.step(objective)
         return optimizer.telemetry()["zero_units"]
 
