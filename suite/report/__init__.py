@@ -1,4 +1,1 @@
-"""The report: run directories in, tables, figures and one page out.
-
-Only drawing a function's landscape takes torch.
-"""
+"""The report: run directories in; tables, figures and pages out."""

@@ -29,7 +29,7 @@ from suite.tune import load_trials
 
 @dataclass(frozen=True)
 class Report:
-    """What a report is written from, and where to.
+    """A report to be written.
 
     Attributes:
         records: all runs of the report.
@@ -63,7 +63,7 @@ class Report:
     def blocks(
         self, page: str, records: Records, figures: Path, named_figures: Path
     ) -> list[Block]:
-        """The sections of a page, each with its content, drawn and tabulated from some records."""
+        """The sections of a page with their contents, drawn and tabulated from some records."""
         context = Context(
             page, records, self.styles, figures, named_figures, self.trials, self.allow
         )
@@ -139,7 +139,7 @@ def _write_page(page: Page, file: Path, links: Links) -> None:
 
 
 def _write_tables(report: Report, overall: Sequence[Block]) -> list[Path]:
-    """Write the tables on all problems, those on no page among them, and a row for every run."""
+    """Write the tables on all problems, also those on no page, and a row for every run."""
     folder, figures = report.out / "tables", report.figures
     blocks = [*overall, *report.blocks(TABLES, report.records, figures, figures)]
     files = write_tables([table for block in blocks for table in block.content.tables], folder)

@@ -1,4 +1,4 @@
-"""What a section of the report is: where it stands, what it is given, what it gives back."""
+"""A section of the report: its place, its input and its content."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ TABLES = "tables"  # the folder of tables on all problems, beside those that the
 
 @dataclass(frozen=True)
 class Context:
-    """What a section is made from.
+    """The input of a section.
 
     Attributes:
-        page: where the section will stand, `OVERALL`, `PROBLEM` or `TABLES`.
+        page: of the section, `OVERALL`, `PROBLEM` or `TABLES`.
         records: the runs of the page; a problem's page has that problem's runs alone.
         styles: the look of each optimizer.
         figures: the folder for pictures whose file names are the same on every page.
@@ -52,7 +52,7 @@ class Content:
 
     @property
     def is_shown(self) -> bool:
-        """Whether there is anything to show; a section without content is left out of a page."""
+        """Whether anything is to be shown; a page leaves out a section without content."""
         return bool(self.tables or self.pictures or self.note)
 
 
@@ -65,7 +65,7 @@ class Section:
         title: its heading.
         pages: where it stands: any of `OVERALL`, `PROBLEM` and `TABLES`.
         order: its place; sections stand in ascending order.
-        make: the function from what is known to what is shown.
+        make: the function from the input to the content.
         printed: whether its first table is printed to the terminal, too.
     """
 

@@ -1,1 +1,1 @@
-"""Figures: canvas, styles, lines and surfaces."""
+"""What figures share: canvas, panels, styles, lines, contours and trajectories."""

@@ -41,7 +41,7 @@ RC: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as the page needs it: its file, what it shows, and how to read it."""
+    """A figure with its file, title, caption and alternative text."""
 
     name: str
     title: str
@@ -69,7 +69,7 @@ def also_for_paper(figures: Path, paper: Path | None) -> Iterator[None]:
 
 
 def save(canvas: Canvas, folder: Path, name: str) -> Path:
-    """Write PNG and PDF, and give back the former's path."""
+    """Write PNG and PDF; the result is the path of the PNG."""
     folder.mkdir(parents=True, exist_ok=True)
     canvas.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
     canvas.set_layout_engine("none")  # the layout of the PDF serves the PNG too
@@ -91,7 +91,7 @@ def _save_png(canvas: Canvas, file: Path) -> None:
 
 
 def _save_for_paper(canvas: Canvas, file: Path) -> None:
-    """The same picture laid out anew, narrow enough that its text can still be read in a column."""
+    """The same picture laid out anew, narrow enough for legible text in a column."""
     width, height = canvas.get_size_inches()
     if width > SHEET:
         canvas.set_size_inches(SHEET, height)
@@ -103,10 +103,7 @@ def _save_for_paper(canvas: Canvas, file: Path) -> None:
 
 
 def _folded_legend(canvas: Canvas, legend: Legend) -> None:
-    """Put a legend that has become wider than its picture into fewer columns.
-
-    More rows make the picture taller.
-    """
+    """Fold a legend that is wider than its picture into fewer columns and more rows."""
     handles = [handle for handle in legend.legend_handles if handle is not None]
     labels = [text.get_text() for text in legend.get_texts()]
     renderer = FigureCanvasAgg(canvas).get_renderer()  # type: ignore[no-untyped-call]
@@ -126,7 +123,7 @@ def literal(text: str) -> str:
 
 
 def inches(labels: Iterable[str]) -> float:
-    """About how wide the longest of some labels is at the size of ticks."""
+    """The approximate width of the longest label at the size of ticks."""
     return 0.085 * max(map(len, labels), default=0)
 
 

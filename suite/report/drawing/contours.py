@@ -72,10 +72,7 @@ def draw_ground(axes: Axes, ground: Surface) -> QuadContourSet:
 
 
 def ground_colours() -> Colormap:
-    """Pale and almost grey, so that every trajectory's colour stands out.
-
-    White valleys, blue-grey heights.
-    """
+    """White valleys and blue-grey heights, pale enough for the colours of trajectories."""
     return LinearSegmentedColormap.from_list("ground", ["#ffffff", "#e6ebf0", "#c3ceda", "#9fb0c2"])
 
 

@@ -158,9 +158,9 @@ def moved_apart(heights: Mapping[str, float], least: float) -> dict[str, float]:
 def name_points(
     axes: Axes, points: Mapping[str, tuple[float, float]], colour: str = "#333333"
 ) -> None:
-    """Names beside points, each moved up until it touches no other one.
+    """Names beside points, each moved up until it touches no other name.
 
-    The panel's limits are set before.
+    The limits of the panel have to be set before.
     """
     placed: list[tuple[float, float, float]] = []
     to_panel = axes.transData + axes.transAxes.inverted()
@@ -187,7 +187,7 @@ def name_points(
 
 
 def _panel_inches(axes: Axes) -> tuple[float, float]:
-    """About how large a panel is, from the grid that it stands in."""
+    """The approximate size of a panel, from its grid."""
     width, height = axes.get_figure().get_size_inches()  # type: ignore[union-attr]
     grid = axes.get_subplotspec()
     rows, columns = grid.get_gridspec().get_geometry() if grid is not None else (1, 1)
@@ -195,10 +195,7 @@ def _panel_inches(axes: Axes) -> tuple[float, float]:
 
 
 def ratio_ticks(ruler: Axis) -> None:
-    """Ticks of a logarithmic axis as plain numbers.
-
-    0.1, 1, 10 on a wide one, 0.5, 1, 2 on a narrow one.
-    """
+    """Plain numbers on a logarithmic axis: 0.1, 1, 10 if it is wide, 0.5, 1, 2 if narrow."""
     plain_ticks(ruler)
     low, high = ruler.get_view_interval()
     if high / low >= FEW_DECADES:
@@ -219,10 +216,7 @@ def empty_note(axes: Axes, text: str) -> None:
 def named_looks(
     names: Iterable[str], styles: Mapping[str, Look], records: Records
 ) -> dict[str, Look]:
-    """Looks for the names of optimizers.
-
-    Those of their label in the report, and new ones for names without a label.
-    """
+    """Looks for the names of optimizers: of their label in the report, or new ones."""
     wanted = list(names)
     labels = records.frame.drop_duplicates("name").set_index("name")["optimizer"]
     known = {
@@ -230,8 +224,8 @@ def named_looks(
         for name in wanted
         if str(labels.get(name, name)) in styles
     }
-    strange = [(name, name, _family(name)) for name in wanted if name not in known]
-    fresh = looks([*((f"{label} ", label, OTHER) for label in styles), *strange])
+    unlabelled = [(name, name, _family(name)) for name in wanted if name not in known]
+    fresh = looks([*((f"{label} ", label, OTHER) for label in styles), *unlabelled])
     return {name: known.get(name) or fresh[name] for name in wanted}
 
 

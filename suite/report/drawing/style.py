@@ -1,7 +1,4 @@
-"""One look for an optimizer in every figure.
-
-Colour by name, line by family, shade and marker where colours meet.
-"""
+"""The look of an optimizer in every figure: colour by name, line by family, shade and marker."""
 
 from __future__ import annotations
 

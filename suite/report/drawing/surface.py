@@ -23,11 +23,12 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Surface:
-    """What to draw of a function.
+    """A function on a grid.
 
     Attributes:
         box: `(x_low, x_high, y_low, y_high)`.
-        x, y: the grid's coordinates, `(GRID,)`.
+        x: the coordinates of the columns, `(GRID,)`.
+        y: the coordinates of the rows, `(GRID,)`.
         height: f - f* where the minimum f* is known, else f, `(GRID, GRID)`, rows along y; NaN
             where it is not finite.
         levels: increasing.
@@ -45,7 +46,7 @@ class Surface:
 
     @property
     def quantity(self) -> str:
-        """What the levels measure."""
+        """The name of the quantity that the levels measure."""
         return "f" if self.minimum is None else "f - f*"
 
 

@@ -48,7 +48,7 @@ class Landscape:
     Attributes:
         problem: the label of the problem.
         seed: in words, which seed's runs these are.
-        task: what gives the function's `values`; `domain` and `minimizers` if it knows them.
+        task: an object with the function `values`, and with `domain` and `minimizers` if known.
         trajectories: in the order of the tables.
         target: the gap that counts as solved, or None.
     """
@@ -86,8 +86,8 @@ class Landscapes:
 def landscapes(records: Records, allow: Sequence[str] = ()) -> Landscapes:
     """The landscapes of all problems with a trajectory and a task that knows the function's values.
 
-    The task is built from the configuration of a run. Its class has to come from this suite or from
-    the modules named in `allow`: what a record says there is not trusted.
+    The task is built from the configuration of a run, which is not trusted: the class has to come
+    from this suite or from a module in `allow`.
     """
     result = Landscapes()
     for problem in records.problems:
@@ -129,7 +129,7 @@ def _task(node: dict[str, Any], allow: Sequence[str]) -> Any:
 def _trajectory(records: Records, index: int) -> Trajectory | None:
     """The trajectory of one run, without a last row that a kill has cut.
 
-    None where there is none that can be read.
+    None where no file can be read.
     """
     run = records.runs[index]
     table = run.walk

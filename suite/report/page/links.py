@@ -1,7 +1,4 @@
-"""Where things are found in the report.
-
-A page for each problem, and on it the runs of each optimizer.
-"""
+"""Addresses in the report: a page for each problem, and on it the runs of each optimizer."""
 
 from __future__ import annotations
 
@@ -32,21 +29,18 @@ class Links:
     inside: bool = False
 
     def problem(self, label: str) -> str:
-        """The page of a problem; empty where there is none of that name."""
+        """The page of a problem; empty for an unknown label."""
         if label not in self.problems:
             return ""
         return f"{'' if self.inside else f'{FOLDER}/'}{self.problems[label]}.html"
 
     def runs(self, problem: str, optimizer: str) -> str:
-        """The runs of a pair; empty where there is no such pair."""
+        """The runs of a pair; empty for an unknown pair."""
         page, anchor = self.problem(problem), self.optimizers.get(optimizer)
         return f"{page}#{RUNS}-{anchor}" if page and anchor else ""
 
     def addresses(self, table: Table) -> list[list[str]]:
-        """The address behind each cell: what its own source says, or its column and its neighbours.
-
-        Empty for none.
-        """
+        """The address behind each cell, by its source or its column; empty for none."""
         return [self._row(table, cells) for cells in table.rows]
 
     def _row(self, table: Table, cells: Sequence[Cell]) -> list[str]:

@@ -37,7 +37,11 @@ class Block:
 class Fact:
     """A line at the head of a page.
 
-    What it tells, a word or a command or several of either, an address for each.
+    Attributes:
+        name: the term.
+        values: words or commands.
+        code: whether the values are commands.
+        addresses: of the values, if they are links.
     """
 
     name: str
@@ -52,8 +56,8 @@ class Page:
 
     Attributes:
         title: its heading.
-        facts: what stands above its sections.
-        blocks: what it shows; those without any content are left out.
+        facts: above the blocks.
+        blocks: its sections; those without any content are left out.
         crumbs: (name, address) of the pages above it; the address of the overview is relative to
             this page.
         beside: (word, name, address) of the pages before and after it.
@@ -86,10 +90,7 @@ class Datum:
 
 @dataclass(frozen=True)
 class Row:
-    """A row as the page shows it.
-
-    Its cells, the group that it belongs to, whether it is the group's first.
-    """
+    """A row as the page shows it: its cells, its group, whether it is the group's first."""
 
     data: Sequence[Datum]
     group: str = ""
@@ -110,10 +111,7 @@ def render_page(page: Page, links: Links) -> str:
 
 
 def _folded(table: Table, links: Links) -> bool:
-    """Whether the overall page shows a table only when asked to.
-
-    A long one with a row for every pair.
-    """
+    """Whether the overall page folds a table: a long one with a row for every pair."""
     pairs = {"problem", "optimizer"} <= set(table.columns)
     return pairs and not links.inside and len(table.frame) > MOST_ROWS
 

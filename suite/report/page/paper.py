@@ -40,7 +40,7 @@ PREAMBLE = r"""\documentclass[10pt]{article}
 
 @dataclass(frozen=True)
 class Chapter:
-    """What one page of the report shows; the overall page has no problem."""
+    """The content of one page of the report; the overall page has no problem."""
 
     problem: str
     slug: str
@@ -78,7 +78,7 @@ def write_paper(
 def _floats(
     paper: Path, figures: Path, chapter: Chapter, chapters: Sequence[Chapter], written: list[Path]
 ) -> Iterator[str]:
-    """What brings in a chapter's tables and figures, one float after the other."""
+    """The LaTeX of a chapter's tables and figures, float by float."""
     for block in chapter.blocks:
         content = [table for table in block.content.tables if _printed(table, chapter, chapters)]
         for table in content:
@@ -93,7 +93,7 @@ def _floats(
 
 
 def _printed(table: Table, chapter: Chapter, chapters: Sequence[Chapter]) -> bool:
-    """Whether a table is printed here; a row for every pair is printed problem by problem."""
+    """Whether a chapter prints a table; rows for every pair are printed problem by problem."""
     if table.name in LINKED or chapter.problem:
         return table.name not in LINKED + ONCE
     elsewhere = {
@@ -107,7 +107,7 @@ def _printed(table: Table, chapter: Chapter, chapters: Sequence[Chapter]) -> boo
 
 
 def _for_paper(table: Table, chapter: Chapter) -> Table:
-    """The table without what a paper has no room for, under a name and a title of its problem's."""
+    """The table without its widest columns, with the problem in its name and title."""
     dropped = [
         *(UNPRINTED if "command" in table.columns else ()),
         *(("problem",) if chapter.problem else ()),
@@ -144,7 +144,7 @@ def _included(paper: Path, file: Path, picture: Picture, chapter: Chapter) -> st
 
 
 def _share(file: Path) -> float:
-    """The part of a line that a figure takes, such that text has the same size in all of them."""
+    """The share of a line for a figure, such that text has the same size in all figures."""
     return min(1.0, SMALLER * width_of(file) / TEXT)
 
 

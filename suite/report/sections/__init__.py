@@ -1,7 +1,7 @@
 """Sections of the report, one file each, in folders by the question that they answer.
 
-A file is picked up by being here, at any depth: there is no list of sections. It names a function
-from a `Context` to a `Content`, and where the result stands:
+A file is picked up from this folder, at any depth: no list of sections exists. It names a function
+from a `Context` to a `Content`, and the pages of the result:
 
     from suite.report.section import OVERALL, PROBLEM, Content, Context, Section
 

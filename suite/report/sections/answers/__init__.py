@@ -1,1 +1,1 @@
-"""Who is better: final values, verdicts, ranks, profiles, and what reached its target."""
+"""Which method is better: final values, verdicts, ranks, profiles, targets."""

@@ -52,10 +52,7 @@ class Ranking:
 
 
 def section(context: Context) -> Content:
-    """The diagrams in steps, seconds and gradient-equivalents.
-
-    Words where there is too little to rank.
-    """
+    """The diagrams in steps, seconds and gradient-equivalents; words where too little is ranked."""
     chosen = aggregated(context.records, level_costs(context.records))
     rankings = {
         unit: one

@@ -1,7 +1,4 @@
-"""How much of everything is reached at which cost.
-
-The ECDF over problems, levels and seeds, as COCO draws it.
-"""
+"""The ECDF of costs over problems, levels and seeds, as COCO draws it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Tables of what was reached.
-
-The final metric of every optimizer on every problem, briefly and in full.
-"""
+"""The final metric of every optimizer on every problem, briefly and in full."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ def section(context: Context) -> Content:
 
 
 def results_in_full(context: Context) -> Content:
-    """The same values with all that belongs to them."""
+    """The same values with best and test values, intervals and ratios."""
     return Content([results_table(context.records)])
 
 

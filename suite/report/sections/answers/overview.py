@@ -1,7 +1,4 @@
-"""The problems at a glance: what was asked of each, who answered, who is ahead.
-
-Each row leads to a page.
-"""
+"""The problems at a glance: metric, runs, and the best methods, with a link to each page."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ def section(context: Context) -> Content:
 
 
 def overview_table(records: Records) -> Table:
-    """A row per problem: its metric, its runs, and who is best or cannot be told from the best."""
+    """A row per problem: its metric, its runs, and the methods that may be the best."""
     rows = [_row(records, problem) for problem in records.problems]
     caption = (
         "One row per problem, with a link to its page. Ahead: the best mean final value and every "

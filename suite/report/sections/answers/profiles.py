@@ -1,7 +1,4 @@
-"""Performance profiles over problems.
-
-How often a method is within a factor of the fastest, and the score of that.
-"""
+"""Performance profiles over problems: how often a method is within a factor of the fastest."""
 
 from __future__ import annotations
 

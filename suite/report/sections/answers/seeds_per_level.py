@@ -1,4 +1,4 @@
-"""Which share of the seeds reached which level of a problem, and when."""
+"""The share of the seeds that reached each level of a problem, and the steps."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Tables of the verdicts.
-
-Every method against the baseline on each problem, and the ranks with their stability.
-"""
+"""Verdicts on every method against the baseline, and ranks with their stability."""
 
 from __future__ import annotations
 

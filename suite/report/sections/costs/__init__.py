@@ -1,1 +1,1 @@
-"""What a step costs in time and memory, and what that buys."""
+"""Costs of a step in time and memory, against what they buy."""

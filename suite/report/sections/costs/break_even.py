@@ -1,7 +1,4 @@
-"""The break-even plane.
-
-How many steps a method saves against the baseline, and how much more it pays for each.
-"""
+"""The break-even plane: steps saved against the baseline, and the price of each."""
 
 from __future__ import annotations
 
@@ -102,7 +99,7 @@ class Plane:
 
 @dataclass(frozen=True)
 class Placed:
-    """What one problem adds to the plane: its level and points, or why there are none."""
+    """One problem in the plane: its level and points, or why it has none."""
 
     points: dict[str, Point]
     level: str = ""
@@ -291,7 +288,7 @@ def _methods(
 
 
 def _legend(grid: Panels, key: Sequence[Line2D]) -> None:
-    """What the numbers stand for, under the panels."""
+    """The problems behind the numbers, under the panels."""
     if key:
         columns = columns_that_fit([str(one.get_label()) for one in key], grid.width, BARE_MARK)
         grid.canvas.legend(
@@ -308,7 +305,7 @@ def _named(problem: str, level: str) -> str:
 
 
 def _key(problems: Sequence[str]) -> list[Line2D]:
-    """What the numbers beside the points stand for."""
+    """The problems behind the numbers beside the points."""
     keys = [Line2D([], [], ls="None") for _ in problems]
     for number, (line, problem) in enumerate(zip(keys, problems, strict=True), 1):
         line.set_label(literal(f"{number} {problem}"))
@@ -413,7 +410,7 @@ def _mark(
 def _bar(
     axes: Axes, ratio: Ratio, look: Look, place: float, *, across: bool, limits: tuple[float, float]
 ) -> None:
-    """An interval, as far as the panel goes; none where there is none."""
+    """An interval, as far as the panel goes."""
     if math.isnan(ratio.low) or math.isnan(ratio.high):
         return
     ends = [max(ratio.low, limits[0]), min(ratio.high, limits[1])]

@@ -1,7 +1,4 @@
-"""Time against memory.
-
-Who pays with which, and the front of those that no other method beats in both.
-"""
+"""Time against memory, with the front of methods that no other beats in both."""
 
 from __future__ import annotations
 
@@ -252,7 +249,7 @@ def _memory_axis(axes: Axes, positive: Sequence[float], *, zero: bool) -> None:
 
 
 def _round_sizes(low: float, high: float) -> list[float]:
-    """Powers of two, or of four, sixteen ... so that there are a handful of ticks."""
+    """Powers of two, or of four, sixteen ..., for a handful of ticks."""
     first, last = math.floor(math.log2(low)), math.ceil(math.log2(high))
     stride = next(stride for stride in (1, 2, 4, 5, 10, 20, 40) if (last - first) / stride <= 6)
     return [2.0**power for power in range(first, last + 1) if power % stride == 0]
@@ -279,7 +276,7 @@ def _mark(axes: Axes, point: Point, look: Look, edge: float) -> None:
 
 
 def _line(axes: Axes, points: Sequence[Point]) -> None:
-    """The front as a staircase: behind it lies what some method on it beats."""
+    """The front as a staircase, with the beaten methods behind it."""
     if not points:
         return
     right, top = axes.get_xlim()[1], axes.get_ylim()[1]

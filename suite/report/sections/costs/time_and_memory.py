@@ -135,7 +135,7 @@ def _bytes(runs: pd.DataFrame, column: str) -> Cell:
 
 @dataclass(frozen=True)
 class Quantity:
-    """What the bars measure.
+    """The quantity of the bars.
 
     Attributes:
         name: of the picture's files.
@@ -153,7 +153,7 @@ class Quantity:
 
 
 def cost_pictures(records: Records, looks: Mapping[str, Look], folder: Path) -> list[Picture]:
-    """The pictures of time and of memory, those that have anything to show."""
+    """The pictures of time and of memory, as far as they were measured."""
     scale = (
         "Each panel has its own logarithmic axis: compare where bars end, not how long they are."
     )
@@ -204,7 +204,7 @@ def _picture(
 
 
 def _contents(records: Records, runs: pd.DataFrame, quantity: Quantity) -> dict[str, Bars]:
-    """Bars by panel; the hardware is named where there is more than one."""
+    """Bars by panel; the hardware is named where several were used."""
     several = len(set(runs["hardware"])) > 1
     contents: dict[str, Bars] = {}
     for (problem, place), group in runs.groupby(["problem", "hardware"], sort=False):

@@ -1,1 +1,1 @@
-"""What stands behind the numbers: settings, machines, failures, runs."""
+"""Details behind the numbers: settings, machines, failures, runs."""

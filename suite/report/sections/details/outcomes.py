@@ -18,7 +18,7 @@ ASK_BY_FORCE = ("diverged", "timeout", "unsupported")
 
 
 def section(context: Context) -> Content:
-    """The table of all that went wrong, or a note that nothing did."""
+    """The table of failures, or a note that every run finished."""
     tables = outcome_tables(context.records)
     return Content(tables, note="" if tables else "Every run finished.")
 
@@ -32,7 +32,7 @@ def status_counts(runs: pd.DataFrame) -> dict[str, int]:
 def outcome_tables(records: Records) -> list[Table]:
     """Every run that neither finished nor reached its target, grouped, with the reason.
 
-    No table if there is none.
+    No table if every run finished.
     """
     failed = records.frame[~records.frame["status"].isin(FINISHED)]
     rows = [
@@ -70,7 +70,7 @@ def _outcome_row(records: Records, group: pd.DataFrame) -> dict[str, Cell | str]
 
 
 def repeating(command: str, status: str) -> str:
-    """The command that runs something again; what the suite would skip has to be asked for."""
+    """The command that repeats a run; a cached failure needs `force=true`."""
     return f"{command} force=true" if command and status in ASK_BY_FORCE else command
 
 

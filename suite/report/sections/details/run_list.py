@@ -1,7 +1,4 @@
-"""Where the numbers come from.
-
-Every run of a problem, how it ended, and the command that repeats it.
-"""
+"""The runs behind the numbers: how each ended, and the command that repeats it."""
 
 from __future__ import annotations
 

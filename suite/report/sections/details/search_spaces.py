@@ -49,7 +49,7 @@ def _rows(records: Records, problem: str, name: str, index: int) -> Iterator[dic
 
 
 def _space(node: Mapping[str, Any]) -> Space:
-    """The `search` node; empty where there is none or it cannot be read."""
+    """The `search` node; empty where it is missing or cannot be read."""
     space = node.get("search")
     try:
         return checked(space, "this record") if isinstance(space, Mapping) else {}

@@ -44,7 +44,7 @@ Colours = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Runner:
-    """One trajectory on its panel: what it draws of itself grows with the step."""
+    """One trajectory on its panel, drawn as far as a step."""
 
     trajectory: Trajectory
     axes: Axes
@@ -98,7 +98,7 @@ def _animation(landscape: Landscape, looks: Mapping[str, Look], file: Path) -> P
 def _frames(
     landscape: Landscape, ground: Surface, looks: Mapping[str, Look], steps: list[int]
 ) -> Iterator[Image.Image]:
-    """The ground is drawn once; each frame adds what has changed."""
+    """The frames, over a ground that is drawn once."""
     canvas, runners = _stage(landscape, ground, looks)
     counter = canvas.text(
         0.985, 0.985, "", ha="right", va="top", fontsize=12, family="monospace", animated=True
@@ -215,7 +215,7 @@ def _indexed(frame: Image.Image, palette: Colours) -> Image.Image:
 
 
 def _write(file: Path, images: Sequence[Image.Image]) -> None:
-    """As all have one palette, only what moves is stored of each."""
+    """Write the GIF; with one palette for all frames, only changes are stored."""
     durations = [FIRST, *[EACH] * (len(images) - 2), LAST][: len(images)]
     file.parent.mkdir(parents=True, exist_ok=True)
     images[0].save(

@@ -66,7 +66,12 @@ CAUTION = (NOT_CONVERGING, TOO_FEW, TOO_EARLY, SUBLINEAR, LINEAR)
 class Convergence:
     """One optimizer on one problem.
 
-    The order that most runs show, how many do, and the sequence of one run.
+    Attributes:
+        optimizer: its label.
+        order: that most runs show.
+        agree: how many runs show it.
+        runs: all of them.
+        shown: the sequence of one run.
     """
 
     optimizer: str
@@ -200,10 +205,7 @@ def _convergence(
 
 
 def _majority(orders: list[Order]) -> tuple[Order, int]:
-    """The most frequent word, with the medians of those who say it.
-
-    The more modest one of two as frequent.
-    """
+    """The most frequent word, with the medians of its runs; the more modest of two as frequent."""
     if not orders:
         return Order(TOO_FEW), 0
     counts = Counter(order.kind for order in orders)

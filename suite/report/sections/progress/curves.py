@@ -156,10 +156,7 @@ def _on_axis(axes: Axes, points: pd.DataFrame, axis: str) -> pd.DataFrame:
 def _plot_middle(
     axes: Axes, one: Curve, axis: str, look: Look, number: int, *, floor: float
 ) -> None:
-    """Median line and band.
-
-    The markers of different optimizers are staggered so that they do not cover each other.
-    """
+    """Median line and band; the markers of different optimizers are staggered."""
     points = _on_axis(axes, one.middle, axis)
     value, low, high = (points[key].clip(lower=floor) for key in ("value", "low", "high"))
     every = max(1, len(points) // 6)
@@ -179,10 +176,7 @@ def _plot_middle(
 
 
 def _plot_strand(axes: Axes, strand: Strand, axis: str, look: Look) -> None:
-    """A thin line to the last finite value, with its end marked.
-
-    An end outside the panel is marked at its edge.
-    """
+    """A thin line to the last finite value, its end marked, at the edge if it lies outside."""
     bottom, top = axes.get_ylim()
     points = _on_axis(axes, strand.points, axis)
     if not len(points):
@@ -227,10 +221,7 @@ def _caption(runs: pd.DataFrame, quantities: dict[str, dict[str, Curve]], steps:
 
 
 def _alt(problem: str, runs: pd.DataFrame) -> str:
-    """What the picture would tell, in words.
-
-    Who was compared, and whose training loss ended lowest.
-    """
+    """In words: the methods, and the one with the lowest training loss at the end."""
     names = ", ".join(dict.fromkeys(runs["optimizer"]))
     finals = runs.groupby("optimizer")["final_loss"].median().dropna()
     lowest = (

@@ -41,7 +41,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Watched:
-    """A run with telemetry as the figure needs it."""
+    """A run with telemetry: its row, history and settings, and its look."""
 
     name: str
     run: pd.DataFrame
@@ -51,7 +51,7 @@ class Watched:
 
     @property
     def diverged(self) -> bool:
-        """Whether it ended by exploding."""
+        """Whether the run diverged."""
         return str(self.run["status"].iloc[0]) == "diverged"
 
     def line(self, column: str) -> Line:

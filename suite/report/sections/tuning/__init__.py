@@ -1,1 +1,1 @@
-"""What tuning tried, and how sensitive a method is."""
+"""Trials of tuning, and the sensitivity of methods."""

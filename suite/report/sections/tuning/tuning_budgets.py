@@ -56,7 +56,7 @@ class Tuned:
 
 
 def section(context: Context) -> Content:
-    """The curves of the tasks that the records are of; empty where none of them was tuned."""
+    """The curves of the tasks of the records; empty where no task was tuned."""
     records, trials = context.records, context.trials
     studies, left_out = tuned(trials[trials["task"].isin(set(records.frame["task"]))])
     if not studies:
@@ -200,7 +200,7 @@ def _unequal(curves: Mapping[str, Tuned]) -> bool:
 
 
 def _alt(studies: Mapping[str, Mapping[str, Tuned]]) -> str:
-    """Who leads with one trial, and who with all of them."""
+    """The best method with one trial, and with all."""
     parts = []
     for task, curves in studies.items():
         better = max if next(iter(curves.values())).mode == "max" else min
