@@ -2,9 +2,7 @@
 
 
 class UnsupportedError(ValueError):
-    """What was asked for does not exist here.
-
-    A loss without residuals, a model without matrices, too many parameters.
+    """A request that cannot be met: no residuals, no matrices, too many parameters.
 
     The message says what is missing. A run that raises it ends with the status `unsupported`, which
     is a result.

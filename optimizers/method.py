@@ -104,10 +104,7 @@ class Method(torch.optim.Optimizer):
             self.state[parameter][key] = part.clone()
 
     def finite(self, loss: Tensor, objective: Objective) -> bool:
-        """Whether the loss and the gradients that came with it are all finite.
-
-        Counted where they are not.
-        """
+        """Whether the loss and the gradients that came with it are finite; counted if not."""
         gradients = [parameter.grad for parameter in objective.params if parameter.grad is not None]
         require_strided(gradients)
         fine = bool(torch.isfinite(loss + torch.nn.utils.get_total_norm(gradients)))

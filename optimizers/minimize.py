@@ -1,7 +1,4 @@
-"""Direct use on a torch function.
-
-`minimize(fn, x0, method="tron")`, `least_squares(residuals, x0)`.
-"""
+"""Direct use on a torch function: `minimize(fn, x0)`, `least_squares(residuals, x0)`."""
 
 from __future__ import annotations
 
@@ -53,10 +50,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Iterate:
-    """What a callback sees of each step.
-
-    The point at which it begins, the function and the gradient's norm there.
-    """
+    """The point at which a step begins, with the function and the gradient's norm there."""
 
     step: int
     x: Tensor
@@ -183,10 +177,7 @@ class _HalfSquares(nn.MSELoss):
 
 
 class _StationaryError(Exception):
-    """Thrown through a step from the evaluation that finds a stationary point.
-
-    No work is wasted on the rest of it.
-    """
+    """Thrown through a step by the evaluation that meets a stationary point, to end it there."""
 
 
 class _StoppedError(Exception):
@@ -277,10 +268,7 @@ def _require_fit(optimizer: Any, offers: set[str]) -> None:
 
 
 def _steps(optimizer: Any, objective: Objective, watch: _Watch, max_steps: int) -> tuple[str, str]:
-    """Step until something ends it; its status and sentence.
-
-    The watch is left with the values at the last point.
-    """
+    """Step until the run ends; its status and sentence. The watch then has the last values."""
     try:
         if max_steps and _escaped(optimizer, objective, watch):
             watch.step = 1
@@ -318,10 +306,7 @@ def _obstacle(optimizer: Any, idle: int) -> str:
 
 
 def _escaped(optimizer: Any, objective: Objective, watch: _Watch) -> bool:
-    """Whether a method that knows the Hessian leaves a start at which the gradient vanishes.
-
-    It may be a saddle.
-    """
+    """Whether a method that knows the Hessian leaves a start without a gradient, maybe a saddle."""
     if "hessian" not in getattr(optimizer, "needs", ()):
         return False
     start, watch.patient = watch.x.detach().clone(), True

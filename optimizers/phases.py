@@ -1,6 +1,4 @@
-"""Where a step's seconds go.
-
-Names that the methods give to their parts, and a stopwatch that adds them up.
+"""The phases of a step: marks in the methods, and a stopwatch that adds up their seconds.
 
     with phase("inverse"):
         ...
@@ -69,9 +67,9 @@ class _Claim:
 
 
 class Stopwatch:
-    """Adds up the seconds of each phase while it is entered, of one step or of many.
+    """Adds up the seconds of each phase while it is entered, for one step or many.
 
-    One at a time, and of marks that the entering thread meets.
+    One at a time; it sees the marks of the entering thread.
 
     Args:
         clock: seconds; for a GPU a clock that waits for it. Then every edge of a phase does, and a

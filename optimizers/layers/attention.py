@@ -16,7 +16,7 @@ PROJECTIONS = ("q", "k", "v")
 
 
 def decomposed_attention(module: nn.Module, record: Record) -> AbstractContextManager[None]:
-    """Queries, keys and values are found under (module, "q"), "k" and "v".
+    """Record queries, keys and values under (module, "q"), "k" and "v".
 
     The output layer is called as a module.
 

@@ -14,10 +14,7 @@ from optimizers.layers.decomposed import DECOMPOSED, Key, Record
 
 @dataclass
 class LayerRecord:
-    """What one layer saw.
-
-    An entry per use of the layer in the forward pass, all lists in the order of the uses.
-    """
+    """What one layer saw: an entry per use in the forward pass, in the order of the uses."""
 
     inputs: list[Tensor] = field(default_factory=list)
     gradients: list[Tensor | None] = field(default_factory=list)
@@ -36,9 +33,7 @@ Captured = dict[Key, LayerRecord]
 def capture(
     model: nn.Module, kinds: Sequence[type[nn.Module]], *, watch: bool = True
 ) -> Iterator[Captured]:
-    """Record every layer of the given kinds that has trainable parameters.
-
-    The hooks live inside the `with` only.
+    """Record every layer of the given kinds that has trainable parameters, inside the `with`.
 
     A layer that is one matrix product is a key itself. One that is made of several (recurrent
     layers, attention) is computed product by product meanwhile, and each is found under (layer,
@@ -61,10 +56,7 @@ def capture(
 
 
 def snapshot(captured: Captured) -> Captured:
-    """What has been recorded up to now.
-
-    Uses that a checkpointed layer's second computation adds are not in it.
-    """
+    """A copy of the record, without the uses that a checkpointed layer's second run will add."""
     return {
         key: LayerRecord(list(r.inputs), list(r.gradients), list(r.edges))
         for key, r in captured.items()
@@ -84,10 +76,7 @@ def with_gradients(captured: Captured, gradients: Sequence[Tensor | None]) -> Ca
 
 
 def merged(parts: Sequence[Captured]) -> Captured:
-    """What layers saw of a mini-batch that was evaluated in parts.
-
-    The uses of the first part, then of the next.
-    """
+    """The record of a mini-batch evaluated in parts: the uses of each part in turn."""
     if len(parts) == 1:
         return parts[0]
     whole: Captured = {}

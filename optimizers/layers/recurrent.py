@@ -1,6 +1,4 @@
-"""Recurrent layers in plain operations.
-
-The products of inputs and of hidden states with their weights, one by one.
+"""Recurrent layers in plain operations, product by product.
 
 Of every weight one use is recorded. For `weight_ih` it is the product of all inputs of a sequence.
 For `weight_hh`, and `weight_hr` of an LSTM with projections, whose inputs are known step by step,
@@ -25,9 +23,9 @@ Cell = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def decomposed_recurrent(kind: type[nn.RNNBase]) -> Decomposed:
-    """For nn.RNN, nn.LSTM and nn.GRU.
+    """The decomposition of nn.RNN, nn.LSTM and nn.GRU.
 
-    Forward pass and gradients equal torch's to rounding, at its cost in plain code.
+    Forward pass and gradients equal torch's to rounding, at the cost of plain code.
 
     Packed sequences, inputs without a batch axis and dropout between layers on a GPU (whose masks
     could not be drawn again) are left to torch and not recorded.

@@ -18,7 +18,7 @@ Forward = Callable[..., Any]
 def substituted(module: nn.Module, kind: type[nn.Module], forward: Forward) -> Iterator[None]:
     """Let `module` compute `forward` inside the `with`.
 
-    A layer that has another forward pass than `kind` is let be.
+    A layer whose forward pass is not that of `kind` stays as it is.
     """
     if type(module).forward is not kind.forward or "forward" in module.__dict__:
         yield

@@ -1,4 +1,1 @@
-"""Linear algebra that several methods share.
-
-Flat vectors, linear maps, CG, damping, line search, Kronecker factors.
-"""
+"""Linear algebra that several methods share."""

@@ -1,7 +1,4 @@
-"""The cubic model g.s + s'Bs/2 + sigma/3 |s|^3.
-
-Its global minimiser, densely and in a Krylov space.
-"""
+"""The global minimiser of g.s + s'Bs/2 + sigma/3 |s|^3, densely and in a Krylov space."""
 
 from __future__ import annotations
 

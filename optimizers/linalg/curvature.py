@@ -13,9 +13,7 @@ Product = Callable[[Tensor], Tensor]
 
 
 class Curvature:
-    """A symmetric matrix of size n, known by its products.
-
-    `map(v)` is its product with a vector (n,).
+    """A symmetric matrix of size n, known by its products: `matrix(v)` for a vector (n,).
 
     The graph behind it is kept, so a product costs no new forward pass; changing the parameters in
     place ends its life.
@@ -48,7 +46,7 @@ class Curvature:
     def dense(self, chunk: int = 256) -> Tensor:
         """The whole matrix (n, n), symmetrised.
 
-        N products, `chunk` of them at a time where autograd can batch them.
+        It takes n products, `chunk` of them at a time where autograd can batch them.
         """
         size = self.gradient.numel()
         matrix = self.rows(
@@ -58,10 +56,7 @@ class Curvature:
 
     @phased("curvature")
     def rows(self, vectors: Tensor, chunk: int = 256) -> Tensor:
-        """The products with every row of (k, n), shaped alike.
-
-        `chunk` at a time where autograd can batch them.
-        """
+        """The products with every row of (k, n), `chunk` at a time where autograd can batch."""
         self._count(len(vectors))
         return torch.cat(
             [batched(self._rows, self._product, part) for part in vectors.split(chunk)]

@@ -8,9 +8,7 @@ from math import isfinite, nan
 
 @dataclass(frozen=True)
 class RatioRule:
-    """Levenberg-Marquardt damping.
-
-    Raise it when the model promised too much, lower it when it promised well.
+    """Levenberg-Marquardt damping: more when the model promised too much, less when it was right.
 
     With rho = (actual reduction) / (predicted reduction): damping *= `increase` if rho < `low` (or
     rho is not finite), *= `decrease` if rho > `high`. The defaults are Martens' (2010, section

@@ -37,10 +37,7 @@ def settled(values: Tensor, vectors: Tensor) -> Tensor:
 
 @phased("inverse")
 def symmetric_eigen(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Eigenvalues (n,), ascending, and eigenvectors (n, n) in float64.
-
-    None if matrix or result is not finite.
-    """
+    """Eigenvalues (n,), ascending, and eigenvectors (n, n) in float64; None if not finite."""
     if not bool(torch.isfinite(matrix).all()):
         return None
     try:
@@ -54,9 +51,8 @@ def symmetric_eigen(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
 def inverse_positive(matrix: Tensor, attempts: int = 5) -> Tensor | None:
     """The inverse of a positive definite matrix by Cholesky.
 
-    The first attempt adds nothing; the next ones 1e-8, 1e-6, ... of the mean diagonal times the
-    identity. None if all fail or
-    the matrix is not finite.
+    The first attempt adds nothing; the next ones add 1e-8, 1e-6, ... of the mean diagonal, times
+    the identity. None if all fail or the matrix is not finite.
     """
     if not bool(torch.isfinite(matrix).all()):
         return None
@@ -72,10 +68,7 @@ def inverse_positive(matrix: Tensor, attempts: int = 5) -> Tensor | None:
 
 @phased("inverse")
 def inverses_positive(matrices: Sequence[Tensor]) -> list[Tensor | None]:
-    """`inverse_positive` of many matrices (..., d, d), those of equal size in one call.
-
-    None where it is None.
-    """
+    """`inverse_positive` of many matrices (..., d, d), those of equal size in one call."""
     results: list[Tensor | None] = [None] * len(matrices)
     for indices in _equal(matrices):
         stack = torch.cat([matrices[i].reshape(-1, *matrices[i].shape[-2:]) for i in indices])
@@ -151,9 +144,7 @@ def _equal(matrices: Sequence[Tensor]) -> list[list[int]]:
 def shifted_cholesky(
     matrix: Tensor, beta: float = 1e-3, attempts: int = 100
 ) -> tuple[Tensor, float] | None:
-    r"""The Cholesky factor L of `matrix + tau I` in float64, and tau.
-
-    Zero if the matrix is positive definite itself.
+    r"""The Cholesky factor L of `matrix + tau I` in float64, and tau, 0 where that is enough.
 
     Nocedal and Wright (2006), Algorithm 3.3: with b = beta * max_ij |a_ij| (beta itself for a zero
     matrix) the first tau is 0 if every diagonal entry is positive, else b - min_i a_ii; after a

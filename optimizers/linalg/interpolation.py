@@ -15,9 +15,9 @@ class Trial(NamedTuple):
 
 
 def proposal(low: Trial, trial: Trial, high: Trial | None) -> float:
-    """The trial value of Moré and Thuente, section 4.
+    """The trial value of Moré and Thuente, section 4, from three points.
 
-    It comes from the lowest point, the last trial and the other end.
+    These are the lowest point, the last trial and the other end of the interval.
     """
     cubic, secant = _cubic(low, trial), _secant(low, trial)
     if trial.value > low.value:
@@ -46,9 +46,9 @@ def _beyond(low: Trial, trial: Trial, high: Trial | None, cubic: float, secant: 
 
 
 def _cubic(a: Trial, b: Trial) -> float:
-    """The minimiser of the cubic through two values and slopes (Nocedal and Wright, eq. 3.59).
+    """The minimiser of the cubic through two values and slopes; nan if it has none.
 
-    Nan if it has none.
+    Nocedal and Wright, eq. 3.59.
     """
     if a.alpha == b.alpha:
         return nan

@@ -1,7 +1,4 @@
-"""The Lanczos process.
-
-An orthonormal basis of a Krylov space in which a symmetric map is tridiagonal.
-"""
+"""The Lanczos process: an orthonormal Krylov basis in which a symmetric map is tridiagonal."""
 
 from __future__ import annotations
 
@@ -20,9 +17,9 @@ Stop = Callable[["Lanczos"], bool]
 
 @dataclass(frozen=True)
 class Lanczos:
-    """A symmetric A in a Krylov space.
+    """A symmetric A in a Krylov space: A V' = V' T + residual * q e_k'.
 
-    A V' = V' T + residual * q e_k', q a unit vector orthogonal to the rows of V.
+    q is a unit vector orthogonal to the rows of V.
 
     Attributes:
         basis: V, (k, n), orthonormal rows, in the precision of the start; the first is the start's
@@ -126,7 +123,7 @@ def _unit(start: Tensor) -> Tensor:
 def _orthogonalised(vector: Tensor, basis: Tensor) -> Tensor:
     """The part of a vector that is orthogonal to the rows of the basis.
 
-    Twice is enough (Kahan; Parlett, 1980).
+    Two passes are enough (Kahan; Parlett, 1980).
     """
     for _ in range(2):
         vector = vector - (basis @ vector) @ basis

@@ -1,7 +1,4 @@
-"""The secular equation of quadratic models that are held back.
-
-By a radius, or by the cube of the step's length.
-"""
+"""The secular equation of quadratic models with a bound or a cubic penalty on the step's length."""
 
 from __future__ import annotations
 
@@ -45,9 +42,9 @@ class ModelStep:
 
 
 class Spectrum:
-    """g and B in B's eigenvectors.
+    """A quadratic model in B's eigenvectors: s(mu) = -(e + floor + mu)^-1 V'g.
 
-    S(mu) = -(e + floor + mu)^-1 V'g, floor = max(0, -e_1) the least lambda there is.
+    floor = max(0, -e_1) is the smallest possible lambda.
 
     The unknown is mu = lambda - floor instead of lambda, so that nothing cancels when lambda is
     close to -e_1.
@@ -113,10 +110,7 @@ class Spectrum:
     def model_step(
         self, along: Tensor, shift: float, *, boundary: bool = False, hard: bool = False
     ) -> ModelStep:
-        """The step with these coefficients, of which (B + lambda I) s = -g is known.
-
-        Nothing cancels in its change.
-        """
+        """The step with these coefficients, given that (B + lambda I) s = -g: nothing cancels."""
         slope, norm, multiplier = (
             float(self.slopes @ along),
             float(along.norm()),

@@ -1,7 +1,4 @@
-"""What products with a symmetric matrix tell of its spectrum.
-
-Extreme eigenvalues, trace, share of negative ones.
-"""
+"""The spectrum of a symmetric matrix from its products: extremes, trace, negative share."""
 
 from __future__ import annotations
 
@@ -72,9 +69,7 @@ class SpectralDensity:
 def spectral_density(
     matrix: Curvature, products: int, largest: int = 3, generator: torch.Generator | None = None
 ) -> SpectralDensity | None:
-    """The spectrum of a curvature matrix from so many products.
-
-    None where one of them is not finite.
+    """The spectrum of a curvature matrix from a budget of products; None if one is not finite.
 
     Up to n = `products` the matrix is built and all of its eigenvalues are computed. Otherwise
     stochastic Lanczos quadrature: a Rademacher probe z (entries +1 and -1 at random) and k Lanczos
@@ -120,10 +115,7 @@ def spectral_density(
 
 
 def rademacher(like: Tensor, generator: torch.Generator) -> Tensor:
-    """A vector of signs, each +1 or -1 with probability 1/2, drawn on the CPU.
-
-    The same on every device.
-    """
+    """A vector of random signs, drawn on the CPU: the same on every device."""
     return (torch.randint(2, like.shape, generator=generator) * 2 - 1).to(like)
 
 

@@ -61,9 +61,7 @@ class Segment:
 
 
 class Path:
-    """What conjugate gradients went through.
-
-    `at(radius)` is the step for a radius without a product.
+    """The path of conjugate gradients: `at(radius)` is the step for a radius, without a product.
 
     Attributes:
         segments: those pieces of the path that were asked to be kept, in order.

@@ -334,10 +334,7 @@ def reached(records: Sequence[LayerRecord], count: int) -> Iterator[tuple[Tensor
 
 
 def _moment(rows: Tensor, largest: float) -> Tensor:
-    """The sum of r r' over all rows (..., N, T, d).
-
-    (..., d, d), or its diagonal (..., d) where d is too large.
-    """
+    """The sum of r r' over all rows (..., N, T, d), or its diagonal where d is too large."""
     if rows.shape[-1] > largest:
         return rows.square().sum((-3, -2))
     if rows.stride(-1) != 1 and rows.shape[-1] <= rows.shape[-2]:  # channels before places: no copy

@@ -1,7 +1,4 @@
-"""What the layer-wise natural-gradient methods share.
-
-Blocks, statistics and their period, the fallback, the step.
-"""
+"""The step of layer-wise natural-gradient methods: blocks, statistics, fallback, move."""
 
 from __future__ import annotations
 
@@ -32,9 +29,7 @@ MOMENTA = ("direction", "gradient")
 
 
 class Factored(Averaging):
-    """A preconditioner for each layer's block of the Fisher matrix.
-
-    A subclass says how it is kept and applied.
+    """A preconditioner for each layer's block of the Fisher matrix, which a subclass defines.
 
     A step: the gradient; every `statistics_period` steps what the layers see under the Fisher
     matrix's targets, with which the state of each block is updated; every `inverse_period` steps,
@@ -178,10 +173,7 @@ class Factored(Averaging):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a state.
-
-        Its tensors keep their own precision, which may not be the parameters'.
-        """
+        """Continue from a state, whose tensors keep their own precision."""
         super().load_state_dict(state_dict)
         numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
         for number, parameter in zip(numbers, self.parameters(), strict=True):
@@ -212,10 +204,7 @@ class Factored(Averaging):
         """Whether the block has what `_direction` needs."""
 
     def _curvature(self, objective: Objective) -> Curvature | None:
-        """The curvature that the step's length is taken from, if it is.
-
-        It brings loss and gradient with it.
-        """
+        """The curvature of the step's length, with loss and gradient; None for methods without."""
         return None
 
     def _sums(self, block: Block, passes: list[Captured], measure: Measure) -> Tensors | None:
@@ -463,9 +452,7 @@ def first_of(objective: Objective, share: float) -> Objective:
 
 
 def _slice(objective: Objective, step: int, count: int) -> Objective | None:
-    """The part of a mini-batch whose turn it is, of `count` about equal ones.
-
-    None where it is empty.
+    """The turn's part of a mini-batch, of `count` about equal ones; None where it is empty.
 
     Each has an example for every rank at least, so that there are fewer of them in a small batch.
     """

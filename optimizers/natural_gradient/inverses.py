@@ -18,10 +18,7 @@ Work = Sequence[tuple[Block, State, float]]
 
 
 class Inverses(ABC):
-    """A way to keep the damped inverses.
-
-    The tensors are in the blocks' states under names ending in `suffixes`.
-    """
+    """A form of the damped inverses: tensors in the blocks' states under names with `suffixes`."""
 
     suffixes: tuple[str, ...]
 
@@ -85,9 +82,7 @@ class Cholesky(Inverses):
 
 
 class Eigen(Inverses):
-    """Q_G [(Q_G' W Q_A) / (s + damping)] Q_A' with the eigenvectors of the factors.
-
-    Other blocks by Cholesky.
+    """Q_G [(Q_G' W Q_A) / (s + damping)] Q_A' of Kronecker blocks, Cholesky for others.
 
     s are the products of the factors' eigenvalues until something better is put in their place
     (EKFAC): the inverse is then that of A (x) G + damping I, without the factored damping's cross

@@ -324,10 +324,7 @@ class _Means:
         )
 
     def change_since(self, before: _Means) -> Tensor:
-        """The change of g, zero where it is no more than rounding.
-
-        Its sign would be chance (keys of attention).
-        """
+        """The change of g, zero within rounding, where its sign is chance (keys of attention)."""
         change = self.g - before.g
         rounding = 32 * torch.finfo(change.dtype).eps * torch.maximum(self.size, before.size)
         return torch.where(change.abs() <= rounding, torch.zeros_like(change), change)

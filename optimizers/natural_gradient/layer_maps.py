@@ -20,9 +20,7 @@ __all__ = ["LAYER_MAPS", "LinearMap", "linear_maps_of"]
 
 
 class EmbeddingMap(LinearMap):
-    """A table of vectors.
-
-    The product of one-hot rows with the transposed weight, W = weight' of shape (dim, tokens).
+    """A table of vectors: one-hot rows times the transposed weight, W = weight' (dim, tokens).
 
     The input factor is diagonal, the counts of the tokens. Indices that are broadcast over the
     batch afterwards (the positions of a transformer) are an example each, whose gradient is a sum

@@ -47,10 +47,7 @@ class LinearMap:
         return [self]
 
     def placed(self, tensor: Tensor) -> Tensor:
-        """A tensor of this product at its place in a stack for all of them, the others zero.
-
-        Itself if it is alone.
-        """
+        """A tensor of this map at its place in a stack of zeros for all maps; itself if alone."""
         if self.part is None:
             return tensor
         assert self.groups is not None
@@ -106,8 +103,5 @@ class LinearMap:
 
 
 def _parameter(module: nn.Module, name: str) -> nn.Parameter | None:
-    """The layer's own parameter of this name.
-
-    None where it has none, or computes it from others (weight norm).
-    """
+    """The layer's own parameter of this name; None for none or a computed one (weight norm)."""
     return module._parameters.get(name) if name else None

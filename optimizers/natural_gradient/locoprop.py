@@ -177,10 +177,7 @@ class LocoProp(Factored):
         return gradient @ torch.stack(usable).view_as(matrices)
 
     def _descended(self, matrices: Tensor, gradient: Tensor) -> Tensor:
-        """U after `local_steps` steps.
-
-        No eigenvalue is larger than the largest sum of a row's absolute entries.
-        """
+        """U after `local_steps` steps; a row's largest absolute sum bounds the eigenvalues."""
         rate = self.local_lr / matrices.abs().sum(-1).amax(-1)[..., None, None]
         local = rate * gradient
         for _ in range(self.local_steps - 1):

@@ -110,9 +110,7 @@ class ScaleShiftBlock(Block):
 def scale_shift_blocks(
     module: nn.Module, names: Mapping[int, str], group_of: Mapping[int, int]
 ) -> list[Block]:
-    """The blocks of a normalising layer.
-
-    One for both parameters, or one each where their parameter groups differ.
+    """The block of a normalising layer, or two where its parameters differ in their groups.
 
     Args:
         module: the layer, of a kind in `SCALE_SHIFT`.

@@ -1,6 +1,4 @@
-"""Inverse matrices learnt from pairs (s, y) with y = B s.
-
-BFGS with the damping that keeps it positive definite.
+"""Inverse matrices learnt from pairs (s, y) with y = B s: damped BFGS.
 
 Vectors are (..., d) and matrices (..., d, d), each of a stack on its own.
 """

@@ -1,7 +1,4 @@
-"""Inverses shared out over ranks.
-
-Each block's is computed by one of them, and kept by all or by that one alone.
-"""
+"""Inverses shared out over ranks: one rank computes each, one or all store it."""
 
 from __future__ import annotations
 
@@ -16,10 +13,7 @@ from optimizers.natural_gradient.inverses import Inverses, State
 
 
 def owners_of(blocks: Sequence[Block], size: int) -> dict[int, int]:
-    """The rank that inverts each block, by the block's `id`.
-
-    The costliest first, each to the least busy rank.
-    """
+    """The rank that inverts each block, by `id`: the costliest first, to the least busy rank."""
     busy = [0.0] * size
     owners: dict[int, int] = {}
     for block in sorted(blocks, key=lambda block: -block.inverse_cost()):
@@ -35,10 +29,7 @@ def hand_out(
     inverses: Inverses,
     ranks: SingleProcess,
 ) -> set[int]:
-    """Give every rank the inverses of the owners, in one sum.
-
-    The `id`s of the blocks that have one.
-    """
+    """Give every rank the owners' inverses, in one sum; the `id`s of the blocks that have one."""
     held = [
         bool(inverses.stored(state)) and owner[id(block)] == ranks.rank for block, state in work
     ]

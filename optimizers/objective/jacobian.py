@@ -45,7 +45,7 @@ def pullback(
 ) -> Tensor:
     """Vector-Jacobian products by the parameters as flat rows of shape (*shape, n).
 
-    The graph is kept by default.
+    The graph stays by default.
     """
     parts = torch.autograd.grad(
         heads, params, vectors, retain_graph=keep, materialize_grads=True, is_grads_batched=many
@@ -61,7 +61,7 @@ def pullback(
 def jacobian_by_graph(outputs: Tensor, params: Sequence[Tensor]) -> Tensor:
     """J (m, n) of flat outputs from their graph.
 
-    M backward passes, or n double ones where those are fewer.
+    It takes m backward passes, or n double ones where those are fewer.
     """
     size = sum(parameter.numel() for parameter in params)
     return (
@@ -78,7 +78,7 @@ def jacobian_by_examples(
 ) -> Tensor:
     """J (N C, n) of a model whose C outputs of an example depend on that example alone.
 
-    C backward passes of a batch.
+    It takes C backward passes of a batch.
 
     `one_by_one` takes N C passes of a single example instead, for operators that cannot be
     vectorised; so does the failure to vectorise.

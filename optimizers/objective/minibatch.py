@@ -127,10 +127,7 @@ class Minibatch:
 
     @phased("forward")
     def loss(self, part: slice, outputs: Tensor, params: list[Tensor] | None = None) -> Tensor:
-        """What a part adds to the loss.
-
-        The last one of the share adds this rank's part of the regulariser.
-        """
+        """What a part adds to the loss; the last one adds this rank's part of the regulariser."""
         loss = self.data_loss(outputs, part)
         if not self.problem.l2 or part.stop != self.span.stop:
             return loss

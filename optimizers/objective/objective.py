@@ -159,9 +159,7 @@ class Objective:
         return self._derived(self._batch.of_step(*sampler(), self._batch.share))
 
     def joined(self, count: int) -> Self:
-        """This mini-batch and `count - 1` fresh ones as one.
-
-        An oracle call on it counts as `count` calls.
+        """This mini-batch and `count - 1` fresh ones as one, whose oracle calls count `count`.
 
         Raises:
             UnsupportedError: the objective was made without a `sampler`.
@@ -214,10 +212,7 @@ class Objective:
 
     @property
     def terms(self) -> int:
-        """The number of log-likelihood terms the canonical loss is a mean over.
-
-        Examples, or positions of sequences.
-        """
+        """The number of log-likelihood terms in the canonical loss: examples, or positions."""
         return self._batch.terms
 
     # -- values and gradients ----------------------------------------------------------------------

@@ -326,10 +326,7 @@ def _functions(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_the_packages(error: Exception) -> bool:
-    """Whether an exception says what an optimizer cannot do.
-
-    Others, such as a lack of memory, pass.
-    """
+    """Whether an exception is the package's own; others, such as a lack of memory, pass."""
     return (
         isinstance(error, EXPLAINED) and not isinstance(error, torch.OutOfMemoryError)
     ) or catalogue.is_own(error)

@@ -1,7 +1,6 @@
-"""What pytorch-optimizer has: its classes by name, and the settings that each of them knows.
+"""The classes of pytorch-optimizer by name, and the settings of each.
 
-Nothing here is a list of names: all is read from the package's own registry, its signatures and its
-sources.
+There is no list of names: all is read from the package's registry, signatures and sources.
 """
 
 from __future__ import annotations
@@ -163,10 +162,7 @@ def require_settings(kind: Kind, given: Iterable[str], *others: Kind) -> None:
 
 @once
 def wants_gradients(kind: Kind) -> bool:
-    """Whether a step begins with gradients that somebody has computed before.
-
-    `first_step` comes before the closure.
-    """
+    """Whether `first_step` comes before the closure, and so needs gradients from before."""
     if not hasattr(kind, "first_step"):
         return False
     text = inspect.getsource(kind.step)
@@ -188,10 +184,7 @@ def step_takes(kind: Kind, argument: str) -> bool:
 
 
 def is_out_of_range(error: BaseException) -> bool:
-    """Whether an exception of a constructor is about a value.
-
-    The package has two that are no ValueError.
-    """
+    """Whether a constructor's exception is about a value; two of them are no ValueError."""
     return isinstance(error, ValueError) or type(error).__name__ in (
         "NegativeLRError",
         "NegativeStepError",

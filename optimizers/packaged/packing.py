@@ -1,7 +1,4 @@
-"""An optimizer's state as checkpoints may hold it.
-
-Tensors, numbers, words, dictionaries, lists and tuples.
-"""
+"""An optimizer's state in types that checkpoints may hold."""
 
 from __future__ import annotations
 
@@ -66,10 +63,7 @@ def unpack(value: Any) -> Any:
 
 
 def narrowed(state: Any, saved: Any) -> Any:
-    """A loaded state in the precisions in which it was saved.
-
-    Torch casts it to that of the parameters.
-    """
+    """A loaded state in its saved precisions, which torch casts to the parameters'."""
     if isinstance(saved, Tensor) and isinstance(state, Tensor):
         same = saved.dtype == state.dtype or not saved.is_floating_point()
         return state if same else saved.to(device=state.device, copy=True)
