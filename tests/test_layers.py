@@ -107,3 +107,14 @@ def test_no_folder_has_more_than_twenty_modules(package: str) -> None:
     assert not {
         str(folder) for folder in folders if len(list(folder.glob("*.py"))) > 21
     }  # with __init__
+
+
+def test_the_report_takes_the_trials_from_tuning_and_nothing_else() -> None:
+    taken = {
+        (module, name)
+        for path in sources()
+        if room_of(path) == "report"
+        for module, name in imports_of(path)
+        if module.startswith("suite.tune")
+    }
+    assert taken == {("suite.tune", "load_trials")}

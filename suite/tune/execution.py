@@ -10,12 +10,12 @@ import yaml
 
 from suite import paths
 from suite.config.plan import Plan
+from suite.config.search_space import Settings
 from suite.errors import FatalConfigError
 from suite.results.status import Status
 from suite.training.runner import Outcome, refuse, run
 from suite.training.training import Watch
 from suite.tune.halving import scores_of
-from suite.tune.space import Settings
 from suite.tune.study import Study, trial_plan
 from suite.tune.trial import PRUNED, Trial, grad_equivalents
 

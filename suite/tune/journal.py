@@ -15,13 +15,13 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from suite.config.search_space import Settings, distributions
 from suite.errors import ConfigError
 from suite.tune import claims
 from suite.tune.claims import Owner
 from suite.tune.halving import RUNGS, survivors
 from suite.tune.journal_file import alone, opened, trial_in
 from suite.tune.sampling import parameters, point
-from suite.tune.space import Settings, distributions
 from suite.tune.study import HALVING, Study
 from suite.tune.trial import PRUNED, Trial, killed
 

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from suite.config.search_space import Settings, Space, distributions, inside, rounded
 from suite.files import digest
 from suite.training.seeds import stream
-from suite.tune.space import Settings, Space, distributions, inside, rounded
 
 SAMPLERS = ("quasi", "random", "tpe")
 QUASI, RANDOM, TPE = SAMPLERS

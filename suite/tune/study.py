@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from suite import paths
 from suite.config.overrides import as_word
+from suite.config.search_space import Settings, Space, checked
 from suite.errors import ConfigError
 from suite.files import digest
 from suite.tune.sampling import EXCHANGEABLE, QUASI, SEED
-from suite.tune.space import Settings, Space, checked
 
 if TYPE_CHECKING:
     from suite.config.plan import Plan

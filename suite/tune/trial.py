@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from suite.config.search_space import Settings
 from suite.results.status import Status
-from suite.tune.space import Settings
 
 # a trial whose run was stopped early: the run is `interrupted`, the trial has ended
 PRUNED = "pruned"

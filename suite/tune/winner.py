@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 
 from suite.config import registry
+from suite.config.search_space import on_edge
 from suite.files import write_atomically
 from suite.tune.journal import Journal
 from suite.tune.sampling import TPE
-from suite.tune.space import on_edge
 from suite.tune.study import Request, Study
 from suite.tune.trial import PRUNED, Trial
 

@@ -13,10 +13,10 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from suite.config import registry
+from suite.config.search_space import checked, distributions, inside, on_edge, rounded
 from suite.errors import ConfigError
 from suite.tune import sampling
 from suite.tune.sampling import parameters, point, sequence
-from suite.tune.space import checked, distributions, inside, on_edge, rounded
 
 SPACE: dict[str, dict[str, Any]] = {
     "lr": {"low": 1e-4, "high": 1.0, "log": True},

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from suite.config.search_space import Space, checked, inside, on_edge
 from suite.errors import ConfigError
 from suite.results.frame import Records
 from suite.results.labels import show
 from suite.tables.formats import NOT_RUN
 from suite.tables.table import Cell, Table, make_table, runs_note
-from suite.tune.space import Space, checked, inside, on_edge
 
 EDGE, OUTSIDE, INSIDE = "at the edge", "outside", "inside"
 
