@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.krylov.parts import rotating_part
 from optimizers.krylov.preconditioners import DIAGONALS
+from optimizers.krylov.rotating_part import rotating_part
 from optimizers.linalg.cg import CGResult, conjugate_gradients, geometric, relative_progress
 from optimizers.linalg.curvature import Curvature
 from optimizers.linalg.damping import RatioRule, reduction_ratio
@@ -151,10 +151,8 @@ class HessianFree(Method):
         self, objective: Objective, curved: Objective, ggn: Curvature, gradient: Tensor
     ) -> CGResult:
         """CG on the damped system; curvature of a part is rescaled to the whole batch."""
-        ratio, damping = (
-            objective.scale / curved.scale,
-            self.param_groups[0]["damping"] * objective.scale,
-        )
+        ratio = objective.scale / curved.scale
+        damping = self.param_groups[0]["damping"] * objective.scale
         previous = self.stored("direction") if self.warm_start else None
         preconditioner = None
         if self.preconditioner != "none":

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.krylov.parts import rotating_part
 from optimizers.krylov.preconditioners import DIAGONALS
+from optimizers.krylov.rotating_part import rotating_part
 from optimizers.linalg.curvature import Curvature
 from optimizers.linalg.decompositions import symmetric_eigen
 from optimizers.method import Method, require_choice, require_range

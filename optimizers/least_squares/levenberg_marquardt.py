@@ -202,10 +202,8 @@ class LevenbergMarquardt(ResidualMethod):
         if velocity is None:
             self.stuck = "the decomposition of the Jacobian failed"
             return False
-        curvature, penalty = (
-            model.curvature(velocity),
-            group["damping"] * system.length(velocity) ** 2,
-        )
+        curvature = model.curvature(velocity)
+        penalty = group["damping"] * system.length(velocity) ** 2
         self.stuck = self._exhausted(group, model, curvature / 2 + penalty)
         if self.stuck:
             return False

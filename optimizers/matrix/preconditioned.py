@@ -118,10 +118,8 @@ class Preconditioned(Method):
             return
         together: dict[tuple[float, float], tuple[list[Tensor], list[Tensor]]] = {}
         for stack, update in updates:
-            rate, decay = (
-                stack.group["lr"] * self.scale(stack.shape),
-                stack.group["lr"] * stack.group["weight_decay"],
-            )
+            rate = stack.group["lr"] * self.scale(stack.shape)
+            decay = stack.group["lr"] * stack.group["weight_decay"]
             targets, directions = together.setdefault((rate, decay), ([], []))
             moved = stack.targets()
             targets += moved

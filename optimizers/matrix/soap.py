@@ -195,10 +195,8 @@ class SOAP(Preconditioned):
             self._count_failures("basis", good)
             if not bool(good.all()):
                 keep = torch.arange(old.shape[-1], device=order.device).expand_as(order)
-                new, order = (
-                    torch.where(good[:, None, None], new, old),
-                    torch.where(good[:, None], order, keep),
-                )
+                new = torch.where(good[:, None, None], new, old)
+                order = torch.where(good[:, None], order, keep)
             moment[part] = times(times(moment[part], old, mode), new.mT, mode)
             square[part] = _reordered(square[part], order, mode)
             bases[part] = new

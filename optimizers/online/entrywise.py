@@ -36,8 +36,8 @@ def prepare(
 
 def curvatures(
     averages: Sequence[Averages],
-    apart: Tensors,
-    gradients_apart: Tensors,
+    deviations: Tensors,
+    gradient_deviations: Tensors,
     beta: float,
     floor: float,
     least: float,
@@ -48,23 +48,23 @@ def curvatures(
     covariances, and at least `least`. The curvatures overwrite the gradients' deviations. The
     second result says whether a variance had to be raised to `floor`.
     """
-    variances = average_products(averages, "variance", apart, apart, beta)
+    variances = average_products(averages, "variance", deviations, deviations, beta)
     degenerate = smallest(variances) <= floor * EDGE
     if degenerate:
         torch._foreach_clamp_min_(variances, floor)
     signed = "covariance" in averages[0]
     if signed:
-        moments = average_products(averages, "covariance", gradients_apart, apart, beta)
+        moments = average_products(averages, "covariance", gradient_deviations, deviations, beta)
     else:
         moments = average_products(
-            averages, "gradient_variance", gradients_apart, gradients_apart, beta
+            averages, "gradient_variance", gradient_deviations, gradient_deviations, beta
         )
         torch._foreach_clamp_min_(moments, floor)
-    for moment, variance, out in zip(moments, variances, gradients_apart, strict=True):
+    for moment, variance, out in zip(moments, variances, gradient_deviations, strict=True):
         torch.div(moment, variance, out=out)
-    (torch._foreach_abs_ if signed else torch._foreach_sqrt_)(gradients_apart)
-    torch._foreach_clamp_min_(gradients_apart, least)
-    return gradients_apart, degenerate
+    (torch._foreach_abs_ if signed else torch._foreach_sqrt_)(gradient_deviations)
+    torch._foreach_clamp_min_(gradient_deviations, least)
+    return gradient_deviations, degenerate
 
 
 def move(
@@ -72,9 +72,9 @@ def move(
 ) -> bool:
     """Apply theta -= lr m / max(div |h|, cut); return whether a variance was at its floor."""
     beta, div = group["beta"], group["div"]
-    apart, gradients_apart = follow(averages, points, gradients, beta, group["gamma"])
+    deviations, gradient_deviations = follow(averages, points, gradients, beta, group["gamma"])
     curvature, degenerate = curvatures(
-        averages, apart, gradients_apart, beta, group["floor"], group["cut"] / div
+        averages, deviations, gradient_deviations, beta, group["floor"], group["cut"] / div
     )
     torch._foreach_addcdiv_(
         points, [one["momentum"] for one in averages], curvature, value=-group["lr"] / div

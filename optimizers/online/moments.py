@@ -35,9 +35,9 @@ def follow(
 
 def _follow(averages: Sequence[Averages], key: str, values: Tensors, beta: float) -> Tensors:
     means = [one[key] for one in averages]
-    apart = list(torch._foreach_sub(values, means))
-    torch._foreach_add_(means, apart, alpha=beta)
-    return apart
+    deviations = list(torch._foreach_sub(values, means))
+    torch._foreach_add_(means, deviations, alpha=beta)
+    return deviations
 
 
 def weight(beta: float) -> float:

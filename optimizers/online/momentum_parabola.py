@@ -128,13 +128,13 @@ class MomentumParabola(Method):
         momentum = (
             averages["momentum"].clone() if self.direction == "previous" else averages["momentum"]
         )
-        (apart,), (gradient_apart,) = follow(
+        (deviation,), (gradient_deviation,) = follow(
             [averages], [point], [gradient], group["beta"], group["gamma"]
         )
         norm = momentum.norm()
         along = momentum / norm.clamp_min(torch.finfo(norm.dtype).tiny)
-        moved = apart @ along
-        curvature = self._regress(averages, group, moved, gradient_apart @ along)
+        moved = deviation @ along
+        curvature = self._regress(averages, group, moved, gradient_deviation @ along)
         # the deviation from the new mean is 1 - beta times that from the old one
         slope = averages["mean_gradient"] @ along + (1 - group["beta"]) * curvature * moved
         bound = group["growth"] * group["rate"] * norm

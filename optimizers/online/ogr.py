@@ -124,12 +124,8 @@ class OGR(Method):
         require_range("seed", seed, low=0, whole=True)
         require_range("max_parameters", max_parameters, low=1, whole=True)
         self.form, self.center, self.variance, self.seed = form, center, variance, seed
-        self.dimension, self.rotation, self.outside, self.weight = (
-            dimension,
-            rotation,
-            outside,
-            weight,
-        )
+        self.dimension, self.rotation = dimension, rotation
+        self.outside, self.weight = outside, weight
         self.estimate: Estimate | None = None
         names = ("lr", "beta", "gamma", "div", "cut", "floor", "weight_decay")
         given = (lr, beta, gamma, div, cut, floor, weight_decay)
@@ -199,16 +195,18 @@ class OGR(Method):
         averages, point = self.state[group["params"][0]], flatten(group["params"]).detach()
         if "momentum" not in averages:
             self._prepare(averages, point, gradient)
-        (apart,), (gradient_apart,) = follow(
+        (deviation,), (gradient_deviation,) = follow(
             [averages], [point], [gradient], group["beta"], group["gamma"]
         )
         if self.form == "full":
-            step = self._newton(averages, group, apart, gradient_apart, averages["momentum"])
+            step = self._newton(
+                averages, group, deviation, gradient_deviation, averages["momentum"]
+            )
         else:
             basis = subspace.turn(averages, gradient, self.rotation)
-            parts = (basis @ each for each in (apart, gradient_apart, averages["momentum"]))
+            parts = (basis @ each for each in (deviation, gradient_deviation, averages["momentum"]))
             inner = self._newton(averages, group, *parts)
-            rest, share = self._outside(averages, group, apart, gradient_apart)
+            rest, share = self._outside(averages, group, deviation, gradient_deviation)
             step = rest - share * (basis.T @ (basis @ rest - inner))
         add_(group["params"], step, alpha=-group["lr"])
         return self.estimate is not None and bool((self.estimate.variances <= group["floor"]).any())
@@ -229,13 +227,13 @@ class OGR(Method):
         self,
         averages: Averages,
         group: dict[str, Any],
-        apart: Tensor,
-        gradient_apart: Tensor,
+        deviation: Tensor,
+        gradient_deviation: Tensor,
         momentum: Tensor,
     ) -> Tensor:
         """The step |H|^-1 m (k,) in a space, or m / cut where the moments are not finite."""
         self.estimate = subspace.regress(
-            averages, apart, gradient_apart, group["beta"], group["floor"]
+            averages, deviation, gradient_deviation, group["beta"], group["floor"]
         )
         if self.estimate is not None:
             return self.estimate.step(momentum, group["div"], group["cut"])
@@ -245,7 +243,11 @@ class OGR(Method):
         return plain
 
     def _outside(
-        self, averages: Averages, group: dict[str, Any], apart: Tensor, gradient_apart: Tensor
+        self,
+        averages: Averages,
+        group: dict[str, Any],
+        deviation: Tensor,
+        gradient_deviation: Tensor,
     ) -> tuple[Tensor, float]:
         """The step outside the subspace, and the share of its inside part to be replaced."""
         momentum: Tensor = averages["momentum"]
@@ -253,6 +255,6 @@ class OGR(Method):
             return self.outside * momentum, 1.0
         least = group["cut"] / group["div"]
         (estimate,), _ = entrywise.curvatures(
-            [averages], [apart], [gradient_apart], group["beta"], group["floor"], least
+            [averages], [deviation], [gradient_deviation], group["beta"], group["floor"], least
         )
         return momentum / (group["div"] * estimate), self.weight

@@ -33,11 +33,13 @@ def turn(averages: Averages, gradient: Tensor, rate: float) -> Tensor:
 
 
 def regress(
-    averages: Averages, apart: Tensor, gradient_apart: Tensor, beta: float, floor: float
+    averages: Averages, deviation: Tensor, gradient_deviation: Tensor, beta: float, floor: float
 ) -> Estimate | None:
     """Update the moments with deviations (k,) from the old means; return the Hessian."""
-    points = average_outer(averages["points"], apart, apart, beta)
-    return estimate(points, average_outer(averages["cross"], gradient_apart, apart, beta), floor)
+    points = average_outer(averages["points"], deviation, deviation, beta)
+    return estimate(
+        points, average_outer(averages["cross"], gradient_deviation, deviation, beta), floor
+    )
 
 
 def shares(hessian: Estimate, div: float, cut: float, floor: float) -> dict[str, float]:

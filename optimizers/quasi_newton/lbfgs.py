@@ -12,7 +12,7 @@ from optimizers.linalg.line_search import armijo
 from optimizers.method import require_range
 from optimizers.objective import Objective
 from optimizers.phases import phased
-from optimizers.quasi_newton.line_searched import Arrival, LineSearched
+from optimizers.quasi_newton.line_searched import LineSearched, SearchResult
 
 
 class LBFGS(LineSearched):
@@ -90,10 +90,8 @@ class LBFGS(LineSearched):
 
     def learn(self, s: Tensor, y: Tensor) -> None:
         """Store a pair in the place of the oldest one."""
-        state, place = (
-            self.state[self.parameters()[0]],
-            self.param_groups[0]["pairs"] % self.history,
-        )
+        state = self.state[self.parameters()[0]]
+        place = self.param_groups[0]["pairs"] % self.history
         for key, vector in (("steps", s), ("changes", y)):
             if key not in state:
                 state[key] = vector.new_zeros(self.history, len(vector))
@@ -102,31 +100,33 @@ class LBFGS(LineSearched):
     @phased("line search")
     def search(
         self, objective: Objective, loss: Tensor, gradient: Tensor, direction: Tensor, first: float
-    ) -> Arrival | None:
+    ) -> SearchResult | None:
         """The accepted point along the direction, or None; by values alone with `overlap` < 1."""
         if self.overlap == 1:
             return super().search(objective, loss, gradient, direction, first)
         start, slope = float(loss), float(gradient @ direction)
         if self.line_search == "none" or not slope < 0:
-            return Arrival(first, first * direction) if slope < 0 else None
+            return SearchResult(first, first * direction) if slope < 0 else None
 
         def value(alpha: float) -> float:
             return float(objective.value(alpha * direction))
 
         accepted = armijo(value, start, slope, first=first, max_trials=self.max_trials)
-        return None if accepted is None else Arrival(accepted[0], accepted[0] * direction)
+        return None if accepted is None else SearchResult(accepted[0], accepted[0] * direction)
 
     @phased("curvature")
-    def _gradient_change(self, objective: Objective, gradient: Tensor, arrival: Arrival) -> Tensor:
-        if arrival.gradient is not None:
-            return arrival.gradient - gradient
+    def _gradient_change(
+        self, objective: Objective, gradient: Tensor, result: SearchResult
+    ) -> Tensor:
+        if result.gradient is not None:
+            return result.gradient - gradient
         size = len(objective.inputs)
         count = max(1, round(self.overlap * size))
         shared = objective.subset(torch.arange(size - count, size, device=objective.inputs.device))
-        before, after = (shared.value_and_gradient(step)[1] for step in (None, arrival.step))
+        before, after = (shared.value_and_gradient(step)[1] for step in (None, result.step))
         # a loss that is summed over examples is smaller on fewer, its regulariser is not
         ratio = objective.scale / shared.scale
-        return ratio * (after - before) + (1 - ratio) * objective.l2 * arrival.step
+        return ratio * (after - before) + (1 - ratio) * objective.l2 * result.step
 
 
 def two_loop(vector: Tensor, steps: Sequence[Tensor], changes: Sequence[Tensor]) -> Tensor:

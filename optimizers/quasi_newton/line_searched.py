@@ -20,7 +20,7 @@ SEARCHES = ("strong_wolfe", "armijo", "none")
 
 
 @dataclass(frozen=True)
-class Arrival:
+class SearchResult:
     """The end theta + step of a search, with its loss and gradient if the search has them."""
 
     alpha: float
@@ -86,24 +86,26 @@ class LineSearched(Method):
         if not bool(gradient.any()):
             self.stuck = "the gradient is zero"
             return loss
-        arrival = self._arrival(objective, loss, gradient)
-        if arrival is None:
+        result = self._next_point(objective, loss, gradient)
+        if result is None:
             self.stuck = (
                 f"no step along the steepest descent lowers the loss in {self.max_trials} trials"
             )
             return loss
-        y = self._gradient_change(objective, gradient, arrival)
-        self._consider(arrival.step, y, -arrival.alpha * gradient)
-        objective.move(arrival.step, arrival.loss, arrival.gradient)
+        y = self._gradient_change(objective, gradient, result)
+        self._consider(result.step, y, -result.alpha * gradient)
+        objective.move(result.step, result.loss, result.gradient)
         return loss
 
-    def _arrival(self, objective: Objective, loss: Tensor, gradient: Tensor) -> Arrival | None:
+    def _next_point(
+        self, objective: Objective, loss: Tensor, gradient: Tensor
+    ) -> SearchResult | None:
         """The next point along -H g, or along -g after a failed search."""
         group = self.param_groups[0]
         if group["pairs"]:
-            arrival = self.search(objective, loss, gradient, -self.apply(gradient), group["lr"])
-            if arrival is not None:
-                return arrival
+            result = self.search(objective, loss, gradient, -self.apply(gradient), group["lr"])
+            if result is not None:
+                return result
             self.forget()
         first = group["lr"] * min(1.0, 1 / float(gradient.abs().sum()))
         return self.search(objective, loss, gradient, -gradient, first)
@@ -111,7 +113,7 @@ class LineSearched(Method):
     @phased("line search")
     def search(
         self, objective: Objective, loss: Tensor, gradient: Tensor, direction: Tensor, first: float
-    ) -> Arrival | None:
+    ) -> SearchResult | None:
         """A point along the direction that the line search accepts, or None."""
         start, slope = float(loss), float(gradient @ direction)
         if not slope < 0:
@@ -136,21 +138,21 @@ class LineSearched(Method):
         )
         if point is None:
             return None
-        return Arrival(
+        return SearchResult(
             point.alpha, point.alpha * direction, loss.new_tensor(point.value), point.gradient
         )
 
     def _backtracked(
         self, objective: Objective, start: float, slope: float, direction: Tensor, first: float
-    ) -> Arrival | None:
+    ) -> SearchResult | None:
         """The first of halving steps with enough decrease; every trial has its gradient."""
-        last: list[Arrival] = []
+        last: list[SearchResult] = []
         unit = abs(start) * torch.finfo(direction.dtype).eps
 
         def change(alpha: float) -> float:
             step = alpha * direction
             value, trial = objective.value_and_gradient(step)
-            last[:] = [Arrival(alpha, step, value, trial)]
+            last[:] = [SearchResult(alpha, step, value, trial)]
             return visible_change(
                 alpha, float(value) - start, slope, float(trial @ direction), unit
             )
@@ -158,16 +160,18 @@ class LineSearched(Method):
         accepted = armijo(change, 0.0, slope, first=first, max_trials=self.max_trials)
         return None if accepted is None else last[0]
 
-    def _fixed(self, objective: Objective, alpha: float, direction: Tensor) -> Arrival | None:
+    def _fixed(self, objective: Objective, alpha: float, direction: Tensor) -> SearchResult | None:
         """The fixed step, or None where loss or gradient at its end is not finite."""
         step = alpha * direction
         value, trial = objective.value_and_gradient(step)
         finite = bool(torch.isfinite(value) & torch.isfinite(trial).all())
-        return Arrival(alpha, step, value, trial) if finite else None
+        return SearchResult(alpha, step, value, trial) if finite else None
 
-    def _gradient_change(self, objective: Objective, gradient: Tensor, arrival: Arrival) -> Tensor:
-        assert arrival.gradient is not None
-        return arrival.gradient - gradient
+    def _gradient_change(
+        self, objective: Objective, gradient: Tensor, result: SearchResult
+    ) -> Tensor:
+        assert result.gradient is not None
+        return result.gradient - gradient
 
     @phased("curvature")
     def _consider(self, s: Tensor, y: Tensor, bs: Tensor) -> None:

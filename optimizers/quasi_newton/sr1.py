@@ -88,16 +88,16 @@ class SR1(Method):
         if not bool(gradient.any()):
             self.stuck = "the gradient is zero"
             return loss
-        if any(self._tried(objective, loss, gradient) for _ in range(self.max_trials)):
+        if any(self._try(objective, loss, gradient) for _ in range(self.max_trials)):
             return loss
         if self._forget() and any(
-            self._tried(objective, loss, gradient) for _ in range(self.max_trials)
+            self._try(objective, loss, gradient) for _ in range(self.max_trials)
         ):
             return loss
         self.stuck = f"no step in the trust region lowers the loss in {self.max_trials} trials"
         return loss
 
-    def _tried(self, objective: Objective, loss: Tensor, gradient: Tensor) -> bool:
+    def _try(self, objective: Objective, loss: Tensor, gradient: Tensor) -> bool:
         """Try one step: minimise the model, update B, and move if the loss fell enough."""
         group = self.param_groups[0]
         model = exact_subproblem(*self._decomposition(gradient), gradient, group["radius"])

@@ -16,7 +16,7 @@ from optimizers.method import Method
 ROUNDING = 1e-6  # a loss this far below zero may still be zero
 
 
-class Sized(Method):
+class GlobalStep(Method):
     """Steps theta_g -= min(eta, lr_g) d_g, with one eta a step for all groups g.
 
     lr is the largest step: a schedule changes the cap, and a group with lr = 0 does not move. The

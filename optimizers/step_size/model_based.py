@@ -12,7 +12,7 @@ from torch import Tensor
 
 from optimizers.method import require_range
 from optimizers.objective import Objective
-from optimizers.step_size.sized import Sized, dots
+from optimizers.step_size.global_step import GlobalStep, dots
 
 ELSEWHERE = "; with estimate=true the bound is estimated on the way, never below that number"
 
@@ -41,7 +41,7 @@ class Model:
         return self.loss + self.along - self.offset
 
 
-class ModelBased(Sized):
+class ModelBased(GlobalStep):
     """A step to where the average linear model reaches a lower bound, at most of length lr.
 
     With d the average of the gradients and D a metric, h = fbar + <d, theta> - gamma the average of

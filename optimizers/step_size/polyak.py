@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from optimizers.step_size.sized import Sized
+from optimizers.step_size.global_step import GlobalStep
 
 ELSEWHERE = ", or use optimizer=momo with estimate=true and a lower_bound that is safely low"
 
 
-class Polyak(Sized):
+class Polyak(GlobalStep):
     """Steps of size (f - f*) / |g|^2, to where f's linear model reaches its lower bound f*."""
 
     f_star: float

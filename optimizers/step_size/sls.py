@@ -14,7 +14,7 @@ from optimizers.linalg.flat import unflatten
 from optimizers.method import require_choice, require_range
 from optimizers.objective import Objective
 from optimizers.phases import phased
-from optimizers.step_size.sized import Sized
+from optimizers.step_size.global_step import GlobalStep
 
 CONDITIONS = ("armijo", "goldstein")
 RESETS = ("grow", "keep", "first")
@@ -31,7 +31,7 @@ class SearchResult:
     accepted: bool
 
 
-class SLS(Sized):
+class SLS(GlobalStep):
     r"""Stochastic gradient steps with a line search on the same mini-batch (Vaswani et al., 2019).
 
     arXiv 1905.09997. eta is the first of first_trial, beta first_trial, ... with Armijo's condition

@@ -16,7 +16,7 @@ from optimizers.linalg.secular import ModelStep
 from optimizers.method import Method, require_choice, require_dense, require_range
 from optimizers.objective import Objective
 from optimizers.phases import phase
-from optimizers.trust_region.trials import CURVATURES, agreement, expansion, tried, vanishes
+from optimizers.trust_region.trials import CURVATURES, agreement, expansion, trial_numbers, vanishes
 
 SUBPROBLEMS = ("auto", "exact", "lanczos")
 SMALLEST, LARGEST = 1e-16, 1e20
@@ -193,7 +193,7 @@ class ARC(Method):
             change = cubic_change(model, sigma, group["lr"])
             with phase("line search"):
                 ratio = agreement(before, float(view.value(step)), change, step)
-            self.diagnostics |= tried(refused, ratio)
+            self.diagnostics |= trial_numbers(refused, ratio)
             group["sigma"] = self._adapted(group["sigma"], ratio)
             if ratio >= self.accept:
                 self._accepted(objective, step)

@@ -139,27 +139,25 @@ class SubsampledARC(ARC):
             size: objective if size == count else objective.subset(order[:size])
             for size in set(sizes)
         }
-        curved, sloped, judged = (parts[size] for size in sizes)
-        model = expansion(curved, self.curvature)
+        hessian_part, gradient_part, value_part = (parts[size] for size in sizes)
+        model = expansion(hessian_part, self.curvature)
         loss, gradient = model.loss, model.gradient
-        if sloped is not curved:
-            loss, gradient = sloped.value_and_gradient()
-        if judged is curved:
+        if gradient_part is not hessian_part:
+            loss, gradient = gradient_part.value_and_gradient()
+        if value_part is hessian_part:
             loss = model.loss
-        elif judged is not sloped:
-            loss = judged.value()
+        elif value_part is not gradient_part:
+            loss = value_part.value()
         return _common(
             objective,
-            (curved, sloped, judged),
-            View(loss, 1.0, gradient, model, model.dense, judged.value),
+            (hessian_part, gradient_part, value_part),
+            View(loss, 1.0, gradient, model, model.dense, value_part.value),
         )
 
     def _size(self, kind: str, power: int, count: int) -> int:
         """The sample's size: `growth` times the last after a refusal, else by the step's length."""
-        group, share = (
-            self.param_groups[0],
-            self.hessian_share if kind == "hessian" else self.gradient_share,
-        )
+        group = self.param_groups[0]
+        share = self.hessian_share if kind == "hessian" else self.gradient_share
         size = _at_least(share, count)
         if self.sampling == "fixed" or group["length"] is None:
             return size

@@ -31,7 +31,7 @@ def agreement(before: float, after: float, change: float, step: Tensor) -> float
     return reduction_ratio(before, after, -change, torch.finfo(step.dtype).eps)
 
 
-def tried(trial: int, ratio: float) -> dict[str, float]:
+def trial_numbers(trial: int, ratio: float) -> dict[str, float]:
     """The number of trials and the ratio of the latest, for telemetry; the first is number 0."""
     return {"trials": trial + 1.0, **({"reduction_ratio": ratio} if isfinite(ratio) else {})}
 

@@ -16,7 +16,14 @@ from optimizers.linalg.steihaug import Path, everything, steihaug
 from optimizers.method import Method, require_choice, require_range
 from optimizers.objective import Objective
 from optimizers.phases import phased
-from optimizers.trust_region.trials import CURVATURES, agreement, expansion, finite, tried, vanishes
+from optimizers.trust_region.trials import (
+    CURVATURES,
+    agreement,
+    expansion,
+    finite,
+    trial_numbers,
+    vanishes,
+)
 
 PRECONDITIONERS = ("none", "diagonal")
 
@@ -197,21 +204,19 @@ class TRON(Method):
                 break
             if group["steps"] == trial == 0:
                 group["radius"] = min(group["radius"], model_step.norm)
-            if self._tried(objective, before, model_step, trial):
+            if self._try(objective, before, model_step, trial):
                 return
         self.failures["refused"] += 1
 
     @phased("line search")
-    def _tried(
-        self, objective: Objective, before: float, model_step: ModelStep, trial: int
-    ) -> bool:
+    def _try(self, objective: Objective, before: float, model_step: ModelStep, trial: int) -> bool:
         """Evaluate a step, adapt the radius, and move if the loss falls enough."""
         group = self.param_groups[0]
         step = model_step.step if group["lr"] == 1 else group["lr"] * model_step.step
         slope, change = model_step.scaled(group["lr"])
         after = float(objective.value(step))
         ratio = agreement(before, after, change, step)
-        self.diagnostics |= tried(trial, ratio)
+        self.diagnostics |= trial_numbers(trial, ratio)
         alpha = self.rule.alpha(slope, after - before)
         group["radius"] = self.rule(
             group["radius"], model_step.norm, ratio, alpha, model_step.boundary

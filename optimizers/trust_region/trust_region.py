@@ -16,7 +16,14 @@ from optimizers.linalg.trust_region import RadiusRule, exact_subproblem
 from optimizers.method import Method, require_choice, require_dense, require_range
 from optimizers.objective import Objective
 from optimizers.phases import phase
-from optimizers.trust_region.trials import CURVATURES, agreement, expansion, finite, tried, vanishes
+from optimizers.trust_region.trials import (
+    CURVATURES,
+    agreement,
+    expansion,
+    finite,
+    trial_numbers,
+    vanishes,
+)
 
 SUBPROBLEMS = ("auto", "exact", "steihaug")
 Solver = Callable[[float], ModelStep]
@@ -152,7 +159,7 @@ class TrustRegion(Method):
             change = model_step.scaled(group["lr"])[1]
             with phase("line search"):
                 ratio = agreement(before, float(objective.value(step)), change, step)
-            self.diagnostics |= tried(trial, ratio)
+            self.diagnostics |= trial_numbers(trial, ratio)
             group["radius"] = self.rule(group["radius"], ratio, model_step.boundary)
             if ratio > self.accept:
                 objective.move(step)

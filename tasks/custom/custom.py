@@ -85,7 +85,7 @@ class Custom(DataTask):
         self.source = open_source(file or str(EXAMPLE))
         if digest not in (None, self.source.digest):
             raise ValueError(
-                f"{self.source.given} has changed since this run was asked for; ask for it again"
+                f"{self.source.typed} has changed since this run was asked for; ask for it again"
             )
         names = names_of(self.source)
         refuse_misspelt(names, self.source)

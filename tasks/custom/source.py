@@ -74,13 +74,13 @@ class Source:
         BrokenFileError: there is no such file, or it is no Python.
     """
 
-    def __init__(self, path: Path, given: str) -> None:
+    def __init__(self, path: Path, typed: str) -> None:
         self.path = path
-        self.given = given
+        self.typed = typed
         self.lines: dict[str, int] = {}
         if not path.is_file():
             raise BrokenFileError(
-                f"task.file={given}: there is no such file; looked for {path}\n{_expected('file')}"
+                f"task.file={typed}: there is no such file; looked for {path}\n{_expected('file')}"
             )
         self.text = path.read_text(encoding="utf-8", errors="replace")
         self.digest = hashlib.sha256(path.read_bytes()).hexdigest()[:DIGITS]
@@ -95,7 +95,7 @@ class Source:
     ) -> NoReturn:
         """Raise BrokenFileError about a name, with its line and the expected value."""
         number = line or self.line_of(name)
-        place = f"{self.given}, line {number}" if number else self.given
+        place = f"{self.typed}, line {number}" if number else self.typed
         message = [f"{place}: {what}", self._quoted(number), _expected(name)]
         raise BrokenFileError("\n".join(filter(None, message))) from cause
 
@@ -144,13 +144,13 @@ def open_source(file: str) -> Source:
 
 def names_of(source: Source) -> dict[str, Any]:
     """The names of the file after its execution; the same file is executed once a process."""
-    return _executed(source.path, source.digest, source.given)
+    return _executed(source.path, source.digest, source.typed)
 
 
 @lru_cache(maxsize=1)
-def _executed(path: Path, digest: str, given: str) -> dict[str, Any]:
+def _executed(path: Path, digest: str, typed: str) -> dict[str, Any]:
     """Execute a file as a module that is not `__main__`, with its folder on the path."""
-    source = Source(path, given)
+    source = Source(path, typed)
     module = ModuleType(f"{path.stem}_{digest[:8]}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # dataclasses and pickle look a class's module up

@@ -88,12 +88,8 @@ class Seq2Seq(DataTask):
         inputs, targets = torch.cat([letters, given_to_decoder(phonemes)], dim=1), phonemes[:, 1:]
         rest, test = hold_out(inputs, targets, test_size, "test_size")
         self.splits = three_way(rest, test, val_size, None)
-        self.longest, self.embedding, self.hidden, self.attention = (
-            longest,
-            embedding,
-            hidden,
-            attention,
-        )
+        self.longest, self.attention = longest, attention
+        self.embedding, self.hidden = embedding, hidden
         self.loss_fn = nn.CrossEntropyLoss()
         super().__init__(steps=steps, eval_every=eval_every, batch_size=batch_size, target=target)
 

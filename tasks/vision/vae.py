@@ -77,12 +77,8 @@ class VAE(DataTask):
         require_positive(latent=latent, channels=channels)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
-        self.likelihood, self.latent, self.channels, self.dropout = (
-            likelihood,
-            latent,
-            channels,
-            dropout,
-        )
+        self.likelihood, self.latent = likelihood, latent
+        self.channels, self.dropout = channels, dropout
         images = load_images(data, image_size)
         _, *shape = images.train[0].shape
         self.image_shape = shape[0], shape[1], shape[2]

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from optimizers import UnsupportedError
 from optimizers.krylov.hessian_free import HessianFree
-from optimizers.krylov.parts import rotating_part
 from optimizers.krylov.preconditioners import empirical_diagonal, fisher_diagonal
+from optimizers.krylov.rotating_part import rotating_part
 from optimizers.linalg.cg import conjugate_gradients, geometric
 from tasks.vision.autoencoder import Autoencoder
 from tests.optimizers.cases import CASES, LOSSES, LSTMNet, Problem, Reference, close, mlp

@@ -14,7 +14,7 @@ from optimizers import Objective
 from optimizers.linalg.cg import conjugate_gradients
 from optimizers.quasi_newton import BFGS, DFP, LBFGS, SR1
 from optimizers.quasi_newton.dense import bfgs_update_, dfp_update_
-from optimizers.quasi_newton.line_searched import Arrival, LineSearched, powell_damped
+from optimizers.quasi_newton.line_searched import LineSearched, SearchResult, powell_damped
 from optimizers.quasi_newton.sr1 import sr1_update_
 from tests.optimizers.cases import close
 from tests.optimizers.quasi_newton_cases import flat, normal, scalar, spd
@@ -108,7 +108,7 @@ def exact(kind: type[LineSearched], matrix: Tensor) -> type[LineSearched]:
         ):
             alpha = float(-gradient @ direction / (direction @ matrix @ direction))
             value, there = objective.value_and_gradient(alpha * direction)
-            return Arrival(alpha, alpha * direction, value, there)
+            return SearchResult(alpha, alpha * direction, value, there)
 
     return Exact
 
