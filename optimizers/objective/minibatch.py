@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections import Counter
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -112,23 +114,16 @@ class Minibatch:
     @phased("forward")
     def forward(self, part: slice, params: list[Tensor] | None = None) -> Tensor:
         """The outputs of a part, at other parameters where there are some."""
-        problem, inputs = self.problem, self.cut(self.inputs, part)
-        precision = (
-            torch.autocast(self.random_state.device.type, torch.bfloat16)
-            if problem.autocast
-            else nullcontext()
-        )
-        with precision:
-            outputs: Tensor = (
-                problem.model(inputs) if params is None else problem.outputs_at(inputs, params)
-            )
-        self._outputs_shape = outputs.shape if self._is_all(part) else self._shape_of_all(outputs)
-        return outputs.to(problem.params[0].dtype) if problem.autocast else outputs
+        whole = self._is_all(part)
+        inputs = self.inputs if whole else self.inputs[part]
+        outputs = self.problem.outputs(inputs, params)
+        self._outputs_shape = outputs.shape if whole else self._shape_of_all(outputs)
+        return outputs
 
     @phased("forward")
     def loss(self, part: slice, outputs: Tensor, params: list[Tensor] | None = None) -> Tensor:
         """What a part adds to the loss; the last one adds this rank's part of the regulariser."""
-        loss = self.data_loss(outputs, part)
+        loss = self._data_loss(outputs, part)
         if not self.problem.l2 or part.stop != self.span.stop:
             return loss
         return loss + self.problem.regulariser(params or self.problem.params)
@@ -136,6 +131,9 @@ class Minibatch:
     @phased("forward")
     def data_loss(self, outputs: Tensor, part: slice) -> Tensor:
         """What a part adds to the loss without the regulariser."""
+        return self._data_loss(outputs, part)
+
+    def _data_loss(self, outputs: Tensor, part: slice) -> Tensor:
         loss_fn, targets = self.problem.loss_fn, self.targets_of(outputs, part)
         loss: Tensor = loss_fn(outputs, targets)
         if self._is_all(part):
@@ -223,5 +221,7 @@ class Minibatch:
 
     def count_gradient(self) -> None:
         """Count a loss with its gradient."""
-        self.count("value")
-        self.count("grad")
+        counts: Counter[str] = self.problem.counts
+        calls: Any = 1 if self.share == 1 else self.share
+        counts["value"] += calls
+        counts["grad"] += calls

@@ -122,6 +122,20 @@ class Problem:
         parts = unflatten(step, self.params)
         return [p.detach() + d for p, d in zip(self.params, parts, strict=True)]
 
+    def outputs(self, inputs: Tensor, params: Sequence[Tensor] | None = None) -> Tensor:
+        """The model's outputs, in the type of its parameters; at other parameters if given."""
+        if self.autocast:
+            with torch.autocast(self.device.type, torch.bfloat16):
+                outputs = self._outputs(inputs, params)
+            return outputs.to(self.params[0].dtype)
+        return self._outputs(inputs, params)
+
+    def _outputs(self, inputs: Tensor, params: Sequence[Tensor] | None) -> Tensor:
+        if params is None:
+            own: Tensor = self.model(inputs)
+            return own
+        return self.outputs_at(inputs, params)
+
     def outputs_at(self, inputs: Tensor, params: Sequence[Tensor]) -> Tensor:
         """The model's outputs with other values of the parameters."""
         values = dict(zip(self.names, params, strict=True))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+
+_FIRST = nullcontext()
 
 
 class RandomState:
@@ -21,17 +23,20 @@ class RandomState:
         self.host_state: Tensor | None = None
         self.device_state: Tensor | None = None
 
-    @contextmanager
-    def evaluation(self, norms: Sequence[_NormBase]) -> Iterator[None]:
+    def evaluation(self, norms: Sequence[_NormBase]) -> AbstractContextManager[None]:
         """One evaluation, of all parts of the mini-batch in their order.
 
         The first one draws its random numbers and moves the running statistics; the others repeat
         it, and leave generators and statistics as they are.
         """
-        if self.host_state is None:
+        if self.host_state is None:  # most steps have no other, so that it is to cost little
             self.host_state, self.device_state = torch.get_rng_state(), self._device_state()
-            yield
-            return
+            return _FIRST
+        return self._repeated(norms)
+
+    @contextmanager
+    def _repeated(self, norms: Sequence[_NormBase]) -> Iterator[None]:
+        assert self.host_state is not None
         host_state, device_state = torch.get_rng_state(), self._device_state()
         self._set(self.host_state, self.device_state)
         try:
