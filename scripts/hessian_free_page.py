@@ -40,21 +40,21 @@ by
 
 def read(archived: Archived, task: str) -> dict[str, list[Run]]:
     """The runs of every method that has any."""
-    found = {method: archived.ended(task, method) for method in METHODS}
-    return {method: runs for method, runs in found.items() if runs}
+    by_method = {method: archived.ended(task, method) for method in METHODS}
+    return {method: runs for method, runs in by_method.items() if runs}
 
 
 def histories_of(runs: list[Run]) -> list[pd.DataFrame]:
     """The histories, with a column of passes: gradient-equivalents of all examples."""
-    found = []
+    histories = []
     for run in runs:
         last = run.history.iloc[-1]
-        found.append(
+        histories.append(
             run.history.assign(
                 passes=run.history["grad_equivalents"] * last["epoch"] / last["step"]
             )
         )
-    return found
+    return histories
 
 
 def value_at(history: pd.DataFrame, column: str, passes: float) -> float:

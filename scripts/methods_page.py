@@ -73,7 +73,7 @@ method asks for more
 
 
 AGREEMENT = ("sign", "weighted", "positive", "correlation", "ratio")
-FOUND: list[
+FINDINGS_OF: list[
     tuple[str, str, list[str]]
 ] = [  # heading, how to read it, methods; none: all whose diagonal was compared
     (
@@ -190,7 +190,7 @@ def measured(name: str, net: str, task: Task, weights: oracle_costs.Costs) -> di
         return row | {"status": f"unsupported: {error}"}
     taken = len(seconds)
     later = seconds[1:] or seconds  # the first step allocates
-    told = side.optimizer.telemetry() if isinstance(side.optimizer, Method) else {}
+    telemetry = side.optimizer.telemetry() if isinstance(side.optimizer, Method) else {}
     return row | {
         "status": "done" if math.isfinite(side.loss) else "diverged",
         "steps": taken,
@@ -198,7 +198,7 @@ def measured(name: str, net: str, task: Task, weights: oracle_costs.Costs) -> di
         "seconds_ratio": fmean(later) / fmean(reference[1:]),
         "words": state_bytes(side.optimizer) / 4 / sum(p.numel() for p in side.model.parameters()),
         "telemetry": "; ".join(
-            f"{k}={v:.4g}" for k, v in sorted(told.items()) if not k.startswith(COMMON)
+            f"{k}={v:.4g}" for k, v in sorted(telemetry.items()) if not k.startswith(COMMON)
         ),
     }
 
@@ -272,9 +272,9 @@ def what_they_cost(frame: pd.DataFrame, families: dict[str, list[str]]) -> str:
         cells: dict[str, list[str]] = {"grad_equivalents": [], "seconds_ratio": []}
         for net in NETS:
             row = by.get((name, net))
-            for column, found in cells.items():
+            for column, column_cells in cells.items():
                 value = getattr(row, column, math.nan)
-                found.append("—" if math.isnan(value) else f"{value:.2f}")
+                column_cells.append("—" if math.isnan(value) else f"{value:.2f}")
         first = by.get((name, NETS[0]))
         words = getattr(first, "words", math.nan)
         steps = [
@@ -299,8 +299,8 @@ def what_they_cost(frame: pd.DataFrame, families: dict[str, list[str]]) -> str:
 
 def what_they_tell(frame: pd.DataFrame) -> str:
     """What methods measure of themselves, after the last of these steps."""
-    told = frame[frame["telemetry"].notna()]
-    rows = [[f"`{row.optimizer}`", row.net, str(row.telemetry)] for row in told.itertuples()]
+    telemetry = frame[frame["telemetry"].notna()]
+    rows = [[f"`{row.optimizer}`", row.net, str(row.telemetry)] for row in telemetry.itertuples()]
     return table(["name", "net", "after the last step"], rows)
 
 
@@ -308,7 +308,7 @@ def what_was_found() -> str:
     """The findings, the seeds' smallest, median and largest value in a cell."""
     frame = pd.read_csv(FINDINGS)
     parts = []
-    for heading, text, methods in FOUND:
+    for heading, text, methods in FINDINGS_OF:
         chosen = (
             frame[frame["method"].isin(methods)]
             if methods

@@ -50,8 +50,8 @@ class Cells:
 
     def last(self, column: str) -> list[float]:
         """The last value of a history's column, a run each; a run that has none is left out."""
-        found = [run.history[column].dropna() for run in self.runs if column in run.history]
-        return [float(values.iloc[-1]) for values in found if len(values)]
+        columns = [run.history[column].dropna() for run in self.runs if column in run.history]
+        return [float(values.iloc[-1]) for values in columns if len(values)]
 
     @property
     def seconds_per_step(self) -> float:

@@ -33,13 +33,13 @@ LENGTHS = {
 def read(folder: Path) -> dict[str, list[Run]]:
     """Every method's runs of the script's length."""
     archived = Archived.read(folder)
-    found = {}
+    by_method = {}
     for method in METHODS:
         runs = [
             run for run in archived.ended(TASK, method) if run.config["steps"] == LENGTHS[method]
         ]
-        found[method] = [run for run in runs if not run.config["max_seconds"]]
-    return {method: runs for method, runs in found.items() if runs}
+        by_method[method] = [run for run in runs if not run.config["max_seconds"]]
+    return {method: runs for method, runs in by_method.items() if runs}
 
 
 def histories_of(runs: list[Run]) -> dict[int, pd.DataFrame]:
@@ -111,7 +111,7 @@ def files(folder: Path) -> dict[Path, str]:
         "",
         "| " + " | ".join(head) + " |",
         "|" + "---|" * len(head),
-        *(row(method, histories_of(found), baseline) for method, found in runs.items()),
+        *(row(method, histories_of(own), baseline) for method, own in runs.items()),
         "",
         "![Relative error against gradient-equivalents and seconds](../pictures/pinn.png)",
         "",

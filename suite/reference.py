@@ -124,8 +124,8 @@ class Pages:
 
     def marks(self, text: str) -> list[Mark]:
         """What a page asks for."""
-        found = [*TABLE.finditer(text), *FIGURE.finditer(text)]
-        return [_mark(match) for match in found if not _is_example(match)]
+        matches = [*TABLE.finditer(text), *FIGURE.finditer(text)]
+        return [_mark(match) for match in matches if not _is_example(match)]
 
     def rendered(self, text: str) -> str:
         """The page with its tables made anew.
@@ -157,8 +157,8 @@ class Pages:
 
     def _text(self, mark: Mark) -> str:
         """The table in Markdown: made alone where that is possible, else with the whole report."""
-        found = _records(self.archives, mark.source, mark.chosen)
-        for table in (table for make in TABLES for table in make(found)):
+        chosen = _records(self.archives, mark.source, mark.chosen)
+        for table in (table for make in TABLES for table in make(chosen)):
             if table.name == mark.name:
                 return markdown(table)
         folder = _report(self.archives, mark.source, mark.chosen) / "tables"
@@ -168,9 +168,9 @@ class Pages:
 
     def _figure(self, mark: Mark, suffix: str) -> Path:
         folder = _report(self.archives, mark.source, mark.chosen) / "figures"
-        found = {file.stem: file for file in sorted(folder.rglob(f"*{suffix}"))}
-        require_one_of(f"figure of {mark.source}", mark.name, list(found))
-        return found[mark.name]
+        drawn = {file.stem: file for file in sorted(folder.rglob(f"*{suffix}"))}
+        require_one_of(f"figure of {mark.source}", mark.name, list(drawn))
+        return drawn[mark.name]
 
 
 def records(
@@ -200,7 +200,7 @@ def _report(archives: Path, name: str, chosen: tuple[tuple[str, tuple[str, ...]]
     from suite.report.report import write_report
 
     folder = tempfile.TemporaryDirectory(prefix="suite-reference-")
-    _KEPT.append(folder)
+    _FOLDERS.append(folder)
     command = f"python -m suite.report --runs results/reference/{name}"
     write_report(
         _records(archives, name, chosen), Path(folder.name), f"Reference results: {name}", command
@@ -208,7 +208,7 @@ def _report(archives: Path, name: str, chosen: tuple[tuple[str, tuple[str, ...]]
     return Path(folder.name)
 
 
-_KEPT: list[tempfile.TemporaryDirectory[str]] = []
+_FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
 
 
 def _is_example(match: re.Match[str]) -> bool:

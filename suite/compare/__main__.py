@@ -73,7 +73,7 @@ def _compare_all(options: argparse.Namespace, names: Sequence[str], filters: dic
     """
     from suite.compare.baseline import against_baseline
     from suite.compare.output import show_all
-    from suite.compare.ranks import overall, standings
+    from suite.compare.ranks import overall, rank_methods
     from suite.compare.sides import CostTable
     from suite.compare.tables import matrix_table, rank_tables, stability_lines
     from suite.results.select import load_records
@@ -82,7 +82,7 @@ def _compare_all(options: argparse.Namespace, names: Sequence[str], filters: dic
         filters = {"optimizer": ",".join(names), **filters}
     records = load_records(options.runs, filters)
     table = CostTable(records)
-    rankings = standings(table, options.unit, mixed=options.mixed_devices)
+    rankings = rank_methods(table, options.unit, mixed=options.mixed_devices)
     if not rankings:
         methods = ", ".join(records.optimizers)
         raise ConfigError(

@@ -43,7 +43,7 @@ def reasons(ledger: CostTable, verdict: Verdict) -> list[str]:
         resolution_line(ledger, verdict),
         chance_line(ledger, verdict),
         _seeds_line(verdict),
-        *(f"left out: {said}" for said in verdict.left_out),
+        *(f"left out: {words}" for words in verdict.left_out),
         _across_line(
             records.problem_settings[verdict.a.problem], records.problem_settings[verdict.b.problem]
         ),
@@ -68,7 +68,9 @@ def shared_reasons(
     ordered = sorted(
         (line for line in lines if line), key=lambda line: line.partition(":")[0] != "seconds"
     )
-    return [_told(line, lines[line], alone=len(lines[line]) == len(judged)) for line in ordered]
+    return [
+        _with_problems(line, lines[line], alone=len(lines[line]) == len(judged)) for line in ordered
+    ]
 
 
 def step_line(records: Records, verdict: Verdict) -> str:
@@ -79,7 +81,7 @@ def step_line(records: Records, verdict: Verdict) -> str:
     mark = "~" if shared or also else ""
     ratio = first / second
     even = f"{factor(ratio)} times fewer" if ratio >= 1 else f"{factor(1 / ratio)} times as many"
-    said = (
+    text = (
         f"a step of {verdict.a.label} takes {mark}{factor(ratio)}x the seconds of one of "
         f"{verdict.b.label} "
         f"({mark}{1e3 * first:.3g} ms against {mark}{1e3 * second:.3g} ms): it breaks even at "
@@ -87,14 +89,14 @@ def step_line(records: Records, verdict: Verdict) -> str:
     )
     steps = verdict.ratios.get("steps")
     if steps is None:
-        return said
+        return text
     needs = (
         f"{factor(1 / steps.value)} times fewer"
         if steps.value <= 1
         else f"{factor(steps.value)} times as many"
     )
     bound = OTHER_SIDE.get(steps.bound, steps.bound) if steps.value <= 1 else steps.bound
-    return f"{said}, and needs {bound}{needs}"
+    return f"{text}, and needs {bound}{needs}"
 
 
 def seconds_line(verdict: Verdict) -> str:
@@ -124,22 +126,25 @@ def seconds_line(verdict: Verdict) -> str:
 
 def failure_lines(records: Records, verdict: Verdict) -> list[str]:
     """How runs ended that did not simply finish, and what a missed level does to the figures."""
-    told = [(side.label, failure_words(side.frame(records), "status")) for side in _sides(verdict)]
-    said = [f"{label} {words}" for label, words in told if words]
-    lines = [f"outcomes: {', '.join(said)}"] if said else []
+    outcomes = [
+        (side.label, failure_words(side.frame(records), "status")) for side in _sides(verdict)
+    ]
+    parts = [f"{label} {words}" for label, words in outcomes if words]
+    lines = [f"outcomes: {', '.join(parts)}"] if parts else []
     missed = [
-        f"{len(side.runs) - many} run{'s' if len(side.runs) - many > 1 else ''} of {side.label}"
+        (len(side.runs) - many, side.label)
         for many, side in zip(verdict.reached, _sides(verdict), strict=True)
         if many < len(side.runs)
     ]
-    if verdict.ratios and missed:
-        counts = (
-            "it counts with all that it"
-            if missed[0].startswith("1 ") and len(missed) == 1
-            else "they count with all they"
-        )
-        lines.append(f"{' and '.join(missed)} never reached the level: {counts} could have spent")
-    return lines
+    return [*lines, _missed_line(missed)] if verdict.ratios and missed else lines
+
+
+def _missed_line(missed: Sequence[tuple[int, str]]) -> str:
+    """How the runs that missed the level are counted, from their number by method."""
+    runs = [f"{many} run{'s' if many > 1 else ''} of {label}" for many, label in missed]
+    single = sum(many for many, _ in missed) == 1
+    counts = "it counts with all that it" if single else "they count with all they"
+    return f"{' and '.join(runs)} never reached the level: {counts} could have spent"
 
 
 def resolution_line(ledger: CostTable, verdict: Verdict) -> str:
@@ -222,11 +227,11 @@ def _compared(ledger: CostTable, verdict: Verdict, side: Side) -> list[float]:
     return [math.inf if math.isnan(value) else sign * float(value) for value in finals(side)]
 
 
-def _told(line: str, verdicts: Sequence[Verdict], *, alone: bool) -> str:
+def _with_problems(line: str, verdicts: Sequence[Verdict], *, alone: bool) -> str:
     """The line with its tasks, and where it is not true of all, with the problems it is true of."""
     tasks = ",".join(dict.fromkeys(verdict.a.task for verdict in verdicts))
-    said = line.format(tasks) if "task={}" in line else line
-    return said if alone else f"{said} ({', '.join(verdict.problem for verdict in verdicts)})"
+    text = line.format(tasks) if "task={}" in line else line
+    return text if alone else f"{text} ({', '.join(verdict.problem for verdict in verdicts)})"
 
 
 def _step(runs: pd.DataFrame) -> tuple[float, bool]:
@@ -257,8 +262,8 @@ def _seeds_line(verdict: Verdict) -> str:
 
 
 def _across_line(one: Settings, other: Settings) -> str:
-    told = [
+    settings = [
         f"{key}={one.get(key, 'unset')} against {other.get(key, 'unset')}"
         for key in differing(one, other)
     ]
-    return f"not the same problem: {', '.join(told)}" if told else ""
+    return f"not the same problem: {', '.join(settings)}" if settings else ""

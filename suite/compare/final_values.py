@@ -41,31 +41,41 @@ class Final(NamedTuple):
 
 
 def compare_finals(records: Records, a: Side, b: Side, *, paired: bool) -> Final:
-    """The final values; a run without one counts as the worst value that either side began with or ended at."""
+    """The final values of both sides and their difference or ratio.
+
+    A run without one counts as the worst value that either side began with or ended at.
+    """
     values = [finals(a), finals(b)]
-    missing = [bool(np.isnan(one).any()) for one in values]
     means = (float(values[0].mean()), float(values[1].mean()))
-    untrained = np.array([_first(records, a, run.index) for run in (*a.runs, *b.runs)])
-    seen = np.concatenate([*values, untrained])
-    seen = seen[np.isfinite(seen)]
+    missing = [bool(np.isnan(one).any()) for one in values]
+    seen = _seen(records, a, b)
     if all(np.isnan(one).all() for one in values) or not seen.size:
         return Final(means, None, False)
     worst = float(seen.min() if a.direction == "max" else seen.max())
-    values = [np.where(np.isnan(one), worst, one) for one in values]
-    by_ratio = (
-        a.direction == "min"
-        and bool(seen.min() > 0)
-        and float(seen.max() / seen.min()) > 10**DECADES
-    )
-    found = difference(*(np.log(one) if by_ratio else one for one in values), paired=paired)
+    by_ratio = a.direction == "min" and _spans_decades(seen)
+    scaled = [np.where(np.isnan(one), worst, one) for one in values]
+    compared = difference(*(map(np.log, scaled) if by_ratio else scaled), paired=paired)
     if any(missing) and min(len(a.runs), len(b.runs)) < FAILED_SEEDS:
-        found = Interval(found.value, math.nan, math.nan)
-    found = _opened(found, missing[0], missing[1], a.direction)
-    if by_ratio:
-        found = found._replace(
-            value=math.exp(found.value), low=math.exp(found.low), high=math.exp(found.high)
-        )
-    return Final(means, found, by_ratio)
+        compared = Interval(compared.value, math.nan, math.nan)
+    compared = _opened(compared, missing[0], missing[1], a.direction)
+    return Final(means, _exponential(compared) if by_ratio else compared, by_ratio)
+
+
+def _seen(records: Records, a: Side, b: Side) -> Array:
+    """All finite values that the sides began with or ended at."""
+    untrained = [_first(records, a, run.index) for run in (*a.runs, *b.runs)]
+    values = np.concatenate([finals(a), finals(b), untrained])
+    return np.asarray(values[np.isfinite(values)])
+
+
+def _spans_decades(values: Array) -> bool:
+    return bool(values.min() > 0) and float(values.max() / values.min()) > 10**DECADES
+
+
+def _exponential(logs: Interval) -> Interval:
+    """The ratio whose logarithm is given."""
+    value, low, high = (math.exp(one) for one in (logs.value, logs.low, logs.high))
+    return logs._replace(value=value, low=low, high=high)
 
 
 def finals(side: Side) -> Array:
@@ -86,12 +96,12 @@ def _first(records: Records, side: Side, index: int) -> float:
     return float(values[0]) if values.size else math.nan
 
 
-def _opened(found: Interval, first: bool, second: bool, direction: str) -> Interval:
+def _opened(interval: Interval, first: bool, second: bool, direction: str) -> Interval:
     """The interval of A minus B, open towards what the failures of one of the sides may be worth."""
     if first == second:
-        return found._replace(bound=BOUNDED if first else EXACT)
+        return interval._replace(bound=BOUNDED if first else EXACT)
     upwards = first == (direction == "min")
-    found = found._replace(bound=AT_LEAST if upwards else AT_MOST)
-    if not found.known:
-        return found
-    return found._replace(high=math.inf) if upwards else found._replace(low=-math.inf)
+    interval = interval._replace(bound=AT_LEAST if upwards else AT_MOST)
+    if not interval.known:
+        return interval
+    return interval._replace(high=math.inf) if upwards else interval._replace(low=-math.inf)

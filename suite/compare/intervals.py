@@ -97,18 +97,16 @@ def cost_ratio(a: Costs, b: Costs, *, paired: bool) -> Interval | None:
         return None
     bound = BOUNDS[bool(a.arrived.all()), bool(b.arrived.all())]
     a, b = cut(filled(a, b), filled(b, a))
-    if (
-        not (a.arrived.any() or b.arrived.any())
-        or not (a.spent > 0).all()
-        or not (b.spent > 0).all()
-    ):
+    positive = (a.spent > 0).all() and (b.spent > 0).all()
+    if not positive or not (a.arrived.any() or b.arrived.any()):
         return None
-    found = stats.ratio_interval(a.spent, b.spent, paired=paired, level=LEVEL)
-    if math.isnan(found.low) or (bound != EXACT and min(a.spent.size, b.spent.size) < FAILED_SEEDS):
-        return Interval(found.ratio, math.nan, math.nan, bound)
-    low, high = min(_low(a, b, paired), found.low), max(1 / _low(b, a, paired), found.high)
+    few = min(a.spent.size, b.spent.size) < FAILED_SEEDS
+    ratio = stats.ratio_interval(a.spent, b.spent, paired=paired, level=LEVEL)
+    if math.isnan(ratio.low) or (bound != EXACT and few):
+        return Interval(ratio.ratio, math.nan, math.nan, bound)
+    low, high = min(_low(a, b, paired), ratio.low), max(1 / _low(b, a, paired), ratio.high)
     return Interval(
-        found.ratio,
+        ratio.ratio,
         0.0 if bound == AT_MOST else low,
         math.inf if bound == AT_LEAST else high,
         bound,

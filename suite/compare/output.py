@@ -133,12 +133,12 @@ def _table(table: Table) -> dict[str, Any]:
     return {"name": table.name, "title": table.title, "caption": table.caption, "rows": rows}
 
 
-def _interval(found: Any) -> dict[str, Any]:
+def _interval(interval: Any) -> dict[str, Any]:
     return {
-        "value": _number(found.value),
-        "low": _number(found.low),
-        "high": _number(found.high),
-        "bound": found.bound.strip(),
+        "value": _number(interval.value),
+        "low": _number(interval.low),
+        "high": _number(interval.high),
+        "bound": interval.bound.strip(),
     }
 
 

@@ -38,7 +38,7 @@ Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Standing:
+class Ranking:
     """The methods on one problem, best first.
 
     Attributes:
@@ -47,7 +47,7 @@ class Standing:
             that was not run.
         medians: of the scores.
         ranks: 1 is the best; ties share the mean of their ranks.
-        held: the share of the resamples in which a method keeps its place.
+        stability: the share of the resamples in which a method keeps its place.
         drawn: the medians in every resample, (draws, methods).
         behind: the verdict on each other method against the first.
     """
@@ -57,7 +57,7 @@ class Standing:
     scores: pd.DataFrame
     medians: pd.Series
     ranks: pd.Series
-    held: pd.Series
+    stability: pd.Series
     drawn: Array
     behind: tuple[Verdict, ...]
 
@@ -68,7 +68,7 @@ class Overall:
 
     `left_out` says which methods and problems take no part, and why.
 
-    `table` has a row a method: rank, low, high (of the mean rank), held, score, score_low,
+    `table` has a row a method: rank, low, high (of the mean rank), stability, score, score_low,
     score_high, first (problems on which it is at the top, alone or not), next (P that it beats the
     next). `groups` are methods next to each other whose mean ranks keep their order in too few
     resamples to be told apart.
@@ -80,22 +80,24 @@ class Overall:
     left_out: tuple[str, ...]
 
 
-def standings(ledger: CostTable, unit: str | None = None, *, mixed: bool = False) -> list[Standing]:
-    """The standing on every problem that two methods ran."""
-    there = {problem: _fit(sides(ledger.records, problem)) for problem in ledger.records.problems}
-    unit = unit or best_unit(ledger, there, mixed=mixed)
-    found = [_standing(ledger, own, unit, mixed=mixed) for own in there.values() if len(own) > 1]
-    return [one for one in found if one is not None]
+def rank_methods(
+    ledger: CostTable, unit: str | None = None, *, mixed: bool = False
+) -> list[Ranking]:
+    """The ranking on every problem that two methods ran."""
+    records = ledger.records
+    by_problem = {problem: _fit(sides(records, problem)) for problem in records.problems}
+    unit = unit or best_unit(ledger, by_problem, mixed=mixed)
+    return [_ranking(ledger, own, unit, mixed=mixed) for own in by_problem.values() if len(own) > 1]
 
 
 def best_unit(
-    ledger: CostTable, there: Mapping[str, Sequence[Side]], *, mixed: bool = False
+    ledger: CostTable, by_problem: Mapping[str, Sequence[Side]], *, mixed: bool = False
 ) -> str:
     """Seconds where all that count were measured alone, on one machine for each problem.
 
     Else gradient-equivalents.
     """
-    for problem, own in there.items():
+    for problem, own in by_problem.items():
         if math.isnan(level := ledger.main_value(problem)):
             continue
         costs = pd.DataFrame([one for side in own for one in ledger.costs(side, level)])
@@ -106,17 +108,17 @@ def best_unit(
     return SECONDS
 
 
-def _fit(there: Mapping[str, Side]) -> list[Side]:
+def _fit(present: Mapping[str, Side]) -> list[Side]:
     """The methods that fit the problem, with the runs that have ended."""
     ended = [
         replace(side, runs=tuple(run for run in side.runs if run.status not in (UNFIT, UNFINISHED)))
-        for side in there.values()
+        for side in present.values()
     ]
     return [side for side in ended if side.runs]
 
 
-def _standing(ledger: CostTable, own: Sequence[Side], unit: str, *, mixed: bool) -> Standing:
-    """The standing on one problem."""
+def _ranking(ledger: CostTable, own: Sequence[Side], unit: str, *, mixed: bool) -> Ranking:
+    """The ranking on one problem."""
     problem = own[0].problem
     table, by = scores(ledger, own, unit)
     medians = table.median()
@@ -124,10 +126,10 @@ def _standing(ledger: CostTable, own: Sequence[Side], unit: str, *, mixed: bool)
     table, ranks = table[order], medians[order].rank(method="average")
     drawn = _redrawn_medians(table.to_numpy(dtype=float))
     places = medians[order].rank(method="min").to_numpy()
-    held = pd.Series((rankdata(drawn, method="min", axis=1) == places).mean(axis=0), order)
+    stability = pd.Series((rankdata(drawn, method="min", axis=1) == places).mean(axis=0), order)
     named = {side.label: side for side in own}
     behind = tuple(judge(ledger, named[name], named[order[0]], mixed=mixed) for name in order[1:])
-    return Standing(problem, by, table, medians[order], ranks, held, drawn, behind)
+    return Ranking(problem, by, table, medians[order], ranks, stability, drawn, behind)
 
 
 def scores(ledger: CostTable, own: Sequence[Side], unit: str) -> tuple[pd.DataFrame, str]:
@@ -145,13 +147,13 @@ def scores(ledger: CostTable, own: Sequence[Side], unit: str) -> tuple[pd.DataFr
     return pd.DataFrame(table), by
 
 
-def overall(records: Records, found: Sequence[Standing]) -> Overall | None:
+def overall(records: Records, ranked: Sequence[Ranking]) -> Overall | None:
     """Ranks over the problems that count, by the mean rank.
 
     None where fewer than two methods share a problem.
     """
-    counted = [one for one in found if not is_illustration(records, one.problem)]
-    apart = [f"{one.problem}: a test function" for one in found if one not in counted]
+    counted = [one for one in ranked if not is_illustration(records, one.problem)]
+    apart = [f"{one.problem}: a test function" for one in ranked if one not in counted]
     counted, methods, dropped = _complete(counted)
     if not counted or len(methods) < 2:
         return None
@@ -165,7 +167,7 @@ def overall(records: Records, found: Sequence[Standing]) -> Overall | None:
     ).mean(axis=0)
     low, high = stats.intervals_of(means, LEVEL)
     table = pd.DataFrame(
-        {"rank": points.mean(axis=0), "low": low, "high": high, "held": places}, index=methods
+        {"rank": points.mean(axis=0), "low": low, "high": high, "stability": places}, index=methods
     )
     table["first"] = (points == points.min(axis=1, keepdims=True)).sum(axis=0)
     table = table.join(_profile_scores(counted, methods))
@@ -177,25 +179,25 @@ def overall(records: Records, found: Sequence[Standing]) -> Overall | None:
 
 
 def _groups(means: Array, methods: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """The longest rows of methods of which the first is not ahead of the last in 97.5 % of the resamples."""
-    found: list[tuple[int, int]] = []
+    """The longest rows of methods whose first is not ahead of the last in 97.5 % of resamples."""
+    groups: list[tuple[int, int]] = []
     for first in range(len(methods)):
         ahead = (means[:, first:] > means[:, first : first + 1]).mean(axis=0) >= (1 + LEVEL) / 2
         last = first + int(np.flatnonzero(~ahead).max(initial=0))
-        if last > first and all(last > other for _, other in found):
-            found.append((first, last))
-    return tuple(tuple(methods[first : last + 1]) for first, last in found)
+        if last > first and all(last > other for _, other in groups):
+            groups.append((first, last))
+    return tuple(tuple(methods[first : last + 1]) for first, last in groups)
 
 
-def _complete(found: list[Standing]) -> tuple[list[Standing], list[str], list[str]]:
+def _complete(ranked: list[Ranking]) -> tuple[list[Ranking], list[str], list[str]]:
     """Problems and methods with no gap between them.
 
     Again and again, whatever lacks most is left out.
     """
-    names = list(dict.fromkeys(str(name) for one in found for name in one.scores))
+    names = list(dict.fromkeys(str(name) for one in ranked for name in one.scores))
     ran = pd.DataFrame(
-        [[name in one.scores for name in names] for one in found],
-        [one.problem for one in found],
+        [[name in one.scores for name in names] for one in ranked],
+        [one.problem for one in ranked],
         names,
     )
     dropped: list[str] = []
@@ -211,24 +213,24 @@ def _complete(found: list[Standing]) -> tuple[list[Standing], list[str], list[st
                 f"{worst}: {int(ran.loc[worst].to_numpy().sum())} of {ran.shape[1]} methods ran it"
             )
             ran = ran.drop(index=worst)
-    return [one for one in found if one.problem in ran.index], list(map(str, ran.columns)), dropped
+    return [one for one in ranked if one.problem in ran.index], list(map(str, ran.columns)), dropped
 
 
-def _columns(found: Standing, methods: Sequence[str]) -> Array:
+def _columns(ranking: Ranking, methods: Sequence[str]) -> Array:
     """The resampled medians of the methods, in their order."""
-    places = found.scores.columns.get_indexer(pd.Index(methods))
-    return np.asarray(found.drawn[:, places])
+    places = ranking.scores.columns.get_indexer(pd.Index(methods))
+    return np.asarray(ranking.drawn[:, places])
 
 
-def _resampled(found: Sequence[Standing], methods: Sequence[str]) -> Array:
+def _resampled(ranked: Sequence[Ranking], methods: Sequence[str]) -> Array:
     """Ranks of the methods with seeds and problems redrawn, (draws, problems, methods)."""
-    ranks = np.array([_ranks(_columns(one, methods)) for one in found])
+    ranks = np.array([_ranks(_columns(one, methods)) for one in ranked])
     return _of_redrawn_problems(ranks)
 
 
-def _profile_scores(found: Sequence[Standing], methods: Sequence[str]) -> pd.DataFrame:
+def _profile_scores(ranked: Sequence[Ranking], methods: Sequence[str]) -> pd.DataFrame:
     """The performance profiles' score up to `TAU_MAX` on the problems with a level, and its interval."""
-    timed = [one for one in found if one.by != FINAL]
+    timed = [one for one in ranked if one.by != FINAL]
     if not timed:
         return pd.DataFrame(
             math.nan, index=list(methods), columns=["score", "score_low", "score_high"]
@@ -247,9 +249,9 @@ def _of_redrawn_problems(values: Array) -> Array:
     return np.asarray(values[problems, np.arange(DRAWS)[:, None]])
 
 
-def _chance(found: Sequence[Standing], a: str, b: str) -> float:
+def _chance(ranked: Sequence[Ranking], a: str, b: str) -> float:
     """P(A beats B), the mean over problems."""
-    pairs = [(one.scores[a].dropna(), one.scores[b].dropna()) for one in found]
+    pairs = [(one.scores[a].dropna(), one.scores[b].dropna()) for one in ranked]
     return float(
         np.mean([stats.probability_of_improvement(list(x), list(y), "min") for x, y in pairs])
     )

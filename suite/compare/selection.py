@@ -38,18 +38,18 @@ def method(text: str) -> Method:
     Raises:
         ConfigError: it is neither a name nor a name with settings in brackets.
     """
-    found = METHOD.fullmatch(text.strip())
+    match = METHOD.fullmatch(text.strip())
     pairs = (
-        [part.partition("=") for part in (found["settings"] or "").split(",") if part.strip()]
-        if found
+        [part.partition("=") for part in (match["settings"] or "").split(",") if part.strip()]
+        if match
         else []
     )
-    if found is None or not all(sign and value for _, sign, value in pairs):
+    if match is None or not all(sign and value for _, sign, value in pairs):
         raise ConfigError(
             f"{text!r} is no method: type a name, or one with settings such as 'kfac[lr=0.1]'"
         )
     return Method(
-        found["name"], {key.strip(): value.strip() for key, _, value in pairs}, text.strip()
+        match["name"], {key.strip(): value.strip() for key, _, value in pairs}, text.strip()
     )
 
 
@@ -64,40 +64,48 @@ def pairs(
         ConfigError: there is none; the message says what there is and what to type.
     """
     mine, theirs = _sides(records, first), _sides(records, second)
-    found = [
+    matched = [
         (mine[problem], theirs[problem])
         for problem in records.problems
         if problem in mine and problem in theirs
     ]
+    if across:
+        matched += _across(records, mine, theirs, set(across))
+    if not matched:
+        raise ConfigError(_no_pair(records, first, second, mine, theirs))
+    if any(a.label == b.label for a, b in matched):
+        raise ConfigError(f"{first.text} and {second.text} are the same runs; name two methods")
+    return matched
+
+
+def _across(
+    records: Records, mine: Mapping[str, Side], theirs: Mapping[str, Side], keys: set[str]
+) -> list[tuple[Side, Side]]:
+    """Sides of problems that only one method ran, and that differ in these keys only."""
+    matches = []
     for problem in (name for name in mine if name not in theirs):
         settings = records.problem_settings[problem]
-        alike = [
+        alike = (
             other
             for other in theirs
             if other not in mine
-            and not set(differing(settings, records.problem_settings[other])) - set(across)
-        ]
-        found += [(mine[problem], theirs[other]) for other in alike[:1] if across]
-    if not found:
-        raise ConfigError(_no_pair(records, first, second, mine, theirs))
-    if any(a.label == b.label for a, b in found):
-        raise ConfigError(f"{first.text} and {second.text} are the same runs; name two methods")
-    return found
+            and not set(differing(settings, records.problem_settings[other])) - keys
+        )
+        matches += [(mine[problem], theirs[other]) for other in list(alike)[:1]]
+    return matches
 
 
 def alone(
-    records: Records, first: Method, second: Method, found: Sequence[tuple[Side, Side]]
+    records: Records, first: Method, second: Method, matched: Sequence[tuple[Side, Side]]
 ) -> list[str]:
     """The problems that only one of the methods ran, in words."""
-    there = {side.problem for pair in found for side in pair}
-    said: list[str] = []
-    for mine, other in ((first, second), (second, first)):
-        said += [
-            f"{name} (no run of {other.text})"
-            for name in _sides(records, mine)
-            if name not in there
-        ]
-    return said
+    paired = {side.problem for pair in matched for side in pair}
+    return [
+        f"{name} (no run of {other.text})"
+        for mine, other in ((first, second), (second, first))
+        for name in _sides(records, mine)
+        if name not in paired
+    ]
 
 
 def differing(one: Settings, other: Settings) -> list[str]:
@@ -112,13 +120,15 @@ def command_for(records: Records, name: str, problem: str) -> str:
     """
     typed = next((text for text in records.of(problem)["command"] if text), "")
     words = shlex.split(typed)[3:] or [f"task={records.of(problem)['task'].iloc[0]}"]
-    kept = [
+    others = [
         word
         for word in words
         if not re.match(r"\+*(optimizer[.=]|seed=|experiment=|-m$|hydra)", word)
     ]
     seeds = ",".join(map(str, sorted(set(records.of(problem)["seed"]))))
-    return shlex.join(["python", "-m", "suite", "-m", f"optimizer={name}", *kept, f"seed={seeds}"])
+    return shlex.join(
+        ["python", "-m", "suite", "-m", f"optimizer={name}", *others, f"seed={seeds}"]
+    )
 
 
 def _sides(records: Records, wanted: Method) -> dict[str, Side]:
@@ -139,19 +149,19 @@ def _sides(records: Records, wanted: Method) -> dict[str, Side]:
                 for _, row in runs.iterrows()
             ]
         ]
-    found: dict[str, Side] = {}
+    by_problem: dict[str, Side] = {}
     for problem, group in runs.groupby("problem", sort=False):
         labels = list(dict.fromkeys(group["optimizer"]))
         if len(labels) > 1:
             raise ConfigError(_several(wanted, str(problem), labels))
-        found |= {str(problem): side for side in sides(records, str(problem), group).values()}
-    if not found:
+        by_problem |= {str(problem): side for side in sides(records, str(problem), group).values()}
+    if not by_problem:
         labels = sorted(set(frame.loc[frame["name"] == wanted.name, "optimizer"]))
         raise ConfigError(
             f"no run of {wanted.name} has these settings: {wanted.text}\nThere are: "
             f"{', '.join(labels)}"
         )
-    return found
+    return by_problem
 
 
 def _has(records: Records, problem: str, label: str, wanted: Mapping[str, str]) -> bool:
@@ -163,23 +173,22 @@ def _has(records: Records, problem: str, label: str, wanted: Mapping[str, str]) 
 
 
 def _no_runs(records: Records, wanted: Method) -> str:
-    there = sorted(set(records.frame["name"]))
-    said = f"there is no run of {wanted.name}.{did_you_mean(wanted.name, there)} There are runs of: {', '.join(there)}"
-    if wanted.name not in registry.names("optimizer"):
-        return said
-    return "\n".join(
-        [
-            said,
-            "Make some:",
-            *(f"  {command_for(records, wanted.name, p)}" for p in records.problems[:3]),
-        ]
+    """Which methods have runs instead, and what makes some of the one that was wanted."""
+    names = sorted(set(records.frame["name"]))
+    text = (
+        f"there is no run of {wanted.name}.{did_you_mean(wanted.name, names)} There are runs of: "
+        f"{', '.join(names)}"
     )
+    if wanted.name not in registry.names("optimizer"):
+        return text
+    commands = [f"  {command_for(records, wanted.name, p)}" for p in records.problems[:3]]
+    return "\n".join([text, "Make some:", *commands])
 
 
 def _several(wanted: Method, problem: str, labels: Sequence[str]) -> str:
-    told = [f"  '{label}'" for label in labels]
+    lines = [f"  '{label}'" for label in labels]
     return "\n".join(
-        [f"{wanted.text} has {len(labels)} configurations on {problem}; name one of them:", *told]
+        [f"{wanted.text} has {len(labels)} configurations on {problem}; name one of them:", *lines]
     )
 
 
@@ -196,7 +205,7 @@ def _no_pair(
         f"silently."
     ]
     lines += [
-        f"  {one.text}: {', '.join(there)}" for one, there in ((first, mine), (second, theirs))
+        f"  {one.text}: {', '.join(names)}" for one, names in ((first, mine), (second, theirs))
     ]
     alike = [
         (differing(records.problem_settings[a], records.problem_settings[b]), a, b)
@@ -206,13 +215,13 @@ def _no_pair(
     ]
     if alike:
         keys, a, b = min(alike, key=lambda one: len(one[0]))
-        told = ", ".join(
+        words = ", ".join(
             f"{key}={records.problem_settings[a].get(key, 'unset')} against "
             f"{records.problem_settings[b].get(key, 'unset')}"
             for key in keys
         )
         lines.append(
-            f"They differ in {told}. To set them against each other all the same: --across "
+            f"They differ in {words}. To set them against each other all the same: --across "
             f"{','.join(keys)}"
         )
     name = next(iter(theirs.values())).name

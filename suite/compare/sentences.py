@@ -1,10 +1,10 @@
-"""A verdict in words: one sentence with the costs and their intervals, one with the final values."""
+"""A verdict in words: a sentence of the costs with intervals, and one of the final values."""
 
 from __future__ import annotations
 
 import math
 
-from suite.compare.intervals import AT_LEAST, BOUNDED, LEVEL, Interval
+from suite.compare.intervals import AT_LEAST, BOUNDED, EXACT, LEVEL, Interval
 from suite.compare.verdict import BETTER, FINAL, SECONDS, WORK, WORSE, Verdict
 from suite.results.levels import TARGET
 from suite.tables.formats import number
@@ -19,7 +19,7 @@ RESULT = {
     },
     WORK: {
         BETTER: f"cheaper in gradient-equivalents {AT}",
-        WORSE: f"dearer in gradient-equivalents {AT}",
+        WORSE: f"more expensive in gradient-equivalents {AT}",
         0: f"which is cheaper in gradient-equivalents cannot be told {AT}",
     },
     FINAL: {
@@ -42,7 +42,7 @@ def sentence(verdict: Verdict) -> str:
 
 
 def costs_text(verdict: Verdict) -> str:
-    """`kfac needs 0.38x the steps [0.31, 0.45], ...; reaches the target in 5 of 5 seeds against 5 of 5`."""
+    """`kfac needs 0.38x the steps [0.31, 0.45], ...; reaches the target in 5 of 5 seeds`."""
     if math.isnan(verdict.value):
         return (
             f"{verdict.a.label} needs {factor(verdict.memory)}x the memory"
@@ -51,7 +51,8 @@ def costs_text(verdict: Verdict) -> str:
         )
     if not any(verdict.reached):
         runs = f"{len(verdict.a.runs)} and {len(verdict.b.runs)} runs"
-        return f"neither {verdict.a.label} nor {verdict.b.label} reaches the {level_text(verdict)} in any of {runs}"
+        methods = f"neither {verdict.a.label} nor {verdict.b.label}"
+        return f"{methods} reaches the {level_text(verdict)} in any of {runs}"
     needs = [ratio_text(verdict, unit) for unit in verdict.ratios]
     needs += [f"{factor(verdict.memory)}x the memory"] if verdict.memory > 0 else []
     reached = [
@@ -72,20 +73,26 @@ def final_text(verdict: Verdict) -> str:
 
     By their ratio where they span decades.
     """
-    told = [number(value) if math.isfinite(value) else "none" for value in verdict.finals]
-    said = f"final {verdict.metric} {told[0]} against {told[1]}"
-    found = verdict.final
-    if found is None:
-        return said
-    if found.value == found.low == found.high == 0.0 and not verdict.by_ratio:
-        return f"{said}: no difference"
+    values = [number(value) if math.isfinite(value) else "none" for value in verdict.finals]
+    text = f"final {verdict.metric} {values[0]} against {values[1]}"
+    final = verdict.final
+    if final is None:
+        return text
+    if final.value == final.low == final.high == 0.0 and not verdict.by_ratio:
+        return f"{text}: no difference"
     if verdict.by_ratio:
-        return f"{said}: {found.bound}{factor(found.value)}x{interval_text(found)}"
-    sign = -1 if found.value < 0 else 1
-    bound = BOUNDED if found.bound == BOUNDED else AT_LEAST if found.bound else ""
-    ends = sorted((sign * found.low, sign * found.high)) if found.known else []
+        return f"{text}: {final.bound}{factor(final.value)}x{interval_text(final)}"
+    return f"{text}: {_difference_text(final)}"
+
+
+def _difference_text(final: Interval) -> str:
+    """`higher by 0.03 [0.01, 0.05]`."""
+    sign = -1 if final.value < 0 else 1
+    bound = final.bound if final.bound in (EXACT, BOUNDED) else AT_LEAST
+    ends = sorted((sign * final.low, sign * final.high)) if final.known else []
     interval = f" [{', '.join(map(_value, ends))}]" if ends else ""
-    return f"{said}: {'lower' if sign < 0 else 'higher'} by {bound}{number(abs(found.value))}{interval}"
+    direction = "lower" if sign < 0 else "higher"
+    return f"{direction} by {bound}{number(abs(final.value))}{interval}"
 
 
 def result(verdict: Verdict) -> str:
@@ -114,8 +121,8 @@ def no_interval(verdict: Verdict) -> str:
         if verdict.decided_by == FINAL
         else verdict.ratios[verdict.decided_by].bound
     )
-    said = "some of which failed" if failed else "with one and the same difference"
-    return f"{verdict.seeds} seeds, {said}: no interval"
+    reason = "some of which failed" if failed else "with one and the same difference"
+    return f"{verdict.seeds} seeds, {reason}: no interval"
 
 
 def ratio_text(verdict: Verdict, unit: str) -> str:
@@ -125,9 +132,9 @@ def ratio_text(verdict: Verdict, unit: str) -> str:
     return f"{ratio.bound}{mark}{factor(ratio.value)}x the {UNITS[unit]}{interval_text(ratio)}"
 
 
-def interval_text(found: Interval) -> str:
+def interval_text(interval: Interval) -> str:
     """` [0.31, 0.45]`, or nothing."""
-    return f" [{factor(found.low)}, {factor(found.high)}]" if found.known else ""
+    return f" [{factor(interval.low)}, {factor(interval.high)}]" if interval.known else ""
 
 
 def factor(value: float) -> str:
@@ -137,14 +144,21 @@ def factor(value: float) -> str:
     """
     if not math.isfinite(value):
         return "∞" if value > 0 else "?"
+    if value >= 1e4:
+        return f"{value:.1e}"
     if value == 0 or value >= 100:
-        return f"{value:.0f}" if value < 1e4 else f"{value:.1e}"
+        return f"{value:.0f}"
     if value < 0.01:
         return f"{value:.1e}" if value < 1e-3 else f"{value:.4f}"
+    return f"{value:.{_decimals(value)}f}"
+
+
+def _decimals(value: float) -> int:
+    """As many decimals as keep a ratio apart from 0 and 1, four at most."""
     decimals = 1 if value >= 10 else 2
     while decimals < 4 and float(f"{value:.{decimals}f}") in (0.0, 1.0) and value != 1:
         decimals += 1
-    return f"{value:.{decimals}f}"
+    return decimals
 
 
 def level_text(verdict: Verdict) -> str:

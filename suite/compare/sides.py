@@ -73,24 +73,24 @@ class Side:
 
     def of_seeds(self, seeds: Sequence[int]) -> Side:
         """The same side with the runs of these seeds, in their order."""
-        kept = sorted((run for run in self.runs if run.seed in seeds), key=lambda run: run.seed)
-        return replace(self, runs=tuple(kept))
+        runs = sorted((run for run in self.runs if run.seed in seeds), key=lambda run: run.seed)
+        return replace(self, runs=tuple(runs))
 
 
 def sides(records: Records, problem: str, frame: pd.DataFrame | None = None) -> dict[str, Side]:
     """Every method on a problem by its label; of the rows of `frame` only, where it is given."""
     rows = records.of(problem) if frame is None else frame
-    found: dict[str, list[RunValues]] = {}
+    runs_of: dict[str, list[RunValues]] = {}
     for index, label, *values in zip(
         rows.index, rows["optimizer"], *(rows[name] for name in TAKEN), strict=True
     ):
         planned = as_number(records.runs[index].config.get("steps"))
-        found.setdefault(str(label), []).append(RunValues(int(index), planned, *values))
+        runs_of.setdefault(str(label), []).append(RunValues(int(index), planned, *values))
     heads = rows.drop_duplicates("optimizer").set_index("optimizer")
-    told = heads[["name", "task", "scale", "metric", "direction"]].astype(str).to_dict("index")
+    facts = heads[["name", "task", "scale", "metric", "direction"]].astype(str).to_dict("index")
     return {
-        label: Side(label, told[label]["name"], problem, **_head(told[label]), runs=tuple(runs))
-        for label, runs in found.items()
+        label: Side(label, facts[label]["name"], problem, **_head(facts[label]), runs=tuple(runs))
+        for label, runs in runs_of.items()
     }
 
 
@@ -99,24 +99,30 @@ def match_seeds(a: Side, b: Side) -> tuple[Side, Side, bool, tuple[str, ...]]:
 
     Without unfinished ones, and pairs of the same seed where there are two of these.
     """
-    said: list[str] = []
-    finished = []
-    for side in (a, b):
-        stopped = [run for run in side.runs if run.status == UNFINISHED]
-        if stopped:
-            said.append(f"{side.label}, {_seeds(stopped)}: unfinished; {_again(stopped[0])}")
-        finished.append(
-            replace(side, runs=tuple(run for run in side.runs if run.status != UNFINISHED))
-        )
-    a, b = finished
+    unfinished = [*_unfinished(a), *_unfinished(b)]
+    a, b = _finished(a), _finished(b)
     common = sorted(set(a.seeds) & set(b.seeds))
     if len(common) < 2 and len(a.seeds) + len(b.seeds) > 2 * len(common):
-        return a, b, False, tuple(said)
-    for side, other in ((a, b), (b, a)):
-        alone = [run for run in side.runs if run.seed not in common]
-        if alone:
-            said.append(f"{side.label}, {_seeds(alone)}: {other.label} has no run of it")
-    return a.of_seeds(common), b.of_seeds(common), True, tuple(said)
+        return a, b, False, tuple(unfinished)
+    left_out = [*unfinished, *_unpaired(a, b, common), *_unpaired(b, a, common)]
+    return a.of_seeds(common), b.of_seeds(common), True, tuple(left_out)
+
+
+def _finished(side: Side) -> Side:
+    runs = tuple(run for run in side.runs if run.status != UNFINISHED)
+    return replace(side, runs=runs)
+
+
+def _unfinished(side: Side) -> list[str]:
+    """The seeds of a side that have not ended, in words, and what ends them."""
+    runs = [run for run in side.runs if run.status == UNFINISHED]
+    return [f"{side.label}, {_seeds(runs)}: unfinished; {_again(runs[0])}"] if runs else []
+
+
+def _unpaired(side: Side, other: Side, common: Sequence[int]) -> list[str]:
+    """The seeds of a side that the other one has not run, in words."""
+    runs = [run for run in side.runs if run.seed not in common]
+    return [f"{side.label}, {_seeds(runs)}: {other.label} has no run of it"] if runs else []
 
 
 class CostTable:
@@ -153,8 +159,8 @@ class CostTable:
         return self._costs[key]
 
 
-def _head(told: dict[Any, str]) -> dict[str, str]:
-    return {key: told[key] for key in ("task", "scale", "metric", "direction")}
+def _head(facts: dict[Any, str]) -> dict[str, str]:
+    return {key: facts[key] for key in ("task", "scale", "metric", "direction")}
 
 
 def _seeds(runs: Sequence[RunValues]) -> str:

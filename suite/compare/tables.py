@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from suite.compare.ranks import TAU_MAX, Overall, Standing
+from suite.compare.ranks import TAU_MAX, Overall, Ranking
 from suite.compare.sentences import (
     UNITS,
     factor,
@@ -32,12 +32,12 @@ BASELINE = "baseline"
 def matrix_table(records: Records, verdicts: Sequence[Verdict]) -> Table:
     """A row a method, a column a problem: the ratio that decides, and which way it is decided."""
     problems = list(dict.fromkeys(one.problem for one in verdicts))
-    found = {(one.a.label, one.problem): one for one in verdicts}
+    by_cell = {(one.a.label, one.problem): one for one in verdicts}
     bases = {one.problem: one.b.label for one in verdicts}
     rows: list[dict[str, Cell | str]] = []
     for name in records.optimizers:
         cells = {
-            problem: _matrix_cell(found.get((name, problem)), bases[problem] == name)
+            problem: _matrix_cell(by_cell.get((name, problem)), bases[problem] == name)
             for problem in problems
         }
         rows.append({"optimizer": name, **cells})
@@ -114,10 +114,12 @@ def sentence_table(verdicts: Sequence[Verdict]) -> Table:
     )
 
 
-def rank_tables(records: Records, found: Sequence[Standing], total: Overall | None) -> list[Table]:
+def rank_tables(
+    records: Records, rankings: Sequence[Ranking], total: Overall | None
+) -> list[Table]:
     """The ranks on every problem, and overall where several problems count."""
     tables = [] if total is None or len(total.problems) < 2 else [overall_table(total)]
-    return [*tables, *([problem_ranks(records, found)] if found else [])]
+    return [*tables, *([problem_ranks(records, rankings)] if rankings else [])]
 
 
 def overall_table(total: Overall) -> Table:
@@ -128,7 +130,7 @@ def overall_table(total: Overall) -> Table:
             "mean rank": Cell(
                 f"{row['rank']:.2f} [{row['low']:.2f}, {row['high']:.2f}]", order=float(row["rank"])
             ),
-            "keeps its place": _percent(float(row["held"])),
+            "keeps its place": _percent(float(row["stability"])),
             "score": _score(row),
             "first on": Cell(
                 f"{row['first']:.0f}/{len(total.problems)}", order=float(row["first"])
@@ -150,28 +152,30 @@ def overall_table(total: Overall) -> Table:
     return make_table("ranks_overall", "Ranks overall", f"{caption}{left}".rstrip(), rows)
 
 
-def problem_ranks(records: Records, found: Sequence[Standing]) -> Table:
+def problem_ranks(records: Records, rankings: Sequence[Ranking]) -> Table:
     """A row a method, a column a problem.
 
     Its rank, its median, and in how many resamples of the seeds it keeps it.
     """
-    names = [name for name in records.optimizers if any(name in one.ranks.index for one in found)]
-    tops = {one.problem: _at_the_top(one) for one in found}
+    names = [
+        name for name in records.optimizers if any(name in one.ranks.index for one in rankings)
+    ]
+    tops = {one.problem: _at_the_top(one) for one in rankings}
     rows: list[dict[str, Cell | str]] = [
         {
             "optimizer": name,
-            **{one.problem: _rank_cell(one, name, tops[one.problem]) for one in found},
+            **{one.problem: _rank_cell(one, name, tops[one.problem]) for one in rankings},
         }
         for name in names
     ]
-    by = "; ".join(f"{unit}: {', '.join(problems)}" for unit, problems in _by(found).items())
+    by = "; ".join(f"{unit}: {', '.join(problems)}" for unit, problems in _by(rankings).items())
     caption = (
         "Rank on each problem by the median over seeds (failures infinite; ties share a rank) and "
         "in how many "
         f"resamples of the seeds it is kept. Bold: the first, and what cannot be told from it at "
         f"95 %. By {by}. "
     )
-    runs = sum(len(records.of(one.problem)) for one in found)
+    runs = sum(len(records.of(one.problem)) for one in rankings)
     return make_table("ranks", "Ranks on each problem", caption + runs_note(runs), rows)
 
 
@@ -180,7 +184,7 @@ def stability_lines(total: Overall | None) -> list[str]:
     if total is None or len(total.problems) < 2:
         return []
     lines = [
-        f"Overall: {total.table.index[0]} is first in {100 * total.table['held'].iloc[0]:.0f} % of "
+        f"Overall: {total.table.index[0]} is first in {100 * total.table['stability'].iloc[0]:.0f} % of "
         f"the resamples."
     ]
     return lines + [f"Cannot be told apart: {_listed(group)}." for group in total.groups]
@@ -225,36 +229,36 @@ def _sourced(text: str, verdict: Verdict) -> Cell:
     return Cell(text, source=(verdict.a.problem, verdict.a.label))
 
 
-def _rank_cell(found: Standing, name: str, top: Sequence[str]) -> Cell:
-    if name not in found.ranks.index:
+def _rank_cell(ranking: Ranking, name: str, top: Sequence[str]) -> Cell:
+    if name not in ranking.ranks.index:
         return Cell(NOT_RUN)
-    rank = float(found.ranks[name])
+    rank = float(ranking.ranks[name])
     text = (
-        f"{rank:g} ({100 * float(found.held[name]):.0f} %)"
-        if len(found.scores) > 1
+        f"{rank:g} ({100 * float(ranking.stability[name]):.0f} %)"
+        if len(ranking.scores) > 1
         else f"{rank:g}"
     )
-    return Cell(text, name in top, rank, (found.problem, name))
+    return Cell(text, name in top, rank, (ranking.problem, name))
 
 
-def _at_the_top(found: Standing) -> list[str]:
+def _at_the_top(ranking: Ranking) -> list[str]:
     """The first, and all that cannot be told from it.
 
     Who mostly fails where the first does not is not among them.
     """
-    first, *others = (str(name) for name in found.ranks.index)
-    fails = {name: not math.isfinite(float(found.medians[name])) for name in (first, *others)}
-    kept = [
+    first, *others = (str(name) for name in ranking.ranks.index)
+    fails = {name: not math.isfinite(float(ranking.medians[name])) for name in (first, *others)}
+    tied = [
         name
-        for name, verdict in zip(others, found.behind, strict=True)
+        for name, verdict in zip(others, ranking.behind, strict=True)
         if verdict.outcome not in (BETTER, WORSE) and fails[name] == fails[first]
     ]
-    return [first, *kept]
+    return [first, *tied]
 
 
-def _by(found: Sequence[Standing]) -> dict[str, list[str]]:
+def _by(rankings: Sequence[Ranking]) -> dict[str, list[str]]:
     by: dict[str, list[str]] = {}
-    for one in found:
+    for one in rankings:
         by.setdefault(UNITS.get(one.by, "the final value"), []).append(one.problem)
     return by
 

@@ -61,8 +61,8 @@ def _read(path: Path) -> tuple[int, Mapping[str, str]]:
     try:
         text = path.read_text(encoding="utf-8")
         content: Any = yaml.safe_load(text) or {}
-        found = TRIAL.search(text)
-        return (int(found["trials"]) if found else 0), flatten(content["optimizer"]) if content.get(
+        match = TRIAL.search(text)
+        return (int(match["trials"]) if match else 0), flatten(content["optimizer"]) if content.get(
             "optimizer"
         ) else {}
     except (OSError, ValueError, yaml.YAMLError, AttributeError):

@@ -121,8 +121,8 @@ def judge(
         finals=final.means,
         by_ratio=final.by_ratio,
     )
-    found = start if math.isnan(start.value) else _with_costs(ledger, start, mixed)
-    return replace(found, outcome=None if found.same else _outcome(found))
+    verdict = start if math.isnan(start.value) else _with_costs(ledger, start, mixed)
+    return replace(verdict, outcome=None if verdict.same else _outcome(verdict))
 
 
 def _with_costs(ledger: CostTable, verdict: Verdict, mixed: bool) -> Verdict:
@@ -132,19 +132,14 @@ def _with_costs(ledger: CostTable, verdict: Verdict, mixed: bool) -> Verdict:
     """
     pair = (verdict.a, verdict.b)
     costs = [ledger.costs(side, verdict.value) for side in pair]
-    machines = {run.hardware for side in pair for run in side.runs}
-    sources = tuple(dict.fromkeys(str(one["source"]) for told in costs for one in told))
-    units = [
-        unit for unit in time_to_target.UNITS if mixed or len(machines) == 1 or unit != SECONDS
-    ]
-    found = {unit: _ratio(verdict, costs, unit) for unit in units}
-    ratios = {unit: ratio for unit, ratio in found.items() if ratio is not None}
+    sources = tuple(dict.fromkeys(str(one["source"]) for spent in costs for one in spent))
+    ratios = _ratios(verdict, costs, mixed)
     trusted = SECONDS in ratios and time_to_target.SHARED not in sources
     by = SECONDS if trusted else WORK
-    arrived = [sum(math.isfinite(one["steps"]) for one in told) for told in costs]
+    reached = [sum(math.isfinite(one["steps"]) for one in spent) for spent in costs]
     return replace(
         verdict,
-        reached=(arrived[0], arrived[1]),
+        reached=(reached[0], reached[1]),
         ratios=ratios,
         trusted=trusted,
         sources=sources,
@@ -152,15 +147,25 @@ def _with_costs(ledger: CostTable, verdict: Verdict, mixed: bool) -> Verdict:
     )
 
 
+def _ratios(
+    verdict: Verdict, costs: Sequence[Sequence[Mapping[str, Any]]], mixed: bool
+) -> dict[str, Interval]:
+    """The ratios of the costs by unit; without seconds where these come from several machines."""
+    machines = {run.hardware for side in (verdict.a, verdict.b) for run in side.runs}
+    units = list(time_to_target.UNITS)
+    if len(machines) > 1 and not mixed:
+        units.remove(SECONDS)
+    ratios = {unit: _ratio(verdict, costs, unit) for unit in units}
+    return {unit: ratio for unit, ratio in ratios.items() if ratio is not None}
+
+
 def _ratio(
     verdict: Verdict, costs: Sequence[Sequence[Mapping[str, Any]]], unit: str
 ) -> Interval | None:
     """The ratio of the costs in a unit."""
     spent = [
-        restricted(
-            told, unit, [run.status for run in side.runs], [run.planned for run in side.runs]
-        )
-        for side, told in zip((verdict.a, verdict.b), costs, strict=True)
+        restricted(own, unit, [run.status for run in side.runs], [run.planned for run in side.runs])
+        for side, own in zip((verdict.a, verdict.b), costs, strict=True)
     ]
     return cost_ratio(spent[0], spent[1], paired=verdict.paired)
 

@@ -76,8 +76,8 @@ def read(path: Path) -> list[Run]:
     Raises:
         ImportFaultError: there are none, or a file is not what it should be.
     """
-    found = [_trial(path, folder) for folder in _folders(path)]
-    if not found:
+    trials = [_trial(path, folder) for folder in _folders(path)]
+    if not trials:
         raise ImportFaultError(
             f"{path} has no trials of AlgoPerf; they are folders "
             f"<submission>/study_<k>/<workload>_<framework>/trial_<j> with {EVALUATIONS} or "
@@ -85,11 +85,11 @@ def read(path: Path) -> list[Run]:
         )
     targets = {
         trial.workload: _target(trial)
-        for trial in found
+        for trial in trials
         if "workload.validation_target_value" in trial.meta
     }
     studies: dict[tuple[str, str, str, int], list[Run]] = {}
-    for trial in found:
+    for trial in trials:
         metric, target = targets.get(trial.workload) or _target(trial)
         key = (trial.submission, trial.workload, trial.framework, trial.study)
         studies.setdefault(key, []).append(_run(trial, metric, target))
@@ -123,17 +123,17 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _trial(root: Path, folder: Path) -> Trial:
-    found = TRIAL.search(folder.resolve().as_posix())
+    match = TRIAL.search(folder.resolve().as_posix())
     study = STUDY.search(folder.parent.parent.name)
-    if found is None or study is None:
+    if match is None or study is None:
         raise ImportFaultError(
             f"{folder} is no study_<k>/<workload>_<framework>/trial_<j>, by which a trial is told"
         )
     meta = read_json(folder / META) if (folder / META).exists() else {}
     submission = folder.resolve().parents[2].name
-    workload = found["workload"].rsplit("/", 1)[-1]
+    workload = match["workload"].rsplit("/", 1)[-1]
     return Trial(
-        folder, submission, int(study[1]), int(found["trial"]), workload, found["framework"], meta
+        folder, submission, int(study[1]), int(match["trial"]), workload, match["framework"], meta
     )
 
 
@@ -204,13 +204,13 @@ def _environment(meta: Mapping[str, Any]) -> dict[str, Any]:
         "python_version": "python",
         "git_commit_hash": "git_commit",
     }
-    found = {name: meta[key] for key, name in names.items() if key in meta}
+    environment = {name: meta[key] for key, name in names.items() if key in meta}
     if "gpu_model_name" in meta:
-        found["gpu"] = f"{meta.get('gpu_count', 1)} x {meta['gpu_model_name']}"
-    return found
+        environment["gpu"] = f"{meta.get('gpu_count', 1)} x {meta['gpu_model_name']}"
+    return environment
 
 
-def _fastest(trials: Sequence[Run]) -> Run:
+def _fastest(environment: Sequence[Run]) -> Run:
     """The trial that was first at the target; where none was, the one with the best value."""
 
     def order(run: Run) -> tuple[float, float]:
@@ -218,4 +218,4 @@ def _fastest(trials: Sequence[Run]) -> Run:
         spent, best = run.number("target_seconds"), run.number(f"best_{run.config['metric']}")
         return spent if spent == spent else math.inf, sign * best if best == best else math.inf
 
-    return min(trials, key=order)
+    return min(environment, key=order)

@@ -198,11 +198,11 @@ def _reached(table: pd.DataFrame, facts: Facts) -> dict[str, float | None]:
         ("seconds", "seconds"),
         ("grad_equivalents", "grad_equivalents"),
     ):
-        found = math.inf
+        first = math.inf
         if facts.target is not None:
             metric = f"val/{facts.metric}"
-            found = time_to_target(table, facts.target, facts.direction, metric=metric, unit=unit)
-        spent[f"target_{key}"] = _number(found)
+            first = time_to_target(table, facts.target, facts.direction, metric=metric, unit=unit)
+        spent[f"target_{key}"] = _number(first)
     return spent
 
 
@@ -217,7 +217,7 @@ def _number(value: float) -> float | None:
 
 def _name(text: str) -> str:
     """A name that can be that of a folder."""
-    kept = "".join(
+    letters = "".join(
         letter if letter.isalnum() or letter in "_-+." else "_" for letter in text
     ).strip(".")
-    return kept or "unnamed"
+    return letters or "unnamed"

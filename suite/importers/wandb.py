@@ -111,7 +111,7 @@ def _own(logged: Logged, config: dict[str, Any], table: pd.DataFrame, metric: st
         SOURCE, task, optimizer, int(config["seed"]), metric, direction, status=str(status)
     )
     run = run_of(facts, table, logged.name)
-    told = {
+    own = {
         key: value
         for key, value in logged.summary.items()
         if not key.startswith("_") and key in run.summary
@@ -119,7 +119,7 @@ def _own(logged: Logged, config: dict[str, Any], table: pd.DataFrame, metric: st
     known = {
         **run.summary,
         **{key: logged.summary[key] for key in SUITE_KEYS if key in logged.summary},
-        **told,
+        **own,
     }
     return replace(
         run, path=run.path.with_name(logged.name), config=config, summary=known, status=str(status)
@@ -191,13 +191,13 @@ def _history(logged: Logged, history: pd.DataFrame, metric: str) -> pd.DataFrame
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of a row; W&B writes those that are not finite as texts."""
-    found: dict[str, float] = {}
+    numbers: dict[str, float] = {}
     for key, value in row.items():
         if isinstance(value, str) and value in ("NaN", "Infinity", "-Infinity"):
             value = float(value.replace("Infinity", "inf"))
         if isinstance(value, int | float) and not isinstance(value, bool):
-            found[str(key)] = float(value)
-    return found
+            numbers[str(key)] = float(value)
+    return numbers
 
 
 # -- offline files ---------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def _logged(file: Path) -> Logged:
     """Everything that the records of a file say."""
     messages: Any = import_module("wandb.proto.wandb_internal_pb2")
     faults: Any = import_module("google.protobuf.message")
-    found = Logged(file.stem.removeprefix("run-"))
+    logged = Logged(file.stem.removeprefix("run-"))
     for content in _records(file):
         record = messages.Record()
         try:
@@ -216,17 +216,17 @@ def _logged(file: Path) -> Logged:
             raise ImportFaultError(f"{file} has a record that cannot be read ({error})") from error
         kind = record.WhichOneof("record_type")
         if kind == "run":
-            found.name = record.run.run_id or found.name
-            found.config |= _items(record.run.config.update)
+            logged.name = record.run.run_id or logged.name
+            logged.config |= _items(record.run.config.update)
         elif kind == "config":
-            found.config |= _items(record.config.update)
+            logged.config |= _items(record.config.update)
         elif kind == "history":
-            found.rows.append(_items(record.history.item))
+            logged.rows.append(_items(record.history.item))
         elif kind == "summary":
-            found.summary |= _items(record.summary.update)
+            logged.summary |= _items(record.summary.update)
         elif kind == "exit":
-            found.state = "failed" if record.exit.exit_code else "finished"
-    return found
+            logged.state = "failed" if record.exit.exit_code else "finished"
+    return logged
 
 
 def _items(items: Iterable[Any]) -> dict[str, Any]:

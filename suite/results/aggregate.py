@@ -53,12 +53,12 @@ class Aggregated:
             _left_out("Left out of the seconds", self.rough),
         ]
         short = [name for name in self.methods if self.ran[name] < max(self.ran.values())]
-        told = (
+        missing = (
             f"Not run on every problem, which counts as not reached: {listed(short)}."
             if short
             else ""
         )
-        return " ".join(part for part in [*parts, told] if part)
+        return " ".join(part for part in [*parts, missing] if part)
 
     def why_not(self, what: str) -> str:
         """Why there is no picture; nothing where there is no problem with a target at all."""
@@ -120,5 +120,5 @@ def _left_out(start: str, why: Mapping[str, str]) -> str:
     reasons = {
         reason: [name for name, other in why.items() if other == reason] for reason in why.values()
     }
-    said = "; ".join(f"{listed(names)} ({reason})" for reason, names in reasons.items())
-    return f"{start}: {said}." if said else ""
+    text = "; ".join(f"{listed(names)} ({reason})" for reason, names in reasons.items())
+    return f"{start}: {text}." if text else ""

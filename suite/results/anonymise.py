@@ -39,12 +39,12 @@ class Scrubber:
         Keys that name user or machine are left out.
         """
         if isinstance(value, Mapping):
-            kept = {key: item for key, item in value.items() if str(key).lower() not in PRIVATE}
+            public = {key: item for key, item in value.items() if str(key).lower() not in PRIVATE}
             return {
                 key: self.platform(item)
                 if key == "platform" and isinstance(item, str)
                 else self(item)
-                for key, item in kept.items()
+                for key, item in public.items()
             }
         if isinstance(value, list | tuple):
             return [self(item) for item in value]
@@ -55,7 +55,7 @@ class Scrubber:
         for folder in (str(ROOT), str(Path.home())):
             if len(Path(folder).parts) > 1:
                 text = re.sub(rf"(?<![\w/]){re.escape(folder)}/(?=[\w.-]+/)", "/_/", text)
-        return self._names.sub("…", PATHS.sub(lambda found: self._last(found[0]), text))
+        return self._names.sub("…", PATHS.sub(lambda match: self._last(match[0]), text))
 
     def platform(self, text: str) -> str:
         """`Linux-x86_64-with-glibc2.36`.

@@ -72,8 +72,8 @@ def write_archive(
         # a setting that was a path is another one now, and the timings of such runs have to find
         # them still
         keys = {
-            speed_key(run.config): speed_key(kept.config)
-            for run, kept in zip(runs, portable, strict=True)
+            speed_key(run.config): speed_key(stored.config)
+            for run, stored in zip(runs, portable, strict=True)
         }
         moved = placed(replace(one, key=keys.get(one.key, one.key)) for one in timings.values())
         known = {moved[place].name: scrub(asdict(moved[place])) for place in sorted(moved)}
@@ -160,7 +160,7 @@ def _walk(run: Run) -> pd.DataFrame | None:
         return walk.astype("float32").astype("float64")
 
 
-def _contents(runs: Sequence[Run], kept: Sequence[Run], rows: int, about: str) -> dict[str, Any]:
+def _contents(runs: Sequence[Run], stored: Sequence[Run], rows: int, about: str) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -171,7 +171,7 @@ def _contents(runs: Sequence[Run], kept: Sequence[Run], rows: int, about: str) -
         ),
         "tasks": sorted({run.task for run in runs}),
         "optimizers": sorted({run.optimizer for run in runs}),
-        "rows": sum(len(run.history) for run in kept),
+        "rows": sum(len(run.history) for run in stored),
         "rows_before_thinning": sum(len(run.history) for run in runs),
         "rows_of_a_long_history": rows,
     }

@@ -27,7 +27,7 @@ DAMAGED = "damaged.json"
 # runs of a pair that are not kept in one piece any more, so that a new one does not cost them all
 MANY = 1000
 
-Found = tuple[list[Run], list[Damage]]
+Loaded = tuple[list[Run], list[Damage]]
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,16 @@ def shards(root: Path, directories: Sequence[Path]) -> list[Shard]:
     pairs: dict[str, list[Path]] = {}
     for path in directories:
         pairs.setdefault("--".join(path.parts[-3:-1]), []).append(path)
-    found: dict[str, list[Path]] = {}
+    groups: dict[str, list[Path]] = {}
     for name, members in pairs.items():
         for path in members:
-            found.setdefault(
+            groups.setdefault(
                 f"{name}--{path.name[:1]}" if len(members) > MANY else name, []
             ).append(path)
-    return [Shard(root, name, members) for name, members in found.items()]
+    return [Shard(root, name, members) for name, members in groups.items()]
 
 
-def kept(shard: Shard, read: Callable[[Sequence[Path]], Found]) -> Found:
+def read_shard(shard: Shard, read: Callable[[Sequence[Path]], Loaded]) -> Loaded:
     """The runs of a shard from the cache, or by `read`.
 
     Then they are kept, unless the folder cannot be written.
@@ -67,21 +67,21 @@ def kept(shard: Shard, read: Callable[[Sequence[Path]], Found]) -> Found:
     key = shard.key
     folder = shard.root / FOLDER / key
     try:
-        told = json.loads((folder / DAMAGED).read_text(encoding="utf-8"))
-        runs = parquet.read(folder, shard.root) if told["runs"] else []
-        damaged = [Damage(**one) for one in told["damaged"]]
-        if len(runs) == told["runs"]:
+        contents = json.loads((folder / DAMAGED).read_text(encoding="utf-8"))
+        runs = parquet.read(folder, shard.root) if contents["runs"] else []
+        damaged = [Damage(**one) for one in contents["damaged"]]
+        if len(runs) == contents["runs"]:
             return runs, damaged
     except (OSError, ValueError, TypeError, KeyError):  # not there, or damaged: it is made again
         pass
-    found = read(shard.directories)
-    _keep(shard, folder, found)
-    return found
+    result = read(shard.directories)
+    _store(shard, folder, result)
+    return result
 
 
-def _keep(shard: Shard, folder: Path, found: Found) -> None:
+def _store(shard: Shard, folder: Path, loaded: Loaded) -> None:
     """Write under another name first: a folder that is there is complete."""
-    runs, damaged = found
+    runs, damaged = loaded
     try:
         folder.parent.mkdir(exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".new-"))
@@ -90,8 +90,8 @@ def _keep(shard: Shard, folder: Path, found: Found) -> None:
     try:
         if runs:
             parquet.write(runs, temporary, small=False)
-        told = {"runs": len(runs), "damaged": [asdict(one) for one in damaged]}
-        (temporary / DAMAGED).write_text(json.dumps(told), encoding="utf-8")
+        contents = {"runs": len(runs), "damaged": [asdict(one) for one in damaged]}
+        (temporary / DAMAGED).write_text(json.dumps(contents), encoding="utf-8")
         _remove(folder.parent, f"{shard.name}.")
         temporary.rename(folder)
     except (OSError, ValueError):  # a full disk, or another process was quicker

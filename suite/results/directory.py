@@ -118,14 +118,14 @@ class RowFile:
         A kill may have left the last one half.
         """
         with self.path.open(newline="") as file:
-            kept = [
+            rows = [
                 row
                 for row in csv.DictReader(file)
                 if None not in row.values() and int(row["step"]) <= step
             ]
         temporary = self.path.with_suffix(".tmp")
         with temporary.open("w", newline="") as file:
-            self._write(file, kept, header=True)
+            self._write(file, rows, header=True)
         os.replace(temporary, self.path)
 
     def _write(self, file: Any, rows: Iterable[Row], *, header: bool) -> None:

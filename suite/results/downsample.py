@@ -37,22 +37,22 @@ def thin(run: Run, rows: int = ROWS) -> pd.DataFrame:
     evaluated = _filled(
         history, (name for name in history if str(name).startswith(("val/", "test/")))
     )
-    kept = evaluated.copy()
+    mask = evaluated.copy()
     if metric == STEP_BY_STEP and len(history) <= WHOLE:
         return history
     if evaluated.sum() > EVALUATIONS:
-        kept = evaluated & (_records(run, metric) | _spread(evaluated, EVALUATIONS))
-    kept |= _filled(history, _sparse(history))
-    kept[:FIRST] = True
-    kept[-1:] = True
-    kept |= _middles(history, rows) if len(history) > rows else True
-    return _rounded(history, exact=evaluated | _ends(len(history)))[kept].reset_index(drop=True)
+        mask = evaluated & (_records(run, metric) | _spread(evaluated, EVALUATIONS))
+    mask |= _filled(history, _sparse(history))
+    mask[:FIRST] = True
+    mask[-1:] = True
+    mask |= _middles(history, rows) if len(history) > rows else True
+    return _rounded(history, exact=evaluated | _ends(len(history)))[mask].reset_index(drop=True)
 
 
 def levels(config: dict[str, Any]) -> list[float]:
     """The values of the metric that a run's configuration calls a target."""
-    told = config.get("levels")
-    values = [config.get("target"), *(told.values() if isinstance(told, dict) else ())]
+    shares = config.get("levels")
+    values = [config.get("target"), *(shares.values() if isinstance(shares, dict) else ())]
     return [number for number in map(as_number, values) if np.isfinite(number)]
 
 

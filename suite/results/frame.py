@@ -56,7 +56,7 @@ class Records:
         damaged: the directories that were skipped.
         repeats: the directories of runs that repeat a configuration and seed, left out.
         timings: what `suite.time` measured, by the key of the settings and the hardware.
-        kept: what functions marked `once` have found out, by the function and its further
+        answers: what functions marked `once` have found out, by the function and its further
             arguments.
     """
 
@@ -69,7 +69,7 @@ class Records:
     damaged: list[Damage]
     repeats: list[str]
     timings: Timings = field(default_factory=dict)
-    kept: dict[tuple[Any, ...], Any] = field(
+    answers: dict[tuple[Any, ...], Any] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -144,14 +144,14 @@ def once(
     """
 
     @wraps(function)
-    def kept(records: Records, /, *asked: Asked.args, **named: Asked.kwargs) -> Answer:
+    def answer_once(records: Records, /, *asked: Asked.args, **named: Asked.kwargs) -> Answer:
         key = (function, *asked, *named.values())
-        if key not in records.kept:
-            records.kept[key] = function(records, *asked, **named)
-        answer: Answer = records.kept[key]
+        if key not in records.answers:
+            records.answers[key] = function(records, *asked, **named)
+        answer: Answer = records.answers[key]
         return answer
 
-    return kept
+    return answer_once
 
 
 def only(records: Records, problem: str) -> Records:
@@ -168,8 +168,8 @@ def only(records: Records, problem: str) -> Records:
         damaged=[],
         repeats=[],
     )
-    part.kept.update(
-        {key: answer for key, answer in records.kept.items() if key[1:] and key[-1] == problem}
+    part.answers.update(
+        {key: answer for key, answer in records.answers.items() if key[1:] and key[-1] == problem}
     )
     return part
 
@@ -292,8 +292,8 @@ def exclusive_seconds(run: Run, timings: Timings) -> float:
     NaN where nobody has measured them there undisturbed.
     """
     place = hardware(str(run.config.get("device", "cpu")), run.environment)
-    found = timings.get((speed_key(run.config), place)) if timings else None
-    return float("nan") if found is None or found.shared else found.seconds_per_step
+    timing = timings.get((speed_key(run.config), place)) if timings else None
+    return float("nan") if timing is None or timing.shared else timing.seconds_per_step
 
 
 def _last(history: pd.DataFrame, column: str) -> float:

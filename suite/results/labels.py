@@ -90,12 +90,12 @@ def unique_runs(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
     A repeat is not a sample. An ended run is kept before an unfinished one, and the later of two
     ended ones: never the better one.
     """
-    kept: dict[tuple[object, ...], Run] = {}
+    latest: dict[tuple[object, ...], Run] = {}
     for run in runs:
         key = _identity(run)
-        if key not in kept or _precedence(run) > _precedence(kept[key]):
-            kept[key] = run
-    chosen = {run.path for run in kept.values()}
+        if key not in latest or _precedence(run) > _precedence(latest[key]):
+            latest[key] = run
+    chosen = {run.path for run in latest.values()}
     return [run for run in runs if run.path in chosen], [
         run for run in runs if run.path not in chosen
     ]
@@ -170,12 +170,12 @@ def _difference(settings: Settings, keys: Sequence[str]) -> list[str]:
     """
     last = [key.rsplit(".", 1)[-1] for key in keys]
     return [
-        _said(settings, key, name if last.count(name) == 1 else key)
+        _setting_text(settings, key, name if last.count(name) == 1 else key)
         for key, name in zip(keys, last, strict=True)
     ]
 
 
-def _said(settings: Settings, key: str, name: str) -> str:
+def _setting_text(settings: Settings, key: str, name: str) -> str:
     value = settings.get(key, "unset")
     if key in SPEAKS_FOR_ITSELF:
         return value

@@ -38,10 +38,10 @@ def load_runs(root: Path, *, cached: bool = True) -> tuple[list[Run], list[Damag
     read = _Reader(root)
     keep = cached and len(directories) >= CACHED_FROM
     with ThreadPoolExecutor(WORKERS if keep else 1) as workers:
-        found = workers.map(
-            lambda part: cache.kept(part, read) if keep else read(part.directories), parts
+        loaded = workers.map(
+            lambda part: cache.read_shard(part, read) if keep else read(part.directories), parts
         )
-        for some, others in found:
+        for some, others in loaded:
             runs += some
             damaged += others
     return runs, damaged

@@ -128,7 +128,9 @@ def store(timing: Timing, folder: Path) -> Path:
 def load(folder: Path) -> dict[Place, Timing]:
     """All stored timings by what they hold for; a file that cannot be read is left out."""
     return placed(
-        found for path in sorted(folder.glob("*/*/*-*.json")) if (found := _read(path)) is not None
+        timing
+        for path in sorted(folder.glob("*/*/*-*.json"))
+        if (timing := _read(path)) is not None
     )
 
 

@@ -67,23 +67,30 @@ def mean_improvement(
     require_mode(mode)
     require_level(level)
     require_draws(draws)
+    pairs = _common(a, b)
+    centre = float(np.mean([probability_of_improvement(*pair, mode) for pair in pairs]))
+    if max(min(len(first), len(second)) for first, second in pairs) < 2:
+        return Improvement(centre, np.nan, np.nan, len(pairs))
+    parts = redrawn((part for pair in pairs for part in pair), draws, seed)
+    drawn = np.mean([_wins(first, second) for first, second in zip(parts, parts, strict=True)], 0)
+    low, high = interval_of(drawn if mode == "max" else 1 - drawn, level)
+    return Improvement(centre, low, high, len(pairs))
+
+
+def _common(
+    a: Mapping[Hashable, Iterable[float]], b: Mapping[Hashable, Iterable[float]]
+) -> list[tuple[Array, Array]]:
+    """The values of both on each problem that both ran."""
     shared = [problem for problem in a if problem in b]
     if not shared:
         raise ValueError(
             "no problem was run by both: a and b need the values of each problem under the same "
             "names"
         )
-    pairs = [
+    return [
         (sample(a[problem], f"a[{problem}]"), sample(b[problem], f"b[{problem}]"))
         for problem in shared
     ]
-    centre = float(np.mean([probability_of_improvement(*pair, mode) for pair in pairs]))
-    if max(min(len(first), len(second)) for first, second in pairs) < 2:
-        return Improvement(centre, np.nan, np.nan, len(shared))
-    parts = redrawn((part for pair in pairs for part in pair), draws, seed)
-    drawn = np.mean([_wins(first, second) for first, second in zip(parts, parts, strict=True)], 0)
-    low, high = interval_of(drawn if mode == "max" else 1 - drawn, level)
-    return Improvement(centre, low, high, len(shared))
 
 
 def improvement_interval(
@@ -96,8 +103,8 @@ def improvement_interval(
     seed: int = 0,
 ) -> tuple[float, float] | None:
     """The bootstrap interval of P(A beats B) on one problem; None unless both have two values."""
-    found = mean_improvement({"": a}, {"": b}, mode, level=level, draws=draws, seed=seed)
-    return None if np.isnan(found.low) else (found.low, found.high)
+    chance = mean_improvement({"": a}, {"": b}, mode, level=level, draws=draws, seed=seed)
+    return None if np.isnan(chance.low) else (chance.low, chance.high)
 
 
 def _wins(a: Array, b: Array) -> Array:

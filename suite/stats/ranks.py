@@ -144,13 +144,13 @@ def indistinct(ranks: pd.Series, difference: float) -> list[list[Any]]:
     """The largest groups of two or more solvers whose mean ranks all lie within the critical difference."""
     ordered = ranks.sort_values(kind="stable")
     values = ordered.to_numpy(dtype=float)
-    found, reach = [], 0
+    groups, reach = [], 0
     for start, low in enumerate(values):
         stop = int(np.searchsorted(values, low + difference, side="right"))
         if stop - start > 1 and stop > reach:
-            found.append(list(ordered.index[start:stop]))
+            groups.append(list(ordered.index[start:stop]))
         reach = max(reach, stop)
-    return found
+    return groups
 
 
 def wilcoxon_holm(
@@ -220,8 +220,8 @@ def _signed_rank(differences: Array) -> tuple[float, float]:
     above, below = (split + float(ranks[sign * differences > 0].sum()) for sign in (1, -1))
     statistic = min(above, below)
     if differences.size > EXACT and differences.any():
-        found = distributions.wilcoxon(differences, zero_method="zsplit", method="asymptotic")
-        return statistic, float(found.pvalue)
+        test = distributions.wilcoxon(differences, zero_method="zsplit", method="asymptotic")
+        return statistic, float(test.pvalue)
     return statistic, _exact(ranks[differences != 0], statistic - split)
 
 
@@ -247,18 +247,20 @@ def _differences(a: Array, b: Array, relative: bool) -> Array:
     if relative and (min(a.min(), b.min()) <= 0):
         raise ValueError("relative=True needs positive times: log ratios are ranked")
     with np.errstate(invalid="ignore"):
-        found = np.where(
+        differences = np.where(
             a == b, 0.0, np.log(a) - np.log(b) if relative else a - b
         )  # two failures are a tie
-    finite = found[np.isfinite(found)]
+    finite = differences[np.isfinite(differences)]
     size = float(np.abs(finite).max(initial=0.0))
     scale = max(
         size,
         float(np.abs(np.concatenate([a, b])[np.isfinite([a, b]).ravel()]).max(initial=0.0)),
         1e-300,
     )
-    found = np.where(np.isfinite(found), np.round(found / scale, 12) * scale, found)
-    return np.asarray(np.clip(found, -2 * size - 1, 2 * size + 1))
+    differences = np.where(
+        np.isfinite(differences), np.round(differences / scale, 12) * scale, differences
+    )
+    return np.asarray(np.clip(differences, -2 * size - 1, 2 * size + 1))
 
 
 def _complete(scores: pd.DataFrame, mode: str) -> pd.DataFrame:

@@ -87,9 +87,9 @@ def ratio_interval(
         raise ValueError(
             f"budgets must be positive and resolution not negative, got {budgets} and {resolution}"
         )
-    found = _interval(first, second, paired, level, budgets)
-    if not any(resolution) or math.isnan(found.low):
-        return found
+    ratio = _interval(first, second, paired, level, budgets)
+    if not any(resolution) or math.isnan(ratio.low):
+        return ratio
     early_a, early_b = (
         np.maximum(first - resolution[0], 0.0),
         np.maximum(second - resolution[1], 0.0),
@@ -97,10 +97,10 @@ def ratio_interval(
     low = _interval(early_a, second, paired, level, budgets).low if early_a.all() else 0.0
     high = _interval(first, early_b, paired, level, budgets).high if early_b.all() else math.inf
     return Ratio(
-        found.ratio,
-        min(low, found.low),
-        max(high, found.high),
-        found.method + ", widened by the resolution",
+        ratio.ratio,
+        min(low, ratio.low),
+        max(high, ratio.high),
+        ratio.method + ", widened by the resolution",
     )
 
 

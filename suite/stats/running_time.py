@@ -40,13 +40,7 @@ def time_to_target(
     require_mode(mode)
     if math.isnan(target):
         raise ValueError("the target is NaN; set one, e.g. with python -m suite.target")
-    if metric is None:
-        found = [str(name) for name in history if str(name).startswith("val/")]
-        if len(found) != 1:
-            raise ValueError(
-                f"name the metric's column; there are {', '.join(found) or 'none under val/'}"
-            )
-        metric = found[0]
+    metric = metric or _only_metric(history)
     for column in (metric, unit):
         if column not in history:
             raise ValueError(
@@ -54,8 +48,18 @@ def time_to_target(
                 f"{', '.join(map(str, history)) or 'none'}"
             )
     values = history[metric]
-    there = history.loc[values >= target if mode == "max" else values <= target, unit]
-    return float(there.iloc[0]) if len(there) else math.inf
+    reached = history.loc[values >= target if mode == "max" else values <= target, unit]
+    return float(reached.iloc[0]) if len(reached) else math.inf
+
+
+def _only_metric(history: pd.DataFrame) -> str:
+    """The one column of validation that a history has."""
+    columns = [str(name) for name in history if str(name).startswith("val/")]
+    if len(columns) != 1:
+        raise ValueError(
+            f"name the metric's column; there are {', '.join(columns) or 'none under val/'}"
+        )
+    return columns[0]
 
 
 def median_with_failures(reached: Sequence[float], total: int) -> float:

@@ -130,10 +130,10 @@ def good_share(
     """
     require_level(level)
     good = is_good(numbers(values), mode, within)
-    found = binomtest(int(good.sum()), good.size).proportion_ci(
+    interval = binomtest(int(good.sum()), good.size).proportion_ci(
         confidence_level=level, method="exact"
     )
-    return GoodShare(float(good.mean()), float(found.low), float(found.high), good.size)
+    return GoodShare(float(good.mean()), float(interval.low), float(interval.high), good.size)
 
 
 def seed_sensitivity(values: Iterable[float]) -> SeedSensitivity:

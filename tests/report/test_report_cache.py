@@ -188,7 +188,7 @@ def test_a_full_disk_leaves_nothing_behind(several: Path, monkeypatch: pytest.Mo
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache.packing, "write", full)
+    monkeypatch.setattr(cache.parquet, "write", full)
     assert len(load_runs(several)[0]) == 7
     assert not [
         path for path in (several / cache.FOLDER).iterdir() if path.name.startswith(".new-")

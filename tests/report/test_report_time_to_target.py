@@ -199,7 +199,7 @@ def test_what_sections_share_is_computed_once_and_a_problems_part_handed_on(
     assert final_cells(part, "mlp") is whole
     assert set(level_costs(part)["problem"]) == {"mlp"}
     assert set(level_costs(records)["problem"]) == {"mlp", "cnn"}
-    assert replace(records, frame=records.frame.head(1)).kept == {}
+    assert replace(records, frame=records.frame.head(1)).answers == {}
 
 
 @pytest.mark.parametrize("problem", ["mlp", "cnn"])
@@ -211,7 +211,7 @@ def test_a_problems_own_tables_are_the_same_whether_the_whole_was_looked_at_befo
     results_table(records)
     cost_tables(records)
     after = only(records, problem)
-    assert after.kept
+    assert after.answers
     assert results_table(after).rows == results_table(fresh).rows
     assert [table.rows for table in cost_tables(after)] == [
         table.rows for table in cost_tables(fresh)

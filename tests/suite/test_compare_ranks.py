@@ -13,7 +13,7 @@ import pytest
 from suite import stats
 from suite.compare.__main__ import main
 from suite.compare.baseline import against_baseline, baseline_side, default_optimizer
-from suite.compare.ranks import Standing, best_unit, overall, standings
+from suite.compare.ranks import Ranking, best_unit, overall, rank_methods
 from suite.compare.sides import CostTable, sides
 from suite.compare.verdict import FINAL, SECONDS, WORK
 from suite.results.frame import Records, build_records
@@ -23,8 +23,8 @@ Sown = Callable[..., Any]
 NOISE = (1.0, 1.05, 0.96, 1.02)
 
 
-def stood(records: Records) -> list[Standing]:
-    return standings(CostTable(records))
+def stood(records: Records) -> list[Ranking]:
+    return rank_methods(CostTable(records))
 
 
 def unit(records: Records, **options: bool) -> str:
@@ -54,7 +54,7 @@ def test_an_order_that_no_seed_disputes_is_kept_in_every_resample(field: Any) ->
     (found,) = stood(field({"mlp": {"sgd": 300, "kfac": 60, "adamw": 150}}))
     assert list(found.ranks.index) == ["kfac", "adamw", "sgd"]
     assert list(found.ranks) == [1, 2, 3]
-    assert list(found.held) == [1.0, 1.0, 1.0]
+    assert list(found.stability) == [1.0, 1.0, 1.0]
     assert [one.outcome for one in found.behind] == [1, 1]
 
 
@@ -69,8 +69,8 @@ def test_the_place_of_a_close_pair_is_not_certain(sown: Sown) -> None:
         sown(name, seed, cost).run for name, own in costs.items() for seed, cost in enumerate(own)
     ]
     (found,) = stood(build_records(runs, []))
-    assert 0.2 < found.held["kfac"] < 0.9
-    assert found.held["sgd"] == 1.0
+    assert 0.2 < found.stability["kfac"] < 0.9
+    assert found.stability["sgd"] == 1.0
 
 
 def test_without_a_target_the_final_value_ranks(sown: Sown) -> None:
@@ -208,7 +208,7 @@ def test_a_seed_that_one_method_lacks_counts_for_the_others(field: Any, sown: So
         build_records([*field({"mlp": {"kfac": 60, "adamw": 100}}).runs.values(), more], [])
     )
     assert found.scores["adamw"].isna().sum() == 1
-    assert list(found.held) == [1.0, 1.0]
+    assert list(found.stability) == [1.0, 1.0]
     assert np.isfinite(found.drawn).all()
 
 

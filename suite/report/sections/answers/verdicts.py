@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from suite.compare.baseline import against_baseline
-from suite.compare.ranks import overall, standings
+from suite.compare.ranks import overall, rank_methods
 from suite.compare.sides import CostTable
 from suite.compare.tables import (
     matrix_table,
@@ -42,7 +42,7 @@ def verdicts_and_ranks(
     """
     ledger = CostTable(records)
     verdicts = against_baseline(ledger, baseline, mixed=mixed)
-    rankings = standings(ledger, mixed=mixed)
+    rankings = rank_methods(ledger, mixed=mixed)
     several = len(records.problems) > 1
     total = overall(records, rankings) if several else None
     tables = [
