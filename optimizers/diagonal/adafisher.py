@@ -109,7 +109,7 @@ class AdaFisher(Factored):
         afterwards = normalize == "average"
         if as_released and afterwards:
             raise ValueError(
-                f"as_released normalises each observation: take normalize=observation, not "
+                "as_released normalises each observation: take normalize=observation, not "
                 f"{normalize!r}"
             )
         self.as_released = as_released
@@ -155,7 +155,7 @@ class AdaFisher(Factored):
     # -- the factors -------------------------------------------------------------------------------
 
     def _measure(self, seen: Objective) -> Measure:
-        return Measure(terms=1, scale=1.0, largest=0)  # diagonals, of the loss as it is
+        return Measure(terms=1, scale=1.0, largest=0)  # diagonals, of the unscaled loss
 
     def _sums(self, block: Block, passes: list[Captured], measure: Measure) -> Tensors | None:
         return observed(block, passes, measure, self.as_released)

@@ -13,7 +13,7 @@ from optimizers.layers.capture import Captured
 from optimizers.natural_gradient.blocks import Block, Measure, Tensors
 from optimizers.natural_gradient.scale_shift import ScaleShiftBlock, over_positions
 
-SMALL = 1e-12  # what the released code adds to a range
+SMALL = 1e-12  # the released code adds it to a range
 
 
 def observed(

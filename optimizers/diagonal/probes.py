@@ -50,10 +50,7 @@ def hutchinson(curvature: Curvature, distribution: str, probes: int, seed: int) 
 
 
 def hessian_diagonal(objective: Objective) -> Tensor:
-    """The true diagonal of the Hessian, (n,), from all n columns.
-
-    For networks of a few thousand parameters.
-    """
+    """The true diagonal (n,) of the Hessian from all n columns, for a few thousand parameters."""
     return objective.hessian().dense().diagonal().clone()
 
 

@@ -106,10 +106,10 @@ class ResidualMethod(Method):
         group["fits"] = True
 
     def _exhausted(self, group: dict[str, Any], model: Linearisation, predicted: float) -> str:
-        """Why a step with this predicted reduction is not worth taking, in words; empty if it is.
+        """The reason why a step with this predicted reduction is useless; empty if it is not.
 
-        Below the loss's rounding steps still improve the parameters, as long as each promises less
-        than the last.
+        Below the loss's rounding, steps still improve the parameters as long as each predicted
+        reduction is smaller than the last.
         """
         if not model.hides(predicted):
             group["hidden"] = inf
