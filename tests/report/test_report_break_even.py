@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from suite.report.sections.costs.break_even import Plane, plane, section
+from suite.report.sections.costs.break_even import section
+from suite.report.sections.costs.break_even_plane import Plane, plane
 
 INF = math.inf
 
