@@ -28,6 +28,7 @@ from suite.config.instantiate import locate
 from suite.config.plan import Plan
 from suite.training.runner import Outcome, run
 from suite.training.summary import Summary
+from suite.tune import __main__ as tune
 
 QUICK = ("scale=quick", "threads=1", "device=cpu", "wandb.mode=disabled")
 UNREPEATABLE = ("seconds", "seconds_per_step", "target_seconds")
@@ -180,6 +181,35 @@ def command(
             code = error.code
         printed = capsys.readouterr()
         return Said(code or 0, printed.out, printed.err)
+
+    return call
+
+
+@pytest.fixture
+def home(results: Path) -> Path:
+    """The results of tuning, with the oracle costs that all tests share."""
+    (results / "tune").mkdir()
+    (results / "tune" / "costs").symlink_to(results / "costs")
+    return results
+
+
+@pytest.fixture
+def tune_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: Path
+) -> Callable[..., Any]:
+    """`python -m suite.tune ...` in this process: its exit code, and its output."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        out = [] if any(word.startswith("out=") for word in words) else [f"out={home / 'tuned'}"]
+        monkeypatch.setattr("sys.argv", ["suite.tune", *words, *out])
+        capsys.readouterr()
+        code = 0
+        try:
+            tune.main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
 
     return call
 
