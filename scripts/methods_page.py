@@ -178,29 +178,39 @@ def measured(name: str, net: str, task: Task, weights: oracle_costs.Costs) -> di
     try:
         side, sgd = Side(task, settings(name)), Side(task, settings("sgd"))
         list(sgd.steps(2))
-        seconds, reference = [], []
-        end = time.process_time() + SECONDS
-        while len(seconds) < STEPS and (not seconds or time.process_time() < end):
-            reference += sgd.steps(WINDOW)
-            for taken in side.steps(WINDOW):
-                seconds.append(taken)
-                if time.process_time() > end:
-                    break
+        seconds, reference = timed(side, sgd)
     except UnsupportedError as error:
         return row | {"status": f"unsupported: {error}"}
-    taken = len(seconds)
     later = seconds[1:] or seconds  # the first step allocates
-    telemetry = side.optimizer.telemetry() if isinstance(side.optimizer, Method) else {}
     return row | {
         "status": "done" if math.isfinite(side.loss) else "diverged",
-        "steps": taken,
-        "grad_equivalents": oracle_costs.grad_equivalents(side.counts, weights) / taken,
+        "steps": len(seconds),
+        "grad_equivalents": oracle_costs.grad_equivalents(side.counts, weights) / len(seconds),
         "seconds_ratio": fmean(later) / fmean(reference[1:]),
         "words": state_bytes(side.optimizer) / 4 / sum(p.numel() for p in side.model.parameters()),
-        "telemetry": "; ".join(
-            f"{k}={v:.4g}" for k, v in sorted(telemetry.items()) if not k.startswith(COMMON)
-        ),
+        "telemetry": telemetry_text(side.optimizer),
     }
+
+
+def timed(side: Side, sgd: Side) -> tuple[list[float], list[float]]:
+    """Seconds of the steps of an optimizer and of SGD, in turn, until the time is up."""
+    seconds: list[float] = []
+    reference: list[float] = []
+    end = time.process_time() + SECONDS
+    while len(seconds) < STEPS and (not seconds or time.process_time() < end):
+        reference += sgd.steps(WINDOW)
+        for taken in side.steps(WINDOW):
+            seconds.append(taken)
+            if time.process_time() > end:
+                break
+    return seconds, reference
+
+
+def telemetry_text(optimizer: torch.optim.Optimizer) -> str:
+    """What a method of this project measures of itself beside the common names."""
+    numbers = optimizer.telemetry() if isinstance(optimizer, Method) else {}
+    own = ((name, value) for name, value in sorted(numbers.items()) if not name.startswith(COMMON))
+    return "; ".join(f"{name}={value:.4g}" for name, value in own)
 
 
 def measure(names: list[str]) -> None:
@@ -266,27 +276,8 @@ def what_they_are(families: dict[str, list[str]]) -> str:
 
 def what_they_cost(frame: pd.DataFrame, families: dict[str, list[str]]) -> str:
     """A row an optimizer: words, gradient-equivalents and seconds on each net."""
-    by = {(row.optimizer, row.net): row for row in frame.itertuples()}
-    rows = []
-    for name in (name for names in families.values() for name in names):
-        cells: dict[str, list[str]] = {"grad_equivalents": [], "seconds_ratio": []}
-        for net in NETS:
-            row = by.get((name, net))
-            for column, column_cells in cells.items():
-                value = getattr(row, column, math.nan)
-                column_cells.append("—" if math.isnan(value) else f"{value:.2f}")
-        first = by.get((name, NETS[0]))
-        words = getattr(first, "words", math.nan)
-        steps = [
-            int(by[name, net].steps)
-            for net in NETS
-            if (name, net) in by and by[name, net].steps > 0
-        ]
-        fewer = str(min(steps)) if steps and min(steps) < STEPS else ""
-        state = "—" if math.isnan(words) else f"{words:.2f}"
-        rows.append(
-            [f"`{name}`", state, *cells["grad_equivalents"], *cells["seconds_ratio"], fewer]
-        )
+    names = [name for members in families.values() for name in members]
+    rows = [cost_cells(name, frame[frame["optimizer"] == name]) for name in names]
     header = [
         "name",
         "words",
@@ -295,6 +286,17 @@ def what_they_cost(frame: pd.DataFrame, families: dict[str, list[str]]) -> str:
         "fewest steps",
     ]
     return table(header, rows)
+
+
+def cost_cells(name: str, measured_rows: pd.DataFrame) -> list[str]:
+    """An optimizer's row of the table of costs."""
+    by_net = measured_rows.drop_duplicates("net", keep="last").set_index("net").reindex(NETS)
+    words = by_net["words"].iloc[0]
+    steps = by_net["steps"][by_net["steps"] > 0]
+    fewest = steps.min() if len(steps) else STEPS
+    ratios = [*by_net["grad_equivalents"], *by_net["seconds_ratio"]]
+    numbers = ["—" if math.isnan(value) else f"{value:.2f}" for value in (words, *ratios)]
+    return [f"`{name}`", *numbers, str(int(fewest)) if fewest < STEPS else ""]
 
 
 def what_they_tell(frame: pd.DataFrame) -> str:

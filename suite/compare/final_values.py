@@ -49,7 +49,7 @@ def compare_finals(records: Records, a: Side, b: Side, *, paired: bool) -> Final
     means = (float(values[0].mean()), float(values[1].mean()))
     missing = [bool(np.isnan(one).any()) for one in values]
     seen = _seen(records, a, b)
-    if all(np.isnan(one).all() for one in values) or not seen.size:
+    if np.isnan(np.concatenate(values)).all() or not seen.size:
         return Final(means, None, False)
     worst = float(seen.min() if a.direction == "max" else seen.max())
     by_ratio = a.direction == "min" and _spans_decades(seen)

@@ -105,12 +105,14 @@ def cost_ratio(a: Costs, b: Costs, *, paired: bool) -> Interval | None:
     if math.isnan(ratio.low) or (bound != EXACT and few):
         return Interval(ratio.ratio, math.nan, math.nan, bound)
     low, high = min(_low(a, b, paired), ratio.low), max(1 / _low(b, a, paired), ratio.high)
-    return Interval(
-        ratio.ratio,
-        0.0 if bound == AT_MOST else low,
-        math.inf if bound == AT_LEAST else high,
-        bound,
-    )
+    return _open_end(Interval(ratio.ratio, low, high, bound))
+
+
+def _open_end(interval: Interval) -> Interval:
+    """The interval of a ratio, without an end towards what failures may have cost."""
+    if interval.bound == AT_MOST:
+        return interval._replace(low=0.0)
+    return interval._replace(high=math.inf) if interval.bound == AT_LEAST else interval
 
 
 def cut(a: Costs, b: Costs) -> tuple[Costs, Costs]:

@@ -27,6 +27,13 @@ from suite.importers.foreign import Facts, ImportFaultError, direction_of, metri
 from suite.results.run import Run
 
 SOURCE = "wandb"
+# prefixes of a metric's names by split, and the names of other columns, the likelier first
+SPLITS = {"val": ("val/", "validation/", "val_"), "test": ("test/",)}
+NAMES = {
+    "step": ("step", "_step", "global_step"),
+    "seconds": ("seconds", "_runtime"),
+    "loss": ("loss", "train/loss", "train_loss"),
+}
 MAGIC = struct.pack("<4sHB", b":W&B", 0xBEE1, 0)
 BLOCK, HEADER = 32 * 1024, struct.Struct("<IHB")
 WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
@@ -137,56 +144,55 @@ def _metric(
     logged: Logged, config: Mapping[str, Any], history: pd.DataFrame, asked: str | None
 ) -> str:
     """The name of the metric, without the split before it."""
-    told = asked or config.get("metric")
-    candidates = [
-        str(name) for name in history if str(name).startswith(("val/", "val_", "validation/"))
-    ]
-    if told:
-        found = [
-            name
-            for name in (told, f"val/{told}", f"val_{told}", f"validation/{told}")
-            if name in history
-        ]
-        if not found and asked:
+    wanted = asked or config.get("metric")
+    if wanted:
+        logged_names = {f"{prefix}{wanted}" for prefix in ("", *SPLITS["val"])} & set(history)
+        if not logged_names and asked:
             raise ImportFaultError(
                 f"{logged.name} logged no {asked!r}; it has "
                 f"{', '.join(map(str, history)) or 'nothing'}"
             )
-        return str(told).removeprefix("validation/").removeprefix("val/").removeprefix("val_")
+        return _without_split(str(wanted))
+    candidates = [name for name in map(str, history) if name.startswith(SPLITS["val"])]
     if len(candidates) != 1:
         listed = ", ".join(map(str, history.columns)) or "nothing"
         raise ImportFaultError(
             f"say which metric of {logged.name} counts: --metric NAME; it logged {listed}"
         )
-    return candidates[0].removeprefix("validation/").removeprefix("val/").removeprefix("val_")
+    return _without_split(candidates[0])
+
+
+def _without_split(name: str) -> str:
+    for prefix in SPLITS["val"]:
+        name = name.removeprefix(prefix)
+    return name
 
 
 def _history(logged: Logged, history: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The columns under the names of this suite."""
     if not len(history):
         return pd.DataFrame(columns=["step", "seconds", "loss", f"val/{metric}"], dtype=float)
-    step = next((name for name in ("step", "_step", "global_step") if name in history), None)
-    seconds = next((name for name in ("seconds", "_runtime") if name in history), None)
-    loss = next((name for name in ("loss", "train/loss", "train_loss") if name in history), None)
-    named = {step: "step", seconds: "seconds", loss: "loss"}
-    kept = metric_name(metric)
-    for prefix, split in (
-        ("val/", "val"),
-        ("validation/", "val"),
-        ("val_", "val"),
-        ("", "val"),
-        ("test/", "test"),
-    ):
-        if (
-            f"{split}/{kept}" not in named.values()
-            and f"{prefix}{metric}" in history
-            and (prefix or metric != loss)
-        ):
-            named[f"{prefix}{metric}"] = f"{split}/{kept}"
-    table = history.rename(columns={old: new for old, new in named.items() if old is not None})
-    if step is None:
+    sources = {
+        own: next((name for name in names if name in history), None) for own, names in NAMES.items()
+    }
+    named = {name: own for own, name in sources.items() if name is not None}
+    table = history.rename(columns=named | _metric_columns(history, metric, sources["loss"]))
+    if sources["step"] is None:
         table["step"] = np.arange(len(table), dtype=float)
     return table[[name for name in table if not str(name).startswith("_")]].dropna(subset=["step"])
+
+
+def _metric_columns(history: pd.DataFrame, metric: str, loss: str | None) -> dict[str, str]:
+    """The columns that hold the metric on each split, with their names in this suite.
+
+    Of several for one split the first counts; the mini-batches' loss is no metric of validation.
+    """
+    columns: dict[str, str] = {}
+    for split, prefixes in (("val", (*SPLITS["val"], "")), ("test", SPLITS["test"])):
+        names = [f"{prefix}{metric}" for prefix in prefixes]
+        present = [name for name in names if name in history and (name != metric or name != loss)]
+        columns |= {name: f"{split}/{metric_name(metric)}" for name in present[:1]}
+    return columns
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from suite.tables.formats import listed
 LABELS = {"steps": "steps", "seconds": "seconds", "grad_equivalents": "gradient-equivalents"}
 ILLUSTRATION = "functions of a few numbers, which only illustrate"
 NO_LEVEL = "no target"
+UNTIMED = "runs shared the machine, and `python -m suite.time` has not timed them"
 # test functions show how methods behave; no overall rank counts them
 ILLUSTRATIONS = "tasks.functions."
 
@@ -79,23 +80,12 @@ def aggregated(records: Records, reached: pd.DataFrame, level: str | None = None
     seconds compare only where all that arrived come from one kind of hardware that no other run
     shared, or were timed alone.
     """
-    left_out = {
-        problem: ILLUSTRATION if is_illustration(records, problem) else NO_LEVEL
-        for problem in records.problems
-        if is_illustration(records, problem) or problem not in set(reached["problem"])
-    }
+    left_out = _uncounted(records, set(reached["problem"]))
     wanted = {
         name: level or _main(reached, name) for name in records.problems if name not in left_out
     }
     rows = reached[reached["level"] == reached["problem"].map(wanted)]
-    rough = {}
-    for problem, group in rows.groupby("problem", sort=False):
-        if len(set(group["hardware"])) > 1:
-            rough[str(problem)] = "several kinds of hardware"
-        elif roughly_timed(group).any():
-            rough[str(problem)] = (
-                "runs shared the machine, and `python -m suite.time` has not timed them"
-            )
+    rough = _rough(rows)
     keys = ["problem", "optimizer", "seed"]
     by_unit = {
         unit: rows.loc[~rows["problem"].isin(rough) | (unit != "seconds"), [*keys, unit]].rename(
@@ -108,6 +98,28 @@ def aggregated(records: Records, reached: pd.DataFrame, level: str | None = None
     return Aggregated(
         by_unit, methods, {name: int(ran[name]) for name in methods}, left_out, rough, rows.index
     )
+
+
+def _uncounted(records: Records, leveled: set[str]) -> dict[str, str]:
+    """The problems that no overall figure counts, and why."""
+    reasons = {}
+    for problem in records.problems:
+        if is_illustration(records, problem):
+            reasons[problem] = ILLUSTRATION
+        elif problem not in leveled:
+            reasons[problem] = NO_LEVEL
+    return reasons
+
+
+def _rough(rows: pd.DataFrame) -> dict[str, str]:
+    """The problems whose seconds do not compare, and why."""
+    reasons = {}
+    for problem, group in rows.groupby("problem", sort=False):
+        if len(set(group["hardware"])) > 1:
+            reasons[str(problem)] = "several kinds of hardware"
+        elif roughly_timed(group).any():
+            reasons[str(problem)] = UNTIMED
+    return reasons
 
 
 def _main(reached: pd.DataFrame, problem: str) -> str:

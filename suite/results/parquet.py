@@ -199,22 +199,21 @@ def _write_histories(
     small: bool,
 ) -> None:
     names = list(dict.fromkeys(name for columns in groups for name in columns))
-    whole = [
-        name
-        for name in names
-        if small and all(_is_whole(each[name]) for each in histories if name in each)
-    ]
+    whole = [name for name in names if _is_whole_everywhere(name, histories)] if small else []
     schema = pa.schema([(name, pa.int64() if name in whole else pa.float64()) for name in names])
-    with parquet.ParquetWriter(
-        path, schema, **(_encodings(names, whole) if small else FAST)
-    ) as writer:
+    options = _encodings(names, whole) if small else FAST
+    with parquet.ParquetWriter(path, schema, **options) as writer:
         for columns, members in groups.items():
             rows = sum(len(histories[index]) for index in members)
             if rows:
                 values = _stack([histories[index] for index in members], len(columns), rows)
-                writer.write_table(
-                    _history_table(dict(zip(columns, values, strict=True)), schema, rows), rows
-                )
+                named = dict(zip(columns, values, strict=True))
+                writer.write_table(_history_table(named, schema, rows), rows)
+
+
+def _is_whole_everywhere(name: str, histories: Sequence[pd.DataFrame]) -> bool:
+    """Whether a column holds whole numbers in all histories that have it."""
+    return all(_is_whole(history[name]) for history in histories if name in history)
 
 
 def _encodings(names: Iterable[str], whole: Sequence[str]) -> dict[str, Any]:

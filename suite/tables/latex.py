@@ -166,11 +166,13 @@ def _blocks(columns: Sequence[Column]) -> list[list[Column]]:
     narrow = [replace(column, width=min(column.wanted, LONG)) for column in columns]
     lead = [column for column in narrow if column.head[0] in LABELS] or narrow[:1]
     blocks = [list(lead)]
-    for column in (column for column in narrow if column not in lead):
+    for column in narrow:
+        if column in lead:
+            continue
         if len(blocks[-1]) > len(lead) and _width([*blocks[-1], column]) > ACROSS:
             blocks.append(list(lead))
         blocks[-1].append(column)
-    return [_widened(block) for block in blocks]
+    return list(map(_widened, blocks))
 
 
 def _widened(block: Sequence[Column]) -> list[Column]:
