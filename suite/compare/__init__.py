@@ -1,6 +1,11 @@
 """Verdicts: which of two methods costs less to reach a level, and whether the runs can tell.
 
-Called, the package is the function `compare(first, second, ...)`: `suite.compare("kfac", "adamw")`.
+Called, the package is the function of its name:
+
+>>> suite.compare("kfac", "adamw", task="mlp")  # doctest: +SKIP
+mlp: kfac needs 0.38x the steps [0.31, 0.45], ...; faster at 95 %.
+
+`help("suite.compare.comparison.compare")` explains its arguments.
 """
 
 import sys
