@@ -10,11 +10,12 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from pages import Archived, archive_for, write
+from pages import Archived, archive_for, median_range, success_count, write
 
 from suite.paths import ROOT
 from suite.report.drawing.style import colour_of
 from suite.results.run import Run
+from suite.stats import time_to_target
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -61,30 +62,15 @@ def levels(adam: list[pd.DataFrame]) -> list[float]:
     return [first - share * (first - last) for share in SHARES]
 
 
-def reached(history: pd.DataFrame, level: float, column: str) -> float:
-    """The cost at which the loss was first at the level or below it, infinite if never."""
-    there = history.loc[history["loss"] <= level, column]
-    return float(there.iloc[0]) if len(there) else np.inf
-
-
 def cell(values: list[float]) -> str:
     """Median [smallest, largest], and in how many runs where not in all."""
-    count = sum(np.isfinite(value) for value in values)
-    if count == 0:
-        return f"— (0 of {len(values)})"
-    style = ".0f" if min(values) >= 100 else ".3g"
-    words = [
-        f"{v:{style}}" if np.isfinite(v) else "—"
-        for v in (np.median(values), min(values), max(values))
-    ]
-    return f"{words[0]} [{words[1]}, {words[2]}]" + (
-        "" if count == len(values) else f" ({count} of {len(values)})"
-    )
+    text = median_range(values, ".0f" if min(values) >= 100 else ".3g")
+    return text if np.isfinite(values).all() else f"{text} {success_count(values)}"
 
 
 def draw(folder: Path) -> None:
     """The training loss against each cost, a line a seed."""
-    runs = {method: histories_of(found) for method, found in read(Archived.read(folder)).items()}
+    runs = {method: histories_of(own) for method, own in read(Archived.read(folder)).items()}
     figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharey=True, layout="constrained")
     for axis, (column, label) in zip(axes, COSTS.items(), strict=True):
         for method, histories in runs.items():
@@ -110,8 +96,8 @@ def draw(folder: Path) -> None:
 def files(folder: Path) -> dict[Path, str]:
     """The page."""
     archived = Archived.read(folder)
-    found = read(archived)
-    runs = {method: histories_of(some) for method, some in found.items()}
+    recorded = read(archived)
+    runs = {method: histories_of(own) for method, own in recorded.items()}
     targets = levels(runs[BASELINE])
     shares = ", ".join(f"{100 * share:g} %" for share in SHARES)
     lines = [
@@ -131,7 +117,7 @@ def files(folder: Path) -> dict[Path, str]:
         error = cell(
             [float(history["val/squared_error"].dropna().iloc[-1]) for history in histories]
         )
-        steps = found[method][0].config["steps"]
+        steps = recorded[method][0].config["steps"]
         lines.append(f"| {method} | {archived.chosen(TASK, method)} | {steps} | {last} | {error} |")
     lines += [
         "",
@@ -156,7 +142,13 @@ def costs(runs: dict[str, list[pd.DataFrame]], targets: list[float], column: str
     lines = [f"| optimizer | {head} |", "|---|" + "---|" * len(targets)]
     for method, histories in runs.items():
         cells = [
-            cell([reached(history, level, column) for history in histories]) for level in targets
+            cell(
+                [
+                    time_to_target(history, level, "min", metric="loss", unit=column)
+                    for history in histories
+                ]
+            )
+            for level in targets
         ]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return lines

@@ -11,16 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pages import Archived, Cells, archive_for, spread, table, write
-from scipy import stats
+from pages import Archived, Cells, archive_for, median_range, spread, success_count, table, write
 
+from suite.compare.intervals import Interval
+from suite.compare.intervals import difference as compare_means
 from suite.paths import ROOT
+from suite.stats import time_to_target
 
 PAGE = ROOT / "docs" / "results" / "claims.md"
 TABLE = ROOT / "results" / "reference" / "claims.csv"
 TASKS = ("resnet", "char_transformer")
 SPARSE = ("structured_sparsity", "structured_sparsity_mlp")
-LEVEL = 0.95
 
 
 RATES = {
@@ -174,12 +175,12 @@ class Runs:
 
     def reached(self, level: float) -> list[float]:
         """The first step at the level or better, by seed; infinite where there is none."""
-        found = []
-        for history in self.histories.values():
-            seen = history.dropna(subset=[f"val/{self.metric}"])
-            there = seen.loc[self.sign * seen[f"val/{self.metric}"] >= self.sign * level, "step"]
-            found.append(float(there.iloc[0]) if len(there) else math.inf)
-        return found + [math.inf] * self.failed
+        mode, metric = "max" if self.sign > 0 else "min", f"val/{self.metric}"
+        steps = [
+            time_to_target(history, level, mode, metric=metric, unit="step")
+            for history in self.histories.values()
+        ]
+        return steps + [math.inf] * self.failed
 
     @property
     def cost(self) -> float:
@@ -208,45 +209,41 @@ def load(source: Source, task: str, method: str, control: float | None = None) -
     return Runs(histories, runs[0].config["metric"], sign, len(runs) - len(histories))
 
 
-def difference(
-    one: Runs, other: Runs, column: str = "", sign: float | None = None
-) -> tuple[float, float, float]:
-    """Mean and interval of the paired differences, positive where `one` is better.
+def difference(one: Runs, other: Runs, column: str = "", sign: float | None = None) -> Interval:
+    """The paired differences of final values, positive where `one` is better.
 
     NaN below two pairs.
     """
     mine, theirs = one.final(column), other.final(column)
-    pairs = [
-        (one.sign if sign is None else sign) * (mine[seed] - theirs[seed])
-        for seed in mine
-        if seed in theirs
-    ]
-    if len(pairs) < 2:
-        return math.nan, math.nan, math.nan
-    mean, error = float(np.mean(pairs)), float(stats.sem(pairs))
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, len(pairs) - 1)) * error
-    return mean, mean - half, mean + half
+    seeds = [seed for seed in mine if seed in theirs]
+    if len(seeds) < 2:
+        return Interval(math.nan, math.nan, math.nan)
+    direction = one.sign if sign is None else sign
+    first, second = (
+        direction * np.array([values[seed] for seed in seeds]) for values in (mine, theirs)
+    )
+    return compare_means(first, second, paired=True)
 
 
-def judged(low: float, high: float) -> str:
+def judged(interval: Interval) -> str:
     """What an interval says."""
-    if math.isnan(low):
+    if not interval.known:
         return "not measured"
-    return "better" if low > 0 else "worse" if high < 0 else "cannot be told"
+    return ("worse", "cannot be told", "better")[interval.side_of(0.0) + 1]
+
+
+def in_numbers(interval: Interval, style: str = ".3g") -> str:
+    """A difference with its interval, each with its sign."""
+    value, low, high = (f"{one:+{style}}" for one in interval[:3])
+    return f"{value} [{low}, {high}]"
 
 
 def steps_share(one: Runs, other: Runs) -> str:
     """Steps to the other's final value over the other's length."""
     level = float(np.median(list(other.final().values())))
     length = max(float(history["step"].iloc[-1]) for history in other.histories.values())
-    shares = sorted(step / length for step in one.reached(level))
-    count = sum(math.isfinite(share) for share in shares)
-    if not count:
-        return f"— (0 of {len(shares)})"
-    low, middle, high = (
-        f"{v:.2f}" if math.isfinite(v) else "—" for v in (shares[0], np.median(shares), shares[-1])
-    )
-    return f"{middle} [{low}, {high}] ({count} of {len(shares)})"
+    shares = [step / length for step in one.reached(level)]
+    return f"{median_range(shares, '.2f')} {success_count(shares)}"
 
 
 def section(source: Source, claim: Claim) -> tuple[str, list[list[str]]]:
@@ -261,11 +258,9 @@ def section(source: Source, claim: Claim) -> tuple[str, list[list[str]]]:
                 other = load(source, task, baseline)
                 if other is None:
                     continue
-                mean, low, high = difference(runs, other)
-                finals = list(runs.final().values())
-                verdict = judged(low, high)
-                value = spread(finals)
-                gap = f"{mean:+.3g} [{low:+.3g}, {high:+.3g}]"
+                interval = difference(runs, other)
+                verdict, gap = judged(interval), in_numbers(interval)
+                value = spread(list(runs.final().values()))
                 share = steps_share(runs, other)
                 rows.append(
                     [f"`{method}`", task, value, baseline, gap, share, f"{runs.cost:.2f}", verdict]
@@ -292,18 +287,18 @@ def section(source: Source, claim: Claim) -> tuple[str, list[list[str]]]:
 def best_of_finer(source: Source, task: str) -> tuple[float, Runs] | None:
     """The learning rate and the runs of AdamW that are best on the finer grid, chosen on these very
     seeds."""
-    found = {
+    by_rate = {
         rate: runs
         for rate in RATES[task]
         if (runs := load(source, task, "adamw", rate)) is not None
     }
-    if not found:
+    if not by_rate:
         return None
     best = max(
-        found,
-        key=lambda rate: found[rate].sign * float(np.mean(list(found[rate].final().values()))),
+        by_rate,
+        key=lambda rate: by_rate[rate].sign * float(np.mean(list(by_rate[rate].final().values()))),
     )
-    return best, found[best]
+    return best, by_rate[best]
 
 
 def concluded(words: list[str]) -> str:
@@ -319,8 +314,8 @@ def concluded(words: list[str]) -> str:
 def in_words(source: Source, claim: Claim, method: str) -> list[str]:
     """A row: what was claimed, what came out against the paper's baseline and against AdamW on the
     finer grid."""
-    told: dict[str, list[str]] = {claim.against[0]: [], "AdamW, finer grid": []}
-    heard: dict[str, list[str]] = {name: [] for name in told}
+    results: dict[str, list[str]] = {claim.against[0]: [], "AdamW, finer grid": []}
+    words: dict[str, list[str]] = {name: [] for name in results}
     for task in TASKS:
         runs = load(source, task, method)
         fine = best_of_finer(source, task)
@@ -331,11 +326,10 @@ def in_words(source: Source, claim: Claim, method: str) -> list[str]:
         for name, other in others.items():
             if runs is None or other is None:
                 continue
-            mean, low, high = difference(runs, other)
-            word = judged(low, high)
-            heard[name].append(word)
-            told[name].append(f"{task} {word} ({mean:+.3g} [{low:+.3g}, {high:+.3g}])")
-    cells = [f"{concluded(heard[name])}: {'; '.join(told[name])}" for name in told]
+            interval = difference(runs, other)
+            words[name].append(judged(interval))
+            results[name].append(f"{task} {judged(interval)} ({in_numbers(interval)})")
+    cells = [f"{concluded(words[name])}: {'; '.join(results[name])}" for name in results]
     cost = ", ".join(
         f"{runs.cost:.2f}" for task in TASKS if (runs := load(source, task, method)) is not None
     )
@@ -361,15 +355,9 @@ def finer(source: Source) -> str:
         for name in ("adamw", *names):
             runs = load(source, task, name)
             if runs is not None:
-                mean, low, high = difference(runs, other)
+                interval = difference(runs, other)
                 rows.append(
-                    [
-                        f"`{name}`",
-                        task,
-                        f"{rate:g}",
-                        f"{mean:+.3g} [{low:+.3g}, {high:+.3g}]",
-                        judged(low, high),
-                    ]
+                    [f"`{name}`", task, f"{rate:g}", in_numbers(interval), judged(interval)]
                 )
     return f"{FINER}\n\n{table(['run', 'task', 'best lr of AdamW', 'difference', 'verdict'], rows)}"
 
@@ -378,9 +366,15 @@ def against(title: str, ramda: Runs, task: str, method: str, other: Runs) -> lis
     """A row of the summary: RAMDA's accuracy and zero groups beside a rival's."""
     words = []
     for name, what in (("accuracy", "accuracy"), ("group_sparsity", "zero groups")):
-        mean, low, high = difference(ramda, other, name, 1.0)
-        words.append(f"{what} {judged(low, high)}: {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
+        interval = difference(ramda, other, name, 1.0)
+        words.append(f"{what} {judged(interval)}: {in_numbers(interval, '.3f')}")
     return ["RAMDA", title, task, method, "; ".join(words)]
+
+
+def sparsity_cells(runs: Runs) -> list[str]:
+    """Accuracy and share of zero groups, mean and deviation over seeds."""
+    finals = [list(runs.final(name).values()) for name in ("accuracy", "group_sparsity")]
+    return [f"{np.mean(v):.3f} ± {np.std(v, ddof=1):.2g} ({len(v)})" for v in finals]
 
 
 def sparsity(source: Source) -> tuple[str, list[list[str]]]:
@@ -397,20 +391,9 @@ def sparsity(source: Source) -> tuple[str, list[list[str]]]:
         for method, runs in [*pairs, (MIXED[1], sparse)]:
             if runs is None:
                 continue
-            accuracy, zeros = (
-                list(runs.final(name).values()) for name in ("accuracy", "group_sparsity")
-            )
-            cells = [
-                f"{np.mean(v):.3f} ± {np.std(v, ddof=1):.2g} ({len(v)})" for v in (accuracy, zeros)
-            ]
-            rows.append(
-                [
-                    f"`{method}`" if runs is not sparse else method,
-                    task,
-                    *cells,
-                    MIXED[2] if runs is sparse else source.compared.chosen(task, method),
-                ]
-            )
+            setting = MIXED[2] if runs is sparse else source.compared.chosen(task, method)
+            name = method if runs is sparse else f"`{method}`"
+            rows.append([name, task, *sparsity_cells(runs), setting])
             if method.startswith("prox"):
                 summary += [
                     against(title, one, task, method, runs)

@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 import yaml
 
-from suite.paths import ROOT
+from suite.reference import REFERENCE
 from suite.results.archive import is_archive, read_archive, read_contents
 from suite.results.frame import exclusive_seconds
+from suite.results.labels import show
 from suite.results.run import Run
+from suite.results.select import has_setting
 from suite.results.timings import Timings
+from suite.tables.formats import NOT_RUN
 
-REFERENCE = ROOT / "results" / "reference"
-NOT_RUN = "—"
 EDGE = "lies at the edge"  # suite.tune's words about a winner
 
 
@@ -36,11 +37,11 @@ class Cells:
     def where(self, **wanted: Any) -> Cells:
         """The runs whose settings (`task`, `optimizer`, or a dotted name such as `task.name`) have
         these values."""
-        names = {name.replace("__", "."): value for name, value in wanted.items()}
+        texts = {name.replace("__", "."): show(value) for name, value in wanted.items()}
         chosen = [
             run
             for run in self.runs
-            if all(setting(run, name) == value for name, value in names.items())
+            if all(has_setting(run, name, text) for name, text in texts.items())
         ]
         return Cells(chosen, self.timings)
 
@@ -129,6 +130,22 @@ def spread(values: Sequence[float], digits: int = 4) -> str:
     if len(values) == 1:
         return f"{values[0]:.{digits}g} (1)"
     return f"{np.mean(values):.{digits}g} ± {np.std(values, ddof=1):.2g} ({len(values)})"
+
+
+def median_range(values: Sequence[float], style: str) -> str:
+    """Median [smallest, largest] of costs; infinite ones are dashes, and all of them one dash."""
+    if not np.isfinite(values).any():
+        return NOT_RUN
+    middle, low, high = (
+        f"{value:{style}}" if np.isfinite(value) else NOT_RUN
+        for value in (float(np.median(values)), min(values), max(values))
+    )
+    return f"{middle} [{low}, {high}]"
+
+
+def success_count(values: Sequence[float]) -> str:
+    """`(3 of 5)`: how many of some costs are finite."""
+    return f"({np.isfinite(values).sum()} of {len(values)})"
 
 
 def archive_for(name: str) -> Path:

@@ -13,12 +13,14 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from pages import NOT_RUN, REFERENCE, Cells, setting, spread, table
+from pages import Cells, setting, spread, table
 
 from suite.paths import ROOT
+from suite.reference import REFERENCE
 from suite.results.load import load_runs, load_timings
 from suite.results.run import Run
 from suite.stats import time_to_target
+from suite.tables.formats import NOT_RUN
 
 PAGE = ROOT / "docs" / "results" / "results.md"
 NEVER = "∞"

@@ -32,11 +32,10 @@ def select(runs: Sequence[Run], filters: Mapping[str, str]) -> list[Run]:
     """
     selected = list(runs)
     for key, wanted in filters.items():
-        texts = [setting(run, key) for run in selected]
-        values = {wanted, *wanted.split(",")}
-        passed = [run for run, text in zip(selected, texts, strict=True) if text in values]
+        passed = [run for run in selected if has_setting(run, key, wanted)]
         if selected and not passed:
-            raise ConfigError(_no_such(key, wanted, {text for text in texts if text}, runs))
+            texts = {text for run in selected if (text := setting(run, key))}
+            raise ConfigError(_no_such(key, wanted, texts, runs))
         selected = passed
     return selected
 
@@ -84,6 +83,11 @@ def filter_texts(filters: Mapping[str, Any]) -> dict[str, str]:
             values = value if isinstance(value, Sequence) else [value]
             texts[key] = ",".join(map(show, values))
     return texts
+
+
+def has_setting(run: Run, key: str, wanted: str) -> bool:
+    """Whether a setting has the value that is wanted, or one of several with commas between them."""
+    return setting(run, key) in {wanted, *wanted.split(",")}
 
 
 def setting(run: Run, key: str) -> str | None:
