@@ -46,8 +46,8 @@ def suite_loop(plan: Plan, task: Task) -> Callable[[], float]:
         record = RunRecord(plan.directory)
         record.begin(dict(plan.config), {}, resume=False)
         tracker = Tracker("offline", record.directory, plan.run_id, {}, project="benchmark")
-        training = assemble(context, record, tracker)
         start = time.process_time()
+        training = assemble(context, record, tracker)
         training.run(resume=False)
         tracker.flush()
         seconds = time.process_time() - start

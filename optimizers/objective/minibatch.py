@@ -85,7 +85,7 @@ class Minibatch:
 
     def parts(self) -> list[slice]:
         """The slices of this rank's share, in the order in which they are evaluated."""
-        span, parts = self.span, self.problem.parts
+        span, parts = self.problem.ranks.share(len(self.inputs)), self.problem.parts
         return [span] if parts == 1 else cut(span, min(parts, span.stop - span.start))
 
     def cut(self, whole: Tensor, part: slice) -> Tensor:
@@ -97,7 +97,7 @@ class Minibatch:
         return self.cut(self.inputs, self.span)
 
     def _is_all(self, part: slice) -> bool:
-        return bool(part.stop - part.start == len(self.inputs))
+        return part.stop - part.start == len(self.inputs)  # type: ignore[no-any-return]
 
     # -- evaluation --------------------------------------------------------------------------------
 
@@ -134,9 +134,10 @@ class Minibatch:
         return self._data_loss(outputs, part)
 
     def _data_loss(self, outputs: Tensor, part: slice) -> Tensor:
-        loss_fn, targets = self.problem.loss_fn, self.targets_of(outputs, part)
-        loss: Tensor = loss_fn(outputs, targets)
-        if self._is_all(part):
+        loss_fn, whole = self.problem.loss_fn, self._is_all(part)
+        known = whole and self.targets is not None
+        loss: Tensor = loss_fn(outputs, self.targets if known else self.targets_of(outputs, part))
+        if whole:
             return loss
         weight = share_of(loss_fn, self.targets, part, len(self.inputs))
         if not weight:  # the mean over no term at all is not a number

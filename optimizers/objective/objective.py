@@ -28,6 +28,11 @@ from optimizers.objective.step_state import RandomState
 from optimizers.phases import phase, phased
 
 
+@phased("backward")
+def _backward(loss: Tensor) -> None:
+    loss.backward()
+
+
 class Objective:
     """The loss of a mini-batch as a function of a model's parameters, with counted oracles.
 
@@ -224,8 +229,7 @@ class Objective:
         with torch.enable_grad(), batch.evaluation():
             for part in batch.parts():
                 loss = batch.loss(part, batch.forward(part))
-                with phase("backward"):
-                    loss.backward()
+                _backward(loss)
                 losses.append(loss.detach())
         return self._end_gradient(losses)
 
@@ -240,8 +244,8 @@ class Objective:
         problem = self._batch.problem
         if problem.ranks.size > 1:
             loss = all_reduce_gradients(self.params, problem.ranks, loss.clone())
-        if self._watched:
-            self._observe(loss, self.gradient())
+        if problem.observer is not None and self._main:
+            problem.observer(loss, self.gradient())
         if problem.clip is not None and self._main:
             nn.utils.clip_grad_norm_(self.params, problem.clip)
         return loss

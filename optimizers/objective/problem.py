@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -124,17 +125,13 @@ class Problem:
 
     def outputs(self, inputs: Tensor, params: Sequence[Tensor] | None = None) -> Tensor:
         """The model's outputs, in the type of its parameters; at other parameters if given."""
-        if self.autocast:
-            with torch.autocast(self.device.type, torch.bfloat16):
-                outputs = self._outputs(inputs, params)
-            return outputs.to(self.params[0].dtype)
-        return self._outputs(inputs, params)
-
-    def _outputs(self, inputs: Tensor, params: Sequence[Tensor] | None) -> Tensor:
-        if params is None:
-            own: Tensor = self.model(inputs)
-            return own
-        return self.outputs_at(inputs, params)
+        run = self.model if params is None else partial(self.outputs_at, params=params)
+        if not self.autocast:
+            outputs: Tensor = run(inputs)
+            return outputs
+        with torch.autocast(self.device.type, torch.bfloat16):
+            rounded: Tensor = run(inputs)
+        return rounded.to(self.params[0].dtype)
 
     def outputs_at(self, inputs: Tensor, params: Sequence[Tensor]) -> Tensor:
         """The model's outputs with other values of the parameters."""

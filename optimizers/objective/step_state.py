@@ -30,7 +30,8 @@ class RandomState:
         it, and leave generators and statistics as they are.
         """
         if self.host_state is None:  # most steps have no other, so that it is to cost little
-            self.host_state, self.device_state = torch.get_rng_state(), self._device_state()
+            self.host_state = torch.default_generator.get_state()
+            self.device_state = self._device_state()
             return _FIRST
         return self._repeated(norms)
 

@@ -145,6 +145,7 @@ class History(RowFile):
         super().__init__(
             path, [*COLUMNS, *(f"{split}/{name}" for split in ("val", "test") for name in metrics)]
         )
+        self._known = set(self.columns)
         self._widened = False
 
     def add(self, row: Row) -> None:
@@ -164,10 +165,12 @@ class History(RowFile):
         super().rewind(step)
 
     def _widen(self, names: Iterable[str]) -> None:
-        known = set(self.columns)
-        new = [name for name in names if name.startswith("telemetry/") and name not in known]
+        if self._known.issuperset(names):
+            return
+        new = [n for n in names if n.startswith("telemetry/") and n not in self._known]
         if new:
             self.columns = [*self.columns, *new]
+            self._known.update(new)
             self._widened = True
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Self
+from typing import Any, NamedTuple, Self
 
 from suite.config.plan import Plan
 from suite.results.directory import COUNTED, Row
+from suite.training.measures.oracle_costs import Costs, grad_equivalents
 from suite.training.run_context import RunContext
 
 LOGGED_ROWS = 200
@@ -55,22 +56,35 @@ class Cadence:
         return Due.ROW if step <= self.first or step % self.log_every == 0 else Due.NOTHING
 
 
-def row_of(
-    context: RunContext,
-    validation: dict[str, float] | None = None,
-    test: dict[str, float] | None = None,
-) -> Row:
-    """The columns of the present step, telemetry left out."""
-    state, counts = context.state, context.objective.counts
-    row: Row = {
-        "step": state.step,
-        "epoch": round(state.step / context.task.steps_per_epoch, 4),
-        "seconds": round(state.seconds, 6),
-        "loss": state.loss if state.step else "",
-        "lr": context.optimizer.param_groups[0].get("lr", ""),
-        **{name: counts[name] for name in COUNTED},
-        "grad_equivalents": round(context.grad_equivalents(), 3),
-    }
-    for split, metrics in (("val", validation), ("test", test)):
-        row.update({f"{split}/{name}": value for name, value in (metrics or {}).items()})
-    return row
+class Snapshot(NamedTuple):
+    """The values of a step, from which its row is built when it is written.
+
+    A row built in the midst of training costs four times as much, as it finds a cold cache.
+    """
+
+    step: int
+    seconds: float
+    loss: float
+    lr: Any
+    counts: dict[str, int]
+    further: Row
+
+    @classmethod
+    def of(cls, context: RunContext, further: Row) -> Self:
+        """The present values of a run, with further columns."""
+        state, group = context.state, context.optimizer.param_groups[0]
+        counts, lr = dict(context.objective.counts), group.get("lr", "")
+        return cls(state.step, state.seconds, state.loss, lr, counts, further)
+
+    def row(self, steps_per_epoch: float, costs: Costs) -> Row:
+        """The columns of the history."""
+        return {
+            "step": self.step,
+            "epoch": round(self.step / steps_per_epoch, 4),
+            "seconds": round(self.seconds, 6),
+            "loss": self.loss if self.step else "",
+            "lr": self.lr,
+            **{name: self.counts.get(name, 0) for name in COUNTED},
+            "grad_equivalents": round(grad_equivalents(self.counts, costs), 3),
+            **self.further,
+        }

@@ -30,21 +30,13 @@ class ProgressLine:
     def __init__(self, title: str, total: int, *, enabled: bool) -> None:
         self.shown = enabled and sys.stderr.isatty()
         self._updated = 0.0
-        self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[report]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not self.shown,
-            transient=True,
-        )
-        self._task = self._progress.add_task(title, total=total, report="")
+        self._progress = _bar() if self.shown else None
+        if self._progress is not None:
+            self._task = self._progress.add_task(title, total=total, report="")
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        if self._progress is not None:
+            self._progress.start()
         return self
 
     def __exit__(
@@ -53,14 +45,30 @@ class ProgressLine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._progress.stop()
+        if self._progress is not None:
+            self._progress.stop()
 
     def update(self, step: int, report: str) -> None:
         """Show the steps done and a few words, a few times a second.
 
         The display costs as much as a small step.
         """
+        if self._progress is None:
+            return
         now = monotonic()
-        if self.shown and now - self._updated > PERIOD:
+        if now - self._updated > PERIOD:
             self._updated = now
             self._progress.update(self._task, completed=step, report=report)
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[report]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )

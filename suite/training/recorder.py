@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from suite.results.directory import History, PathFile, RowFile, RunRecord
+from suite.results.directory import History, PathFile, Row, RowFile, RunRecord
 from suite.training.averaged_weights import trained
-from suite.training.history import Cadence, Due, row_of
+from suite.training.history import Cadence, Due, Snapshot
 from suite.training.measures.telemetry import LayerFile, Telemetry
 from suite.training.progress import ProgressLine
 from suite.training.run_context import RunContext
@@ -38,6 +38,7 @@ class Recorder:
         self.telemetry = _telemetry(context)
         self.trajectory: PathFile | None = None
         self._files: list[RowFile] = []
+        self._snapshots: list[Snapshot] = []
         self._line = ProgressLine(context.plan.title, context.plan.steps, enabled=shown)
 
     @property
@@ -104,15 +105,17 @@ class Recorder:
         """
         if not self.context.world.leads:
             return
-        row = row_of(self.context, validation, test)
+        further: Row = {}
+        for split, metrics in (("val", validation), ("test", test)):
+            if metrics:
+                further.update({f"{split}/{name}": value for name, value in metrics.items()})
         if self.telemetry is not None:
-            row.update(self.telemetry.row(evaluated=validation is not None))
-        self.history.add(row)
-        if layers and self.telemetry is not None and self.telemetry.layers:
-            self.layers.note(row["step"], self.telemetry.layers)
+            further.update(self.telemetry.row(evaluated=validation is not None))
+            if layers and self.telemetry.layers:
+                self.layers.note(self.context.state.step, self.telemetry.layers)
+        self._snapshots.append(Snapshot.of(self.context, further))
         if flush:
-            self.flush()
-            self.tracker.log(row)
+            self.tracker.log(self.flush())
 
     def show(self) -> None:
         """Show the step, its loss and the metric on the terminal."""
@@ -121,10 +124,16 @@ class Recorder:
             report = f"loss {state.loss:.4g}  {metric} {state.value:.4g}"
             self._line.update(state.step, report)
 
-    def flush(self) -> None:
-        """Bring the rows so far to the disk."""
+    def flush(self) -> Row:
+        """Bring the rows so far to the disk; the last of them."""
+        row: Row = {}
+        for snapshot in self._snapshots:
+            row = snapshot.row(self.context.task.steps_per_epoch, self.context.costs)
+            self.history.add(row)
+        self._snapshots.clear()
         for file in self._files:
             file.flush()
+        return row
 
     def rewind(self, step: int) -> None:
         """Drop the rows after a step."""

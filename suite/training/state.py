@@ -42,7 +42,7 @@ class RunState:
         self.loss = loss
         if math.isnan(self.first_loss):
             self.first_loss = loss
-        return math.isfinite(loss) and loss <= EXPLODED * max(1.0, abs(self.first_loss))
+        return -math.inf < loss <= EXPLODED * max(1.0, abs(self.first_loss))
 
     def judge(self, value: float, sign: float) -> None:
         """Note a value of the metric, of which `sign` times is to be large."""

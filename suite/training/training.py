@@ -85,6 +85,7 @@ class Training:
         self._max_seconds = config["max_seconds"] or math.inf
         self._max_grad_equivalents = config["max_grad_equivalents"]
         self._watches_steps = False
+        self._is_shared = context.ranks.size > 1
 
     def run(self, *, resume: bool) -> Status:
         """Train to the end; only the optimizer's own step is on the clock."""
@@ -130,7 +131,7 @@ class Training:
     def after(self, loss: Tensor | float, seconds: float) -> Status | None:
         """Count the step and do what is due; the status if the run ends here."""
         world, asked = self.context.world, 0.0
-        if world.ranks.size > 1:
+        if self._is_shared:
             # the slowest rank's time, and whether any of them is asked to end
             seconds, asked = world.ranks.all_reduce_max((seconds, world.asked))
         sound = self._steps.after(float(loss), seconds)
@@ -142,7 +143,7 @@ class Training:
         due = self._due()
         if due is not Due.NOTHING and (status := self._do(due)) is not None:
             return status
-        if asked or (world.ranks.size == 1 and world.asked):
+        if asked or (world.asked and not self._is_shared):
             self.recorder.flush()
             self.checkpoint.save()
             return Status.INTERRUPTED
