@@ -5,7 +5,7 @@
     @phased("line search")
     def search(...): ...
 
-A mark costs a call and a comparison (about 0.2 microseconds) while nobody measures. A stopwatch
+A mark costs a call and a comparison (about 0.2 microseconds) while no stopwatch runs. A stopwatch
 splits what it spans: an inner phase stops the clock of the outer one, so that no second counts
 twice, and what no phase claims is `other`. Forward and backward passes are the one exception:
 within another phase they belong to it, since the trial points of a line search are its cost, and
@@ -37,7 +37,7 @@ R = TypeVar("R")
 
 
 class _Unmeasured:
-    """A mark that nobody looks at."""
+    """The mark while no stopwatch runs."""
 
     __slots__ = ()
 

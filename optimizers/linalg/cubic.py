@@ -87,7 +87,7 @@ def cubic_process(
     """The Lanczos process on (B, g) until the model's gradient is small enough.
 
     `enough(model gradient's norm, |s|)` judges the minimiser in the space. The small problem is
-    solved anew at k = 1, 2, 3, 4, 5, 6 and then whenever k has grown by a fifth: its cost stays
+    solved again at k = 1, 2, 3, 4, 5, 6 and then whenever k has grown by a fifth: its cost stays
     below that of the products.
     """
     length, checked = float(gradient.norm()), 0

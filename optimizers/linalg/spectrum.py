@@ -51,7 +51,7 @@ class SpectralDensity:
     def negative_share(self) -> float:
         """The share of eigenvalues below -resolution^(1/2) times the largest absolute one.
 
-        What is between counts as zero: it cannot be told from round-off in the products. As a count
+        A value in between counts as zero: round-off in the products hides it. As a count
         it jumps where an eigenvalue crosses the line, so an estimate of it is rough;
         `negative_mass` does not jump.
         """

@@ -96,7 +96,7 @@ def test_jacobian_wide_and_tall(
         monkeypatch.setattr("optimizers.objective.residuals.jacobian_by_examples", None)
         monkeypatch.setattr(
             f"optimizers.objective.jacobian.{'_by_rows' if tall else '_by_columns'}", None
-        )  # the dearer way
+        )  # the more expensive way
     else:
         monkeypatch.setattr("optimizers.objective.residuals.jacobian_by_graph", None)
     torch.manual_seed(1)
