@@ -9,9 +9,9 @@ marks are replaced:
     <!-- /table -->
 
 The table is `main` unless another one of the report is named (the files in results/report/tables/).
-`task=`, `optimizer=`, `experiment=` and `seed=` choose among the runs; `caption` adds the sentence
-that explains it. A mark without any words means `quick main`. A figure of the report replaces the
-file of the image that follows its mark:
+`task=`, `optimizer=`, `seed=` and any other setting choose among the runs; `caption` adds the
+sentence that explains it. A mark without any words means `quick main`. A figure of the report
+replaces the file of the image that follows its mark:
 
     <!-- figure: quick heatmap -->
 """
@@ -53,7 +53,6 @@ FIGURE = re.compile(
     rf"{FENCE}|^<!-- figure:(?P<words>[^>]*)-->\s*!\[[^\]]*\]\((?P<file>[^)]+)\)",
     re.DOTALL | re.MULTILINE,
 )
-CHOICES = ("task", "optimizer", "experiment", "seed")
 CAPTION = "caption"
 DEFAULT = ("quick", "main")
 TABLES: tuple[Callable[[Records], list[Table]], ...] = (
@@ -91,7 +90,6 @@ class Mark:
         for word in words.split():
             key, given, values = word.partition("=")
             if given:
-                require_one_of("the choice in a mark", key, CHOICES)
                 chosen.append((key, tuple(values.split(","))))
             else:
                 plain.append(word)

@@ -109,5 +109,5 @@ def _no_such(key: str, wanted: str, texts: set[str], runs: Sequence[Run]) -> str
         known = sorted(texts)
         nearest = did_you_mean(wanted, known)
         return f"no run has {key}={wanted}.{nearest} There are: {', '.join(known)}"
-    keys = sorted({name for run in runs[:SAMPLE] for name in flatten(run.config)})
+    keys = sorted({*NAMES, *(name for run in runs[:SAMPLE] for name in flatten(run.config))})
     return f"no run has a setting {key!r}.{did_you_mean(key, keys)}\nFor example: scale=quick"

@@ -132,7 +132,7 @@ def test_a_mark_without_words_is_the_main_table_of_quick() -> None:
         ("smal", "archive=smal is not one of small.* Did you mean small"),
         ("small mian", "table of small=mian is not one of main"),
         ("small main extra", "names an archive and a table"),
-        ("small tsak=mlp", "tsak is not one of task, optimizer, experiment, seed"),
+        ("small tsak=mlp", "no run has a setting 'tsak'. Did you mean task"),
         ("small task=resnet", "archive small: no run has task=resnet"),
     ],
 )
