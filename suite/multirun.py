@@ -40,14 +40,15 @@ def run_of_a_sweep(plan: Plan) -> Outcome:
     Raises:
         FatalConfigError: the mistake concerns every run of the sweep.
     """
-    from suite.training.runner import refuse, run  # torch comes with it, and --help need not wait
+    # torch comes with it, and --help need not wait
+    from suite.training.runner import record_failure, run
 
     try:
         return run(plan)
     except FatalConfigError:
         raise
     except Exception as error:
-        return refuse(plan, error)
+        return record_failure(plan, error)
 
 
 def note_outcome(plan: Plan, outcome: Outcome) -> None:

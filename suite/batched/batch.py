@@ -26,10 +26,10 @@ from suite.training.run_context import RunContext
 from suite.training.runner import (
     Outcome,
     build_task,
+    cached_outcome,
     describe,
     environment_of,
-    looked_up,
-    refuse,
+    record_failure,
     run,
 )
 from suite.training.summary import summarise
@@ -66,7 +66,7 @@ def run_batched(plans: Sequence[Plan]) -> list[Outcome]:
     outcomes: Outcomes = {}
     waiting: dict[str, Plan] = {}
     for plan in plans:
-        done = looked_up(plan, RunRecord(plan.directory))
+        done = cached_outcome(plan, RunRecord(plan.directory))
         if done is None:
             waiting[plan.run_id] = plan
         else:
@@ -129,7 +129,7 @@ class _Batch:
             record.finish(summary)
             return Outcome(summary, self.task.metric)
         except (ValueError, FileNotFoundError) as error:  # it leaves the others as they are
-            return refuse(plan, error)
+            return record_failure(plan, error)
         self.slots.append(Slot(replica, record, Update(replica.optimizer)))
         return None
 

@@ -57,11 +57,11 @@ def run(plan: Plan, watch: Watch | None = None) -> Outcome:
     place = place_of(device.choose(plan.config["device"]))
     with joined(plan.world_size, place, plan.config["timeout"]) as world:
         record = RunRecord(plan.directory)
-        done = world.ranks.broadcast_object(looked_up(plan, record) if world.leads else None)
+        done = world.ranks.broadcast_object(cached_outcome(plan, record) if world.leads else None)
         return done or _build_and_run(plan, record, place, world, watch)
 
 
-def looked_up(plan: Plan, record: RunRecord) -> Outcome | None:
+def cached_outcome(plan: Plan, record: RunRecord) -> Outcome | None:
     """The outcome of an earlier run that is final, unless the plan repeats it."""
     status = record.status()
     if status is None or not status.final or plan.config["force"]:
@@ -133,7 +133,7 @@ def _tracker(plan: Plan, record: RunRecord, described: dict[str, Any], world: Wo
     )
 
 
-def refuse(plan: Plan, error: Exception) -> Outcome:
+def record_failure(plan: Plan, error: Exception) -> Outcome:
     """Record a run that cannot be built: in a sweep a failure is a result like any other."""
     record = RunRecord(plan.directory)
     described = {**plan.config, "experiment": plan.experiment, "command": plan.command}

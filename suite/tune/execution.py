@@ -13,7 +13,7 @@ from suite.config.plan import Plan
 from suite.config.search_space import Settings
 from suite.errors import FatalConfigError
 from suite.results.status import Status
-from suite.training.runner import Outcome, refuse, run
+from suite.training.runner import Outcome, record_failure, run
 from suite.training.training import Watch
 from suite.tune.halving import scores_of
 from suite.tune.study import Study, trial_plan
@@ -40,7 +40,7 @@ def execute(plan: Plan, watch: Watch | None = None) -> Outcome:
     except FatalConfigError:
         raise
     except (ValueError, FileNotFoundError) as error:
-        outcome = refuse(plan, error)
+        outcome = record_failure(plan, error)
     pruned = bool(outcome.summary["message"])  # the reason that the watch gave
     if outcome.status is Status.INTERRUPTED and not pruned:
         raise KeyboardInterrupt

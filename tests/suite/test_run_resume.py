@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from suite.results.directory import RunRecord
-from suite.training.runner import refuse
+from suite.training.runner import record_failure
 
 Train = Callable[..., Any]
 
@@ -251,7 +251,7 @@ def test_an_unfinished_run_survives_a_time_in_which_it_cannot_be_built(
         stopped = train(*pair)
     before = stopped.rows
 
-    refused = refuse(
+    refused = record_failure(
         planned(*pair), FileNotFoundError("the data set is on a disk that is not there")
     )
     assert refused.status == "error"
