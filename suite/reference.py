@@ -134,7 +134,11 @@ class Pages:
         return TABLE.sub(lambda match: match[0] if _is_example(match) else self._block(match), text)
 
     def copy_figures(self, page: Path) -> list[Path]:
-        """Draw the figures that a page names, in place of the files that it shows; give these back."""
+        """Draw the figures that a page names, in place of the files that it shows.
+
+        Returns:
+            The files that were written.
+        """
         written = []
         for match in FIGURE.finditer(page.read_text(encoding="utf-8")):
             if not _is_example(match):
@@ -174,7 +178,7 @@ class Pages:
 def records(
     name: str, chosen: Sequence[tuple[str, Sequence[str]]] = (), archives: Path = REFERENCE
 ) -> Records:
-    """The records of one archive, or of those of its runs that `chosen` names, for a page's own tables."""
+    """The records of an archive, or of the runs in it that `chosen` names."""
     folder = archives / name
     if not archive.is_archive(folder):
         known = [one.name for one in sorted(archives.glob("*")) if archive.is_archive(one)]
@@ -262,9 +266,8 @@ def _rebuild(pages: Pages, options: argparse.Namespace) -> int:
         new = pages.rendered(text)
         stale += new != text
         name = page.relative_to(pages.root)
-        print(
-            f"{name}: {'tables are up to date' if new == text else 'out of date' if options.check else 'rebuilt'}"
-        )
+        changed = "out of date" if options.check else "rebuilt"
+        print(f"{name}: {'tables are up to date' if new == text else changed}")
         if not options.check:
             page.write_text(new, encoding="utf-8")
         if not (options.check or options.no_figures):

@@ -112,11 +112,17 @@ def seconds_line(verdict: Verdict) -> str:
         )
         if SECONDS in verdict.ratios:
             return f"seconds: measured on {machines}"
-        return f"seconds: not compared, as they come from {machines} (--mixed-devices compares them all the same)"
+        return (
+            f"seconds: not compared, as they come from {machines} "
+            "(--mixed-devices compares them all the same)"
+        )
     if time_to_target.SHARED in verdict.sources:
         names = ",".join(dict.fromkeys(side.name for side in _sides(verdict)))
         command = f"python -m suite.time optimizer={names} task={{}}{_scale(verdict)}"
-        return f"seconds: marked ~, as their runs shared the machine; they do not decide. To measure: {command}"
+        return (
+            "seconds: marked ~, as their runs shared the machine; they do not decide. "
+            f"To measure: {command}"
+        )
     words = {
         time_to_target.OWN: "by the runs' own clock, one run at a time",
         time_to_target.EXCLUSIVE: "steps times those of a step measured alone (suite.time)",
@@ -258,7 +264,8 @@ def _scale(verdict: Verdict) -> str:
 def _seeds_line(verdict: Verdict) -> str:
     if verdict.paired:
         return ""
-    return f"the seeds differ ({len(verdict.a.runs)} and {len(verdict.b.runs)} runs), so nothing is paired"
+    runs = f"{len(verdict.a.runs)} and {len(verdict.b.runs)} runs"
+    return f"the seeds differ ({runs}), so nothing is paired"
 
 
 def _across_line(one: Settings, other: Settings) -> str:

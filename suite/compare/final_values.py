@@ -97,7 +97,7 @@ def _first(records: Records, side: Side, index: int) -> float:
 
 
 def _opened(interval: Interval, first: bool, second: bool, direction: str) -> Interval:
-    """The interval of A minus B, open towards what the failures of one of the sides may be worth."""
+    """The interval of A minus B, open towards what the failures of one side may be worth."""
     if first == second:
         return interval._replace(bound=BOUNDED if first else EXACT)
     upwards = first == (direction == "min")

@@ -58,16 +58,22 @@ class Interval(NamedTuple):
         return not math.isnan(self.low)
 
     def side_of(self, centre: float) -> int:
-        """-1 where all of the interval lies below the centre, 1 where above, 0 where that cannot be told."""
+        """-1 where the whole interval lies below the centre, 1 where above, else 0."""
         return -1 if self.high < centre else int(self.low > centre)
 
 
 class Costs(NamedTuple):
-    """What one side's runs spent (failures their budget), had spent at the evaluation before, and who arrived."""
+    """The costs of one side's runs.
+
+    Attributes:
+        spent: until the target was reached; a failed run's budget.
+        before: at the evaluation before.
+        reached: which runs reached the target.
+    """
 
     spent: Array
     before: Array
-    arrived: Flags
+    reached: Flags
 
 
 def restricted(
@@ -79,26 +85,26 @@ def restricted(
     """
     names = (unit, f"{unit}_spent", f"{unit}_before", "steps_spent")
     cost, spent, before, steps = (np.array([float(one[name]) for one in costs]) for name in names)
-    arrived = np.isfinite(cost)
+    reached = np.isfinite(cost)
     broken = np.array([status not in VALUED for status in statuses])
     with np.errstate(divide="ignore", invalid="ignore"):
         rest = np.maximum(1.0, np.asarray(planned, dtype=float) / steps)
         budget = np.where(broken, np.where(steps > 0, spent * rest, math.nan), spent)
-    spent = np.where(arrived, cost, budget)
-    return Costs(spent, np.where(arrived, before, spent), arrived)
+    spent = np.where(reached, cost, budget)
+    return Costs(spent, np.where(reached, before, spent), reached)
 
 
 def cost_ratio(a: Costs, b: Costs, *, paired: bool) -> Interval | None:
     """The ratio of A's typical cost to B's.
 
-    None where nobody arrived or the level holds at the start.
+    None where nobody reached or the level holds at the start.
     """
-    if not (a.arrived.any() or b.arrived.any()):
+    if not (a.reached.any() or b.reached.any()):
         return None
-    bound = BOUNDS[bool(a.arrived.all()), bool(b.arrived.all())]
+    bound = BOUNDS[bool(a.reached.all()), bool(b.reached.all())]
     a, b = cut(filled(a, b), filled(b, a))
     positive = (a.spent > 0).all() and (b.spent > 0).all()
-    if not positive or not (a.arrived.any() or b.arrived.any()):
+    if not positive or not (a.reached.any() or b.reached.any()):
         return None
     few = min(a.spent.size, b.spent.size) < FAILED_SEEDS
     ratio = stats.ratio_interval(a.spent, b.spent, paired=paired, level=LEVEL)
@@ -116,15 +122,15 @@ def _open_end(interval: Interval) -> Interval:
 
 
 def cut(a: Costs, b: Costs) -> tuple[Costs, Costs]:
-    """Both sides' costs up to the smallest budget at which a run failed, where both sides have such runs."""
-    if a.arrived.all() or b.arrived.all():
+    """The costs cut at the smallest budget of a failed run, where both sides have failed runs."""
+    if a.reached.all() or b.reached.all():
         return a, b
-    most = min(float(side.spent[~side.arrived].min()) for side in (a, b))
+    most = min(float(side.spent[~side.reached].min()) for side in (a, b))
     first, second = (
         Costs(
             np.minimum(side.spent, most),
             np.minimum(side.before, most),
-            side.arrived & (side.spent <= most),
+            side.reached & (side.spent <= most),
         )
         for side in (a, b)
     )
@@ -140,7 +146,7 @@ def filled(side: Costs, other: Costs) -> Costs:
         return side
     largest = float(np.nanmax(np.concatenate([side.spent, other.spent])))
     spent, before = (np.nan_to_num(values, nan=largest) for values in (side.spent, side.before))
-    return Costs(spent, before, side.arrived)
+    return Costs(spent, before, side.reached)
 
 
 def _low(a: Costs, b: Costs, paired: bool) -> float:

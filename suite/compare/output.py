@@ -1,4 +1,4 @@
-"""Verdicts on paper: plain lines where they are piped, with rich in a terminal, as JSON or Markdown where asked."""
+"""Verdicts as output: plain lines in a pipe, rich ones in a terminal, JSON or Markdown."""
 
 from __future__ import annotations
 

@@ -229,7 +229,7 @@ def _resampled(ranked: Sequence[Ranking], methods: Sequence[str]) -> Array:
 
 
 def _profile_scores(ranked: Sequence[Ranking], methods: Sequence[str]) -> pd.DataFrame:
-    """The performance profiles' score up to `TAU_MAX` on the problems with a level, and its interval."""
+    """The score of each method's performance profile on problems with a level, and its interval."""
     timed = [one for one in ranked if one.by != FINAL]
     if not timed:
         return pd.DataFrame(

@@ -34,7 +34,10 @@ TAKEN = (
 
 @dataclass(frozen=True, slots=True)
 class RunValues:
-    """One run of a side; `index` is its row in the records' frame, `planned` the steps it was to take."""
+    """One run of a side.
+
+    `index` is its row in the records' frame, `planned` the steps that were asked for.
+    """
 
     index: int
     planned: float

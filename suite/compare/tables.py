@@ -180,12 +180,12 @@ def problem_ranks(records: Records, rankings: Sequence[Ranking]) -> Table:
 
 
 def stability_lines(total: Overall | None) -> list[str]:
-    """`Overall: soap is first in 91 % of the resamples.`, `Cannot be told apart: soap, muon and kfac.`"""
+    """How stable the first place is, and which methods cannot be told apart, in sentences."""
     if total is None or len(total.problems) < 2:
         return []
     lines = [
-        f"Overall: {total.table.index[0]} is first in {100 * total.table['stability'].iloc[0]:.0f} % of "
-        f"the resamples."
+        f"Overall: {total.table.index[0]} is first in "
+        f"{100 * total.table['stability'].iloc[0]:.0f} % of the resamples."
     ]
     return lines + [f"Cannot be told apart: {_listed(group)}." for group in total.groups]
 

@@ -81,7 +81,7 @@ def _defaults(name: str) -> Mapping[str, str]:
 def _agree(
     settings: Mapping[str, str], defaults: Mapping[str, str], values: Mapping[str, str]
 ) -> bool:
-    """Whether the settings are the tuned values, and the defaults in all else that the run knew of."""
+    """Whether the settings are the tuned values, and defaults in all else that the run knew."""
     others = {
         key: value for key, value in defaults.items() if key in settings and key not in values
     }

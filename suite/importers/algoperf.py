@@ -1,4 +1,4 @@
-"""AlgoPerf's logs: `<submission>/study_<k>/<workload>_<framework>/trial_<j>/` with its measurement CSVs.
+"""AlgoPerf's logs: `<submission>/study_<k>/<workload>_<framework>/trial_<j>/` with their CSVs.
 
 The format is that of mlcommons/algorithmic-efficiency and of the logs in
 mlcommons/submissions_algorithms: each trial has `eval_measurements.csv` (a row an evaluation) and

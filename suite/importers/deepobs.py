@@ -125,7 +125,7 @@ def _steps(file: Path, content: Mapping[str, Any], epochs: int) -> tuple[int, in
 
 
 def _hyperparameters(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The learning rate, the optimizer's own settings (under the name of either version) and the schedule."""
+    """The learning rate, the optimizer's settings under either version's name, and the schedule."""
     own = content.get("optimizer_hyperparams", content.get("hyperparams")) or {}
     schedule = {
         key: content[key] for key in ("lr_sched_epochs", "lr_sched_factors") if content.get(key)

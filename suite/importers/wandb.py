@@ -76,7 +76,7 @@ def read(path: Path, metric: str | None = None) -> list[Run]:
 
 
 def read_api(project: str, metric: str | None = None, api: Any = None) -> list[Run]:
-    """All runs of `<entity>/<project>` on a server, through `wandb.Api` or another object like it."""
+    """All runs of `<entity>/<project>` on a server, through `wandb.Api` or an object like it."""
     if api is None:
         import wandb
 
@@ -108,7 +108,7 @@ def as_run(logged: Logged, metric: str | None = None) -> Run:
 
 
 def _own(logged: Logged, config: dict[str, Any], table: pd.DataFrame, metric: str) -> Run:
-    """A run that this suite recorded: its configuration and its summary are those of its directory."""
+    """A run that this suite recorded: configuration and summary are those of its directory."""
     status = logged.summary.get("status") or STATES.get(logged.state, "error")
     task, optimizer = (
         str(logged.summary.get(key) or _class(config[key])) for key in ("task", "optimizer")

@@ -21,7 +21,7 @@ ILLUSTRATIONS = "tasks.functions."
 
 
 def is_illustration(records: Records, problem: str) -> bool:
-    """Whether a problem is a test function: shown beside the others, left out of every aggregate."""
+    """Whether a problem is a test function: shown, and left out of every aggregate."""
     return records.problem_settings[problem].get("_target_", "").startswith(ILLUSTRATIONS)
 
 
@@ -70,14 +70,15 @@ class Aggregated:
             f"{len(problems)} problem{'s' if len(problems) != 1 else ''} and {len(self.methods)} "
             f"method" + ("s" if len(self.methods) != 1 else "")
         )
-        return f"{what} need two problems and two methods; here are {many} that count. {self.note}".strip()
+        counts = f"{what} need two problems and two methods; here are {many} that count."
+        return f"{counts} {self.note}".strip()
 
 
 def aggregated(records: Records, reached: pd.DataFrame, level: str | None = None) -> Aggregated:
-    """The costs of reaching each problem's main level (or `level`), without what must not be averaged.
+    """The costs to reach each problem's main level or `level`, of problems that may be averaged.
 
     Test functions of a few numbers only illustrate, problems without levels have no costs, and
-    seconds compare only where all that arrived come from one kind of hardware that no other run
+    seconds compare only where all runs that reached it come from one kind of hardware that no other run
     shared, or were timed alone.
     """
     left_out = _uncounted(records, set(reached["problem"]))

@@ -25,7 +25,7 @@ SHORTEST_NAME = 3  # of a user or a machine that is looked for in texts
 
 
 class Scrubber:
-    """Replaces every absolute path by its last part, the same for the same path and another one for another."""
+    """Replaces absolute paths by their last parts: equal for equal paths, else different."""
 
     def __init__(self) -> None:
         self._owners: dict[str, str] = {}

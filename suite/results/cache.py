@@ -1,4 +1,4 @@
-"""What was read from run directories before, kept beside them so that the next report need not parse it again.
+"""A cache of parsed run directories beside them, for the next report.
 
 The runs of a pair (task, optimizer) are kept together in `<runs>/.cache/`, under a name that says
 when each of their files was written and how long it is: a run that changes, comes or goes changes

@@ -25,7 +25,7 @@ Row = dict[str, Any]
 
 
 class RunRecord:
-    """The directory `results/runs/<task>/<optimizer>/<run_id>/`, one file each for what a run leaves."""
+    """The directory `results/runs/<task>/<optimizer>/<run_id>/` and its files."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -74,7 +74,7 @@ class RunRecord:
         self.describe_environment(environment)
 
     def join_experiment(self, name: str | None) -> None:
-        """A finished run that an experiment asks for again, and skips, belongs to that experiment from now on."""
+        """Record that a finished run belongs to the experiment that asked for it again."""
         config = yaml.safe_load(self.config.read_text())
         if name is not None and config.get("experiment") != name:
             write_atomically(
@@ -149,16 +149,19 @@ class History(RowFile):
         self._widened = False
 
     def add(self, row: Row) -> None:
+        """Note a row; new telemetry widens the header."""
         self._widen(row)
         super().add(row)
 
     def flush(self) -> None:
+        """Write the pending rows, the earlier ones anew where the header was widened."""
         if self._widened and self.path.exists():
             super().rewind(math.inf)  # the rows so far, under the new header
         self._widened = False
         super().flush()
 
     def rewind(self, step: float) -> None:
+        """Drop the rows after a step, under the header that the file has."""
         with self.path.open(newline="") as file:
             self._widen(next(csv.reader(file), []))
         self._widened = False
@@ -193,6 +196,7 @@ class PathFile(RowFile):
             self._keep_latest()
 
     def flush(self) -> None:
+        """Write the pending points, the latest one among them."""
         self._keep_latest()
         super().flush()
 

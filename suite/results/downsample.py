@@ -31,7 +31,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 def thin(run: Run, rows: int = ROWS) -> pd.DataFrame:
-    """The run's history with about `rows` rows beside the evaluations'; see the module for which."""
+    """The history with about `rows` rows beside the evaluations; the module says which."""
     history = run.history
     metric = str(run.config.get("metric"))
     evaluated = _filled(

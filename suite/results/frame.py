@@ -115,7 +115,7 @@ class Records:
         runs = self.frame[list(RUN_COLUMNS)]
         runs.insert(0, "run_id", self.frame["path"].str.rpartition("/")[2])
         steps = {
-            index: _steps(history, str(self.frame.at[index, "metric"]))
+            index: _steps(history, str(self.frame.loc[index, "metric"]))
             for index, history in self.histories.items()
             if index in self.frame.index
         }
@@ -210,7 +210,7 @@ def build_records(
 
 
 def one_seed(runs: pd.DataFrame) -> pd.DataFrame:
-    """One run of each optimizer: of the first seed that most of them have, or of its own first one."""
+    """One run of each optimizer: of the seed that most have, or of its own first seed."""
     counts = runs.groupby("seed")["optimizer"].nunique()
     common = counts.idxmax()
     ordered = runs.assign(other=runs["seed"] != common).sort_values(

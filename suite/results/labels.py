@@ -1,4 +1,4 @@
-"""What counts as the same problem and the same configuration, and the short labels that tell the others apart."""
+"""What counts as the same problem or configuration, and short labels for different ones."""
 
 from __future__ import annotations
 

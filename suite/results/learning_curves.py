@@ -26,7 +26,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Strand:
-    """A run that did not come to its end, up to its last finite value: columns of AXES and `value`."""
+    """A run that did not end, up to its last finite value: columns of AXES and `value`."""
 
     points: pd.DataFrame
     status: str
@@ -51,7 +51,7 @@ class Curve:
 
 
 def window(histories: Sequence[pd.DataFrame]) -> int:
-    """Steps per point after the first `DETAIL` ones, such that the longest history keeps about `MOST_POINTS`."""
+    """Steps per point after the first `DETAIL` ones, for about `MOST_POINTS` of the longest run."""
     longest = max((len(history) for history in histories), default=0)
     last = max((float(history["step"].max()) for history in histories if len(history)), default=0.0)
     return 1 if longest <= MOST_POINTS else math.ceil((last - DETAIL) / (MOST_POINTS - DETAIL))
@@ -103,7 +103,7 @@ def spread(curves: Sequence[Curve], axis: str) -> float:
 def _points(history: pd.DataFrame, column: str, steps: int) -> pd.DataFrame:
     """Finite values, one per window; `bin` aligns the runs with each other.
 
-    The first steps, in which a second-order method may have arrived, stay as they are; the median
+    The first steps, in which a second-order method may have reached the target, stay as they are; the median
     of a later window, unlike its mean, stays on a curve that falls by decades within it.
     """
     if column not in history:

@@ -86,7 +86,7 @@ def filter_texts(filters: Mapping[str, Any]) -> dict[str, str]:
 
 
 def has_setting(run: Run, key: str, wanted: str) -> bool:
-    """Whether a setting has the value that is wanted, or one of several with commas between them."""
+    """Whether a setting has the wanted value, or one of several with commas between them."""
     return setting(run, key) in {wanted, *wanted.split(",")}
 
 

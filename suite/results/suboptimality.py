@@ -23,7 +23,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Gaps:
-    """`f(x) - f*` after each of `steps`, the gradient-equivalents that had been spent by then, and f*, `minimum`."""
+    """`f(x) - f*` after each of `steps`, the gradient-equivalents spent by then, and f*."""
 
     steps: Array
     calls: Array

@@ -88,7 +88,7 @@ Timings = Mapping[Place, Timing]
 
 
 def speed_key(config: Mapping[str, Any]) -> str:
-    """8 hex digits over what a step's seconds depend on beside the hardware, from a recorded configuration.
+    """8 hex digits over the settings that a step's seconds depend on.
 
     Of the device it is the kind that counts; a timing holds on its own hardware alone
     (`Timing.place`).
@@ -115,9 +115,10 @@ def placed(timings: Iterable[Timing]) -> dict[Place, Timing]:
 
 
 def store(timing: Timing, folder: Path) -> Path:
-    """Write `<folder>/<task>/<optimizer>/<name>.json`, in place of an earlier measurement on the same hardware.
+    """Write `<folder>/<task>/<optimizer>/<name>.json`.
 
-    What several machines measured lies side by side.
+    It replaces an earlier measurement on the same hardware; those of several machines lie side by
+    side.
     """
     pair = folder / timing.task / timing.optimizer
     path = pair / f"{timing.name}.json"

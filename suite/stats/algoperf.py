@@ -52,6 +52,7 @@ def with_held_out(
             that here.
         held_out: a row a variant, the same columns.
         base_of: the base problem of each variant.
+        within: how many times the best time counts as solved.
 
     Raises:
         ValueError: a variant without a base problem, or other solvers.

@@ -23,7 +23,7 @@ Statistic = Callable[[Array], float]
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation; the latter is NaN for a single value, both are for none."""
+    """Mean and sample standard deviation, the latter NaN for one value, both for none."""
     array = np.asarray(values, dtype=float)
     if not array.size:
         return math.nan, math.nan
@@ -35,7 +35,7 @@ def mean_std(values: Sequence[float]) -> tuple[float, float]:
 
 
 def interquartile_mean(values: Iterable[float]) -> float:
-    """IQM: the mean of the middle half, without the floor(n / 4) smallest and as many largest values.
+    """IQM: the mean without the floor(n / 4) smallest and as many largest values.
 
     Less moved by outliers than the mean, less wasteful than the median. Fewer than four values are
     all kept: their IQM is their mean. Source: Agarwal et al. (2021), section 4.3; the whole numbers
@@ -61,9 +61,9 @@ def bootstrap_interval(
     The statistic of `draws` samples drawn with replacement, cut at (1 - level) / 2 on both sides.
     With few values it is too narrow: measured coverage of the nominal 95 % for the mean of normal
     values is 76 % for 3 values, 84 % for 5, 90 % for 10, 92 % for 20 and 94 % for 30; of skewed
-    ones it is less (docs/reference/statistics.md). `expanded` cuts further out: 76, 92, 95, 94 and 95 %. No
-    resample of three values leaves their range, so that nothing helps there; a verdict between two
-    methods belongs to `ratio_interval`.
+    ones it is less (docs/reference/statistics.md). `expanded` cuts further out: 76, 92, 95, 94 and
+    95 %. No resample of three values leaves their range, so that nothing helps there; a verdict
+    between two methods belongs to `ratio_interval`.
 
     Args:
         values: what is resampled; infinities are carried, and a bound is then a drawn value.
@@ -73,6 +73,8 @@ def bootstrap_interval(
             2021, section 4.1). None if no stratum has two values.
         expanded: the expanded percentile interval (Hesterberg 2015, section 5.3), with n the size
             of the smallest stratum that has more than one value.
+        draws: the number of resamples.
+        seed: of the draws.
 
     Cost: `draws` evaluations of the statistic; the mean, the median and the IQM of 2,000 draws take
     milliseconds.
@@ -169,6 +171,9 @@ def curve_band(
     Args:
         curves: a row a step, a column a run.
         statistic: of the values at one step; the median where it is not named.
+        level: the share of samples whose interval should hold the truth.
+        draws: the number of resamples.
+        seed: of the draws.
 
     Returns:
         A frame with the index of `curves`; `low` and `high` are NaN where fewer than two runs have

@@ -71,8 +71,14 @@ def budget_curve(
     docs/reference/statistics.md): read the left half of a budget curve.
 
     Args:
-        values, mode, replace, worst: as for `expected_best`.
+        values: as for `expected_best`.
+        mode: as for `expected_best`.
         budgets: the k's; 1 to n where they are not named.
+        replace: as for `expected_best`.
+        worst: as for `expected_best`.
+        level: the share of samples whose interval should hold the truth.
+        draws: the number of resamples.
+        seed: of the draws.
 
     Returns:
         Index `trials`; columns `expected`, `std` (of the best of k trials: the luck of one search;
@@ -110,7 +116,7 @@ def _bounds(
 
 
 def _ordered(values: Iterable[float], mode: str, worst: float | None) -> Array:
-    """The trials, turned so that larger is better, ascending, with a value in the place of failures."""
+    """The trials ascending, larger being better, with a value in the place of failures."""
     require_mode(mode)
     array = numbers(values)
     if not array.size:

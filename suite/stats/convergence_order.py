@@ -74,7 +74,7 @@ class Order:
 
 
 def rate_text(rate: float) -> str:
-    """A rate with two digits, counted from 1 where it is close to 1: `0.83`, `0.0012`, `0.99957`."""
+    """A rate with two digits, counted from 1 where it is close to 1: `0.83`, `0.99957`."""
     if rate < 0.1:
         return f"{rate:.2g}"
     return f"{rate:.{min(12, max(2, 1 - math.floor(math.log10(max(1 - rate, 1e-11)))))}f}"
@@ -169,7 +169,7 @@ def _falls(steps: Array, logs: Array) -> bool:
 
 
 def _superlinear(steps: Array, logs: Array) -> Order | None:
-    """The order over the last decades, if it is more than one or the factors of the steps keep falling."""
+    """The order over the last decades, where it exceeds one or the steps' factors keep falling."""
     tail = _tail(steps, logs, FEWEST)
     if tail is None:
         return None
@@ -223,7 +223,7 @@ def _linear(steps: Array, logs: Array) -> Order:
 
 
 def _slows(steps: Array, logs: Array, begin: float, straight: float, clean: float) -> bool:
-    """Whether the second half of what begins at that share of the steps falls more slowly than the first.
+    """Whether the second half after that share of the steps falls more slowly than the first.
 
     Where there are too few points to tell, it does not; where slopes are less certain than `clean`,
     it may well.

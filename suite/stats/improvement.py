@@ -13,7 +13,7 @@ from suite.stats.checks import Array, require_draws, require_level, require_mode
 
 
 class Improvement(NamedTuple):
-    """P(A beats B), averaged over `problems` problems, with its bootstrap interval (NaN where there is none)."""
+    """P(A beats B), averaged over `problems` problems, with its bootstrap interval, or NaN."""
 
     probability: float
     low: float
@@ -30,7 +30,8 @@ def probability_of_improvement(a: Iterable[float], b: Iterable[float], mode: str
     says nothing of by how much. Infinities are ordinary values here: two failures are a tie.
 
     Args:
-        a, b: a value a run.
+        a: a value a run of A.
+        b: a value a run of B.
         mode: `max` where larger is better (scores), `min` for costs.
 
     Source: Agarwal et al. (2021), section 4.3, on one task; Mann and Whitney (1947).
@@ -50,14 +51,19 @@ def mean_improvement(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Improvement:
-    """P(A beats B) averaged over the problems that both ran, with a bootstrap interval stratified by problem.
+    """P(A beats B) averaged over problems, with a bootstrap interval stratified by problem.
 
     Runs are redrawn within each problem and method; every problem counts the same. The interval is
     NaN where no problem has two runs of both. With three to five runs it is a percentile bootstrap
     of few values and is too narrow.
 
     Args:
-        a, b: the values of each problem's runs, by problem.
+        a: the values of A's runs, by problem; only problems that both ran count.
+        b: those of B's runs.
+        mode: `max` where larger is better (scores), `min` for costs.
+        level: the share of samples whose interval should hold the truth.
+        draws: the number of resamples.
+        seed: of the draws.
 
     Raises:
         ValueError: no problem in common.

@@ -39,6 +39,9 @@ def profile_band(
         runs: a row a run, columns `problem`, `solver`, `time` (`inf` = not reached).
         taus: where; the steps of the profile where they are not named.
         not_run: `leave_out`, or `fail` where a pair without runs counts as not reached.
+        level: the share of samples whose interval should hold the truth.
+        draws: the number of resamples.
+        seed: of the draws.
 
     Returns:
         Index `tau`; columns (solver, `share`), (solver, `low`), (solver, `high`), the bounds NaN if
@@ -73,10 +76,15 @@ def score_interval(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """The score of each solver's profile (`profile_score` of the medians) with its stratified bootstrap interval.
+    """The score of each solver's profile of medians, with its stratified bootstrap interval.
 
     Args:
-        runs, not_run: as for `profile_band`.
+        runs: as for `profile_band`.
+        tau_max: as for `profile_score`.
+        not_run: as for `profile_band`.
+        level: the share of samples whose interval should hold the truth.
+        draws: the number of resamples.
+        seed: of the draws.
 
     Returns:
         A row a solver, columns `score`, `low`, `high`; NaN bounds if no cell of that solver has two

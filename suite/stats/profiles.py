@@ -216,7 +216,7 @@ def leave_one_out_profiles(times: pd.DataFrame) -> dict[Any, pd.DataFrame]:
 
 
 def leave_one_out_scores(times: pd.DataFrame, tau_max: float = 4.0) -> pd.DataFrame:
-    """Scores with everyone (row `all`) and with each solver left out (its row; NaN in its own column)."""
+    """Scores with every solver (row `all`) and with each one left out (its row)."""
     frame = times_frame(times, solvers=2)
     rows = {"all": profile_score(frame, tau_max)}
     rows |= {name: profile_score(frame.drop(columns=name), tau_max) for name in frame.columns}

@@ -1,4 +1,4 @@
-"""Mean ranks over problems and the tests that go with them: Friedman, Nemenyi, Wilcoxon with Holm."""
+"""Mean ranks over problems and their tests: Friedman, Nemenyi, Wilcoxon with Holm."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def mean_ranks(scores: pd.DataFrame, mode: str = "max") -> pd.Series:
 
 
 def friedman(scores: pd.DataFrame, tie_correction: bool = True, mode: str = "max") -> Friedman:
-    """Do the solvers differ at all? Friedman's test on ranks within each problem, and Iman and Davenport's F.
+    """Do the solvers differ at all? Friedman's test on ranks, and Iman and Davenport's F.
 
     chi2 = 12 n / (k (k + 1)) sum_j (R_j - (k + 1) / 2)^2 for mean ranks R_j of k solvers on n
     problems; F = (n - 1) chi2 / (n (k - 1) - chi2). The tie correction divides chi2 by 1 - sum (t^3
@@ -120,6 +120,7 @@ def nemenyi(scores: pd.DataFrame, alpha: float = 0.05, mode: str = "max") -> Nem
     Args:
         scores: as for `friedman`.
         alpha: the chance of any false difference.
+        mode: `max` where larger is better, `min` for costs.
 
     Source: Demsar (2006), section 3.2.2; p-values as in scikit-posthocs'
     `posthoc_nemenyi_friedman`.
@@ -141,7 +142,7 @@ def nemenyi(scores: pd.DataFrame, alpha: float = 0.05, mode: str = "max") -> Nem
 
 
 def indistinct(ranks: pd.Series, difference: float) -> list[list[Any]]:
-    """The largest groups of two or more solvers whose mean ranks all lie within the critical difference."""
+    """The largest groups of solvers whose mean ranks all lie within the critical difference."""
     ordered = ranks.sort_values(kind="stable")
     values = ordered.to_numpy(dtype=float)
     groups, reach = [], 0
@@ -170,6 +171,8 @@ def wilcoxon_holm(
 
     Args:
         scores: as for `friedman`.
+        alpha: the chance of any false difference.
+        mode: `max` where larger is better, `min` for costs.
         control: test only the pairs with this solver, for more power.
         relative: ranks |log a - log b| instead of |a - b|: for times, whose scale differs between
             problems.

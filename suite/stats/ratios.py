@@ -42,7 +42,7 @@ def ratio_interval(
     budgets: tuple[float, float] | None = None,
     resolution: tuple[float, float] = (0.0, 0.0),
 ) -> Ratio:
-    """The factor by which A's typical cost differs from B's, with an interval that is honest at 3 to 5 seeds.
+    """The factor between A's typical cost and B's, with an interval that holds at 3 to 5 seeds.
 
     Where every run reached the target: log costs are taken as normal, exp of Student's t interval
     of the mean log ratio (`paired`), or of Welch's for the difference of mean logs; the ratio is
@@ -54,13 +54,14 @@ def ratio_interval(
     its pair, and nothing at all below 6 pairs. Rank sums are careful where pairs go together, and
     tell nothing below 4 runs a side: (0, inf).
 
-    Measured coverage of the 95 % interval with 3, 5 and 10 seeds (docs/reference/statistics.md): 94 to 96 %
-    for log-normal costs, 95 to 97 % for gamma and exponential ones, 97 to 100 % with failures. The
-    percentile bootstrap of the same ratio covers 74 to 79 % with 3 seeds, 84 to 87 % with 5, 89 to
-    92 % with 10.
+    Measured coverage of the 95 % interval with 3, 5 and 10 seeds (docs/reference/statistics.md):
+    94 to 96 % for log-normal costs, 95 to 97 % for gamma and exponential ones, 97 to 100 % with
+    failures. The percentile bootstrap of the same ratio covers 74 to 79 % with 3 seeds, 84 to 87 %
+    with 5, 89 to 92 % with 10.
 
     Args:
-        a, b: the cost of each run, positive; `inf` = not reached.
+        a: the cost of each run of A, positive; `inf` = not reached.
+        b: the cost of each run of B.
         paired: whether the i-th entries share a seed.
         level: the share of comparisons whose interval should hold the true factor.
         budgets: the least that a failed run of A, and of B, had spent; failed runs are later than

@@ -93,7 +93,7 @@ def expected_running_time(spent: Iterable[float], reached: Iterable[bool]) -> fl
 def simulated_restarts(
     spent: Iterable[float], reached: Iterable[bool], *, draws: int = 1000, seed: int = 0
 ) -> Array:
-    """Costs of `draws` simulated runs, each of them stored runs drawn one after another until one is a success.
+    """Costs of simulated runs, each of them stored runs drawn until one is a success.
 
     Their mean tends to `expected_running_time`; COCO's ECDF shows their distribution, so that a
     curve may go on beyond the budget of a single run. All are `inf` without a success. Cost: draws

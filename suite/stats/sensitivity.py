@@ -35,7 +35,7 @@ class RateSensitivity(NamedTuple):
 
 
 class GoodShare(NamedTuple):
-    """The share of good settings with its exact binomial interval, and the number of settings tried."""
+    """The share of good settings with its exact binomial interval, and their number."""
 
     share: float
     low: float
@@ -127,6 +127,9 @@ def good_share(
 
     Args:
         values: a value a trial; failed ones NaN or infinite.
+        mode: `max` where larger is better, `min` for costs.
+        within: the distance from the best that is good, as a share of |best|.
+        level: of the binomial interval.
     """
     require_level(level)
     good = is_good(numbers(values), mode, within)
@@ -159,7 +162,7 @@ def seed_sensitivity(values: Iterable[float]) -> SeedSensitivity:
 
 
 def is_good(values: Array, mode: str, within: float) -> Flags:
-    """Which values lie within `within` |best| of the best; a failure (NaN or infinite) never does."""
+    """Which values lie within `within` |best| of the best; a failure (NaN, infinite) never does."""
     require_mode(mode)
     if not 0 <= within < math.inf:
         raise ValueError(f"within must not be negative, got {within}: 0.05 for 5 %")

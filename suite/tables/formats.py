@@ -1,4 +1,4 @@
-"""Numbers as text: four significant digits, a spread with the decimals of its mean, bytes and milliseconds."""
+"""Numbers as text: four significant digits, spreads with the decimals of the mean, bytes."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def _environment(table: Table, part: Part, number: int, count: int) -> str:
 
 
 def _parts(table: Table) -> list[Part]:
-    """The table cut into blocks of columns that fit across a page, and these into rows that fit down it."""
+    """The table cut into blocks of columns that fit a page's width, and these into its height."""
     rows = table.rows
     blocks = _blocks([_column(table, place) for place in range(len(table.columns))])
     return [(block, piece) for block in blocks for piece in _pieces(block, rows)]

@@ -16,7 +16,7 @@ from suite.tables.table import Cell, Table
 
 
 def write_tables(tables: list[Table], folder: Path) -> list[Path]:
-    """Write `<name>.md`, `<name>.tex` and `<name>.csv` of every table, and give back what was written."""
+    """Write `<name>.md`, `<name>.tex` and `<name>.csv` of every table; return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for table in tables:

@@ -1,4 +1,4 @@
-"""A table: one frame of cells, from which the page, Markdown, LaTeX, CSV and the terminal are all rendered."""
+"""A table: one frame of cells, rendered to a page, Markdown, LaTeX, CSV and the terminal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A frame of cells with its name (of the files), its title and a caption that says how to read it.
+    """A frame of cells with its file name, its title and a caption that says how to read it.
 
     `groups` names a column; rows that agree in it can be linked to together.
     """

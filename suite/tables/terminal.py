@@ -1,4 +1,4 @@
-"""The main table in the terminal, split into blocks where the window is too narrow for all its columns."""
+"""The main table in the terminal, in blocks of columns where the window is narrow."""
 
 from __future__ import annotations
 

@@ -30,9 +30,9 @@ NAN = math.nan
 def costs(*values: float, resolution: float = 0.0, budget: float = 400.0) -> Costs:
     """Costs seen with a resolution; `inf` is a run that spent its budget in vain."""
     seen = np.array(values, dtype=float)
-    arrived = np.isfinite(seen)
-    spent = np.where(arrived, seen, budget)
-    return Costs(spent, np.where(arrived, spent - resolution, spent), arrived)
+    reached = np.isfinite(seen)
+    spent = np.where(reached, seen, budget)
+    return Costs(spent, np.where(reached, spent - resolution, spent), reached)
 
 
 def test_the_ratio_of_pairs_is_students_on_their_logs() -> None:
@@ -146,7 +146,7 @@ def test_a_run_that_broke_off_is_given_the_rest_of_its_steps_at_its_own_speed() 
     found = restricted(told, "seconds", ["diverged", "done", "done", "oom"], [100, 100, 100, 100])
     np.testing.assert_allclose(found.spent, [20.0, 3.0, 10.0, NAN])  # 0.2 s a step for 100 steps
     np.testing.assert_allclose(found.before, [20.0, 2.0, 10.0, NAN])
-    assert list(found.arrived) == [False, True, False, False]
+    assert list(found.reached) == [False, True, False, False]
     other = Costs(np.array([5.0] * 4), np.array([4.0] * 4), np.array([True] * 4))
     ratio = cost_ratio(
         found, other, paired=True
@@ -172,11 +172,11 @@ def test_differences_are_students_and_welchs() -> None:
 @pytest.mark.parametrize("far", [-1e80, -1e160, -1e300])
 def test_differences_of_values_whose_powers_overflow(far: float, paired: bool) -> None:
     """A fall without end, as on a cubic saddle: the interval of the same values in another unit."""
-    fallen, arrived = np.array([1.0, 2.0, 3.5]), np.array([1.0, 2.0, 4.0])
+    fallen, reached = np.array([1.0, 2.0, 3.5]), np.array([1.0, 2.0, 4.0])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = difference(far * fallen, arrived, paired=paired)[:3]
-    centre, low, high = difference(fallen, 0 * arrived, paired=paired)[:3]
+        found = difference(far * fallen, reached, paired=paired)[:3]
+    centre, low, high = difference(fallen, 0 * reached, paired=paired)[:3]
     assert found == pytest.approx((far * centre, far * high, far * low))
     equal = np.full(3, far)
     assert difference(equal, equal, paired=paired)[:3] == (0.0, 0.0, 0.0)
