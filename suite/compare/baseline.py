@@ -18,14 +18,14 @@ from suite.results.time_to_target import level_costs
 
 
 def against_baseline(
-    ledger: CostTable, wanted: str | None = None, *, mixed: bool = False
+    cost_table: CostTable, wanted: str | None = None, *, mixed: bool = False
 ) -> list[Verdict]:
     """The verdict on every method against the baseline, on every problem that the baseline ran.
 
     Raises:
         ConfigError: `wanted` has no run.
     """
-    records = ledger.records
+    records = cost_table.records
     if wanted is not None and wanted not in set(records.frame["name"]) | set(
         records.frame["optimizer"]
     ):
@@ -41,7 +41,7 @@ def against_baseline(
         if base is not None:
             others = [present[name] for name in records.optimizers if name in present]
             verdicts += [
-                judge(ledger, side, base, mixed=mixed)
+                judge(cost_table, side, base, mixed=mixed)
                 for side in others
                 if side.label != base.label
             ]

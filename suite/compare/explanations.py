@@ -34,14 +34,14 @@ OUTCOMES = {
 }
 
 
-def reasons(ledger: CostTable, verdict: Verdict) -> list[str]:
+def reasons(cost_table: CostTable, verdict: Verdict) -> list[str]:
     """What is said under one verdict alone."""
-    records = ledger.records
+    records = cost_table.records
     lines = [
         step_line(records, verdict),
         *failure_lines(records, verdict),
-        resolution_line(ledger, verdict),
-        chance_line(ledger, verdict),
+        resolution_line(cost_table, verdict),
+        chance_line(cost_table, verdict),
         _seeds_line(verdict),
         *(f"left out: {words}" for words in verdict.left_out),
         _across_line(
@@ -153,11 +153,11 @@ def _missed_line(missed: Sequence[tuple[int, str]]) -> str:
     return f"{' and '.join(runs)} never reached the level: {counts} could have spent"
 
 
-def resolution_line(ledger: CostTable, verdict: Verdict) -> str:
+def resolution_line(cost_table: CostTable, verdict: Verdict) -> str:
     """What the level is, and to how many steps the costs are known."""
     if not verdict.ratios:
         return ""
-    costs = [one for side in _sides(verdict) for one in ledger.costs(side, verdict.value)]
+    costs = [one for side in _sides(verdict) for one in cost_table.costs(side, verdict.value)]
     widest = max(one["steps"] - one["steps_before"] for one in costs if math.isfinite(one["steps"]))
     known = (
         f"; costs are known to {widest:g} steps, and the intervals allow for it"
@@ -167,36 +167,36 @@ def resolution_line(ledger: CostTable, verdict: Verdict) -> str:
     return f"{level_text(verdict)}{known}"
 
 
-def chance_line(ledger: CostTable, verdict: Verdict) -> str:
+def chance_line(cost_table: CostTable, verdict: Verdict) -> str:
     """P(A beats B): of a run of A and a run of B, how often A's is the better."""
     if verdict.seeds < 2 or verdict.same:
         return ""
-    first, second = chances(ledger, verdict)
+    first, second = chances(cost_table, verdict)
     chance = stats.probability_of_improvement(first, second, "min")
     by = f"final {verdict.metric}" if verdict.decided_by == FINAL else UNITS[verdict.decided_by]
     return f"P({verdict.a.label} beats {verdict.b.label}) by {by}, over pairs of runs: {chance:.2f}"
 
 
-def chances(ledger: CostTable, verdict: Verdict) -> tuple[list[float], list[float]]:
+def chances(cost_table: CostTable, verdict: Verdict) -> tuple[list[float], list[float]]:
     """What is compared, run by run, smaller being better and failures infinite."""
-    return _compared(ledger, verdict, verdict.a), _compared(ledger, verdict, verdict.b)
+    return _compared(cost_table, verdict, verdict.a), _compared(cost_table, verdict, verdict.b)
 
 
-def summary_lines(ledger: CostTable, verdicts: Sequence[Verdict]) -> list[str]:
+def summary_lines(cost_table: CostTable, verdicts: Sequence[Verdict]) -> list[str]:
     """The outcomes of several verdicts counted, and P(A beats B) over all of them, in one line.
 
     Test functions are left out; where problems have different labels for a method, they are counted
     all the same.
     """
     judged = [one for one in verdicts if not one.refused]
-    counted = [one for one in judged if not is_illustration(ledger.records, one.a.problem)]
+    counted = [one for one in judged if not is_illustration(cost_table.records, one.a.problem)]
     if not counted:
         return []
     first, second = counted[0].a.name, counted[0].b.name
     functions = len(judged) - len(counted)
     apart = f" (test functions left out: {functions})" if functions else ""
     plural = "s" if len(counted) > 1 else ""
-    chance = chance_text([chances(ledger, one) for one in counted])
+    chance = chance_text([chances(cost_table, one) for one in counted])
     return [
         f"Over {len(counted)} problem{plural}{apart}: {first} {_counts(counted)}; P({first} beats "
         f"{second}) {chance}."
@@ -226,9 +226,9 @@ def chance_text(pairs: Sequence[Sequence[Sequence[float]]]) -> str:
     return f"{chance.probability:.2f} [{chance.low:.2f}, {chance.high:.2f}]"
 
 
-def _compared(ledger: CostTable, verdict: Verdict, side: Side) -> list[float]:
+def _compared(cost_table: CostTable, verdict: Verdict, side: Side) -> list[float]:
     if verdict.decided_by != FINAL:
-        return [float(one[verdict.decided_by]) for one in ledger.costs(side, verdict.value)]
+        return [float(one[verdict.decided_by]) for one in cost_table.costs(side, verdict.value)]
     sign = -1.0 if verdict.direction == "max" else 1.0
     return [math.inf if math.isnan(value) else sign * float(value) for value in finals(side)]
 

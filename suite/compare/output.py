@@ -24,7 +24,7 @@ WIDE = 180  # columns of a table that goes to a file or a pipe
 
 
 def show(
-    ledger: CostTable,
+    cost_table: CostTable,
     verdicts: Sequence[Verdict],
     shape: str | None,
     console: Console | None = None,
@@ -33,24 +33,24 @@ def show(
     console = console or Console(highlight=False)
     if shape == "json":
         content = {
-            "verdicts": [as_dict(ledger, verdict) for verdict in verdicts],
-            "reasons": shared_reasons(ledger.records, verdicts),
+            "verdicts": [as_dict(cost_table, verdict) for verdict in verdicts],
+            "reasons": shared_reasons(cost_table.records, verdicts),
         }
         console.out(json.dumps(content, indent=2, ensure_ascii=False), highlight=False)
         return
-    for headline, lines in blocks(ledger, verdicts):
+    for headline, lines in blocks(cost_table, verdicts):
         _print(console, headline, lines, markdown=shape == "markdown")
 
 
-def blocks(ledger: CostTable, verdicts: Sequence[Verdict]) -> list[tuple[str, list[str]]]:
+def blocks(cost_table: CostTable, verdicts: Sequence[Verdict]) -> list[tuple[str, list[str]]]:
     """The sentence of each verdict and the lines under it; the summary of several comes last."""
-    shared = shared_reasons(ledger.records, verdicts)
-    lines = [[*_final_line(verdict), *reasons(ledger, verdict)] for verdict in verdicts]
+    shared = shared_reasons(cost_table.records, verdicts)
+    lines = [[*_final_line(verdict), *reasons(cost_table, verdict)] for verdict in verdicts]
     paragraphs = list(zip(map(sentence, verdicts), lines, strict=True))
     if len(verdicts) == 1:
         lines[0].extend(shared)
         return paragraphs
-    return paragraphs + [(line, shared) for line in summary_lines(ledger, verdicts)]
+    return paragraphs + [(line, shared) for line in summary_lines(cost_table, verdicts)]
 
 
 def show_all(tables: Sequence[Table], lines: Sequence[str], shape: str | None) -> None:
@@ -79,7 +79,7 @@ def show_all(tables: Sequence[Table], lines: Sequence[str], shape: str | None) -
         console.print(line, markup=False, soft_wrap=not console.is_terminal)
 
 
-def as_dict(ledger: CostTable, verdict: Verdict) -> dict[str, Any]:
+def as_dict(cost_table: CostTable, verdict: Verdict) -> dict[str, Any]:
     """All numbers of a verdict, what is not finite as null, and its words."""
     return {
         "problem": verdict.problem,
@@ -103,7 +103,7 @@ def as_dict(ledger: CostTable, verdict: Verdict) -> dict[str, Any]:
         if verdict.outcome is None
         else {-1: "a", 1: "b", 0: "undecided"}[verdict.outcome],
         "sentence": sentence(verdict),
-        "reasons": reasons(ledger, verdict),
+        "reasons": reasons(cost_table, verdict),
     }
 
 

@@ -81,26 +81,28 @@ class Overall:
 
 
 def rank_methods(
-    ledger: CostTable, unit: str | None = None, *, mixed: bool = False
+    cost_table: CostTable, unit: str | None = None, *, mixed: bool = False
 ) -> list[Ranking]:
     """The ranking on every problem that two methods ran."""
-    records = ledger.records
+    records = cost_table.records
     by_problem = {problem: _fit(sides(records, problem)) for problem in records.problems}
-    unit = unit or best_unit(ledger, by_problem, mixed=mixed)
-    return [_ranking(ledger, own, unit, mixed=mixed) for own in by_problem.values() if len(own) > 1]
+    unit = unit or best_unit(cost_table, by_problem, mixed=mixed)
+    return [
+        _ranking(cost_table, own, unit, mixed=mixed) for own in by_problem.values() if len(own) > 1
+    ]
 
 
 def best_unit(
-    ledger: CostTable, by_problem: Mapping[str, Sequence[Side]], *, mixed: bool = False
+    cost_table: CostTable, by_problem: Mapping[str, Sequence[Side]], *, mixed: bool = False
 ) -> str:
     """Seconds where all that count were measured alone, on one machine for each problem.
 
     Else gradient-equivalents.
     """
     for problem, own in by_problem.items():
-        if math.isnan(level := ledger.main_value(problem)):
+        if math.isnan(level := cost_table.main_value(problem)):
             continue
-        costs = pd.DataFrame([one for side in own for one in ledger.costs(side, level)])
+        costs = pd.DataFrame([one for side in own for one in cost_table.costs(side, level)])
         shared = time_to_target.roughly_timed(costs).any()
         machines = {run.hardware for side in own for run in side.runs}
         if shared or (len(machines) > 1 and not mixed):
@@ -117,10 +119,10 @@ def _fit(present: Mapping[str, Side]) -> list[Side]:
     return [side for side in ended if side.runs]
 
 
-def _ranking(ledger: CostTable, own: Sequence[Side], unit: str, *, mixed: bool) -> Ranking:
+def _ranking(cost_table: CostTable, own: Sequence[Side], unit: str, *, mixed: bool) -> Ranking:
     """The ranking on one problem."""
     problem = own[0].problem
-    table, by = scores(ledger, own, unit)
+    table, by = scores(cost_table, own, unit)
     medians = table.median()
     order = list(medians.sort_values(kind="stable").index)
     table, ranks = table[order], medians[order].rank(method="average")
@@ -128,13 +130,15 @@ def _ranking(ledger: CostTable, own: Sequence[Side], unit: str, *, mixed: bool) 
     places = medians[order].rank(method="min").to_numpy()
     stability = pd.Series((rankdata(drawn, method="min", axis=1) == places).mean(axis=0), order)
     named = {side.label: side for side in own}
-    behind = tuple(judge(ledger, named[name], named[order[0]], mixed=mixed) for name in order[1:])
+    behind = tuple(
+        judge(cost_table, named[name], named[order[0]], mixed=mixed) for name in order[1:]
+    )
     return Ranking(problem, by, table, medians[order], ranks, stability, drawn, behind)
 
 
-def scores(ledger: CostTable, own: Sequence[Side], unit: str) -> tuple[pd.DataFrame, str]:
+def scores(cost_table: CostTable, own: Sequence[Side], unit: str) -> tuple[pd.DataFrame, str]:
     """What methods are ranked by on a problem, a row a seed, and which quantity it is."""
-    level = ledger.main_value(own[0].problem)
+    level = cost_table.main_value(own[0].problem)
     by = FINAL if math.isnan(level) else unit
     table = {}
     for side in own:
@@ -142,7 +146,7 @@ def scores(ledger: CostTable, own: Sequence[Side], unit: str) -> tuple[pd.DataFr
             values = finals(side) * (-1.0 if side.direction == "max" else 1.0)
             values = np.where(np.isnan(values), math.inf, values)
         else:
-            values = np.array([float(one[unit]) for one in ledger.costs(side, level)])
+            values = np.array([float(one[unit]) for one in cost_table.costs(side, level)])
         table[side.label] = pd.Series(values, index=[run.seed for run in side.runs])
     return pd.DataFrame(table), by
 

@@ -94,13 +94,13 @@ class Verdict:
 
 
 def judge(
-    ledger: CostTable, a: Side, b: Side, level: str | None = None, *, mixed: bool = False
+    cost_table: CostTable, a: Side, b: Side, level: str | None = None, *, mixed: bool = False
 ) -> Verdict:
     """The verdict on two sides at a level: the problem's target or highest level.
 
     `mixed` lets hardware differ.
     """
-    known = ledger.levels(a.problem)
+    known = cost_table.levels(a.problem)
     level = level if level is not None else main_level(known)
     empty = Verdict(a.problem, a, b, a.metric, a.direction, level, known.get(level or "", math.nan))
     if refused := _unfit(a) or _unfit(b):
@@ -108,7 +108,7 @@ def judge(
     a, b, paired, left_out = match_seeds(a, b)
     if not (a.runs and b.runs):
         return replace(empty, refused=_none_left(a, b), left_out=left_out)
-    final = compare_finals(ledger.records, a, b, paired=paired)
+    final = compare_finals(cost_table.records, a, b, paired=paired)
     start = replace(
         empty,
         a=a,
@@ -116,22 +116,22 @@ def judge(
         paired=paired,
         left_out=left_out,
         memory=_memory(a, b),
-        same=_same(ledger.records, a, b),
+        same=_same(cost_table.records, a, b),
         final=final.compared,
         finals=final.means,
         by_ratio=final.by_ratio,
     )
-    verdict = start if math.isnan(start.value) else _with_costs(ledger, start, mixed)
+    verdict = start if math.isnan(start.value) else _with_costs(cost_table, start, mixed)
     return replace(verdict, outcome=None if verdict.same else _outcome(verdict))
 
 
-def _with_costs(ledger: CostTable, verdict: Verdict, mixed: bool) -> Verdict:
+def _with_costs(cost_table: CostTable, verdict: Verdict, mixed: bool) -> Verdict:
     """The verdict with the costs of reaching the level.
 
     They decide where a run of either side reached it.
     """
     pair = (verdict.a, verdict.b)
-    costs = [ledger.costs(side, verdict.value) for side in pair]
+    costs = [cost_table.costs(side, verdict.value) for side in pair]
     sources = tuple(dict.fromkeys(str(one["source"]) for spent in costs for one in spent))
     ratios = _ratios(verdict, costs, mixed)
     trusted = SECONDS in ratios and time_to_target.SHARED not in sources

@@ -77,9 +77,9 @@ class Aggregated:
 def aggregated(records: Records, reached: pd.DataFrame, level: str | None = None) -> Aggregated:
     """The costs to reach each problem's main level or `level`, of problems that may be averaged.
 
-    Test functions of a few numbers only illustrate, problems without levels have no costs, and
-    seconds compare only where all runs that reached it come from one kind of hardware that no other run
-    shared, or were timed alone.
+    Test functions of a few numbers only illustrate, and problems without levels have no costs.
+    Seconds compare only where all runs that reached the level come from one kind of hardware that
+    no other run shared, or were timed in isolation.
     """
     left_out = _uncounted(records, set(reached["problem"]))
     wanted = {

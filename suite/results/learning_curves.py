@@ -103,8 +103,8 @@ def spread(curves: Sequence[Curve], axis: str) -> float:
 def _points(history: pd.DataFrame, column: str, steps: int) -> pd.DataFrame:
     """Finite values, one per window; `bin` aligns the runs with each other.
 
-    The first steps, in which a second-order method may have reached the target, stay as they are; the median
-    of a later window, unlike its mean, stays on a curve that falls by decades within it.
+    The first steps, in which a second-order method may have reached the target, stay as they are.
+    The median of a later window, unlike its mean, stays on a curve that falls by decades within it.
     """
     if column not in history:
         return pd.DataFrame(columns=["bin", *AXES, "value"], dtype=float)

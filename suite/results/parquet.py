@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,7 @@ def _write_histories(
     *,
     small: bool,
 ) -> None:
-    names = list(dict.fromkeys(name for columns in groups for name in columns))
+    names = list(dict.fromkeys(chain.from_iterable(groups)))
     whole = [name for name in names if _is_whole_everywhere(name, histories)] if small else []
     schema = pa.schema([(name, pa.int64() if name in whole else pa.float64()) for name in names])
     options = _encodings(names, whole) if small else FAST

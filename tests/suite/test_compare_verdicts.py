@@ -424,10 +424,10 @@ def test_equal_methods_are_told_apart_at_about_the_nominal_rate(sown: Sown) -> N
                 cost = float(150 * math.exp(0.3 * generator.normal()))
                 runs.append(sown(name, seed, cost, task=f"mlp{number:03}", every=4, steps=400).run)
     records = build_records(runs, [])
-    ledger = CostTable(records)
+    cost_table = CostTable(records)
     for problem in records.problems:
         there = sides(records, problem)
-        told += judge(ledger, there["kfac"], there["adamw"]).outcome != 0
+        told += judge(cost_table, there["kfac"], there["adamw"]).outcome != 0
     assert 0.01 <= told / total <= 0.10
 
 

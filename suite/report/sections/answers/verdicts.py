@@ -40,9 +40,9 @@ def verdicts_and_ranks(
         baseline: the method to compare with; each problem's own where it is None.
         mixed: whether runs of several machines may be compared.
     """
-    ledger = CostTable(records)
-    verdicts = against_baseline(ledger, baseline, mixed=mixed)
-    rankings = rank_methods(ledger, mixed=mixed)
+    cost_table = CostTable(records)
+    verdicts = against_baseline(cost_table, baseline, mixed=mixed)
+    rankings = rank_methods(cost_table, mixed=mixed)
     several = len(records.problems) > 1
     total = overall(records, rankings) if several else None
     tables = [
