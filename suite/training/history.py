@@ -55,6 +55,13 @@ class Cadence:
             return Due.END if step == self.steps else Due.EVALUATION
         return Due.ROW if step <= self.first or step % self.log_every == 0 else Due.NOTHING
 
+    def next_due(self, step: int) -> int:
+        """The first step after this one with anything due."""
+        if step < self.first:
+            return step + 1
+        periods = self.eval_every, self.log_every
+        return min(self.steps, *(step - step % period + period for period in periods))
+
 
 class Snapshot(NamedTuple):
     """The values of a step, from which its row is built when it is written.

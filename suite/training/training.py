@@ -84,6 +84,7 @@ class Training:
         self._state = context.state
         self._max_seconds = config["max_seconds"] or math.inf
         self._max_grad_equivalents = config["max_grad_equivalents"]
+        self._has_budget = self._max_grad_equivalents is not None or config["max_seconds"]
         self._watches_steps = False
         self._is_shared = context.ranks.size > 1
 
@@ -114,6 +115,7 @@ class Training:
             recorder.log(untrained, flush=True)
         self._steps = Steps(self.context)
         self._watches_steps = recorder.watches_steps
+        self._next_due = recorder.cadence.next_due(self._state.step)
         return Status.DONE if self._state.step >= self.context.plan.steps else None
 
     @property
@@ -140,9 +142,10 @@ class Training:
         if not sound:
             self.recorder.log(flush=True)
             return Status.DIVERGED
-        due = self._due()
-        if due is not Due.NOTHING and (status := self._do(due)) is not None:
-            return status
+        if self._has_budget or self._state.step >= self._next_due:
+            status = self._do(self._due())
+            if status is not None:
+                return status
         if asked or (world.asked and not self._is_shared):
             self.recorder.flush()
             self.checkpoint.save()
@@ -159,9 +162,12 @@ class Training:
 
     def _do(self, due: Due) -> Status | None:
         """Log, or evaluate as well; the status if the run ends here."""
+        if due is Due.NOTHING:
+            return None
+        self._next_due = self.recorder.cadence.next_due(self._state.step)
+        status = None
         if due is Due.ROW:
             self.recorder.log()
-            status = None
         else:
             status = self._evaluate(last=due is Due.END)
         self.recorder.show()

@@ -102,6 +102,16 @@ def test_each_step_has_what_is_due_and_the_last_one_the_end() -> None:
     assert Cadence(steps=10, eval_every=5, log_every=3).due(10) is Due.END
 
 
+@pytest.mark.parametrize(
+    "cadence", [Cadence(13, 5, 3, 2), Cadence(10, 5, 3), Cadence(7, 100, 50, 4), Cadence(1, 1, 1)]
+)
+def test_nothing_is_due_before_the_next_due_step(cadence: Cadence) -> None:
+    for step in range(cadence.steps):
+        following = range(step + 1, cadence.steps + 1)
+        first = next(later for later in following if cadence.due(later) is not Due.NOTHING)
+        assert cadence.next_due(step) == first
+
+
 def test_rows_are_few_after_the_first_steps_unless_the_plan_says_how_many(
     planned: Callable[..., Plan],
 ) -> None:
