@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -23,12 +24,16 @@ from omegaconf import DictConfig
 
 import suite.app
 from suite import paths
+from suite.batched import run_batched
 from suite.config.compose import Choices, as_command, compose_config, plan_from
 from suite.config.instantiate import locate
 from suite.config.plan import Plan
+from suite.results.frame import Records
 from suite.training.runner import Outcome, run
 from suite.training.summary import Summary
 from suite.tune import __main__ as tune
+from tests.suite.batched_cases import Left, Pairs, Planned
+from tests.suite.verdict_cases import ADAMW, KFAC, Sown, built
 
 QUICK = ("scale=quick", "threads=1", "device=cpu", "wandb.mode=disabled")
 UNREPEATABLE = ("seconds", "seconds_per_step", "target_seconds")
@@ -263,3 +268,87 @@ def at_batch() -> Callable[[Plan, int, Callable[[], object]], AbstractContextMan
 def root() -> Path:
     """The repository."""
     return paths.ROOT
+
+
+@pytest.fixture
+def offline(tmp_path: Path) -> Path:
+    """The file of an offline run of this suite's tracker, written by W&B itself."""
+    from suite.training.wandb_mirror import Tracker
+
+    config = {
+        "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.1, "betas": [0.9, 0.99]},
+        "task": {
+            "_target_": "tasks.vision.mlp.Task",
+            "note": "x" * 40_000,
+        },  # a record longer than a block
+        "seed": 3,
+        "metric": "accuracy",
+        "direction": "max",
+        "target": 0.5,
+    }
+    tracker = Tracker("offline", tmp_path, "0a1b2c3d", config, project="test")
+    for step in range(0, 50, 10):
+        row = {
+            "step": step,
+            "seconds": 0.5 * step,
+            "loss": "" if step == 0 else 1 / step,
+            "grad_equivalents": 2.0 * step,
+        }
+        tracker.log({**row, "val/accuracy": step / 50, "test/accuracy": step / 100, "grad": step})
+    summary = {
+        "status": "done",
+        "task": "mlp",
+        "optimizer": "sgd",
+        "seed": 3,
+        "steps": 40,
+        "final_accuracy": 0.8,
+    }
+    tracker.finish({**summary, "target": 0.5, "target_step": 30, "counts": {"grad": 40}}, 0)
+    importlib.import_module("wandb").teardown()  # its service writes the rest of the file
+    (file,) = tmp_path.rglob("*.wandb")
+    return file
+
+
+@pytest.fixture
+def two_sides(sown: Sown) -> Callable[..., Records]:
+    """Five seeds of kfac and adamw with known costs; `a` and `b` change one side's runs."""
+
+    def make(a: Any = None, b: Any = None, **common: Any) -> Records:
+        mine = {"work": 2.0, "pace": 0.03, "memory": 2300, **common, **(a or {})}
+        theirs = {"memory": 1000, **common, **(b or {})}
+        return built(
+            *(
+                sown("kfac", seed, cost, final=0.2 + 0.01 * seed, **mine)
+                for seed, cost in enumerate(KFAC)
+            ),
+            *(
+                sown("adamw", seed, cost, final=0.3 + 0.013 * seed, **theirs)
+                for seed, cost in enumerate(ADAMW)
+            ),
+        )
+
+    return make
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, measured_costs: Path) -> Path:
+    """Another folder of results, with the same oracle costs."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "costs").symlink_to(measured_costs)
+    return folder
+
+
+@pytest.fixture
+def apart_and_batched(planned: Planned, elsewhere: Path) -> Pairs:
+    """Each run by itself, and the same runs as a batch."""
+
+    def carry_out(overrides: Sequence[Sequence[str]]) -> list[tuple[Left, Left]]:
+        alone = [planned(*given) for given in overrides]
+        batch = [planned(*given, results=elsewhere) for given in overrides]
+        for plan in alone:
+            run(plan)
+        run_batched(batch)
+        return list(zip(map(Left, alone), map(Left, batch), strict=True))
+
+    return carry_out
