@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from pages import Archived, archive_for, median_range, success_count, write
+from pages import Archived, archive_for, median_range, success_count, template, write
 
 from suite.paths import ROOT
 from suite.report.drawing.style import colour_of
@@ -27,20 +27,6 @@ COSTS = {"step": "steps", "grad_equivalents": "gradient-equivalents", "seconds":
 LAST = "| optimizer | setting | steps a run | last training loss | last squared error, validation |"
 PICTURE = ROOT / "docs" / "pictures" / "autoencoder.png"
 PAGE = ROOT / "docs" / "results" / "autoencoder.md"
-
-TEXT = """The task is `autoencoder` at `scale=small`: 64-60-30-10-30-60-64 with sigmoid units on \
-1,300 digits of 8 x 8
-pixels, full batches. `momentum`, `adam` and `kfac` were tuned over 20 trials each (the trial's \
-runs as long as the runs
-below, selected on validation); `kfac_adaptive`, the algorithm of 2015 that takes damping, step \
-length and momentum from
-the exact Fisher matrix, runs with its defaults. Then five seeds that the tuning did not see, one \
-after the other on one
-thread. Made by `scripts/autoencoder.sh`.
-
-The levels are {shares} of the way from Adam's first training loss to its last (medians over its
-five seeds). Cells are the median over the seeds [smallest, largest]; a run that does not get \
-there is infinite."""
 
 
 def read(archived: Archived) -> dict[str, list[Run]]:
@@ -103,7 +89,7 @@ def files(folder: Path) -> dict[Path, str]:
     lines = [
         "# K-FAC against momentum and Adam on the deep autoencoder",
         "",
-        TEXT.format(shares=shares),
+        template("autoencoder", shares=shares),
         "",
     ]
     lines += [

@@ -11,7 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pages import Archived, Cells, archive_for, median_range, spread, success_count, table, write
+from pages import (
+    Archived,
+    Cells,
+    archive_for,
+    median_range,
+    spread,
+    success_count,
+    table,
+    template,
+    write,
+)
 
 from suite.compare.intervals import Interval
 from suite.compare.intervals import difference as compare_means
@@ -28,23 +38,6 @@ RATES = {
     "resnet": (0.0063, 0.009, 0.013, 0.032),
     "char_transformer": (0.0032, 0.0045, 0.0063, 0.009, 0.013),
 }
-FINER = """## How much of that is AdamW's grid
-
-AdamW has one number to tune and its 12 points are far apart: on `char_transformer` none lies \
-between 0.00185, which
-won, and 0.0225. A method that happens to have a point in between wins by that alone. So AdamW was \
-run once more at
-learning rates in between, the five seeds of the comparison each; the best of them, chosen after \
-the fact on these very
-seeds, is more than AdamW may claim. What is better than that as well is better by more than luck \
-with a grid."""
-
-
-VERDICTS = """`holds here`: better on both tasks, the whole interval on one side; `holds in part`: \
-on one; `does not
-hold here`: better on none and worse on one or both; `not shown here`: nothing can be told. \
-RAMDA's claim is about
-zeros: see its section."""
 MIXED = (
     0.098,
     "`ramda`, averaging 0.3",
@@ -114,33 +107,6 @@ CLAIMS = (
         "(docs/results/ogr.md); proposed for networks, no figures",
     ),
 )
-
-INTRODUCTION = """# What papers claim, tested
-
-Made by `scripts/claims.sh`. Every method here, momentum and AdamW included, had the same tuning \
-on each task: 12 trials
-(its defaults and 11 quasi-random points of the `search` space in its YAML) of full length, \
-however many numbers it has
-to choose; the best final validation metric wins. Then five seeds that the tuning did not see, \
-with the same initial
-weights and mini-batches for all methods. Two tasks at the size that two processor cores allow: \
-`resnet`, a ResNet-8
-with batch normalisation on 14 x 14 Fashion-MNIST (accuracy, 2,000 validation images), and \
-`char_transformer`, two
-layers on Moby Dick (bits per character). 600 steps, the learning rate along a cosine to zero. \
-These are small problems
-and short runs: what follows says whether an effect shows here, not whether it would at the \
-papers' sizes.
-
-*Difference* is the final validation metric minus the baseline's, signed so that positive is \
-better, mean over seeds
-with a 95 % interval (paired by seed, Student's t, five seeds). *Steps* is how many of the \
-baseline's steps the method
-needs to the baseline's final value (its median over seeds; evaluated every 50 steps), the median \
-over seeds [smallest,
-largest], and in how many seeds it gets there. *Cost* is gradient-equivalents per step. The \
-verdicts are one by one:
-with so many intervals one in twenty is expected to miss."""
 
 
 @dataclass(frozen=True)
@@ -225,8 +191,8 @@ def difference(one: Runs, other: Runs, column: str = "", sign: float | None = No
     return compare_means(first, second, paired=True)
 
 
-def judged(interval: Interval) -> str:
-    """What an interval says."""
+def relation(interval: Interval) -> str:
+    """Better or worse, where the whole interval lies on one side."""
     if not interval.known:
         return "not measured"
     return ("worse", "cannot be told", "better")[interval.side_of(0.0) + 1]
@@ -259,7 +225,7 @@ def section(source: Source, claim: Claim) -> tuple[str, list[list[str]]]:
                 if other is None:
                     continue
                 interval = difference(runs, other)
-                verdict, gap = judged(interval), in_numbers(interval)
+                verdict, gap = relation(interval), in_numbers(interval)
                 value = spread(list(runs.final().values()))
                 share = steps_share(runs, other)
                 rows.append(
@@ -327,8 +293,8 @@ def in_words(source: Source, claim: Claim, method: str) -> list[str]:
             if runs is None or other is None:
                 continue
             interval = difference(runs, other)
-            words[name].append(judged(interval))
-            results[name].append(f"{task} {judged(interval)} ({in_numbers(interval)})")
+            words[name].append(relation(interval))
+            results[name].append(f"{task} {relation(interval)} ({in_numbers(interval)})")
     cells = [f"{concluded(words[name])}: {'; '.join(results[name])}" for name in results]
     cost = ", ".join(
         f"{runs.cost:.2f}" for task in TASKS if (runs := load(source, task, method)) is not None
@@ -357,17 +323,18 @@ def finer(source: Source) -> str:
             if runs is not None:
                 interval = difference(runs, other)
                 rows.append(
-                    [f"`{name}`", task, f"{rate:g}", in_numbers(interval), judged(interval)]
+                    [f"`{name}`", task, f"{rate:g}", in_numbers(interval), relation(interval)]
                 )
-    return f"{FINER}\n\n{table(['run', 'task', 'best lr of AdamW', 'difference', 'verdict'], rows)}"
+    header = ["run", "task", "best lr of AdamW", "difference", "verdict"]
+    return f"{template('claims/finer_grid')}\n\n{table(header, rows)}"
 
 
 def against(title: str, ramda: Runs, task: str, method: str, other: Runs) -> list[str]:
     """A row of the summary: RAMDA's accuracy and zero groups beside a rival's."""
     words = []
-    for name, what in (("accuracy", "accuracy"), ("group_sparsity", "zero groups")):
+    for name, label in (("accuracy", "accuracy"), ("group_sparsity", "zero groups")):
         interval = difference(ramda, other, name, 1.0)
-        words.append(f"{what} {judged(interval)}: {in_numbers(interval, '.3f')}")
+        words.append(f"{label} {relation(interval)}: {in_numbers(interval, '.3f')}")
     return ["RAMDA", title, task, method, "; ".join(words)]
 
 
@@ -401,23 +368,7 @@ def sparsity(source: Source) -> tuple[str, list[list[str]]]:
                     if one is not None
                 ]
     header = ["run", "task", "accuracy", "share of zero groups", "tuned"]
-    text = (
-        "## RAMDA\n\n*Claimed* (Lee et al. 2024, arXiv 2403.14398): at comparable accuracy more "
-        "structured sparsity "
-        "than proximal SGD and other proximal adaptive methods. Here: the same group lasso "
-        "(`strength` 0.001, groups "
-        "are the inputs of each layer) for all three, each tuned over 12 trials by validation "
-        "accuracy alone; 600 "
-        "steps; RAMDA lowers its own rate at its restarts, the others follow the cosine.\n\n"
-        f"{table(header, rows)}\n\n"
-        "RAMDA's iterate is a mixture, W <- (1 - c) W + c Wt, with c = averaging sqrt(steps since "
-        "the last restart). "
-        "Here 90 steps are left after it: with averaging 0.03 c ends at 0.28, and no group of the "
-        "mixture is exactly "
-        "zero, whatever Wt is. Tuning by accuracy alone does not mind. The row with averaging 0.3 "
-        "is the best of the "
-        "trials that had it. In a longer training c reaches one with either."
-    )
+    text = template("claims/sparsity", table=table(header, rows))
     return text, summary
 
 
@@ -452,9 +403,16 @@ def files(folder: Path) -> dict[Path, str]:
         ],
         verdicts,
     )
-    verdict = f"## Verdicts\n\n{VERDICTS}\n\n{words}"
+    verdict = f"## Verdicts\n\n{template('claims/verdicts')}\n\n{words}"
     head = f"## Every comparison\n\n{table(names, rows)}"
-    parts = [INTRODUCTION, verdict, head, finer(source), *sections, tuned(source)]
+    parts = [
+        template("claims/introduction"),
+        verdict,
+        head,
+        finer(source),
+        *sections,
+        tuned(source),
+    ]
     return {
         PAGE: "\n\n".join(parts) + "\n",
         TABLE: pd.DataFrame(rows, columns=names).to_csv(index=False),

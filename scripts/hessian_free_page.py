@@ -11,7 +11,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from pages import Archived, archive_for, spread, write
+from pages import Archived, archive_for, spread, template, write
 
 from suite.paths import ROOT
 from suite.report.drawing.style import colour_of
@@ -24,18 +24,6 @@ TASKS = ("long_memory", "curves_autoencoder", "mnist_autoencoder")
 METHODS = ("momentum", "adam", "hessian_free")
 PICTURE = ROOT / "docs" / "pictures" / "hessian_free.png"
 PAGE = ROOT / "docs" / "results" / "hessian_free.md"
-
-TEXT = """Two deep autoencoders (`curves_autoencoder`, 784-400-200-100-50-25-6 on 1,000 generated \
-curves, and
-`mnist_autoencoder`, 784-1000-500-250-30 on 1,000 digits of MNIST) and a plain RNN on the adding \
-problem (`long_memory`,
-50 steps, 2,000 sequences). Each method had six trials of a third of the passes below, then three \
-seeds that the tuning
-did not see. A pass is one gradient-equivalent of every training example. Momentum and Adam see \
-mini-batches of 100,
-Hessian-free the whole training set at every step, so that it takes few steps in this budget. Made \
-by
-`scripts/hessian_free.sh`; seconds are those of the optimizer's steps on a shared machine."""
 
 
 def read(archived: Archived, task: str) -> dict[str, list[Run]]:
@@ -140,7 +128,7 @@ def files(folder: Path) -> dict[Path, str]:
     lines = [
         "# Hessian-free against tuned momentum and Adam",
         "",
-        TEXT,
+        template("hessian_free"),
         "",
         "![Training loss and validation metric against passes over the training "
         "set](../pictures/hessian_free.png)",

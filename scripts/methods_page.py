@@ -19,6 +19,7 @@ from typing import Any
 import pandas as pd
 import torch
 from omegaconf import OmegaConf
+from pages import table, template
 
 from optimizers import Objective, UnsupportedError
 from optimizers.method import Method
@@ -42,51 +43,13 @@ FINDINGS = ROOT / "results" / "reference" / "findings.csv"
 PAGE = ROOT / "docs" / "results" / "methods.md"
 COMMON = ("damping", "reduction_ratio", "condition", "age", "preconditioned", "failures/")
 
-INTRODUCTION = """# Every method, what it keeps and what it costs
-
-Made by `python scripts/methods_page.py` from the YAML files, the classes and the measurements in \
-results/reference/methods.csv
-({when}; one thread of a CPU, float32). `python -m suite.list --full` prints the first table.
-
-- *State* is the number of floats kept from step to step, as a formula: n is the number of \
-parameters, `matrices` the
-  shapes (r, c) of those with two dimensions or more seen as matrices, `lengths` and `vectors` the \
-sizes of the others
-  and their sum, `layers` the outputs and inputs (with the bias) of the layers, `hidden` the \
-matrices but the last,
-  `tensors` the number of tensors; other words are settings. A test holds each formula to the \
-tensors kept.
-- *Words* is the state measured after {steps} steps on the MLP, in floats per parameter.
-- *Gradient-equivalents* are the oracle calls of a step, each weighted by its cost on that net \
-over one forward and
-  backward pass; a method that only does arithmetic on the gradient has 1.00 whatever it spends on \
-it.
-- *Seconds* are a step's processor time over that of plain SGD, the two alternating on the same \
-mini-batches. Both are
-  means over {steps} steps at default settings (fewer where {seconds:g} seconds were not enough: \
-the column says so), so
-  that what is done every so many steps has its share.
-- The nets: an MLP 196-64-10, a ResNet-8 and a character transformer, `scale=quick`. — where a \
-method asks for more
-  than the task offers (squared errors, or few enough parameters for dense matrices).
-"""
-
-
 AGREEMENT = ("sign", "weighted", "positive", "correlation", "ratio")
 FINDINGS_OF: list[
     tuple[str, str, list[str]]
 ] = [  # heading, how to read it, methods; none: all whose diagonal was compared
     (
         "Whose diagonal has the sign of the true one",
-        "The diagonal that a method keeps, beside that of the exact Hessian: the share of entries "
-        "with the same sign, "
-        "the same weighted by size, the share of true entries that are positive (all that an "
-        "estimate without a sign "
-        "can get right), the correlation of the logarithms, the median ratio of the sizes. "
-        "AdaHessian keeps squares, "
-        "so its estimate has no sign, and for random signs the mean of a square is the squared "
-        "norm of the row of the "
-        "Hessian, not of its diagonal entry: hence the ratio.",
+        template("methods/diagonal"),
         [],
     ),
     (
@@ -98,24 +61,10 @@ FINDINGS_OF: list[
     ),
     (
         "Whether the Hessian's block of a vector is diagonal",
-        "SGD-PH takes H 1 for the diagonal of the block of one vector of parameters. "
-        "`off_diagonal` is the norm of "
-        "what is off the block's diagonal over that of the diagonal, `ones_error` |H 1 - diag| / "
-        "|diag|, both means "
-        "over the vectors in turn, at the beginning of a run.",
+        template("methods/block"),
         ["sgd_ph"],
     ),
 ]
-STAYS_OUT = """## What stays out
-
-- BAMSProd (Liu et al. 2020, arXiv 2009.13799), for networks with binary weights. Its abstract \
-names an adaptive range
-  constraint driven by the quantisation error and AMSGrad's maximum, but the update rule could not \
-be established from
-  what was readable, and there is no code by its authors. A guess under its name would be no \
-comparison.
-- LocoProp's matching losses (LocoProp-M), FOSI's kept batch, SVRG-BB: see the classes of their \
-relatives."""
 
 
 def task_of(name: str) -> tuple[Task, Batch]:
@@ -247,15 +196,7 @@ def needs(node: dict[str, Any]) -> str:
     return ", ".join(sorted(declared)) or "—"
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A table of Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
-    )
-
-
-def what_they_are(families: dict[str, list[str]]) -> str:
+def description_tables(families: dict[str, list[str]]) -> str:
     """For each family the methods: idea, paper, needs, state, what they were checked against."""
     parts = []
     for family, names in families.items():
@@ -274,7 +215,7 @@ def what_they_are(families: dict[str, list[str]]) -> str:
     return "\n\n".join(parts)
 
 
-def what_they_cost(frame: pd.DataFrame, families: dict[str, list[str]]) -> str:
+def cost_table(frame: pd.DataFrame, families: dict[str, list[str]]) -> str:
     """A row an optimizer: words, gradient-equivalents and seconds on each net."""
     names = [name for members in families.values() for name in members]
     rows = [cost_cells(name, frame[frame["optimizer"] == name]) for name in names]
@@ -299,14 +240,14 @@ def cost_cells(name: str, measured_rows: pd.DataFrame) -> list[str]:
     return [f"`{name}`", *numbers, str(int(fewest)) if fewest < STEPS else ""]
 
 
-def what_they_tell(frame: pd.DataFrame) -> str:
+def telemetry_table(frame: pd.DataFrame) -> str:
     """What methods measure of themselves, after the last of these steps."""
     telemetry = frame[frame["telemetry"].notna()]
     rows = [[f"`{row.optimizer}`", row.net, str(row.telemetry)] for row in telemetry.itertuples()]
     return table(["name", "net", "after the last step"], rows)
 
 
-def what_was_found() -> str:
+def finding_tables() -> str:
     """The findings, the seeds' smallest, median and largest value in a cell."""
     frame = pd.read_csv(FINDINGS)
     parts = []
@@ -341,24 +282,14 @@ def write() -> None:
     order = dict(sorted(families.items(), key=lambda item: (item[0] != "first order", item[0])))
     when = f"torch {torch.__version__.partition('+')[0]}"
     parts = [
-        INTRODUCTION.format(when=when, steps=STEPS, seconds=SECONDS),
-        f"## What they are\n\n{what_they_are(order)}",
-        f"## What they cost\n\n{what_they_cost(frame, order)}",
+        template("methods/introduction", when=when, steps=STEPS, seconds=SECONDS),
+        f"## What they are\n\n{description_tables(order)}",
+        f"## What they cost\n\n{cost_table(frame, order)}",
         f"## What we found\n\nMade by `python scripts/findings.py`: the median over {SEEDS} seeds "
         f"[smallest, largest]. "
-        f"The claims of their papers are tested in [claims.md](claims.md).\n\n{what_was_found()}",
-        "## What they tell of themselves\n\nNumbers that a method's `telemetry()` gives beside the "
-        "common ones, after "
-        "the last step, at default settings; the class says what each name means. Some say what a "
-        "method reduces to: "
-        "SOAA is AdamW with the learning rate `lr d` in all coordinates but the `differs_share`; "
-        "OGR is momentum with "
-        "the rate `lr / cut` in the `cut_share`; Sophia steps by the sign of the momentum in the "
-        "`clipped` share; FOSI "
-        "is AdamW until its first estimate, which comes after these steps; a step size that is "
-        "`capped` is that of SGD."
-        f"\n\n{what_they_tell(frame)}",
-        STAYS_OUT,
+        f"The claims of their papers are tested in [claims.md](claims.md).\n\n{finding_tables()}",
+        template("methods/telemetry", table=telemetry_table(frame)),
+        template("methods/absent"),
     ]
     PAGE.write_text("\n\n".join(part.strip() for part in parts) + "\n")
 

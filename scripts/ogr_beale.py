@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pages import template
 from torch import Tensor, nn
 
 from optimizers import Objective
@@ -217,63 +218,6 @@ def draw(curves: dict[str, Numbers], methods: dict[str, Builder]) -> None:
     figure.savefig(PICTURE, dpi=100)
 
 
-TEXT = """# OGR on Beale's function with noisy gradients
-
-OGR (`optimizer=ogr`, Duda 2019, arXiv 1901.11457) estimates curvatures by a linear regression of \
-the last gradients on
-the last parameters. Its author tests it on Beale's function
-
-    b(x, y) = (1.5 - x + x y)^2 + (2.25 - x + x y^2)^2 + (2.625 - x + x y^3)^2
-
-and publishes the results in his notebooks (github.com/JarekDuda/SGD-OGR-Hessian-estimator). The \
-tables below are his
-protocol run with our optimizers, the gradients from `Objective`: independent normal noise of \
-deviation {noise:g} is
-added to every component of every gradient, the function itself is measured without noise. Ours is \
-the median over
-seeds of the noise, with the smallest and the largest (one seed where a method has to see the \
-starts one by one). Made
-by `python scripts/ogr_beale.py`, in minutes.
-
-## Three dimensions
-
-f = b(x, y) + b(z, y) from the 343 starts of the grid -3, ..., 3 in each coordinate, {three} \
-steps; the geometric mean
-of the 343 last values."""
-
-READING = """How to read it: our method is the author's where his figure is near the range of \
-ours. His is one run with
-a noise of its own, so that it need not be inside. All settings are his. That says that the method \
-is the same one, not
-that it is better than Adam: he tuned each of them on this function.
-
-## Two dimensions
-
-{two} steps from the 15 starts x = -1, 0, 1, y = -2, ..., 2; the mean of the 15 last values. The \
-full OGR has beta 0.5,
-gamma 0.9, div 1.5, cut 10; the author has no figure for the diagonal one. His settings of \
-momentum and Adam are not in
-the notebooks: momentum has lr 0.003 and 0.9 here, Adam lr 0.4 and betas 0.8, 0.9, chosen by hand, \
-so that only the
-first row is a test."""
-
-SADDLE_TEXT = """One of the 15 starts, (0, 1), is a saddle of b: the gradient is zero there, and \
-the noise alone decides
-on which side OGR leaves it. In {good} of {seeds} noises it comes to the minimum (3, 0.5) and the \
-mean over all starts
-is {low[0]:.3f} to {low[1]:.3f}; in the others it goes the other way, where b falls slowly towards \
-x = -infinity, the
-value there is about {bad:.2f} and the mean {high[0]:.3f} to {high[1]:.3f}. The author's figure, \
-0.0187, is of the first
-kind. Without that start the {seeds} noises agree.
-
-![Paths on Beale's function and the value against the step](../pictures/ogr_beale.png)
-
-Left and middle: contours of b, the start a square, the minimum a star. Right: the function \
-against the step, in the
-median over starts and noises; OGR (full) ends at {rest:.2g}."""
-
-
 def main() -> None:
     """Write the picture and the page."""
     torch.set_num_threads(1)
@@ -302,7 +246,8 @@ def main() -> None:
     final = curves["OGR (full)"][:, -1]
     means, at_saddle = final.mean(1), final[:, SADDLE]
     good = at_saddle < 0.1
-    saddle = SADDLE_TEXT.format(
+    saddle = template(
+        "ogr_beale/saddle",
         good=int(good.sum()),
         seeds=SEEDS,
         low=(means[good].min(), means[good].max()),
@@ -311,9 +256,9 @@ def main() -> None:
         rest=np.median(final),
     )
     parts = [
-        TEXT.format(noise=NOISE, three=STEPS[3]),
+        template("ogr_beale/introduction", noise=NOISE, three=STEPS[3]),
         "\n".join(rows),
-        READING.format(two=STEPS[2]),
+        template("ogr_beale/reading", two=STEPS[2]),
         "\n".join(table_in_two(curves)),
         saddle,
     ]

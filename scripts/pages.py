@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from suite.paths import ROOT
 from suite.reference import REFERENCE
 from suite.results.archive import is_archive, read_archive, read_contents
 from suite.results.frame import exclusive_seconds
@@ -25,6 +26,7 @@ from suite.results.timings import Timings
 from suite.tables.formats import NOT_RUN
 
 EDGE = "lies at the edge"  # suite.tune's words about a winner
+TEMPLATES = ROOT / "scripts" / "templates"
 
 
 @dataclass(frozen=True)
@@ -116,10 +118,17 @@ def setting(run: Run, name: str) -> Any:
     return value
 
 
+def template(name: str, **fields: Any) -> str:
+    """A text of scripts/templates with its fields filled in."""
+    text = (TEMPLATES / f"{name}.md.in").read_text(encoding="utf-8")
+    return text.removesuffix("\n").format(**fields)
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
     return "\n".join(
-        "| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *rows]
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
     )
 
 

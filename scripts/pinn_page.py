@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from pages import Archived, archive_for, setting, write
+from pages import Archived, archive_for, setting, template, write
 
 from suite.paths import ROOT
 from suite.report.drawing.style import colour_of
@@ -99,15 +99,7 @@ def files(folder: Path) -> dict[Path, str]:
     lines = [
         "# A physics-informed network",
         "",
-        "-Lap u = f on the unit square by a 2-32-1 tanh network in float64 (`task=pinn_poisson`, "
-        "129 parameters, 1,020",
-        "residuals): the relative L2 error against the known solution at the end of each run. Adam "
-        "has its learning",
-        f"rate tuned over eight trials of 3,000 steps (it took {rate:g}) and a cosine schedule; "
-        f"the others have",
-        "their default settings. Made by `scripts/pinn.sh`, one thread; seconds are those of the "
-        "optimizer's steps on",
-        "a shared machine, and say little.",
+        template("pinn", rate=rate),
         "",
         "| " + " | ".join(head) + " |",
         "|" + "---|" * len(head),

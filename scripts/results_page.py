@@ -2,7 +2,7 @@
 published.
 
 Built from the archives in results/reference, one an experiment; `python scripts/results_page.py`
-writes it anew.
+writes it again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from pages import Cells, setting, spread, table
+from pages import Cells, setting, spread, table, template
 
 from suite.paths import ROOT
 from suite.reference import REFERENCE
@@ -24,21 +24,6 @@ from suite.tables.formats import NOT_RUN
 
 PAGE = ROOT / "docs" / "results" / "results.md"
 NEVER = "∞"
-
-HEAD = """# What the experiments came to
-
-Made by `python scripts/results_page.py` from \
-[results/reference](../../results/reference). Every \
-experiment is one
-command, `scripts/experiments.sh NAME` (or `python -m suite -m experiment=NAME` where it is one \
-sweep), at the size
-that two processor cores allow; what that leaves out is said beside it. *Time* is the sum of the \
-seconds of optimizer
-steps over all runs of the table, one thread each; the machine was busy and runs were held up at \
-times, so a quiet one
-needs less, often half. No GPU was at hand: times on one are not known. Published figures are the \
-papers' or
-repositories' own; set-ups differ as said."""
 
 
 def at_step(run: Run, column: str, step: int) -> float:
@@ -102,21 +87,7 @@ def deepobs_small(cells: Cells) -> str:
         "published, same epochs",
         "published, at the end",
     ]
-    return f"""SGD, momentum 0.99 and Adam at the learning rates DeepOBS chose.
-
-{table(header, rows)}
-
-Published: the test losses in DeepOBS's baseline files, one seed each (TensorFlow). Noisy \
-quadratic: 100 epochs, as
-there; our test set is DeepOBS's in double precision. VAE on MNIST and 2c2d on Fashion-MNIST: one \
-epoch of DeepOBS's
-50 and 100 (the runs to the end would take two processor cores days; `scale=full` is for a GPU), \
-trained on 59,000 of
-the 60,000 images, the rest being our validation split; networks as there, initialised as torch \
-does where DeepOBS
-uses truncated normals. On the VAE two of momentum's ten seeds (4 and 7) are still on the plateau \
-near 88 that the other
-eight have left, for 53.1 to 53.4. *Not run*: the remaining epochs."""
+    return template("results/deepobs_small", table=table(header, rows))
 
 
 KBFGS = {
@@ -139,24 +110,8 @@ def kbfgs_autoencoder(cells: Cells) -> str:
             rows.append(
                 [f"`{optimizer}`", "published", *(f"{value:.1f}" for value in KBFGS[optimizer])]
             )
-    return f"""784-1000-500-250-30 and back, rectified linear units, cross-entropy summed over the \
-pixels, batches of
-1,000; loss of images that were not trained on, after so many epochs.
-
-{table(["optimizer", "", *(f"epoch {epoch}" for epoch in EPOCHS)], rows)}
-
-Published: the output of the demonstration in the authors' repository (Goldfarb, Ren and Bahamou \
-2020, arXiv
-2006.08877), its loss on MNIST's 10,000 test images. Here: 1,000 of the 60,000 training images are \
-held out and judged
-on, so an epoch has 59 steps instead of 60. K-FAC as theirs: rate 1, damping 3 shared equally by \
-the factors, momentum
-of the gradient, inverses in each of the first 20 steps and every 20 from then on. With this \
-suite's defaults in the
-last three it diverges at that rate and damping ([natural_gradient.md](natural_gradient.md)). \
-K-BFGS at their rate and
-damping, 0.3 both; momentum (0.003) and Adam (0.001) at rates of ours. One seed. *Not run*: epochs \
-11 to 120."""
+    header = ["optimizer", "", *(f"epoch {epoch}" for epoch in EPOCHS)]
+    return template("results/kbfgs_autoencoder", table=table(header, rows))
 
 
 NANOGPT_STEPS = 2000
@@ -204,25 +159,9 @@ def nanogpt_char(cells: Cells) -> str:
         "steps to the tuned AdamW's end",
         "time to there / AdamW's",
     ]
-    return f"""nanoGPT's character model of Shakespeare in its setting for a CPU: 4 layers, 4 \
-heads, width 128,
-context 64, batch 12, 2,000 steps, gradients clipped at 1, 100 steps of warm-up.
-
-{table(header, rows)}
-
-Published: nanoGPT's README, for its AdamW at rate {PUBLISHED_RATE:g} with beta2 0.99 and weight \
-decay 0.1, as in the
-first row here. All others, AdamW in its second row too, have what twelve trials on the quick \
-`char_transformer` (Moby
-Dick, a smaller network) found; for `sophia_g` that was its default. Nobody was tuned on this \
-text. Our cosine ends at
-zero, nanoGPT's at a tenth; weight decay here acts on all parameters; the validation loss is that \
-of 1,000 windows of
-the last tenth of the text, looked at every 250 steps. *The tuned AdamW's end* is the median of \
-its seeds; steps are
-medians over the seeds, and the time is these steps at the seconds of `suite.time`, divided by \
-AdamW's 2,000 at its
-own."""
+    return template(
+        "results/nanogpt_char", published_rate=PUBLISHED_RATE, table=table(header, rows)
+    )
 
 
 def milliseconds(seconds: float) -> str:
@@ -265,20 +204,7 @@ def autoencoder_classics(cells: Cells) -> str:
         "failed",
         "published training squared error",
     ]
-    return f"""Small copies of the deep autoencoders, full batches, at most 1,500 \
-gradient-equivalents a run; every
-method with the best of eight trials of 500 gradient-equivalents.
-
-{table(header, rows)}
-
-Published (Sutskever et al. 2013, table 1, quoted from a secondary source): training errors on the \
-whole sets with
-networks of 784-400-200-100-50-25-6 and 784-1000-500-250-30. Here the networks are 100-50-25-6 and \
-100-50-30 wide on
-1,000 images, CURVES is a look-alike (the published set is not to be had), so orders may be \
-compared and values may not.
-The digits' problem has no published figure. docs/results/hessian_free.md has larger ones. \
-*Not run*: the published sizes."""
+    return template("results/autoencoder_classics", table=table(header, rows))
 
 
 def pinn(cells: Cells) -> str:
@@ -305,13 +231,7 @@ def pinn(cells: Cells) -> str:
         "gradient-equivalents",
         "seeds",
     ]
-    return f"""Poisson's equation on the unit square, a network of 32 tanh units in float64.
-
-{table(header, rows)}
-
-Adam's rate was tuned over eight trials, the others run at their defaults; [pinn.md](pinn.md) has \
-every seed. There is
-no published figure for this very problem."""
+    return template("results/pinn", table=table(header, rows))
 
 
 def conditioning(cells: Cells) -> str:
@@ -326,17 +246,8 @@ def conditioning(cells: Cells) -> str:
             row.append(shown(min(steps, default=math.nan)))
         settings = {setting_text(run) for run in cells.where(optimizer=optimizer).runs}
         rows.append([*row, str(len(settings))])
-    return f"""Steps to a gap of 1e-6 on a quadratic in 100 dimensions (at most 20,000 steps; \
-{NEVER}: not within
-these), for the best setting of a method's grid at each condition number, chosen afterwards: kind \
-to those with
-something to choose.
-
-{table(["optimizer", *(f"{number:.0e}" for number in numbers), "settings tried"], rows)}
-
-Theory: gradient descent needs a number of steps in proportion to the condition number, momentum \
-to its square root,
-Newton's method one; quasi-Newton methods at most about the dimension with exact line searches."""
+    header = ["optimizer", *(f"{number:.0e}" for number in numbers), "settings tried"]
+    return template("results/conditioning", never=NEVER, table=table(header, rows))
 
 
 def batch_size(cells: Cells) -> str:
@@ -356,17 +267,8 @@ def batch_size(cells: Cells) -> str:
                     best = min(best, (median(steps), f"{rate:g}"))
             row.append(f"{shown(best[0])} (lr {best[1]})" if best[1] else shown(best[0]))
         rows.append(row)
-    return f"""Steps to the accuracy of the tuned AdamW on the quick `mlp`, median of three seeds, \
-at the best of five
-rates for each method and size (the rate in brackets); at most 3,000 steps.
-
-{table(["optimizer", *(f"batch {size}" for size in sizes)], rows)}
-
-Published (Shallue et al. 2019, arXiv 1811.03600; Zhang et al. 2019, arXiv 1907.04164): steps \
-halve as the batch
-doubles, up to a size beyond which they do not fall any more, and that size is larger for momentum \
-and for K-FAC than
-for plain SGD."""
+    header = ["optimizer", *(f"batch {size}" for size in sizes)]
+    return template("results/batch_size", table=table(header, rows))
 
 
 def sensitivity(cells: Cells) -> str:
@@ -398,16 +300,7 @@ def sensitivity(cells: Cells) -> str:
         "decades from first to last of these",
         "worst accuracy",
     ]
-    return f"""Final accuracy of the quick `mlp` at nine learning rates from 1e-4 to 1, everything \
-else at its
-default, mean of three seeds; a run that failed counts as 0.
-
-{table(header, rows)}
-
-The same grid for all: for a method whose good rates lie at its edge the width is a lower bound. \
-The claim that
-second-order methods need less tuning (Martens and Grosse 2015 and others) would show as more \
-rates within 0.02."""
+    return template("results/sensitivity", table=table(header, rows))
 
 
 def saddles(cells: Cells) -> str:
@@ -425,15 +318,7 @@ def saddles(cells: Cells) -> str:
                 + (f", {median(escaped):.0f} steps" if escaped else "")
             )
         rows.append(row)
-    return f"""Ten starts close to the ridge of a saddle point at the origin. Left: the value is \
-half a unit below the
-saddle's; the steps are the median over the runs that left.
-
-{table(["optimizer", *names], rows)}
-
-Published (Dauphin et al. 2014, arXiv 1406.2572): Newton's method is drawn to saddle points, \
-saddle-free Newton leaves
-them in a few steps."""
+    return template("results/saddles", table=table(["optimizer", *names], rows))
 
 
 def leaves(name: str) -> float:
@@ -477,7 +362,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Cells], str]]] = {
 
 def page(reference: Path = REFERENCE) -> str:
     """The whole page; an experiment without an archive is listed as not run."""
-    parts, absent = [HEAD], []
+    parts, absent = [template("results/introduction")], []
     for name, (title, section) in SECTIONS.items():
         runs, _ = load_runs(reference / name) if (reference / name).exists() else ([], [])
         if not runs:

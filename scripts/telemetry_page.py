@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import yaml
+from pages import template
 
 from suite.paths import ROOT, results
 
@@ -24,65 +25,6 @@ FIGURES = {
 WIDTH = 139
 # the largest eigenvalue at the minimum of Rosenbrock's function, 501 + 250601^(1/2), rounded
 SHARPEST = 1002
-
-WIN = """After {budget:.0f} gradient-equivalents `ggn_cg` (its default settings) has a validation \
-error of
-{error:.3g}, momentum (lr {lr:g}, tuned for 200 steps) {other:.3g}. `ggn_cg` is as far as that \
-after {calls:.0f}
-gradient-equivalents, in {steps:.0f} steps and {seconds:.1f} s against {other_steps:.0f} steps and
-{other_seconds:.1f} s: a win by {by_calls:.1f} in gradient-equivalents, by {by_seconds:.1f} in \
-seconds.
-
-Why: momentum is held by the sharpest direction. `lr x largest eigenvalue` rises to the limit 2 (1 \
-+ {momentum:g}) =
-{limit:g} and stays there: {pinned:.2f} in the median of the second half, and within a tenth of \
-the limit at
-{near:.0f} % of its evaluations. The largest eigenvalue hovers at {limit:g} / lr = {held:.0f} \
-(median {dull:.0f}),
-and the steps go back and forth across the valley: their overshoot has the median {overshoot:.2f}, \
-they lead along a
-curvature of {steep:.3g}, and the cosine with the gradient is {other_cosine:.2f}. `ggn_cg` goes \
-where momentum
-cannot: in the second half of its steps the largest eigenvalue is {sharp:.0f}, {times:.0f} times \
-as large, and its
-steps lead along directions of curvature {flat:.2g}, {flatter:,.0f} times flatter than the \
-sharpest one, at a cosine
-of {cosine:.2f} with the gradient (medians). A step changes the weights by {change:.2g} % in the \
-median, one of
-momentum's by {other_change:.2g} %."""
-
-INSTABILITY = """Gradient descent with lr = {lr:g} from about (-1.2, 1). For {at:.0f} steps all \
-seems well: after the
-first few the loss falls steadily, to {lowest:.3g}, with a cosine of 1 and an overshoot of \
-{overshoot:.2g} in the
-median. But the valley gets sharper towards the minimum at (1, 1), where the largest eigenvalue is \
-{sharpest} and lr
-times it would be {would:.2g}. `lr x largest eigenvalue` passes 2 at step {crossing:.0f}, \
-{ahead:.0f} steps before
-anything is to be seen in the loss: from there on what little there is of the error across the \
-valley grows in each
-step, by the factor lr x eigenvalue - 1, {growth:.2f} at most. Then the loss jumps, and it ends at \
-{end:.2g},
-{times:.0f} times its lowest value. In the last quarter the overshoot is {last_overshoot:.2f} and \
-`lr x largest
-eigenvalue` {last_limit:.2f} in the median: the run hangs where the valley is just flat enough for \
-its step. The loss
-alone does not say what is wrong; the panel does, and says by how much: at the minimum a step up \
-to 2 / {sharpest} =
-{enough:.4f} is stable."""
-
-SADDLE = """Newton's method as the textbook has it (`optimizer.modification=none`). The gradient \
-is below 1e-12 from
-step {still:.0f} on and the loss stands still at {loss:.3g}, which looks like convergence. The \
-share of negative
-curvature does not: {mass:.2f} to the end, {share:.0f} % of the eigenvalues negative, the smallest \
-{smallest:.2g}.
-And step {uphill:.0f} went straight uphill, to the saddle (cosine {cosine:.0f}). The saddle-free \
-method has the same
-gradient to look at, but its steps follow the negative curvature (an overshoot of {overshoot:.1f}: \
-the loss falls
-faster than its slope says) until at step {left:.0f} no eigenvalue is negative; it ends at \
-{freed:.3g}."""
 
 
 def read(task: str, optimizer: str, **settings: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -122,7 +64,8 @@ def win() -> str:
     limit, pinned = 2 * (1 + momentum), late(slow, "lr_sharpness")
     flat, sharp = late(fast, "update_curvature").median(), late(fast, "eigenvalue_1").median()
     dull = late(slow, "eigenvalue_1").median()
-    return WIN.format(
+    return template(
+        "telemetry/win",
         budget=budget,
         error=ahead[metric],
         other=end[metric],
@@ -161,7 +104,8 @@ def instability() -> str:
     calm = known[known["lr_sharpness"] < 1].iloc[-1]["step"]
     crossing = known[(known["step"] > calm) & (known["lr_sharpness"] > 2)].iloc[0]
     before = history[history["step"].between(calm, lowest["step"])]
-    return INSTABILITY.format(
+    return template(
+        "telemetry/instability",
         lr=config["optimizer"]["lr"],
         lowest=lowest["loss"],
         at=lowest["step"],
@@ -185,7 +129,8 @@ def saddle() -> str:
     freed, _ = read("test_function", "saddle_free_newton", name="quartic_saddle")
     end = pulled.dropna(subset=["negative_mass"]).iloc[-1]
     uphill = pulled[pulled["cosine"] < 0].iloc[0]
-    return SADDLE.format(
+    return template(
+        "telemetry/saddle",
         still=first(pulled, "gradient_norm", 1e-12)["step"],
         loss=end["loss"],
         mass=end["negative_mass"],

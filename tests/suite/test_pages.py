@@ -88,11 +88,11 @@ def test_differences_are_paired_by_seed(
     interval = claims.difference(better, worse)
     half = 4.302652729749 * 0.01 / math.sqrt(3)  # Student's t with two degrees of freedom
     assert interval[:3] == pytest.approx((0.11, 0.11 - half, 0.11 + half))
-    assert claims.judged(interval) == "better"
-    assert claims.judged(claims.difference(worse, better)) == "worse"
-    assert claims.judged(claims.difference(runs_of([[0.7]]), worse)) == "not measured"
+    assert claims.relation(interval) == "better"
+    assert claims.relation(claims.difference(worse, better)) == "worse"
+    assert claims.relation(claims.difference(runs_of([[0.7]]), worse)) == "not measured"
     same = claims.difference(runs_of([[0.6], [0.7]]), runs_of([[0.7], [0.6]]))
-    assert claims.judged(same) == "cannot be told"
+    assert claims.relation(same) == "cannot be told"
     assert claims.in_numbers(interval, ".2f") == "+0.11 [+0.09, +0.13]"
 
 
