@@ -63,7 +63,6 @@ bench: $(READY) ## measure the suite's overhead, oracle calls and methods beside
 	$(BIN)/python benchmarks/matrix.py
 	$(BIN)/python benchmarks/natural_gradient.py
 	$(BIN)/python benchmarks/diagonal.py
-	$(BIN)/python benchmarks/batched.py
 	$(BIN)/python benchmarks/scale.py --report
 	$(BIN)/python benchmarks/functions.py
 

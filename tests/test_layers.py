@@ -14,7 +14,7 @@ FLOORS = {
     "reference": 9,
     "report": 8,
     **dict.fromkeys(("tune", "app", "api", "target"), 7),
-    **dict.fromkeys(("batched", "time", "multirun"), 6),
+    **dict.fromkeys(("time", "multirun"), 6),
     **dict.fromkeys(("training", "compare", "importers", "archive"), 5),
     "results": 4,
     **dict.fromkeys(("tables", "list"), 3),

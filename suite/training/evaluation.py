@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import torch
 
@@ -17,23 +16,16 @@ Metrics = dict[str, float]
 
 
 class Evaluator:
-    """Computes the metrics of a run's model in one process, for all processes.
+    """Computes the metrics of a run's model in one process, for all processes."""
 
-    Args:
-        measure: the metrics of the model as it is, on a split; the task's evaluation by default.
-    """
-
-    def __init__(
-        self, context: RunContext, measure: Callable[[str], Metrics] | None = None
-    ) -> None:
+    def __init__(self, context: RunContext) -> None:
         self.context = context
-        self._measure = measure or partial(context.task.evaluate, context.model)
 
     def evaluate(self, split: str) -> Metrics:
         """The metrics at the evaluation weights."""
         context = self.context
         with self.evaluation_weights(timed=split == "val"):
-            metrics = self._measure(split) if context.world.leads else {}
+            metrics = context.task.evaluate(context.model, split) if context.world.leads else {}
         self._require_unison()
         return context.ranks.broadcast_object(metrics)
 

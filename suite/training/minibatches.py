@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -22,8 +22,6 @@ class Minibatches:
     Attributes:
         generator: the source of sampled targets.
     """
-
-    objective_class: ClassVar[type[Objective]] = Objective
 
     def __init__(self, plan: Plan, task: Task, state: RunState) -> None:
         self.plan = plan
@@ -62,7 +60,7 @@ class Minibatches:
         inputs, targets = batch or self.first()
         compiled = self.plan.config["compile"] if compiled is None else compiled
         forward: Any = torch.compile(model) if compiled else model
-        return self.objective_class(
+        return Objective(
             forward,
             self.task.loss_fn,
             inputs,

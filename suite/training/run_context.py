@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -67,7 +66,6 @@ def build_context(
     task: Task,
     place: torch.device,
     world: World | None = None,
-    minibatches: Callable[[Plan, Task, RunState], Minibatches] = Minibatches,
 ) -> RunContext:
     """Build the plan's model, optimizer and objective.
 
@@ -76,7 +74,7 @@ def build_context(
             cannot give it.
     """
     world, state = world or World(), RunState()
-    batches = minibatches(plan, task, state)
+    batches = Minibatches(plan, task, state)
     model = task.model(stream(plan.seed, "model"))
     world.ranks.broadcast_(list(model.state_dict().values()))
     optimizer = build_optimizer(plan, task, model, world.ranks)

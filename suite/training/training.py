@@ -50,9 +50,6 @@ class Steps:
 class Training:
     """The loop: steps, and after each of them what is due.
 
-    `run` is all of it. Where the steps of many runs are taken together, their driver calls
-    `begin` once, `before` and `after` at each step, and enters the recorder itself.
-
     Args:
         context: the run.
         evaluator: computes the metrics.
@@ -92,17 +89,17 @@ class Training:
         """Train to the end; only the optimizer's own step is on the clock."""
         clock, optimizer = self.context.clock, self.context.optimizer
         with self.recorder:
-            status = self.begin(resume=resume)
+            status = self._begin(resume=resume)
             with frozen_garbage_collection():
                 while status is None:
-                    objective = self.before()
+                    objective = self._before()
                     start = clock()
                     loss = optimizer.step(objective)
                     seconds = clock() - start
-                    status = self.after(loss, seconds)
+                    status = self._after(loss, seconds)
         return status
 
-    def begin(self, *, resume: bool) -> Status | None:
+    def _begin(self, *, resume: bool) -> Status | None:
         """Log the untrained model, or go on from the checkpoint; the status if no step is left."""
         recorder, untrained = self.recorder, self.evaluator.evaluate("val")
         recorder.open(list(untrained), resume=resume)
@@ -118,19 +115,14 @@ class Training:
         self._next_due = recorder.cadence.next_due(self._state.step)
         return Status.DONE if self._state.step >= self.context.plan.steps else None
 
-    @property
-    def batch(self) -> Batch:
-        """The mini-batch of the present step."""
-        return self._steps.batch
-
-    def before(self) -> Objective:
+    def _before(self) -> Objective:
         """The objective of the next step."""
         objective = self._steps.before()
         if self._watches_steps:
             self.recorder.before_step(self._steps.batch)
         return objective
 
-    def after(self, loss: Tensor | float, seconds: float) -> Status | None:
+    def _after(self, loss: Tensor | float, seconds: float) -> Status | None:
         """Count the step and do what is due; the status if the run ends here."""
         world, asked = self.context.world, 0.0
         if self._is_shared:

@@ -10,7 +10,7 @@ configs/tuned/<task>_<optimizer>.yaml; a trial that failed counts as worst, and 
 not used.
 
 Of the study itself: trials=12 jobs=2 sampler=quasi|random|tpe pruner=none|halving seeds=1
-batched=1|auto|32 storage=FOLDER (of the studies, to be shared) out=FOLDER (of the tuned values).
+storage=FOLDER (of the studies, to be shared) out=FOLDER (of the tuned values).
 All other words are settings of the runs, as `python -m suite` takes them: scale=quick steps=300
 schedule=cosine. See docs/guide/tuning.md.
 """
@@ -28,12 +28,12 @@ from suite.errors import ConfigError
 if TYPE_CHECKING:
     from suite.tune.study import Request
 
-AUTO = 32  # trials of a batch, where the number is left open
 REFUSED = {
     "seed": "trials have seeds of their own, which no comparison uses; how many is seeds=2",
     "force": "what is recorded is not tried again; to begin anew, move away the study's journal "
     "and its runs",
     "tuned": "tuning begins with the default settings",
+    "batched": "a trial is a run by itself; jobs=2 runs two at a time",
 }
 
 
@@ -75,7 +75,6 @@ def parse(arguments: Sequence[str]) -> Request:
         "sampler": words.one_of(*SAMPLERS),
         "pruner": words.one_of(*PRUNERS),
         "seeds": words.positive_int,
-        "batched": _batch_size,
         "storage": words.folder,
         "out": words.folder,
     }
@@ -84,10 +83,6 @@ def parse(arguments: Sequence[str]) -> Request:
         raise ConfigError(__doc__ or "")
     optimizers, tasks = values.pop("optimizer"), values.pop("task")
     return Request(optimizers, tasks, **values, overrides=overrides)
-
-
-def _batch_size(key: str, text: str) -> int:
-    return AUTO if text == "auto" else words.positive_int(key, text)
 
 
 def main() -> None:

@@ -47,29 +47,6 @@ def execute(plan: Plan, watch: Watch | None = None) -> Outcome:
     return outcome
 
 
-def reason_against_batch(plans: Sequence[Plan]) -> str | None:
-    """Why the runs cannot be trained at once, with stacked parameters; None where they can."""
-    from suite.batched import reason_against, together
-
-    if not together(plans):
-        return "they differ in more than settings and seeds"
-    return next((reason for plan in plans if (reason := reason_against(plan))), None)
-
-
-def execute_batch(plans: Sequence[Plan]) -> list[Outcome]:
-    """All runs at once.
-
-    Raises:
-        KeyboardInterrupt: the batch was interrupted.
-    """
-    from suite.batched import run_batched
-
-    outcomes = run_batched(plans)
-    if any(outcome.status is Status.INTERRUPTED for outcome in outcomes):
-        raise KeyboardInterrupt
-    return outcomes
-
-
 def trial_of(
     number: int, settings: Settings, plans: Sequence[Plan], outcomes: Sequence[Outcome]
 ) -> Trial:

@@ -43,8 +43,6 @@ class Request:
         sampler, pruner: how settings are chosen, and whether the worse runs are stopped early.
         seeds: how many seeds a setting is tried with; its value is their mean.
         storage: the folder of the studies, shared by all processes that work on them.
-        batched: how many trials are trained at once with stacked parameters, where the method
-            allows it.
     """
 
     optimizers: Sequence[str]
@@ -57,14 +55,12 @@ class Request:
     pruner: str = NO_PRUNER
     seeds: int = 1
     storage: Path | None = None
-    batched: int = 1
 
     def __post_init__(self) -> None:
-        together = self.seeds > 1 or self.batched > 1
-        if self.pruner == HALVING and (together or self.sampler not in EXCHANGEABLE):
+        if self.pruner == HALVING and (self.seeds > 1 or self.sampler not in EXCHANGEABLE):
             raise ConfigError(
-                "pruner=halving runs all trials side by side, a run each: leave out seeds, batched "
-                "and sampler=tpe, or the pruner"
+                "pruner=halving runs all trials side by side, a run each: leave out seeds and "
+                "sampler=tpe, or the pruner"
             )
 
     @property

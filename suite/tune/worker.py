@@ -10,16 +10,9 @@ from contextlib import contextmanager
 from types import FrameType
 
 from suite.config.plan import Plan
-from suite.training.runner import Outcome
 from suite.training.training import Watch
 from suite.tune import claims
-from suite.tune.execution import (
-    execute,
-    execute_batch,
-    plans_of,
-    reason_against_batch,
-    trial_of,
-)
+from suite.tune.execution import execute, plans_of, trial_of
 from suite.tune.halving import Halt, rungs
 from suite.tune.journal import Claim, Journal
 from suite.tune.study import HALVING, Study
@@ -27,8 +20,6 @@ from suite.tune.trial import PRUNED, Trial
 
 PAUSE = 0.5  # seconds between two looks at the trials of other processes
 PATIENCE = 20 * PAUSE  # until a line says so
-
-Done = Iterator[tuple[Claim, list[Plan], list[Outcome]]]
 
 
 class Worker:
@@ -43,7 +34,6 @@ class Worker:
         me = claims.myself()
         self.me, self.parent = me, parent
         self.journals = [Journal(study, me) for study in of]
-        self.single: set[str] = set()  # studies whose trials do not fit into a batch
 
     def work(self) -> None:
         """Run the missing trials, and wait for those of other processes, until all have ended."""
@@ -61,47 +51,28 @@ class Worker:
                     if waited == PATIENCE:
                         self._say_waiting()
 
-    def _next(self) -> tuple[Journal, list[Claim]] | None:
+    def _next(self) -> tuple[Journal, Claim] | None:
         for journal in self.journals:
             for trial in journal.decide():
                 self._say(journal.study, trial)
-            if claims := journal.claim(self._most(journal.study)):
-                return journal, claims
+            if claim := next(iter(journal.claim()), None):
+                return journal, claim
         return None
 
-    def _most(self, study: Study) -> int:
-        """How many trials are claimed at once: no more than this process's share."""
-        share = -(-study.trials // study.request.jobs)
-        return 1 if study.name in self.single else min(study.request.batched, share)
-
-    def _execute(self, journal: Journal, claims: Sequence[Claim]) -> None:
-        left = list(claims)
+    def _execute(self, journal: Journal, claim: Claim) -> None:
+        study, left = journal.study, [claim]
         try:
-            for claim, plans, outcomes in self._outcomes(journal.study, claims):
-                trial = trial_of(claim.number, claim.settings, plans, outcomes)
-                left.remove(claim)
-                if trial.status == PRUNED:
-                    journal.pause(claim, trial)
-                    continue
+            plans = plans_of(study, claim.settings)
+            outcomes = [execute(plan, _watch(study, claim, plan)) for plan in plans]
+            trial = trial_of(claim.number, claim.settings, plans, outcomes)
+            left.clear()
+            if trial.status == PRUNED:
+                journal.pause(claim, trial)
+            else:
                 journal.record(claim, trial)
-                self._say(journal.study, trial)
+                self._say(study, trial)
         finally:
             journal.give_back(left)
-
-    def _outcomes(self, study: Study, claims: Sequence[Claim]) -> Done:
-        """The runs of the trials: all at once as a batch, else those of the first."""
-        planned = [(claim, plans_of(study, claim.settings)) for claim in claims]
-        if study.request.batched > 1 and study.name not in self.single:
-            every = [plan for _, plans in planned for plan in plans]
-            if (reason := reason_against_batch(every)) is None:
-                outcomes = iter(execute_batch(every))
-                for claim, plans in planned:
-                    yield claim, plans, [next(outcomes) for _ in plans]
-                return
-            print(f"{study.label} on {study.problem}, not batched: {reason}", flush=True)
-            self.single.add(study.name)
-        claim, plans = planned[0]
-        yield claim, plans, [execute(plan, _watch(study, claim, plan)) for plan in plans]
 
     def _say(self, study: Study, trial: Trial) -> None:
         """A line about a trial that has ended."""

@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -24,7 +24,6 @@ from omegaconf import DictConfig
 
 import suite.app
 from suite import paths
-from suite.batched import run_batched
 from suite.config.compose import Choices, as_command, compose_config, plan_from
 from suite.config.instantiate import locate
 from suite.config.plan import Plan
@@ -32,7 +31,6 @@ from suite.results.frame import Records
 from suite.training.runner import Outcome, run
 from suite.training.summary import Summary
 from suite.tune import __main__ as tune
-from tests.suite.batched_cases import Left, Pairs, Planned
 from tests.suite.verdict_cases import ADAMW, KFAC, Sown, built
 
 QUICK = ("scale=quick", "threads=1", "device=cpu", "wandb.mode=disabled")
@@ -328,27 +326,3 @@ def two_sides(sown: Sown) -> Callable[..., Records]:
         )
 
     return make
-
-
-@pytest.fixture
-def elsewhere(tmp_path: Path, measured_costs: Path) -> Path:
-    """Another folder of results, with the same oracle costs."""
-    folder = tmp_path / "elsewhere"
-    folder.mkdir()
-    (folder / "costs").symlink_to(measured_costs)
-    return folder
-
-
-@pytest.fixture
-def apart_and_batched(planned: Planned, elsewhere: Path) -> Pairs:
-    """Each run by itself, and the same runs as a batch."""
-
-    def carry_out(overrides: Sequence[Sequence[str]]) -> list[tuple[Left, Left]]:
-        alone = [planned(*given) for given in overrides]
-        batch = [planned(*given, results=elsewhere) for given in overrides]
-        for plan in alone:
-            run(plan)
-        run_batched(batch)
-        return list(zip(map(Left, alone), map(Left, batch), strict=True))
-
-    return carry_out

@@ -31,12 +31,7 @@ def test_a_command_line_is_a_request() -> None:
         3,
     )
     assert (list(request.overrides), request.out) == (["scale=quick", "steps=7"], Path("/x"))
-    assert (request.sampler, request.pruner, request.seeds, request.batched) == (
-        "quasi",
-        "none",
-        1,
-        1,
-    )
+    assert (request.sampler, request.pruner, request.seeds) == ("quasi", "none", 1)
     assert (
         request.command
         == "python -m suite.tune optimizer=sgd,kfac task=mlp trials=5 scale=quick steps=7"
@@ -44,15 +39,8 @@ def test_a_command_line_is_a_request() -> None:
 
 
 def test_options_of_the_study_are_part_of_the_command_that_repeats_it() -> None:
-    request = tune.parse(
-        ["optimizer=sgd", "task=mlp", "sampler=tpe", "seeds=2", "batched=auto", "storage=/shared"]
-    )
-    assert (request.sampler, request.seeds, request.batched, request.storage) == (
-        "tpe",
-        2,
-        32,
-        Path("/shared"),
-    )
+    request = tune.parse(["optimizer=sgd", "task=mlp", "sampler=tpe", "seeds=2", "storage=/shared"])
+    assert (request.sampler, request.seeds, request.storage) == ("tpe", 2, Path("/shared"))
     assert (
         request.command
         == "python -m suite.tune optimizer=sgd task=mlp trials=12 sampler=tpe seeds=2"
@@ -93,8 +81,8 @@ def test_help_is_printed_and_no_error(tune_command: Callable[..., Any]) -> None:
             "seeds must be a whole number from 1 on, got '1.5'",
         ),
         (
-            ["optimizer=sgd", "task=mlp", "batched=all"],
-            "batched must be a whole number from 1 on, got 'all'",
+            ["optimizer=sgd", "task=mlp", "batched=32"],
+            "a trial is a run by itself; jobs=2 runs two at a time",
         ),
         (
             ["optimizer=sgd", "task=mlp", "sampler=quasy"],

@@ -1,4 +1,4 @@
-"""Studies that are interrupted, shared by several processes, or batched."""
+"""Studies that are interrupted, or shared by several processes."""
 
 from __future__ import annotations
 
@@ -160,45 +160,3 @@ def test_a_broken_file_ends_all_jobs_and_is_said_once(home: Path, tmp_path: Path
     assert done.stderr.count("broken.py") == 1
     assert "Traceback" not in done.stderr
     assert not (home / "tuned").exists()
-
-
-# -- batches ---------------------------------------------------------------------------------------
-
-
-def test_batched_trials_find_what_separate_ones_find(
-    tune_command: Callable[..., Any], home: Path
-) -> None:
-    words = ["optimizer=momentum", "task=logistic", "scale=quick", "steps=20", "trials=6", "jobs=1"]
-    code, said, _ = tune_command(*words, "batched=4")
-    assert code == 0
-    assert "not batched" not in said
-    together = load_trials(home)
-    told = [
-        json.loads((Path(path) / "summary.json").read_text()).get("batched")
-        for path in together["path"]
-    ]
-    assert told == [4, 4, 4, 4, 2, 2]
-    for name in ("studies", "runs"):
-        (home / "tune" / name).rename(home / f"{name}_of_batches")
-    tune_command(*words)
-    alone = load_trials(home)
-    assert list(alone["settings"]) == list(together["settings"])
-    assert list(alone["study"]) == list(together["study"])
-    assert list(alone["value"]) == pytest.approx(list(together["value"]), rel=1e-4, nan_ok=True)
-
-
-def test_a_method_that_cannot_be_batched_is_run_by_itself_and_said(
-    tune_command: Callable[..., Any], home: Path
-) -> None:
-    words = [
-        "optimizer=newton",
-        "task=quadratic",
-        "scale=quick",
-        "task.steps=3",
-        "trials=3",
-        "jobs=1",
-    ]
-    code, said, _ = tune_command(*words, "batched=auto")
-    assert code == 0
-    assert "newton on quadratic, not batched: newton asks for hessian" in said
-    assert list(load_trials(home)["status"]) == ["done"] * 3

@@ -141,7 +141,7 @@ def test_other_spaces_runs_samplers_and_seeds_are_other_studies(study: Study) ->
     names = {study.name, *(other.name for other in others)}
     assert len(names) == 6
     assert all(name.startswith("quadratic_sgd_") for name in names)
-    assert of(study, trials=9, jobs=2, batched=4).name == study.name
+    assert of(study, trials=9, jobs=2).name == study.name
 
 
 def test_a_halved_study_is_one_of_its_number_of_trials(study: Study) -> None:
