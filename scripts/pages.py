@@ -18,7 +18,7 @@ import yaml
 from suite.paths import ROOT
 from suite.reference import REFERENCE
 from suite.results.archive import is_archive, read_archive, read_contents
-from suite.results.frame import exclusive_seconds
+from suite.results.frame import isolated_seconds
 from suite.results.labels import show
 from suite.results.run import Run
 from suite.results.select import has_setting
@@ -62,7 +62,7 @@ class Cells:
 
         NaN where that was not measured.
         """
-        return median(exclusive_seconds(run, self.timings) for run in self.runs)
+        return median(isolated_seconds(run, self.timings) for run in self.runs)
 
     @property
     def time(self) -> str:

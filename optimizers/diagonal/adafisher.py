@@ -163,7 +163,7 @@ class AdaFisher(Factored):
     def _update_statistics(
         self, block: Block, state: dict[str, Any], sums: Tensors, share: float
     ) -> None:
-        self.averages.fold(block, state, sums)
+        self.averages.update(block, state, sums)
 
     def _refresh(self, blocks: Sequence[Block], objective: Objective) -> None:
         """Do nothing: diagonals need no inversion."""

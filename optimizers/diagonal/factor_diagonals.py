@@ -45,7 +45,7 @@ class Averages:
         """The averages of the released code for gamma."""
         return cls(0.1 * gamma, 0.01 * gamma, SMALL)
 
-    def fold(self, block: Block, state: dict[str, Any], sums: Tensors) -> None:
+    def update(self, block: Block, state: dict[str, Any], sums: Tensors) -> None:
         """Update `a` and `g` of a block's state with the sums."""
         for name, new in diagonals(block, sums).items():
             if name not in state:

@@ -14,7 +14,7 @@ NULL = (
 )
 
 
-def settled(values: Tensor, vectors: Tensor) -> Tensor:
+def fix_null_space(values: Tensor, vectors: Tensor) -> Tensor:
     """Eigenvectors (..., n, n) with a basis of the null space that rounding does not choose.
 
     The eigenvalues (..., n) are ascending. A second moment of fewer gradients than dimensions says
@@ -22,17 +22,17 @@ def settled(values: Tensor, vectors: Tensor) -> Tensor:
     number of processes, between which methods that work in this basis drift apart. Here the vectors
     of the null space are those that diagonalise diag(1, ..., n) within it.
     """
-    settled = vectors.clone()
+    fixed = vectors.clone()
     size = values.shape[-1]
     ramp = torch.arange(1, size + 1, dtype=vectors.dtype, device=vectors.device)
-    flat = settled.view(-1, size, size)
+    flat = fixed.view(-1, size, size)
     for number, lost in enumerate((values <= NULL * values[..., -1:]).sum(-1).flatten().tolist()):
         if lost > 1:
             null = flat[number, :, :lost]
             pair = symmetric_eigen(null.mT @ (ramp[:, None] * null))
             if pair is not None:
                 flat[number, :, :lost] = null @ pair[1].to(null)
-    return settled
+    return fixed
 
 
 @phased("inverse")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.linalg.decompositions import settled
+from optimizers.linalg.decompositions import fix_null_space
 from optimizers.linalg.roots import stacked_eigen
 from optimizers.matrix.layout import MATRICES, require_layout
 from optimizers.matrix.modes import along, times, times_all, unfold
@@ -165,7 +165,7 @@ class KLShampoo(Preconditioned):
             factor = stack.tensors[f"factor_{mode}"]
             unfolded = unfold(gradient[empty], mode)
             values, vectors, good = stacked_eigen(unfolded @ unfolded.mT)
-            stack.tensors[f"basis_{mode}"][empty] = settled(values, vectors).flip(-1)
+            stack.tensors[f"basis_{mode}"][empty] = fix_null_space(values, vectors).flip(-1)
             unit = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
             factor[empty] = mean_square.pow(1 / len(sides))[:, None, None] * unit
             self._count_failures("basis", good)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.linalg.decompositions import settled
+from optimizers.linalg.decompositions import fix_null_space
 from optimizers.linalg.roots import conditions, power_step, stacked_eigen
 from optimizers.matrix.layout import MATRICES, require_layout
 from optimizers.matrix.modes import add_gram, times, times_all
@@ -180,7 +180,7 @@ class SOAP(Preconditioned):
             stack.zeros(name, like)
         for mode, bases in self._bases(stack, like).items():
             values, vectors, good = stacked_eigen(stack.tensors[f"factor_{mode}"])
-            bases.copy_(settled(values, vectors).flip(-1))
+            bases.copy_(fix_null_space(values, vectors).flip(-1))
             stack.condition[mode] = conditions(values[:, -1], values[:, 0])
             self._count_failures("basis", good)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.linalg.decompositions import inverses_positive, settled, symmetric_eigens
+from optimizers.linalg.decompositions import fix_null_space, inverses_positive, symmetric_eigens
 from optimizers.natural_gradient.blocks import Block, KroneckerBlock
 
 State = dict[str, Any]
@@ -163,7 +163,7 @@ def _set_eigens(state: State, pairs: Mapping[str, tuple[Tensor, Tensor] | None])
     for name, pair in pairs.items():
         if pair is None:
             return False
-        values[name], bases[f"{name}_basis"] = pair[0], settled(*pair)
+        values[name], bases[f"{name}_basis"] = pair[0], fix_null_space(*pair)
     state.update(bases)
     a, g = (values[name].clamp(min=0) for name in ("a", "g"))
     state["scales"] = g.unsqueeze(-1) * a.unsqueeze(-2)

@@ -82,7 +82,7 @@ def _require_complete(kind: Kind, own: Mapping[str, Any]) -> None:
     missing = [
         name
         for name, argument in signature(kind).items()
-        if _must_be_given(argument) and name not in optional
+        if _is_required(argument) and name not in optional
     ]
     if missing:
         raise UnsupportedError(
@@ -185,7 +185,7 @@ def shell(groups: Sequence[Group]) -> nn.Module:
     return root
 
 
-def _must_be_given(argument: inspect.Parameter) -> bool:
+def _is_required(argument: inspect.Parameter) -> bool:
     return argument.default is argument.empty and argument.name not in ("params", "model")
 
 

@@ -125,7 +125,7 @@ def seconds_line(verdict: Verdict) -> str:
         )
     words = {
         time_to_target.OWN: "by the runs' own clock, one run at a time",
-        time_to_target.EXCLUSIVE: "steps times those of a step measured alone (suite.time)",
+        time_to_target.ISOLATED: "steps times those of a step measured alone (suite.time)",
     }
     return f"seconds: {', and '.join(words[source] for source in verdict.sources)}"
 

@@ -47,7 +47,7 @@ class RunValues:
     final: float
     hardware: str
     parallel: bool
-    exclusive: float
+    isolated: float
     peak: float
     command: str
 
@@ -155,7 +155,7 @@ class CostTable:
         key = (run.index, level)
         if key not in self._costs:
             history = self.records.histories[run.index]
-            clock = time_to_target.Clock(run.parallel, run.exclusive)
+            clock = time_to_target.Clock(run.parallel, run.isolated)
             (self._costs[key],) = time_to_target.costs_of(
                 history, side.metric, side.direction, [level], clock
             )

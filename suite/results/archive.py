@@ -36,7 +36,7 @@ FORMAT = "runs of the optimizer suite"
 VERSION = 1
 
 
-WALK = ["step", "x", "y"]
+COORDINATES = ["step", "x", "y"]
 
 
 class ArchiveError(ConfigError):
@@ -65,7 +65,7 @@ def write_archive(
     folder.mkdir(parents=True, exist_ok=True)
     scrub = Scrubber()
     portable = [_portable(run, scrub, rows) for run in runs]
-    for name in (CONTENTS, parquet.WALKS, TIMINGS):
+    for name in (CONTENTS, parquet.TRAJECTORIES, TIMINGS):
         (folder / name).unlink(missing_ok=True)
     parquet.write(portable, folder, small=True)
     if timings:
@@ -124,7 +124,7 @@ def read_contents(folder: Path) -> dict[str, Any]:
 
 
 def read_timings(folder: Path) -> dict[Place, Timing]:
-    """The exclusive timings that came with the runs."""
+    """The isolated timings that came with the runs."""
     try:
         content = json.loads((folder / TIMINGS).read_text(encoding="utf-8"))
         return placed(map(from_json, content.values()))
@@ -141,23 +141,23 @@ def _portable(run: Run, scrub: Scrubber, rows: int) -> Run:
         summary=scrub(run.summary),
         environment=scrub(run.environment),
         history=thin(run, rows),
-        walk=_walk(run),
+        trajectory=_trajectory(run),
     )
 
 
-def _walk(run: Run) -> pd.DataFrame | None:
+def _trajectory(run: Run) -> pd.DataFrame | None:
     """The points of a run over a plane, in single precision, as a figure shows them."""
-    walk = run.walk
-    if walk is None:
+    points = run.trajectory
+    if points is None:
         try:
-            walk = pd.read_csv(run.path / "path.csv", dtype=float, index_col=False)[WALK]
+            table = pd.read_csv(run.path / "path.csv", dtype=float, index_col=False)
+            points = table[COORDINATES]
         except (OSError, ValueError, KeyError):
             return None
-        walk = (
-            walk if run.summary else walk.iloc[:-1]
-        )  # a killed run may have been cut off in its last line
+        if not run.summary:  # a killed run may have been cut off in its last line
+            points = points.iloc[:-1]
     with np.errstate(over="ignore"):
-        return walk.astype("float32").astype("float64")
+        return points.astype("float32").astype("float64")
 
 
 def _contents(runs: Sequence[Run], stored: Sequence[Run], rows: int, about: str) -> dict[str, Any]:

@@ -278,7 +278,7 @@ def _row(
         "parallel": bool(run.summary.get("parallel", False)),
         "device": device,
         "hardware": hardware(device, run.environment),
-        "exclusive_seconds_per_step": exclusive_seconds(run, timings),
+        "exclusive_seconds_per_step": isolated_seconds(run, timings),
         "scale": plain(run.config.get("scale") or ""),
         "experiment": plain(run.config.get("experiment") or ""),
         "command": plain(run.config.get("command") or ""),
@@ -286,7 +286,7 @@ def _row(
     }
 
 
-def exclusive_seconds(run: Run, timings: Timings) -> float:
+def isolated_seconds(run: Run, timings: Timings) -> float:
     """Seconds of a step with the run's hardware to itself.
 
     NaN where nobody has measured them there undisturbed.

@@ -12,10 +12,10 @@ from suite.results.run import Run, plain
 Settings = dict[str, str]
 
 SPEAKS_FOR_ITSELF = ("scale", "device", "precision")
-FOUND_OUT = ("device", "precision", "metric", "direction")
+DERIVED = ("device", "precision", "metric", "direction")
 PROBLEM_KEYS = (
     "scale",
-    *FOUND_OUT,
+    *DERIVED,
     "steps",
     "max_seconds",
     "max_grad_equivalents",
@@ -193,7 +193,7 @@ def _problem(run: Run) -> Settings:
 
 
 def _agree(refused: Settings, built: Settings) -> bool:
-    return all(built.get(key) == value for key, value in refused.items() if key not in FOUND_OUT)
+    return all(built.get(key) == value for key, value in refused.items() if key not in DERIVED)
 
 
 def _identity(run: Run) -> tuple[object, ...]:

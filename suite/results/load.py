@@ -66,7 +66,7 @@ class _Reader:
 
 
 def load_timings(root: Path) -> dict[timings.Place, timings.Timing]:
-    """The exclusive timings that belong to the runs under `root`.
+    """The isolated timings that belong to the runs under `root`.
 
     An archive's own, else those of this machine.
     """

@@ -22,7 +22,7 @@ from pyarrow import parquet
 
 from suite.results.run import Run, assemble
 
-RUNS, HISTORIES, WALKS = "runs.parquet", "histories.parquet", "walks.parquet"
+RUNS, HISTORIES, TRAJECTORIES = "runs.parquet", "histories.parquet", "walks.parquet"
 APART = (
     "optimizer",
     "task",
@@ -50,9 +50,11 @@ def write(runs: Sequence[Run], folder: Path, *, small: bool) -> None:
     table = _runs_table(runs, groups)
     parquet.write_table(table, folder / RUNS, **(SMALL if small else {"compression": "lz4"}))
     _write_histories([run.history for run in runs], groups, folder / HISTORIES, small=small)
-    walks = {index: run.walk for index, run in enumerate(runs) if run.walk is not None}
-    if walks:
-        parquet.write_table(_walks_table(walks), folder / WALKS, **SMALL)
+    trajectories = {
+        index: run.trajectory for index, run in enumerate(runs) if run.trajectory is not None
+    }
+    if trajectories:
+        parquet.write_table(_trajectories_table(trajectories), folder / TRAJECTORIES, **SMALL)
 
 
 def read(folder: Path, root: Path) -> list[Run]:
@@ -64,14 +66,14 @@ def read(folder: Path, root: Path) -> list[Run]:
     try:
         rows = parquet.read_table(folder / RUNS).to_pydict()
         histories = _read_histories(folder / HISTORIES, rows)
-        walks = _read_walks(folder / WALKS)
+        trajectories = _read_trajectories(folder / TRAJECTORIES)
         parsed = _Parsed()
         return [
             _run(
                 root,
                 {key: column[i] for key, column in rows.items()},
                 histories[i],
-                walks.get(i),
+                trajectories.get(i),
                 parsed,
             )
             for i in range(len(rows["run"]))
@@ -167,7 +169,7 @@ def _run(
     root: Path,
     row: Mapping[str, Any],
     history: pd.DataFrame,
-    walk: pd.DataFrame | None,
+    trajectory: pd.DataFrame | None,
     parsed: _Parsed,
 ) -> Run:
     config = dict(parsed(row["config"]))
@@ -177,7 +179,7 @@ def _run(
     summary = decode(json.loads(row["summary"]))
     path = root / row["task"] / row["optimizer"] / row["run"]
     return assemble(
-        path, config, summary, parsed(row["environment"]), history, row["written"], walk
+        path, config, summary, parsed(row["environment"]), history, row["written"], trajectory
     )
 
 
@@ -296,16 +298,16 @@ def _read_group(file: Any, number: int, columns: list[str]) -> Array:
 # -- the paths of models with two parameters -------------------------------------------------------
 
 
-def _walks_table(walks: Mapping[int, pd.DataFrame]) -> pa.Table:
-    frames = [walk.astype("float64").assign(run=index) for index, walk in walks.items()]
+def _trajectories_table(trajectories: Mapping[int, pd.DataFrame]) -> pa.Table:
+    frames = [points.astype("float64").assign(run=index) for index, points in trajectories.items()]
     return pa.Table.from_pandas(pd.concat(frames), preserve_index=False)
 
 
-def _read_walks(path: Path) -> dict[int, pd.DataFrame]:
+def _read_trajectories(path: Path) -> dict[int, pd.DataFrame]:
     if not path.exists():
         return {}
     frame = parquet.read_table(path).to_pandas()
     return {
-        int(index): walk.drop(columns="run").reset_index(drop=True)
-        for index, walk in frame.groupby("run")
+        int(index): points.drop(columns="run").reset_index(drop=True)
+        for index, points in frame.groupby("run")
     }

@@ -49,7 +49,7 @@ class Run:
         history: a row per logged step.
         written: when its record was completed, in seconds since 1970; the later one of two repeats
             is kept.
-        walk: the points of path.csv where they do not stand in the directory.
+        trajectory: the points of path.csv where they do not stand in the directory.
     """
 
     path: Path
@@ -63,7 +63,7 @@ class Run:
     environment: dict[str, Any]
     history: pd.DataFrame
     written: float = 0.0
-    walk: pd.DataFrame | None = None
+    trajectory: pd.DataFrame | None = None
 
     def number(self, key: str) -> float:
         """A number of the summary; NaN where it is absent, null or not a number."""
@@ -77,7 +77,7 @@ def assemble(
     environment: dict[str, Any],
     history: pd.DataFrame,
     written: float = 0.0,
-    walk: pd.DataFrame | None = None,
+    trajectory: pd.DataFrame | None = None,
 ) -> Run:
     """A run from the contents of its files; `path` ends in `<task>/<optimizer>/<run_id>`.
 
@@ -99,7 +99,7 @@ def assemble(
         environment=environment,
         history=history,
         written=written,
-        walk=walk,
+        trajectory=trajectory,
     )
 
 

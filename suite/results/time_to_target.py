@@ -17,7 +17,7 @@ from suite.results.run import TRAINED
 Array = npt.NDArray[np.float64]
 
 UNITS = {"steps": "step", "seconds": "seconds", "grad_equivalents": "grad_equivalents"}
-OWN, EXCLUSIVE, SHARED = "own clock", "steps x exclusive timing", "shared machine"
+OWN, ISOLATED, SHARED = "own clock", "steps x exclusive timing", "shared machine"
 KNOWN = ("optimizer", "seed", "status", "hardware")
 COLUMNS = (
     *KNOWN,
@@ -37,20 +37,20 @@ class Clock(NamedTuple):
     """
 
     parallel: bool
-    exclusive: float
+    isolated: float
 
     @property
     def source(self) -> str:
         """Where its seconds come from."""
         if not self.parallel:
             return OWN
-        return EXCLUSIVE if self.exclusive > 0 else SHARED
+        return ISOLATED if self.isolated > 0 else SHARED
 
     def spent(self, history: pd.DataFrame) -> dict[str, Array]:
         """What the run had spent at every row of its history, by unit."""
         amounts = {unit: history[name].to_numpy(dtype=float) for unit, name in UNITS.items()}
-        if self.source == EXCLUSIVE:
-            amounts["seconds"] = amounts["steps"] * self.exclusive
+        if self.source == ISOLATED:
+            amounts["seconds"] = amounts["steps"] * self.isolated
         return amounts
 
 
@@ -138,7 +138,7 @@ def step_seconds(records: Records) -> pd.DataFrame:
     ]
     source = pd.Series([clock.source for clock in clocks], index=frame.index, dtype=object)
     seconds = frame["seconds_per_step"].where(
-        source != EXCLUSIVE, frame["exclusive_seconds_per_step"]
+        source != ISOLATED, frame["exclusive_seconds_per_step"]
     )
     known = frame[["problem", "optimizer", "seed", "hardware"]]
     return known.assign(seconds=seconds, source=source)[seconds > 0]

@@ -9,6 +9,7 @@ has no interval: None or NaN, no guess.
 
 from suite.stats.algoperf import study_time, with_held_out
 from suite.stats.bootstrap import (
+    apart_from_best,
     best_index,
     bootstrap_interval,
     curve_band,
@@ -17,7 +18,6 @@ from suite.stats.bootstrap import (
     intervals_of,
     mean_std,
     redrawn,
-    told_from_best,
 )
 from suite.stats.budgets import budget_curve, expected_best
 from suite.stats.improvement import (
@@ -70,6 +70,7 @@ __all__ = [
     "RateSensitivity",
     "Ratio",
     "SeedSensitivity",
+    "apart_from_best",
     "at",
     "best_index",
     "bootstrap_interval",
@@ -106,7 +107,6 @@ __all__ = [
     "simulated_restarts",
     "study_time",
     "time_to_target",
-    "told_from_best",
     "wilcoxon_holm",
     "with_held_out",
 ]

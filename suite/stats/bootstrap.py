@@ -206,7 +206,7 @@ def best_index(groups: Sequence[Sequence[float]], direction: str) -> int:
     return int(np.argmax(means)) if direction == "max" else int(np.argmin(means))
 
 
-def told_from_best(groups: Sequence[Sequence[float]], direction: str) -> list[bool]:
+def apart_from_best(groups: Sequence[Sequence[float]], direction: str) -> list[bool]:
     """For each group: does its interval of the mean lie apart from that of the best group?"""
     if not groups:
         return []

@@ -129,8 +129,10 @@ def test_the_tables_of_an_archive_are_those_of_the_directories_to_the_byte(
 
 def test_a_path_over_a_plane_is_kept(mixed: Path, tmp_path: Path) -> None:
     write_archive(load_runs(mixed)[0], tmp_path / "archive")
-    (walk,) = [run.walk for run in read_archive(tmp_path / "archive") if run.walk is not None]
-    assert walk.to_numpy().tolist() == [[0, 1, 2], [1, 0.5, 0.25]]
+    (trajectory,) = [
+        run.trajectory for run in read_archive(tmp_path / "archive") if run.trajectory is not None
+    ]
+    assert trajectory.to_numpy().tolist() == [[0, 1, 2], [1, 0.5, 0.25]]
 
 
 def test_the_later_one_of_two_repeats_is_kept_from_an_archive_too(

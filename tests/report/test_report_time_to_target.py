@@ -21,7 +21,7 @@ from suite.results.aggregate import aggregated
 from suite.results.frame import only
 from suite.results.levels import levels
 from suite.results.time_to_target import (
-    EXCLUSIVE,
+    ISOLATED,
     OWN,
     SHARED,
     UNITS,
@@ -79,10 +79,10 @@ def test_shared_seconds_are_steps_times_an_exclusive_timing_where_there_is_one(
     records = plant({}, timings=measured)
     found = level_costs(records).set_index("optimizer")
     assert found.loc["kfac", "seconds"] == pytest.approx(20 * 0.003)
-    assert (found.loc["kfac", "source"], found.loc["sgd", "source"]) == (EXCLUSIVE, SHARED)
+    assert (found.loc["kfac", "source"], found.loc["sgd", "source"]) == (ISOLATED, SHARED)
     price = step_seconds(records).set_index("optimizer")
     assert dict(price["seconds"]) == {"sgd": 0.01, "kfac": 0.003}
-    assert dict(price["source"]) == {"sgd": SHARED, "kfac": EXCLUSIVE}
+    assert dict(price["source"]) == {"sgd": SHARED, "kfac": ISOLATED}
 
 
 def test_pairs_that_do_not_fit_and_problems_without_levels_have_no_row(

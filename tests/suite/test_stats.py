@@ -41,12 +41,12 @@ def test_what_overlaps_the_best_interval_is_not_told_from_it(
     direction: str, expected: list[bool]
 ) -> None:
     groups = [[0.1, 0.2], [0.8, 0.9], [0.85, 0.95]]
-    assert stats.told_from_best(groups, direction) == expected
+    assert stats.apart_from_best(groups, direction) == expected
 
 
 def test_single_runs_are_equal_only_where_they_are_the_same() -> None:
-    assert stats.told_from_best([[0.9], [0.89], [0.9]], "max") == [False, True, False]
-    assert stats.told_from_best([], "max") == []
+    assert stats.apart_from_best([[0.9], [0.89], [0.9]], "max") == [False, True, False]
+    assert stats.apart_from_best([], "max") == []
 
 
 @pytest.mark.parametrize(

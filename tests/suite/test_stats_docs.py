@@ -22,7 +22,7 @@ RESULTS = {
     "Ratio",
     "SeedSensitivity",
 }
-HELPERS = {"best_index", "told_from_best", "interval_of", "intervals_of"}
+HELPERS = {"best_index", "apart_from_best", "interval_of", "intervals_of"}
 
 
 def test_the_example_prints_what_the_page_says() -> None:

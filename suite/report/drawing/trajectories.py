@@ -132,7 +132,7 @@ def _trajectory(records: Records, index: int) -> Trajectory | None:
     None where no file can be read.
     """
     run = records.runs[index]
-    table = run.walk
+    table = run.trajectory
     if table is None:
         try:
             table = pd.read_csv(run.path / "path.csv", dtype=float, index_col=False)[COLUMNS]

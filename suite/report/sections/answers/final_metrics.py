@@ -11,7 +11,7 @@ from suite.report.section import OVERALL, PROBLEM, Content, Context, Section
 from suite.report.sections.answers.heatmap import heat_map
 from suite.results.frame import Records, once
 from suite.results.outcomes import complete, end_values, failure_words
-from suite.stats import best_index, bootstrap_interval, mean_std, told_from_best
+from suite.stats import apart_from_best, best_index, bootstrap_interval, mean_std
 from suite.tables.formats import NOT_RUN, mean_text, number, ratio_text
 from suite.tables.table import Cell, Table, make_table, runs_note
 
@@ -94,7 +94,7 @@ def final_cells(records: Records, problem: str) -> dict[str, Cell]:
     groups = {name: records.pair(problem, name) for name in records.optimizers}
     contenders = [name for name, runs in groups.items() if complete(runs, "final")]
     values = [end_values(groups[name], "final") for name in contenders]
-    apart = told_from_best(values, _direction(records.of(problem)))
+    apart = apart_from_best(values, _direction(records.of(problem)))
     bold = {name for name, far in zip(contenders, apart, strict=True) if not far}
     cells = {name: _final_cell(runs, name in bold) for name, runs in groups.items()}
     return {

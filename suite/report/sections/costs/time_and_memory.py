@@ -19,7 +19,7 @@ from suite.report.sections.answers.final_metrics import ALL_WELL
 from suite.results.frame import SHARED, Records, once, step_times, timed_runs
 from suite.results.outcomes import failure_words
 from suite.results.run import TRAINED
-from suite.stats import mean_std, told_from_best
+from suite.stats import apart_from_best, mean_std
 from suite.tables.formats import NOT_RUN, bytes_text, mean_text, number, ratio_text
 from suite.tables.table import Cell, Table, make_table, runs_note
 
@@ -90,7 +90,7 @@ def _problem_rows(records: Records, place: str, problem: str) -> list[dict[str, 
 def _cheapest(times: Mapping[str, tuple[list[float], bool]]) -> set[str]:
     """The fastest of the optimizers with unshared times, and all that cannot be told from it."""
     alone = {name: values for name, (values, shared) in times.items() if values and not shared}
-    apart = told_from_best(list(alone.values()), "min")
+    apart = apart_from_best(list(alone.values()), "min")
     return {name for name, far in zip(alone, apart, strict=True) if not far}
 
 
