@@ -38,11 +38,8 @@ RATES = {
     "resnet": (0.0063, 0.009, 0.013, 0.032),
     "char_transformer": (0.0032, 0.0045, 0.0063, 0.009, 0.013),
 }
-MIXED = (
-    0.098,
-    "`ramda`, averaging 0.3",
-    "lr 0.098, averaging 0.3",
-)  # rate, title and setting of a control
+# rate, title and setting of a control
+MIXED = (0.098, "`ramda`, averaging 0.3", "lr 0.098, averaging 0.3")
 
 
 @dataclass(frozen=True)

@@ -115,10 +115,8 @@ def kbfgs_autoencoder(cells: Cells) -> str:
 
 
 NANOGPT_STEPS = 2000
-PUBLISHED_RATE, TUNED_RATE = (
-    0.001,
-    0.00185,
-)  # of AdamW: nanoGPT's, and what tuning like the others' found
+# of AdamW: nanoGPT's, and what tuning like the others' found
+PUBLISHED_RATE, TUNED_RATE = (0.001, 0.00185)
 
 
 def nanogpt_char(cells: Cells) -> str:

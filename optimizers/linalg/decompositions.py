@@ -9,9 +9,8 @@ from torch import Tensor
 
 from optimizers.phases import phased
 
-NULL = (
-    1e-8  # eigenvalues below this share of the largest one are zero as far as their eigenvectors go
-)
+# eigenvalues below this share of the largest one are zero as far as their eigenvectors go
+NULL = 1e-8
 
 
 def fix_null_space(values: Tensor, vectors: Tensor) -> Tensor:

@@ -79,9 +79,8 @@ class DampedLeastSquares:
             return None
         left, values, right = self._svd
         counted = values > self.cut * values.max()
-        filters = torch.where(
-            counted, 1 / (values + damping / values), 0.0
-        )  # no square can overflow
+        # no square can overflow
+        filters = torch.where(counted, 1 / (values + damping / values), 0.0)
         return -(filters * (residuals @ left)) @ right
 
     def _by_gram(self, damping: float, residuals: Tensor) -> Tensor | None:

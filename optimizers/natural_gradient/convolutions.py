@@ -155,9 +155,8 @@ def _patches(
         zip(layer.kernel_size, layer.stride, layer.dilation, strict=True), start=2
     ):
         value = value.unfold(axis, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
-    places = value.movedim(
-        1, 1 + axes
-    )  # (N, *places, channels, *kernel), a view of the padded tensor
+    # (N, *places, channels, *kernel), a view of the padded tensor
+    places = value.movedim(1, 1 + axes)
     rows = places.flatten(1, axes) if axes > 1 else places
     grouped: Tensor = rows.unflatten(2, (groups or 1, -1)).flatten(3)
     return grouped.movedim(2, 0) if groups else grouped.squeeze(2)

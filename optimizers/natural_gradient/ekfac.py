@@ -36,9 +36,8 @@ class EKFAC(KFAC):
     rule = "ekfac"
     inverse_choices = ("eigen",)
     split_choices = ("trace",)
-    distribution_choices = (
-        "communication",
-    )  # the second moments need the eigenvectors on every rank
+    # the second moments need the eigenvectors on every rank
+    distribution_choices = ("communication",)
 
     def _refresh(self, blocks: Sequence[Block], objective: Objective) -> None:
         super()._refresh(blocks, objective)

@@ -113,9 +113,8 @@ def _embedding_maps(module: nn.Module) -> list[LinearMap]:
 
 
 def _recurrent_maps(module: nn.Module) -> list[LinearMap]:
-    names = [
-        name for name in module._parameters if name.startswith("weight")
-    ]  # weight_ih_l0, weight_hh_l0, ...
+    # weight_ih_l0, weight_hh_l0, ...
+    names = [name for name in module._parameters if name.startswith("weight")]
     return [
         LinearMap(module, (module, name), name, name.replace("weight", "bias", 1)) for name in names
     ]

@@ -26,9 +26,8 @@ class LinearMap:
         weight, bias: the names of its parameters in the layer; an empty word for none.
     """
 
-    groups: int | None = (
-        None  # the length of the first axis, for layers of several independent products
-    )
+    # the length of the first axis, for layers of several independent products
+    groups: int | None = None
     part: int | None = None  # which of these products this is, where they are recorded one by one
     axes: int = 1  # the axes of the output for one example without a batch axis
     transposed: bool = False  # whether the weight's own rows are the product's inputs

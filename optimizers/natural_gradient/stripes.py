@@ -46,9 +46,8 @@ def stripe_moment(
             block = common + ends
             blocks[i, i + apart], blocks[i + apart, i] = block, block.mT
     split: Tensor = blocks.unflatten(3, (others, -1)).unflatten(2, (others, -1))
-    moment = (
-        split.permute(3, 0, 2, 5, 1, 4).flatten(3).flatten(0, 2)
-    )  # (in, kernel, *kernels) twice
+    # (in, kernel, *kernels) twice
+    moment = split.permute(3, 0, 2, 5, 1, 4).flatten(3).flatten(0, 2)
     if not bias:
         return moment
     of_rows = flat.unflatten(0, (rows, each)).sum(1)

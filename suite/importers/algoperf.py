@@ -178,9 +178,8 @@ def _history(folder: Path, metric: str, name: str) -> pd.DataFrame:
         raise ImportFaultError(
             f"{files[0]} has no column 'validation/{metric}', the metric of the workload's target"
         )
-    joined = (
-        pd.concat(tables).groupby(STEP, as_index=False).first()
-    )  # the first value that is known at a step
+    # the first value that is known at a step
+    joined = pd.concat(tables).groupby(STEP, as_index=False).first()
     columns = {
         STEP: "step",
         SECONDS: "seconds",

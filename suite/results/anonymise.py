@@ -18,9 +18,8 @@ POSIX = r"(?<![\w.:/~])~?(?:/[\w.@+~%-]+){2,}/?"
 WINDOWS = r"(?<!\w)[A-Za-z]:(?:\\+[\w.@+~% -]+)+"
 SHARED = r"(?<!\w)\\\\(?:[\w.@+~%-]+\\+)*[\w.@+~%-]+"
 PATHS = re.compile("|".join((POSIX, WINDOWS, SHARED)))
-KERNEL = re.compile(
-    r"^(\w+)-.*-(x86_64|amd64|AMD64|aarch64|arm64|i\d86)\b"
-)  # release and build name the machine
+# release and build name the machine
+KERNEL = re.compile(r"^(\w+)-.*-(x86_64|amd64|AMD64|aarch64|arm64|i\d86)\b")
 SHORTEST_NAME = 3  # of a user or a machine that is looked for in texts
 
 

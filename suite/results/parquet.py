@@ -23,13 +23,8 @@ from pyarrow import parquet
 from suite.results.run import Run, assemble
 
 RUNS, HISTORIES, TRAJECTORIES = "runs.parquet", "histories.parquet", "walks.parquet"
-APART = (
-    "optimizer",
-    "task",
-    "seed",
-    "command",
-    "experiment",
-)  # parts of a configuration with a column of their own
+# parts of a configuration with a column of their own
+APART = ("optimizer", "task", "seed", "command", "experiment")
 ITEMS = "__items__"  # stands for a mapping whose keys are not all texts, which JSON cannot have
 SMALL: dict[str, Any] = {"compression": "zstd", "compression_level": 19}
 FAST: dict[str, Any] = {"compression": "lz4", "use_dictionary": False, "write_statistics": False}

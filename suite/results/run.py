@@ -14,10 +14,8 @@ from typing import Any
 import pandas as pd
 
 FINISHED = ("done", "target")
-VALUED = (
-    *FINISHED,
-    "timeout",
-)  # a run stopped by its limit of seconds has used up its budget: its last value counts
+# a run stopped by its limit of seconds has used up its budget: its last value counts
+VALUED = (*FINISHED, "timeout")
 TRAINED = (*VALUED, "diverged")
 UNFINISHED = "unfinished: no summary.json, so the run is still going or was killed"
 HISTORY_COLUMNS = ("step", "seconds", "loss", "grad_equivalents")

@@ -15,17 +15,10 @@ from suite.config import task_file
 from suite.config.instantiate import DESCRIPTIVE
 from suite.files import digest, to_json, write_atomically
 
-SPEED = (
-    "precision",
-    "compile",
-    "accumulate",
-    "clip_grad_norm",
-)  # settings beside optimizer and task that cost time
-LENGTH = (
-    "steps",
-    "target",
-    "eval_every",
-)  # settings of a task that say how long it runs, not how long a step takes
+# settings beside optimizer and task that cost time
+SPEED = ("precision", "compile", "accumulate", "clip_grad_norm")
+# settings of a task that say how long it runs, not how long a step takes
+LENGTH = ("steps", "target", "eval_every")
 
 
 Place = tuple[str, str]  # the key of the settings, and the hardware

@@ -20,18 +20,15 @@ DECADES = 4.0  # of the gap, at its end, from which the order is read
 MOST_STEPS = 40  # for these decades: who takes longer is not seen to be superlinear
 SUPERLINEAR = 1.15  # the smallest order that counts as more than linear
 QUADRATIC = (1.75, 2.5)
-STRAIGHT = (
-    0.8  # the late slope of log e_k over the early one, from which the decline counts as linear
-)
+# the late slope of log e_k over the early one, from which the decline counts as linear
+STRAIGHT = 0.8
 STRAIGHTER, CLEAN = 0.85, 0.05  # the same for a shorter end, and how certain its slopes have to be
 EARLY = 0.1  # of the first gap, above which the last one says nothing about an order
 POWER = 3.0  # what falls like a higher power of k follows no power law
-SMALLEST_DROP = (
-    0.02  # of log e between the quarters of the last half, below which nothing converges
-)
-ROUND_OFF = (
-    1e4  # a plateau this many roundings of the largest gap or lower is round-off, not a failure
-)
+# of log e between the quarters of the last half, below which nothing converges
+SMALLEST_DROP = 0.02
+# a plateau this many roundings of the largest gap or lower is round-off, not a failure
+ROUND_OFF = 1e4
 BENT = 1e3  # times the plateau: gaps that may already be bent by what stops them
 SIGNIFICANT = 3.0  # standard errors
 
@@ -122,9 +119,8 @@ def observed_order(steps: Array, gaps: Array, eps: float, minimum: float = 0.0) 
     if length < len(gaps) and gaps.min() < -ROUND_OFF * eps * max(
         abs(float(gaps[0])), abs(minimum)
     ):
-        return Order(
-            NOT_CONVERGING, points=length
-        )  # below the minimum: not the one that was looked for
+        # below the minimum: not the one that was looked for
+        return Order(NOT_CONVERGING, points=length)
     steps, logs = steps[:length], np.log(gaps[:length])
     if length < FEWEST:
         return Order(TOO_FEW, points=length)
@@ -140,9 +136,8 @@ def observed_order(steps: Array, gaps: Array, eps: float, minimum: float = 0.0) 
 
 def _above_round_off(gaps: Array, eps: float, minimum: float) -> int:
     """How many gaps come before round-off takes over."""
-    floor = max(
-        8 * eps * abs(minimum), (10 * eps) ** 2 * float(gaps[0])
-    )  # the latter for a sum of squares
+    # the latter for a sum of squares
+    floor = max(8 * eps * abs(minimum), (10 * eps) ** 2 * float(gaps[0]))
     reached = np.flatnonzero(gaps <= floor)
     length = int(reached[0]) if len(reached) else len(gaps)
     positive = gaps[:length]

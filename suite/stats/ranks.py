@@ -250,9 +250,8 @@ def _differences(a: Array, b: Array, relative: bool) -> Array:
     if relative and (min(a.min(), b.min()) <= 0):
         raise ValueError("relative=True needs positive times: log ratios are ranked")
     with np.errstate(invalid="ignore"):
-        differences = np.where(
-            a == b, 0.0, np.log(a) - np.log(b) if relative else a - b
-        )  # two failures are a tie
+        # two failures are a tie
+        differences = np.where(a == b, 0.0, np.log(a) - np.log(b) if relative else a - b)
     finite = differences[np.isfinite(differences)]
     size = float(np.abs(finite).max(initial=0.0))
     scale = max(

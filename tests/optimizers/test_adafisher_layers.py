@@ -26,9 +26,8 @@ def test_every_kind_of_layer_has_factors(name: str, as_released: bool) -> None:
     assert set(method.layer_coverage().values()) == {"adafisher"}
     for before, after in zip(start.params, problem.params, strict=True):
         assert after.grad is not None
-        assert (
-            not torch.equal(before, after) or float(after.grad.abs().max()) < 1e-12
-        )  # a bias before a normalisation
+        # a bias before a normalisation
+        assert not torch.equal(before, after) or float(after.grad.abs().max()) < 1e-12
 
 
 def test_an_unknown_layer_goes_to_the_fallback_and_the_last_layers_move() -> None:

@@ -58,9 +58,8 @@ def test_probes_have_mean_zero_variance_one_and_no_correlation(distribution: str
     drawn = torch.stack([probe(like, distribution, seed) for seed in range(400)])
     assert abs(float(drawn.mean())) < 5 / math.sqrt(drawn.numel())
     correlation = drawn.T @ drawn / 400 - torch.eye(1000, dtype=torch.float64)
-    worst = (
-        7 if distribution == "rademacher" else 10
-    )  # the largest of half a million, in standard deviations
+    # the largest of half a million, in standard deviations
+    worst = 7 if distribution == "rademacher" else 10
     assert float(correlation.abs().max()) < worst / math.sqrt(400)
     assert torch.equal(probe(like, distribution, 3), drawn[3])
     if distribution == "rademacher":

@@ -179,9 +179,8 @@ def test_negative_curvature_gives_a_step_of_its_size() -> None:
 
 
 def test_a_search_that_fails_is_counted_and_told() -> None:
-    problem = function(
-        (1.0, 2.0), lambda x: (x.detach() * 2 - x).square().sum()
-    )  # its gradient is that of -f
+    # its gradient is that of -f
+    problem = function((1.0, 2.0), lambda x: (x.detach() * 2 - x).square().sum())
     method = BB(problem.params, max_trials=7)
     before = vector(problem)
     run(problem, method, full(problem, 1))

@@ -155,9 +155,8 @@ def test_a_tied_embedding_keeps_the_partial_traces_of_both_uses() -> None:
     total = torch.zeros(15, 15).double()
     counts = torch.bincount(problem.inputs.flatten(), minlength=5).double()
     slopes = torch.cat([record[embedding].gradients[0].flatten(0, 1) for record in passes]) * 24
-    total += torch.kron(
-        slopes.T @ slopes / 24, torch.diag(counts) / 24
-    )  # (dim, tokens) in both axes
+    # (dim, tokens) in both axes
+    total += torch.kron(slopes.T @ slopes / 24, torch.diag(counts) / 24)
     inputs = passes[0][head].inputs[0].flatten(0, 1)
     slopes = torch.cat([record[head].gradients[0].flatten(0, 1) for record in passes]) * 24
     total += torch.kron(inputs.T @ inputs / 24, slopes.T @ slopes / 24)

@@ -102,22 +102,12 @@ def test_the_damping_is_judged_once_a_period(step_rule: str) -> None:
         optimizer.step(objective.on(problem.inputs, problem.targets))
         values.append(objective.counts["value"] - before)
         dampings.append(optimizer.param_groups[0]["damping"])
-    expected = [
-        1.0,
-        1.0,
-        0.9**3,
-        0.9**3,
-        0.9**3,
-        0.6,
-        0.6,
-        0.6,
-        0.6,
-    ]  # a tiny step is predicted well
+    # a tiny step is predicted well
+    expected = [1.0, 1.0, 0.9**3, 0.9**3, 0.9**3, 0.6, 0.6, 0.6, 0.6]
     assert dampings == pytest.approx(expected)
     judged = [values[i] - values[i - 1] for i in (2, 5, 8)]
-    assert judged == (
-        [1, 1, 1] if step_rule == "exact" else [2, 2, 2]
-    )  # the trial; and the model's own
+    # the trial; and the model's own
+    assert judged == ([1, 1, 1] if step_rule == "exact" else [2, 2, 2])
 
 
 class Cliff(nn.MSELoss):

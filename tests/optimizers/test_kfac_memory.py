@@ -71,9 +71,8 @@ def test_large_factors_are_kept_as_diagonals(method: type[KFAC], name: str) -> N
         "kl_clip": None,
         "momentum": 0.0,
     }
-    limit = (
-        4 if name == "mlp_ce" else 5
-    )  # above: (in + bias, out) = (5, 5), (6, 3); (9, 3), (13, 2)
+    # above: (in + bias, out) = (5, 5), (6, 3); (9, 3), (13, 2)
+    limit = 4 if name == "mlp_ce" else 5
     whole = KFAC(dense.model.named_parameters(), **options)
     whole.step(dense.objective())
     optimizer = method(limited.model.named_parameters(), max_dim=limit, **options)

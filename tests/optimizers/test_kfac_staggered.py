@@ -40,9 +40,8 @@ def test_every_inverse_is_renewed_once_a_period(layers: int, period: int, invers
     for first in range(1, 1 + 2 * period):  # any window of a period's length
         counts = [sum(column) for column in zip(*changed[first : first + period], strict=True)]
         assert counts == [1] * layers
-    assert max(sum(step) for step in changed[1:]) == -(
-        -layers // period
-    )  # no step has more than its share
+    # no step has more than its share
+    assert max(sum(step) for step in changed[1:]) == -(-layers // period)
     assert sum(len(names) for names in renewed) == layers * 4
 
 

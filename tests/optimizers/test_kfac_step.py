@@ -159,9 +159,8 @@ def test_momentum_of_the_gradient_is_its_average() -> None:
             state = optimizer.state[layer.weight]
             average.mul_(0.9).add_(0.1 * weight_gradient(layer))
             whole = average * 3  # of the mean over three outputs
-            steps.append(
-                state["g_inverse"] @ whole @ state["a_inverse"]
-            )  # those of this step's inverses
+            # those of this step's inverses
+            steps.append(state["g_inverse"] @ whole @ state["a_inverse"])
             predicted += float(0.1**2 * (steps[-1] * whole).sum())
         assert predicted > 1e-4
         for layer, start, step in zip(layers, starts, steps, strict=True):

@@ -55,9 +55,8 @@ def test_a_step_solves_the_damped_equations(name: str, scaling: str, form: str) 
     squares = (
         objective.scale * torch.ones_like(gradient) if scaling == "identity" else matrix.diagonal()
     )
-    damping = 10 * float(
-        (matrix.diagonal() / squares).max()
-    )  # so much that the loss falls, and lr = 1 is taken
+    # so much that the loss falls, and lr = 1 is taken
+    damping = 10 * float((matrix.diagonal() / squares).max())
     optimizer = LevenbergMarquardt(
         problem.model.parameters(), scaling=scaling, tau=10.0, first_step=None, form=form
     )
@@ -174,9 +173,8 @@ def test_refused_steps_raise_the_damping_and_reuse_the_jacobian(
     optimizer.step(objective)
     assert optimizer.param_groups[0]["damping"] == pytest.approx(0.5 * factors[1])
     assert objective.counts == {"value": 1 + 2, "jac": 1}
-    optimizer.step(
-        objective.on(problem.inputs, problem.targets)
-    )  # goes on where the last step gave up
+    # goes on where the last step gave up
+    optimizer.step(objective.on(problem.inputs, problem.targets))
     assert optimizer.param_groups[0]["damping"] == pytest.approx(0.5 * factors[3])
     assert optimizer.stuck == ""
     assert flat(problem).tolist() == [2.0]

@@ -172,9 +172,8 @@ def test_the_loss_never_rises_on_one_batch(options: dict[str, Any]) -> None:
         problem = CASES[name]()
         optimizer = LevenbergMarquardt(problem.model.parameters(), **options)
         losses = [float(optimizer.step(problem.objective())) for _ in range(20)]
-        rises = [
-            after - before - 1e-14 * before**0.5 for before, after in pairwise(losses)
-        ]  # residuals have 16 digits
+        # residuals have 16 digits
+        rises = [after - before - 1e-14 * before**0.5 for before, after in pairwise(losses)]
         assert max(rises) <= 0, name
         assert losses[-1] < 0.7 * losses[0], name
 

@@ -248,9 +248,8 @@ def test_without_a_lower_bound_the_best_point_is_returned() -> None:
 
 def test_without_sufficient_decrease_nothing_is_returned() -> None:
     assert Counted(lambda a: (100 * a**2 - a, 200 * a - 1)).search(max_trials=1) is None
-    assert (
-        Counted(lambda a: (abs(a) - 1e-3 * a, -1e-3 if a == 0 else 1 - 1e-3)).search() is None
-    )  # a wrong slope
+    # a wrong slope
+    assert Counted(lambda a: (abs(a) - 1e-3 * a, -1e-3 if a == 0 else 1 - 1e-3)).search() is None
 
 
 @pytest.mark.parametrize(

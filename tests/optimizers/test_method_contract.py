@@ -182,9 +182,8 @@ def test_parameters_of_every_shape_and_unused_ones(name: str) -> None:
     for key, parameter in problem.model.named_parameters():
         assert bool(parameter.isfinite().all()), key
         if key == "unused":
-            torch.testing.assert_close(
-                parameter.detach(), before[key], rtol=0.01, atol=0
-            )  # decay at most
+            # decay at most
+            torch.testing.assert_close(parameter.detach(), before[key], rtol=0.01, atol=0)
         else:
             assert not torch.equal(parameter, before[key]), key
 

@@ -157,9 +157,8 @@ def test_it_leaves_the_vertex_of_a_parabola_that_opens_downwards() -> None:
     )
     assert (np.diff(points[:, 0]) > 0).all()
     assert optimizer.telemetry()["curvature"] == pytest.approx(-2, rel=1e-12)
-    assert (
-        optimizer.telemetry()["repelled_share"] == 0.75
-    )  # all but the first, which knows nothing yet
+    # all but the first, which knows nothing yet
+    assert optimizer.telemetry()["repelled_share"] == 0.75
 
 
 def test_across_the_momentum_it_descends() -> None:

@@ -214,11 +214,8 @@ def test_the_order_on_rosenbrock_is_two(line_search: str) -> None:
     tail = [f for f in losses if 0 < f < 1e-3][-3:]
     first, second = (math.log(after / before) for before, after in itertools.pairwise(tail))
     assert second / first > 1.8
-    assert [b - a for a, b in itertools.pairwise(values[-4:])] == [
-        2,
-        2,
-        2,
-    ]  # alpha = 1 is accepted at once
+    # alpha = 1 is accepted at once
+    assert [b - a for a, b in itertools.pairwise(values[-4:])] == [2, 2, 2]
 
 
 @pytest.mark.parametrize("line_search", ["armijo", "strong_wolfe"])

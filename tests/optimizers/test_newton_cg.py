@@ -75,9 +75,8 @@ def test_on_a_quadratic_every_step_meets_the_forcing_term_and_the_end_is_superli
     assert found.success
     close(found.x, torch.linalg.solve(matrix, torch.ones(30, dtype=torch.float64)), 1e-8)
     for before, after in itertools.pairwise(norms):
-        assert (
-            after <= min(0.5, math.sqrt(before / norms[0])) * before * (1 + 1e-6) + 1e-12
-        )  # round-off of A x - b
+        # round-off of A x - b
+        assert after <= min(0.5, math.sqrt(before / norms[0])) * before * (1 + 1e-6) + 1e-12
     assert norms[-1] < 1e-3 * norms[-2]
 
 

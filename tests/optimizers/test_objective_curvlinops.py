@@ -22,9 +22,8 @@ OPERATORS = {"hessian": curvlinops.HessianLinearOperator, "ggn": curvlinops.GGNL
 @pytest.mark.parametrize("kind", OPERATORS)
 def test_against_curvlinops(name: str, kind: str) -> None:
     problem = CASES[name]()
-    problem.model.train(
-        name not in COUPLED
-    )  # torch.func gets second derivatives of batch statistics wrong (2.13)
+    # torch.func gets second derivatives of batch statistics wrong (2.13)
+    problem.model.train(name not in COUPLED)
     ours = getattr(problem.objective(), kind)()
     with sdpa_kernel(SDPBackend.MATH):
         batches = [(problem.inputs, problem.targets)]

@@ -94,9 +94,10 @@ def test_jacobian_wide_and_tall(
     if way == "graph":
         monkeypatch.setattr("optimizers.objective.problem.couples", lambda norm: True)
         monkeypatch.setattr("optimizers.objective.residuals.jacobian_by_examples", None)
+        # the more expensive way
         monkeypatch.setattr(
             f"optimizers.objective.jacobian.{'_by_rows' if tall else '_by_columns'}", None
-        )  # the more expensive way
+        )
     else:
         monkeypatch.setattr("optimizers.objective.residuals.jacobian_by_graph", None)
     torch.manual_seed(1)

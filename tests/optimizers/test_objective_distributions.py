@@ -94,15 +94,8 @@ def test_the_class_is_the_one_whose_interval_holds_the_noise() -> None:
     probability = torch.tensor([[0.0, 0.25, 0.0, 0.5, 0.25, 0.0]], dtype=torch.float64)
     noise = torch.tensor([0.0, 0.24, 0.26, 0.74, 0.76, 1 - 2**-53, 1.0], dtype=torch.float64)
     drawn = Categorical("mean").sample(probability.log().expand(len(noise), -1), noise)
-    assert drawn.tolist() == [
-        1,
-        1,
-        3,
-        3,
-        4,
-        4,
-        4,
-    ]  # the last two are rounded up to the sum of all, and held below it
+    # the last two are rounded up to the sum of all, and held below it
+    assert drawn.tolist() == [1, 1, 3, 3, 4, 4, 4]
 
 
 @pytest.mark.parametrize("classes", [3, 70, 1000])
@@ -197,9 +190,8 @@ def test_exact_scores_have_a_pass_for_each_output() -> None:
     for column, captured in enumerate(found):
         ((_, gradient),) = captured[problem.model[2]].uses()
         expected = torch.zeros(6, 3, dtype=torch.float64)
-        expected[:, column] = (
-            2**0.5 / 6 / 3
-        )  # sqrt(2) per term, a mean over 6 examples and 3 outputs
+        # sqrt(2) per term, a mean over 6 examples and 3 outputs
+        expected[:, column] = 2**0.5 / 6 / 3
         close(gradient, expected)
 
 

@@ -54,18 +54,16 @@ def test_ten_steps_are_those_of_one_process(
     close(first[f"{name} parameters"], alone["trained"][f"{name} parameters"], 1e-6)
     close(first[f"{name} losses"], alone["trained"][f"{name} losses"], 1e-6)
     assert torch.equal(first[f"{name} counts"], second[f"{name} counts"])
-    close(
-        first[f"{name} counts"], alone["trained"][f"{name} counts"], 0.02
-    )  # CG may end an iteration apart
+    # CG may end an iteration apart
+    close(first[f"{name} counts"], alone["trained"][f"{name} counts"], 0.02)
     start = flatten(LOSSES[two_ranks.METHODS[name][1]]().params).detach()
     assert float((first[f"{name} parameters"] - start).norm()) > 1e-2
 
 
 def test_a_parameter_that_no_rank_uses_has_no_gradient(both: list[dict[str, Any]]) -> None:
     for found in both:
-        close(
-            found["without gradients"]["sometimes"], torch.full((2,), 4.5).double()
-        )  # 2 * 3^2 / 4
+        # 2 * 3^2 / 4
+        close(found["without gradients"]["sometimes"], torch.full((2,), 4.5).double())
         assert bool(found["without gradients"]["never is None"])
 
 

@@ -144,9 +144,8 @@ def test_a_logarithmic_barrier(kind: type[Method]) -> None:
     result = minimize(barrier, torch.tensor([0.9, 0.5, 0.0]).double(), kind, tol=1e-9)
     assert result.success
     half = 1e-3 / cost
-    close(
-        result.x, half - torch.sign(cost) * torch.sqrt(half**2 + 1), 1e-8
-    )  # c (1 - x^2) + 2 mu x = 0
+    # c (1 - x^2) + 2 mu x = 0
+    close(result.x, half - torch.sign(cost) * torch.sqrt(half**2 + 1), 1e-8)
 
 
 @pytest.mark.parametrize("offset", [0.0, 1.0, 1e6])

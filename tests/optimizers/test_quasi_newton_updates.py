@@ -86,9 +86,8 @@ def test_symmetric_rank_one_finds_an_indefinite_hessian_in_n_independent_steps()
     steps = normal(6, 6, seed=5)
     assert all(sr1_update_(estimate, s, hessian @ s) for s in steps)
     close(estimate, hessian, 1e-9)
-    assert not sr1_update_(
-        estimate.copy_(hessian), steps[0], hessian @ steps[0]
-    )  # nothing to learn: left out
+    # nothing to learn: left out
+    assert not sr1_update_(estimate.copy_(hessian), steps[0], hessian @ steps[0])
 
 
 # -- exact searches on quadratics ------------------------------------------------------------------

@@ -71,10 +71,8 @@ def test_adaptive_sizes_follow_the_steps_length() -> None:
     size = sum(p.numel() for p in problem.params)
     optimizer = SubsampledARC(problem.model.parameters(), constant=0.01)
     group = optimizer.param_groups[0]
-    assert (optimizer._size("hessian", 2, 1000), optimizer._size("gradient", 4, 1000)) == (
-        100,
-        250,
-    )  # the shares
+    # the shares
+    assert (optimizer._size("hessian", 2, 1000), optimizer._size("gradient", 4, 1000)) == (100, 250)
     group["length"] = 0.01
     assert optimizer._size("hessian", 2, 1000) == round(0.01 * log(size) / 0.01**2 + 0.5)
     assert optimizer._size("gradient", 4, 1000) == 1000

@@ -157,9 +157,8 @@ def test_the_preconditioner_saves_products() -> None:
 
 
 def test_the_first_radius_is_the_gradients_length_cut_to_the_first_step() -> None:
-    problem = scalar(
-        [1.0, 1.0], lambda x: 50 * x[0] ** 2 + 0.5 * x[1] ** 2
-    )  # g = (100, 1): a Newton step of 2^(1/2)
+    # g = (100, 1): a Newton step of 2^(1/2)
+    problem = scalar([1.0, 1.0], lambda x: 50 * x[0] ** 2 + 0.5 * x[1] ** 2)
     optimizer = TRON(problem.model.parameters(), tolerance=1e-8)
     optimizer.step(problem.objective())
     assert float(problem.params[0].detach().abs().max()) < 1e-12

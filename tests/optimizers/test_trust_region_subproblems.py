@@ -87,9 +87,8 @@ def test_the_hard_case_in_closed_form() -> None:
     assert (found.hard, found.boundary, found.multiplier) == (True, True, 2.0)
     close(found.step.abs(), torch.tensor([sqrt(9 - 1 / 9), 1 / 3], dtype=torch.float64), 1e-14)
     is_global_minimiser(matrix, gradient, 3.0, found)
-    easy = exact_subproblem(
-        *torch.linalg.eigh(matrix), gradient, 0.25
-    )  # the ball ends before the hard case begins
+    # the ball ends before the hard case begins
+    easy = exact_subproblem(*torch.linalg.eigh(matrix), gradient, 0.25)
     assert not easy.hard
     is_global_minimiser(matrix, gradient, 0.25, easy)
 

@@ -78,9 +78,8 @@ def test_a_run_comes_back_as_it_was(mixed: Path, tmp_path: Path) -> None:
             "written",
         ):
             assert getattr(other, name) == getattr(one, name), name
-        assert list(other.config.items()) == list(
-            one.config.items()
-        )  # the labels follow the order of the keys
+        # the labels follow the order of the keys
+        assert list(other.config.items()) == list(one.config.items())
         assert list(other.config["optimizer"]) == list(one.config["optimizer"])
         exact = one.history["val/accuracy" if "val/accuracy" in one.history else "val/gap"].notna()
         pd.testing.assert_frame_equal(other.history[exact], one.history[exact], check_exact=True)
@@ -245,9 +244,8 @@ def test_timings_travel_with_the_runs(mixed: Path, tmp_path: Path) -> None:
     folder = write_archive(runs, tmp_path / "archive", timings=timings.placed([one]))
     assert read_timings(folder) == timings.placed([one])
     (named,) = json.loads((folder / "timings.json").read_text()).values()
-    (folder / "timings.json").write_text(
-        json.dumps({key: named})
-    )  # as archives of one machine have it
+    # as archives of one machine have it
+    (folder / "timings.json").write_text(json.dumps({key: named}))
     assert read_timings(folder) == timings.placed([one])
     records = build_records(*load_runs(folder), load_timings(folder))
     assert 0.25 in set(records.frame["exclusive_seconds_per_step"])

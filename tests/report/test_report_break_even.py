@@ -32,10 +32,8 @@ def test_half_the_steps_at_four_times_the_price(plant: Callable[..., Any]) -> No
     assert found.against == ["sgd"]
     assert place(found, "kfac") == (pytest.approx(0.5), pytest.approx(4.0))
     (point,) = found.points["kfac"]
-    assert (point.steps.low, point.steps.high) == (
-        pytest.approx(0.5),
-        pytest.approx(0.5),
-    )  # the seeds agree
+    # the seeds agree
+    assert (point.steps.low, point.steps.high) == (pytest.approx(0.5), pytest.approx(0.5))
     assert not point.shared
     assert (found.levels, found.left_out, found.runs) == ({"mlp": "target"}, {}, 6)
 

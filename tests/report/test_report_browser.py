@@ -164,9 +164,8 @@ def test_a_click_sorts_by_value_and_a_second_one_the_other_way(report: Path, tab
     before = table.evaluate(SORTED % 0)
     heads.nth(column).locator("button").click()
     assert heads.nth(column).get_attribute("aria-sort") == "ascending"
-    assert (
-        table.evaluate(SORTED % 0) == ["sgd", "adamw", "kfac"] != before
-    )  # what has no number stays at the end
+    # what has no number stays at the end
+    assert table.evaluate(SORTED % 0) == ["sgd", "adamw", "kfac"] != before
     heads.nth(column).locator("button").click()
     assert heads.nth(column).get_attribute("aria-sort") == "descending"
     assert table.evaluate(SORTED % 0) == ["adamw", "sgd", "kfac"]
@@ -180,9 +179,8 @@ def test_the_keyboard_skips_sorts_and_shows_where_it_is(report: Path, tab: Any) 
     tab.keyboard.press("Tab")
     skip = tab.evaluate("document.activeElement.className")
     assert skip == "skip"
-    assert (
-        tab.evaluate("document.activeElement.getBoundingClientRect().left") >= 0
-    )  # seen once it has the focus
+    # seen once it has the focus
+    assert tab.evaluate("document.activeElement.getBoundingClientRect().left") >= 0
     tab.keyboard.press("Enter")
     assert tab.evaluate("document.activeElement.id") == "content"
     tab.keyboard.press("Tab")  # the table's scrolling region

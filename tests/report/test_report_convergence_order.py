@@ -85,9 +85,8 @@ def test_doubled_digits_are_quadratic_whatever_the_constant(constant: float) -> 
 
 
 def test_a_factor_that_keeps_falling_is_superlinear_of_order_one() -> None:
-    factors = 0.3 * 0.5 ** np.arange(
-        12
-    )  # e_{k+1} / e_k halves in every step: faster than any linear rate
+    # e_{k+1} / e_k halves in every step: faster than any linear rate
+    factors = 0.3 * 0.5 ** np.arange(12)
     found = order(np.cumprod([1.0, *factors]))
     assert found.kind == "superlinear"
     assert 1 <= found.order < 1.3
@@ -112,9 +111,8 @@ def test_a_plateau_at_round_off_is_not_part_of_the_sequence(
 def test_what_a_minimum_rounds_off_is_not_believed() -> None:
     """Gaps to a minimum of 1000 are multiples of its last digit, 1.1e-13."""
     rounded = np.round(np.array(powers(2.0)) / 1.1e-13) * 1.1e-13
-    assert (
-        order(rounded, minimum=1000.0).points == 6
-    )  # 0.5 to 2e-10; the next are a few roundings, and zeros
+    # 0.5 to 2e-10; the next are a few roundings, and zeros
+    assert order(rounded, minimum=1000.0).points == 6
 
 
 def test_a_linear_sequence_that_wiggles_keeps_its_rate() -> None:
@@ -182,9 +180,8 @@ def test_rates_are_written_with_the_digits_that_matter() -> None:
     ]
     assert str(Order("linear", rate=0.83)) == "linear (rate 0.83)"
     assert str(Order("sublinear", order=1.0)) == "sublinear (like k^-1.0)"
-    assert (
-        str(order(np.exp(-3 * (STEPS + 1) ** 0.5))) == "sublinear"
-    )  # no power law falls like that
+    # no power law falls like that
+    assert str(order(np.exp(-3 * (STEPS + 1) ** 0.5))) == "sublinear"
     assert str(Order(NOT_CONVERGING)) == "not converging"
 
 
@@ -220,9 +217,8 @@ def test_noisy_losses_are_left_alone() -> None:
     found = gap_sequence(noisy, EPS)
     assert found is not None
     assert list(found.steps) == [0, 4, 8]
-    one = gap_sequence(
-        history([3.0, 2.0], {0: 1.0, 2: 0.1}), EPS
-    )  # one pair cannot tell a minimum of 2 from noise
+    # one pair cannot tell a minimum of 2 from noise
+    one = gap_sequence(history([3.0, 2.0], {0: 1.0, 2: 0.1}), EPS)
     assert one is not None
     assert list(one.steps) == [0, 2]
 
@@ -304,9 +300,8 @@ def test_the_report_says_and_draws_the_orders(
     for seed in (0, 1, 2):
         sequence(record, "sgd", list((0.9 - 0.01 * seed) ** STEPS[:100]), seed)
     sequence(record, "newton", powers(2.0))
-    sequence(
-        record, "newton", [5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0], seed=1
-    )  # as many as converge: the modest word
+    # as many as converge: the modest word
+    sequence(record, "newton", [5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0], seed=1)
     sequence(record, "kfac", [1.0, 9.0], training=training(status="diverged", cut=2))
     record("mlp", "sgd", 0)
     assert main(["--runs", str(runs), "--out", str(runs.parent / "report")]) == 0

@@ -33,9 +33,8 @@ def test_ranks_by_hand() -> None:
     assert one is not None
     assert one.test.ranks.to_dict() == pytest.approx({"a": 4 / 3, "b": 5.5 / 3, "c": 8.5 / 3})
     assert one.problems == 3
-    assert one.test.difference == pytest.approx(
-        2.343 * math.sqrt(3 * 4 / (6 * 3)), abs=2e-3
-    )  # Demsar's table 5
+    # Demsar's table 5
+    assert one.test.difference == pytest.approx(2.343 * math.sqrt(3 * 4 / (6 * 3)), abs=2e-3)
     assert one.test.groups == [["a", "b", "c"]]
 
 

@@ -62,9 +62,8 @@ def test_long_histories_are_thinned_by_medians() -> None:
     assert steps == 50
     one = curve(cell("done"), {0: long}, "loss", steps)
     assert len(one.middle) <= MOST_POINTS + 2
-    assert list(one.middle["value"].iloc[:4]) == pytest.approx(
-        [1, 0.1, 0.01, 1]
-    )  # the first steps stay as they are
+    # the first steps stay as they are
+    assert list(one.middle["value"].iloc[:4]) == pytest.approx([1, 0.1, 0.01, 1])
     assert list(one.middle["value"].iloc[-50:]) == pytest.approx([0.1] * 50)
     assert window([history([1.0, 2.0])]) == 1
 

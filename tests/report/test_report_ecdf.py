@@ -69,9 +69,8 @@ def test_bands_resample_each_problem_by_itself() -> None:
     one = reach(rows({(problem, "a"): [[0.1], [INF]] for problem in "pqrs"}), ["a"])
     assert one is not None
     low, high = one.bands["a"]
-    draws = (
-        np.random.default_rng(1).binomial(8, 0.5, size=100_000) / 8
-    )  # eight draws, each a success or not
+    # eight draws, each a success or not
+    draws = np.random.default_rng(1).binomial(8, 0.5, size=100_000) / 8
     assert (low[0], high[0]) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=0.126)
 
 
@@ -84,10 +83,8 @@ def test_costs_are_in_units_of_the_baselines_whole_run(plant: Callable[..., Any]
     reached = level_costs(records)
     tables, left_out = relative_costs(records, reached, aggregated(records, reached))
     cost = tables["steps"].set_index(["optimizer", "level", "seed"])["cost"]
-    assert cost.index.get_level_values("level").unique().tolist() == [
-        "50 %",
-        "100 %",
-    ]  # the target is the latter
+    # the target is the latter
+    assert cost.index.get_level_values("level").unique().tolist() == ["50 %", "100 %"]
     assert (cost["sgd", "100 %", 0], cost["kfac", "100 %", 1], cost["sgd", "100 %", 1]) == (
         0.5,
         0.2,

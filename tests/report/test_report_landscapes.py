@@ -242,9 +242,8 @@ def test_the_page_holds_the_landscape_and_its_animation(
     assert made >= {"landscape-valley.png", "landscape-valley.pdf", "animation-valley.gif"}
     assert not list(figures.glob("landscape-mlp*"))
     assert len(re.findall(r'src="data:image/gif;base64,', page)) == 1
-    assert (
-        "newton: f - f* &lt; 0.8 after 5 steps" in page
-    )  # the record's target, in the words of the picture
+    # the record's target, in the words of the picture
+    assert "newton: f - f* &lt; 0.8 after 5 steps" in page
     assert not re.findall(
         r"""(?:src|href)\s*=\s*["'](?!data:image/|#|(?:tasks/|\.\./)?[a-z]+\.html)""", page
     )
@@ -306,9 +305,8 @@ def test_tasks_from_elsewhere_need_a_word_of_trust(
     assert f"Not drawn: {advice}." in report(runs)
     (hill,) = found(runs, "mine_landscape").drawn
     assert hill.values(np.array([[3.0, 4.0]])) == [-25]
-    walked(
-        "lbfgs", task={"_target_": "mine_landscape.Plain"}
-    )  # does not know its function: nothing to say
+    # does not know its function: nothing to say
+    walked("lbfgs", task={"_target_": "mine_landscape.Plain"})
     assert len(found(runs, "mine_landscape").drawn) == 1
     assert not found(runs, "mine_landscape").skipped
     walked("adamw", task={"_target_": "mine_landscape.Broken"})

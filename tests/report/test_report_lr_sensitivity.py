@@ -130,11 +130,8 @@ def test_trials_stand_apart_from_sweeps(
     found = rates(plant({}), trials(settings, [0.3, 0.4, 0.5, math.nan]))
     assert list(found) == ["mlp", "mlp (tuning)"]
     one = found["mlp (tuning)"]["kfac"]
-    assert (one.alone, one.space, one.runs) == (
-        False,
-        (1e-4, 1.0),
-        3,
-    )  # the default's rate is not told
+    # the default's rate is not told
+    assert (one.alone, one.space, one.runs) == (False, (1e-4, 1.0), 3)
     assert one.by_rate.to_dict() == {0.001: -math.inf, 0.01: 0.4, 0.1: 0.5}
 
 

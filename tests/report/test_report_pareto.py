@@ -25,10 +25,8 @@ def test_the_front_by_hand() -> None:
         "f": (9.0, math.nan),
     }
     assert front(points) == ["a", "b", "d"]
-    assert front({"a": (1.0, 1.0), "b": (1.0, 1.0), "c": (1.0, 2.0)}) == [
-        "a",
-        "b",
-    ]  # equals are both on it
+    # equals are both on it
+    assert front({"a": (1.0, 1.0), "b": (1.0, 1.0), "c": (1.0, 2.0)}) == ["a", "b"]
     assert front({"e": (INF, 1.0)}) == []
 
 

@@ -22,10 +22,8 @@ def test_counts_and_steps_by_hand(plant: Callable[..., Any]) -> None:
     )
     found = level_steps(records, level_costs(records))["mlp"]
     easy, hard = found["sgd"]
-    assert [one.level for one in found["sgd"]] == [
-        "50 %",
-        "100 %",
-    ]  # the target is the latter's value
+    # the target is the latter's value
+    assert [one.level for one in found["sgd"]] == ["50 %", "100 %"]
     assert (easy.reached, easy.runs, easy.first, easy.last, easy.middle) == (3, 3, 5, 80, 20)
     assert (hard.reached, hard.runs, hard.first, hard.last) == (2, 3, 10, 40)
     assert (hard.middle, hard.seen) == (40, 25)

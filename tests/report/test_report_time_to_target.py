@@ -57,9 +57,8 @@ def test_what_a_cell_costs_by_hand(plant: Callable[..., Any]) -> None:
     found = level_costs(records).set_index(["level", "seed"])
     assert [found.loc[("target", seed), "steps"] for seed in range(3)] == [10, 20, INF]
     assert found.loc[("50 %", 0), "steps"] == 5
-    assert (
-        found.loc[("80 %", 1), "steps"] == 20
-    )  # 0.4 is reached at 16, and seen at the next evaluation
+    # 0.4 is reached at 16, and seen at the next evaluation
+    assert found.loc[("80 %", 1), "steps"] == 20
     assert found.loc[("50 %", 2), "steps"] == 100
     assert found.loc[("target", 1), "seconds"] == pytest.approx(0.2)
     assert found.loc[("target", 1), "grad_equivalents"] == 40

@@ -52,9 +52,8 @@ def study(
 def test_the_expected_best_by_hand() -> None:
     found, left_out = tuned(study("one", [0.2, 0.8]))
     one = found["mlp"]["sgd"]
-    assert list(one.curve["expected"]) == pytest.approx(
-        [0.5, 0.2 / 4 + 0.8 * 3 / 4]
-    )  # of two draws with replacement
+    # of two draws with replacement
+    assert list(one.curve["expected"]) == pytest.approx([0.5, 0.2 / 4 + 0.8 * 3 / 4])
     assert (one.default, one.trials, one.failed, left_out) == (0.2, 2, 0, [])
 
 

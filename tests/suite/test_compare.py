@@ -143,9 +143,8 @@ def test_settings_choose_runs(fill: Any, compare: Compare) -> None:
     fill(kfac=160, adamw=200, config=(("scale", "full"),))
     code, out, _ = compare("kfac", "adamw", "scale=full")
     assert out.startswith("mlp: kfac needs 0.80x the steps")
-    assert (
-        compare("kfac", "adamw", "data=digits")[1].count(": kfac needs") == 2
-    )  # task.data, and both scales
+    # task.data, and both scales
+    assert compare("kfac", "adamw", "data=digits")[1].count(": kfac needs") == 2
     code, _, err = compare("kfac", "adamw", "scale=ful")
     assert code == 2
     assert "no run has scale=ful. Did you mean full? There are: full, quick" in err

@@ -148,9 +148,8 @@ def test_a_run_that_broke_off_is_given_the_rest_of_its_steps_at_its_own_speed() 
     np.testing.assert_allclose(found.before, [20.0, 2.0, 10.0, NAN])
     assert list(found.reached) == [False, True, False, False]
     other = Costs(np.array([5.0] * 4), np.array([4.0] * 4), np.array([True] * 4))
-    ratio = cost_ratio(
-        found, other, paired=True
-    )  # what never made a step costs as much as the dearest
+    # what never made a step costs as much as the dearest
+    ratio = cost_ratio(found, other, paired=True)
     assert ratio is not None
     assert ratio.value == pytest.approx((20 / 5 * 3 / 5 * 10 / 5 * 20 / 5) ** 0.25)
 

@@ -137,9 +137,8 @@ def test_overall_ranks_are_means_over_the_problems_that_count(field: Any) -> Non
     assert dict(total.table["first"]) == {"kfac": 2, "adamw": 1, "sgd": 0}
     assert total.groups == (("kfac", "adamw"),)
     assert total.left_out == ()
-    assert total.table["next"].iloc[0] == pytest.approx(
-        2 / 3
-    )  # kfac beats adamw in every pair on two of three
+    # kfac beats adamw in every pair on two of three
+    assert total.table["next"].iloc[0] == pytest.approx(2 / 3)
     times = pd.DataFrame(
         [[60, 100, 300], [100, 60, 300], [60, 100, math.inf]], columns=["kfac", "adamw", "sgd"]
     )

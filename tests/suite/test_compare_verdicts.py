@@ -160,9 +160,8 @@ def test_failures_are_infinite_and_said(two_sides: Any, sown: Sown) -> None:
         "2 runs of adamw never reached the level: they count with all they could have spent" in said
     )
     assert found.final is not None
-    assert (
-        found.final.bound == "at most "
-    )  # error of kfac less that of adamw: as low as that or lower
+    # error of kfac less that of adamw: as low as that or lower
+    assert found.final.bound == "at most "
 
 
 def test_nobody_at_the_target_leaves_the_final_value(sown: Sown) -> None:

@@ -47,9 +47,8 @@ def test_the_median_times_to_the_target_are_those_that_algoperf_published() -> N
     assert set(ours.index) == {"ademamix", "schedule_free_adamw_v2"}
     for submission, seconds in ours.items():
         assert seconds == pytest.approx(published[submission], rel=1e-15)
-    assert (
-        times(records, "steps").loc[problem, "ademamix"] == 10206
-    )  # the median of 10206, 12799 and 7546
+    # the median of 10206, 12799 and 7546
+    assert times(records, "steps").loc[problem, "ademamix"] == 10206
 
 
 def test_scores_from_the_published_times_are_the_published_ones() -> None:
@@ -193,13 +192,8 @@ def test_a_run_of_deepobs_has_the_losses_that_were_published() -> None:
         "done",
     )
     evaluated = run.history.dropna(subset=["val/eval_loss"])
-    assert list(evaluated["step"]) == [
-        0,
-        7,
-        14,
-        21,
-        28,
-    ]  # seven batches of 128 of a thousand examples
+    # seven batches of 128 of a thousand examples
+    assert list(evaluated["step"]) == [0, 7, 14, 21, 28]
     assert list(evaluated["val/eval_loss"]) == content["test_losses"]
     logged = run.history.dropna(subset=["loss"])
     assert list(logged["step"]) == list(range(1, 29))

@@ -63,9 +63,8 @@ def test_a_resumed_path_equals_an_unbroken_one(
 ) -> None:
     pair = ("optimizer=newton", *PLANE, "steps=11", "task.eval_every=3")
     plan = planned(*pair)
-    monkeypatch.setattr(
-        "suite.training.checkpoint.CHECKPOINT_SHARE", 1e-9
-    )  # only a process's first evaluation is saved
+    # only a process's first evaluation is saved
+    monkeypatch.setattr("suite.training.checkpoint.CHECKPOINT_SHARE", 1e-9)
     with at_batch(plan, 9, kill), pytest.raises(Killed):
         train(*pair)
     assert (

@@ -97,9 +97,8 @@ def test_ctrl_c_finishes_the_step_saves_and_leaves_with_130(
     assert summary["status"] == "interrupted"
     assert 0 < summary["steps"] == saved < 1500
     before = rows(directory)
-    assert (
-        int(before[-1]["step"]) <= saved < int(before[-1]["step"]) + 20
-    )  # no evaluated row is missing
+    # no evaluated row is missing
+    assert int(before[-1]["step"]) <= saved < int(before[-1]["step"]) + 20
 
     assert command(*RUN).code == 0
     assert rows(directory)[: len(before)] == before

@@ -155,9 +155,8 @@ def test_an_optimizer_that_averages_is_judged_and_saved_at_its_average(
     assert saved.tolist() == pytest.approx(mean, rel=1e-12)
     assert done.summary["final_gap"] != plain.summary["final_gap"]
     modes = sys.modules[name].Averaged.modes
-    assert (
-        modes.count("train") == modes.count("eval") + 2
-    )  # once more for each of the two that were built
+    # once more for each of the two that were built
+    assert modes.count("train") == modes.count("eval") + 2
 
 
 def test_a_sweep_by_several_processes_is_refused(

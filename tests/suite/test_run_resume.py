@@ -104,9 +104,8 @@ def test_a_resumed_run_equals_an_unbroken_one(
     steps."""
     pair = (*PAIRS[name], *LENGTH)
     plan = planned(*pair)
-    monkeypatch.setattr(
-        "suite.training.checkpoint.CHECKPOINT_SHARE", 1e-9
-    )  # only a process's first evaluation is saved
+    # only a process's first evaluation is saved
+    monkeypatch.setattr("suite.training.checkpoint.CHECKPOINT_SHARE", 1e-9)
     with at_batch(plan, 8, kill), pytest.raises(Killed):
         train(*pair)
     record = RunRecord(plan.directory)
@@ -118,9 +117,8 @@ def test_a_resumed_run_equals_an_unbroken_one(
     with at_batch(plan, 7, interrupt):
         stopped = train(*pair)
     assert (stopped.status, stopped.summary["steps"]) == ("interrupted", 7)
-    assert (
-        record.history.read_text().splitlines()[:4] == killed_after[:4]
-    )  # the rows until step 3, seconds and all
+    # the rows until step 3, seconds and all
+    assert record.history.read_text().splitlines()[:4] == killed_after[:4]
 
     resumed = train(*pair)
     final_state = resumed.checkpoint

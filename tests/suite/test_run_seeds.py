@@ -119,6 +119,5 @@ def test_the_streams_of_a_seed_are_apart_and_fixed() -> None:
 
     assert len(set(numbers)) == len(numbers)
     assert all(0 <= number < 2**62 for number in numbers)
-    assert (
-        stream(0, "model") == 2779012397423528214
-    )  # another number would change every recorded run
+    # another number would change every recorded run
+    assert stream(0, "model") == 2779012397423528214

@@ -93,11 +93,8 @@ def test_a_failure_in_training_becomes_the_status(
     assert failed.summary["message"].startswith(message)
     assert (failed.summary["steps"], failed.summary["final_gap"]) == (2, None)
     assert json.loads((failed.directory / "summary.json").read_text()) == failed.summary
-    assert [int(row["step"]) for row in failed.rows] == [
-        0,
-        1,
-        2,
-    ]  # though no evaluation came after the first
+    # though no evaluation came after the first
+    assert [int(row["step"]) for row in failed.rows] == [0, 1, 2]
 
 
 def test_a_loss_that_is_not_a_number_is_a_divergence(failing: Callable[[str], Any]) -> None:

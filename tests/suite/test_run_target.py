@@ -78,9 +78,8 @@ def test_a_target_that_is_not_reached_leaves_its_keys_empty(
 
 @pytest.mark.parametrize("direction", PAIRS)
 def test_best_is_the_best_and_final_is_the_last_evaluation(train: Train, direction: str) -> None:
-    rate = (
-        "optimizer.lr=2.5" if direction == "min" else "optimizer.lr=0.3"
-    )  # the metric goes up and down
+    # the metric goes up and down
+    rate = "optimizer.lr=2.5" if direction == "min" else "optimizer.lr=0.3"
     done = train(*PAIRS[direction], rate)
     values = done.column(f"val/{METRIC[direction]}")
     best = {"min": min, "max": max}[direction](values)

@@ -198,9 +198,8 @@ def test_layers_are_told_apart_in_a_file_of_their_own(train: Train) -> None:
     }
     assert weights < ratios.keys()
     last = told(done.rows[-1])
-    assert last["update_ratio_min"] == min(
-        ratios[name] for name in weights
-    )  # of the matrices, not of the biases
+    # of the matrices, not of the biases
+    assert last["update_ratio_min"] == min(ratios[name] for name in weights)
     assert last["update_ratio_max"] == max(ratios[name] for name in weights)
     assert {row["name"] for row in rows} == {"update_ratio", "cosine", "gradient_norm"}
 

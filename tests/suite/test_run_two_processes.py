@@ -279,9 +279,8 @@ def test_a_fault_of_one_rank_ends_all(
     faulty: Callable[[str], tuple[str, ...]],
     results: Path,
 ) -> None:
-    first, second = together(
-        *faulty(how), "steps=20"
-    )  # which waits for a shorter time than torch's own timeout
+    # which waits for a shorter time than torch's own timeout
+    first, second = together(*faulty(how), "steps=20")
 
     assert (first.code, second.code) == codes, first.err + second.err
     summary = read(record(results))

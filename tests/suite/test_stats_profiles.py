@@ -53,18 +53,10 @@ def by_definition(times: pd.DataFrame, tau: float) -> pd.Series:
 def test_a_profile_by_hand() -> None:
     profile = stats.performance_profile(TIMES)
     assert profile.index.tolist() == [1.0, 1.5, 2.0, 8.0]
-    assert profile["a"].tolist() == [
-        3 / 5,
-        3 / 5,
-        4 / 5,
-        4 / 5,
-    ]  # s is in the denominator though nobody solved it
-    assert profile["b"].tolist() == [
-        1 / 4,
-        1 / 4,
-        2 / 4,
-        2 / 4,
-    ]  # t is not, for b was not run there
+    # s is in the denominator though nobody solved it
+    assert profile["a"].tolist() == [3 / 5, 3 / 5, 4 / 5, 4 / 5]
+    # t is not, for b was not run there
+    assert profile["b"].tolist() == [1 / 4, 1 / 4, 2 / 4, 2 / 4]
     assert profile["c"].tolist() == [1 / 5, 2 / 5, 2 / 5, 3 / 5]
 
 
@@ -123,9 +115,10 @@ def test_the_score_by_hand() -> None:
     scores = stats.profile_score(TIMES)
     expected = {"a": (3 + 2 / 3) / 5, "b": (2 / 3 + 1) / 4, "c": (2.5 / 3 + 1) / 5}
     assert scores.to_dict() == pytest.approx(expected, rel=1e-12)
+    # at 1, 2, 4
     assert stats.profile_score(TIMES, scale="log", points=3)["b"] == pytest.approx(
         (0.375 + 0.5) / 2
-    )  # at 1, 2, 4
+    )
     assert stats.profile_score(TIMES, scale="log")["b"] == pytest.approx(
         (1 - math.log(2) / math.log(4) + 1) / 4
     )
@@ -204,9 +197,8 @@ def test_a_third_solver_can_turn_the_order_of_two_and_pairs_show_it() -> None:
     )
     assert together["a"] > together["b"] + 0.05
     assert apart.loc["a", "b"] < apart.loc["b", "a"] - 0.05
-    assert apart.loc["b", "a"] == pytest.approx(
-        (1.8 / 3 + 1 + 2 / 3 + 1) / 4, rel=1e-12
-    )  # 11 / 5, 1, 4 / 2, 1
+    # 11 / 5, 1, 4 / 2, 1
+    assert apart.loc["b", "a"] == pytest.approx((1.8 / 3 + 1 + 2 / 3 + 1) / 4, rel=1e-12)
     assert left.loc["all"].tolist() == together.tolist()
     assert left.loc["c", ["a", "b"]].tolist() == [apart.loc["a", "b"], apart.loc["b", "a"]]
     assert math.isnan(left.loc["c", "c"])

@@ -152,9 +152,8 @@ def test_wilcoxon_of_demsars_example() -> None:
     assert (found["wins"], found["losses"]) == (2, 10)
     assert found["p_value"] < 0.05
     z = (12 - 14 * 15 / 4) / math.sqrt(14 * 15 * 29 / 24)
-    assert found["p_value"] == pytest.approx(
-        2 * scipy_stats.norm.cdf(z), abs=4e-3
-    )  # the paper's z; ours is exact
+    # the paper's z; ours is exact
+    assert found["p_value"] == pytest.approx(2 * scipy_stats.norm.cdf(z), abs=4e-3)
     differences = (DEMSAR["C4.5"] - DEMSAR["C4.5+m"]).round(6).to_numpy()
     assert found["p_value"] == pytest.approx(by_counting(differences)[1], rel=1e-10)
 

@@ -94,9 +94,8 @@ def test_nothing_branches_on_the_name_of_an_optimizer_or_a_task(package: str) ->
 
 
 def test_there_is_no_init_file_among_the_tests() -> None:
-    assert not list(
-        (paths.ROOT / "tests").rglob("__init__.py")
-    )  # it would shadow the packages of the same name
+    # it would shadow the packages of the same name
+    assert not list((paths.ROOT / "tests").rglob("__init__.py"))
 
 
 def test_importing_the_packages_brings_in_nothing_that_is_not_needed() -> None:

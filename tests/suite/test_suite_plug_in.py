@@ -84,10 +84,8 @@ def test_they_run_in_a_sweep_beside_those_of_the_suite_and_appear_in_the_report(
     (directory,) = (results / "runs/line/wombat").iterdir()
     config = yaml.safe_load((directory / "config.yaml").read_text())
     summary = json.loads((directory / "summary.json").read_text())
-    assert (config["optimizer"]["lr"], config["task"]["slope"]) == (
-        0.0625,
-        3.0,
-    )  # the folder's tuned value
+    # the folder's tuned value
+    assert (config["optimizer"]["lr"], config["task"]["slope"]) == (0.0625, 3.0)
     assert (config["metric"], config["direction"]) == ("loss", "min")
     assert (summary["optimizer"], summary["task"], summary["steps"]) == ("wombat", "line", 4)
     assert summary["state_bytes"] > 0
@@ -146,9 +144,8 @@ def test_the_registry_knows_the_users_folder(folder: Path) -> None:
     assert registry.description("task", "line", [folder]) == "A line of one's own."
     assert "line" in registry.tasks_offering(frozenset({"layers"}), [folder], ["my_tasks"])
     assert "line" not in registry.tasks_offering(frozenset({"matrices"}), [folder], ["my_tasks"])
-    assert "line" not in registry.tasks_offering(
-        frozenset({"layers"}), [folder]
-    )  # not allowed, so not imported
+    # not allowed, so not imported
+    assert "line" not in registry.tasks_offering(frozenset({"layers"}), [folder])
 
 
 def test_a_folder_that_is_not_there_is_named(command: Command, tmp_path: Path) -> None:

@@ -175,9 +175,8 @@ def test_an_optimizer_that_fails_in_its_constructor_is_a_row_of_the_sweep(
     )
 
     assert said.code == 0
-    assert (
-        said.out.count("error: ZeroDivisionError: oh") == 3
-    )  # a line for each of the two, and one reason
+    # a line for each of the two, and one reason
+    assert said.out.count("error: ZeroDivisionError: oh") == 3
     assert said.out.count("seed 0: done") == said.out.count("seed 1: done") == 1
 
 

@@ -97,9 +97,8 @@ def test_runs_that_are_done_are_only_looked_up(
     capsys.readouterr()
     (again,) = target.establish(asked(folder, task="vit", seeds=[0]))
 
-    assert (
-        "done before, skipped" in capsys.readouterr().out
-    )  # though the task has a stored target now
+    # though the task has a stored target now
+    assert "done before, skipped" in capsys.readouterr().out
     assert stored(again) == before
     assert len(list((results / "runs/vit/adamw").iterdir())) == 1
 

@@ -90,9 +90,8 @@ def test_what_has_four_digits_already_keeps_them() -> None:
         95: 0.29,
         100: 0.3,
     }  # 0.1 + 0.2 is above 0.3
-    assert (
-        targets.ladder(17.4, 1.7434985, "min").values[100] == 1.744
-    )  # digits of its own, not of the improvement
+    # digits of its own, not of the improvement
+    assert targets.ladder(17.4, 1.7434985, "min").values[100] == 1.744
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,8 @@ def test_a_process_of_this_machine_is_looked_up(tmp_path: Path) -> None:
     deadline = time.monotonic() + 300
     while not claims.gone(other.to_dict(), tmp_path, me) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert claims.gone(
-        other.to_dict(), tmp_path, me
-    )  # though nobody has waited for it: a zombie is gone
+    # though nobody has waited for it: a zombie is gone
+    assert claims.gone(other.to_dict(), tmp_path, me)
     child.join()
     assert claims.gone(None, tmp_path, me)
 

@@ -126,8 +126,5 @@ def test_a_halved_study_equals_whole_runs_looked_at_early(home: Path, tmp_path: 
 def test_a_run_too_short_to_be_looked_at_early_is_run_whole(home: Path, tmp_path: Path) -> None:
     words = [word for word in WORDS if "eval_every" not in word] + ["task.eval_every=27"]
     tune.tune(tune.parse([*words, "trials=3", "pruner=halving", f"out={tmp_path / 'a'}"]))
-    assert sorted(load_trials(home)["status"]) == [
-        "diverged",
-        "done",
-        "done",
-    ]  # lr=2.53 is too much here
+    # lr=2.53 is too much here
+    assert sorted(load_trials(home)["status"]) == ["diverged", "done", "done"]

@@ -226,9 +226,8 @@ def test_a_trial_that_was_told_but_not_ended_is_told_again(
     journal = Journal(study, dead())
     (claim,) = journal.claim()
     with monkeypatch.context() as patched:
-        patched.setattr(
-            journal.storage, "set_trial_state_values", lambda *given: None
-        )  # killed just before
+        # killed just before
+        patched.setattr(journal.storage, "set_trial_state_values", lambda *given: None)
         journal.record(claim, ended(claim, 0.5))
     other = Journal(study, owner("b"))
     assert other.recorded() == []

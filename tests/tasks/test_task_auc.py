@@ -62,12 +62,10 @@ def test_loss_is_the_value_of_the_min_max_problem(scored: tuple[Tensor, Tensor])
         lambda *x: min_max(scores, targets, *x), tuple(inner)
     )
     assert max(abs(float(slope)) for slope in slopes) < 1e-12
-    assert float(min_max(scores, targets, above, below, inner[2] + 0.1)) < float(
-        loss
-    )  # alpha maximises
-    assert float(min_max(scores, targets, above + 0.1, below, inner[2])) > float(
-        loss
-    )  # a and b minimise
+    # alpha maximises
+    assert float(min_max(scores, targets, above, below, inner[2] + 0.1)) < float(loss)
+    # a and b minimise
+    assert float(min_max(scores, targets, above + 0.1, below, inner[2])) > float(loss)
     assert float(min_max(scores, targets, above, below + 0.1, inner[2])) > float(loss)
 
 

@@ -113,10 +113,8 @@ def test_pooling_is_tensorflows_same(height: int, width: int) -> None:
     assert found.shape[2:] == (math.ceil(height / 2), math.ceil(width / 2))
     for row in range(found.shape[2]):
         for column in range(found.shape[3]):
-            top, left = (
-                2 * row - height % 2,
-                2 * column - width % 2,
-            )  # an odd side is padded in front as well
+            # an odd side is padded in front as well
+            top, left = (2 * row - height % 2, 2 * column - width % 2)
             window = images[:, :, max(top, 0) : top + 3, max(left, 0) : left + 3]
             assert torch.equal(found[:, :, row, column], window.amax(dim=(2, 3)))
 

@@ -112,9 +112,8 @@ def test_gradient_vanishes_at_the_certified_parameters(name: str) -> None:
         regression.residuals(regression.certified),
         scaled_jacobian(regression, regression.certified),
     )
-    rounding = (
-        1e-10 * jacobian.norm(dim=0).max()
-    )  # of the parameters, relative, carried to the residuals
+    # of the parameters, relative, carried to the residuals
+    rounding = 1e-10 * jacobian.norm(dim=0).max()
     projection = (jacobian.T @ residuals).abs() / jacobian.norm(dim=0)
     assert float(projection.max()) <= float(rounding)
 

@@ -57,9 +57,8 @@ def test_solution_is_that_of_the_plain_iteration(epsilon: float) -> None:
     expected, cost = plain_sinkhorn(task.costs.numpy(), epsilon)
     found = plan(task.costs, task.weights[0], epsilon, task.optimum) / len(task.costs)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-9)
-    assert task.cost == pytest.approx(
-        cost, rel=1e-9
-    )  # the semi-dual's maximum is the primal's minimum
+    # the semi-dual's maximum is the primal's minimum
+    assert task.cost == pytest.approx(cost, rel=1e-9)
     at_best = value_at(task, task.optimum)
     assert at_best["gap"] < 1e-12
     assert at_best["marginal_error"] < 1e-9

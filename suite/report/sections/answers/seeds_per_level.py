@@ -23,13 +23,14 @@ from suite.stats import median_with_failures
 from suite.tables.formats import count_text, listed
 from suite.tables.table import runs_note
 
+# from the easiest level to the hardest
 SHADES = (
     "#B8D4E8",
     "#7FB2D6",
     "#3B82B8",
     "#0B4F83",
     "#06263F",
-)  # from the easiest level to the hardest
+)
 MOST_ACROSS, PANEL = 3, 2.1  # panels; inches of one beside its labels
 ROW = 0.21
 HOW_TO_READ = (
