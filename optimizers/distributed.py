@@ -96,8 +96,7 @@ class ProcessGroup(SingleProcess):
         if count < self.size:
             raise UnsupportedError(
                 f"{count} example{'s' if count != 1 else ''} cannot be shared out over {self.size} "
-                f"ranks; take a "
-                "larger batch or fewer processes"
+                "ranks; take a larger batch or fewer processes"
             )
         return cut(slice(0, count), self.size)[self.rank]
 

@@ -83,8 +83,7 @@ class Method(torch.optim.Optimizer):
         ]:
             raise ValueError(
                 f"{type(self).__name__} needs all trainable parameters of the model in one group, "
-                f"in the model's "
-                "order; pass model.named_parameters()"
+                "in the model's order; pass model.named_parameters()"
             )
         return self.param_groups[0]
 

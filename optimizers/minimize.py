@@ -258,9 +258,8 @@ def _require_fit(optimizer: Any, offers: set[str]) -> None:
     if missing <= {"ggn", "jacobian"}:
         raise UnsupportedError(
             f"{name} needs {wanted}: the function as a sum of squares. Give its residuals to "
-            f"least_squares(residuals, "
-            "x0, method=...), or choose a method for plain functions, such as bfgs, newton_cg or "
-            "trust_region"
+            "least_squares(residuals, x0, method=...), or choose a method for plain functions, "
+            "such as bfgs, newton_cg or trust_region"
         )
     raise UnsupportedError(
         f"{name} needs {wanted}, which belongs to networks; use it through an Objective"

@@ -107,7 +107,7 @@ def _flat(text: str, name: str) -> dict[str, Any]:
         if pair is None:
             raise UnsupportedError(
                 f"{name} is put together from other optimizers; build it and pass method=<a "
-                f"function>"
+                "function>"
             )
         settings[pair[1]] = _value(pair[2])
     return settings

@@ -100,8 +100,8 @@ CLAIMS = (
         "OGR",
         ("ogr",),
         "Duda 2019, arXiv 1901.11457",
-        "on noisy Beale functions far closer to the minimum than Adam "
-        "(docs/results/ogr.md); proposed for networks, no figures",
+        "on noisy Beale functions far closer to the minimum than Adam (docs/results/ogr.md); "
+        "proposed for networks, no figures",
     ),
 )
 

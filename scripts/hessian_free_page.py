@@ -138,8 +138,8 @@ def files(folder: Path) -> dict[Path, str]:
             if archived.about
             else []
         ),
-        "Thin lines are the runs, thick lines their median. Momentum's and Adam's training loss is "
-        "a mini-batch's.",
+        "Thin lines are the runs, thick lines their median. Momentum's and Adam's training loss "
+        "is a mini-batch's.",
         "",
         *(line for task in TASKS for line in section(archived, task)),
     ]

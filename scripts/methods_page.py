@@ -55,8 +55,7 @@ FINDINGS_OF: list[
     (
         "How far AdaFisher is from a scalar",
         "`spread` is the largest over the smallest number by which the momentum is divided: at 1 "
-        "the method is SGD "
-        "with momentum.",
+        "the method is SGD with momentum.",
         ["adafisher", "adafisher_released"],
     ),
     (

@@ -152,12 +152,10 @@ def markdown(results: list[tuple[Regression, int, Run, Run]], options: argparse.
         f'`least_squares(method="lm")` (MINPACK, tolerances {TOLERANCE:g}), the same starts, '
         f"float64, exact Jacobians.",
         "",
-        "Digits: correct digits of the worst parameter against NIST's certified values, which have "
-        "11. Calls: "
-        "evaluations of the residuals, plus Jacobians. Status: `stalled` is a run that ended "
-        "because nothing was left "
-        "to gain that the precision could show, or from where the method found no way down; the "
-        "digits tell which.",
+        "Digits: correct digits of the worst parameter against NIST's certified values, which "
+        "have 11. Calls: evaluations of the residuals, plus Jacobians. Status: `stalled` is a run "
+        "that ended because nothing was left to gain that the precision could show, or from where "
+        "the method found no way down; the digits tell which.",
         "",
         *summary(results),
         "",

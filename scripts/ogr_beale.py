@@ -165,8 +165,7 @@ def table_in_two(curves: dict[str, Numbers]) -> list[str]:
         means, others = fine.mean(1), np.delete(fine, SADDLE, axis=1).mean(1)
         lines.append(
             f"| {name} | {published.get(name, '')} | {spread(list(means))} | "
-            f"{spread(list(others))} "
-            f"| {len(final) - len(fine)} of {len(final)} seeds |"
+            f"{spread(list(others))} | {len(final) - len(fine)} of {len(final)} seeds |"
         )
     return lines
 

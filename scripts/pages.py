@@ -169,7 +169,7 @@ def archive_for(name: str) -> Path:
     if not is_archive(folder):
         parser.error(
             f"{folder} is no archive; python -m suite.archive write ARCHIVE --runs DIR makes one "
-            f"of runs"
+            "of runs"
         )
     return folder
 

@@ -153,10 +153,9 @@ def _why_not(plan: Plan, outcome: Outcome) -> str:
     because = f" ({outcome.summary['message']})" if outcome.summary["message"] else ""
     return (
         f"the baseline {plan.optimizer} ended as `{outcome.status}` with seed "
-        f"{plan.seed}{because}, and a target is "
-        f"the median of whole runs. Tune it: python -m suite.tune optimizer={plan.optimizer} "
-        f"task={plan.task}; or "
-        f"take another: optimizer=... To repeat the run: {plan.command} force=true"
+        f"{plan.seed}{because}, and a target is the median of whole runs. Tune it: python -m "
+        f"suite.tune optimizer={plan.optimizer} task={plan.task}; or take another: optimizer=... "
+        f"To repeat the run: {plan.command} force=true"
     )
 
 
@@ -247,8 +246,8 @@ def _in_words(plan: Plan, entry: Mapping[str, Any], path: Path) -> str:
     steps = ", ".join(f"{share} %: {value:g}" for share, value in entry["levels"].items())
     lines = [
         f"{plan.task} ({plan.config['scale']}): {entry['metric']} {entry['untrained']:.4g} "
-        f"untrained, {values} at the "
-        f"end of {plan.optimizer}; levels {steps} ({entry['shared_out']})",
+        f"untrained, {values} at the end of {plan.optimizer}; levels {steps} "
+        f"({entry['shared_out']})",
         f"  {path}",
     ]
     if len(runs) == 1:
@@ -258,7 +257,7 @@ def _in_words(plan: Plan, entry: Mapping[str, Any], path: Path) -> str:
     if entry["origin"]["tuned"] is None:
         study = f"optimizer={plan.optimizer} task={plan.task} scale={plan.config['scale']}"
         lines.append(
-            f"  The baseline is not tuned, which makes targets easy. First: python -m suite.tune "
+            "  The baseline is not tuned, which makes targets easy. First: python -m suite.tune "
             f"{study}"
         )
     if (own := plan.config["task"].get("target")) is not None:

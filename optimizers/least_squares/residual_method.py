@@ -125,8 +125,8 @@ class ResidualMethod(Method):
         if model.jacobian.dtype == torch.float64:
             return "float64 cannot resolve the gradient any further"
         return (
-            "float32 cannot resolve the gradient any further; "
-            "pass the parameters and the data as float64"
+            "float32 cannot resolve the gradient any further; pass the parameters and the data as "
+            "float64"
         )
 
     @staticmethod

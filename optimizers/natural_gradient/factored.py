@@ -479,8 +479,7 @@ def require_fitting(method: Method, blocks: Sequence[Block], largest: float, lim
         )
         raise UnsupportedError(
             f"{type(method).__name__} would keep {total:,.3g} GiB of factors, "
-            f"{sizes[worst] / 2**30:,.3g} GiB of them "
-            f"for {worst}; the limit is max_gib={limit:g}. Keep large factors as diagonals with "
-            f"max_dim={smaller}, or "
-            f"leave layers to the fallback with skip=[{worst}]"
+            f"{sizes[worst] / 2**30:,.3g} GiB of them for {worst}; the limit is max_gib={limit:g}. "
+            f"Keep large factors as diagonals with max_dim={smaller}, or leave layers to the "
+            f"fallback with skip=[{worst}]"
         )

@@ -92,8 +92,8 @@ class AdaptiveDamping(FixedDamping):
         if not 1e-100 < shrink < 1:
             raise ValueError(
                 "damping_rule=adaptive needs damping_decay below 1 and "
-                f"damping_decay^damping_period not vanishing, got {decay} and {period}; "
-                "take damping_decay=0.95 and damping_period=5"
+                f"damping_decay^damping_period not vanishing, got {decay} and {period}; take "
+                "damping_decay=0.95 and damping_period=5"
             )
         self.period = period
         self.rule = RatioRule(1 / shrink, shrink, smallest=smallest)

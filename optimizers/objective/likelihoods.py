@@ -187,7 +187,6 @@ def require_family(family: Family | None, loss_fn: nn.Module, wanted: str) -> Fa
     if family is None:
         raise UnsupportedError(
             f"{wanted} needs a loss with a known predictive distribution (CrossEntropyLoss, "
-            f"BCEWithLogitsLoss or "
-            f"MSELoss without weights), got {type(loss_fn).__name__}"
+            f"BCEWithLogitsLoss or MSELoss without weights), got {type(loss_fn).__name__}"
         )
     return family

@@ -45,7 +45,7 @@ def _weighted(batch: Minibatch, params: list[Tensor] | None = None) -> tuple[Ten
     family = batch.problem.family
     if not isinstance(family, Gaussian):
         raise UnsupportedError(
-            f"jacobian needs a squared error (nn.MSELoss), got "
+            "jacobian needs a squared error (nn.MSELoss), got "
             f"{type(batch.problem.loss_fn).__name__}"
         )
     outputs = batch.outputs(params)

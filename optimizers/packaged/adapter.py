@@ -145,8 +145,8 @@ class PytorchOptimizer(Method):
                 ]
                 raise ValueError(
                     f"{self.title} needs {', '.join(missing)}: pass "
-                    f"optimizer.settings.{missing[0]}=..., or tell the "
-                    "length of the training by expect(steps, steps_per_epoch)"
+                    f"optimizer.settings.{missing[0]}=..., or tell the length of the training by "
+                    "expect(steps, steps_per_epoch)"
                 )
         return self.inner
 
@@ -314,8 +314,7 @@ class PytorchOptimizer(Method):
         if narrow:
             warnings.warn(
                 f"{self.title} of pytorch-optimizer keeps {', '.join(sorted(narrow))} for "
-                f"parameters of float64: "
-                "its steps have no more digits than that",
+                "parameters of float64: its steps have no more digits than that",
                 stacklevel=3,
             )
 

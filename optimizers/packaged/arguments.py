@@ -87,7 +87,7 @@ def _require_complete(kind: Kind, own: Mapping[str, Any]) -> None:
     if missing:
         raise UnsupportedError(
             f"{kind.__name__} of pytorch-optimizer needs {', '.join(missing)}, which a "
-            f"configuration cannot give"
+            "configuration cannot give"
         )
 
 

@@ -155,8 +155,7 @@ def require_settings(kind: Kind, given: Iterable[str], *others: Kind) -> None:
         if name not in known:
             raise ValueError(
                 f"{kind.__name__} of pytorch-optimizer has no setting "
-                f"{name!r}.{close_to(name, known)} "
-                f"It has: {', '.join(known)}."
+                f"{name!r}.{close_to(name, known)} It has: {', '.join(known)}."
             )
 
 

@@ -83,9 +83,8 @@ def step_line(records: Records, verdict: Verdict) -> str:
     even = f"{factor(ratio)} times fewer" if ratio >= 1 else f"{factor(1 / ratio)} times as many"
     text = (
         f"a step of {verdict.a.label} takes {mark}{factor(ratio)}x the seconds of one of "
-        f"{verdict.b.label} "
-        f"({mark}{1e3 * first:.3g} ms against {mark}{1e3 * second:.3g} ms): it breaks even at "
-        f"{even} steps"
+        f"{verdict.b.label} ({mark}{1e3 * first:.3g} ms against {mark}{1e3 * second:.3g} ms): it "
+        f"breaks even at {even} steps"
     )
     steps = verdict.ratios.get("steps")
     if steps is None:
@@ -113,15 +112,15 @@ def seconds_line(verdict: Verdict) -> str:
         if SECONDS in verdict.ratios:
             return f"seconds: measured on {machines}"
         return (
-            f"seconds: not compared, as they come from {machines} "
-            "(--mixed-devices compares them all the same)"
+            f"seconds: not compared, as they come from {machines} (--mixed-devices compares them "
+            "all the same)"
         )
     if time_to_target.SHARED in verdict.sources:
         names = ",".join(dict.fromkeys(side.name for side in _sides(verdict)))
         command = f"python -m suite.time optimizer={names} task={{}}{_scale(verdict)}"
         return (
-            "seconds: marked ~, as their runs shared the machine; they do not decide. "
-            f"To measure: {command}"
+            "seconds: marked ~, as their runs shared the machine; they do not decide. To measure: "
+            f"{command}"
         )
     words = {
         time_to_target.OWN: "by the runs' own clock, one run at a time",

@@ -202,7 +202,7 @@ def _no_pair(
     """Both have runs, but on different problems: in what they differ, and what to type."""
     lines = [
         f"{first.text} and {second.text} have no problem in common, and problems are never mixed "
-        f"silently."
+        "silently."
     ]
     lines += [
         f"  {one.text}: {', '.join(names)}" for one, names in ((first, mine), (second, theirs))

@@ -46,12 +46,10 @@ def matrix_table(records: Records, verdicts: Sequence[Verdict]) -> Table:
     )
     caption = (
         f"How many times the {' or '.join(units) or 'cost'} of the baseline each method needs to "
-        f"reach the target, and "
-        "whether it is better or worse than the baseline at 95 % (? where that cannot be told; "
-        "bold: better). Where < "
-        "or > stands before a bound, or ≈ before a ratio within the smaller budget, some runs "
-        "never reached the "
-        f"target. `final`: the final value decides; {NOT_RUN}: not run. "
+        "reach the target, and whether it is better or worse than the baseline at 95 % (? where "
+        "that cannot be told; bold: better). Where < or > stands before a bound, or ≈ before a "
+        "ratio within the smaller budget, some runs never reached the target. `final`: the final "
+        f"value decides; {NOT_RUN}: not run. "
     )
     return make_table(
         "verdict_matrix", "Against the baseline", caption + runs_note(_runs(verdicts)), rows
@@ -84,12 +82,10 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     ]
     caption = (
         "Ratios of what was spent to reach the target, the method's over the baseline's, with 95 % "
-        "intervals; ~ marks "
-        "seconds of runs that shared the machine, which do not decide; memory: the ratio of the "
-        "peaks; reached: runs "
-        "of the method and of the baseline at the target; final value: how far the method's lies "
-        "from the baseline's, "
-        "or their ratio (x) where the metric falls by decades. "
+        "intervals; ~ marks seconds of runs that shared the machine, which do not decide; memory: "
+        "the ratio of the peaks; reached: runs of the method and of the baseline at the target; "
+        "final value: how far the method's lies from the baseline's, or their ratio (x) where the "
+        "metric falls by decades. "
     )
     return make_table(
         "verdicts", "Verdicts in full", caption + runs_note(_runs(verdicts)), rows, "problem"
@@ -141,12 +137,10 @@ def overall_table(total: Overall) -> Table:
     ]
     caption = (
         f"Over {', '.join(total.problems)}. Mean rank (1 is the best; ties share their ranks) with "
-        f"its 95 % interval, "
-        "and in how many resamples of seeds and problems a method keeps its place; score: area "
-        "under its performance "
-        f"profile up to {TAU_MAX:g} times the best cost, 1 for always the cheapest; beats the "
-        f"next: P that a run of it "
-        "beats one of the method below. "
+        "its 95 % interval, and in how many resamples of seeds and problems a method keeps its "
+        f"place; score: area under its performance profile up to {TAU_MAX:g} times the best cost, "
+        "1 for always the cheapest; beats the next: P that a run of it beats one of the method "
+        "below. "
     )
     left = f"Left out: {'; '.join(total.left_out)}. " if total.left_out else ""
     return make_table("ranks_overall", "Ranks overall", f"{caption}{left}".rstrip(), rows)
@@ -171,9 +165,8 @@ def problem_ranks(records: Records, rankings: Sequence[Ranking]) -> Table:
     by = "; ".join(f"{unit}: {', '.join(problems)}" for unit, problems in _by(rankings).items())
     caption = (
         "Rank on each problem by the median over seeds (failures infinite; ties share a rank) and "
-        "in how many "
-        f"resamples of the seeds it is kept. Bold: the first, and what cannot be told from it at "
-        f"95 %. By {by}. "
+        "in how many resamples of the seeds it is kept. Bold: the first, and what cannot be told "
+        f"from it at 95 %. By {by}. "
     )
     runs = sum(len(records.of(one.problem)) for one in rankings)
     return make_table("ranks", "Ranks on each problem", caption + runs_note(runs), rows)
@@ -184,8 +177,8 @@ def stability_lines(total: Overall | None) -> list[str]:
     if total is None or len(total.problems) < 2:
         return []
     lines = [
-        f"Overall: {total.table.index[0]} is first in "
-        f"{100 * total.table['stability'].iloc[0]:.0f} % of the resamples."
+        f"Overall: {total.table.index[0]} is first in {100 * total.table['stability'].iloc[0]:.0f} "
+        "% of the resamples."
     ]
     return lines + [f"Cannot be told apart: {_listed(group)}." for group in total.groups]
 

@@ -21,7 +21,7 @@ def choose(name: str) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(
             f"device={name}: torch {torch.__version__} sees no CUDA device here; use device=cpu or "
-            f"auto"
+            "auto"
         )
     try:
         device = torch.device(name)

@@ -64,6 +64,6 @@ def refuse_sweep(arguments: Sequence[str]) -> None:
     if world_size() > 1 and SWEEPS & set(arguments):
         raise ConfigError(
             f"torchrun started {world_size()} processes for one run, and -m asks for a sweep. Take "
-            "either: torchrun for each run by itself, or "
-            "`python -m suite -m ... hydra/launcher=joblib` for runs side by side."
+            "either: torchrun for each run by itself, or `python -m suite -m ... "
+            "hydra/launcher=joblib` for runs side by side."
         )

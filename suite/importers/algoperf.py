@@ -108,7 +108,7 @@ def read_times(path: Path) -> pd.DataFrame:
     if table.index.name != "submission" or not len(table.columns):
         raise ImportFaultError(
             f"{path} is no table of times: its first column is {table.index.name!r}, not "
-            f"'submission'"
+            "'submission'"
         )
     times: pd.DataFrame = table.astype(float).T.fillna(math.inf)
     return times.rename_axis(index="problem", columns=None)

@@ -44,7 +44,7 @@ def read(path: Path) -> list[Run]:
     if not files:
         raise ImportFaultError(
             f"{path} has no JSON files; DeepOBS writes "
-            f"<testproblem>/<optimizer>/<setting>/<seed>.json"
+            "<testproblem>/<optimizer>/<setting>/<seed>.json"
         )
     return [_run(file) for file in files]
 
@@ -117,7 +117,7 @@ def _steps(file: Path, content: Mapping[str, Any], epochs: int) -> tuple[int, in
     if epochs < 1 or len(batches) % epochs:
         raise ImportFaultError(
             f"{file}: {len(batches)} mini-batch losses in {epochs} epochs: cut off, or not of "
-            f"DeepOBS"
+            "DeepOBS"
         )
     return (
         len(batches) // epochs or 1

@@ -279,8 +279,7 @@ def _complete(scores: pd.DataFrame, mode: str) -> pd.DataFrame:
     if len(gaps):
         raise ValueError(
             f"not every solver was run on {', '.join(map(str, gaps))}: leave these problems out "
-            f"with scores.dropna(), "
-            "or give a failure its worst value"
+            "with scores.dropna(), or give a failure its worst value"
         )
     return scores.astype(float)
 

@@ -49,7 +49,7 @@ def before(request: Request, journals: Sequence[Journal]) -> list[str]:
     for study in [journal.study for journal in journals if not journal.study.space]:
         notes.append(
             f"{study.label} on {study.problem}: nothing to search, so its default setting is its "
-            f"only trial"
+            "only trial"
         )
     if request.sampler == TPE and request.jobs > 1:
         notes.append(
@@ -67,7 +67,7 @@ def compared(of: Sequence[Study], beyond: Sequence[int]) -> list[str]:
             words = ", ".join(f"{label} {count}" for label, count in counts.items())
             notes.append(
                 f"not equally tuned on {task}; trials: {words} (nothing to search is one trial, "
-                f"the default)"
+                "the default)"
             )
     for study, more in zip(of, beyond, strict=True):
         if more:

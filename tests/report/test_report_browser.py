@@ -245,8 +245,8 @@ def test_text_stands_out_from_what_is_behind_it(report: Path, browser: Any, sche
     }
     for name, (text, ground) in pairs.items():
         colours = tab.evaluate(
-            "([text, ground]) => [getComputedStyle(document.querySelector(text)).color,"
-            " getComputedStyle(document.querySelector(ground)).backgroundColor]",
+            "([text, ground]) => [getComputedStyle(document.querySelector(text)).color, "
+            "getComputedStyle(document.querySelector(ground)).backgroundColor]",
             [text, ground],
         )
         assert contrast(*colours) >= 4.5, (name, colours)

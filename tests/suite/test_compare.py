@@ -274,13 +274,12 @@ def test_repeats_and_damage_are_said(sown: Sown, fill: Any, runs: Path, compare:
 def test_a_terminal_gets_bold_and_wrapped_lines(fill: Any, runs: Path, tmp_path: Path) -> None:
     fill(kfac=60, adamw=200)
     script = (
-        "import sys; from pathlib import Path; from rich.console import Console;"
-        "from suite.compare import output as o;"
-        "from suite.results.load import load_runs; from suite.results.frame import build_records;"
-        "from suite.compare.verdict import judge; from suite.compare.sides import CostTable, sides;"
-        "r = build_records(*load_runs(Path(sys.argv[1]))); s = sides(r, 'mlp'); l = CostTable(r);"
-        "v = judge(l, s['kfac'], s['adamw']);"
-        "o.show(l, [v], None, Console(force_terminal=True, width=60, highlight=False))"
+        "import sys; from pathlib import Path; from rich.console import Console;from suite.compare "
+        "import output as o;from suite.results.load import load_runs; from suite.results.frame "
+        "import build_records;from suite.compare.verdict import judge; from suite.compare.sides "
+        "import CostTable, sides;r = build_records(*load_runs(Path(sys.argv[1]))); s = sides(r, "
+        "'mlp'); l = CostTable(r);v = judge(l, s['kfac'], s['adamw']);o.show(l, [v], None, "
+        "Console(force_terminal=True, width=60, highlight=False))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(runs)], capture_output=True, text=True, check=True

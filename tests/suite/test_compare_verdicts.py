@@ -40,9 +40,9 @@ def test_the_planted_ratio_is_found_in_every_unit(two_sides: Any) -> None:
 
 def test_the_sentence_of_a_fixed_case(two_sides: Any) -> None:
     assert sentence(verdict(two_sides())) == (
-        "mlp: kfac needs 0.30x the steps [0.27, 0.33], 0.91x the seconds [0.82, 0.99], "
-        "0.60x the gradient-equivalents [0.55, 0.66], 2.30x the memory; "
-        "reaches the target in 5 of 5 seeds against 5 of 5; faster at 95 %."
+        "mlp: kfac needs 0.30x the steps [0.27, 0.33], 0.91x the seconds [0.82, 0.99], 0.60x the "
+        "gradient-equivalents [0.55, 0.66], 2.30x the memory; reaches the target in 5 of 5 seeds "
+        "against 5 of 5; faster at 95 %."
     )
 
 
@@ -51,8 +51,7 @@ def test_the_reasons_of_a_fixed_case(two_sides: Any) -> None:
     found = verdict(records)
     assert reasons(CostTable(records), found) == [
         "a step of kfac takes 3.00x the seconds of one of adamw (30 ms against 10 ms): it breaks "
-        "even at 3.00 times "
-        "fewer steps, and needs 3.31 times fewer",
+        "even at 3.00 times fewer steps, and needs 3.31 times fewer",
         "target (error ≤ 0.5)",
         "P(kfac beats adamw) by seconds, over pairs of runs: 0.96",
     ]
@@ -89,8 +88,8 @@ def test_seconds_of_a_shared_machine_are_marked_and_do_not_decide(two_sides: Any
     assert sentence(found).endswith("cheaper in gradient-equivalents at 95 %.")
     (line, _) = shared_reasons(records, [found])
     assert line == (
-        "seconds: marked ~, as their runs shared the machine; they do not decide. "
-        "To measure: python -m suite.time optimizer=kfac,adamw task=mlp scale=quick"
+        "seconds: marked ~, as their runs shared the machine; they do not decide. To measure: "
+        "python -m suite.time optimizer=kfac,adamw task=mlp scale=quick"
     )
     assert "takes ~3.00x the seconds" in reasons(CostTable(records), found)[0]
 
@@ -126,8 +125,7 @@ def test_machines_are_not_mixed_unless_asked_for(two_sides: Any) -> None:
     (line, _) = shared_reasons(records, [found])
     assert line == (
         "seconds: not compared, as they come from cpu, Other CPU, 1 thread and cpu, Some CPU, 1 "
-        "thread "
-        "(--mixed-devices compares them all the same)"
+        "thread (--mixed-devices compares them all the same)"
     )
     assert not any("breaks even" in reason for reason in reasons(CostTable(records), found))
     mixed = verdict(records, mixed=True)
@@ -141,8 +139,7 @@ def test_one_seed_has_no_interval(sown: Sown) -> None:
     assert found.outcome is None
     assert sentence(found) == (
         "mlp: kfac needs 0.30x the steps, 0.30x the seconds, 0.30x the gradient-equivalents, 1.00x "
-        "the memory; "
-        "reaches the target in 1 of 1 seed against 1 of 1; 1 seed: no interval."
+        "the memory; reaches the target in 1 of 1 seed against 1 of 1; 1 seed: no interval."
     )
 
 
@@ -184,8 +181,7 @@ def test_without_a_target_the_final_value_decides_and_that_is_said(two_sides: An
     assert found.decided_by == FINAL
     assert sentence(found) == (
         "mlp: kfac needs 2.30x the memory; final error 0.2200 against 0.3260: lower by 0.1060 "
-        "[0.1001, 0.1119] "
-        "(no target is set: this decides); better at 95 %."
+        "[0.1001, 0.1119] (no target is set: this decides); better at 95 %."
     )
 
 

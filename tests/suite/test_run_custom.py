@@ -109,8 +109,8 @@ def test_a_pair_that_does_not_fit_is_told_what_in_the_file_stands_against_it(
     refused = train("task=custom", "task.file=mine.py", "optimizer=levenberg_marquardt", *SHORT)
     assert refused.status == "unsupported"
     said = (
-        "levenberg_marquardt needs jacobian, which mine does not offer (jacobian: the loss "
-        "is no sum of squares; "
+        "levenberg_marquardt needs jacobian, which mine does not offer (jacobian: the loss is no "
+        "sum of squares; "
     )
     assert refused.summary["message"] == said + "nn.MSELoss() is)"
 

@@ -23,9 +23,8 @@ Train = Callable[..., Any]
 FILES = {"config.yaml", "history.csv", "summary.json", "environment.json", "checkpoint.pt"}
 SUMMARY = (
     "status task optimizer seed steps seconds seconds_per_step final_loss best_{0} final_{0} "
-    "target target_step "
-    "target_seconds target_grad_equivalents counts state_bytes peak_memory_bytes parallel "
-    "world_size message"
+    "target target_step target_seconds target_grad_equivalents counts state_bytes "
+    "peak_memory_bytes parallel world_size message"
 )
 HISTORY = (
     "step epoch seconds loss lr value grad hvp ggnvp jac grad_equivalents val/{0} "

@@ -57,8 +57,8 @@ def heat_map(records: Records, folder: Path) -> Picture:
         "not run; * not all runs have one. "
     )
     alt = (
-        f"Heat map of the final validation metric of {len(names)} optimizers on "
-        f"{len(problems)} problems."
+        f"Heat map of the final validation metric of {len(names)} optimizers on {len(problems)} "
+        "problems."
     )
     return Picture(
         "heatmap", "Final metric at a glance", caption + runs_note(len(records.frame)), alt, png

@@ -281,13 +281,13 @@ def _alt(shown: Plane) -> str:
             float(np.median([getattr(p, key).ratio for p in points])) for key in ("steps", "cost")
         )
         parts.append(
-            f"{name} earlier in {earlier} of {len(points)} (median {_text(steps)} times the "
-            f"steps, {_text(cost)} times the cost of a step)"
+            f"{name} earlier in {earlier} of {len(points)} (median {_text(steps)} times the steps, "
+            f"{_text(cost)} times the cost of a step)"
         )
     against = listed(shown.against)
     return (
-        "Steps to the target against seconds per step, both relative to "
-        f"{against}: {listed(parts, 12)}."
+        f"Steps to the target against seconds per step, both relative to {against}: "
+        f"{listed(parts, 12)}."
     )
 
 

@@ -134,8 +134,8 @@ def _picture(contents: dict[str, Bars], folder: Path) -> Picture:
     count = sum(map(len, contents.values()))
     caption = (
         "Milliseconds of one step by phase; the number at a bar's end is the whole step. No band: "
-        "a bar is one measurement, the median of its windows. "
-        f"From {count} timing{'s' if count != 1 else ''} of `suite.time`."
+        f"a bar is one measurement, the median of its windows. From {count} "
+        f"timing{'s' if count != 1 else ''} of `suite.time`."
     )
     return Picture("phases", "Where a step's time goes", caption, _alt(contents), png)
 

@@ -85,8 +85,8 @@ def _animation(landscape: Landscape, looks: Mapping[str, Look], file: Path) -> P
     count = len(landscape.trajectories)
     caption = (
         f"The same trajectories in motion, {landscape.seed}. The frames' steps are evenly spaced "
-        f"in their logarithm up to step {last:,}; a step costs more for some than for others. "
-        f"From {count} run{'s' if count != 1 else ''}."
+        f"in their logarithm up to step {last:,}; a step costs more for some than for others. From "
+        f"{count} run{'s' if count != 1 else ''}."
     )
     alt = (
         f"Animation of the trajectories of {names} on {landscape.problem}; the landscape above "
