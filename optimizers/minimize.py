@@ -129,6 +129,8 @@ class _Function(nn.Module):
 
     def __init__(self, fn: Callable[[Tensor], Tensor], x0: Tensor) -> None:
         super().__init__()
+        if not isinstance(x0, Tensor):
+            raise ValueError(f"x0 must be a tensor, got {type(x0).__name__}; pass torch.tensor(x0)")
         if not x0.is_floating_point():
             raise ValueError(
                 f"x0 must be of a floating-point type, got {x0.dtype}; pass x0.double()"

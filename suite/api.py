@@ -105,8 +105,9 @@ def run(
 
     A run that is recorded already is read from its record; `force=True` repeats it.
 
-    >>> suite.run("kfac", "mlp", seed=1, optimizer={"lr": 0.1})  # doctest: +SKIP
-    <kfac on mlp, seed 1: done, accuracy 0.9, 3.1 s of steps>
+    Examples:
+        >>> suite.run("kfac", "mlp", seed=1, optimizer={"lr": 0.1})  # doctest: +SKIP
+        <kfac on mlp, seed 1: done, accuracy 0.9, 3.1 s of steps>
 
     Args:
         optimizer: a name that `python -m suite.list optimizers` lists.
@@ -142,8 +143,9 @@ def sweep(
 
     Each run prints a line as it ends. A run that fails is a result, and the others go on.
 
-    >>> suite.sweep(["adamw", "kfac"], ["mlp"], seeds=3, scale="quick")  # doctest: +SKIP
-    [1/6] adamw on mlp, seed 0: done, accuracy 0.93, 0.8 s of steps
+    Examples:
+        >>> suite.sweep(["adamw", "kfac"], ["mlp"], seeds=3, scale="quick")  # doctest: +SKIP
+        [1/6] adamw on mlp, seed 0: done, accuracy 0.93, 0.8 s of steps
 
     Args:
         optimizers: names that `python -m suite.list optimizers` lists.
@@ -177,8 +179,9 @@ def sweep(
 def load(results: str | Path | None = None, /, **filters: Any) -> pd.DataFrame:
     """Recorded runs as one tidy frame: a row a logged step of a run.
 
-    >>> frame = suite.load("results", experiment="quick", task="mlp")  # doctest: +SKIP
-    >>> frame.groupby("optimizer")["value"].max()  # doctest: +SKIP
+    Examples:
+        >>> frame = suite.load("results", experiment="quick", task="mlp")  # doctest: +SKIP
+        >>> frame.groupby("optimizer")["value"].max()  # doctest: +SKIP
 
     Args:
         results: the folder of all results, or a folder of runs or an archive; None for the usual
@@ -212,6 +215,7 @@ def _plan(
     Raises:
         ConfigError: a name or a value that does not exist.
     """
+    _refuse_swapped(optimizer, task)
     _refuse_misplaced({"optimizer": optimizer, "task": task}, settings)
     words = [
         *overrides.as_words({"optimizer": optimizer, "task": task}),
@@ -221,6 +225,12 @@ def _plan(
     with messages.explained(words):
         messages.refuse_nothing(words)
         return compose_plan(words, folder, world_size=torchrun.world_size(), **circumstances)
+
+
+def _refuse_swapped(optimizer: str, task: str) -> None:
+    """Refuse `run("mlp", "adamw")`."""
+    if optimizer in registry.names("task") and task in registry.names("optimizer"):
+        raise ConfigError(f"the optimizer comes first, then the task: {task!r}, {optimizer!r}")
 
 
 def _refuse_misplaced(names: Mapping[str, str], settings: Mapping[str, Any]) -> None:

@@ -79,8 +79,9 @@ def compare(
 ) -> Comparison:
     """Compare what two methods spend to reach the target, as `python -m suite.compare` does.
 
-    >>> suite.compare("kfac", "adamw", task="mlp")  # doctest: +SKIP
-    mlp: kfac needs 0.38x the steps [0.31, 0.45], ...; faster at 95 %.
+    Examples:
+        >>> suite.compare("kfac", "adamw", task="mlp")  # doctest: +SKIP
+        mlp: kfac needs 0.38x the steps [0.31, 0.45], ...; faster at 95 %.
 
     Args:
         first: a method: `kfac`, or `kfac[lr=0.1]` for one of several configurations.

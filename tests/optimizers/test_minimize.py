@@ -241,6 +241,8 @@ def test_names_values_and_shapes_are_checked() -> None:
         minimize(lambda x: torch.tensor(1.0), vector(-1.2, 1))
     with pytest.raises(ValueError, match="floating-point"):
         minimize(rosenbrock, torch.tensor([1, 2]))
+    with pytest.raises(ValueError, match=r"a tensor, got list; pass torch.tensor\(x0\)"):
+        minimize(rosenbrock, [1.0, 2.0])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="radiuss"):
         minimize(rosenbrock, vector(-1.2, 1), "trust_region", radiuss=1)
     assert isinstance(builder("adamw"), partial)

@@ -95,6 +95,7 @@ def test_a_training_that_fails_is_a_result(results: Path) -> None:
     [
         (("kfca", "mlp"), {}, "There is no optimizer 'kfca'. Did you mean kfac"),
         (("kfac", "mlq"), {}, "There is no task 'mlq'. Did you mean mlp"),
+        (("mlp", "kfac"), {}, "the optimizer comes first, then the task: 'kfac', 'mlp'"),
         (("kfac", "mlp"), {"stepz": 1}, "There is no setting 'stepz'. Did you mean steps"),
         (
             ("kfac", "mlp"),
