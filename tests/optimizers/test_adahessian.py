@@ -143,11 +143,11 @@ def test_averages_in_space_are_those_of_a_naive_loop(averaging: str) -> None:
     hessian = Reference(problem).hessian()
     optimizer = AdaHessian(problem.params, beta2=0.0, averaging=averaging, block_size=6, seed=3)
     signs = probe(flatten(problem.params).detach(), "rademacher", 3)
-    found = unflatten(signs * (hessian @ signs), problem.params)
+    parts = unflatten(signs * (hessian @ signs), problem.params)
     optimizer.step(problem.objective())
     diagonal = optimizer.diagonal()
     assert diagonal is not None
-    close(diagonal, flatten(naive_mean(part, averaging, 6) for part in found))
+    close(diagonal, flatten(naive_mean(part, averaging, 6) for part in parts))
 
 
 def test_blocks_that_do_not_divide_a_matrix_end_in_a_shorter_one() -> None:
@@ -161,10 +161,10 @@ def test_signed_averages_are_the_papers() -> None:
     problem = kernels()
     optimizer = AdaHessian(problem.params, beta2=0.0, averaging="rows", signed=True, seed=3)
     signs = probe(flatten(problem.params).detach(), "rademacher", 3)
-    found = unflatten(signs * (Reference(problem).hessian() @ signs), problem.params)
+    parts = unflatten(signs * (Reference(problem).hessian() @ signs), problem.params)
     optimizer.step(problem.objective())
     weight = [p.dim() for p in problem.params].index(2)
-    expected = found[weight].mean(1, keepdim=True).abs().expand_as(found[weight])
+    expected = parts[weight].mean(1, keepdim=True).abs().expand_as(parts[weight])
     close(optimizer.state[problem.params[weight]]["diagonal"], expected)
 
 

@@ -106,8 +106,8 @@ def test_it_is_never_beaten_on_random_indefinite_models() -> None:
     for seed in range(200):
         matrix, gradient = symmetric(6, seed), normal(6, seed=seed + 1000)
         sigma = 10.0 ** (seed % 3 - 1)
-        found = cubic_subproblem(*torch.linalg.eigh(matrix), gradient, sigma)
-        value = cubic(matrix, gradient, sigma, found.step)
+        solution = cubic_subproblem(*torch.linalg.eigh(matrix), gradient, sigma)
+        value = cubic(matrix, gradient, sigma, solution.step)
         reference = cubic(matrix, gradient, sigma, by_bisection(matrix, gradient, sigma))
         assert value <= reference + 1e-12 * abs(reference)
         assert reference == pytest.approx(value, rel=1e-9)
@@ -140,10 +140,12 @@ def test_the_hard_case_in_closed_form() -> None:
         torch.diag(torch.tensor([-2.0, 1.0])).double(),
         torch.tensor([0.0, 1.0]).double(),
     )
-    found = cubic_subproblem(*torch.linalg.eigh(matrix), gradient, 1.0)
-    assert found.hard
-    close(found.step.abs(), torch.tensor([(4 - 1 / 9) ** 0.5, 1 / 3], dtype=torch.float64), 1e-14)
-    is_global_minimiser(matrix, gradient, 1.0, found)
+    solution = cubic_subproblem(*torch.linalg.eigh(matrix), gradient, 1.0)
+    assert solution.hard
+    close(
+        solution.step.abs(), torch.tensor([(4 - 1 / 9) ** 0.5, 1 / 3], dtype=torch.float64), 1e-14
+    )
+    is_global_minimiser(matrix, gradient, 1.0, solution)
     easy = cubic_subproblem(*torch.linalg.eigh(matrix), gradient, 100.0)
     assert not easy.hard
     is_global_minimiser(matrix, gradient, 100.0, easy)

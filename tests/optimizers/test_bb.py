@@ -136,14 +136,14 @@ def test_a_full_batch_costs_one_gradient_a_step() -> None:
 @pytest.mark.parametrize("rule", ["bb1", "bb2", "alternating"])
 def test_an_ill_conditioned_quadratic_far_faster_than_gradient_descent(rule: str) -> None:
     scales = torch.logspace(0, 4, 20).tolist()
-    found = minimize(
+    result = minimize(
         lambda x: (torch.tensor(scales).double() * x * x).sum() / 2,
         torch.ones(20).double(),
         method=lambda p: BB(p, rule=rule),
         max_steps=1500,
         tol=1e-4,
     )
-    assert found.success
+    assert result.success
     descent = torch.ones(20).double()
     for _ in range(1500):
         descent -= torch.tensor(scales).double() * descent / 1e4
@@ -153,9 +153,9 @@ def test_an_ill_conditioned_quadratic_far_faster_than_gradient_descent(rule: str
 @pytest.mark.parametrize("name", ["rosenbrock", "beale", "wood"])
 def test_nonlinear_functions(name: str) -> None:
     problem = PROBLEMS[name]
-    found = minimize(problem, problem.start(problem.dimension), BB, max_steps=2000, tol=1e-6)
-    assert found.success, found.message
-    assert found.fun == pytest.approx(0, abs=1e-8)
+    result = minimize(problem, problem.start(problem.dimension), BB, max_steps=2000, tol=1e-6)
+    assert result.success, result.message
+    assert result.fun == pytest.approx(0, abs=1e-8)
 
 
 def test_the_search_is_monotone_with_a_memory_of_one_only() -> None:

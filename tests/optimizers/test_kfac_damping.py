@@ -45,10 +45,10 @@ def test_factors_of_a_linear_layer_are_means_over_terms() -> None:
     layer = nn.Linear(3, 2).double()
     inputs, per_term = torch.randn(5, 3).double(), torch.randn(5, 2).double()
     captured = per_term * 0.7 / 5  # gradients of a loss that is 0.7 times a mean over the 5 terms
-    found = factors_of(layer, inputs, captured, Measure(terms=5, scale=0.7))
+    factors = factors_of(layer, inputs, captured, Measure(terms=5, scale=0.7))
     homogeneous = torch.cat([inputs, torch.ones(5, 1).double()], dim=1)
-    close(found["a"], sum(torch.outer(a, a) for a in homogeneous) / 5)
-    close(found["g"], sum(torch.outer(g, g) for g in per_term) / 5)
+    close(factors["a"], sum(torch.outer(a, a) for a in homogeneous) / 5)
+    close(factors["g"], sum(torch.outer(g, g) for g in per_term) / 5)
 
 
 @pytest.mark.parametrize("reduce", [False, True])
@@ -74,16 +74,16 @@ def test_factors_of_a_convolution(reduce: bool) -> None:
         gamma += sum(torch.outer(gradient, gradient) for gradient in gradients) / (
             4 * len(gradients)
         )
-    found = factors_of(layer, inputs, captured, Measure(terms=4, scale=1.0, reduce=reduce))
-    close(found["a"], omega)
-    close(found["g"], gamma)
+    factors = factors_of(layer, inputs, captured, Measure(terms=4, scale=1.0, reduce=reduce))
+    close(factors["a"], omega)
+    close(factors["g"], gamma)
 
 
 def test_factors_have_the_weights_precision() -> None:
-    found = factors_of(
+    factors = factors_of(
         nn.Linear(3, 2), torch.randn(4, 3).bfloat16(), torch.randn(4, 2).bfloat16(), Measure(4, 1.0)
     )
-    assert {factor.dtype for factor in found.values()} == {torch.float32}
+    assert {factor.dtype for factor in factors.values()} == {torch.float32}
     half = factors_of(
         nn.Linear(3, 2).bfloat16(),
         torch.randn(4, 3).bfloat16(),

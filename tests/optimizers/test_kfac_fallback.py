@@ -158,7 +158,7 @@ def test_inputs_that_are_not_finite_change_nothing_and_are_counted() -> None:
     optimizer = KFAC(problem.model.named_parameters(), statistics_period=1, inverse_period=1)
     optimizer.step(problem.objective())
     state = optimizer.state[problem.model[0].weight]
-    kept = {key: state[key].clone() for key in ("a", "g", "a_inverse", "g_inverse")}
+    saved = {key: state[key].clone() for key in ("a", "g", "a_inverse", "g_inverse")}
     before = flat(problem).clone()
     broken = copy.copy(problem)
     broken.inputs = torch.full_like(problem.inputs, float("nan"))
@@ -166,7 +166,7 @@ def test_inputs_that_are_not_finite_change_nothing_and_are_counted() -> None:
     assert not bool(loss.isfinite())
     assert torch.equal(flat(problem), before)
     assert optimizer.failures == {"non_finite": 1}
-    for key, value in kept.items():
+    for key, value in saved.items():
         assert torch.equal(state[key], value)
     optimizer.step(problem.objective())
     assert bool(flat(problem).isfinite().all())
@@ -180,7 +180,7 @@ def test_statistics_that_are_not_finite_are_dropped_and_counted() -> None:
     optimizer = KFAC(problem.model.named_parameters(), statistics_period=1, inverse_period=1)
     optimizer.step(problem.objective())
     state = optimizer.state[problem.model[2].weight]
-    kept = {key: state[key].clone() for key in ("a", "g")}
+    before = {key: state[key].clone() for key in ("a", "g")}
     objective = problem.objective()
     original = Objective.scores
 
@@ -193,7 +193,7 @@ def test_statistics_that_are_not_finite_are_dropped_and_counted() -> None:
         patch.setattr(Objective, "scores", broken)
         optimizer.step(objective)
     assert optimizer.failures == {"statistics": 1}
-    for key, value in kept.items():
+    for key, value in before.items():
         assert torch.equal(state[key], value)
 
 

@@ -72,9 +72,9 @@ def test_best_combination_is_the_dense_minimum_over_the_span(rank: int, count: i
             torch.randn(count, 8, dtype=torch.float64)
             * torch.logspace(-6, 6, count).double()[:, None]
         )
-        found = best_combination(lambda v, m=matrix: m @ v, gradient, directions)
-        assert found is not None
-        coefficients, change = found
+        combination = best_combination(lambda v, m=matrix: m @ v, gradient, directions)
+        assert combination is not None
+        coefficients, change = combination
         point = torch.stack([c * d for c, d in zip(coefficients, directions, strict=True)]).sum(0)
         expected, lowest = dense_best(matrix, gradient, [d / d.norm() for d in directions])
         if rank == 8:
@@ -93,9 +93,9 @@ def test_best_combination_of_directions_that_span_less(second: str) -> None:
         "zero": 0 * first,
         "almost parallel": first * (1 + 1e-13),
     }
-    found = best_combination(lambda v: matrix @ v, gradient, [first, others[second]])
-    assert found is not None
-    (alpha, mu), change = found
+    combination = best_combination(lambda v: matrix @ v, gradient, [first, others[second]])
+    assert combination is not None
+    (alpha, mu), change = combination
     expected, lowest = dense_best(matrix, gradient, [first])
     close(alpha * first + mu * others[second], expected)
     assert change == pytest.approx(float(lowest))

@@ -132,9 +132,9 @@ def test_the_first_step_is_bounded() -> None:
         <= float(regression.starts[0].norm())
     )
     lost = least_squares(regression.residuals, regression.starts[0], first_step=None, tol=0.0)
-    found = least_squares(regression.residuals, regression.starts[0], tol=0.0)
+    result = least_squares(regression.residuals, regression.starts[0], tol=0.0)
     assert regression.digits(lost.x) == 0
-    assert regression.digits(found.x) > 10
+    assert regression.digits(result.x) > 10
 
 
 # -- the rules -------------------------------------------------------------------------------------

@@ -138,23 +138,23 @@ def test_singular_values_land_in_the_band_and_vectors_stay(shape: tuple[int, int
         torch.randn(*shape, generator=generator, dtype=torch.float64), full_matrices=False
     )
     values = torch.linspace(1, 0.05, len(v), dtype=torch.float64)
-    found = newton_schulz((u * values) @ v)
-    singular = torch.linalg.svdvals(found)
+    orthogonal = newton_schulz((u * values) @ v)
+    singular = torch.linalg.svdvals(orthogonal)
     assert 0.6 < float(singular.min()) <= float(singular.max()) < 1.3
-    inside = u.mT @ found @ v.mT
+    inside = u.mT @ orthogonal @ v.mT
     close(inside, inside.diagonal().diag(), 1e-9)
-    cosine = float((found * (u @ v)).sum() / (found.norm() * (u @ v).norm()))
+    cosine = float((orthogonal * (u @ v)).sum() / (orthogonal.norm() * (u @ v).norm()))
     assert cosine > 0.9
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_in_bfloat16_it_is_torchs(shape: tuple[int, int]) -> None:
     matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
-    found = newton_schulz(matrices.bfloat16())
+    orthogonal = newton_schulz(matrices.bfloat16())
     expected = torch.stack(
         [_zeropower_via_newtonschulz(m.clone(), QUINTIC, 5, 1e-7) for m in matrices]
     )
-    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(orthogonal, expected, rtol=0.02, atol=0.02)
 
 
 def test_a_stack_is_each_alone_and_a_transpose_is_transposed() -> None:

@@ -49,51 +49,51 @@ def symmetric(spectrum: Tensor, seed: int = 0) -> Tensor:
 
 def test_a_small_matrix_is_decomposed() -> None:
     values = torch.tensor([-3.0, -1.0, 0.0, 2.0, 10.0], dtype=torch.float64)
-    found = spectral_density(curvature(symmetric(values)), products=5)
-    assert found is not None
-    assert found.exact
-    assert found.error == 0
-    close(found.points, values, 1e-13)
-    close(found.largest, torch.tensor([10.0, 2.0, 0.0], dtype=torch.float64), 1e-13)
-    assert found.smallest == pytest.approx(-3, abs=1e-13)
-    assert found.trace == pytest.approx(8, abs=1e-12)
-    assert found.negative_share == pytest.approx(2 / 5)
-    assert found.negative_mass == pytest.approx(4 / 16)
+    density = spectral_density(curvature(symmetric(values)), products=5)
+    assert density is not None
+    assert density.exact
+    assert density.error == 0
+    close(density.points, values, 1e-13)
+    close(density.largest, torch.tensor([10.0, 2.0, 0.0], dtype=torch.float64), 1e-13)
+    assert density.smallest == pytest.approx(-3, abs=1e-13)
+    assert density.trace == pytest.approx(8, abs=1e-12)
+    assert density.negative_share == pytest.approx(2 / 5)
+    assert density.negative_mass == pytest.approx(4 / 16)
 
 
 def test_fewer_parameters_than_eigenvalues_asked_for() -> None:
-    found = spectral_density(
+    density = spectral_density(
         curvature(torch.diag(torch.tensor([3.0, -1.0]))), products=10, largest=3
     )
-    assert found is not None
-    assert found.largest.tolist() == pytest.approx([3, -1])
+    assert density is not None
+    assert density.largest.tolist() == pytest.approx([3, -1])
 
 
 def test_round_off_is_no_negative_curvature() -> None:
     """A positive semi-definite matrix of rank 2, whose other eigenvalues come out as +-1e-8 in
     float32."""
     tall = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
-    found = spectral_density(curvature(tall @ tall.T), products=40)
-    assert found is not None
-    assert float(found.points[0]) < 0
-    assert found.negative_share == 0
-    assert found.negative_mass < 1e-5
+    density = spectral_density(curvature(tall @ tall.T), products=40)
+    assert density is not None
+    assert float(density.points[0]) < 0
+    assert density.negative_share == 0
+    assert density.negative_mass < 1e-5
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_definite_matrices(sign: float) -> None:
-    found = spectral_density(curvature(sign * symmetric(torch.linspace(1, 9, 30))), products=12)
-    assert found is not None
-    assert found.negative_share == (0 if sign > 0 else pytest.approx(1))
-    assert found.negative_mass == (0 if sign > 0 else pytest.approx(1))
+    density = spectral_density(curvature(sign * symmetric(torch.linspace(1, 9, 30))), products=12)
+    assert density is not None
+    assert density.negative_share == (0 if sign > 0 else pytest.approx(1))
+    assert density.negative_mass == (0 if sign > 0 else pytest.approx(1))
 
 
 def test_a_zero_matrix() -> None:
     for size in (5, 50):
-        found = spectral_density(curvature(torch.zeros(size, size)), products=10)
-        assert found is not None
-        assert (found.trace, found.negative_share, found.negative_mass) == (0, 0, 0)
-        assert found.largest.tolist()[0] == 0
+        density = spectral_density(curvature(torch.zeros(size, size)), products=10)
+        assert density is not None
+        assert (density.trace, density.negative_share, density.negative_mass) == (0, 0, 0)
+        assert density.largest.tolist()[0] == 0
 
 
 # -- estimates -------------------------------------------------------------------------------------
@@ -101,24 +101,24 @@ def test_a_zero_matrix() -> None:
 
 def test_the_ends_of_the_spectrum_are_found_within_the_stated_error() -> None:
     matrix = symmetric(GAP)
-    found = spectral_density(curvature(matrix), products=40)
-    assert found is not None
-    assert not found.exact
-    assert found.largest.tolist() == pytest.approx([12, 9, 7], abs=1e-6)
-    assert found.smallest == pytest.approx(-4, abs=1e-6)
-    ours = np.array([*found.largest.tolist(), found.smallest])
+    density = spectral_density(curvature(matrix), products=40)
+    assert density is not None
+    assert not density.exact
+    assert density.largest.tolist() == pytest.approx([12, 9, 7], abs=1e-6)
+    assert density.smallest == pytest.approx(-4, abs=1e-6)
+    ours = np.array([*density.largest.tolist(), density.smallest])
     theirs = np.linalg.eigvalsh(matrix.numpy())
     distance = np.abs(ours[:, None] - theirs).min(axis=1)
-    assert (distance <= found.error + 1e-12).all()
+    assert (distance <= density.error + 1e-12).all()
 
 
 def test_the_points_and_weights_have_the_moments_of_the_probes() -> None:
     """sum w t^k = z'A^k z / z'z, the mean over the probes, up to the degree 2 m - 1 of the shortest
     run."""
     matrix = symmetric(GAP / 12)
-    found = spectral_density(curvature(matrix), products=36)
-    assert found is not None
-    assert float(found.weights.sum()) == pytest.approx(1, abs=1e-12)
+    density = spectral_density(curvature(matrix), products=36)
+    assert density is not None
+    assert float(density.weights.sum()) == pytest.approx(1, abs=1e-12)
     generator = torch.Generator().manual_seed(0)
     probes = [rademacher(torch.zeros(200, dtype=torch.float64), generator) for _ in range(2)]
     assert set(probes[0].tolist()) == {-1.0, 1.0}
@@ -126,7 +126,7 @@ def test_the_points_and_weights_have_the_moments_of_the_probes() -> None:
         expected = np.mean(
             [float(z @ torch.linalg.matrix_power(matrix, power) @ z) / 200 for z in probes]
         )
-        assert float(found.weights @ found.points**power) == pytest.approx(
+        assert float(density.weights @ density.points**power) == pytest.approx(
             expected, rel=1e-9, abs=1e-14
         )
 
@@ -136,14 +136,14 @@ def test_estimates_tend_to_the_truth_with_more_probes() -> None:
     values = GAP.double()
     errors = []
     for products in (40, 160):
-        found = [
+        density = [
             spectral_density(
                 curvature(matrix), products, generator=torch.Generator().manual_seed(seed)
             )
             for seed in range(8)
         ]
-        traces = [one.trace for one in found if one is not None]
-        masses = [one.negative_mass for one in found if one is not None]
+        traces = [one.trace for one in density if one is not None]
+        masses = [one.negative_mass for one in density if one is not None]
         mass = float(values[values < 0].abs().sum() / values.abs().sum())
         errors.append((np.std(traces), np.abs(np.array(masses) - mass).mean()))
         assert np.mean(traces) == pytest.approx(float(values.sum()), abs=4 * np.std(traces))

@@ -307,12 +307,12 @@ def test_telemetry(name: str) -> None:
     problem = classifier()
     optimizer = METHODS[name](problem.model.named_parameters())
     train(problem, optimizer, 9)
-    found = optimizer.telemetry()
+    telemetry = optimizer.telemetry()
     sizes = {key: p.numel() for key, p in problem.model.named_parameters()}
     mine = sum(
         size for key, size in sizes.items() if optimizer.layer_coverage()[key] == optimizer.rule
     )
-    assert found["preconditioned"] == pytest.approx(mine / sum(sizes.values()))
-    assert 0 <= found["age"] < optimizer.period
-    assert ("condition" in found) is (name != "muon")
-    assert found.get("condition", 1.0) >= 1
+    assert telemetry["preconditioned"] == pytest.approx(mine / sum(sizes.values()))
+    assert 0 <= telemetry["age"] < optimizer.period
+    assert ("condition" in telemetry) is (name != "muon")
+    assert telemetry.get("condition", 1.0) >= 1

@@ -319,12 +319,12 @@ def test_telemetry_is_numbers_by_name(name: str) -> None:
     assert isinstance(optimizer, Method)
 
     def told() -> dict[str, float]:
-        found = optimizer.telemetry()
-        assert all(isinstance(key, str) and type(value) is float for key, value in found.items()), (
-            found
-        )
-        assert not any(isinf(value) for value in found.values()), found
-        return {key: value for key, value in found.items() if not isnan(value)}
+        telemetry = optimizer.telemetry()
+        assert all(
+            isinstance(key, str) and type(value) is float for key, value in telemetry.items()
+        ), telemetry
+        assert not any(isinf(value) for value in telemetry.values()), telemetry
+        return {key: value for key, value in telemetry.items() if not isnan(value)}
 
     told()
     train(problem, optimizer, batches(problem, 3))

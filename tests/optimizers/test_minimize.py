@@ -87,7 +87,7 @@ def test_any_shape_is_kept_and_the_start_is_left_alone() -> None:
 
 def test_the_steps_of_torch_and_a_class_of_ones_own() -> None:
     named = minimize(rosenbrock, vector(-1.2, 1), "momentum", lr=1e-3, max_steps=50, tol=0.0)
-    given = minimize(
+    solution = minimize(
         rosenbrock, vector(-1.2, 1), torch.optim.SGD, lr=1e-3, momentum=0.9, max_steps=50, tol=0.0
     )
     x = torch.nn.Parameter(vector(-1.2, 1))
@@ -97,7 +97,7 @@ def test_the_steps_of_torch_and_a_class_of_ones_own() -> None:
         rosenbrock(x).backward()
         optimizer.step()
     assert torch.equal(named.x, x.detach())
-    assert torch.equal(given.x, x.detach())
+    assert torch.equal(solution.x, x.detach())
     assert (named.status, named.steps, named.counts) == ("max_steps", 50, {"value": 51, "grad": 51})
 
 

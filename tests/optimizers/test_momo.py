@@ -160,8 +160,8 @@ def test_an_estimate_finds_an_unknown_minimum(lowest: float, bound: float) -> No
         problem = bowl(lowest=lowest)
         method = MoMo(problem.params, lr=1.0, lower_bound=bound, estimate=estimate)
         gaps[estimate] = sum(run(problem, method, full(problem, 200))) / 200 - lowest
-        told = method.telemetry()["lower_bound"]
-        assert told == pytest.approx(lowest if estimate else bound, abs=1e-4)
+        telemetry = method.telemetry()["lower_bound"]
+        assert telemetry == pytest.approx(lowest if estimate else bound, abs=1e-4)
     assert gaps[True] < 0.6 * gaps[False]
 
 

@@ -81,16 +81,16 @@ def test_the_shift_is_the_first_that_makes_the_matrix_positive_definite(
 def test_a_positive_definite_matrix_is_left_alone_however_it_is_scaled() -> None:
     scales = torch.logspace(-8, 8, 5, dtype=torch.float64)
     matrix = symmetric(0, 5, 10.0) * scales[:, None] * scales
-    found = shifted_cholesky(matrix)
-    assert found is not None
-    assert found[1] == 0
+    factor = shifted_cholesky(matrix)
+    assert factor is not None
+    assert factor[1] == 0
 
 
 def test_a_singular_matrix_counts_as_not_positive_definite() -> None:
     ones = torch.ones(4, 4, dtype=torch.float64) / 3
-    found = shifted_cholesky(ones)
-    assert found is not None
-    assert found[1] == pytest.approx(1e-3 / 3)
+    factor = shifted_cholesky(ones)
+    assert factor is not None
+    assert factor[1] == pytest.approx(1e-3 / 3)
     zero = shifted_cholesky(torch.zeros(2, 2))
     assert zero is not None
     assert zero[1] == pytest.approx(1e-3)
@@ -161,18 +161,18 @@ def test_a_gradient_in_the_null_space_of_the_hessian_gives_a_finite_step_downhil
 
 
 def test_the_pure_method_converges_to_the_saddle() -> None:
-    found = minimize(
+    result = minimize(
         saddle, point(1.0, 1e-3), "newton", tol=1e-12, modification="none", line_search="none"
     )
-    assert found.success
-    assert abs(found.fun) < 1e-12
-    assert float(found.x.abs().max()) < 1e-6
+    assert result.success
+    assert abs(result.fun) < 1e-12
+    assert float(result.x.abs().max()) < 1e-6
 
 
 @pytest.mark.parametrize("modification", ["cholesky", "eigen"])
 @pytest.mark.parametrize("line_search", ["armijo", "strong_wolfe"])
 def test_the_modified_method_leaves_the_saddle(modification: str, line_search: str) -> None:
-    found = minimize(
+    result = minimize(
         saddle,
         point(1.0, 1e-3),
         "newton",
@@ -180,9 +180,9 @@ def test_the_modified_method_leaves_the_saddle(modification: str, line_search: s
         modification=modification,
         line_search=line_search,
     )
-    assert found.success
-    assert found.fun == pytest.approx(-1, abs=1e-12)
-    close(found.x.abs(), point(0.0, 2**0.5), 1e-8)
+    assert result.success
+    assert result.fun == pytest.approx(-1, abs=1e-12)
+    close(result.x.abs(), point(0.0, 2**0.5), 1e-8)
 
 
 def test_the_pure_method_with_a_line_search_follows_the_gradient_where_newton_leads_uphill() -> (
@@ -221,7 +221,7 @@ def test_the_order_on_rosenbrock_is_two(line_search: str) -> None:
 @pytest.mark.parametrize("line_search", ["armijo", "strong_wolfe"])
 def test_the_gradient_vanishes_also_where_the_loss_no_longer_shows_it(line_search: str) -> None:
     """With 1e6 added, the loss resolves 1e-10: an error of 1e-6 in x, which one step squares."""
-    found = minimize(
+    result = minimize(
         lambda x: rosenbrock(x) + 1e6,
         point(-1.2, 1.0),
         "newton",
@@ -229,20 +229,20 @@ def test_the_gradient_vanishes_also_where_the_loss_no_longer_shows_it(line_searc
         line_search=line_search,
         max_steps=60,
     )
-    assert found.success, found.message
+    assert result.success, result.message
 
 
 def test_at_the_limit_of_precision_it_says_that_it_is_stuck() -> None:
-    found = minimize(
+    result = minimize(
         lambda x: torch.exp(x).sum() - 3.3 * x.sum() + 1e6,
         point(0.0, 1.0),
         "newton",
         tol=0.0,
         max_steps=200,
     )
-    assert found.status in ("stalled", "converged")
-    assert found.grad_norm < 1e-14
-    assert found.steps < 50
+    assert result.status in ("stalled", "converged")
+    assert result.grad_norm < 1e-14
+    assert result.steps < 50
 
 
 @pytest.mark.parametrize("line_search", ["armijo", "strong_wolfe"])
@@ -262,12 +262,12 @@ def test_the_line_search_makes_a_divergent_iteration_converge(line_search: str) 
 @pytest.mark.parametrize("line_search", ["armijo", "strong_wolfe"])
 def test_trials_outside_of_the_domain_are_shortened(line_search: str) -> None:
     """x - log x: from 3 the Newton step ends at -3."""
-    found = minimize(
+    result = minimize(
         lambda x: (x - torch.log(x)).sum(), point(3.0), "newton", line_search=line_search, tol=1e-12
     )
     reference = minimize_scalar(lambda x: x - np.log(x), bracket=(0.5, 1.5))
-    assert found.success
-    assert float(found.x) == pytest.approx(reference.x, abs=1e-7)
+    assert result.success
+    assert float(result.x) == pytest.approx(reference.x, abs=1e-7)
 
 
 def test_strong_wolfe_tells_the_objective_what_it_found() -> None:

@@ -64,7 +64,7 @@ def test_on_a_quadratic_every_step_meets_the_forcing_term_and_the_end_is_superli
     basis, _ = torch.linalg.qr(torch.randn(30, 30, dtype=torch.float64, generator=generator))
     matrix = (basis * torch.logspace(-2, 2, 30, dtype=torch.float64)) @ basis.T
     norms: list[float] = []
-    found = minimize(
+    result = minimize(
         lambda x: x @ matrix @ x / 2 - x.sum(),
         torch.zeros(30, dtype=torch.float64),
         "newton_cg",
@@ -72,8 +72,8 @@ def test_on_a_quadratic_every_step_meets_the_forcing_term_and_the_end_is_superli
         line_search=line_search,
         callback=lambda iterate: norms.append(iterate.grad_norm),
     )
-    assert found.success
-    close(found.x, torch.linalg.solve(matrix, torch.ones(30, dtype=torch.float64)), 1e-8)
+    assert result.success
+    close(result.x, torch.linalg.solve(matrix, torch.ones(30, dtype=torch.float64)), 1e-8)
     for before, after in itertools.pairwise(norms):
         # round-off of A x - b
         assert after <= min(0.5, math.sqrt(before / norms[0])) * before * (1 + 1e-6) + 1e-12
@@ -115,7 +115,7 @@ def test_the_seeds_above_cover_all_ends() -> None:
 @curvatures
 @searches
 def test_the_saddle_function_is_left(negative_curvature: str, line_search: str) -> None:
-    found = minimize(
+    result = minimize(
         lambda x: 5 * x[0] ** 2 - x[1] ** 2 + x[1] ** 4 / 4,
         point(1.0, 1e-3),
         "newton_cg",
@@ -123,14 +123,14 @@ def test_the_saddle_function_is_left(negative_curvature: str, line_search: str) 
         negative_curvature=negative_curvature,
         line_search=line_search,
     )
-    assert found.success
-    assert found.fun == pytest.approx(-1, abs=1e-12)
-    close(found.x.abs(), point(0.0, 2**0.5), 1e-8)
+    assert result.success
+    assert result.fun == pytest.approx(-1, abs=1e-12)
+    close(result.x.abs(), point(0.0, 2**0.5), 1e-8)
 
 
 def test_a_direction_without_curvature_is_followed_downhill() -> None:
-    found = minimize(lambda x: x[0] + 0 * x[1] ** 2, point(0.0, 0.0), "newton_cg", max_steps=3)
-    assert found.x.tolist() == [-3.0, 0.0]
+    result = minimize(lambda x: x[0] + 0 * x[1] ** 2, point(0.0, 0.0), "newton_cg", max_steps=3)
+    assert result.x.tolist() == [-3.0, 0.0]
 
 
 @pytest.mark.parametrize("name", ["mlp_ce", "mlp_mse_sum"])
@@ -162,14 +162,14 @@ def test_the_unit_of_the_loss_does_not_matter() -> None:
     """A factor that is a power of two changes no bit of the path."""
     ends = []
     for factor in (1.0, 2.0**20, 2.0**-20):
-        found = minimize(
+        result = minimize(
             lambda x, factor=factor: factor * (100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2),  # type: ignore[misc]
             point(-1.2, 1.0),
             "newton_cg",
             max_steps=12,
             tol=0.0,
         )
-        ends.append((found.x.tolist(), found.counts))
+        ends.append((result.x.tolist(), result.counts))
     assert ends[0] == ends[1] == ends[2]
 
 
@@ -205,7 +205,7 @@ def test_logistic_regression_to_scikit_learns_optimum(curvature: str) -> None:
 
 @searches
 def test_the_gradient_vanishes_also_where_the_loss_no_longer_shows_it(line_search: str) -> None:
-    found = minimize(
+    result = minimize(
         lambda x: 100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2 + 1e6,
         point(-1.2, 1.0),
         "newton_cg",
@@ -213,7 +213,7 @@ def test_the_gradient_vanishes_also_where_the_loss_no_longer_shows_it(line_searc
         line_search=line_search,
         max_steps=100,
     )
-    assert found.success, found.message
+    assert result.success, result.message
 
 
 class Cliff(nn.Module):

@@ -26,12 +26,12 @@ def test_every_answer_is_that_of_the_whole(name: str, parts: int) -> None:
 @pytest.mark.parametrize("name", ["adamw", "ggn_cg", "lbfgs"])
 def test_ten_steps_are_those_of_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(two_ranks, "METHODS", {name: two_ranks.METHODS[name]})
-    expected, found = (
+    expected, sequence = (
         two_ranks.trained(two_ranks.SINGLE_PROCESS),
         two_ranks.trained(two_ranks.SINGLE_PROCESS, parts=2),
     )
-    close(found[f"{name} parameters"], expected[f"{name} parameters"], 1e-6)
-    close(found[f"{name} losses"], expected[f"{name} losses"], 1e-6)
+    close(sequence[f"{name} parameters"], expected[f"{name} parameters"], 1e-6)
+    close(sequence[f"{name} losses"], expected[f"{name} losses"], 1e-6)
 
 
 def test_masks_are_drawn_part_by_part_and_are_the_same_in_every_evaluation() -> None:

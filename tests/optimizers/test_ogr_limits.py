@@ -37,9 +37,9 @@ def test_parameters_that_stop_moving_make_the_regression_degenerate(form: str) -
     )
     assert np.isfinite(points).all()
     assert (points[:, 1] == 0.5).all()
-    told = optimizer.telemetry()
-    assert told["degenerate_share"] == 0.5
-    assert told["failures/degenerate"] == 60 - 26  # 0.5^27 is the first power below 1e-8
+    telemetry = optimizer.telemetry()
+    assert telemetry["degenerate_share"] == 0.5
+    assert telemetry["failures/degenerate"] == 60 - 26  # 0.5^27 is the first power below 1e-8
 
 
 def test_cd_dies_of_noise_but_for_the_floor() -> None:

@@ -187,9 +187,9 @@ def test_the_length_of_the_training_comes_from_whoever_knows_it() -> None:
     ranger.expect(40, 3.0)
     train(case, ranger, 1)
     assert ranger.state_dict()["told"] == {"num_iterations": 40}
-    given = named(case, "Ranger21", num_iterations=7)
-    train(case, given, 1)
-    assert given.state_dict()["told"] == {}
+    optimizer = named(case, "Ranger21", num_iterations=7)
+    train(case, optimizer, 1)
+    assert optimizer.state_dict()["told"] == {}
     bayesian = named(case, "BSAM")
     bayesian.expect(40, 3.0)
     train(case, bayesian, 1)

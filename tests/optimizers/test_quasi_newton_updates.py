@@ -106,8 +106,8 @@ def exact(kind: type[LineSearched], matrix: Tensor) -> type[LineSearched]:
             first: float,
         ):
             alpha = float(-gradient @ direction / (direction @ matrix @ direction))
-            value, there = objective.value_and_gradient(alpha * direction)
-            return SearchResult(alpha, alpha * direction, value, there)
+            value, ahead = objective.value_and_gradient(alpha * direction)
+            return SearchResult(alpha, alpha * direction, value, ahead)
 
     return Exact
 

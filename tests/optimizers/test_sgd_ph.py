@@ -119,9 +119,9 @@ def test_the_ratios_are_those_of_the_exact_blocks() -> None:
         diagonal = block.diagonal()
         ratios.append(float((block - diagonal.diag()).norm() / diagonal.norm()))
         errors.append(float((block.sum(1) - diagonal).norm() / diagonal.norm()))
-        told = method.telemetry()
-        assert told["off_diagonal"] == pytest.approx(sum(ratios) / len(ratios), rel=1e-8)
-        assert told["ones_error"] == pytest.approx(sum(errors) / len(errors), rel=1e-8)
+        telemetry = method.telemetry()
+        assert telemetry["off_diagonal"] == pytest.approx(sum(ratios) / len(ratios), rel=1e-8)
+        assert telemetry["ones_error"] == pytest.approx(sum(errors) / len(errors), rel=1e-8)
 
 
 def test_the_premise_is_false_behind_a_second_normalisation() -> None:

@@ -216,12 +216,12 @@ def test_minimise_ends_where_nothing_more_is_gained() -> None:
     def value(x: Tensor) -> Tensor:
         return 1 + (x[0] - 1) ** 2 + 5 * (x[1] + 2) ** 2
 
-    found = minimize(
+    result = minimize(
         value, torch.zeros(2).double(), method=lambda p: SLS(p, steps_per_epoch=1), tol=1e-20
     )
-    assert found.status == "stalled"
-    assert "line" in found.message or "lowers" in found.message
-    torch.testing.assert_close(found.x, torch.tensor([1.0, -2.0]).double(), rtol=0, atol=1e-7)
+    assert result.status == "stalled"
+    assert "line" in result.message or "lowers" in result.message
+    torch.testing.assert_close(result.x, torch.tensor([1.0, -2.0]).double(), rtol=0, atol=1e-7)
 
 
 def test_it_asks_for_the_length_of_an_epoch() -> None:

@@ -106,9 +106,9 @@ def test_sophia_h_is_pytorch_optimizers_with_the_same_probes(
         )
         peer.step()
     assert distance(problem, twin) < 1e-14
-    told = ours.telemetry()
-    assert 0.1 < told["clipped"] < 1
-    assert 0 < told["without_curvature"] < told["clipped"]
+    telemetry = ours.telemetry()
+    assert 0.1 < telemetry["clipped"] < 1
+    assert 0 < telemetry["without_curvature"] < telemetry["clipped"]
 
 
 class Recording(SophiaG):
@@ -225,8 +225,12 @@ def test_a_step_is_newtons_where_short_and_a_sign_where_long_or_curvature_is_neg
     # m = a x and h = a: m / max(2 a, 0.05) is 1/2, 1/2, 0.2, -20
     expected = 1 - 0.1 * torch.tensor([0.5, 0.5, 0.2, -1.0], dtype=torch.float64)
     torch.testing.assert_close(problem.params[0].detach(), expected, rtol=1e-14, atol=0)
-    told = optimizer.telemetry()
-    assert (told["clipped"], told["without_curvature"], told["age"]) == (0.25, 0.5, 1.0)
+    telemetry = optimizer.telemetry()
+    assert (telemetry["clipped"], telemetry["without_curvature"], telemetry["age"]) == (
+        0.25,
+        0.5,
+        1.0,
+    )
 
 
 @pytest.mark.parametrize("kind", [SophiaG, SophiaH])
@@ -238,8 +242,8 @@ def test_rho_moves_the_method_from_signs_to_a_scaled_newton_step(kind: type[Meth
         before = theta(problem)
         train(problem, optimizer, 1)
         assert float((theta(problem) - before).abs().max()) <= 0.01 * (1 + 1e-12)
-        told = optimizer.telemetry()
-        shares.append(told["clipped"] - (told["without_curvature"] if rho > 1 else 0))
+        telemetry = optimizer.telemetry()
+        shares.append(telemetry["clipped"] - (telemetry["without_curvature"] if rho > 1 else 0))
     assert shares[0] == 1
     assert shares[1] > 0.2
     assert shares[2] == 0

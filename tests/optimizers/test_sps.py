@@ -138,13 +138,13 @@ def test_a_group_with_a_smaller_cap_moves_less() -> None:
 
 
 def test_minimise_says_that_the_bound_is_reached() -> None:
-    found = minimize(
+    result = minimize(
         lambda x: 1 + x @ x,
         torch.tensor([1.0, 1.0]).double(),
         method=lambda p: SPS(p, rule="max"),
         tol=0,
     )
-    assert found.status in ("stalled", "max_steps")
+    assert result.status in ("stalled", "max_steps")
     exact = minimize(
         lambda x: 1 + x @ x, torch.ones(2).double(), method=lambda p: SPS(p, rule="max", f_star=1.0)
     )

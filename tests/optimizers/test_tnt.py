@@ -279,9 +279,9 @@ def test_layers_of_all_kinds(name: str) -> None:
     losses = run(problem, optimizer, 60)
     assert losses[-1] < 0.97 * losses[0]
     assert set(optimizer.layer_coverage().values()) == {"tnt"}
-    told = optimizer.telemetry()
-    assert told["preconditioned"] == 1
-    assert told["condition"] >= 1
+    telemetry = optimizer.telemetry()
+    assert telemetry["preconditioned"] == 1
+    assert telemetry["condition"] >= 1
 
 
 def test_vectors_and_long_sides_are_left_out_on_request() -> None:

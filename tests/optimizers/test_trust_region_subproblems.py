@@ -83,10 +83,10 @@ def test_the_hard_case_in_closed_form() -> None:
         torch.diag(torch.tensor([-2.0, 1.0])).double(),
         torch.tensor([0.0, 1.0]).double(),
     )
-    found = exact_subproblem(*torch.linalg.eigh(matrix), gradient, 3.0)
-    assert (found.hard, found.boundary, found.multiplier) == (True, True, 2.0)
-    close(found.step.abs(), torch.tensor([sqrt(9 - 1 / 9), 1 / 3], dtype=torch.float64), 1e-14)
-    is_global_minimiser(matrix, gradient, 3.0, found)
+    solution = exact_subproblem(*torch.linalg.eigh(matrix), gradient, 3.0)
+    assert (solution.hard, solution.boundary, solution.multiplier) == (True, True, 2.0)
+    close(solution.step.abs(), torch.tensor([sqrt(9 - 1 / 9), 1 / 3], dtype=torch.float64), 1e-14)
+    is_global_minimiser(matrix, gradient, 3.0, solution)
     # the ball ends before the hard case begins
     easy = exact_subproblem(*torch.linalg.eigh(matrix), gradient, 0.25)
     assert not easy.hard
@@ -97,18 +97,18 @@ def test_the_hard_case_in_closed_form() -> None:
 def test_nearly_hard_cases(part: float) -> None:
     matrix = torch.diag(torch.tensor([-2.0, 1.0], dtype=torch.float64))
     gradient = torch.tensor([part, 1.0], dtype=torch.float64)
-    found = exact_subproblem(*torch.linalg.eigh(matrix), gradient, 3.0)
-    is_global_minimiser(matrix, gradient, 3.0, found)
-    assert float(found.step[0]) < -2.9  # downhill, however little
+    solution = exact_subproblem(*torch.linalg.eigh(matrix), gradient, 3.0)
+    is_global_minimiser(matrix, gradient, 3.0, solution)
+    assert float(solution.step[0]) < -2.9  # downhill, however little
 
 
 def test_without_a_gradient() -> None:
     nothing = torch.zeros(2, dtype=torch.float64)
-    found = exact_subproblem(
+    solution = exact_subproblem(
         *torch.linalg.eigh(torch.diag(torch.tensor([-2.0, 1.0])).double()), nothing, 0.5
     )
-    close(found.step.abs(), torch.tensor([0.5, 0.0]).double(), 1e-15)
-    assert found.change == pytest.approx(-0.25, rel=1e-14)
+    close(solution.step.abs(), torch.tensor([0.5, 0.0]).double(), 1e-15)
+    assert solution.change == pytest.approx(-0.25, rel=1e-14)
     flat = exact_subproblem(
         *torch.linalg.eigh(torch.diag(torch.tensor([0.0, 1.0])).double()), nothing, 0.5
     )
@@ -122,9 +122,9 @@ def test_a_singular_matrix_does_not_send_the_step_to_the_boundary() -> None:
     """
     factor = normal(2, 5, seed=3)
     matrix, gradient = factor.T @ factor, factor.T @ normal(2, seed=4)
-    found = exact_subproblem(*torch.linalg.eigh(matrix), gradient, 1e3)
-    close(found.step, -torch.linalg.pinv(matrix) @ gradient, 1e-9)
-    assert not found.boundary
+    solution = exact_subproblem(*torch.linalg.eigh(matrix), gradient, 1e3)
+    close(solution.step, -torch.linalg.pinv(matrix) @ gradient, 1e-9)
+    assert not solution.boundary
 
 
 @pytest.mark.parametrize("radius", [0.0, -1.0, nan, float("inf")])

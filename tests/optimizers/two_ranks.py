@@ -110,12 +110,12 @@ def valued(objective: Objective) -> Answers:
 
 
 def valued_with_gradient(objective: Objective) -> Answers:
-    here, there = objective.value_and_gradient(), objective.value_and_gradient(_step(objective))
+    here, ahead = objective.value_and_gradient(), objective.value_and_gradient(_step(objective))
     return {
         " loss": here[0],
         " gradient": here[1],
-        " loss at a step": there[0],
-        " gradient at a step": there[1],
+        " loss at a step": ahead[0],
+        " gradient at a step": ahead[1],
     }
 
 

@@ -210,16 +210,16 @@ def plant(runs: Path) -> Callable[..., Records]:
 
     def planted(cells: Planted, timings: Timings | None = None, **options: Any) -> Records:
         for (task, optimizer), steps in cells.items():
-            given = {
+            settings = {
                 name: one(task, optimizer) if callable(one) else one
                 for name, one in options.items()
             }
-            config = {"target": 0.5, **given.pop("config", {})}
-            seconds = given.pop("seconds_per_step", 0.01)
+            config = {"target": 0.5, **settings.pop("config", {})}
+            seconds = settings.pop("seconds_per_step", 0.01)
             for seed, step in enumerate(steps):
                 final = 0.25 if np.isinf(step) else 0.5 * STEPS / step * (1 + 1e-5)
                 one_run = Training(final=final, steps=STEPS, seconds_per_step=seconds)
-                write_run(runs, task, optimizer, seed, one_run, config=config, **given)
+                write_run(runs, task, optimizer, seed, one_run, config=config, **settings)
         return build_records(*load_runs(runs), timings)
 
     return planted

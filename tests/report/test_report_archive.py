@@ -262,9 +262,9 @@ def test_timings_find_their_runs_where_a_setting_was_a_path(mixed: Path, tmp_pat
         timings.speed_key(run.config), "mlp", "sgd", "cpu, Some CPU, 1 thread", 0.25, (0.2, 0.3)
     )
     folder = write_archive([run], tmp_path / "archive", timings=timings.placed([one]))
-    (kept,) = read_archive(folder)
-    assert kept.config["task"]["path"] == "book.txt"
-    records = build_records([kept], [], read_timings(folder))
+    (stored,) = read_archive(folder)
+    assert stored.config["task"]["path"] == "book.txt"
+    records = build_records([stored], [], read_timings(folder))
     assert list(records.frame["exclusive_seconds_per_step"]) == [0.25]
 
 
@@ -290,9 +290,9 @@ def test_the_command_writes_and_reads(
     assert is_archive(folder)
     assert {run.optimizer for run in read_archive(folder)} == {"sgd"}
     assert main(["read", str(folder)]) == 0
-    said = capsys.readouterr().out
-    assert "3 runs, 63 rows" in said
-    assert "about: three runs" in said
+    output = capsys.readouterr().out
+    assert "3 runs, 63 rows" in output
+    assert "about: three runs" in output
     with pytest.raises(SystemExit) as ended:
         main(["write", str(tmp_path / "none"), "--runs", str(mixed), "--task", "nothing"])
     assert ended.value.code == 2

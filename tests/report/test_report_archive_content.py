@@ -59,21 +59,21 @@ def long_run(
 
 def test_a_long_history_keeps_what_tables_and_figures_need() -> None:
     run = long_run(20_000, every=100)
-    kept = thin(run, rows=300)
-    assert 300 < len(kept) < 300 + 200 + 20 + FIRST + 2
-    assert set(range(FIRST)) | {19_999} <= set(kept["step"].astype(int))
+    thinned = thin(run, rows=300)
+    assert 300 < len(thinned) < 300 + 200 + 20 + FIRST + 2
+    assert set(range(FIRST)) | {19_999} <= set(thinned["step"].astype(int))
     evaluated = run.history[run.history["val/accuracy"].notna()].reset_index(drop=True)
-    same = kept[kept["val/accuracy"].notna()].reset_index(drop=True)
+    same = thinned[thinned["val/accuracy"].notna()].reset_index(drop=True)
     pd.testing.assert_frame_equal(same, evaluated, check_exact=True)
     assert (
-        kept["telemetry/eigenvalue_1"].notna().sum()
+        thinned["telemetry/eigenvalue_1"].notna().sum()
         == run.history["telemetry/eigenvalue_1"].notna().sum()
     )
-    assert kept["grad_equivalents"].iloc[-1] == run.history["grad_equivalents"].iloc[-1]
+    assert thinned["grad_equivalents"].iloc[-1] == run.history["grad_equivalents"].iloc[-1]
     for level in np.linspace(0, 150, 31):
         spent = [
             time_to_target(table, level, "max", metric="val/accuracy")
-            for table in (run.history, kept)
+            for table in (run.history, thinned)
         ]
         assert spent[0] == spent[1]
 
@@ -94,15 +94,15 @@ def test_the_median_loss_of_a_stretch_stays_where_it_was() -> None:
 
 def test_of_very_many_evaluations_the_crossings_of_the_known_levels_are_kept() -> None:
     run = long_run(20_000, every=1, target=100.0, levels={50: 50.0, 95: 95.5})
-    kept = thin(run, rows=300)
-    assert len(kept) < 1200
+    thinned = thin(run, rows=300)
+    assert len(thinned) < 1200
     for level in (50.0, 95.5, 100.0):
-        assert time_to_target(kept, level, "max", unit="step") == time_to_target(
+        assert time_to_target(thinned, level, "max", unit="step") == time_to_target(
             run.history, level, "max", unit="step"
         )
     values = run.history["val/accuracy"]
-    assert kept["val/accuracy"].max() == values.max()
-    assert kept["val/accuracy"].iloc[-1] == values.iloc[-1]
+    assert thinned["val/accuracy"].max() == values.max()
+    assert thinned["val/accuracy"].iloc[-1] == values.iloc[-1]
 
 
 def test_a_history_that_is_read_step_by_step_is_kept_whole() -> None:

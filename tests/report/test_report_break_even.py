@@ -28,14 +28,14 @@ def test_half_the_steps_at_four_times_the_price(plant: Callable[..., Any]) -> No
         {("mlp", "sgd"): [40, 40, 40], ("mlp", "kfac"): [20, 20, 20]},
         seconds_per_step=lambda task, optimizer: 0.04 if optimizer == "kfac" else 0.01,
     )
-    found = plane(records)
-    assert found.against == ["sgd"]
-    assert place(found, "kfac") == (pytest.approx(0.5), pytest.approx(4.0))
-    (point,) = found.points["kfac"]
+    points = plane(records)
+    assert points.against == ["sgd"]
+    assert place(points, "kfac") == (pytest.approx(0.5), pytest.approx(4.0))
+    (point,) = points.points["kfac"]
     # the seeds agree
     assert (point.steps.low, point.steps.high) == (pytest.approx(0.5), pytest.approx(0.5))
     assert not point.shared
-    assert (found.levels, found.left_out, found.runs) == ({"mlp": "target"}, {}, 6)
+    assert (points.levels, points.left_out, points.runs) == ({"mlp": "target"}, {}, 6)
 
 
 def test_the_interval_is_that_of_paired_log_ratios(plant: Callable[..., Any]) -> None:
@@ -68,9 +68,9 @@ def test_who_never_arrives_stands_at_an_edge(plant: Callable[..., Any], context:
             ("mlp", "lbfgs"): [INF, 20, 20],
         }
     )
-    found = plane(records)
-    assert place(found, "kfac")[0] == INF  # most of its runs failed
-    assert place(found, "lbfgs")[0] == 0.5  # the median run arrived
+    points = plane(records)
+    assert place(points, "kfac")[0] == INF  # most of its runs failed
+    assert place(points, "lbfgs")[0] == 0.5  # the median run arrived
     (picture,) = section(context(records)).pictures
     assert "An arrow at an edge" in picture.caption
     assert "dotted where they have no end" in picture.caption
@@ -83,9 +83,9 @@ def test_the_level_is_one_that_the_baseline_always_reaches(
     records = plant(
         {("mlp", "sgd"): [40, INF], ("mlp", "kfac"): [20, 20]}, config={"levels": levels}
     )
-    found = plane(records)
-    assert found.levels == {"mlp": "50 %"}
-    assert 0 < place(found, "kfac")[0] < 1
+    points = plane(records)
+    assert points.levels == {"mlp": "50 %"}
+    assert 0 < place(points, "kfac")[0] < 1
     (picture,) = section(context(records)).pictures
     assert "the hardest level that all of the baseline's runs reached" in picture.caption
 

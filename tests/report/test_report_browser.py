@@ -287,6 +287,6 @@ def test_axe_finds_no_violation(report: Path, browser: Any, name: str, width: in
     tab = browser.new_page(viewport={"width": width, "height": 900}, bypass_csp=True)
     tab.goto(address(report, name))
     tab.evaluate(Path(os.environ["AXE_CORE"]).read_text(encoding="utf-8"))
-    found = tab.evaluate("axe.run()")["violations"]
-    assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
+    violations = tab.evaluate("axe.run()")["violations"]
+    assert [(one["id"], one["nodes"][0]["html"]) for one in violations] == []
     tab.close()

@@ -55,23 +55,23 @@ NOISE = np.random.default_rng(0).standard_normal(400)
 
 @pytest.mark.parametrize("rate", [0.98, 0.9, 0.5, 0.1, 0.01])
 def test_a_geometric_sequence_is_linear_with_its_ratio(rate: float) -> None:
-    found = order(3 * rate**STEPS)
-    assert found.kind == "linear"
-    assert found.rate == pytest.approx(rate, rel=1e-6)
+    estimate = order(3 * rate**STEPS)
+    assert estimate.kind == "linear"
+    assert estimate.rate == pytest.approx(rate, rel=1e-6)
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
 def test_a_power_of_k_is_sublinear(power: float) -> None:
-    found = order(1 / (STEPS + 1) ** power)
-    assert found.kind == "sublinear"
-    assert found.order == pytest.approx(power, rel=0.02)
+    estimate = order(1 / (STEPS + 1) ** power)
+    assert estimate.kind == "sublinear"
+    assert estimate.order == pytest.approx(power, rel=0.02)
 
 
 @pytest.mark.parametrize("q", [1.3, 1.6, 3.0])
 def test_powers_of_the_gap_are_superlinear(q: float) -> None:
-    found = order(powers(q))
-    assert (found.kind, str(found)) == ("superlinear", f"superlinear (order {q})")
-    assert found.order == pytest.approx(q, rel=1e-6)
+    estimate = order(powers(q))
+    assert (estimate.kind, str(estimate)) == ("superlinear", f"superlinear (order {q})")
+    assert estimate.order == pytest.approx(q, rel=1e-6)
 
 
 @pytest.mark.parametrize("constant", [0.3, 1.0, 20.0])
@@ -79,17 +79,17 @@ def test_doubled_digits_are_quadratic_whatever_the_constant(constant: float) -> 
     gaps = [0.02 / constant]
     while constant * gaps[-1] ** 2 > 1e-25:
         gaps.append(constant * gaps[-1] ** 2)
-    found = order([50.0, 20.0, 8.0, 3.0, *gaps])
-    assert found.kind == "quadratic"
-    assert found.order == pytest.approx(2.0, rel=0.03)
+    estimate = order([50.0, 20.0, 8.0, 3.0, *gaps])
+    assert estimate.kind == "quadratic"
+    assert estimate.order == pytest.approx(2.0, rel=0.03)
 
 
 def test_a_factor_that_keeps_falling_is_superlinear_of_order_one() -> None:
     # e_{k+1} / e_k halves in every step: faster than any linear rate
     factors = 0.3 * 0.5 ** np.arange(12)
-    found = order(np.cumprod([1.0, *factors]))
-    assert found.kind == "superlinear"
-    assert 1 <= found.order < 1.3
+    estimate = order(np.cumprod([1.0, *factors]))
+    assert estimate.kind == "superlinear"
+    assert 1 <= estimate.order < 1.3
 
 
 @pytest.mark.parametrize(
@@ -116,16 +116,16 @@ def test_what_a_minimum_rounds_off_is_not_believed() -> None:
 
 
 def test_a_linear_sequence_that_wiggles_keeps_its_rate() -> None:
-    found = order(3 * 0.9**STEPS * (1 + 0.5 * np.sin(STEPS)))
-    assert found.kind == "linear"
-    assert found.rate == pytest.approx(0.9, rel=0.01)
+    estimate = order(3 * 0.9**STEPS * (1 + 0.5 * np.sin(STEPS)))
+    assert estimate.kind == "linear"
+    assert estimate.rate == pytest.approx(0.9, rel=0.01)
 
 
 def test_a_linear_end_is_seen_after_a_plateau_and_a_fall() -> None:
     """As at a saddle: nothing for a while, a jump, and then the rate of the minimum."""
-    found = order(np.concatenate([np.linspace(1.0, 0.9, 130), 0.01 * 0.9 ** np.arange(170)]))
-    assert found.kind == "linear"
-    assert found.rate == pytest.approx(0.9, rel=1e-3)
+    estimate = order(np.concatenate([np.linspace(1.0, 0.9, 130), 0.01 * 0.9 ** np.arange(170)]))
+    assert estimate.kind == "linear"
+    assert estimate.rate == pytest.approx(0.9, rel=1e-3)
 
 
 def test_noise_seldom_hides_the_word() -> None:
@@ -203,20 +203,20 @@ def history(losses: list[float], gaps: dict[int, float]) -> pd.DataFrame:
 
 def test_exact_losses_fill_in_the_gaps_between_evaluations() -> None:
     values = 7 + 0.5 ** np.arange(9.0)
-    found = gap_sequence(history(list(values[:-1]), {0: 1.0, 4: 0.5**4, 8: 0.5**8}), EPS)
-    assert found is not None
-    assert found.minimum == pytest.approx(7, abs=1e-15)
-    assert list(found.steps) == list(range(9))
-    assert list(found.calls) == list(range(0, 18, 2))
-    assert found.gaps == pytest.approx(0.5 ** np.arange(9.0), abs=1e-14)
+    gaps = gap_sequence(history(list(values[:-1]), {0: 1.0, 4: 0.5**4, 8: 0.5**8}), EPS)
+    assert gaps is not None
+    assert gaps.minimum == pytest.approx(7, abs=1e-15)
+    assert list(gaps.steps) == list(range(9))
+    assert list(gaps.calls) == list(range(0, 18, 2))
+    assert gaps.gaps == pytest.approx(0.5 ** np.arange(9.0), abs=1e-14)
 
 
 def test_noisy_losses_are_left_alone() -> None:
     values = 0.5 ** np.arange(9.0)
     noisy = history(list(values[:-1] * (1 + 0.01 * NOISE[:8])), {0: 1.0, 4: 0.5**4, 8: 0.5**8})
-    found = gap_sequence(noisy, EPS)
-    assert found is not None
-    assert list(found.steps) == [0, 4, 8]
+    gaps = gap_sequence(noisy, EPS)
+    assert gaps is not None
+    assert list(gaps.steps) == [0, 4, 8]
     # one pair cannot tell a minimum of 2 from noise
     one = gap_sequence(history([3.0, 2.0], {0: 1.0, 2: 0.1}), EPS)
     assert one is not None
@@ -229,10 +229,10 @@ def test_a_history_without_gaps_has_no_sequence() -> None:
 
 
 def test_what_is_drawn_ends_where_round_off_begins() -> None:
-    found = gap_sequence(history([1.0, 1e-4, 1e-9, 2e-17, 1e-17], {0: 1.0, 5: 3e-17}), EPS)
-    assert found is not None
-    assert list(worth_drawing(found).gaps) == [1.0, 1e-4, 1e-9, 2e-17]
-    before, after = consecutive(worth_drawing(found))
+    gaps = gap_sequence(history([1.0, 1e-4, 1e-9, 2e-17, 1e-17], {0: 1.0, 5: 3e-17}), EPS)
+    assert gaps is not None
+    assert list(worth_drawing(gaps).gaps) == [1.0, 1e-4, 1e-9, 2e-17]
+    before, after = consecutive(worth_drawing(gaps))
     assert list(zip(before, after, strict=True)) == [(1.0, 1e-4), (1e-4, 1e-9), (1e-9, 2e-17)]
     stuck = gap_sequence(history([1.0, 0.5, 0.5], {0: 1.0, 3: 0.5}), EPS)
     assert stuck is not None
@@ -256,10 +256,10 @@ def trained(task: Task, make: Callable[[list[torch.nn.Parameter]], Any], steps: 
         losses.append(float(optimizer.step(objective.on(inputs, targets))))
         if step % (steps // 4) == 0:
             gaps[step] = task.evaluate(model, "val")["gap"]
-    found = gap_sequence(history(losses, gaps), EPS)
-    assert found is not None
-    assert len(found.steps) == steps + 1  # no step is missing
-    return observed_order(found.steps, found.gaps, EPS, found.minimum)
+    one = gap_sequence(history(losses, gaps), EPS)
+    assert one is not None
+    assert len(one.steps) == steps + 1  # no step is missing
+    return observed_order(one.steps, one.gaps, EPS, one.minimum)
 
 
 @pytest.mark.parametrize(("condition", "lr"), [(10.0, 1.0), (10.0, 0.5), (4.0, 1.6)])
@@ -270,15 +270,19 @@ def test_gradient_descent_on_a_quadratic_has_the_rate_of_the_textbook(
 
     The slowest one stays.
     """
-    found = trained(Quadratic(2, condition), lambda params: torch.optim.SGD(params, lr=lr), 120)
-    assert found.kind == "linear"
-    assert found.rate == pytest.approx(max((1 - lr) ** 2, (1 - lr / condition) ** 2), rel=1e-3)
+    trained_run = trained(
+        Quadratic(2, condition), lambda params: torch.optim.SGD(params, lr=lr), 120
+    )
+    assert trained_run.kind == "linear"
+    assert trained_run.rate == pytest.approx(
+        max((1 - lr) ** 2, (1 - lr / condition) ** 2), rel=1e-3
+    )
 
 
 @pytest.mark.parametrize("task", [Rosenbrock(2), Logistic()])
 def test_newton_is_quadratic(task: Task) -> None:
-    found = trained(task, Newton, 28)
-    assert found.kind == "quadratic"
+    trained_run = trained(task, Newton, 28)
+    assert trained_run.kind == "quadratic"
 
 
 # -- the report ------------------------------------------------------------------------------------

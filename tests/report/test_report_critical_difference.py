@@ -67,8 +67,8 @@ def test_the_diagram(plant: Callable[..., Any], context: Any) -> None:
         for name, steps in (("sgd", 40.0), ("kfac", 10.0), ("adamw", 20.0))
     }
     records = plant({**cells, ("mlp", "newton"): [5.0]})
-    made = section(context(records))
-    (picture,) = made.pictures
+    content = section(context(records))
+    (picture,) = content.pictures
     assert picture.file.exists()
     assert "steps, mean ranks from the best: kfac 1.00, adamw 2.00 and sgd 3.00" in picture.alt
     assert "the best cannot be told from adamw and sgd" in picture.alt
@@ -88,10 +88,10 @@ def test_too_little_is_said(
 ) -> None:
     record("cnn", "sgd")
     assert section(context(plant({}))).note == ""
-    made = section(context(plant({("mlp", "sgd"): [10], ("mlp", "kfac"): [20]})))
-    assert not made.pictures
+    content = section(context(plant({("mlp", "sgd"): [10], ("mlp", "kfac"): [20]})))
+    assert not content.pictures
     assert (
         "Mean ranks need 2 problems with a target and 3 methods that ran on all of them"
-        in made.note
+        in content.note
     )
-    assert "here they are 1 and 2" in made.note
+    assert "here they are 1 and 2" in content.note

@@ -122,25 +122,25 @@ def test_values_that_are_not_finite_leave_holes() -> None:
 
 def test_levels_are_logarithmic_where_heights_span_decades() -> None:
     x, y = np.meshgrid(np.linspace(-2, 2, 99), np.linspace(-1, 3, 99))
-    found = levels(100 * (y - x**2) ** 2 + (1 - x) ** 2, above_minimum=True)
-    assert found[1:] / found[:-1] == pytest.approx(np.full(LEVELS - 1, found[1] / found[0]))
-    assert found[0] < 1 < 1000 < found[-1]
+    values = levels(100 * (y - x**2) ** 2 + (1 - x) ** 2, above_minimum=True)
+    assert values[1:] / values[:-1] == pytest.approx(np.full(LEVELS - 1, values[1] / values[0]))
+    assert values[0] < 1 < 1000 < values[-1]
 
 
 def test_levels_tell_a_saddle_from_the_valleys_beside_it() -> None:
     x, y = np.meshgrid(np.linspace(-1.5, 1.5, 99), np.linspace(-2.5, 2.5, 99))
     double_well = 5 * x**2 - y**2 + y**4 / 4 + 1  # the saddle is at height 1
-    found = levels(double_well, above_minimum=True)
-    assert (found < 1).sum() >= 5
-    assert (found > 1).sum() >= 5
-    assert (np.diff(found) > 0).all()
+    values = levels(double_well, above_minimum=True)
+    assert (values < 1).sum() >= 5
+    assert (values > 1).sum() >= 5
+    assert (np.diff(values) > 0).all()
 
 
 def test_without_a_minimum_levels_are_symmetric_about_the_saddle() -> None:
     axis = np.linspace(-1, 1, 101)
-    found = levels(axis[None, :] ** 2 - axis[:, None] ** 2, above_minimum=False)
-    assert found == pytest.approx(-found[::-1], abs=1e-9)
-    assert np.abs(found).min() == pytest.approx(0, abs=1e-9)  # the contour that crosses itself
+    values = levels(axis[None, :] ** 2 - axis[:, None] ** 2, above_minimum=False)
+    assert values == pytest.approx(-values[::-1], abs=1e-9)
+    assert np.abs(values).min() == pytest.approx(0, abs=1e-9)  # the contour that crosses itself
     assert len(levels(np.zeros((3, 3)), above_minimum=False)) == LEVELS + 1
     assert (np.diff(levels(np.zeros((3, 3)), above_minimum=True)) > 0).all()
 
@@ -238,8 +238,8 @@ def test_the_page_holds_the_landscape_and_its_animation(
     record("mlp", "sgd", 0)
     page = report(runs)
     figures = runs.parent / "report" / "figures"
-    made = {file.name for file in figures.glob("*valley*")}
-    assert made >= {"landscape-valley.png", "landscape-valley.pdf", "animation-valley.gif"}
+    names = {file.name for file in figures.glob("*valley*")}
+    assert names >= {"landscape-valley.png", "landscape-valley.pdf", "animation-valley.gif"}
     assert not list(figures.glob("landscape-mlp*"))
     assert len(re.findall(r'src="data:image/gif;base64,', page)) == 1
     # the record's target, in the words of the picture

@@ -87,9 +87,9 @@ def test_the_table_says_how_wide_the_good_region_is(
     sweep: Callable[..., None], plant: Callable[..., Any], context: Any
 ) -> None:
     sweep({0.001: [0.5], 0.01: [0.9], 0.1: [0.88], 1.0: [None]}, search=SPACE)
-    made = section(context(plant({}), trials=NONE))
+    content = section(context(plant({}), trials=NONE))
     (row,) = (
-        dict(zip(made.tables[0].columns, cells, strict=True)) for cells in made.tables[0].rows
+        dict(zip(content.tables[0].columns, cells, strict=True)) for cells in content.tables[0].rows
     )
     # good are 0.01 and 0.1, whose cells reach from 10^-2.5 to 10^-0.5: two of the four decades of
     # the space
@@ -100,7 +100,7 @@ def test_the_table_says_how_wide_the_good_region_is(
     )
     assert row["good region"].text == "0.0032 to 0.32"
     assert (row["rates"].text, row["failed"].text, row["else fixed"].text) == ("4", "1", "yes")
-    (picture,) = made.pictures
+    (picture,) = content.pictures
     assert picture.file.exists()
     assert "mlp: the widest good region has sgd, 2.0 decades round 0.01" in picture.alt
     assert "From 4 runs and trials." in picture.caption
@@ -127,9 +127,9 @@ def test_trials_stand_apart_from_sweeps(
         {"lr": 0.1, "damping": 0.1},
         {"lr": 0.001, "damping": 0.1},
     ]
-    found = rates(plant({}), trials(settings, [0.3, 0.4, 0.5, math.nan]))
-    assert list(found) == ["mlp", "mlp (tuning)"]
-    one = found["mlp (tuning)"]["kfac"]
+    sensitivities = rates(plant({}), trials(settings, [0.3, 0.4, 0.5, math.nan]))
+    assert list(sensitivities) == ["mlp", "mlp (tuning)"]
+    one = sensitivities["mlp (tuning)"]["kfac"]
     # the default's rate is not told
     assert (one.alone, one.space, one.runs) == (False, (1e-4, 1.0), 3)
     assert one.by_rate.to_dict() == {0.001: -math.inf, 0.01: 0.4, 0.1: 0.5}
@@ -137,8 +137,10 @@ def test_trials_stand_apart_from_sweeps(
 
 def test_a_space_that_does_not_hold_the_rates_is_not_used(plant: Callable[..., Any]) -> None:
     records = plant({("mlp", "kfac"): [10]})
-    found = rates(records, trials([{"lr": 0.01}, {"lr": 0.1}, {"lr": 10.0}], [0.3, 0.4, 0.5]))
-    assert found["mlp (tuning)"]["kfac"].space is None
+    sensitivities = rates(
+        records, trials([{"lr": 0.01}, {"lr": 0.1}, {"lr": 10.0}], [0.3, 0.4, 0.5])
+    )
+    assert sensitivities["mlp (tuning)"]["kfac"].space is None
 
 
 def test_rates_that_are_no_numbers_and_methods_that_always_fail(

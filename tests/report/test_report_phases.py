@@ -68,6 +68,6 @@ def test_timings_without_phases_make_no_picture(
     plant: Callable[..., Any], context: Any, phases: dict[str, float]
 ) -> None:
     records = plant({("mlp", "sgd"): [10]})
-    made = section(context(records, timings=measured(records, "sgd", phases=phases)))
-    assert not made.is_shown
+    content = section(context(records, timings=measured(records, "sgd", phases=phases)))
+    assert not content.is_shown
     assert not section(context(records, timings={})).is_shown

@@ -161,8 +161,8 @@ def test_the_picture_of_two_problems(plant: Callable[..., Any], context: Any) ->
             for name in ("sgd", "kfac")
         }
     )
-    made = section(context(records))
-    (picture,), (table,) = made.pictures, made.tables
+    content = section(context(records))
+    (picture,), (table,) = content.pictures, content.tables
     assert picture.file.exists()
     assert picture.file.with_suffix(".pdf").exists()
     assert "From 12 runs." in picture.caption
@@ -190,22 +190,28 @@ def test_one_problem_or_no_target_is_said_or_silent(
     empty = section(context(plant({})))
     assert not empty.is_shown
     records = plant({("mlp", "sgd"): [10], ("mlp", "kfac"): [20]})
-    made = section(context(records))
-    assert not made.pictures
+    content = section(context(records))
+    assert not content.pictures
     assert (
         "need two problems and two methods; here are 1 problem and 2 methods that count."
-        in made.note
+        in content.note
     )
-    assert "Left out: cnn (no target)." in made.note
+    assert "Left out: cnn (no target)." in content.note
 
 
 def test_shared_seconds_leave_their_panel_empty(plant: Callable[..., Any], context: Any) -> None:
     cells = {(task, name): [10.0, 20.0] for task in ("mlp", "cnn") for name in ("sgd", "kfac")}
     records = plant(cells, summary={"parallel": True})
-    made = section(context(records))
-    assert made.tables[0].columns == ["optimizer", "problems run", "steps", "gradient-equivalents"]
+    content = section(context(records))
+    assert content.tables[0].columns == [
+        "optimizer",
+        "problems run",
+        "steps",
+        "gradient-equivalents",
+    ]
     assert (
-        "Left out of the seconds: cnn and mlp (runs shared the machine" in made.pictures[0].caption
+        "Left out of the seconds: cnn and mlp (runs shared the machine"
+        in content.pictures[0].caption
     )
 
 

@@ -20,14 +20,14 @@ def test_counts_and_steps_by_hand(plant: Callable[..., Any]) -> None:
         {("mlp", "sgd"): [10, 40, INF], ("mlp", "kfac"): [5, 5, 5]},
         config={"levels": {50: 0.2, 100: 0.5}},
     )
-    found = level_steps(records, level_costs(records))["mlp"]
-    easy, hard = found["sgd"]
+    steps = level_steps(records, level_costs(records))["mlp"]
+    easy, hard = steps["sgd"]
     # the target is the latter's value
-    assert [one.level for one in found["sgd"]] == ["50 %", "100 %"]
+    assert [one.level for one in steps["sgd"]] == ["50 %", "100 %"]
     assert (easy.reached, easy.runs, easy.first, easy.last, easy.middle) == (3, 3, 5, 80, 20)
     assert (hard.reached, hard.runs, hard.first, hard.last) == (2, 3, 10, 40)
     assert (hard.middle, hard.seen) == (40, 25)
-    assert found["kfac"][-1].reached == 3
+    assert steps["kfac"][-1].reached == 3
 
 
 def test_levels_of_a_metric_that_falls_stand_from_the_easiest(

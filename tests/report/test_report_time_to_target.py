@@ -42,11 +42,11 @@ def test_every_level_costs_what_the_slow_way_says(plant: Callable[..., Any]) -> 
         config={"levels": LEVELS},
         summary=lambda task, optimizer: {"parallel": task == "cnn"},
     )
-    found = level_costs(records)
-    assert len(found) == 9 * 4
+    table = level_costs(records)
+    assert len(table) == 9 * 4
     for problem in records.problems:
         for name, value in levels(records, problem).items():
-            mine = found[(found["problem"] == problem) & (found["level"] == name)]
+            mine = table[(table["problem"] == problem) & (table["level"] == name)]
             slow = costs(records, problem, value)
             for column in ("optimizer", "seed", *UNITS, "source"):
                 assert list(mine[column]) == list(slow[column]), (problem, name, column)
@@ -54,14 +54,14 @@ def test_every_level_costs_what_the_slow_way_says(plant: Callable[..., Any]) -> 
 
 def test_what_a_cell_costs_by_hand(plant: Callable[..., Any]) -> None:
     records = plant({("mlp", "sgd"): [10, 20, INF]}, config={"levels": LEVELS})
-    found = level_costs(records).set_index(["level", "seed"])
-    assert [found.loc[("target", seed), "steps"] for seed in range(3)] == [10, 20, INF]
-    assert found.loc[("50 %", 0), "steps"] == 5
+    table = level_costs(records).set_index(["level", "seed"])
+    assert [table.loc[("target", seed), "steps"] for seed in range(3)] == [10, 20, INF]
+    assert table.loc[("50 %", 0), "steps"] == 5
     # 0.4 is reached at 16, and seen at the next evaluation
-    assert found.loc[("80 %", 1), "steps"] == 20
-    assert found.loc[("50 %", 2), "steps"] == 100
-    assert found.loc[("target", 1), "seconds"] == pytest.approx(0.2)
-    assert found.loc[("target", 1), "grad_equivalents"] == 40
+    assert table.loc[("80 %", 1), "steps"] == 20
+    assert table.loc[("50 %", 2), "steps"] == 100
+    assert table.loc[("target", 1), "seconds"] == pytest.approx(0.2)
+    assert table.loc[("target", 1), "grad_equivalents"] == 40
     assert list(total_costs(records)["steps"]) == [100, 100, 100]
 
 
@@ -76,9 +76,9 @@ def test_shared_seconds_are_steps_times_an_exclusive_timing_where_there_is_one(
     elsewhere = replace(here, hardware="cpu, Other CPU, 1 thread", seconds_per_step=0.7)
     measured = timings.placed([here, elsewhere])
     records = plant({}, timings=measured)
-    found = level_costs(records).set_index("optimizer")
-    assert found.loc["kfac", "seconds"] == pytest.approx(20 * 0.003)
-    assert (found.loc["kfac", "source"], found.loc["sgd", "source"]) == (ISOLATED, SHARED)
+    table = level_costs(records).set_index("optimizer")
+    assert table.loc["kfac", "seconds"] == pytest.approx(20 * 0.003)
+    assert (table.loc["kfac", "source"], table.loc["sgd", "source"]) == (ISOLATED, SHARED)
     price = step_seconds(records).set_index("optimizer")
     assert dict(price["seconds"]) == {"sgd": 0.01, "kfac": 0.003}
     assert dict(price["source"]) == {"sgd": SHARED, "kfac": ISOLATED}
@@ -90,9 +90,9 @@ def test_pairs_that_do_not_fit_and_problems_without_levels_have_no_row(
     record("mlp", "newton", 0, training(status="unsupported"), config={"target": 0.5, "steps": 100})
     record("cnn", "sgd")
     records = plant({("mlp", "sgd"): [10]})
-    found = level_costs(records)
-    assert list(found["optimizer"]) == ["sgd"]
-    assert list(found["source"]) == [OWN]
+    table = level_costs(records)
+    assert list(table["optimizer"]) == ["sgd"]
+    assert list(table["source"]) == [OWN]
 
 
 def test_the_baseline_is_who_set_the_levels_else_the_default_optimizer(
@@ -133,10 +133,10 @@ def test_the_common_level_is_the_hardest_that_all_of_the_baselines_runs_reached(
         {("mlp", "sgd"): [10, 20, INF], ("mlp", "kfac"): [10]},
         config={"levels": {**LEVELS, 100: 0.5}},
     )
-    found = level_costs(records)
-    assert common_level(found, "sgd") == "50 %"  # the run that never reached 0.5 ends at 0.25
-    assert common_level(found, "kfac") == "target"
-    assert common_level(found, "newton") is None
+    table = level_costs(records)
+    assert common_level(table, "sgd") == "50 %"  # the run that never reached 0.5 ends at 0.25
+    assert common_level(table, "kfac") == "target"
+    assert common_level(table, "newton") is None
 
 
 @pytest.mark.parametrize(("target", "expected"), [(0.6, "target"), (0.5, "target"), (0.3, "100 %")])
@@ -181,9 +181,9 @@ def test_no_level_at_all_is_an_empty_frame(
 ) -> None:
     record("mlp", "sgd")
     records = plant({})
-    found = level_costs(records)
-    assert found.empty
-    chosen = aggregated(records, found)
+    table = level_costs(records)
+    assert table.empty
+    chosen = aggregated(records, table)
     assert (chosen.methods, chosen.why_not("Profiles")) == ([], "")
     assert np.isfinite(total_costs(records)["steps"]).all()
 

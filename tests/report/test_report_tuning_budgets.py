@@ -50,24 +50,24 @@ def study(
 
 
 def test_the_expected_best_by_hand() -> None:
-    found, left_out = tuned(study("one", [0.2, 0.8]))
-    one = found["mlp"]["sgd"]
+    curves, left_out = tuned(study("one", [0.2, 0.8]))
+    one = curves["mlp"]["sgd"]
     # of two draws with replacement
     assert list(one.curve["expected"]) == pytest.approx([0.5, 0.2 / 4 + 0.8 * 3 / 4])
     assert (one.default, one.trials, one.failed, left_out) == (0.2, 2, 0, [])
 
 
 def test_a_failed_trial_is_drawn_as_the_worst() -> None:
-    found, _ = tuned(study("one", [math.nan, 0.8, 0.4]))
-    one = found["mlp"]["sgd"]
+    curves, _ = tuned(study("one", [math.nan, 0.8, 0.4]))
+    one = curves["mlp"]["sgd"]
     assert one.curve["expected"].iloc[0] == pytest.approx((0.4 + 0.8 + 0.4) / 3)
     assert math.isnan(one.default)
     assert one.failed == 1
 
 
 def test_smaller_is_better_where_the_sign_says_so() -> None:
-    found, _ = tuned(study("one", [0.2, 0.8], sign=-1.0))
-    one = found["mlp"]["sgd"]
+    curves, _ = tuned(study("one", [0.2, 0.8], sign=-1.0))
+    one = curves["mlp"]["sgd"]
     assert list(one.curve["expected"]) == pytest.approx([0.5, 0.8 / 4 + 0.2 * 3 / 4])
     assert (one.curve["low"] <= one.curve["high"]).all()
 
@@ -82,9 +82,9 @@ def test_only_trials_that_could_have_come_in_any_order_make_a_curve() -> None:
             study("fails", [math.nan, math.nan], "adamw"),
         ]
     )
-    found, left_out = tuned(trials)
-    assert list(found["mlp"]) == ["sgd"]
-    assert found["mlp"]["sgd"].trials == 3
+    curves, left_out = tuned(trials)
+    assert list(curves["mlp"]) == ["sgd"]
+    assert curves["mlp"]["sgd"].trials == 3
     assert left_out == ["learns", "small", "halves", "fails"]
 
 
@@ -97,8 +97,8 @@ def test_the_picture_and_its_words(plant: Callable[..., Any], context: Any) -> N
             study("c", [0.5], task="cnn"),
         ]
     )
-    made = section(context(records, trials=trials))
-    (picture,) = made.pictures
+    content = section(context(records, trials=trials))
+    (picture,) = content.pictures
     assert picture.file.exists()
     assert "1 of 5 trials failed." in picture.caption
     assert "different numbers of trials on mlp" in picture.caption
@@ -108,8 +108,8 @@ def test_the_picture_and_its_words(plant: Callable[..., Any], context: Any) -> N
 
 def test_one_trial_and_names_without_a_label(plant: Callable[..., Any], context: Any) -> None:
     records = plant({("mlp", "kfac"): [10]})
-    made = section(context(records, trials=study("a", [0.5], "elsewhere")))
-    assert "From 1 trial of 1 study." in made.pictures[0].caption
+    content = section(context(records, trials=study("a", [0.5], "elsewhere")))
+    assert "From 1 trial of 1 study." in content.pictures[0].caption
 
 
 def test_no_trials_no_picture(plant: Callable[..., Any], context: Any) -> None:

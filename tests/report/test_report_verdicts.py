@@ -109,8 +109,8 @@ def test_cells_name_the_runs_they_come_from(records: Records) -> None:
 
 
 def test_one_method_alone_has_no_section(sown: Sown) -> None:
-    found = verdicts_and_ranks(build(sown, {"mlp": {"adamw": 200}}))
-    assert not found.is_shown
+    tables = verdicts_and_ranks(build(sown, {"mlp": {"adamw": 200}}))
+    assert not tables.is_shown
 
 
 def test_without_the_baseline_there_are_ranks_only(sown: Sown) -> None:

@@ -142,8 +142,8 @@ def planned(results: Path) -> Callable[..., Plan]:
 
     def make(*overrides: str, **circumstances: Any) -> Plan:
         config, choices = composed(overrides)
-        given = {"results": results, "command": as_command(overrides), **circumstances}
-        return plan_from(config, choices, **{"experiment": None, **given})
+        settings = {"results": results, "command": as_command(overrides), **circumstances}
+        return plan_from(config, choices, **{"experiment": None, **settings})
 
     return make
 

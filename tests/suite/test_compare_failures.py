@@ -22,9 +22,9 @@ def test_a_method_that_does_not_fit_has_no_verdict(sown: Sown) -> None:
         sown("kfac", 0, None, status="unsupported", cut=0, summary=refused),
         *(sown("adamw", s) for s in (0, 1)),
     )
-    found = verdict(records)
-    assert sentence(found) == "mlp: no verdict: kfac does not fit this task: kfac needs layers."
-    assert reasons(CostTable(records), found) == shared_reasons(records, [found]) == []
+    result = verdict(records)
+    assert sentence(result) == "mlp: no verdict: kfac does not fit this task: kfac needs layers."
+    assert reasons(CostTable(records), result) == shared_reasons(records, [result]) == []
 
 
 def test_an_unfinished_run_is_left_out_and_named(two_sides: Any, sown: Sown) -> None:
@@ -32,14 +32,14 @@ def test_an_unfinished_run_is_left_out_and_named(two_sides: Any, sown: Sown) -> 
     records = build_records(
         [*two_sides().runs.values(), stopped.run, sown("adamw", 5, 200).run], []
     )
-    found = verdict(records)
-    assert found.reached == (5, 5)
-    said = reasons(CostTable(records), found)
+    result = verdict(records)
+    assert result.reached == (5, 5)
+    lines = reasons(CostTable(records), result)
     assert (
         "left out: kfac, seed 5: unfinished; finish it with: "
-        "python -m suite optimizer=kfac task=mlp seed=5 scale=quick" in said
+        "python -m suite optimizer=kfac task=mlp seed=5 scale=quick" in lines
     )
-    assert "left out: adamw, seed 5: kfac has no run of it" in said
+    assert "left out: adamw, seed 5: kfac has no run of it" in lines
 
 
 def test_nothing_but_unfinished_runs_is_no_verdict(sown: Sown) -> None:
@@ -51,10 +51,10 @@ def test_nothing_but_unfinished_runs_is_no_verdict(sown: Sown) -> None:
 
 def test_seeds_that_only_one_side_has_are_left_out_and_named(two_sides: Any, sown: Sown) -> None:
     records = build_records([*two_sides().runs.values(), sown("adamw", 9, 400).run], [])
-    found = verdict(records)
-    assert found.paired
-    assert found.reached == (5, 5)
-    assert "left out: adamw, seed 9: kfac has no run of it" in reasons(CostTable(records), found)
+    result = verdict(records)
+    assert result.paired
+    assert result.reached == (5, 5)
+    assert "left out: adamw, seed 9: kfac has no run of it" in reasons(CostTable(records), result)
 
 
 def test_other_seeds_on_both_sides_are_compared_without_pairs(sown: Sown) -> None:
@@ -62,21 +62,21 @@ def test_other_seeds_on_both_sides_are_compared_without_pairs(sown: Sown) -> Non
         *(sown("kfac", seed, 60 + seed) for seed in range(3)),
         *(sown("adamw", seed, 200 + seed) for seed in (7, 8)),
     )
-    found = verdict(records)
-    assert not found.paired
+    result = verdict(records)
+    assert not result.paired
     assert "the seeds differ (3 and 2 runs), so nothing is paired" in reasons(
-        CostTable(records), found
+        CostTable(records), result
     )
-    assert found.outcome == BETTER
+    assert result.outcome == BETTER
 
 
 def test_ties_are_no_difference(sown: Sown) -> None:
     records = built(
         *(sown(name, seed, 60 + seed, final=0.3) for name in ("kfac", "adamw") for seed in range(3))
     )
-    found = verdict(records)
-    assert found.ratios["steps"].value == pytest.approx(1.0)
-    assert found.outcome == 0
+    result = verdict(records)
+    assert result.ratios["steps"].value == pytest.approx(1.0)
+    assert result.outcome == 0
 
 
 def test_seeds_that_change_nothing_are_one_run(sown: Sown) -> None:
@@ -88,9 +88,9 @@ def test_seeds_that_change_nothing_are_one_run(sown: Sown) -> None:
     ]
     for run in runs:  # the same curve for every seed, down to the start
         run.history.loc[0, "val/error"] = 2.0
-    found = verdict(build_records(runs, []))
-    assert found.outcome is None
-    assert sentence(found).endswith("all 3 seeds are the same run: no interval.")
+    result = verdict(build_records(runs, []))
+    assert result.outcome is None
+    assert sentence(result).endswith("all 3 seeds are the same run: no interval.")
 
 
 def test_neither_nan_nor_infinity_is_a_value(sown: Sown) -> None:
@@ -106,10 +106,10 @@ def test_neither_nan_nor_infinity_is_a_value(sown: Sown) -> None:
             for seed in range(3)
         ),
     )
-    found = verdict(records)
-    assert found.final is None
-    assert found.outcome is None
-    assert sentence(found).endswith(
+    result = verdict(records)
+    assert result.final is None
+    assert result.outcome is None
+    assert sentence(result).endswith(
         "final error none against none (no target is set: this decides); neither has a final value "
         "in any run."
     )
@@ -121,14 +121,14 @@ def test_a_failure_is_no_better_than_the_start(sown: Sown) -> None:
         *(sown("kfac", seed, None, final=0.30 + 0.01 * seed, config=free) for seed in range(4)),
         *(sown("adamw", seed, None, status="diverged", cut=9, config=free) for seed in range(4)),
     )
-    found = verdict(records)
-    assert found.final is not None
-    assert found.final.value == pytest.approx(
+    result = verdict(records)
+    assert result.final is not None
+    assert result.final.value == pytest.approx(
         np.mean([0.30 + 0.01 * s - (2.0 + 0.001 * 3) for s in range(4)])
     )
-    assert found.final.low == -math.inf
-    assert found.outcome == BETTER
-    assert "none: lower by at least 1.688 [1.667, ∞]" in sentence(found)
+    assert result.final.low == -math.inf
+    assert result.outcome == BETTER
+    assert "none: lower by at least 1.688 [1.667, ∞]" in sentence(result)
 
 
 def test_a_failure_among_two_seeds_is_no_verdict(sown: Sown) -> None:
@@ -138,22 +138,22 @@ def test_a_failure_among_two_seeds_is_no_verdict(sown: Sown) -> None:
         sown("adamw", 0, 200),
         sown("adamw", 1, None, status="diverged", cut=9),
     )
-    found = verdict(records)
-    assert found.outcome is None
-    assert sentence(found).endswith("2 seeds, some of which failed: no interval.")
+    result = verdict(records)
+    assert result.outcome is None
+    assert sentence(result).endswith("2 seeds, some of which failed: no interval.")
 
 
 def test_a_target_that_holds_at_the_start_costs_nothing(sown: Sown) -> None:
     easy = (("target", 5.0),)
     pairs = [(name, seed) for name in ("kfac", "adamw") for seed in (0, 1)]
-    found = verdict(
+    result = verdict(
         built(*(sown(name, seed, 60, final=0.3 + 0.01 * seed, config=easy) for name, seed in pairs))
     )
-    assert found.ratios == {}
-    assert (found.decided_by, found.reached, found.outcome) == (FINAL, (2, 2), 0)
+    assert result.ratios == {}
+    assert (result.decided_by, result.reached, result.outcome) == (FINAL, (2, 2), 0)
     assert (
         "in 2 of 2 seeds against 2 of 2; final error 0.3050 against 0.3050: no difference (this"
-        in sentence(found)
+        in sentence(result)
     )
 
 
@@ -162,11 +162,11 @@ def test_one_difference_for_all_seeds_has_no_interval(sown: Sown) -> None:
     pairs = [
         (name, start, seed) for name, start in (("kfac", 0.25), ("adamw", 0.5)) for seed in range(3)
     ]
-    found = verdict(
+    result = verdict(
         built(*(sown(name, seed, None, final=start, config=free) for name, start, seed in pairs))
     )
-    assert found.outcome is None
-    assert sentence(found).endswith("3 seeds, with one and the same difference: no interval.")
+    assert result.outcome is None
+    assert sentence(result).endswith("3 seeds, with one and the same difference: no interval.")
 
 
 @pytest.mark.slow
@@ -175,7 +175,7 @@ def test_equal_methods_are_told_apart_at_about_the_nominal_rate(sown: Sown) -> N
 
     About 5 % are told apart.
     """
-    generator, told, total = np.random.default_rng(7), 0, 200
+    generator, decided, total = np.random.default_rng(7), 0, 200
     runs = []
     for number in range(total):
         for name in ("kfac", "adamw"):
@@ -185,9 +185,9 @@ def test_equal_methods_are_told_apart_at_about_the_nominal_rate(sown: Sown) -> N
     records = build_records(runs, [])
     cost_table = CostTable(records)
     for problem in records.problems:
-        there = sides(records, problem)
-        told += judge(cost_table, there["kfac"], there["adamw"]).outcome != 0
-    assert 0.01 <= told / total <= 0.10
+        pair = sides(records, problem)
+        decided += judge(cost_table, pair["kfac"], pair["adamw"]).outcome != 0
+    assert 0.01 <= decided / total <= 0.10
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,8 @@ def stood(records: Records) -> list[Ranking]:
 
 
 def unit(records: Records, **options: bool) -> str:
-    there = {problem: list(sides(records, problem).values()) for problem in records.problems}
-    return best_unit(CostTable(records), there, **options)
+    pair = {problem: list(sides(records, problem).values()) for problem in records.problems}
+    return best_unit(CostTable(records), pair, **options)
 
 
 @pytest.fixture
@@ -51,16 +51,16 @@ def field(sown: Sown) -> Callable[..., Records]:
 
 
 def test_an_order_that_no_seed_disputes_is_kept_in_every_resample(field: Any) -> None:
-    (found,) = stood(field({"mlp": {"sgd": 300, "kfac": 60, "adamw": 150}}))
-    assert list(found.ranks.index) == ["kfac", "adamw", "sgd"]
-    assert list(found.ranks) == [1, 2, 3]
-    assert list(found.stability) == [1.0, 1.0, 1.0]
-    assert [one.outcome for one in found.behind] == [1, 1]
+    (ranking,) = stood(field({"mlp": {"sgd": 300, "kfac": 60, "adamw": 150}}))
+    assert list(ranking.ranks.index) == ["kfac", "adamw", "sgd"]
+    assert list(ranking.ranks) == [1, 2, 3]
+    assert list(ranking.stability) == [1.0, 1.0, 1.0]
+    assert [one.outcome for one in ranking.behind] == [1, 1]
 
 
 def test_failures_share_the_last_rank(field: Any) -> None:
-    (found,) = stood(field({"mlp": {"sgd": None, "kfac": 60, "adamw": None}}))
-    assert dict(found.ranks) == {"kfac": 1.0, "sgd": 2.5, "adamw": 2.5}
+    (ranking,) = stood(field({"mlp": {"sgd": None, "kfac": 60, "adamw": None}}))
+    assert dict(ranking.ranks) == {"kfac": 1.0, "sgd": 2.5, "adamw": 2.5}
 
 
 def test_the_place_of_a_close_pair_is_not_certain(sown: Sown) -> None:
@@ -68,9 +68,9 @@ def test_the_place_of_a_close_pair_is_not_certain(sown: Sown) -> None:
     runs = [
         sown(name, seed, cost).run for name, own in costs.items() for seed, cost in enumerate(own)
     ]
-    (found,) = stood(build_records(runs, []))
-    assert 0.2 < found.stability["kfac"] < 0.9
-    assert found.stability["sgd"] == 1.0
+    (ranking,) = stood(build_records(runs, []))
+    assert 0.2 < ranking.stability["kfac"] < 0.9
+    assert ranking.stability["sgd"] == 1.0
 
 
 def test_without_a_target_the_final_value_ranks(sown: Sown) -> None:
@@ -83,10 +83,10 @@ def test_without_a_target_the_final_value_ranks(sown: Sown) -> None:
     runs += [
         sown("sgd", seed, None, status="diverged", cut=9, config=free).run for seed in range(3)
     ]
-    (found,) = stood(build_records(runs, []))
-    assert found.by == FINAL
-    assert list(found.ranks.index) == ["adamw", "kfac", "sgd"]
-    assert np.isinf(found.scores["sgd"]).all()
+    (ranking,) = stood(build_records(runs, []))
+    assert ranking.by == FINAL
+    assert list(ranking.ranks.index) == ["adamw", "kfac", "sgd"]
+    assert np.isinf(ranking.scores["sgd"]).all()
 
 
 def test_larger_values_rank_first_where_they_are_better(sown: Sown) -> None:
@@ -97,8 +97,8 @@ def test_larger_values_rank_first_where_they_are_better(sown: Sown) -> None:
         for name, end in ends
         for seed in range(3)
     ]
-    (found,) = stood(build_records(runs, []))
-    assert list(found.ranks.index) == ["kfac", "adamw"]
+    (ranking,) = stood(build_records(runs, []))
+    assert list(ranking.ranks.index) == ["kfac", "adamw"]
 
 
 def test_seconds_rank_where_all_of_them_are_clean(field: Any) -> None:
@@ -166,9 +166,9 @@ def test_a_test_function_is_no_part_of_the_overall_ranks(field: Any) -> None:
     records = build_records(
         [*field({"mlp": costs, "cnn": costs}).runs.values(), *bowl.runs.values()], []
     )
-    found = stood(records)
-    total = overall(records, found)
-    assert {one.problem for one in found} == {"mlp", "cnn", "bowl"}
+    ranking = stood(records)
+    total = overall(records, ranking)
+    assert {one.problem for one in ranking} == {"mlp", "cnn", "bowl"}
     assert total is not None
     assert set(total.problems) == {"mlp", "cnn"}
     assert dict(total.table["rank"]) == {"kfac": 1.0, "adamw": 2.0}
@@ -197,18 +197,18 @@ def test_unfinished_and_unfit_runs_have_no_rank(field: Any, sown: Sown) -> None:
         ],
         [],
     )
-    (found,) = stood(records)
-    assert list(found.ranks.index) == ["kfac", "adamw"]
+    (ranking,) = stood(records)
+    assert list(ranking.ranks.index) == ["kfac", "adamw"]
 
 
 def test_a_seed_that_one_method_lacks_counts_for_the_others(field: Any, sown: Sown) -> None:
     more = sown("kfac", 9, 70).run
-    (found,) = stood(
+    (ranking,) = stood(
         build_records([*field({"mlp": {"kfac": 60, "adamw": 100}}).runs.values(), more], [])
     )
-    assert found.scores["adamw"].isna().sum() == 1
-    assert list(found.stability) == [1.0, 1.0]
-    assert np.isfinite(found.drawn).all()
+    assert ranking.scores["adamw"].isna().sum() == 1
+    assert list(ranking.stability) == [1.0, 1.0]
+    assert np.isfinite(ranking.drawn).all()
 
 
 def test_the_baseline_is_the_default_where_no_levels_are_stored(field: Any) -> None:

@@ -59,24 +59,24 @@ def test_shares_of_the_parameters() -> None:
         ("c", torch.zeros(1)),
         ("frozen", torch.zeros(90)),
     ]
-    found = layer_coverage.shares({"b": "adamw", "a": "kfac", "c": "adamw"}, named)
-    assert found == {"kfac": 0.6, "adamw": 0.4}
+    shares = layer_coverage.shares({"b": "adamw", "a": "kfac", "c": "adamw"}, named)
+    assert shares == {"kfac": 0.6, "adamw": 0.4}
     assert (
-        layer_coverage.in_words(found)
+        layer_coverage.in_words(shares)
         == "updated: 60 % of the parameters by kfac, 40 % of the parameters by adamw"
     )
     assert layer_coverage.rules(torch.optim.SGD([torch.zeros(1, requires_grad=True)])) == {}
 
 
 def test_a_run_prints_and_keeps_the_rules(command: Callable[..., Any], results: Path) -> None:
-    said = command("optimizer=kfac", "task=mlp", "steps=2", "optimizer.skip=[bias]")
+    output = command("optimizer=kfac", "task=mlp", "steps=2", "optimizer.skip=[bias]")
     (directory,) = (results / "runs/mlp/kfac").iterdir()
     kept = json.loads((directory / "environment.json").read_text())["layer_coverage"]
     assert {rule for name, rule in kept.items() if name.endswith("weight")} == {"kfac"}
     assert {rule for name, rule in kept.items() if name.endswith("bias")} == {"adamw"}
-    found = json.loads((directory / "summary.json").read_text())["coverage"]
-    assert found["kfac"] > 0.9 > found["adamw"] > 0
-    assert f"  {layer_coverage.in_words(found)}" in said.out.splitlines()
+    stored = json.loads((directory / "summary.json").read_text())["coverage"]
+    assert stored["kfac"] > 0.9 > stored["adamw"] > 0
+    assert f"  {layer_coverage.in_words(stored)}" in output.out.splitlines()
 
 
 def test_an_optimizer_of_one_rule_has_no_coverage(train: Callable[..., Any]) -> None:

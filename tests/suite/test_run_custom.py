@@ -30,9 +30,9 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_run_goes_by_the_name_of_its_file(command: Any, mine: Path, results: Path) -> None:
-    said = command("task=custom", "task.file=mine.py", "optimizer=adamw", *SHORT)
-    assert said.code == 0, said.err
-    assert "adamw on mine, seed 0: done, accuracy" in said.out
+    output = command("task=custom", "task.file=mine.py", "optimizer=adamw", *SHORT)
+    assert output.code == 0, output.err
+    assert "adamw on mine, seed 0: done, accuracy" in output.out
     (record,) = (results / "runs" / "mine" / "adamw").iterdir()
     config = yaml.safe_load((record / "config.yaml").read_text())
     assert config["task"]["file"] == "mine.py"
@@ -73,16 +73,16 @@ def test_a_broken_file_stops_the_command_before_anything_is_recorded(
     command: Any, mine: Path, results: Path, sweep: tuple[str, ...]
 ) -> None:
     mine.write_text(FILE.replace("Loss()", 'Loss(reduction="none")'))
-    said = command(
+    output = command(
         *sweep,
         "task=custom",
         "task.file=mine.py",
         "optimizer=adamw,sgd" if sweep else "optimizer=sgd",
     )
-    assert said.code == 2
-    assert "mine.py, line 3: loss gives a tensor of shape (8,), not one number" in said.err
-    assert '3 | loss = torch.nn.CrossEntropyLoss(reduction="none")' in said.err
-    assert "Traceback" not in said.err
+    assert output.code == 2
+    assert "mine.py, line 3: loss gives a tensor of shape (8,), not one number" in output.err
+    assert '3 | loss = torch.nn.CrossEntropyLoss(reduction="none")' in output.err
+    assert "Traceback" not in output.err
     assert not (results / "runs").exists()
 
 
@@ -92,9 +92,9 @@ def test_tuned_values_of_a_file_are_asked_for_by_its_name(command: Any, mine: Pa
     tuned.mkdir(parents=True)
     (tuned / "mine_sgd.yaml").write_text("# @package _global_\noptimizer:\n  lr: 0.25\n")
     asked = ("task=custom", "task.file=mine.py", "tuned=mine_${optimizer}", *SHORT)
-    said = command("--config-dir=own", "-m", *asked, "optimizer=sgd,adamw")
-    assert said.code == 0, said.err
-    assert "[2/2] adamw on mine, seed 0: done" in said.out
+    output = command("--config-dir=own", "-m", *asked, "optimizer=sgd,adamw")
+    assert output.code == 0, output.err
+    assert "[2/2] adamw on mine, seed 0: done" in output.out
     rates = {}
     for path in (mine.parent / "results" / "runs" / "mine").glob("*/*/config.yaml"):
         config = yaml.safe_load(path.read_text())

@@ -148,9 +148,9 @@ def problem(planned: Train) -> tuple[Any, Any]:
 def test_costs_are_medians_relative_to_a_gradient(problem: tuple[Any, Any]) -> None:
     both, value, hvp, ggnvp, jac, examples = 0.2, 0.05, 0.3, 0.4, 0.5, 0.9
 
-    found = oracle_costs.measure(*problem, clock=Ticking(both, value, hvp, ggnvp, jac, examples))
+    costs = oracle_costs.measure(*problem, clock=Ticking(both, value, hvp, ggnvp, jac, examples))
 
-    assert found == {
+    assert costs == {
         "value": 0.25,
         "grad": 0.75,
         "hvp": 1.5,
@@ -161,14 +161,14 @@ def test_costs_are_medians_relative_to_a_gradient(problem: tuple[Any, Any]) -> N
 
 
 def test_a_slow_forward_pass_costs_no_more_than_a_gradient(problem: tuple[Any, Any]) -> None:
-    found = oracle_costs.measure(*problem, clock=Ticking(0.1, 0.3, 0.1, 0.1, 0.1, 0.1))
-    assert (found["value"], found["grad"]) == (1.0, 0.0)
+    costs = oracle_costs.measure(*problem, clock=Ticking(0.1, 0.3, 0.1, 0.1, 0.1, 0.1))
+    assert (costs["value"], costs["grad"]) == (1.0, 0.0)
 
 
 def test_measured_costs_are_those_of_a_gradient_in_all(problem: tuple[Any, Any]) -> None:
-    found = oracle_costs.measure(*problem)
-    assert found["value"] + found["grad"] == pytest.approx(1)
-    assert all(cost >= 0 for cost in found.values())
+    costs = oracle_costs.measure(*problem)
+    assert costs["value"] + costs["grad"] == pytest.approx(1)
+    assert all(cost >= 0 for cost in costs.values())
 
 
 def test_oracle_calls_are_weighted_by_their_costs() -> None:
@@ -227,13 +227,13 @@ def test_runs_of_a_task_share_their_costs_and_other_sizes_have_their_own(
 def test_workers_share_the_cores(
     monkeypatch: pytest.MonkeyPatch, cores: int, workers: int, threads: int
 ) -> None:
-    given: list[int] = []
+    threads_set: list[int] = []
     monkeypatch.setattr(device, "cores", lambda: cores)
-    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    monkeypatch.setattr(torch, "set_num_threads", threads_set.append)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 0)
 
     assert device.set_threads("auto", workers) == threads
-    assert given == [threads]
+    assert threads_set == [threads]
     assert device.set_threads(3, workers) == 3
 
 

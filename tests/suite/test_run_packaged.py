@@ -195,14 +195,14 @@ def test_telemetry_changes_no_step(train: Train) -> None:
 
 
 def test_a_setting_that_the_yaml_leaves_open_needs_no_sign() -> None:
-    given = [
+    words = [
         "optimizer=adam,pytorch_optimizer",
         "optimizer.settings.k=5",
         "optimizer.lr=1",
         "task.a.b=1",
         "-m",
     ]
-    assert opened(given) == [given[0], "++optimizer.settings.k=5", *given[2:]]
+    assert opened(words) == [words[0], "++optimizer.settings.k=5", *words[2:]]
     assert opened(["optimizer=adam", "optimizer.settings.k=5"]) == [
         "optimizer=adam",
         "optimizer.settings.k=5",
@@ -219,8 +219,8 @@ def test_name_and_settings_come_from_the_command_line(command: Command, results:
         "optimizer.settings.optimizer=Lion",
         "optimizer.settings.k=3",
     )
-    said = command("optimizer=pytorch_optimizer", *settings, "optimizer.lr=0.01", *MLP, *LENGTH)
-    assert said.code == 0, said.err
+    output = command("optimizer=pytorch_optimizer", *settings, "optimizer.lr=0.01", *MLP, *LENGTH)
+    assert output.code == 0, output.err
     (directory,) = (results / "runs/mlp/pytorch_optimizer_lookahead").iterdir()
     summary = json.loads((directory / "summary.json").read_text())
     assert (summary["status"], summary["optimizer"]) == ("done", "pytorch_optimizer_lookahead")
@@ -247,9 +247,9 @@ def test_name_and_settings_come_from_the_command_line(command: Command, results:
 def test_what_is_not_there_ends_the_command_with_what_is_close(
     command: Command, results: Any, arguments: tuple[str, ...], message: str
 ) -> None:
-    said = command("optimizer=pytorch_optimizer", *arguments, *MLP, *LENGTH)
-    assert said.code == 2
-    assert message in said.err
+    output = command("optimizer=pytorch_optimizer", *arguments, *MLP, *LENGTH)
+    assert output.code == 2
+    assert message in output.err
     assert not (results / "runs").exists()
 
 

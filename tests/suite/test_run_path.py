@@ -125,8 +125,8 @@ def test_the_report_draws_what_a_run_recorded(train: Train, results: Path) -> No
             f"optimizer={optimizer}", *PLANE, f"optimizer.lr={lr}", "steps=40", "task.eval_every=10"
         )
     assert report.main(["--runs", str(results / "runs"), "--out", str(results / "report")]) == 0
-    made = {file.name for file in (results / "report" / "figures").glob("*rosenbrock*")}
-    assert made >= {"landscape-rosenbrock.png", "animation-rosenbrock.gif", "order-rosenbrock.png"}
+    names = {file.name for file in (results / "report" / "figures").glob("*rosenbrock*")}
+    assert names >= {"landscape-rosenbrock.png", "animation-rosenbrock.gif", "order-rosenbrock.png"}
     with (results / "report" / "tables" / "orders_numbers.csv").open(newline="") as file:
         words = {row["optimizer"]: row["observed"] for row in csv.DictReader(file)}
     assert words["newton"].startswith("quadratic")

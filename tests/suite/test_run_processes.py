@@ -49,11 +49,11 @@ def running(root: Path, results: Path) -> Iterator[tuple[subprocess.Popen[str], 
     )
     try:
         end = time.monotonic() + 120
-        while not (found := list(results.glob("runs/mlp/adam/*/checkpoint.pt"))):
+        while not (files := list(results.glob("runs/mlp/adam/*/checkpoint.pt"))):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < end, "no checkpoint after two minutes"
             time.sleep(0.005)
-        yield process, found[0].parent
+        yield process, files[0].parent
     finally:
         process.kill()
         process.communicate()

@@ -50,9 +50,9 @@ def test_what_a_gradient_is_made_of_is_part_of_the_id_where_it_is_unusual(
     "wrong", ["accumulate=0", "accumulate=1.5", "clip_grad_norm=0", "timeout=soon", "timeout=-1"]
 )
 def test_settings_that_make_no_sense_are_refused(command: Command, wrong: str) -> None:
-    said = command("optimizer=sgd", "task=quadratic", wrong)
-    assert said.code == 2
-    assert wrong.partition("=")[0] in said.err
+    output = command("optimizer=sgd", "task=quadratic", wrong)
+    assert output.code == 2
+    assert wrong.partition("=")[0] in output.err
 
 
 def test_a_batch_in_parts_is_the_batch_and_needs_less_memory(train: Train) -> None:
@@ -164,9 +164,9 @@ def test_a_sweep_by_several_processes_is_refused(
 ) -> None:
     for key, value in {"RANK": "0", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(key, value)
-    said = command("-m", "optimizer=sgd", "task=quadratic", "seed=0,1")
-    assert said.code == 2
-    assert "-m asks for a sweep" in said.err
+    output = command("-m", "optimizer=sgd", "task=quadratic", "seed=0,1")
+    assert output.code == 2
+    assert "-m asks for a sweep" in output.err
 
 
 def test_the_launchers_words_are_read(monkeypatch: pytest.MonkeyPatch) -> None:

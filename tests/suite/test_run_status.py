@@ -211,7 +211,7 @@ def test_the_words_have_the_exit_codes_of_their_meaning() -> None:
 
 
 def offers(task: str) -> frozenset[str]:
-    found: frozenset[str] = getattr(
+    needs: frozenset[str] = getattr(
         locate(registry.read("task", task)["_target_"]), "offers", frozenset()
     )
-    return found
+    return needs

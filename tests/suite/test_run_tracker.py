@@ -106,11 +106,11 @@ def test_a_failing_mirror_is_said_once_and_the_run_is_unharmed(
     seen = mirror(place)
     done = train(*RUN)
 
-    said = capsys.readouterr().err
+    output = capsys.readouterr().err
     assert (done.status, done.summary["message"]) == ("done", "")
     assert len(done.rows) == 7
     assert (
-        said.count(
+        output.count(
             "W&B is left out of this run (OSError: no route to host); the local record goes on."
         )
         == 1

@@ -143,10 +143,10 @@ def faulty(module: Callable[[str, str], str]) -> Callable[[str], tuple[str, ...]
 
 def record(results: Path, size: int = 2) -> Path:
     """The one run's directory with this number of processes."""
-    found = [path.parent for path in results.glob("runs/*/*/*/config.yaml")]
+    files = [path.parent for path in results.glob("runs/*/*/*/config.yaml")]
     (one,) = [
         path
-        for path in found
+        for path in files
         if yaml.safe_load((path / "config.yaml").read_text())["world_size"] == size
     ]
     return one
@@ -299,9 +299,9 @@ def test_a_rank_that_waits_for_one_that_hangs_can_be_ended(
             assert first.poll() is None
             time.sleep(0.05)
         first.send_signal(signal.SIGTERM)
-        said = first.communicate(timeout=90)
+        output = first.communicate(timeout=90)
         assert second.poll() is None  # it hangs still
-    assert first.returncode == 1, said
+    assert first.returncode == 1, output
     summary = read(record(results))
     assert (summary["status"], summary["steps"]) == ("error", 3)
     assert summary["message"] == "asked to end, and another rank has not answered for 1 s"

@@ -118,14 +118,14 @@ BASE_OF = {"mnist wide": "mnist", "wmt long": "wmt"}
 
 
 def test_held_out_workloads_disqualify_by_the_four_rules() -> None:
-    found = stats.with_held_out(BASE, HELD_OUT, BASE_OF)
+    times = stats.with_held_out(BASE, HELD_OUT, BASE_OF)
     # mnist: c is more than 4 x 10 (rule 2). Its 4 on the variant still sets the pace there: it
     # reached the base target, so that b and d, slower than 16, are out too (rule 4).
-    assert found.loc["mnist"].tolist() == [10, INF, INF, INF]
+    assert times.loc["mnist"].tolist() == [10, INF, INF, INF]
     # wmt: a missed the variant (3). d was not run on the base (1), so that its 1 on the variant
     # sets no pace (4).
-    assert found.loc["wmt"].tolist() == [INF, 20, 15, INF]
-    assert found.loc["ogbg"].tolist() == [10, INF, 40, 12]  # no variant; 4 x 10 is just in time
+    assert times.loc["wmt"].tolist() == [INF, 20, 15, INF]
+    assert times.loc["ogbg"].tolist() == [10, INF, 40, 12]  # no variant; 4 x 10 is just in time
     assert BASE.loc["mnist", "b"] == 30  # the input is left as it was
 
 

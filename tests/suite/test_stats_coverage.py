@@ -56,11 +56,11 @@ def simulated(
 @pytest.mark.parametrize("n", [3, 5, 10])
 def test_the_ratio_of_costs_is_covered_from_three_seeds_on(n: int, paired: bool, kind: str) -> None:
     generator = np.random.default_rng([n, paired])
-    found = [
+    interval = [
         stats.ratio_interval(*simulated(generator, n, paired, kind), paired=paired)
         for _ in range(EXPERIMENTS)
     ]
-    assert 0.92 <= np.mean([each.low <= 0.6 <= each.high for each in found]) <= 0.98
+    assert 0.92 <= np.mean([each.low <= 0.6 <= each.high for each in interval]) <= 0.98
 
 
 @pytest.mark.parametrize("paired", [True, False])
@@ -69,19 +69,19 @@ def test_with_failures_it_is_covered_at_least_as_often(n: int, paired: bool) -> 
     """Runs slower than a common budget never reach the target: about a quarter of B's, few of
     A's."""
     generator = np.random.default_rng([n, paired, 7])
-    hits = told = failures = 0
+    hits = decided = failures = 0
     for _ in range(EXPERIMENTS):
         a, b = (
             np.where(cost > 1.2, math.inf, cost)
             for cost in simulated(generator, n, paired, "log-normal")
         )
-        found = stats.ratio_interval(a, b, paired=paired, budgets=(1.2, 1.2))
-        hits += found.low <= 0.6 <= found.high
-        told += found.high < 1
+        interval = stats.ratio_interval(a, b, paired=paired, budgets=(1.2, 1.2))
+        hits += interval.low <= 0.6 <= interval.high
+        decided += interval.high < 1
         failures += bool(np.isinf([a, b]).any())
     assert failures > EXPERIMENTS / 3
     assert hits / EXPERIMENTS >= 0.94
-    assert told > {3: 0.1, 5: 0.3, 10: 0.6}[n] * EXPERIMENTS  # not by saying nothing
+    assert decided > {3: 0.1, 5: 0.3, 10: 0.6}[n] * EXPERIMENTS  # not by saying nothing
 
 
 @pytest.mark.parametrize("n", [3, 5])
@@ -92,6 +92,6 @@ def test_equal_methods_are_rarely_told_apart(n: int) -> None:
         false = 0
         for _ in range(EXPERIMENTS):
             a, b = generator.lognormal(0, 0.4, (2, n))
-            found = stats.ratio_interval(a, b, paired=paired)
-            false += not found.low <= 1 <= found.high
+            interval = stats.ratio_interval(a, b, paired=paired)
+            false += not interval.low <= 1 <= interval.high
         assert false / EXPERIMENTS <= 0.075

@@ -26,13 +26,13 @@ HELPERS = {"best_index", "apart_from_best", "interval_of", "intervals_of"}
 
 
 def test_the_example_prints_what_the_page_says() -> None:
-    found = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert found
+    match = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert match
     printed, names = io.StringIO(), dict[str, Any]()
     with contextlib.redirect_stdout(printed):
-        exec(found[1], names)
+        exec(match[1], names)
     lines = [line.rstrip() for line in printed.getvalue().splitlines()]
-    assert lines == found[2].splitlines()
+    assert lines == match[2].splitlines()
 
 
 def test_every_public_statistic_is_on_the_page() -> None:

@@ -52,13 +52,13 @@ def test_friedman_of_demsars_example() -> None:
 
     Chi2 = 9.28, F = 3.69 with 3 and 39 degrees of freedom.
     """
-    found = stats.friedman(DEMSAR, tie_correction=False)
-    assert found.ranks.round(3).tolist() == [3.143, 2.0, 2.893, 1.964]
-    assert found.statistic == pytest.approx(9.28, abs=0.005)
-    assert found.f_statistic == pytest.approx(3.69, abs=0.005)
-    assert found.f_p_value < 0.05
-    assert found.problems == 14
-    assert found.f_p_value == pytest.approx(scipy_stats.f.sf(found.f_statistic, 3, 39), rel=1e-12)
+    result = stats.friedman(DEMSAR, tie_correction=False)
+    assert result.ranks.round(3).tolist() == [3.143, 2.0, 2.893, 1.964]
+    assert result.statistic == pytest.approx(9.28, abs=0.005)
+    assert result.f_statistic == pytest.approx(3.69, abs=0.005)
+    assert result.f_p_value < 0.05
+    assert result.problems == 14
+    assert result.f_p_value == pytest.approx(scipy_stats.f.sf(result.f_statistic, 3, 39), rel=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -66,11 +66,11 @@ def test_friedman_with_ties_is_that_of_scipy(seed: int) -> None:
     scores = random_scores(seed)
     theirs = scipy_stats.friedmanchisquare(*scores.to_numpy().T)
     for mode in ("max", "min"):
-        found = stats.friedman(scores, mode=mode)
-        assert (found.statistic, found.p_value) == pytest.approx(
+        result = stats.friedman(scores, mode=mode)
+        assert (result.statistic, result.p_value) == pytest.approx(
             (theirs.statistic, theirs.pvalue), rel=1e-10
         )
-        assert stats.friedman(scores, tie_correction=False, mode=mode).statistic < found.statistic
+        assert stats.friedman(scores, tie_correction=False, mode=mode).statistic < result.statistic
 
 
 def test_without_ties_the_correction_changes_nothing() -> None:
@@ -147,15 +147,15 @@ def test_groups_are_the_largest_and_need_two() -> None:
 
 def test_wilcoxon_of_demsars_example() -> None:
     """Section 3.1.3, Table 2: R+ = 93, R- = 12, so that T = 12, and 21 is critical at 5 %."""
-    found = stats.wilcoxon_holm(DEMSAR[["C4.5", "C4.5+m"]]).iloc[0]
-    assert found["statistic"] == 12
-    assert (found["wins"], found["losses"]) == (2, 10)
-    assert found["p_value"] < 0.05
+    result = stats.wilcoxon_holm(DEMSAR[["C4.5", "C4.5+m"]]).iloc[0]
+    assert result["statistic"] == 12
+    assert (result["wins"], result["losses"]) == (2, 10)
+    assert result["p_value"] < 0.05
     z = (12 - 14 * 15 / 4) / math.sqrt(14 * 15 * 29 / 24)
     # the paper's z; ours is exact
-    assert found["p_value"] == pytest.approx(2 * scipy_stats.norm.cdf(z), abs=4e-3)
+    assert result["p_value"] == pytest.approx(2 * scipy_stats.norm.cdf(z), abs=4e-3)
     differences = (DEMSAR["C4.5"] - DEMSAR["C4.5+m"]).round(6).to_numpy()
-    assert found["p_value"] == pytest.approx(by_counting(differences)[1], rel=1e-10)
+    assert result["p_value"] == pytest.approx(by_counting(differences)[1], rel=1e-10)
 
 
 def test_holms_procedure_of_demsars_example() -> None:
@@ -185,17 +185,17 @@ def by_counting(differences: np.ndarray) -> tuple[float, float]:
 @pytest.mark.parametrize("seed", range(8))
 def test_wilcoxons_p_value_is_exact_with_ties_and_zeros(seed: int) -> None:
     scores = random_scores(seed, n=9, k=2)
-    found = stats.wilcoxon_holm(scores).iloc[0]
+    result = stats.wilcoxon_holm(scores).iloc[0]
     t, p = by_counting((scores["a"] - scores["b"]).to_numpy())
-    assert (found["statistic"], found["p_value"]) == pytest.approx((t, p), rel=1e-9)
+    assert (result["statistic"], result["p_value"]) == pytest.approx((t, p), rel=1e-9)
 
 
 @pytest.mark.parametrize("n", [8, 20])
 def test_without_ties_wilcoxon_is_that_of_scipy(n: int) -> None:
     scores = random_scores(3, n=n, k=2, ties=False)
     theirs = scipy_stats.wilcoxon(scores["a"], scores["b"], method="exact")
-    found = stats.wilcoxon_holm(scores).iloc[0]
-    assert (found["statistic"], found["p_value"]) == pytest.approx(
+    result = stats.wilcoxon_holm(scores).iloc[0]
+    assert (result["statistic"], result["p_value"]) == pytest.approx(
         (theirs.statistic, theirs.pvalue), rel=1e-10
     )
 
@@ -216,14 +216,14 @@ def test_pairs_are_adjusted_together_and_a_control_tests_fewer() -> None:
 
 def test_two_failures_are_a_tie_and_one_outranks_every_difference() -> None:
     times = pd.DataFrame({"a": [1.0, INF, 5.0, 2.0, INF], "b": [1e9, INF, 4.0, 3.0, 9.0]})
-    found = stats.wilcoxon_holm(times, mode="min").iloc[0]
+    result = stats.wilcoxon_holm(times, mode="min").iloc[0]
     # |differences| rank: the two failures 1, the ones 2.5 each, 1e9 4, the failure 5: R- = 0.5 +
     # 2.5 + 4
-    assert found["statistic"] == 7.0
-    assert (found["wins"], found["losses"]) == (2, 2)
+    assert result["statistic"] == 7.0
+    assert (result["wins"], result["losses"]) == (2, 2)
     quicker = stats.wilcoxon_holm(times.iloc[[0, 1, 3]], mode="min").iloc[0]
     assert (quicker["wins"], quicker["losses"]) == (2, 0)
-    assert found["p_value"] == pytest.approx(by_counting(np.array([-1e9, 0, 1, -1, 1e10]))[1])
+    assert result["p_value"] == pytest.approx(by_counting(np.array([-1e9, 0, 1, -1, 1e10]))[1])
 
 
 def test_relative_times_do_not_care_about_the_unit_of_a_problem() -> None:

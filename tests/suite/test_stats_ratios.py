@@ -20,22 +20,22 @@ INF = math.inf
 
 def test_paired_costs_give_students_interval_of_the_log_ratios() -> None:
     a, b = np.array([10.0, 12.0, 15.0, 9.0]), np.array([20.0, 30.0, 25.0, 21.0])
-    found = stats.ratio_interval(a, b, paired=True)
+    interval = stats.ratio_interval(a, b, paired=True)
     theirs = scipy_stats.ttest_rel(np.log(a), np.log(b)).confidence_interval(0.95)
-    assert found.ratio == pytest.approx(scipy_stats.gmean(a / b), rel=1e-12)
-    assert (found.low, found.high) == pytest.approx(
+    assert interval.ratio == pytest.approx(scipy_stats.gmean(a / b), rel=1e-12)
+    assert (interval.low, interval.high) == pytest.approx(
         (np.exp(theirs.low), np.exp(theirs.high)), rel=1e-10
     )
-    assert found.method == "Student's t on paired log ratios"
+    assert interval.method == "Student's t on paired log ratios"
 
 
 @pytest.mark.parametrize("level", [0.8, 0.95])
 def test_unpaired_costs_give_welchs_interval(level: float) -> None:
     a, b = np.array([10.0, 12.0, 15.0]), np.array([20.0, 30.0, 25.0, 21.0, 90.0])
-    found = stats.ratio_interval(a, b, paired=False, level=level)
+    interval = stats.ratio_interval(a, b, paired=False, level=level)
     theirs = scipy_stats.ttest_ind(np.log(a), np.log(b), equal_var=False).confidence_interval(level)
-    assert found.ratio == pytest.approx(scipy_stats.gmean(a) / scipy_stats.gmean(b), rel=1e-12)
-    assert (found.low, found.high) == pytest.approx(
+    assert interval.ratio == pytest.approx(scipy_stats.gmean(a) / scipy_stats.gmean(b), rel=1e-12)
+    assert (interval.low, interval.high) == pytest.approx(
         (np.exp(theirs.low), np.exp(theirs.high)), rel=1e-10
     )
 
@@ -59,11 +59,11 @@ def test_the_other_way_round_it_is_the_reciprocal() -> None:
 def test_a_single_seed_gives_no_interval() -> None:
     for a, b in (([2.0], [4.0]), ([2.0], [INF])):
         for paired in (True, False):
-            found = stats.ratio_interval(a, b, paired=paired)
-            assert found.ratio == (0.5 if b[0] < INF else 0.0)
-            assert math.isnan(found.low)
-            assert math.isnan(found.high)
-            assert "no interval" in found.method
+            interval = stats.ratio_interval(a, b, paired=paired)
+            assert interval.ratio == (0.5 if b[0] < INF else 0.0)
+            assert math.isnan(interval.low)
+            assert math.isnan(interval.high)
+            assert "no interval" in interval.method
     assert math.isnan(stats.ratio_interval([2.0], [4.0, 5.0], paired=False).low)
 
 
@@ -72,9 +72,9 @@ def test_costs_that_agree_give_a_point_unless_the_resolution_is_told() -> None:
     assert stats.ratio_interval(a, b, paired=True)[:3] == pytest.approx((0.5, 0.5, 0.5), rel=1e-12)
     assert stats.ratio_interval(a, b, paired=False)[:3] == pytest.approx((0.5, 0.5, 0.5), rel=1e-12)
     for paired in (True, False):
-        found = stats.ratio_interval(a, b, paired=paired, resolution=(20.0, 50.0))
-        assert found[:3] == pytest.approx((0.5, 80 / 200, 100 / 150), rel=1e-12)
-        assert "resolution" in found.method
+        interval = stats.ratio_interval(a, b, paired=paired, resolution=(20.0, 50.0))
+        assert interval[:3] == pytest.approx((0.5, 80 / 200, 100 / 150), rel=1e-12)
+        assert "resolution" in interval.method
     alone = stats.ratio_interval([100.0], [200.0], paired=True, resolution=(100.0, 200.0))
     assert math.isnan(alone.low)
     assert math.isnan(alone.high)
@@ -98,9 +98,9 @@ def test_few_runs_cannot_tell() -> None:
         20000 - 1.96 * math.sqrt(200 * 200 * 401 / 12), abs=3
     )
     for paired in (True, False):
-        found = stats.ratio_interval([1.0, 2.0, 3.0], [4.0, INF, 5.0], paired=paired)
-        assert (found.low, found.high) == (0.0, INF)
-        assert "too few runs" in found.method
+        interval = stats.ratio_interval([1.0, 2.0, 3.0], [4.0, INF, 5.0], paired=paired)
+        assert (interval.low, interval.high) == (0.0, INF)
+        assert "too few runs" in interval.method
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -109,31 +109,33 @@ def test_the_interval_by_ranks_holds_the_ratios_that_scipy_does_not_reject(seed:
     the same."""
     generator = np.random.default_rng(seed)
     a, b = generator.lognormal(0, 0.5, 6), np.append(generator.lognormal(1, 0.5, 6), INF)
-    found = stats.ratio_interval(a, b, paired=False, budgets=(1e12, 1e12))
-    assert 0 < found.low < found.ratio < found.high
-    for factor in np.geomspace(found.low / 3, found.high * 3, 41):
+    interval = stats.ratio_interval(a, b, paired=False, budgets=(1e12, 1e12))
+    assert 0 < interval.low < interval.ratio < interval.high
+    for factor in np.geomspace(interval.low / 3, interval.high * 3, 41):
         p = scipy_stats.mannwhitneyu(
             a / factor, np.where(np.isinf(b), 1e15, b), method="exact"
         ).pvalue
-        assert (p > 0.05) == (found.low < factor < found.high), factor
+        assert (p > 0.05) == (interval.low < factor < interval.high), factor
 
 
 def test_all_against_none_is_told_with_five_seeds() -> None:
     a, b = [10.0, 11.0, 12.0, 13.0, 14.0], [INF] * 5
-    found = stats.ratio_interval(a, b, paired=False)
-    assert found.ratio == 0.0
-    assert found.low == 0.0
-    assert 0.99 < found.high < 1  # later than the slowest that reached it, by how much nobody knows
-    assert stats.ratio_interval(a, b, paired=True) == found  # pairs of failures say nothing more
+    interval = stats.ratio_interval(a, b, paired=False)
+    assert interval.ratio == 0.0
+    assert interval.low == 0.0
+    assert (
+        0.99 < interval.high < 1
+    )  # later than the slowest that reached it, by how much nobody knows
+    assert stats.ratio_interval(a, b, paired=True) == interval  # pairs of failures say nothing more
     budgeted = stats.ratio_interval(a, b, paired=False, budgets=(7.0, 140.0))
     assert budgeted.high == pytest.approx(0.1, rel=1e-9)
     assert stats.ratio_interval(b, a, paired=False).low > 1
 
 
 def test_two_runs_far_apart_give_an_interval_without_an_end() -> None:
-    found = stats.ratio_interval([1e-200, 1e200], [1.0, 1.0], paired=True)
-    assert found.ratio == pytest.approx(1)
-    assert (found.low, found.high) == (0.0, INF)
+    interval = stats.ratio_interval([1e-200, 1e200], [1.0, 1.0], paired=True)
+    assert interval.ratio == pytest.approx(1)
+    assert (interval.low, interval.high) == (0.0, INF)
 
 
 @pytest.mark.parametrize(
@@ -187,16 +189,16 @@ def test_the_probability_of_improvement_counts_pairs(seed: int) -> None:
 def test_the_probability_of_rliables_test() -> None:
     """google-research/rliable, tests/rliable/metrics_test.py: 1/3, the mean over two tasks."""
     x, y = np.array([[1, 2], [2, 2], [1, 1], [2, 1]]), np.array([[1, 1], [2, 2], [3, 3]])
-    found = stats.mean_improvement(dict(enumerate(x.T)), dict(enumerate(y.T)))
-    assert found.probability == pytest.approx(1 / 3, rel=1e-12)
-    assert found.problems == 2
-    assert found.low < 1 / 3 < found.high
+    interval = stats.mean_improvement(dict(enumerate(x.T)), dict(enumerate(y.T)))
+    assert interval.probability == pytest.approx(1 / 3, rel=1e-12)
+    assert interval.problems == 2
+    assert interval.low < 1 / 3 < interval.high
 
 
 def test_improvement_over_problems_uses_those_that_both_ran() -> None:
     a, b = {"p": [1.0, 2.0], "q": [9.0]}, {"p": [3.0, 4.0], "r": [0.0]}
-    found = stats.mean_improvement(a, b, mode="min")
-    assert found == (1.0, 1.0, 1.0, 1)
+    interval = stats.mean_improvement(a, b, mode="min")
+    assert interval == (1.0, 1.0, 1.0, 1)
     assert stats.mean_improvement(a, b).probability == 0
     alone = stats.mean_improvement({"q": [9.0]}, {"q": [1.0, 2.0]})
     assert alone.probability == 1

@@ -15,40 +15,42 @@ RATES = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
 
 
 def test_each_rate_stands_for_its_cell_of_the_log_axis() -> None:
-    found = stats.rate_sensitivity(RATES, [9.0, 1.04, 1.0, 1.05, 9.0], within=0.05)
-    assert found.decades == pytest.approx(3)
-    assert found.share == pytest.approx(3 / 4)
-    assert (found.low, found.high) == pytest.approx((10**-3.5, 10**-0.5))
-    assert (found.best_rate, found.best) == (1e-2, 1.0)
+    sensitivity = stats.rate_sensitivity(RATES, [9.0, 1.04, 1.0, 1.05, 9.0], within=0.05)
+    assert sensitivity.decades == pytest.approx(3)
+    assert sensitivity.share == pytest.approx(3 / 4)
+    assert (sensitivity.low, sensitivity.high) == pytest.approx((10**-3.5, 10**-0.5))
+    assert (sensitivity.best_rate, sensitivity.best) == (1e-2, 1.0)
 
 
 def test_a_second_good_region_counts_for_the_share_only() -> None:
-    found = stats.rate_sensitivity(RATES, [1.0, 5.0, 1.0, 1.01, math.nan], within=0.05)
-    assert found.best_rate == 1e-4
-    assert found.decades == pytest.approx(0.5)
-    assert found.share == pytest.approx((0.5 + 2) / 4)
+    sensitivity = stats.rate_sensitivity(RATES, [1.0, 5.0, 1.0, 1.01, math.nan], within=0.05)
+    assert sensitivity.best_rate == 1e-4
+    assert sensitivity.decades == pytest.approx(0.5)
+    assert sensitivity.share == pytest.approx((0.5 + 2) / 4)
 
 
 def test_the_space_may_reach_beyond_the_rates_that_were_tried() -> None:
-    found = stats.rate_sensitivity(RATES, [9, 9, 9, 9, 1], space=(1e-5, 100.0))
-    assert found.decades == pytest.approx(2.5)
-    assert found.share == pytest.approx(2.5 / 7)
-    assert found.high == pytest.approx(100)
+    sensitivity = stats.rate_sensitivity(RATES, [9, 9, 9, 9, 1], space=(1e-5, 100.0))
+    assert sensitivity.decades == pytest.approx(2.5)
+    assert sensitivity.share == pytest.approx(2.5 / 7)
+    assert sensitivity.high == pytest.approx(100)
 
 
 def test_larger_is_better_where_the_mode_says_so_and_failures_are_bad() -> None:
-    found = stats.rate_sensitivity(
+    sensitivity = stats.rate_sensitivity(
         RATES, [0.1, 0.90, 0.86, -math.inf, math.nan], mode="max", within=0.05
     )
-    assert found.decades == pytest.approx(2)
-    assert found.best_rate == 1e-3
-    assert found.best == 0.9
+    assert sensitivity.decades == pytest.approx(2)
+    assert sensitivity.best_rate == 1e-3
+    assert sensitivity.best == 0.9
 
 
 def test_several_seeds_count_with_their_median_and_a_failing_half_spoils_a_rate() -> None:
     rates = [0.1] * 3 + [1.0] * 3
-    found = stats.rate_sensitivity(rates, [1.0, 1.1, 5.0, 1.0, math.inf, math.nan], within=0.2)
-    assert (found.best_rate, found.best, found.share) == (0.1, 1.1, 0.5)
+    sensitivity = stats.rate_sensitivity(
+        rates, [1.0, 1.1, 5.0, 1.0, math.inf, math.nan], within=0.2
+    )
+    assert (sensitivity.best_rate, sensitivity.best, sensitivity.share) == (0.1, 1.1, 0.5)
 
 
 @pytest.mark.parametrize("factor", [1e-3, 50.0])
@@ -66,15 +68,15 @@ def test_neither_the_unit_of_the_rate_nor_of_the_loss_matters(factor: float) -> 
 def test_the_width_of_a_parabola_is_found_to_a_cell() -> None:
     """Loss 1 + x^2 in decades x: within 25 % for |x| <= 1/2, a width of one decade."""
     rates = np.geomspace(1e-3, 1e3, 242)
-    found = stats.rate_sensitivity(rates, 1 + np.log10(rates) ** 2, within=0.25)
-    assert found.decades == pytest.approx(1.0, abs=6 / 240)
-    assert found.share == pytest.approx(1 / 6, abs=1 / 240)
+    sensitivity = stats.rate_sensitivity(rates, 1 + np.log10(rates) ** 2, within=0.25)
+    assert sensitivity.decades == pytest.approx(1.0, abs=6 / 240)
+    assert sensitivity.share == pytest.approx(1 / 6, abs=1 / 240)
 
 
 def test_one_rate_has_no_range() -> None:
-    found = stats.rate_sensitivity([0.1], [1.0])
-    assert math.isnan(found.share)
-    assert found.decades == 0
+    sensitivity = stats.rate_sensitivity([0.1], [1.0])
+    assert math.isnan(sensitivity.share)
+    assert sensitivity.decades == 0
 
 
 @pytest.mark.parametrize(
@@ -95,10 +97,10 @@ def test_rates_that_say_nothing_are_refused(asked: dict[str, object], message: s
 
 
 def test_the_share_of_good_trials_has_the_exact_binomial_interval() -> None:
-    found = stats.good_share([0.9, 0.88, 0.5, math.nan, 0.1, 0.86, -math.inf, 0.2], within=0.05)
-    assert (found.share, found.trials) == (3 / 8, 8)
+    share = stats.good_share([0.9, 0.88, 0.5, math.nan, 0.1, 0.86, -math.inf, 0.2], within=0.05)
+    assert (share.share, share.trials) == (3 / 8, 8)
     low, high = scipy_stats.beta.ppf(0.025, 3, 6), scipy_stats.beta.ppf(0.975, 4, 5)
-    assert (found.low, found.high) == pytest.approx((low, high), rel=1e-6)
+    assert (share.low, share.high) == pytest.approx((low, high), rel=1e-6)
     everything = stats.good_share([1.0, 1.0], mode="min")
     assert (everything.share, everything.high) == (1.0, 1.0)
 
@@ -109,17 +111,22 @@ def test_the_share_of_a_random_search_is_the_volume_of_the_good_region() -> None
     Within 25 % inside radius 1/2, a share of pi / 16.
     """
     points = np.random.default_rng(1).uniform(-1, 1, (4000, 2))
-    found = stats.good_share(1 + (points**2).sum(axis=1), mode="min", within=0.25)
-    assert found.low < math.pi / 16 < found.high
-    assert found.high - found.low < 0.03
+    share = stats.good_share(1 + (points**2).sum(axis=1), mode="min", within=0.25)
+    assert share.low < math.pi / 16 < share.high
+    assert share.high - share.low < 0.03
 
 
 def test_the_spread_over_seeds() -> None:
-    found = stats.seed_sensitivity([1.0, 2.0, 3.0, 4.0, math.inf])
-    assert (found.runs, found.failed, found.median, found.iqr) == (5, 1, 2.5, 1.5)
-    assert (found.smallest, found.largest) == (1.0, 4.0)
-    assert found.std == pytest.approx(math.sqrt(5 / 3))
-    assert found.relative == pytest.approx(math.sqrt(5 / 3) / 2.5)
+    sensitivity = stats.seed_sensitivity([1.0, 2.0, 3.0, 4.0, math.inf])
+    assert (sensitivity.runs, sensitivity.failed, sensitivity.median, sensitivity.iqr) == (
+        5,
+        1,
+        2.5,
+        1.5,
+    )
+    assert (sensitivity.smallest, sensitivity.largest) == (1.0, 4.0)
+    assert sensitivity.std == pytest.approx(math.sqrt(5 / 3))
+    assert sensitivity.relative == pytest.approx(math.sqrt(5 / 3) / 2.5)
 
 
 def test_one_seed_has_no_spread() -> None:

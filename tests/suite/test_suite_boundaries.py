@@ -30,9 +30,9 @@ ALLOWED_EVERYWHERE = set(sys.stdlib_module_names) | {"torch", "__future__"}
 
 
 def sources(package: str) -> list[Path]:
-    found = sorted((paths.ROOT / package).rglob("*.py"))
-    assert found
-    return found
+    files = sorted((paths.ROOT / package).rglob("*.py"))
+    assert files
+    return files
 
 
 def imported(path: Path) -> set[str]:
@@ -117,9 +117,9 @@ print(json.dumps(found))
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=paths.ROOT, capture_output=True, text=True, check=True
     )
-    found = {package: set(names) for package, names in json.loads(done.stdout).items()}
+    stored = {package: set(names) for package, names in json.loads(done.stdout).items()}
 
-    assert not found["suite.app"] & {
+    assert not stored["suite.app"] & {
         "torch",
         "torchvision",
         "wandb",
@@ -128,4 +128,4 @@ print(json.dumps(found))
         "sklearn",
         "optuna",
     }
-    assert not found["optimizers"] & {"tasks", "suite", "torchvision", "sklearn", "scipy", *HEAVY}
+    assert not stored["optimizers"] & {"tasks", "suite", "torchvision", "sklearn", "scipy", *HEAVY}

@@ -38,24 +38,24 @@ def refusal(node: dict[str, Any], *allow: str) -> str:
 
 
 def test_a_node_is_called_with_its_own_keys() -> None:
-    made = construct({"_target_": "torch.optim.Adam", "lr": 0.5, "betas": [0.8, 0.9]}, PARAMETERS)
-    assert isinstance(made, torch.optim.Adam)
-    assert (made.defaults["lr"], list(made.defaults["betas"])) == (0.5, [0.8, 0.9])
+    built = construct({"_target_": "torch.optim.Adam", "lr": 0.5, "betas": [0.8, 0.9]}, PARAMETERS)
+    assert isinstance(built, torch.optim.Adam)
+    assert (built.defaults["lr"], list(built.defaults["betas"])) == (0.5, [0.8, 0.9])
 
 
 def test_a_search_space_is_not_an_argument() -> None:
-    made = construct(
+    built = construct(
         {"_target_": "torch.optim.SGD", "lr": 0.5, "search": {"lr": {"low": 1, "high": 2}}},
         PARAMETERS,
     )
-    assert made.defaults["lr"] == 0.5
+    assert built.defaults["lr"] == 0.5
 
 
 def test_inner_nodes_are_made_first_and_partial_ones_are_called_later() -> None:
-    made = construct(PAIR, NAMED, allow=[__name__])
-    assert isinstance(made.hidden, torch.optim.Muon)
-    assert isinstance(made.rest, torch.optim.AdamW)
-    assert [made.hidden.defaults["lr"], made.rest.defaults["lr"]] == [0.5, 0.25]
+    built = construct(PAIR, NAMED, allow=[__name__])
+    assert isinstance(built.hidden, torch.optim.Muon)
+    assert isinstance(built.rest, torch.optim.AdamW)
+    assert [built.hidden.defaults["lr"], built.rest.defaults["lr"]] == [0.5, 0.25]
 
 
 @pytest.mark.parametrize(

@@ -35,12 +35,12 @@ SGD = ("optimizer=sgd", "task=quadratic", "steps=3")
 def test_an_unknown_name_is_refused_with_the_closest_and_all_names(
     command: Command, group: str, typo: str, meant: str
 ) -> None:
-    said = command(f"{group}={typo}")
+    output = command(f"{group}={typo}")
 
-    assert (said.code, said.out) == (2, "")
-    assert f"There is no {group} {typo!r}. Did you mean {meant}" in said.err
-    assert f"Known: {', '.join(registry.names(group))}\n" in said.err
-    assert "Traceback" not in said.err
+    assert (output.code, output.out) == (2, "")
+    assert f"There is no {group} {typo!r}. Did you mean {meant}" in output.err
+    assert f"Known: {', '.join(registry.names(group))}\n" in output.err
+    assert "Traceback" not in output.err
 
 
 @pytest.mark.parametrize(
@@ -55,10 +55,10 @@ def test_an_unknown_name_is_refused_with_the_closest_and_all_names(
 def test_what_stands_elsewhere_is_shown_the_way(
     command: Command, argument: str, message: str
 ) -> None:
-    said = command(argument)
+    output = command(argument)
 
-    assert (said.code, said.out) == (2, "")
-    assert message in said.err
+    assert (output.code, output.out) == (2, "")
+    assert message in output.err
 
 
 @pytest.mark.parametrize(
@@ -69,17 +69,17 @@ def test_what_stands_elsewhere_is_shown_the_way(
     ],
 )
 def test_no_choice_is_typed_otherwise(command: Command, argument: str, instead: str) -> None:
-    said = command("optimizer=adamw", "task=rosenbrock", argument)
+    output = command("optimizer=adamw", "task=rosenbrock", argument)
 
-    assert (said.code, said.out) == (2, "")
-    assert said.err == f"{argument} is no choice: {instead}\n"
+    assert (output.code, output.out) == (2, "")
+    assert output.err == f"{argument} is no choice: {instead}\n"
 
 
 def test_a_name_of_a_sweeps_list_is_refused_before_any_run(command: Command, results: Path) -> None:
-    said = command("-m", "optimizer=sgd,sdg", "task=quadratic", "steps=3")
+    output = command("-m", "optimizer=sgd,sdg", "task=quadratic", "steps=3")
 
-    assert (said.code, said.out) == (2, "")
-    assert "There is no optimizer 'sdg'. Did you mean sgd" in said.err
+    assert (output.code, output.out) == (2, "")
+    assert "There is no optimizer 'sdg'. Did you mean sgd" in output.err
     assert not (results / "runs").exists()
 
 
@@ -178,13 +178,13 @@ def test_a_name_of_a_sweeps_list_is_refused_before_any_run(command: Command, res
 def test_an_unknown_key_is_refused_with_the_closest_and_all_keys(
     command: Command, arguments: tuple[str, ...], message: str, known: str
 ) -> None:
-    said = command(*arguments)
+    output = command(*arguments)
 
-    assert (said.code, said.out) == (2, "")
-    assert message in said.err
-    assert known in re.split(r"It has: |Known: ", said.err)[1]
-    assert "search" not in said.err
-    assert "Traceback" not in said.err
+    assert (output.code, output.out) == (2, "")
+    assert message in output.err
+    assert known in re.split(r"It has: |Known: ", output.err)[1]
+    assert "search" not in output.err
+    assert "Traceback" not in output.err
 
 
 def test_a_setting_that_only_the_swept_choices_have_reaches_their_runs(
@@ -192,9 +192,9 @@ def test_a_setting_that_only_the_swept_choices_have_reaches_their_runs(
 ) -> None:
     """The default task has no `problem_seed`, the default optimizer no `momentum`."""
     swept = ("task=quadratic,noisy_quadratic", "optimizer=momentum,nesterov", "steps=2")
-    said = command("-m", *swept, "task.problem_seed=7", "optimizer.momentum=0.5")
+    output = command("-m", *swept, "task.problem_seed=7", "optimizer.momentum=0.5")
 
-    assert said.code == 0, said.err
+    assert output.code == 0, output.err
     configs = [
         yaml.safe_load(path.read_text()) for path in (results / "runs").glob("*/*/*/config.yaml")
     ]
@@ -258,36 +258,36 @@ def test_only_what_hydra_would_refuse_too_early_is_kept_for_the_runs(
 def test_a_value_out_of_range_is_refused_before_training(
     command: Command, results: Path, argument: str, message: str
 ) -> None:
-    said = command(*SGD, argument)
+    output = command(*SGD, argument)
 
-    assert (said.code, said.out) == (2, "")
-    assert message in said.err
-    assert "Traceback" not in said.err
+    assert (output.code, output.out) == (2, "")
+    assert message in output.err
+    assert "Traceback" not in output.err
     assert not (results / "runs").exists()
 
 
 def test_a_hyperparameter_of_our_own_methods_is_refused_by_name_and_value(command: Command) -> None:
-    said = command("optimizer=kfac", "task=mlp", "optimizer.damping=-1")
-    assert (said.code, said.err) == (2, "damping must be a number in (0, inf), got -1\n")
+    output = command("optimizer=kfac", "task=mlp", "optimizer.damping=-1")
+    assert (output.code, output.err) == (2, "damping must be a number in (0, inf), got -1\n")
 
 
 def test_an_absent_data_set_is_refused_with_the_command_that_brings_it(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SUITE_DATA", str(tmp_path / "empty"))
-    said = command("optimizer=sgd", "task=mlp", "task.data=mnist")
+    output = command("optimizer=sgd", "task=mlp", "task.data=mnist")
 
-    assert (said.code, said.out) == (2, "")
-    assert "python scripts/fetch_data.py mnist" in said.err
-    assert str(tmp_path / "empty") in said.err
+    assert (output.code, output.out) == (2, "")
+    assert "python scripts/fetch_data.py mnist" in output.err
+    assert str(tmp_path / "empty") in output.err
 
 
 def test_a_run_says_how_it_went_and_where_its_record_is(command: Command, results: Path) -> None:
-    said = command(*SGD)
+    output = command(*SGD)
     (directory,) = (results / "runs/quadratic/sgd").iterdir()
 
-    assert (said.code, said.err) == (0, "")
-    outcome, place = said.out.splitlines()
+    assert (output.code, output.err) == (0, "")
+    outcome, place = output.out.splitlines()
     assert re.fullmatch(r"sgd on quadratic, seed 0: done, gap [\d.]+, 0\.0 s of steps", outcome)
     assert place.strip() == str(directory)
 
@@ -313,9 +313,9 @@ def test_a_run_says_how_it_went_and_where_its_record_is(command: Command, result
 def test_the_exit_code_tells_whether_the_request_could_be_met(
     command: Command, arguments: tuple[str, ...], code: int, word: str
 ) -> None:
-    said = command(*arguments)
-    assert said.code == code
-    assert f"seed 0: {word}" in said.out
+    output = command(*arguments)
+    assert output.code == code
+    assert f"seed 0: {word}" in output.out
 
 
 def test_an_error_in_training_shows_its_traceback_and_exits_with_one(
@@ -326,11 +326,11 @@ def test_an_error_in_training_shows_its_traceback_and_exits_with_one(
         "        raise KeyError('gone')\n"
     )
     name = module("broken_optimizer", source)
-    said = command(*SGD, f"optimizer._target_={name}.Broken", f"allow=[{name}]")
+    output = command(*SGD, f"optimizer._target_={name}.Broken", f"allow=[{name}]")
 
-    assert said.code == 1
-    assert "seed 0: error: KeyError: 'gone'" in said.out
-    assert "Traceback" in said.err
+    assert output.code == 1
+    assert "seed 0: error: KeyError: 'gone'" in output.out
+    assert "Traceback" in output.err
 
 
 def test_an_error_in_a_constructor_that_no_one_expects_is_not_hidden(
@@ -355,21 +355,21 @@ def test_the_recorded_command_repeats_the_run(command: Command, results: Path) -
 
 
 def test_help_names_every_choice_and_setting(command: Command) -> None:
-    said = command("--help")
+    output = command("--help")
 
-    assert said.code == 0
+    assert output.code == 0
     for name in (
         *registry.names("optimizer"),
         *registry.names("task"),
         *registry.names("schedule"),
     ):
-        assert re.search(rf"\b{name}\b", said.out), name
-    groups = said.out.partition("Settings")[0]
+        assert re.search(rf"\b{name}\b", output.out), name
+    groups = output.out.partition("Settings")[0]
     offered = "optimizer task schedule experiment tuned published"
     assert re.findall(r"^(\w+): ", groups, re.M) == offered.split()
     assert not [name for name in registry.names("tuned") if re.search(rf"\b{name}\b", groups)]
     assert max(map(len, groups.splitlines())) <= 118
     assert all(
-        setting in said.out
+        setting in output.out
         for setting in ("seed:", "steps:", "stop_at_target:", "precision:", "Examples:")
     )

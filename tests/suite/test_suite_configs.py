@@ -278,8 +278,8 @@ def tuned_pair(tmp_path: Any) -> str:
 def test_tuned_values_beat_defaults_and_the_command_line_beats_both(
     planned: Train, tuned_pair: str, overrides: tuple[str, ...], rate: float
 ) -> None:
-    found = planned("optimizer=mine", tuned_pair, *overrides).config["optimizer"]
-    assert (found["lr"], found["momentum"]) == (rate, 0.1)
+    plan = planned("optimizer=mine", tuned_pair, *overrides).config["optimizer"]
+    assert (plan["lr"], plan["momentum"]) == (rate, 0.1)
 
 
 # -- the main job ----------------------------------------------------------------------------------

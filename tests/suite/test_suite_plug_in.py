@@ -70,7 +70,7 @@ ALLOWED = "allow=[my_optimizers,my_tasks]"
 def test_they_run_in_a_sweep_beside_those_of_the_suite_and_appear_in_the_report(
     command: Command, folder: Path, results: Path
 ) -> None:
-    said = command(
+    output = command(
         "-m",
         f"--config-dir={folder}",
         "optimizer=wombat,kfac,adam",
@@ -79,8 +79,8 @@ def test_they_run_in_a_sweep_beside_those_of_the_suite_and_appear_in_the_report(
         ALLOWED,
     )
 
-    assert said.code == 0, said.err
-    assert said.out.count(": done, ") == 6
+    assert output.code == 0, output.err
+    assert output.out.count(": done, ") == 6
     (directory,) = (results / "runs/line/wombat").iterdir()
     config = yaml.safe_load((directory / "config.yaml").read_text())
     summary = json.loads((directory / "summary.json").read_text())
@@ -93,17 +93,17 @@ def test_they_run_in_a_sweep_beside_those_of_the_suite_and_appear_in_the_report(
 
     from suite.results.load import load_runs
 
-    found = load_runs(results / "runs")[0]
+    runs = load_runs(results / "runs")[0]
     assert {("line", "wombat"), ("mlp", "wombat"), ("line", "kfac")} <= {
-        (run.task, run.optimizer) for run in found
+        (run.task, run.optimizer) for run in runs
     }
 
 
 def test_the_recorded_command_finds_the_folder_again(
     command: Command, folder: Path, results: Path
 ) -> None:
-    said = command(f"--config-dir={folder}", "optimizer=sgd", "task=line", ALLOWED)
-    assert said.code == 0, said.err
+    output = command(f"--config-dir={folder}", "optimizer=sgd", "task=line", ALLOWED)
+    assert output.code == 0, output.err
     (directory,) = (results / "runs/line/sgd").iterdir()
     words = shlex.split(yaml.safe_load((directory / "config.yaml").read_text())["command"])
     place = words.index("--config-dir")
@@ -116,27 +116,27 @@ def test_the_recorded_command_finds_the_folder_again(
 def test_without_the_users_word_nothing_outside_is_imported(
     command: Command, folder: Path, results: Path
 ) -> None:
-    said = command(f"--config-dir={folder}", "optimizer=wombat", "task=mlp")
-    assert said.code == 2
-    assert "my_optimizers.Wombat is not on the allow-list" in said.err
-    assert "'allow=[my_optimizers]'" in said.err
+    output = command(f"--config-dir={folder}", "optimizer=wombat", "task=mlp")
+    assert output.code == 2
+    assert "my_optimizers.Wombat is not on the allow-list" in output.err
+    assert "'allow=[my_optimizers]'" in output.err
 
-    said = command(f"--config-dir={folder}", "optimizer=sgd", "task=line")
-    assert said.code == 2
-    assert "'allow=[my_tasks]'" in said.err
+    output = command(f"--config-dir={folder}", "optimizer=sgd", "task=line")
+    assert output.code == 2
+    assert "'allow=[my_tasks]'" in output.err
     assert not (results / "runs").exists()
 
 
 def test_typos_are_explained_with_the_users_names_among_the_known(
     command: Command, folder: Path
 ) -> None:
-    said = command(f"--config-dir={folder}", "optimizer=wombatt")
-    assert "Did you mean wombat?" in said.err
-    assert ", wombat" in said.err
-    said = command(f"--config-dir={folder}", "optimizer=wombat", "optimizer.lrr=1")
-    assert "optimizer wombat has no 'lrr'. Did you mean lr?" in said.err
-    said = command(f"--config-dir={folder}", "task=line", "task.slop=1")
-    assert "task line has no 'slop'. Did you mean slope?" in said.err
+    output = command(f"--config-dir={folder}", "optimizer=wombatt")
+    assert "Did you mean wombat?" in output.err
+    assert ", wombat" in output.err
+    output = command(f"--config-dir={folder}", "optimizer=wombat", "optimizer.lrr=1")
+    assert "optimizer wombat has no 'lrr'. Did you mean lr?" in output.err
+    output = command(f"--config-dir={folder}", "task=line", "task.slop=1")
+    assert "task line has no 'slop'. Did you mean slope?" in output.err
 
 
 def test_the_registry_knows_the_users_folder(folder: Path) -> None:
@@ -149,9 +149,9 @@ def test_the_registry_knows_the_users_folder(folder: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_named(command: Command, tmp_path: Path) -> None:
-    said = command(f"--config-dir={tmp_path / 'absent'}", "optimizer=sgd")
-    assert said.code == 2
-    assert str(tmp_path / "absent") in said.err
+    output = command(f"--config-dir={tmp_path / 'absent'}", "optimizer=sgd")
+    assert output.code == 2
+    assert str(tmp_path / "absent") in output.err
 
 
 def test_a_file_with_the_name_of_one_of_ours_is_refused_since_ours_would_be_taken(
@@ -159,7 +159,7 @@ def test_a_file_with_the_name_of_one_of_ours_is_refused_since_ours_would_be_take
 ) -> None:
     (tmp_path / "own/tuned").mkdir(parents=True)
     (tmp_path / "own/tuned/mlp_sgd.yaml").write_text("# @package _global_\noptimizer:\n  lr: 0.5\n")
-    said = command(f"--config-dir={tmp_path / 'own'}", "optimizer=sgd", "task=mlp", "steps=1")
-    assert said.code == 2
-    assert "mlp_sgd.yaml would not be used" in said.err
-    assert "tuned=NAME" in said.err
+    output = command(f"--config-dir={tmp_path / 'own'}", "optimizer=sgd", "task=mlp", "steps=1")
+    assert output.code == 2
+    assert "mlp_sgd.yaml would not be used" in output.err
+    assert "tuned=NAME" in output.err

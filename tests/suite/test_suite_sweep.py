@@ -144,18 +144,18 @@ def test_beyond_thirty_runs_a_row_stands_for_a_pair(
 def test_a_sweep_shows_a_line_for_each_run_and_goes_on_after_failures(
     command: Command, results: Path
 ) -> None:
-    said = command(
+    output = command(
         "-m", "optimizer=sgd,kfac", "task=quadratic", "steps=3", "optimizer.lr=0.1,1e200,-1"
     )
-    lines = [line for line in said.out.splitlines() if line.startswith("[")]
+    lines = [line for line in output.out.splitlines() if line.startswith("[")]
 
-    assert (said.code, said.err) == (0, "")
+    assert (output.code, output.err) == (0, "")
     assert [line.partition("] ")[0] for line in lines] == [f"[{n}/6" for n in range(1, 7)]
     words = [re.search(r"seed 0: (\w+)", line)[1] for line in lines]  # type: ignore[index]
     assert words == ["done", "diverged", "error", "unsupported", "unsupported", "error"]
     assert "error: ValueError: Invalid learning rate: -1" in lines[2]
-    assert "6 runs" in said.out
-    assert "optimizer.lr=-1 force=true" in said.out
+    assert "6 runs" in output.out
+    assert "optimizer.lr=-1 force=true" in output.out
     summaries = [
         json.loads(path.read_text()) for path in results.glob("runs/quadratic/*/*/summary.json")
     ]
@@ -169,24 +169,24 @@ def test_an_optimizer_that_fails_in_its_constructor_is_a_row_of_the_sweep(
     name = module(
         "broken_maker", "def make(params, lr, weight_decay):\n    raise ZeroDivisionError('oh')\n"
     )
-    said = command(
+    output = command(
         *("-m", "optimizer=sgd", "task=quadratic", "steps=3", "seed=0,1"),
         *(f"optimizer._target_=torch.optim.SGD,{name}.make", f"allow=[{name}]"),
     )
 
-    assert said.code == 0
+    assert output.code == 0
     # a line for each of the two, and one reason
-    assert said.out.count("error: ZeroDivisionError: oh") == 3
-    assert said.out.count("seed 0: done") == said.out.count("seed 1: done") == 1
+    assert output.out.count("error: ZeroDivisionError: oh") == 3
+    assert output.out.count("seed 0: done") == output.out.count("seed 1: done") == 1
 
 
 def test_an_experiments_lists_are_swept_without_the_flag(command: Command, results: Path) -> None:
-    said = command(
+    output = command(
         "experiment=quick", "task=quadratic", "optimizer=sgd", "seed=0,1", "task.steps=3"
     )
 
-    assert said.code == 0
-    assert "[2/2] sgd on quadratic, seed 1: done" in said.out
+    assert output.code == 0
+    assert "[2/2] sgd on quadratic, seed 1: done" in output.out
     configs = list(results.glob("runs/quadratic/sgd/*/config.yaml"))
     assert len(configs) == 2
     assert all("experiment: quick\n" in path.read_text() for path in configs)
@@ -197,10 +197,10 @@ def test_ctrl_c_ends_the_sweep_and_not_only_the_run_it_met(
 ) -> None:
     arguments = ("-m", "optimizer=sgd,adam", "task=quadratic", "steps=20")
     with at_batch(planned("task=quadratic"), 5, lambda: signal.raise_signal(signal.SIGINT)):
-        said = command(*arguments)
+        output = command(*arguments)
 
-    assert said.code == 130
-    assert "The same command goes on where this one stopped." in said.err
+    assert output.code == 130
+    assert "The same command goes on where this one stopped." in output.err
     (summary,) = results.glob("runs/quadratic/*/*/summary.json")
     assert json.loads(summary.read_text())["status"] == "interrupted"
 
@@ -286,9 +286,14 @@ def test_a_parallel_sweep_shares_the_cores_and_closes_with_a_table(
     )
     assert "Traceback" not in done.stderr
     summaries = list(results.glob("runs/*/*/*/summary.json"))
-    found = [json.loads(path.read_text()) for path in summaries]
-    assert sorted(summary["status"] for summary in found) == ["done", "done", "done", "unsupported"]
-    assert all(summary["parallel"] is True for summary in found)
+    stored = [json.loads(path.read_text()) for path in summaries]
+    assert sorted(summary["status"] for summary in stored) == [
+        "done",
+        "done",
+        "done",
+        "unsupported",
+    ]
+    assert all(summary["parallel"] is True for summary in stored)
     threads = {
         json.loads((path.parent / "environment.json").read_text())["threads"] for path in summaries
     }

@@ -51,7 +51,7 @@ def test_the_target_is_the_median_of_the_baselines_runs(
     folder: Path, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (path,) = target.establish(asked(folder))
-    entry, said = stored(path), capsys.readouterr().out
+    entry, output = stored(path), capsys.readouterr().out
     runs = entry["origin"]["runs"]
 
     assert path == folder / "quadratic.yaml"
@@ -63,18 +63,18 @@ def test_the_target_is_the_median_of_the_baselines_runs(
     assert entry["target"] == entry["levels"][100] >= entry["final"]
     assert (entry["metric"], entry["direction"]) == ("gap", "min")
     assert all((results / "runs" / run["run"] / "summary.json").exists() for run in runs)
-    assert f"levels 50 %: {entry['levels'][50]:g}, 80 %: " in said
-    assert "The target of runs stays the task's own, 1e-06." in said
+    assert f"levels 50 %: {entry['levels'][50]:g}, 80 %: " in output
+    assert "The target of runs stays the task's own, 1e-06." in output
 
 
 def test_the_origin_says_what_repeats_it(folder: Path) -> None:
     (path,) = target.establish(asked(folder, "optimizer.lr=0.03125", seeds=[4, 2]))
     origin = stored(path)["origin"]
 
-    given = "task=quadratic optimizer=adamw seeds=4,2"
+    words = "task=quadratic optimizer=adamw seeds=4,2"
     assert (
         origin["command"]
-        == f"python -m suite.target {given} {' '.join(QUICK)} optimizer.lr=0.03125"
+        == f"python -m suite.target {words} {' '.join(QUICK)} optimizer.lr=0.03125"
     )
     assert (origin["baseline"], origin["tuned"], origin["steps"]) == (
         "adamw",
@@ -120,16 +120,18 @@ def test_one_seed_and_a_baseline_that_is_not_tuned_are_said(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (path,) = target.establish(asked(folder, task="vit", seeds=[3]))
-    said = capsys.readouterr().out
-    assert "From one seed only: a lucky run sets the bar for all. Give several: seeds=0,1,2" in said
-    assert "The baseline is not tuned" in said
-    assert "python -m suite.tune optimizer=adamw task=vit scale=quick" in said
+    output = capsys.readouterr().out
+    assert (
+        "From one seed only: a lucky run sets the bar for all. Give several: seeds=0,1,2" in output
+    )
+    assert "The baseline is not tuned" in output
+    assert "python -m suite.tune optimizer=adamw task=vit scale=quick" in output
     assert stored(path)["origin"]["tuned"] is None
 
     target.establish(asked(folder))
-    said = capsys.readouterr().out
-    assert "one seed" not in said
-    assert "not tuned" not in said
+    output = capsys.readouterr().out
+    assert "one seed" not in output
+    assert "not tuned" not in output
     (path,) = target.establish(asked(folder, "~tuned"))
     assert "The baseline is not tuned" in capsys.readouterr().out
     assert stored(path)["origin"]["tuned"] is None

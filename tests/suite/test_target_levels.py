@@ -53,24 +53,24 @@ def entry_for(plan: Plan, **others: Any) -> dict[str, Any]:
 def test_levels_are_shares_of_the_difference(
     untrained: float, final: float, direction: str, expected: dict[int, float]
 ) -> None:
-    found = targets.ladder(untrained, final, direction)
-    assert found.scale == "linear"
-    assert found.values == pytest.approx(expected, abs=1e-12)
+    levels = targets.ladder(untrained, final, direction)
+    assert levels.scale == "linear"
+    assert levels.values == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_fall_by_decades_is_shared_out_on_a_log_scale() -> None:
-    found = targets.ladder(100.0, 1e-8, "min")  # ten decades
-    assert found.scale == "log"
-    assert found.values == pytest.approx({50: 1e-3, 80: 1e-6, 95: 10**-7.5, 100: 1e-8}, rel=1e-3)
+    levels = targets.ladder(100.0, 1e-8, "min")  # ten decades
+    assert levels.scale == "log"
+    assert levels.values == pytest.approx({50: 1e-3, 80: 1e-6, 95: 10**-7.5, 100: 1e-8}, rel=1e-3)
     assert targets.ladder(1e-8, 100.0, "max").scale == "linear"
 
 
 @pytest.mark.parametrize("final", [0.0, -1e-17, 1e-20])
 def test_a_gap_below_round_off_counts_as_round_off(final: float) -> None:
-    found = targets.ladder(4.0, final, "min")
-    assert found.scale == "log"
-    assert found.values[100] == pytest.approx(4 * 2.0**-52, rel=1e-3)
-    assert found.values[50] == pytest.approx(4 * 2.0**-26, rel=1e-3)
+    levels = targets.ladder(4.0, final, "min")
+    assert levels.scale == "log"
+    assert levels.values[100] == pytest.approx(4 * 2.0**-52, rel=1e-3)
+    assert levels.values[50] == pytest.approx(4 * 2.0**-26, rel=1e-3)
 
 
 @pytest.mark.parametrize("direction", ["max", "min"])
@@ -164,9 +164,9 @@ def test_levels_of_another_model_or_other_data_are_not_taken(
     folder: Path, planned: Planned, word: str
 ) -> None:
     write(folder, "vit", quick=entry_for(planned("task=vit", "seed=31")))
-    found = planned("task=vit", word, "seed=32")
-    assert found.config["levels"] is None
-    assert found.config["target"] is None
+    plan = planned("task=vit", word, "seed=32")
+    assert plan.config["levels"] is None
+    assert plan.config["target"] is None
 
 
 def test_levels_are_no_part_of_a_runs_identity(folder: Path, planned: Planned) -> None:
@@ -215,8 +215,8 @@ def test_what_is_stored_follows_from_the_runs_it_names(path: Path) -> None:
         assert len(finals) >= 3
         assert entry["final"] == sorted(finals)[len(finals) // 2]
         assert entry["untrained"] == sorted(starts)[len(starts) // 2]
-        found = targets.ladder(entry["untrained"], entry["final"], entry["direction"])
-        assert (found.scale, found.values) == (entry["shared_out"], entry["levels"])
+        levels = targets.ladder(entry["untrained"], entry["final"], entry["direction"])
+        assert (levels.scale, levels.values) == (entry["shared_out"], entry["levels"])
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)

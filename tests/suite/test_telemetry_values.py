@@ -113,9 +113,9 @@ def test_the_overshoot_of_a_quadratic_is_its_curvature_over_its_slope() -> None:
 
     best = float(gradient @ gradient / (gradient @ matrix @ gradient))
     for share in (0.1, 1.0, 2.0, 3.0):
-        found = facts(-share * best * gradient)
-        assert found["overshoot"] == pytest.approx(share)
-        assert found["cosine"] == pytest.approx(1)
+        diagnostics = facts(-share * best * gradient)
+        assert diagnostics["overshoot"] == pytest.approx(share)
+        assert diagnostics["cosine"] == pytest.approx(1)
     assert facts(-theta)["overshoot"] == pytest.approx(1)  # Newton's step
     assert "overshoot" not in facts(0.1 * gradient)  # uphill
     assert facts(0.1 * gradient)["cosine"] == pytest.approx(-1)

@@ -64,9 +64,9 @@ def test_the_optimizers_take_turns_and_the_median_window_counts(
 ) -> None:
     time.measure(asked())
     assert by_number == ["sgd", "adam", "adam", "sgd", "sgd", "adam"]
-    found = stored(results)
-    assert found["sgd"].windows == (1.0, 4.0, 5.0)
-    assert (found["sgd"].seconds_per_step, found["adam"].seconds_per_step) == (4.0, 3.0)
+    timing = stored(results)
+    assert timing["sgd"].windows == (1.0, 4.0, 5.0)
+    assert (timing["sgd"].seconds_per_step, timing["adam"].seconds_per_step) == (4.0, 3.0)
 
 
 @pytest.mark.usefixtures("quiet")
@@ -74,23 +74,24 @@ def test_what_is_stored_says_what_it_is_of(
     results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     request = asked(optimizers=("sgd",), windows=2)
-    (found,) = time.measure(request)
-    said = capsys.readouterr().out
+    (timing,) = time.measure(request)
+    output = capsys.readouterr().out
 
-    assert stored(results) == {"sgd": found}
-    assert (found.task, found.steps % 6, found.first, found.period) == ("quadratic", 0, 0, 1)
-    assert found.seconds_per_step == sum(found.windows) / 2 > 0
-    assert found.hardware.startswith("cpu, ")
-    assert found.hardware.endswith(", 1 thread")
-    assert {"forward", "backward", "other"} == set(found.phases)
-    given = "optimizer=sgd task=quadratic windows=2 max_seconds=60"
-    assert found.command == f"python -m suite.time {given} {' '.join(QUICK)}"
-    assert time.parse(found.command.split()[3:]) == replace(request, optimizers=["sgd"])
-    assert not found.shared
+    assert stored(results) == {"sgd": timing}
+    assert (timing.task, timing.steps % 6, timing.first, timing.period) == ("quadratic", 0, 0, 1)
+    assert timing.seconds_per_step == sum(timing.windows) / 2 > 0
+    assert timing.hardware.startswith("cpu, ")
+    assert timing.hardware.endswith(", 1 thread")
+    assert {"forward", "backward", "other"} == set(timing.phases)
+    words = "optimizer=sgd task=quadratic windows=2 max_seconds=60"
+    assert timing.command == f"python -m suite.time {words} {' '.join(QUICK)}"
+    assert time.parse(timing.command.split()[3:]) == replace(request, optimizers=["sgd"])
+    assert not timing.shared
     assert (
-        f"sgd on quadratic: {time.in_words(found.seconds_per_step)} a step (2 windows of " in said
+        f"sgd on quadratic: {time.in_words(timing.seconds_per_step)} a step (2 windows of "
+        in output
     )
-    assert "forward " in said
+    assert "forward " in output
     assert not (results / "runs").exists()
 
 
@@ -98,19 +99,19 @@ def test_what_is_stored_says_what_it_is_of(
 def test_a_timing_is_found_for_the_runs_it_is_meant_for(
     by_number: list[str], results: Path, train: Callable[..., Any]
 ) -> None:
-    (found,) = time.measure(asked(optimizers=("sgd",)))
+    (timing,) = time.measure(asked(optimizers=("sgd",)))
     done = train("optimizer=sgd", "task=quadratic", "steps=3", "seed=5")
-    assert timings.speed_key(done.config) == found.key
+    assert timings.speed_key(done.config) == timing.key
     other = train("optimizer=sgd", "task=quadratic", "steps=3", "task.dimension=7")
-    assert timings.speed_key(other.config) != found.key
-    assert timings.speed_key({**done.config, "world_size": 2}) != found.key
+    assert timings.speed_key(other.config) != timing.key
+    assert timings.speed_key({**done.config, "world_size": 2}) != timing.key
 
 
 @pytest.mark.usefixtures("quiet", "by_number")
 def test_the_pass_for_phases_may_be_left_out(results: Path) -> None:
-    (found,) = time.measure(asked(optimizers=("sgd",), phases=False))
-    assert found.phases == {}
-    assert "phases=false" in found.command
+    (timing,) = time.measure(asked(optimizers=("sgd",), phases=False))
+    assert timing.phases == {}
+    assert "phases=false" in timing.command
 
 
 @pytest.mark.usefixtures("quiet", "by_number")
@@ -137,8 +138,8 @@ def test_a_pair_that_does_not_fit_is_said_and_keeps_no_other_from_its_timing(
 def test_a_pair_that_diverges_is_said(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="No pair could be timed"):
         time.measure(asked("optimizer.lr=1e30", optimizers=("sgd",)))
-    said = capsys.readouterr().err
-    assert "sgd on quadratic: not timed: it diverged at step " in said
+    output = capsys.readouterr().err
+    assert "sgd on quadratic: not timed: it diverged at step " in output
     assert not stored(results)
 
 
@@ -206,17 +207,17 @@ def test_what_others_use_is_stored_and_said(
         machine, "other_runs", lambda: ["python -m suite optimizer=kfac"] if shared else []
     )
     time.measure(asked(optimizers=("sgd",)))
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     assert (stored(results)["sgd"].others, stored(results)["sgd"].shared) == (others, shared)
-    assert ("Others kept 0.7 cores busy meanwhile: marked as shared" in said.out) is shared
-    assert ("Beside this runs: python -m suite optimizer=kfac" in said.err) is shared
+    assert ("Others kept 0.7 cores busy meanwhile: marked as shared" in output.out) is shared
+    assert ("Beside this runs: python -m suite optimizer=kfac" in output.err) is shared
 
 
 # -- files and words -------------------------------------------------------------------------------
 
 
 def test_a_timing_survives_its_file_and_older_files_are_read(tmp_path: Path) -> None:
-    made = timings.Timing(
+    timing = timings.Timing(
         "k" * 8,
         "mlp",
         "sgd",
@@ -231,14 +232,14 @@ def test_a_timing_survives_its_file_and_older_files_are_read(tmp_path: Path) -> 
         0.5,
         True,
     )
-    path = timings.store(made, tmp_path)
-    assert timings.load(tmp_path) == {made.place: made}
-    assert made.spread == 4.0
+    path = timings.store(timing, tmp_path)
+    assert timings.load(tmp_path) == {timing.place: timing}
+    assert timing.spread == 4.0
     content = json.loads(path.read_text())
     for name in ("steps", "first", "period", "others", "shared"):
         del content[name]
     path.write_text(json.dumps(content))
-    assert timings.load(tmp_path)[made.place].seconds_per_step == 0.5
+    assert timings.load(tmp_path)[timing.place].seconds_per_step == 0.5
 
 
 def test_what_two_machines_measured_lies_side_by_side(tmp_path: Path) -> None:

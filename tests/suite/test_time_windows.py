@@ -181,10 +181,10 @@ def test_a_window_that_becomes_slow_ends(bumpy: Any) -> None:
 def test_phases_add_up_to_the_steps_seconds(bumpy: Any) -> None:
     _, begin = bumpy(period=5)
     for part in (Extent(0, 20), Extent(5, 10)):
-        found = windows.phases(begin, part)
-        assert sum(found.values()) == windows.window(begin, part)
-        assert list(found)[-1] == OTHER
-    assert found == {"inverse": 1.4, "forward": 0.0, "backward": 0.0, OTHER: 1.0}
+        phases = windows.phases(begin, part)
+        assert sum(phases.values()) == windows.window(begin, part)
+        assert list(phases)[-1] == OTHER
+    assert phases == {"inverse": 1.4, "forward": 0.0, "backward": 0.0, OTHER: 1.0}
 
 
 def test_only_the_optimizers_step_is_on_the_clock_and_a_window_begins_anew(bumpy: Any) -> None:

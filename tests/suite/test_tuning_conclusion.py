@@ -42,7 +42,7 @@ def study(tmp_path: Path) -> Study:
 
 
 def finished(number: int, value: float | None, settings: dict[str, Any], **others: Any) -> Trial:
-    given = {
+    arguments = {
         "status": "done",
         "metric": "accuracy",
         "sign": 1.0,
@@ -50,7 +50,7 @@ def finished(number: int, value: float | None, settings: dict[str, Any], **other
         "grad_equivalents": 400.0,
         **others,
     }
-    return Trial(number, settings, value=value, **given)
+    return Trial(number, settings, value=value, **arguments)
 
 
 def written(study: Study, name: str = "mlp_kfac") -> tuple[str, dict[str, Any]]:
@@ -177,7 +177,7 @@ def test_studies_that_are_not_equal_are_said_to_be_so(tmp_path: Path) -> None:
         "not equally tuned on mlp; trials: kfac 12, plain 1 (nothing to search is one trial, the "
         "default)"
     ]
-    (said,) = compared([ours], [8])
-    assert said.startswith(
+    (sentence,) = compared([ours], [8])
+    assert sentence.startswith(
         "kfac on mlp: the study has 8 trials more, of a larger request; the best of the first"
     )

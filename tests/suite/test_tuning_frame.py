@@ -73,17 +73,17 @@ def test_a_row_a_trial_as_its_run_tells_it(home: Path) -> None:
     }
     assert trials["study"].nunique() == 2
     for _, row in trials.iterrows():
-        told = summary(row["path"])
+        stored = summary(row["path"])
         config = yaml.safe_load((Path(row["path"]) / "config.yaml").read_text())
         assert (row["task"], row["optimizer"], row["status"]) == (
-            told["task"],
-            told["optimizer"],
-            told["status"],
+            stored["task"],
+            stored["optimizer"],
+            stored["status"],
         )
         assert row["settings"] == sequence(row["space"], 4)[row["number"]]
         assert row["settings"].items() <= config["optimizer"].items()
-        assert row["seconds"] == told["seconds"]
-        assert row["grad_equivalents"] == told["counts"]["grad"]
+        assert row["seconds"] == stored["seconds"]
+        assert row["grad_equivalents"] == stored["counts"]["grad"]
         assert (row["sign"], row["metric"], row["sampler"], row["pruner"], row["seeds"]) == (
             -1.0,
             "gap",
@@ -91,11 +91,11 @@ def test_a_row_a_trial_as_its_run_tells_it(home: Path) -> None:
             "none",
             1,
         )
-        if told["final_gap"] is None:
+        if stored["final_gap"] is None:
             assert math.isnan(row["value"])
             assert row["score"] == -math.inf
         else:
-            assert row["score"] == -row["value"] == -told["final_gap"]
+            assert row["score"] == -row["value"] == -stored["final_gap"]
     assert (trials["status"] == "diverged").any()  # a divergence is a value
 
 

@@ -48,9 +48,9 @@ def test_an_interrupted_trial_ends_the_study_and_is_gone_on_with(
     (run,) = runs(home, "quadratic/sgd")
     assert json.loads((run / "summary.json").read_text())["status"] == "interrupted"
 
-    code, said, _ = tune_command(*words)
+    code, output, _ = tune_command(*words)
     assert code == 0
-    assert "[2/2]" in said
+    assert "[2/2]" in output
     assert set(load_trials(home)["status"]) == {"done"}
     with (run / "history.csv").open() as file:
         steps = [line.split(",")[0] for line in file][1:]
@@ -81,9 +81,9 @@ def test_a_process_killed_in_mid_trial_leaves_it_to_the_next(
         child.join()
     assert len(load_trials(home)) == 0
 
-    code, said, _ = tune_command(*words)
+    code, output, _ = tune_command(*words)
     assert code == 0
-    assert [line.split("]")[0] for line in said.splitlines() if line.startswith("[")] == [
+    assert [line.split("]")[0] for line in output.splitlines() if line.startswith("[")] == [
         "[1/3",
         "[2/3",
         "[3/3",
@@ -128,8 +128,8 @@ def test_two_commands_at_once_share_one_study(
 
 @pytest.mark.slow
 def test_two_jobs_find_what_one_finds(tune_command: Callable[..., Any], home: Path) -> None:
-    code, said, _ = tune_command("optimizer=sgd,kfac", *SMALL, "trials=3", "jobs=2")
-    assert code == 0, said
+    code, output, _ = tune_command("optimizer=sgd,kfac", *SMALL, "trials=3", "jobs=2")
+    assert code == 0, output
     parallel = load_trials(home)
     assert {
         json.loads((Path(path) / "summary.json").read_text())["parallel"]

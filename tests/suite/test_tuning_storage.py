@@ -81,18 +81,18 @@ def test_trials_are_claimed_in_order_with_the_points_of_the_space(study: Study) 
 
 
 def test_two_processes_share_a_study(study: Study) -> None:
-    here, there = Journal(study, owner("a")), Journal(study, owner("b"))
+    here, other = Journal(study, owner("a")), Journal(study, owner("b"))
     numbers = [
-        claim.number for _ in range(3) for journal in (here, there) for claim in journal.claim()
+        claim.number for _ in range(3) for journal in (here, other) for claim in journal.claim()
     ]
     assert numbers == [0, 1, 2, 3, 4, 5]
-    assert here.claim() == there.claim() == []
+    assert here.claim() == other.claim() == []
 
 
 def test_several_are_claimed_at_once(study: Study) -> None:
-    here, there = Journal(study, owner("a")), Journal(study, owner("b"))
+    here, other = Journal(study, owner("a")), Journal(study, owner("b"))
     assert [claim.number for claim in here.claim(4)] == [0, 1, 2, 3]
-    assert [claim.number for claim in there.claim(4)] == [4, 5]
+    assert [claim.number for claim in other.claim(4)] == [4, 5]
 
 
 def test_optuna_sees_an_ordinary_study(study: Study) -> None:
@@ -162,13 +162,13 @@ def test_the_same_setting_again_waits_for_the_run_that_is_at_it(study: Study) ->
         0.1,
         0.1,
     ]
-    here, there = Journal(pair, owner("a")), Journal(pair, owner("b"))
+    here, other = Journal(pair, owner("a")), Journal(pair, owner("b"))
     ((first,), (second,)) = here.claim(), here.claim()
     assert (first.number, second.number) == (0, 2)
-    assert there.claim() == []
+    assert other.claim() == []
     here.record(first, ended(first))
-    assert [claim.number for claim in there.claim()] == [1]
-    assert there.claim() == []
+    assert [claim.number for claim in other.claim()] == [1]
+    assert other.claim() == []
     here.record(second, ended(second))
     assert [claim.number for claim in here.claim()] == [3]
 
@@ -198,14 +198,14 @@ def test_what_a_process_tells_that_was_believed_dead_is_not_heard(study: Study) 
 
 
 def test_a_trial_that_is_given_back_is_claimed_at_once_and_counts_no_loss(study: Study) -> None:
-    here, there = Journal(study, owner("a")), Journal(study, owner("b"))
+    here, other = Journal(study, owner("a")), Journal(study, owner("b"))
     for _ in range(2 * ATTEMPTS):
         (claim,) = here.claim()
         assert claim.number == 0
         here.give_back([claim])
-        (claim,) = there.claim()
+        (claim,) = other.claim()
         assert claim.number == 0
-        there.give_back([claim])
+        other.give_back([claim])
     assert here.recorded() == []
 
 
@@ -243,10 +243,10 @@ def test_a_lock_that_was_lost_makes_no_trial_twice(
 
     The journal's order decides whose it is.
     """
-    here, there = Journal(study, owner("a")), Journal(study, owner("b"))
+    here, other = Journal(study, owner("a")), Journal(study, owner("b"))
     (first,) = here.claim()
-    monkeypatch.setattr(there, "trials", dict)  # it has looked before the other wrote
-    claimed = there.claim()
+    monkeypatch.setattr(other, "trials", dict)  # it has looked before the other wrote
+    claimed = other.claim()
     assert 0 not in [claim.number for claim in claimed]
     assert here._all()[0].number == 0
     here.record(first, ended(first))

@@ -29,14 +29,14 @@ def test_a_small_study_ends_with_the_best_of_its_runs(
     tune_command: Callable[..., Any], home: Path
 ) -> None:
     words = ["optimizer=sgd,kfac", *SMALL, "trials=3", "jobs=1"]
-    code, said, _ = tune_command(*words)
+    code, output, _ = tune_command(*words)
     out = home / "tuned"
 
     assert code == 0
-    assert said.startswith("6 trials: 1 tasks x 2 optimizers x 3\n")
-    assert said.count("kfac on quadratic, ") == 3
-    assert "kfac on quadratic: no trial of 3 ended well (3 unsupported)" in said
-    assert "tuning sgd on quadratic: 3 trials, " in said
+    assert output.startswith("6 trials: 1 tasks x 2 optimizers x 3\n")
+    assert output.count("kfac on quadratic, ") == 3
+    assert "kfac on quadratic: no trial of 3 ended well (3 unsupported)" in output
+    assert "tuning sgd on quadratic: 3 trials, " in output
     assert [path.name for path in out.iterdir()] == ["quadratic_sgd.yaml"]
     gaps = {}
     for folder in runs(home, "quadratic/sgd"):
@@ -72,9 +72,9 @@ def test_a_larger_budget_does_the_missing_trials_only(
     before = {
         path: (path / "summary.json").stat().st_mtime_ns for path in runs(home, "quadratic/sgd")
     }
-    _, said, _ = tune_command("optimizer=sgd", *SMALL, "trials=4", "jobs=1")
-    assert "2 of them are recorded already" in said
-    assert [line.split("]")[0] for line in said.splitlines() if line.startswith("[")] == [
+    _, output, _ = tune_command("optimizer=sgd", *SMALL, "trials=4", "jobs=1")
+    assert "2 of them are recorded already" in output
+    assert [line.split("]")[0] for line in output.splitlines() if line.startswith("[")] == [
         "[3/4",
         "[4/4",
     ]
@@ -84,8 +84,8 @@ def test_a_larger_budget_does_the_missing_trials_only(
     assert len(after) == 4
     assert before.items() <= after.items()
 
-    _, said, _ = tune_command("optimizer=sgd", *SMALL, "trials=3", "jobs=1")
-    assert "sgd on quadratic: the study has 1 trials more, of a larger request" in said
+    _, output, _ = tune_command("optimizer=sgd", *SMALL, "trials=3", "jobs=1")
+    assert "sgd on quadratic: the study has 1 trials more, of a larger request" in output
     assert "# Trial 0 of 3:" in (home / "tuned" / "quadratic_sgd.yaml").read_text()
 
 
@@ -98,14 +98,14 @@ def test_one_trial_is_the_default_setting(tune_command: Callable[..., Any], home
 def test_where_nothing_is_searched_the_default_is_the_only_trial(
     tune_command: Callable[..., Any], home: Path
 ) -> None:
-    _, said, _ = tune_command(
+    _, output, _ = tune_command(
         "optimizer=sgd,momentum", *SMALL, "trials=3", "jobs=1", "optimizer.lr=0.05"
     )
-    assert said.startswith("4 trials: ")
-    assert "sgd on quadratic: nothing to search, so its default setting is its only trial" in said
+    assert output.startswith("4 trials: ")
+    assert "sgd on quadratic: nothing to search, so its default setting is its only trial" in output
     assert (
         "not equally tuned on quadratic; trials: sgd 1, momentum 3 (nothing to search is one trial"
-        in said
+        in output
     )
     assert load_trials(home).groupby("optimizer").size().to_dict() == {"momentum": 3, "sgd": 1}
 
@@ -168,40 +168,40 @@ def test_studies_may_be_kept_in_a_shared_folder(
     assert [path.suffix for path in (tmp_path / "shared").glob("*.journal")] == [".journal"]
     assert not (home / "tune" / "studies").exists()
     (home / "tune" / "runs").rename(tmp_path / "of_another_machine")
-    _, said, _ = tune_command(*words)
-    assert "2 of them are recorded already" in said
+    _, output, _ = tune_command(*words)
+    assert "2 of them are recorded already" in output
     assert not (home / "tune" / "runs").exists()
 
 
 def test_one_of_many_that_a_yaml_stands_for_is_tuned_by_its_own_name(
     tune_command: Callable[..., Any], home: Path
 ) -> None:
-    given = [
+    words = [
         "optimizer.name=Lookahead",
         "optimizer.settings.optimizer=SGD",
         "optimizer.settings.k=2",
         "scale=quick",
     ]
     small = ["steps=2", "task.hidden=[4]", "trials=2", "jobs=1"]
-    _, said, _ = tune_command("optimizer=pytorch_optimizer", "task=mlp", *given, *small)
+    _, output, _ = tune_command("optimizer=pytorch_optimizer", "task=mlp", *words, *small)
     name = "mlp_pytorch_optimizer_lookahead"
 
     assert [path.name for path in (home / "tuned").iterdir()] == [f"{name}.yaml"]
     assert "of 2: final validation accuracy" in (home / "tuned" / f"{name}.yaml").read_text()
-    assert "pytorch_optimizer_lookahead on mlp, {}: done" in said
-    assert f"to use these values: tuned={name}\n" in said
+    assert "pytorch_optimizer_lookahead on mlp, {}: done" in output
+    assert f"to use these values: tuned={name}\n" in output
 
 
 def test_a_file_of_the_users_is_tuned_under_its_own_name(
     tune_command: Callable[..., Any], home: Path, root: Path
 ) -> None:
     file = root / "examples" / "my_task.py"
-    code, said, err = tune_command(
+    code, output, err = tune_command(
         "optimizer=sgd", "task=custom", f"task.file={file}", "steps=2", "trials=1", "jobs=1"
     )
     assert (code, err) == (0, "")
     assert [path.name for path in (home / "tuned").iterdir()] == ["my_task_sgd.yaml"]
-    assert "to use these values: 'tuned=my_task_${optimizer}'" in said
+    assert "to use these values: 'tuned=my_task_${optimizer}'" in output
 
 
 def test_a_broken_file_ends_the_study_at_once(
@@ -216,10 +216,10 @@ def test_a_broken_file_ends_the_study_at_once(
         "trials=5",
         "jobs=1",
     ]
-    code, said, err = tune_command(*words)
+    code, output, err = tune_command(*words)
     assert code == 2
     assert "broken.py" in err
-    assert "[" not in said
+    assert "[" not in output
     assert len(load_trials(home)) == 0
 
 
@@ -237,8 +237,8 @@ def test_tpe_is_repeatable_and_goes_on_where_it_was(
         json.dumps(settings) for settings in load_trials(home).query("sampler == 'tpe'")["settings"]
     ] == at_once
     assert at_once[3] != json.dumps(sampling.sequence(load_trials(home)["space"].iloc[0], 4)[3])
-    _, said, _ = tune_command(*[word.replace("jobs=1", "jobs=2") for word in words], "trials=4")
+    _, output, _ = tune_command(*[word.replace("jobs=1", "jobs=2") for word in words], "trials=4")
     assert (
         "sampler=tpe with several jobs tries other settings each time; jobs=1 is reproducible"
-        in said
+        in output
     )

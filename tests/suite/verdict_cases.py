@@ -17,8 +17,8 @@ Sown = Callable[..., Any]
 
 def verdict(records: Records, a: str = "kfac", b: str = "adamw", **options: Any) -> Verdict:
     (problem,) = records.problems
-    there = sides(records, problem)
-    return judge(CostTable(records), there[a], there[b], **options)
+    pair = sides(records, problem)
+    return judge(CostTable(records), pair[a], pair[b], **options)
 
 
 def built(*planted: Any, timings: Any = None) -> Records:

@@ -133,8 +133,8 @@ def test_gradients_of_the_batches_of_an_epoch_agree_with_the_whole_on_average() 
     parameters = list(model.parameters())
 
     def gradient(inputs: Tensor, targets: Tensor) -> Tensor:
-        found = torch.autograd.grad(task.loss_fn(model(inputs), targets), parameters)
-        return torch.cat([part.flatten() for part in found])
+        gradients = torch.autograd.grad(task.loss_fn(model(inputs), targets), parameters)
+        return torch.cat([part.flatten() for part in gradients])
 
     steps = 5 * int(task.steps_per_epoch)
     mean = torch.stack(

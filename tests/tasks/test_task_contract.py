@@ -48,8 +48,8 @@ def settings(name: str, size: int) -> dict[str, Any]:
 
 def target_class(name: str) -> type[Task]:
     module, _, title = settings(name, QUICK)["_target_"].rpartition(".")
-    found: type[Task] = getattr(import_module(module), title)
-    return found
+    needs: type[Task] = getattr(import_module(module), title)
+    return needs
 
 
 def build(name: str) -> Task:
@@ -246,16 +246,16 @@ def test_evaluation_equals_a_single_pass_over_all_data(name: str, split: str) ->
         return
     if task.size(split) > 10_000:  # the training text, as one batch, takes half a minute
         return
-    found = task.evaluate(model, split)
+    metrics = task.evaluate(model, split)
     model.eval()
     inputs, targets = task.splits[split]
     with torch.no_grad():
         whole = task.measure(model(inputs), targets)
         loss = float(task.loss_fn(model(inputs), targets))
-    assert found["loss"] == pytest.approx(loss, rel=1e-5)
+    assert metrics["loss"] == pytest.approx(loss, rel=1e-5)
     for key, values in whole.items():
         assert values.shape == (task.size(split),)
-        assert found[key] == pytest.approx(float(values.double().mean()), rel=1e-5)
+        assert metrics[key] == pytest.approx(float(values.double().mean()), rel=1e-5)
 
 
 @every_task

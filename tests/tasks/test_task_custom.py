@@ -49,11 +49,13 @@ def test_three_names_are_enough(make: Make) -> None:
     task = make(MODEL, LOSS, DATA)
     assert {split: task.size(split) for split in task.splits} == {"train": 40, "val": 5, "test": 5}
     assert (task.metric, task.direction, task.batch_size) == ("accuracy", "max", 40)
-    found = task.evaluate(task.model(0), "val")
+    metrics = task.evaluate(task.model(0), "val")
     inputs, targets = task.splits["val"]
     outputs = task.model(0)(inputs).detach()
-    assert found["loss"] == pytest.approx(float(F.cross_entropy(outputs, targets)))
-    assert found["accuracy"] == pytest.approx(float((outputs.argmax(1) == targets).float().mean()))
+    assert metrics["loss"] == pytest.approx(float(F.cross_entropy(outputs, targets)))
+    assert metrics["accuracy"] == pytest.approx(
+        float((outputs.argmax(1) == targets).float().mean())
+    )
 
 
 @pytest.mark.parametrize(
@@ -141,11 +143,11 @@ def test_a_metric_of_the_whole_split_is_not_averaged_over_batches(make: Make) ->
     model = task.model(0)
     inputs, targets = task.splits["train"]
     assert len(inputs) > task.evaluation_batch
-    found = task.evaluate(model, "train")
+    metrics = task.evaluate(model, "train")
     outputs = model(inputs).detach()
     assert task.metric == "auc"
-    assert found["auc"] == pytest.approx(roc_auc_score(targets, outputs))
-    assert found["size"] == pytest.approx(float(outputs.abs().mean()), rel=1e-5)
+    assert metrics["auc"] == pytest.approx(roc_auc_score(targets, outputs))
+    assert metrics["size"] == pytest.approx(float(outputs.abs().mean()), rel=1e-5)
 
 
 @pytest.mark.parametrize(("given", "size"), [("batch_size = 7\n", 7), ("batch_size = None\n", 40)])
@@ -261,11 +263,11 @@ def test_a_training_loader_says_the_batch_size_unless_the_file_does(make: Make, 
         "from torch.utils.data import DataLoader, TensorDataset\n"
         "x, y = torch.randn(50, 4), torch.arange(50) % 3\n"
     )
-    given = pair + data.format("DataLoader(TensorDataset(x, y), batch_size=7)")
-    assert make(MODEL, LOSS, given).batch_size == 7
-    assert make(MODEL, LOSS, given, "batch_size = 5\n").batch_size == 5
-    assert make(MODEL, LOSS, given, batch_size=3).batch_size == 3
-    assert make(MODEL, LOSS, given, "batch_size = None\n").batch_size == 40
+    loader = pair + data.format("DataLoader(TensorDataset(x, y), batch_size=7)")
+    assert make(MODEL, LOSS, loader).batch_size == 7
+    assert make(MODEL, LOSS, loader, "batch_size = 5\n").batch_size == 5
+    assert make(MODEL, LOSS, loader, batch_size=3).batch_size == 3
+    assert make(MODEL, LOSS, loader, "batch_size = None\n").batch_size == 40
 
 
 def test_names_that_only_resemble_pass(make: Make) -> None:

@@ -62,8 +62,8 @@ def test_any_text_file_will_do(
 
 def test_bits_are_the_loss_over_ln_two() -> None:
     task = CharTransformer(val_size=2, test_size=2, context=8)
-    found = task.evaluate(task.model(0), "val")
-    assert found["bits_per_char"] == pytest.approx(found["loss"] / math.log(2))
+    metrics = task.evaluate(task.model(0), "val")
+    assert metrics["bits_per_char"] == pytest.approx(metrics["loss"] / math.log(2))
 
 
 @pytest.mark.parametrize("task_class", [CharRNN, CharTransformer])

@@ -51,9 +51,9 @@ def test_fully_observed_the_truncated_svd_is_the_minimum(rank: int, noise: float
     task = MatrixFactorisation(**TINY | {"rank": rank}, noise=noise)
     left, right, rest = svd_factors(observed_matrix(task), rank)
     model = at(task, left, right)
-    found = task.evaluate(model, "train")
+    metrics = task.evaluate(model, "train")
     eckart_young = float(rest.square().sum()) / 35
-    assert found["loss"] == pytest.approx(eckart_young, rel=1e-10, abs=1e-25)
+    assert metrics["loss"] == pytest.approx(eckart_young, rel=1e-10, abs=1e-25)
     objective = objective_of(task, model)
     curvature = objective.hessian()
     assert float(curvature.gradient.norm()) < 1e-12

@@ -76,8 +76,8 @@ def solved_by_scipy(regression: Regression, start: int) -> float:
         "gtol": 1e-15,
         "max_nfev": 2000,
     }
-    found = least_squares(residuals, regression.starts[start - 1].numpy(), jac=jacobian, **options)
-    return regression.digits(torch.from_numpy(found.x))
+    result = least_squares(residuals, regression.starts[start - 1].numpy(), jac=jacobian, **options)
+    return regression.digits(torch.from_numpy(result.x))
 
 
 def test_all_are_there_with_their_sizes() -> None:
@@ -165,10 +165,10 @@ def test_metrics_at_the_solution_and_at_the_start() -> None:
     assert 0 <= task.evaluate(model, "val")["digits"] < 1
     with torch.no_grad():
         next(model.parameters()).copy_(task.regression.certified)
-    found = task.evaluate(model, "test")
-    assert found["digits"] == 11
-    assert found["residual_sum"] == pytest.approx(1.2455138894e-01, rel=1e-9)
-    assert found["loss"] == pytest.approx(found["residual_sum"] / 14)
+    metrics = task.evaluate(model, "test")
+    assert metrics["digits"] == 11
+    assert metrics["residual_sum"] == pytest.approx(1.2455138894e-01, rel=1e-9)
+    assert metrics["loss"] == pytest.approx(metrics["residual_sum"] / 14)
 
 
 @pytest.mark.parametrize(

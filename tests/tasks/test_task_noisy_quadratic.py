@@ -98,9 +98,9 @@ def test_noise_floor(noise: float) -> None:
     assert task.floor == pytest.approx(noise**2 / 2 * float(task.hessian.trace()), rel=1e-12)
     deviation = noise**2 * float((task.eigenvalues.square().sum() / 2 / 20_000).sqrt())
     for split in SPLITS:
-        found = task.evaluate(at(zero(), task), split)
-        assert found["gap"] == 0
-        assert found["loss"] == pytest.approx(task.floor, abs=4 * deviation)
+        metrics = task.evaluate(at(zero(), task), split)
+        assert metrics["gap"] == 0
+        assert metrics["loss"] == pytest.approx(task.floor, abs=4 * deviation)
 
 
 def test_gap_of_the_training_minimiser_is_the_floor_over_the_examples() -> None:
@@ -122,8 +122,8 @@ def test_full_newton_steps_end_at_the_floor_over_the_batch() -> None:
 
 def test_without_noise_it_is_a_plain_quadratic() -> None:
     task = NoisyQuadratic(noise=0.0, examples=10, batch_size=None)
-    found = task.evaluate(task.model(0), "train")
-    assert found["loss"] == pytest.approx(found["gap"], rel=1e-12)
+    metrics = task.evaluate(task.model(0), "train")
+    assert metrics["loss"] == pytest.approx(metrics["gap"], rel=1e-12)
     assert task.floor == 0
 
 

@@ -72,12 +72,12 @@ def test_encoding_can_be_undone() -> None:
 
 def test_decoder_is_given_what_came_before(task: Seq2Seq) -> None:
     inputs, targets = first_batch(task)
-    given = inputs[:, task.longest :]
-    assert given.shape == targets.shape == (20, 7)
-    assert torch.equal(given != PAD, targets != PAD)
-    assert (given[:, 0] == BOUNDARY).all()
+    decoder_inputs = inputs[:, task.longest :]
+    assert decoder_inputs.shape == targets.shape == (20, 7)
+    assert torch.equal(decoder_inputs != PAD, targets != PAD)
+    assert (decoder_inputs[:, 0] == BOUNDARY).all()
     later = targets[:, 1:] != PAD
-    assert torch.equal(given[:, 1:][later], targets[:, :-1][later])
+    assert torch.equal(decoder_inputs[:, 1:][later], targets[:, :-1][later])
 
 
 def test_loss_is_the_sum_over_real_places_and_padding_has_no_gradient(task: Seq2Seq) -> None:
@@ -103,8 +103,8 @@ def test_padding_changes_nothing(task: Seq2Seq) -> None:
     with torch.no_grad():
         wide.letter_embedding.weight[PAD] = 7.0  # of no consequence, as is the decoder's
         wide.phoneme_embedding.weight[PAD] = -7.0
-    letters, given = inputs[:, :6], inputs[:, 6:]
-    padded = torch.cat([F.pad(letters, (0, 3)), F.pad(given, (0, 3))], dim=1)
+    letters, decoder_inputs = inputs[:, :6], inputs[:, 6:]
+    padded = torch.cat([F.pad(letters, (0, 3)), F.pad(decoder_inputs, (0, 3))], dim=1)
     found = wide(padded)
     torch.testing.assert_close(found[..., :7], model(inputs), rtol=1e-12, atol=1e-14)
     assert (found[..., 7:].argmax(dim=1) == PAD).all()
@@ -172,21 +172,21 @@ def test_exact_is_the_share_of_words_that_greedy_decoding_gets_right() -> None:
     task = Seq2Seq(**{**TINY, "embedding": 16, "hidden": 48, "batch_size": 64})
     model = trained(task)
     inputs, targets = task.splits["val"]
-    given = torch.full_like(targets, PAD)
-    given[:, 0] = BOUNDARY
+    decoder_inputs = torch.full_like(targets, PAD)
+    decoder_inputs[:, 0] = BOUNDARY
     said = torch.full_like(targets, PAD)
     going = torch.ones(len(inputs), dtype=torch.bool)
     with torch.no_grad():
         for place in range(targets.shape[1]):
-            logits = model(torch.cat([inputs[:, : task.longest], given], dim=1))
+            logits = model(torch.cat([inputs[:, : task.longest], decoder_inputs], dim=1))
             said[going, place] = logits[going, :, place].argmax(dim=1)
             going &= said[:, place] > BOUNDARY
             if place + 1 < targets.shape[1]:
-                given[going, place + 1] = said[going, place]
+                decoder_inputs[going, place + 1] = said[going, place]
     right = float((said == targets).all(dim=1).double().mean())
-    found = task.evaluate(model, "val")
+    metrics = task.evaluate(model, "val")
     assert 0.02 < right < 0.9
-    assert found["exact"] == pytest.approx(right)
+    assert metrics["exact"] == pytest.approx(right)
 
 
 def test_token_error_counts_real_places_alone(task: Seq2Seq) -> None:

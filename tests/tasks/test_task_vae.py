@@ -70,10 +70,10 @@ def test_loss_is_a_convex_function_of_the_outputs(likelihood: str) -> None:
 
 def test_metrics_are_the_bound_and_its_parts() -> None:
     task = small()
-    found = task.evaluate(task.model(0), "val")
-    assert found["negative_elbo"] == found["loss"]
-    assert found["loss"] == pytest.approx(found["reconstruction"] + found["divergence"])
-    assert found["divergence"] > 0
+    metrics = task.evaluate(task.model(0), "val")
+    assert metrics["negative_elbo"] == metrics["loss"]
+    assert metrics["loss"] == pytest.approx(metrics["reconstruction"] + metrics["divergence"])
+    assert metrics["divergence"] > 0
 
 
 def test_each_step_has_its_own_noise_and_each_held_out_image_always_the_same() -> None:
@@ -107,12 +107,12 @@ def test_the_decoder_is_given_a_draw_from_the_encoders_distribution() -> None:
     task = small()
     model = task.model(0)
     assert isinstance(model, ConvolutionalVAE)
-    given: list[Tensor] = []
-    model.decoder.register_forward_pre_hook(lambda _, arguments: given.append(arguments[0]))
+    codes: list[Tensor] = []
+    model.decoder.register_forward_pre_hook(lambda _, arguments: codes.append(arguments[0]))
     inputs, _ = next(task.batches("train", 0))
     outputs = model(inputs)
     mean, log_variance = outputs[:, PIXELS : PIXELS + 3], outputs[:, PIXELS + 3 :]
-    torch.testing.assert_close(given[0], mean + log_variance.exp().sqrt() * inputs[:, PIXELS:])
+    torch.testing.assert_close(codes[0], mean + log_variance.exp().sqrt() * inputs[:, PIXELS:])
     assert ((outputs[:, :PIXELS] > 0) & (outputs[:, :PIXELS] < 1)).all()
 
 
