@@ -288,7 +288,7 @@ def parse(arguments: Sequence[str]) -> Request:
     """
     own, settings = words.read(arguments, OWN, REFUSED)
     if "task" not in own:
-        raise ConfigError(__doc__ or "")
+        raise words.lacking(__doc__, task=None)
     return Request(own.pop("task"), **own, overrides=settings)
 
 

@@ -42,6 +42,12 @@ def read(
     return values, [word for word in words if word.partition("=")[0] not in own]
 
 
+def lacking(usage: str | None, **values: Any) -> ConfigError:
+    """The refusal of a command line without a needed word: the command's help, then the word."""
+    words = " ".join(f"{key}=..." for key, value in values.items() if not value)
+    return ConfigError(f"{(usage or '').rstrip()}\n\nMissing: {words}")
+
+
 def filters(
     words: Sequence[str], flags: Mapping[str, Sequence[str] | str | None]
 ) -> dict[str, str]:

@@ -105,6 +105,8 @@ def setting(run: Run, key: str) -> str | None:
 
 def _no_such(key: str, wanted: str, texts: set[str], runs: Sequence[Run]) -> str:
     """Why no run has a setting of this value, and what to type."""
+    if texts == {"null"}:
+        return f"no run has {key}={wanted}; {key} is not set in any of them"
     if texts:
         known = sorted(texts)
         nearest = did_you_mean(wanted, known)

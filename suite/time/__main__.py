@@ -316,7 +316,7 @@ def parse(arguments: Sequence[str]) -> Request:
     optimizers = own.pop("optimizer", overrides.swept("optimizer", arguments))
     tasks = own.pop("task", overrides.swept("task", arguments))
     if not (optimizers and tasks):
-        raise ConfigError(__doc__ or "")
+        raise words.lacking(__doc__, optimizer=optimizers, task=tasks)
     return Request(optimizers, tasks, **own, overrides=settings)
 
 

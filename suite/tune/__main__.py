@@ -23,7 +23,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from suite.config import messages, words
-from suite.errors import ConfigError
 
 if TYPE_CHECKING:
     from suite.tune.study import Request
@@ -80,7 +79,7 @@ def parse(arguments: Sequence[str]) -> Request:
     }
     values, overrides = words.read(arguments, own, REFUSED)
     if not {"optimizer", "task"} <= values.keys():
-        raise ConfigError(__doc__ or "")
+        raise words.lacking(__doc__, optimizer=values.get("optimizer"), task=values.get("task"))
     optimizers, tasks = values.pop("optimizer"), values.pop("task")
     return Request(optimizers, tasks, **values, overrides=overrides)
 

@@ -289,6 +289,7 @@ def test_an_experiment_names_the_pairs_that_the_command_line_does_not() -> None:
     ("words", "message"),
     [
         (["task=mlp"], "Isolated timing: the seconds of a step"),
+        (["task=mlp"], "Missing: optimizer=..."),
         (["experiment=quik"], "experiment=quik is not one of "),
         (["optimizer=sdg", "task=mlp"], "optimizer=sdg is not one of "),
         (["optimizer=sgd", "task=mlq"], "task=mlq is not one of "),
