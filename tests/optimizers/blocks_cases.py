@@ -64,14 +64,14 @@ def exact(problem: Problem, block: Block) -> Tensor:
 
 def assert_exact(problem: Problem, names: set[str] | None = None, **options: object) -> None:
     """Every block, or those of the names, equals the exact one; all parameters have a block."""
-    found, scale = factored(problem, **options)
+    factored_blocks, scale = factored(problem, **options)
     checked = set()
-    for block, factors in found:
+    for block, factors in factored_blocks:
         if names is None or block.name in names:
             close(scale * dense(block, factors), exact(problem, block), 1e-12)
             checked.add(block.name)
     if names is None:
-        assert {id(p) for block, _ in found for p in block.parameters} == {
+        assert {id(p) for block, _ in factored_blocks for p in block.parameters} == {
             id(p) for p in problem.params
         }
     else:

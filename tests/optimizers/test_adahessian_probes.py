@@ -77,11 +77,11 @@ def test_the_true_diagonal() -> None:
 
 def test_an_agreement_in_numbers() -> None:
     true = torch.tensor([1.0, -2.0, 4.0, 8.0, 0.0])
-    found = agreement(torch.tensor([2.0, 4.0, 8.0, 16.0, 3.0]), true)
-    assert found.sign == found.positive == 0.75
-    assert found.weighted == pytest.approx(13 / 15)
-    assert found.ratio == 2
-    assert found.correlation == pytest.approx(1)
+    facts = agreement(torch.tensor([2.0, 4.0, 8.0, 16.0, 3.0]), true)
+    assert facts.sign == facts.positive == 0.75
+    assert facts.weighted == pytest.approx(13 / 15)
+    assert facts.ratio == 2
+    assert facts.correlation == pytest.approx(1)
     assert agreement(-true, true).sign == 0
     with pytest.raises(ValueError, match="shapes"):
         agreement(true[:2], true)

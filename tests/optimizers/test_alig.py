@@ -103,6 +103,6 @@ def test_state_is_a_vector_with_momentum_only() -> None:
     method, plain = ALIG(problem.params), ALIG(problem.params, momentum=0.0)
     for each in (method, plain):
         run(problem, each, full(problem, 2))
-    kept = [t.numel() for state in method.state.values() for t in state.values()]
-    assert sum(kept) == len(vector(problem))
+    sizes = [t.numel() for state in method.state.values() for t in state.values()]
+    assert sum(sizes) == len(vector(problem))
     assert not plain.state

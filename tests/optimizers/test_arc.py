@@ -175,10 +175,10 @@ def test_the_krylov_spaces_minimiser_is_the_whole_ones_in_the_end(seed: int) -> 
         process = cubic_process(
             lambda v, m=matrix: m @ v, gradient, sigma, iterations, lambda slope, norm: False
         )
-        coefficients, found, slope = krylov_cubic(process, float(gradient.norm()), sigma)
+        coefficients, solution, slope = krylov_cubic(process, float(gradient.norm()), sigma)
         step = process.lift(coefficients)
         values.append(cubic(matrix, gradient, sigma, step))
-        assert cubic_change(found, sigma) == pytest.approx(values[-1], rel=1e-9)
+        assert cubic_change(solution, sigma) == pytest.approx(values[-1], rel=1e-9)
         model_gradient = gradient + matrix @ step + sigma * step.norm() * step
         assert slope == pytest.approx(float(model_gradient.norm()), rel=1e-6, abs=1e-9)
     assert all(later <= earlier + 1e-12 * abs(earlier) for earlier, later in pairwise(values))

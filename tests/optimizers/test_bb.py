@@ -35,11 +35,11 @@ def quadratic(scales: list[float], start: list[float] | None = None) -> Problem:
 
 
 def path(problem: Problem, method: BB, steps: int) -> list[Tensor]:
-    found = [vector(problem)]
+    points = [vector(problem)]
     for _ in range(steps):
         run(problem, method, full(problem, 1))
-        found.append(vector(problem))
-    return found
+        points.append(vector(problem))
+    return points
 
 
 def test_the_trajectory_is_that_of_scipys_spectral_method() -> None:
@@ -68,9 +68,9 @@ def test_the_steps_are_those_of_the_formulas(rule: str, lr: float) -> None:
     scales = torch.tensor([1.0, 7.0, 30.0]).double()
     problem = quadratic(scales.tolist())
     method = BB(problem.params, lr=lr, rule=rule, first=0.01, memory=100)
-    found = path(problem, method, 14)
+    points = path(problem, method, 14)
     x, alpha = torch.ones(3).double(), 0.01
-    for k, there in enumerate(found[1:]):
+    for k, there in enumerate(points[1:]):
         s = -lr * alpha * scales * x
         x, y = x + s, scales * s
         torch.testing.assert_close(there, x, rtol=1e-9, atol=1e-12)

@@ -201,10 +201,10 @@ def test_a_reduced_embedding_keeps_the_diagonal_of_its_mean_counts() -> None:
     problem = Problem(
         net(nn.Embedding(5, 3), MeanPool(), nn.Linear(3, 2)), nn.MSELoss(), index, normal(4, 2)
     )
-    found, _ = factored(problem, reduce=True)
+    factored_blocks, _ = factored(problem, reduce=True)
     counts = torch.nn.functional.one_hot(index, 5).double().mean(1)
     close(
-        {block.name: factors for block, factors in found}["0.weight"]["a"],
+        {block.name: factors for block, factors in factored_blocks}["0.weight"]["a"],
         counts.square().sum(0) / 4,
     )
 
@@ -219,14 +219,14 @@ def test_the_factors_of_an_lstm_are_moments_over_examples_and_times(fisher: str)
     layer = nn.LSTM(3, 4, batch_first=True).double()
     model = nn.Sequential(layer, First(), MeanPool(), nn.Linear(4, 2).double())
     problem = Problem(model, nn.CrossEntropyLoss(), normal(5, 6, 3), classes(2, 5))
-    h, c, kept, hs = torch.zeros(5, 4).double(), torch.zeros(5, 4).double(), [], []
+    h, c, saved, hs = torch.zeros(5, 4).double(), torch.zeros(5, 4).double(), [], []
     for t in range(6):
         x = problem.inputs[:, t]
         from_input, from_state = (
             x @ layer.weight_ih_l0.T + layer.bias_ih_l0,
             h @ layer.weight_hh_l0.T + layer.bias_hh_l0,
         )
-        kept.append((x, from_input, h, from_state))
+        saved.append((x, from_input, h, from_state))
         i, f, g, o = (from_input + from_state).split(4, dim=1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         h = torch.sigmoid(o) * torch.tanh(c)
@@ -242,9 +242,9 @@ def test_the_factors_of_an_lstm_are_moments_over_examples_and_times(fisher: str)
         ]
     found = {block.name: factors for block, factors in factored(problem, fisher)[0]}
     for number, name in ((0, "0.weight_ih_l0"), (2, "0.weight_hh_l0")):
-        a = torch.cat([torch.cat([use[number], torch.ones(5, 1)], 1) for use in kept])
+        a = torch.cat([torch.cat([use[number], torch.ones(5, 1)], 1) for use in saved])
         close(found[name]["a"], (a.T @ a / 5).detach(), 1e-12)
-        products = [use[number + 1] for use in kept]
+        products = [use[number + 1] for use in saved]
         slopes = [
             torch.cat(torch.autograd.grad(logits, products, root, retain_graph=True))
             for root in roots
@@ -279,8 +279,8 @@ def test_convolutions_against_curvlinops(sharing: str, loss: str) -> None:
         check_deterministic=False,
     )
     whole = (operator @ torch.eye(sum(p.numel() for p in problem.params)).double()).double()
-    found, scale = factored(problem, reduce=sharing == "reduce")
-    assert len(found) == 4
-    for block, factors in found:
+    factored_blocks, scale = factored(problem, reduce=sharing == "reduce")
+    assert len(factored_blocks) == 4
+    for block, factors in factored_blocks:
         index = indices(problem, block).flatten()
         close(scale * dense(block, factors)[0], whole[index][:, index])

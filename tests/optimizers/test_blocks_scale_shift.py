@@ -145,8 +145,8 @@ def test_a_tied_embedding_keeps_the_partial_traces_of_both_uses() -> None:
         TiedEmbedding().double(), nn.CrossEntropyLoss(), classes(5, 4, 6), classes(5, 4, 6, seed=3)
     )
     objective = problem.objective()
-    found = {block.name: (block, factors) for block, factors in factored(problem)[0]}
-    block, factors = found["embedding.weight"]
+    factored_blocks = {block.name: (block, factors) for block, factors in factored(problem)[0]}
+    block, factors = factored_blocks["embedding.weight"]
     assert isinstance(block, KroneckerBlock)
     assert len(block.maps) == 2
     assert block.is_dense(factors["a"])
@@ -161,9 +161,9 @@ def test_a_tied_embedding_keeps_the_partial_traces_of_both_uses() -> None:
     slopes = torch.cat([record[head].gradients[0].flatten(0, 1) for record in passes]) * 24
     total += torch.kron(inputs.T @ inputs / 24, slopes.T @ slopes / 24)
     tensor = total.view(3, 5, 3, 5)
-    kept = torch.kron(factors["g"], factors["a"]).view(3, 5, 3, 5)
-    close(torch.einsum("ikjk->ij", kept), torch.einsum("ikjk->ij", tensor), 1e-12)
-    close(torch.einsum("kikj->ij", kept), torch.einsum("kikj->ij", tensor), 1e-12)
+    block_matrix = torch.kron(factors["g"], factors["a"]).view(3, 5, 3, 5)
+    close(torch.einsum("ikjk->ij", block_matrix), torch.einsum("ikjk->ij", tensor), 1e-12)
+    close(torch.einsum("kikj->ij", block_matrix), torch.einsum("kikj->ij", tensor), 1e-12)
 
 
 @pytest.mark.parametrize("head_first", [False, True])

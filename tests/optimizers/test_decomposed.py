@@ -52,11 +52,11 @@ def assert_same(
 ) -> None:
     expected, slopes = evaluated(layer, call)
     with capture(layer, [type(layer), nn.Linear]) as captured:
-        found, gradients = evaluated(layer, call)
+        records, gradients = evaluated(layer, call)
     assert bool(captured) == recorded
     assert "forward" not in layer.__dict__
-    assert [output.stride() for output in found] == [output.stride() for output in expected]
-    for actual, wanted in zip([*found, *gradients], [*expected, *slopes], strict=True):
+    assert [output.stride() for output in records] == [output.stride() for output in expected]
+    for actual, wanted in zip([*records, *gradients], [*expected, *slopes], strict=True):
         close(actual.detach(), wanted.detach(), 1e-12)
 
 
@@ -156,11 +156,11 @@ def test_gradients_by_edges_equal_those_of_hooks(name: str) -> None:
     with capture(problem.model, kinds, watch=False) as noted:
         loss = problem.loss_fn(problem.model(problem.inputs), problem.targets)
     gradients = torch.autograd.grad(loss, edges_of(noted), allow_unused=True)
-    found = with_gradients(noted, gradients)
-    assert set(found) == set(watched)
+    records = with_gradients(noted, gradients)
+    assert set(records) == set(watched)
     for key, record in watched.items():
         for (value, gradient), (other_value, other) in zip(
-            record.uses(), found[key].uses(), strict=True
+            record.uses(), records[key].uses(), strict=True
         ):
             close(other_value, value)
             close(other, gradient)
@@ -288,9 +288,9 @@ def test_inside_transformer_layers(training: bool, decoder: bool) -> None:
 
     expected, slopes = evaluated(layer, call)
     with capture(layer, [nn.MultiheadAttention, nn.Linear]) as captured:
-        found, gradients = evaluated(layer, call)
+        records, gradients = evaluated(layer, call)
     assert len(captured) == (2 if decoder else 1) * 4 + 2
-    for actual, wanted in zip([*found, *gradients], [*expected, *slopes], strict=True):
+    for actual, wanted in zip([*records, *gradients], [*expected, *slopes], strict=True):
         close(actual.detach(), wanted.detach(), 1e-12)
 
 

@@ -89,12 +89,12 @@ def index_of(problem: Problem) -> dict[str, Tensor]:
             len(parameter), -1
         )
         offset += parameter.numel()
-    found = {}
+    results = {}
     for name, layer in problem.model.named_modules():
         if isinstance(layer, LAYERS):
             parts = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
-            found[name] = torch.cat([places[id(part)] for part in parts], dim=1)
-    return found
+            results[name] = torch.cat([places[id(part)] for part in parts], dim=1)
+    return results
 
 
 def state_of(problem: Problem, optimizer: KFAC, name: str) -> dict[str, Tensor]:

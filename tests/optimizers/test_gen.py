@@ -159,11 +159,11 @@ def test_the_own_mini_batch_rewards_steps_that_are_too_long() -> None:
         method = GeN(problem.params, inner, batch="own" if kind == "full" else kind)
         objective = problem.objective(sampler=lambda draws=draws: next(draws))
         steps = full(problem, 300) if kind == "full" else batches(problem, 300)
-        kept = []
+        saved = []
         for batch in steps:
             method.step(objective.on(*batch))
-            kept.append(method.telemetry()["step_size"])
-        sizes[kind] = sum(kept[-100:]) / 100
+            saved.append(method.telemetry()["step_size"])
+        sizes[kind] = sum(saved[-100:]) / 100
         losses[kind] = float(problem.objective().value())
     assert sizes["own"] > 2 * sizes["fresh"]
     assert losses["full"] < losses["fresh"] < 0.8 * losses["own"]

@@ -13,11 +13,11 @@ from tests.optimizers.test_mfac import SIZE, follow, gradients, linear
 
 def entries(rows: np.ndarray, momentum: float) -> np.ndarray:
     """What enters the window: the exponential averages of the gradients."""
-    mean, found = np.zeros(rows.shape[1]), []
+    mean, results = np.zeros(rows.shape[1]), []
     for row in rows:
         mean = momentum * mean + (1 - momentum) * row
-        found.append(mean)
-    return np.stack(found)
+        results.append(mean)
+    return np.stack(results)
 
 
 def second_moment(means: np.ndarray, window: int, beta2: float, average: bool) -> np.ndarray:

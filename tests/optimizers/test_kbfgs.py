@@ -105,12 +105,12 @@ class Twin:
         for handle in handles:
             handle.remove()
         slopes = torch.autograd.grad(loss, [seen[m][1] for m in self.layers])
-        found = []
+        results = []
         for layer, slope in zip(self.layers, slopes, strict=True):
             a, s = (part.detach().numpy() for part in seen[layer])
             abar, g = np.hstack([a, np.ones((len(a), 1))]), slope.numpy()
-            found.append((abar, s, g * len(g), g.T @ abar))
-        return found
+            results.append((abar, s, g * len(g), g.T @ abar))
+        return results
 
     def step(self, number: int) -> None:
         before = self.look()
@@ -243,7 +243,7 @@ def test_a_new_point_that_is_not_finite_leaves_the_factors() -> None:
     problem.model = nn.Sequential(nn.Linear(4, 5), Exponential(), nn.Linear(5, 3)).double()
     optimizer = KBFGS(problem.model.named_parameters())
     run(problem, optimizer, 3)
-    kept = [
+    saved = [
         state["g_inverse"].clone() for state in optimizer.state.values() if "g_inverse" in state
     ]
     for group in optimizer.param_groups:
@@ -251,7 +251,7 @@ def test_a_new_point_that_is_not_finite_leaves_the_factors() -> None:
     run(problem, optimizer, 1)
     after = [state["g_inverse"] for state in optimizer.state.values() if "g_inverse" in state]
     assert optimizer.failures["pair"] > 0
-    assert all(torch.equal(a, b) for a, b in zip(kept, after, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(saved, after, strict=True))
 
 
 def test_a_first_inverse_that_fails_leaves_the_layer_to_the_fallback(

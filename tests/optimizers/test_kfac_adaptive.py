@@ -165,11 +165,11 @@ def test_the_damping_decays_to_its_floor() -> None:
         {"params": list(problem.model[2].parameters()), "damping": 4.0},
     ]
     optimizer = KFAC(groups, damping=1.0, damping_rule="decay", damping_decay=0.5, min_damping=0.2)
-    found = []
+    dampings = []
     for _ in range(5):
         optimizer.step(problem.objective())
-        found.append([group["damping"] for group in optimizer.param_groups])
-    assert found == [[0.5, 2.0], [0.25, 1.0], [0.2, 0.5], [0.2, 0.25], [0.2, 0.2]]
+        dampings.append([group["damping"] for group in optimizer.param_groups])
+    assert dampings == [[0.5, 2.0], [0.25, 1.0], [0.2, 0.5], [0.2, 0.25], [0.2, 0.2]]
     assert optimizer.needs == {"layers", "sampled"}
 
 

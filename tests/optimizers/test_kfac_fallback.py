@@ -202,11 +202,11 @@ def test_a_factor_without_an_inverse_keeps_the_last_one() -> None:
     optimizer = KFAC(problem.model.named_parameters(), statistics_period=100, inverse_period=1)
     optimizer.step(problem.objective())
     state = optimizer.state[problem.model[0].weight]
-    kept = state["g_inverse"].clone()
+    saved = state["g_inverse"].clone()
     state["g"] = -1e3 * torch.eye(5).double()
     optimizer.step(problem.objective())
     assert optimizer.failures == {"inverse": 1}
-    assert torch.equal(state["g_inverse"], kept)
+    assert torch.equal(state["g_inverse"], saved)
     assert optimizer.layer_coverage()["0.weight"] == "kfac"
 
 

@@ -183,14 +183,14 @@ def test_damping_breaks_it() -> None:
 @pytest.mark.parametrize("way", ["kfac", "ekfac"])
 def test_autocast_keeps_the_factors_in_single_precision(way: str) -> None:
     method, options = WAYS[way]
-    found = []
+    results = []
     for autocast in (False, True):
         problem = CASES["conv_bn"]()
         problem.model.float()
         problem.inputs = problem.inputs.float()
         optimizer = method(problem.model.named_parameters(), fisher="exact", **options)
         optimizer.step(problem.objective(autocast=autocast))
-        found.append(
+        results.append(
             {(i, k): v for i, p in enumerate(problem.params) for k, v in optimizer.state[p].items()}
         )
         run(problem, optimizer, 5, autocast=autocast)
@@ -201,7 +201,7 @@ def test_autocast_keeps_the_factors_in_single_precision(way: str) -> None:
                 for tensor in tensors
             )
         assert not optimizer.failures
-    single, mixed = found
+    single, mixed = results
     assert mixed.keys() == single.keys()
     for (number, key), value in single.items():
         if key in ("a", "g", "b"):

@@ -191,9 +191,9 @@ def test_a_first_step_is_the_damped_inverse_times_the_gradient(name: str, option
         ]
         stacks = [t.reshape(-1, *t.shape[-2:]) for t in dense]
         matrix = block.matrix([p.grad for p in block.parameters]) / objective.scale  # type: ignore[misc]
-        found = block.matrix([steps[id(p)] for p in block.parameters])
+        computed = block.matrix([steps[id(p)] for p in block.parameters])
         for number, (slope, step) in enumerate(
-            zip(*(m.reshape(-1, *m.shape[-2:]) for m in (matrix, found)), strict=True)
+            zip(*(m.reshape(-1, *m.shape[-2:]) for m in (matrix, computed)), strict=True)
         ):
             whole = (
                 stacks[0][number]

@@ -30,12 +30,12 @@ def test_every_inverse_is_renewed_once_a_period(layers: int, period: int, invers
         ),
     )
     name = "a_inverse" if inverse == "cholesky" else "a_basis"
-    kept, changed = [None] * layers, []
+    saved, changed = [None] * layers, []
     for _ in range(1 + 3 * period):
         optimizer.step(problem.objective())
         now = [optimizer.state[weight][name] for weight in weights(problem)]
-        changed.append([old is not new for old, new in zip(kept, now, strict=True)])
-        kept = now
+        changed.append([old is not new for old, new in zip(saved, now, strict=True)])
+        saved = now
     assert changed[0] == [True] * layers
     for first in range(1, 1 + 2 * period):  # any window of a period's length
         counts = [sum(column) for column in zip(*changed[first : first + period], strict=True)]
@@ -52,13 +52,13 @@ def test_the_first_steps_each_renew_all_inverses(staggered: bool) -> None:
         problem.model.named_parameters(), staggered=staggered, inverse_period=5, first_inverses=4
     )
     ages, changed = [], []
-    kept: list[object] = [None] * 3
+    saved: list[object] = [None] * 3
     for _ in range(11):
         optimizer.step(problem.objective())
         now = [optimizer.state[weight]["a_inverse"] for weight in weights(problem)]
-        changed.append(sum(old is not new for old, new in zip(kept, now, strict=True)))
+        changed.append(sum(old is not new for old, new in zip(saved, now, strict=True)))
         ages.append(optimizer.telemetry()["age"])
-        kept = now
+        saved = now
     assert changed[:4] == [3] * 4
     assert sum(changed[4:9]) == 3
     if not staggered:
@@ -101,7 +101,7 @@ def test_spread_statistics_are_those_of_the_whole_batch(
 ) -> None:
     """At a point that does not move, after whole periods, also where the slices differ in size or
     are empty."""
-    found = []
+    results = []
     for staggered in (False, True):
         problem = CASES[name]()
         optimizer = method(
@@ -116,9 +116,9 @@ def test_spread_statistics_are_those_of_the_whole_batch(
         objective = problem.objective()
         for _ in range(1 + 2 * period):
             optimizer.step(objective.on(problem.inputs, problem.targets))
-        found.append([optimizer.state[p] for p in problem.params])
+        results.append([optimizer.state[p] for p in problem.params])
     compared = 0
-    for plain, spread in zip(*found, strict=True):
+    for plain, spread in zip(*results, strict=True):
         for key in plain:
             if key in ("a", "g", "a_inverse", "g_inverse", "scales"):
                 close(spread[key], plain[key], 1e-12)
@@ -130,7 +130,7 @@ def test_spread_statistics_are_those_of_the_whole_batch(
 
 def test_averages_over_periods_forget_at_the_same_rate() -> None:
     """Old statistics keep the weight decay^periods, however they are spread."""
-    kept = []
+    saved = []
     for staggered in (False, True):
         problem = stack(2)
         optimizer = KFAC(
@@ -149,8 +149,8 @@ def test_averages_over_periods_forget_at_the_same_rate() -> None:
         state["a"].add_(torch.eye(5).double())  # a disturbance of one
         for _ in range(3):
             optimizer.step(objective.on(problem.inputs, problem.targets))
-        kept.append(float((state["a"] - before).diagonal().mean()))
-    assert kept == pytest.approx([0.5, 0.5])
+        saved.append(float((state["a"] - before).diagonal().mean()))
+    assert saved == pytest.approx([0.5, 0.5])
 
 
 @pytest.mark.parametrize(("fisher", "passes"), [("sampled", 1), ("exact", 4), ("empirical", 1)])

@@ -104,8 +104,8 @@ def test_the_factors_converge_to_the_covariance(basis: str, period: int) -> None
         stack.count()
     state = optimizer.state[model.weight]
     for mode, expected in enumerate((rows, columns)):
-        found = state[f"basis_{mode}"] @ state[f"factor_{mode}"] @ state[f"basis_{mode}"].T
-        torch.testing.assert_close(up_to_scale(found), up_to_scale(expected), rtol=0, atol=0.03)
+        rotated = state[f"basis_{mode}"] @ state[f"factor_{mode}"] @ state[f"basis_{mode}"].T
+        torch.testing.assert_close(up_to_scale(rotated), up_to_scale(expected), rtol=0, atol=0.03)
         assert off_diagonal(state[f"factor_{mode}"]) < 0.05
     scale = float(
         state["factor_0"].trace() * state["factor_1"].trace() / (rows.trace() * columns.trace())

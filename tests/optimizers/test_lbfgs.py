@@ -44,11 +44,11 @@ def pairs_of(count: int, size: int = 12) -> tuple[list[Tensor], list[Tensor]]:
 def test_the_recursion_is_the_dense_inverse(count: int) -> None:
     steps, changes = pairs_of(count)
     vector = normal(12, seed=99)
-    kept = vector.clone()
+    saved = vector.clone()
     inverse = dense(steps, changes)
     close(two_loop(vector, steps, changes), inverse @ vector, 1e-11)
     close(two_loop(changes[-1], steps, changes), steps[-1], 1e-12)
-    assert torch.equal(vector, kept)
+    assert torch.equal(vector, saved)
 
 
 def test_the_buffer_keeps_the_newest_pairs_in_order() -> None:

@@ -64,14 +64,14 @@ def test_iterates_equal_scipys(iterations: int) -> None:
 def test_warm_start_at_the_solution_needs_no_iteration_and_is_not_written() -> None:
     matrix, b = positive(6), vector(6)
     solution = torch.linalg.solve(matrix, b)
-    kept = solution.clone()
+    saved = solution.clone()
     result = conjugate_gradients(
         lambda v: matrix @ v, b, x0=solution, max_iterations=50, tolerance=1e-12
     )
     assert result.iterations == 0
     assert result.reason == "converged"
     conjugate_gradients(lambda v: matrix @ v, b, x0=solution, max_iterations=3)
-    assert torch.equal(solution, kept)
+    assert torch.equal(solution, saved)
     assert torch.equal(b, vector(6))
 
 

@@ -30,9 +30,9 @@ def symmetric(spectrum: list[float]) -> Tensor:
 def test_eigen_decomposition_in_double_precision() -> None:
     matrix = symmetric([-2.0, 0.0, 3.0])
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
-        found = symmetric_eigen(matrix.to(dtype))
-        assert found is not None
-        values, vectors = found
+        pairs = symmetric_eigen(matrix.to(dtype))
+        assert pairs is not None
+        values, vectors = pairs
         assert values.dtype == vectors.dtype == torch.float64
         close(values, torch.tensor([-2.0, 0.0, 3.0]).double(), tolerance)
         close((vectors * values) @ vectors.T, matrix, tolerance)
@@ -104,11 +104,19 @@ def test_inverses_of_many_of_which_some_have_none() -> None:
     broken[0, 0] = float("nan")
     half = stack.clone()
     half[1] = -half[1]
-    found = inverses_positive([good, broken, -good, singular, half, stack, good * float("inf")])
-    assert [inverse is None for inverse in found] == [False, True, True, False, True, False, True]
-    close(found[0], torch.linalg.inv(good))
-    close(found[3], inverse_positive(singular))
-    close(found[5], torch.linalg.inv(stack))
+    inverses = inverses_positive([good, broken, -good, singular, half, stack, good * float("inf")])
+    assert [inverse is None for inverse in inverses] == [
+        False,
+        True,
+        True,
+        False,
+        True,
+        False,
+        True,
+    ]
+    close(inverses[0], torch.linalg.inv(good))
+    close(inverses[3], inverse_positive(singular))
+    close(inverses[5], torch.linalg.inv(stack))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -134,8 +142,8 @@ def test_eigen_decompositions_of_many_of_which_some_have_none(
 ) -> None:
     good, other = symmetric([1.0, 2.0, 3.0]), symmetric([2.0, 3.0, 4.0])
     broken = torch.stack([good, good * float("nan")])
-    found = symmetric_eigens([good, broken, other])
-    assert [pair is None for pair in found] == [False, True, False]
+    pairs = symmetric_eigens([good, broken, other])
+    assert [pair is None for pair in pairs] == [False, True, False]
     original = torch.linalg.eigh
 
     def failing(matrix: Tensor) -> object:

@@ -184,11 +184,11 @@ def test_a_null_space_has_the_same_basis_whatever_the_rounding() -> None:
     def apart(first: Tensor, second: Tensor) -> float:
         return float((1 - (first * second).sum(-2).abs()).max())
 
-    found = [stacked_eigen(matrix)[:2] for matrix in (exact, rounded)]
-    plain = apart(found[0][1], found[1][1])
-    bases = [fix_null_space(*pair).flip(-1) for pair in found]
+    pairs = [stacked_eigen(matrix)[:2] for matrix in (exact, rounded)]
+    plain = apart(pairs[0][1], pairs[1][1])
+    bases = [fix_null_space(*pair).flip(-1) for pair in pairs]
     close(bases[0][0].mT @ bases[0][0], torch.eye(40, dtype=torch.float64))
-    assert torch.equal(bases[0][..., :5], found[0][1].flip(-1)[..., :5])
+    assert torch.equal(bases[0][..., :5], pairs[0][1].flip(-1)[..., :5])
     assert plain > 0.1 > 1e-6 > apart(*bases)
     more = torch.randn(10, 40, dtype=torch.float64)
     grown = [exact + more.T @ more, rounded + (more.T[:, :3] @ more[:3] + more.T[:, 3:] @ more[3:])]

@@ -129,7 +129,7 @@ def captured_blocks(model: Called) -> list[tuple[KroneckerBlock, Tensor]]:
         output = model()
         output.backward(torch.linspace(-1, 1, output.numel()).view_as(output).double())
     group_of = {id(parameter): 0 for parameter in model.parameters() if parameter.requires_grad}
-    found = []
+    results = []
     for block in blocks_of(model, group_of):
         assert isinstance(block, KroneckerBlock)
         products = [
@@ -137,8 +137,8 @@ def captured_blocks(model: Called) -> list[tuple[KroneckerBlock, Tensor]]:
             for use in block.uses([captured])
             for a, (g,) in block.rows(*use, PLAIN)
         ]
-        found.append((block, torch.stack(products).sum(0)))
-    return found
+        results.append((block, torch.stack(products).sum(0)))
+    return results
 
 
 def build(name: str) -> Called:

@@ -118,7 +118,7 @@ def by_gradient_steps(
     problem: Problem, seen: dict[str, tuple[Tensor, Tensor]], count: int
 ) -> dict[str, Tensor]:
     """Gradient steps on each layer's local loss, by autograd through the examples."""
-    found = {}
+    results = {}
     for key, (rows, slopes) in seen.items():
         start = whole(problem.model.get_submodule(key))
         targets, weight = rows @ start.T - 0.7 * slopes, start.clone().requires_grad_()
@@ -130,8 +130,8 @@ def by_gradient_steps(
             loss = fit + 0.15 * (weight - start).square().sum()
             (slope,) = torch.autograd.grad(loss, weight)
             weight = (weight - slope / matrix.abs().sum(1).max()).detach().requires_grad_()
-        found[key] = weight.detach()
-    return found
+        results[key] = weight.detach()
+    return results
 
 
 @pytest.mark.parametrize("name", PROBLEMS)

@@ -194,6 +194,6 @@ def test_a_loaded_window_keeps_its_precision_and_is_one_matrix_again() -> None:
     resumed.load_state_dict(optimizer.state_dict())
     assert resumed.state[other.weight]["window"].dtype == torch.bfloat16
     assert torch.equal(follow(model, optimizer, rows[7:]), follow(other, resumed, rows[7:]))
-    kept, own = optimizer.state[model.weight]["window"], resumed.state[other.weight]["window"]
-    assert torch.equal(kept, own)
-    assert kept.data_ptr() != own.data_ptr()
+    saved, own = optimizer.state[model.weight]["window"], resumed.state[other.weight]["window"]
+    assert torch.equal(saved, own)
+    assert saved.data_ptr() != own.data_ptr()

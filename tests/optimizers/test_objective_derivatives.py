@@ -256,9 +256,9 @@ def test_batch_normalisation_by_finite_differences() -> None:
                 moved.params, unflatten(theta + sign * 1e-5 * vector, moved.params), strict=True
             ):
                 parameter.copy_(part)
-        there = moved.objective()
-        there()
-        gradients.append(there.gradient())
+        other = moved.objective()
+        other()
+        gradients.append(other.gradient())
     close(product, (gradients[0] - gradients[1]) / 2e-5, 1e-7)
 
 

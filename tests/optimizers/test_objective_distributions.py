@@ -185,9 +185,9 @@ def test_roots_sum_to_the_gauss_newton_matrix(name: str) -> None:
 
 def test_exact_scores_have_a_pass_for_each_output() -> None:
     problem = CASES["mlp_mse"]()
-    _, found = problem.objective().scores(fisher="exact")
-    assert len(found) == 3
-    for column, captured in enumerate(found):
+    _, scores = problem.objective().scores(fisher="exact")
+    assert len(scores) == 3
+    for column, captured in enumerate(scores):
         ((_, gradient),) = captured[problem.model[2]].uses()
         expected = torch.zeros(6, 3, dtype=torch.float64)
         # sqrt(2) per term, a mean over 6 examples and 3 outputs

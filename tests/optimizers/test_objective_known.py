@@ -32,11 +32,11 @@ def small_step(problem: Problem) -> Tensor:
 def test_value_and_gradient_here_and_elsewhere(name: str) -> None:
     problem = CASES[name]()
     step = small_step(problem)
-    here, there = Reference(problem, 0.1), Reference(moved(problem, step), 0.1)
-    there.random_state = here.random_state
+    here, other = Reference(problem, 0.1), Reference(moved(problem, step), 0.1)
+    other.random_state = here.random_state
     before = [p.detach().clone() for p in problem.params]
     objective = problem.objective(0.1)
-    for reference, offset in ((here, None), (there, step), (here, None)):
+    for reference, offset in ((here, None), (other, step), (here, None)):
         loss, gradient = objective.value_and_gradient(offset)
         close(loss, reference.loss(reference.theta))
         close(gradient, reference.gradient(), 1e-9)
@@ -94,9 +94,9 @@ def test_what_is_known_survives_a_checkpoint() -> None:
     twin.model.load_state_dict(state["model"])
     resumed = twin.objective()
     resumed.load_state_dict(state["objective"])
-    found = resumed.on(twin.inputs, twin.targets).value_and_gradient()
-    assert torch.equal(found[0], expected[0])
-    assert torch.equal(found[1], expected[1])
+    again = resumed.on(twin.inputs, twin.targets).value_and_gradient()
+    assert torch.equal(again[0], expected[0])
+    assert torch.equal(again[1], expected[1])
     assert resumed.counts == objective.counts
     resumed.on(twin.inputs + 1, twin.targets).value_and_gradient()
     assert resumed.counts["grad"] == objective.counts["grad"] + 1

@@ -17,10 +17,10 @@ from tests.optimizers.cases import CASES, Problem, close, mlp
 @pytest.mark.parametrize("name", two_ranks.PROBLEMS)
 def test_every_answer_is_that_of_the_whole(name: str, parts: int) -> None:
     expected = two_ranks.answers(two_ranks.SINGLE_PROCESS, [name])
-    found = two_ranks.answers(two_ranks.SINGLE_PROCESS, [name], parts=parts)
-    assert found.keys() == expected.keys()
+    answers = two_ranks.answers(two_ranks.SINGLE_PROCESS, [name], parts=parts)
+    assert answers.keys() == expected.keys()
     for key, value in expected.items():
-        close(found[key], value, 1e-12)
+        close(answers[key], value, 1e-12)
 
 
 @pytest.mark.parametrize("name", ["adamw", "ggn_cg", "lbfgs"])

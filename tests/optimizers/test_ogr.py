@@ -147,10 +147,10 @@ def test_without_noise_the_hessian_of_a_quadratic_is_found_once_the_path_spans_t
     }
     start = [1.0, -2.0, 0.5, 1.5, -1.0]
     _, optimizer = path(quadratic(hessian), start, np.zeros((9, 5)), cut=2.0, gamma=0.4, **options)
-    found = optimizer.estimate
-    assert found is not None
-    assert float(found.variances.min()) > 1e-14
-    estimate = found.matrix
+    original = optimizer.estimate
+    assert original is not None
+    assert float(original.variances.min()) > 1e-14
+    estimate = original.matrix
     if form == "subspace":
         basis = optimizer.state[optimizer.parameters()[0]]["basis"]
         estimate = basis.T @ estimate @ basis
@@ -188,14 +188,14 @@ def test_the_curvatures_of_a_diagonal_quadratic(form: str) -> None:
     start = [1.0, 2.0, -1.0]
     options = {"form": form, "center": "first", "variance": 0.0, "cut": 10.0}
     _, optimizer = path(quadratic(curvatures.diag()), start, np.zeros((4, 3)), **options)
-    kept = optimizer.state[optimizer.parameters()[0]]
+    saved = optimizer.state[optimizer.parameters()[0]]
     if form == "diagonal":
-        assert torch.allclose(kept["covariance"] / kept["variance"], curvatures, rtol=1e-9)
+        assert torch.allclose(saved["covariance"] / saved["variance"], curvatures, rtol=1e-9)
         assert optimizer.telemetry()["negative_share"] == pytest.approx(1 / 3)
         assert optimizer.telemetry()["cut_share"] == pytest.approx(2 / 3)
     else:
         assert torch.allclose(
-            (kept["gradient_variance"] / kept["variance"]).sqrt(), curvatures.abs(), rtol=1e-9
+            (saved["gradient_variance"] / saved["variance"]).sqrt(), curvatures.abs(), rtol=1e-9
         )
 
 
@@ -245,5 +245,5 @@ def test_on_noisy_beale_it_ends_where_the_authors_does(form: str) -> None:
     for _ in range(50):
         noise = 0.1 * torch.randn(343, 3, generator=generator, dtype=torch.float64)
         optimizer.step(objective.on(noise, problem.targets))
-    found = float(beale(model.x.detach()).log().mean().exp())
-    assert 0.7 * published < found < 1.3 * published
+    value = float(beale(model.x.detach()).log().mean().exp())
+    assert 0.7 * published < value < 1.3 * published

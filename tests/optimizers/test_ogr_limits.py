@@ -133,8 +133,8 @@ def test_it_keeps_what_it_says_and_asks_for_a_gradient(form: str) -> None:
         "subspace": (3 + d) * n + 2 * d**2,
         "mixed": (5 + d) * n + 2 * d**2,
     }
-    kept = sum(v.numel() for state in optimizer.state.values() for v in state.values())
-    assert kept == formulas.get(form, 5 * n)
+    sizes = sum(v.numel() for state in optimizer.state.values() for v in state.values())
+    assert sizes == formulas.get(form, 5 * n)
     assert dict(objective.counts) == {"value": 3, "grad": 3}
 
 

@@ -355,12 +355,12 @@ def test_a_loss_that_is_no_number_moves_nothing(name: str) -> None:
     objective = case.objective()
     optimizer.step(objective.on(case.inputs, case.targets))
     before = [p.detach().clone() for p in case.params]
-    kept = {key: value.clone() for key, value in tensors(optimizer).items()}
+    saved = {key: value.clone() for key, value in tensors(optimizer).items()}
     loss = optimizer.step(objective.on(case.inputs * float("nan"), case.targets))
     assert loss.isnan()
     assert optimizer.failures == {"non_finite": 1}
     assert all(torch.equal(a, b) for a, b in zip(before, case.params, strict=True))
-    assert all(torch.equal(value, tensors(optimizer)[key]) for key, value in kept.items())
+    assert all(torch.equal(value, tensors(optimizer)[key]) for key, value in saved.items())
 
 
 def tensors(optimizer: torch.optim.Optimizer) -> dict[tuple[int, str], Tensor]:

@@ -149,9 +149,9 @@ def test_a_function_may_be_a_phase(clock: Clock) -> None:
 
 
 def test_while_nobody_measures_no_clock_is_read_and_nothing_is_made(clock: Clock) -> None:
-    made = [phase(name) for name in PHASES]
-    assert len({id(mark) for mark in made}) == 1
-    with made[0], made[0]:  # one mark serves all, within itself too
+    managers = [phase(name) for name in PHASES]
+    assert len({id(mark) for mark in managers}) == 1
+    with managers[0], managers[0]:  # one mark serves all, within itself too
         pass
     assert clock.reads == 0
 
@@ -206,15 +206,15 @@ def test_the_extra_pass_of_sampled_targets_is_curvature() -> None:
 def test_a_line_search_owns_the_values_it_asks_for() -> None:
     problem = objective()
     slope = -problem.value_and_gradient()[1]
-    found = measured(lambda: armijo(lambda a: float(problem.value(a * slope)), 1e9, -1.0))
-    assert set(found) == {"line search", OTHER}
+    seconds = measured(lambda: armijo(lambda a: float(problem.value(a * slope)), 1e9, -1.0))
+    assert set(seconds) == {"line search", OTHER}
 
 
 def test_products_within_conjugate_gradients_are_not_the_solvers() -> None:
     ggn = objective().ggn()
-    found = measured(lambda: conjugate_gradients(ggn, -ggn.gradient, max_iterations=5))
-    assert set(found) == {"inverse", "curvature", OTHER}
-    assert found["curvature"] >= 5
+    seconds = measured(lambda: conjugate_gradients(ggn, -ggn.gradient, max_iterations=5))
+    assert set(seconds) == {"inverse", "curvature", OTHER}
+    assert seconds["curvature"] >= 5
 
 
 METHODS: dict[str, tuple[Callable[[Any], Any], set[str]]] = {
@@ -250,7 +250,7 @@ def test_every_second_of_a_step_has_one_phase(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_measuring_changes_no_step(name: str) -> None:
-    found = []
+    results = []
     for watched in (False, True):
         problem = objective()
         torch.manual_seed(1)
@@ -262,5 +262,5 @@ def test_measuring_changes_no_step(name: str) -> None:
                     optimizer.step(current)
             else:
                 optimizer.step(current)
-        found.append(torch.cat([p.detach().flatten() for p in problem.params]))
-    assert torch.equal(*found)
+        results.append(torch.cat([p.detach().flatten() for p in problem.params]))
+    assert torch.equal(*results)

@@ -98,14 +98,14 @@ def test_a_softmaxs_bias_has_a_product_with_ones_of_zero() -> None:
     """Why the last vector has to be left to SGD: adding a number to all logits changes nothing."""
     problem = kernels()
     name, bias = vectors(problem)[-1]
-    found = {}
+    diagonals = {}
     for exact in (False, True):
         method = SGDPH(problem.model.named_parameters(), lr=0.0, decay=0.0, exact_block=exact)
         for _ in vectors(problem):
             method.step(problem.objective())
-        found[exact] = method.state[bias]["diag"]
-    assert float(found[False].max()) < 1e-15
-    assert float(found[True].min()) > 0.1
+        diagonals[exact] = method.state[bias]["diag"]
+    assert float(diagonals[False].max()) < 1e-15
+    assert float(diagonals[True].min()) > 0.1
     assert name == "8.bias"
 
 

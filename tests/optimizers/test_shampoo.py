@@ -243,11 +243,11 @@ def refreshed(
     """How many matrices were decomposed in each step."""
     counts = [0] * steps
     now = [0]
-    found = module.inverse_roots
+    original = module.inverse_roots
 
     def counted(matrices: Tensor, exponent: float, eps: float) -> Any:
         counts[now[0]] += len(matrices)
-        return found(matrices, exponent, eps)
+        return original(matrices, exponent, eps)
 
     monkeypatch.setattr(module, "inverse_roots", counted)
     optimizer = Shampoo(problem.model.named_parameters(), **options)
@@ -258,16 +258,16 @@ def refreshed(
 
 
 def test_roots_are_refreshed_on_the_period(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = refreshed(linear_layers(4, 4, 4, 3), 9, monkeypatch, period=3, start=2)
-    assert found == [0, 0, 6, 0, 0, 6, 0, 0, 6]
+    renewals = refreshed(linear_layers(4, 4, 4, 3), 9, monkeypatch, period=3, start=2)
+    assert renewals == [0, 0, 6, 0, 0, 6, 0, 0, 6]
 
 
 def test_staggered_refreshes_are_as_many_and_spread(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = refreshed(
+    renewals = refreshed(
         linear_layers(4, 4, 4, 4, 4, 3), 21, monkeypatch, period=5, start=0, staggered=True
     )
-    assert found[0] == 10
-    assert set(found[1:]) == {2}
+    assert renewals[0] == 10
+    assert set(renewals[1:]) == {2}
 
 
 @pytest.mark.parametrize("period", [1, 3, 7])

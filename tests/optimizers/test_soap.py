@@ -187,19 +187,19 @@ def test_a_basis_that_fails_is_kept_with_its_moments_and_counted(
     optimizer = SOAP(problem.model.named_parameters(), period=1)
     train(problem, optimizer, 4)
     bases = [state["basis_1"].clone() for state in optimizer.state.values()]
-    found = module.power_step
+    original = module.power_step
 
     def failing(matrices: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        new, values, order = found(matrices, before)
+        new, values, order = original(matrices, before)
         new[1] = float("nan")
         return new, values, order
 
     monkeypatch.setattr(module, "power_step", failing)
     train(problem, optimizer, 1)
-    kept = [
+    saved = [
         torch.equal(a, state["basis_1"])
         for a, state in zip(bases, optimizer.state.values(), strict=True)
     ]
-    assert kept == [False, True, False]
+    assert saved == [False, True, False]
     assert optimizer.failures == {"basis": 2}
     assert all(bool(p.isfinite().all()) for p in problem.params)

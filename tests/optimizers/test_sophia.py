@@ -92,9 +92,9 @@ def test_sophia_h_is_pytorch_optimizers_with_the_same_probes(
     def same(like: Tensor, *_: object, **__: object) -> Tensor:
         if not drawn:
             drawn.extend(unflatten(probe(theta(twin), distribution, next(seeds)), twin.params))
-        found = drawn.pop(0)
-        assert found.shape == like.shape
-        return found if distribution == "gaussian" else (found + 1) / 2
+        estimate = drawn.pop(0)
+        assert estimate.shape == like.shape
+        return estimate if distribution == "gaussian" else (estimate + 1) / 2
 
     monkeypatch.setattr(torch, "randint_like", same)
     monkeypatch.setattr(torch, "randn_like", same)
@@ -117,9 +117,9 @@ class Recording(SophiaG):
     seen: list[tuple[Tensor, Tensor]]
 
     def estimate(self, objective: Objective) -> tuple[Tensor, Tensor]:
-        loss, found = super().estimate(objective)
-        self.seen.append((objective.gradient().clone(), found.clone()))
-        return loss, found
+        loss, diagonal = super().estimate(objective)
+        self.seen.append((objective.gradient().clone(), diagonal.clone()))
+        return loss, diagonal
 
 
 def test_sophia_g_is_its_formula_written_out() -> None:
@@ -276,8 +276,8 @@ def test_a_sampled_gradient_that_is_not_finite_leaves_out_the_refresh() -> None:
         broken = False
 
         def estimate(self, objective: Objective) -> tuple[Tensor, Tensor]:
-            loss, found = super().estimate(objective)
-            return loss, found * float("nan") if self.broken else found
+            loss, diagonal = super().estimate(objective)
+            return loss, diagonal * float("nan") if self.broken else diagonal
 
     problem = classifier()
     optimizer = Broken(problem.params, period=2)
@@ -288,9 +288,9 @@ def test_a_sampled_gradient_that_is_not_finite_leaves_out_the_refresh() -> None:
     assert not optimizer.state
     optimizer.broken = False
     train(problem, optimizer, 2)
-    kept = optimizer.diagonal()
-    assert kept is not None
-    kept = kept.clone()
+    saved = optimizer.diagonal()
+    assert saved is not None
+    saved = saved.clone()
     optimizer.broken = True
     before = theta(problem)
     train(problem, optimizer, 2)  # asked for again in every step
@@ -298,7 +298,7 @@ def test_a_sampled_gradient_that_is_not_finite_leaves_out_the_refresh() -> None:
     assert not torch.equal(theta(problem), before)
     again = optimizer.diagonal()
     assert again is not None
-    assert torch.equal(again, kept)
+    assert torch.equal(again, saved)
 
 
 def test_a_loss_without_a_distribution_is_refused() -> None:

@@ -55,20 +55,22 @@ def test_no_point_is_better_than_the_operators(
     Scipy, from several starts, and small moves find nothing below.
     """
     point, metric = normal(*shape), positive(*shape)
-    found = KINDS[kind].prox(point, metric, strength)
-    best = cost(KINDS[kind], found, point, metric, strength)
+    proximal = KINDS[kind].prox(point, metric, strength)
+    best = cost(KINDS[kind], proximal, point, metric, strength)
 
     def value(flat: np.ndarray) -> float:
         return cost(KINDS[kind], torch.from_numpy(flat).reshape(shape), point, metric, strength)
 
-    for start in (found, point, torch.zeros_like(point)):
+    for start in (proximal, point, torch.zeros_like(point)):
         options = {"maxfev": 1500, "xatol": 1e-9, "fatol": 1e-13}
         other = scipy_minimize(
             value, start.flatten().numpy() + 1e-3, method="Nelder-Mead", options=options
         )
         assert best <= other.fun + 1e-9
     for seed in range(50):
-        assert best <= value((found + 1e-4 * normal(*shape, seed=seed)).flatten().numpy()) + 1e-12
+        assert (
+            best <= value((proximal + 1e-4 * normal(*shape, seed=seed)).flatten().numpy()) + 1e-12
+        )
 
 
 @pytest.mark.parametrize("side", ["input", "output"])
@@ -76,8 +78,8 @@ def test_group_lasso_satisfies_its_optimality_conditions(side: str) -> None:
     """D (u - W) = tau W / |W| in a group that lives, |D u| <= tau in one that does not (Yuan and
     Lin, 2006)."""
     kind, point, metric = GroupLasso(side), normal(7, 9) * 0.7, positive(7, 9)
-    found = kind.prox(point, metric, 1.2)
-    rows, weights, targets = (t.T if side == "input" else t for t in (found, metric, point))
+    proximal = kind.prox(point, metric, 1.2)
+    rows, weights, targets = (t.T if side == "input" else t for t in (proximal, metric, point))
     tau = 1.2 * rows.shape[1] ** 0.5
     alive = rows.norm(dim=1) > 0
     assert 0 < int(alive.sum()) < len(rows)

@@ -32,15 +32,15 @@ def sampled_gradients(problem: Problem, steps: int) -> list[dict[Tensor, Tensor]
     """The gradients under the targets that a run of so many steps draws, all at the initial
     point."""
     objective = problem.objective(generator=torch.Generator().manual_seed(0))
-    found = []
+    results = []
     for _ in range(steps):
         own = objective.on(problem.inputs, problem.targets)
         own()
         drawn = own.sampled()
         drawn()
         weight = drawn.terms**0.5 / drawn.scale
-        found.append({p: p.grad.clone() * weight for p in problem.params})  # type: ignore[union-attr]
-    return found
+        results.append({p: p.grad.clone() * weight for p in problem.params})  # type: ignore[union-attr]
+    return results
 
 
 def dense_direction(
@@ -242,14 +242,14 @@ def test_an_inverse_that_fails_keeps_the_last_one(monkeypatch: pytest.MonkeyPatc
     problem = classifier()
     optimizer = TNT(problem.model.named_parameters(), statistics_period=1, period=1)
     run(problem, optimizer, 2)
-    kept = [state["inverse_0"].clone() for state in optimizer.state.values()]
+    saved = [state["inverse_0"].clone() for state in optimizer.state.values()]
     monkeypatch.setattr(
         "optimizers.natural_gradient.tnt.inverses_positive", lambda matrices: [None] * len(matrices)
     )
     before = flat(problem)
     run(problem, optimizer, 1)
     after = [state["inverse_0"] for state in optimizer.state.values()]
-    assert all(torch.equal(a, b) for a, b in zip(kept, after, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(saved, after, strict=True))
     assert optimizer.failures["inverse"] == sum(p.ndim for p in problem.params)
     assert not torch.equal(before, flat(problem))
 
@@ -260,13 +260,13 @@ def test_sampled_gradients_that_are_not_finite_are_left_out(
     problem = classifier()
     optimizer = TNT(problem.model.named_parameters(), statistics_period=1, period=1)
     run(problem, optimizer, 2)
-    kept = [state["factor_0"].clone() for state in optimizer.state.values()]
+    saved = [state["factor_0"].clone() for state in optimizer.state.values()]
     monkeypatch.setattr(
         TNT, "_fisher_gradient", lambda self, stack, like: torch.full_like(like, float("nan"))
     )
     run(problem, optimizer, 1)
     after = [state["factor_0"] for state in optimizer.state.values()]
-    assert all(torch.equal(a, b) for a, b in zip(kept, after, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(saved, after, strict=True))
     assert optimizer.failures["statistics"] > 0
     assert bool(flat(problem).isfinite().all())
 

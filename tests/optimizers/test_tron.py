@@ -105,9 +105,9 @@ def optimum() -> Tensor:
     fine = LogisticRegression(
         C=C, solver="newton-cholesky", fit_intercept=False, tol=1e-13, max_iter=1000
     )
-    found = [solver.fit(features, targets[:, 0]).coef_ for solver in (rough, fine)]
-    assert np.abs(found[0] - found[1]).max() < 1e-6
-    return torch.from_numpy(found[1])
+    coefficients = [solver.fit(features, targets[:, 0]).coef_ for solver in (rough, fine)]
+    assert np.abs(coefficients[0] - coefficients[1]).max() < 1e-6
+    return torch.from_numpy(coefficients[1])
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def peer(name: str, method: str) -> tuple[float, Counter[str]]:
         second = {
             "hessp": counted("hvp", lambda x, v: torch.autograd.functional.hvp(problem, x, v)[1])
         }
-    found = scipy_minimize(
+    solution = scipy_minimize(
         counted("value", problem),
         start,
         jac=counted("grad", torch.func.grad(problem)),
@@ -134,7 +134,7 @@ def peer(name: str, method: str) -> tuple[float, Counter[str]]:
         **second,
     )
     counts["value"] += counts["grad"]  # every gradient is an evaluation too
-    return float(np.linalg.norm(found.jac)), counts
+    return float(np.linalg.norm(solution.jac)), counts
 
 
 @pytest.mark.parametrize(

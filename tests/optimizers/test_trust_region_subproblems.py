@@ -223,21 +223,21 @@ def test_a_smaller_radius_needs_no_product(keep) -> None:  # type: ignore[no-unt
             return matrix @ vector
 
         path = steihaug(product, gradient, 1.0, tolerance=1e-10, max_iterations=50, keep=keep)
-        made = len(calls)
-        assert made == path.products
+        calls_before = len(calls)
+        assert calls_before == path.products
         for power in range(30):
             radius = 0.5**power
-            found = path.at(radius)
+            step = path.at(radius)
             again = steihaug(
                 lambda v, m=matrix: m @ v, gradient, radius, tolerance=1e-10, max_iterations=50
             ).last
-            close(found.step, again.step, 1e-12)
-            assert found.change == pytest.approx(again.change, rel=1e-10)
-            assert (found.boundary, found.norm) == (
+            close(step.step, again.step, 1e-12)
+            assert step.change == pytest.approx(again.change, rel=1e-10)
+            assert (step.boundary, step.norm) == (
                 again.boundary,
                 pytest.approx(again.norm, rel=1e-12),
             )
-        assert len(calls) == made
+        assert len(calls) == calls_before
 
 
 def test_a_path_that_was_not_kept_says_so() -> None:

@@ -71,7 +71,7 @@ def problem_of(name: str) -> Problem:
 
 def answers(ranks: SingleProcess, names: Iterable[str] = PROBLEMS, **options: Any) -> Answers:
     """All of them, by the names of what was asked."""
-    found: Answers = {}
+    collected: Answers = {}
     for name in names:
         problem = problem_of(name)
         for question, ask in QUESTIONS.items():
@@ -86,13 +86,13 @@ def answers(ranks: SingleProcess, names: Iterable[str] = PROBLEMS, **options: An
             ):
                 continue
             generator = torch.Generator().manual_seed(5)
-            found |= {
+            collected |= {
                 f"{name}, {question}{part}": value.detach().clone()
                 for part, value in ask(
                     problem.objective(0.3, ranks=ranks, generator=generator, **options)
                 ).items()
             }
-    return found
+    return collected
 
 
 def _step(objective: Objective) -> Tensor:
@@ -120,11 +120,11 @@ def valued_with_gradient(objective: Objective) -> Answers:
 
 
 def curved(objective: Objective) -> Answers:
-    found = {}
+    collected = {}
     for kind, matrix in {" of hessian": objective.hessian(), " of ggn": objective.ggn()}.items():
-        found |= {f" loss{kind}": matrix.loss, f" gradient{kind}": matrix.gradient}
-        found |= {f" product{kind}": matrix(_step(objective)), f" dense{kind}": matrix.dense()}
-    return found
+        collected |= {f" loss{kind}": matrix.loss, f" gradient{kind}": matrix.gradient}
+        collected |= {f" product{kind}": matrix(_step(objective)), f" dense{kind}": matrix.dense()}
+    return collected
 
 
 def rows(objective: Objective) -> Answers:
@@ -156,7 +156,7 @@ def sampled(objective: Objective) -> Answers:
 
 def layers(objective: Objective) -> Answers:
     """Second moments of inputs and output gradients, summed over uses, ranks and layers."""
-    found = {}
+    collected = {}
     for fisher in ("sampled", "exact", "empirical"):
         for gradient in (True, False):
             loss, passes = objective.scores(fisher=fisher, gradient=gradient)
@@ -170,10 +170,13 @@ def layers(objective: Objective) -> Answers:
                 [torch.stack([a.square().sum(), g.square().sum()]) for a, g in seen]
             ).sum(0)
             objective.ranks.all_reduce_([moments])
-            found |= {f" {fisher} {gradient} loss": loss, f" {fisher} {gradient} moments": moments}
+            collected |= {
+                f" {fisher} {gradient} loss": loss,
+                f" {fisher} {gradient} moments": moments,
+            }
             if gradient:
-                found[f" {fisher} gradient"] = objective.gradient()
-    return found
+                collected[f" {fisher} gradient"] = objective.gradient()
+    return collected
 
 
 QUESTIONS: dict[str, Callable[[Objective], Answers]] = {
@@ -210,7 +213,7 @@ METHODS: dict[str, tuple[Callable[[list[nn.Parameter]], Any], str]] = {
 
 def trained(ranks: SingleProcess, **options: Any) -> Answers:
     """Where ten steps on changing mini-batches of five lead, and what was counted."""
-    found: Answers = {}
+    collected: Answers = {}
     for name, (make, case) in METHODS.items():
         problem = LOSSES[case]()
         model = copy.deepcopy(problem.model)
@@ -224,12 +227,12 @@ def trained(ranks: SingleProcess, **options: Any) -> Answers:
             losses.append(
                 optimizer.step(objective.on(problem.inputs[chosen], problem.targets[chosen]))
             )
-        found[f"{name} parameters"] = flatten(model.parameters()).detach()
-        found[f"{name} losses"] = torch.stack(losses).detach()
-        found[f"{name} counts"] = torch.tensor(
+        collected[f"{name} parameters"] = flatten(model.parameters()).detach()
+        collected[f"{name} losses"] = torch.stack(losses).detach()
+        collected[f"{name} counts"] = torch.tensor(
             [float(objective.counts[key]) for key in sorted(objective.counts)]
         )
-    return found
+    return collected
 
 
 # -- the other process -----------------------------------------------------------------------------

@@ -214,9 +214,11 @@ def test_histories_of_other_runs_are_not_taken(mixed: Path, tmp_path: Path) -> N
         "cut": [runs["adamw"]],
     }.items():  # 21 and 8 rows, the same columns
         write_archive(chosen, tmp_path / name)
-    kept = {name: (tmp_path / name / "histories.parquet").read_bytes() for name in ("whole", "cut")}
+    contents = {
+        name: (tmp_path / name / "histories.parquet").read_bytes() for name in ("whole", "cut")
+    }
     for name, other in (("whole", "cut"), ("cut", "whole")):
-        (tmp_path / name / "histories.parquet").write_bytes(kept[other])
+        (tmp_path / name / "histories.parquet").write_bytes(contents[other])
         with pytest.raises(ArchiveError, match=r"is damaged .*another number of rows"):
             read_archive(tmp_path / name)
 

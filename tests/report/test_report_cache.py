@@ -27,12 +27,12 @@ def from_the_first_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the directories that were read, in order."""
-    found: list[str] = []
+    names_read: list[str] = []
     read = load.read_run
     monkeypatch.setattr(
-        load, "read_run", lambda path, memory: (found.append(path.name), read(path, memory))[1]
+        load, "read_run", lambda path, memory: (names_read.append(path.name), read(path, memory))[1]
     )
-    return found
+    return names_read
 
 
 @pytest.fixture
@@ -115,12 +115,12 @@ def test_a_change_of_any_file_is_seen(several: Path, file: str) -> None:
     )
     assert path.read_text() != text
     (run,) = [run for run in load_runs(several)[0] if run.path == path.parent]
-    told = {
+    rows = {
         "config.yaml": run.config["command"],
         "summary.json": run.optimizer,
         "environment.json": run.environment["cpu"],
     }
-    assert "sgx" in told[file] or told[file] == "That CPU"
+    assert "sgx" in rows[file] or rows[file] == "That CPU"
 
 
 def test_a_change_that_keeps_the_length_is_seen_by_its_time(several: Path) -> None:
@@ -147,20 +147,20 @@ def test_runs_that_come_and_go_are_seen(several: Path, record: Record) -> None:
 @pytest.mark.parametrize("harm", ["cut", "nonsense", "gone", "swapped", "count"])
 def test_a_damaged_cache_is_made_again(several: Path, parsed: list[str], harm: str) -> None:
     expected, _ = load_runs(several)
-    kept = sorted(
+    saved = sorted(
         path for path in (several / cache.FOLDER).iterdir() if path.name.startswith("mlp--")
     )
     if harm == "cut":
-        content = (kept[0] / "histories.parquet").read_bytes()
-        (kept[0] / "histories.parquet").write_bytes(content[: len(content) // 2])
+        content = (saved[0] / "histories.parquet").read_bytes()
+        (saved[0] / "histories.parquet").write_bytes(content[: len(content) // 2])
     elif harm == "nonsense":
-        (kept[0] / "damaged.json").write_text("[3]")
+        (saved[0] / "damaged.json").write_text("[3]")
     elif harm == "gone":
-        (kept[0] / "runs.parquet").unlink()
+        (saved[0] / "runs.parquet").unlink()
     elif harm == "swapped":
-        (kept[0] / "histories.parquet").write_bytes(b"PAR1" * 20)
+        (saved[0] / "histories.parquet").write_bytes(b"PAR1" * 20)
     else:
-        (kept[0] / "damaged.json").write_text(json.dumps({"runs": 2, "damaged": []}))
+        (saved[0] / "damaged.json").write_text(json.dumps({"runs": 2, "damaged": []}))
     parsed.clear()
     runs, _ = load_runs(several)
     assert len(parsed) == 3

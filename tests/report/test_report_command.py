@@ -71,8 +71,8 @@ def test_all_files_are_there(written: Path) -> None:
         one.with_suffix(suffix) in tables for one in tables for suffix in (".md", ".tex", ".csv")
     )
     listed = (written / "files.txt").read_text().splitlines()
-    there = {file.relative_to(written).as_posix() for file in written.rglob("*") if file.is_file()}
-    assert there - {*listed} == {
+    names = {file.relative_to(written).as_posix() for file in written.rglob("*") if file.is_file()}
+    assert names - {*listed} == {
         "index.html",
         "files.txt",
     }  # all the others go when the next report is written

@@ -90,8 +90,10 @@ def test_shared_seconds_are_marked_among_the_runs(record: Record, runs: Path) ->
 def test_numbers_lead_to_the_runs_behind_them(two: Records) -> None:
     links = links_of(two)
     table = main_table(two)
-    found = {row[0].text: links.addresses(table)[place][1:] for place, row in enumerate(table.rows)}
-    assert found == {
+    addresses = {
+        row[0].text: links.addresses(table)[place][1:] for place, row in enumerate(table.rows)
+    }
+    assert addresses == {
         "sgd": ["tasks/cnn.html#runs-sgd", "tasks/mlp.html#runs-sgd"],
         "kfac": ["", "tasks/mlp.html#runs-kfac"],  # cnn was not run with it
     }

@@ -171,8 +171,8 @@ def test_a_run_that_never_arrives_has_spent_all_of_it(sown: Sown) -> None:
 
 
 def test_levels_by_name_and_the_one_that_verdicts_are_about(sown: Sown) -> None:
-    told = (("levels", {50: 1.25, 100: 0.5, "80": None}),)
-    records = build_records([sown("adamw", config=told).run], [])
+    known_levels = (("levels", {50: 1.25, 100: 0.5, "80": None}),)
+    records = build_records([sown("adamw", config=known_levels).run], [])
     assert levels(records, "mlp") == {"50 %": 1.25, "100 %": 0.5, "target": 0.5}
     assert main_level({"50 %": 1.0, "100 %": 0.5}) == "100 %"
     assert main_level({"50 %": 1.0, "target": 0.5}) == "target"
@@ -191,10 +191,10 @@ def test_older_runs_are_measured_by_levels_that_were_stored_since(
 
 
 def test_expected_costs_of_every_level(sown: Sown) -> None:
-    told = (("levels", {50: 1.0, 100: 0.3}),)
+    known_levels = (("levels", {50: 1.0, 100: 0.3}),)
     runs = [
-        sown("adamw", 0, 100, 0.2, work=2.0, config=told).run,
-        sown("adamw", 1, None, 0.8, work=2.0, config=told).run,
+        sown("adamw", 0, 100, 0.2, work=2.0, config=known_levels).run,
+        sown("adamw", 1, None, 0.8, work=2.0, config=known_levels).run,
     ]
     work, steps = level_tables(build_records(runs, []))
     row = dict(zip(steps.columns, (cell.text for cell in steps.rows[0]), strict=True))

@@ -137,14 +137,14 @@ def test_two_runs_with_a_failure_among_them_have_no_interval() -> None:
 
 def test_a_run_that_broke_off_is_given_the_rest_of_its_steps_at_its_own_speed() -> None:
     inf = math.inf
-    told = [
+    rows = [
         {"steps_spent": 10.0, "seconds": inf, "seconds_before": 0.0, "seconds_spent": 2.0},
         {"steps_spent": 30.0, "seconds": 3.0, "seconds_before": 2.0, "seconds_spent": 3.0},
         {"steps_spent": 100.0, "seconds": inf, "seconds_before": 1.0, "seconds_spent": 10.0},
         {"steps_spent": 0.0, "seconds": inf, "seconds_before": 0.0, "seconds_spent": 0.0},
     ]
     interval = restricted(
-        told, "seconds", ["diverged", "done", "done", "oom"], [100, 100, 100, 100]
+        rows, "seconds", ["diverged", "done", "done", "oom"], [100, 100, 100, 100]
     )
     np.testing.assert_allclose(interval.spent, [20.0, 3.0, 10.0, NAN])  # 0.2 s a step for 100 steps
     np.testing.assert_allclose(interval.before, [20.0, 2.0, 10.0, NAN])

@@ -211,10 +211,10 @@ def test_values_that_fall_by_decades_are_compared_by_their_ratio(sown: Sown) -> 
 
 
 def test_a_level_may_be_named(sown: Sown) -> None:
-    told = (("levels", {50: 1.0, 100: 0.5}), ("target", None))
+    levels = (("levels", {50: 1.0, 100: 0.5}), ("target", None))
     records = built(
-        *(sown("kfac", seed, 60 + seed, config=told) for seed in range(3)),
-        *(sown("adamw", seed, 160 + 3 * seed, config=told) for seed in range(3)),
+        *(sown("kfac", seed, 60 + seed, config=levels) for seed in range(3)),
+        *(sown("adamw", seed, 160 + 3 * seed, config=levels) for seed in range(3)),
     )
     assert verdict(records).level == "100 %"
     result = verdict(records, level="50 %")

@@ -108,11 +108,11 @@ def test_a_pair_that_does_not_fit_is_told_what_in_the_file_stands_against_it(
 ) -> None:
     refused = train("task=custom", "task.file=mine.py", "optimizer=levenberg_marquardt", *SHORT)
     assert refused.status == "unsupported"
-    said = (
+    output = (
         "levenberg_marquardt needs jacobian, which mine does not offer (jacobian: the loss is no "
         "sum of squares; "
     )
-    assert refused.summary["message"] == said + "nn.MSELoss() is)"
+    assert refused.summary["message"] == output + "nn.MSELoss() is)"
 
 
 def test_an_absent_file_is_said(train: Callable[..., Any], mine: Path) -> None:

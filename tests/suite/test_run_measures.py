@@ -108,8 +108,8 @@ def test_no_garbage_of_earlier_runs_is_collected_during_a_measurement() -> None:
 
 def test_the_peak_of_a_run_repeats_and_grows_with_model_and_state(train: Train) -> None:
     def peak(*overrides: str) -> int:
-        found: int = train(*MLP, "steps=2", *overrides).summary["peak_memory_bytes"]
-        return found
+        peak_bytes: int = train(*MLP, "steps=2", *overrides).summary["peak_memory_bytes"]
+        return peak_bytes
 
     sgd = peak("optimizer=sgd")
     assert sgd == peak("optimizer=sgd", "force=true")

@@ -145,9 +145,9 @@ def test_the_configuration_is_recorded_as_it_was_resolved(train: Train) -> None:
 
 
 def test_the_environment_says_what_the_numbers_depend_on(train: Train, root: Path) -> None:
-    found = train("optimizer=sgd", "task=quadratic", "steps=3").environment
+    environment = train("optimizer=sgd", "task=quadratic", "steps=3").environment
 
-    assert set(found) == {
+    assert set(environment) == {
         *(
             "python",
             "platform",
@@ -162,11 +162,11 @@ def test_the_environment_says_what_the_numbers_depend_on(train: Train, root: Pat
         ),
         "oracle_costs",
     }
-    assert found["packages"]["torch"]
-    assert found["threads"] == 1
-    assert found["gpu"] is None
+    assert environment["packages"]["torch"]
+    assert environment["threads"] == 1
+    assert environment["gpu"] is None
     if (root / ".git").exists():
-        assert len(found["git_commit"].removesuffix("+")) == 40
+        assert len(environment["git_commit"].removesuffix("+")) == 40
 
 
 def test_nothing_is_printed_while_nobody_looks_at_a_terminal(

@@ -209,9 +209,11 @@ def test_termination_is_treated_as_ctrl_c_is(train: Train, planned: Train, at_ba
 
 
 def test_a_checkpoint_loads_as_weights_and_holds_all_that_has_state(train: Train) -> None:
-    found = train("optimizer=momentum", "task=quadratic", "schedule=cosine", "steps=4").checkpoint
+    checkpoint = train(
+        "optimizer=momentum", "task=quadratic", "schedule=cosine", "steps=4"
+    ).checkpoint
 
-    assert set(found) == {
+    assert set(checkpoint) == {
         *(
             "model",
             "optimizer",
@@ -223,8 +225,8 @@ def test_a_checkpoint_loads_as_weights_and_holds_all_that_has_state(train: Train
             "device_generator",
         )
     }
-    assert found["optimizer"]["state"][0]["momentum_buffer"].shape == (100,)
-    assert found["schedule"]["last_epoch"] == found["numbers"]["step"] == 4
+    assert checkpoint["optimizer"]["state"][0]["momentum_buffer"].shape == (100,)
+    assert checkpoint["schedule"]["last_epoch"] == checkpoint["numbers"]["step"] == 4
 
 
 def test_a_checkpoint_without_its_history_starts_from_nothing(

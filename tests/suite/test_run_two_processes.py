@@ -111,9 +111,9 @@ def started(
 
 
 def ended(processes: Sequence[subprocess.Popen[str]]) -> list[Ended]:
-    found = [process.communicate(timeout=90) for process in processes]
+    outputs = [process.communicate(timeout=90) for process in processes]
     return [
-        Ended(process.returncode, *said) for process, said in zip(processes, found, strict=True)
+        Ended(process.returncode, *said) for process, said in zip(processes, outputs, strict=True)
     ]
 
 

@@ -61,5 +61,5 @@ def test_an_optimizer_names_its_paper_and_keeps_as_many_numbers_as_its_yaml_says
     objective = Objective(model, loss_fn, inputs, targets)
     for _ in range(STEPS):
         optimizer.step(objective.on(inputs, targets))
-    told = eval(str(about["state"]), {"__builtins__": {}} | NAMES | node | sizes(model))
-    assert state_bytes(optimizer) == 4 * told
+    size = eval(str(about["state"]), {"__builtins__": {}} | NAMES | node | sizes(model))
+    assert state_bytes(optimizer) == 4 * size

@@ -47,13 +47,13 @@ def test_the_other_way_round_it_is_the_reciprocal() -> None:
     ]
     for a, b in cases:
         for paired in (True, False):
-            there, back = (
+            forth, back = (
                 stats.ratio_interval(a, b, paired=paired),
                 stats.ratio_interval(b, a, paired=paired),
             )
-            assert back.ratio == pytest.approx(1 / there.ratio, rel=1e-9)
-            assert back.low == pytest.approx(1 / there.high if there.high < INF else 0.0, rel=1e-9)
-            assert back.high == pytest.approx(1 / there.low if there.low else INF, rel=1e-9)
+            assert back.ratio == pytest.approx(1 / forth.ratio, rel=1e-9)
+            assert back.low == pytest.approx(1 / forth.high if forth.high < INF else 0.0, rel=1e-9)
+            assert back.high == pytest.approx(1 / forth.low if forth.low else INF, rel=1e-9)
 
 
 def test_a_single_seed_gives_no_interval() -> None:

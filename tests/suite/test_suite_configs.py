@@ -203,14 +203,14 @@ def test_a_warm_up_out_of_range_is_named(setting: str, value: object) -> None:
 
 
 def dotted(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for key, value in node.items():
-        found |= (
+        results |= (
             dotted(value, f"{prefix}{key}.")
             if isinstance(value, dict)
             else {f"{prefix}{key}": value}
         )
-    return found
+    return results
 
 
 def test_every_tuned_file_belongs_to_a_pair_and_sets_what_the_search_space_names() -> None:

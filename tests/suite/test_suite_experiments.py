@@ -53,9 +53,9 @@ def test_published_settings_belong_to_a_run_of_their_experiment_and_take_effect(
     without = composed(f"task={task}", f"optimizer={optimizer}", "scale=small")
     for key, value in settings.items():
         expected = value if isinstance(value, dict) else {key: value}
-        found = with_it[key] if isinstance(value, dict) else with_it
+        node = with_it[key] if isinstance(value, dict) else with_it
         fixed = {name: one for name, one in expected.items() if not str(one).startswith("${")}
-        assert {name: found[name] for name in fixed} == fixed
+        assert {name: node[name] for name in fixed} == fixed
     assert with_it != without
 
 

@@ -118,20 +118,20 @@ def test_several_seeds_score_a_setting_by_their_mean(
     )
     trials = load_trials(home)
     assert list(trials["seeds"]) == [2, 2]
-    found: dict[float, list[Any]] = {}
+    summaries: dict[float, list[Any]] = {}
     for path in runs(home, "logistic/sgd"):
         config = yaml.safe_load((path / "config.yaml").read_text())
-        found.setdefault(config["optimizer"]["lr"], []).append(
+        summaries.setdefault(config["optimizer"]["lr"], []).append(
             json.loads((path / "summary.json").read_text())
         )
     for _, row in trials.iterrows():
-        told = found[row["settings"].get("lr", registry.read("optimizer", "sgd")["lr"])]
-        assert sorted(each["seed"] for each in told) == [1000, 1001]
+        repeats = summaries[row["settings"].get("lr", registry.read("optimizer", "sgd")["lr"])]
+        assert sorted(each["seed"] for each in repeats) == [1000, 1001]
         assert row["value"] == pytest.approx(
-            sum(each[f"final_{row['metric']}"] for each in told) / 2, rel=1e-12
+            sum(each[f"final_{row['metric']}"] for each in repeats) / 2, rel=1e-12
         )
         assert row["grad_equivalents"] == 6
-        assert row["seconds"] == pytest.approx(sum(each["seconds"] for each in told))
+        assert row["seconds"] == pytest.approx(sum(each["seconds"] for each in repeats))
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf])

@@ -96,8 +96,8 @@ def test_area_is_that_of_scikit_learn_ties_included(
 ) -> None:
     scores, targets = scored
     rounded = scores.round(decimals=digits)
-    found = ranked_above(rounded[:, 0], targets[:, 0] > 0.5).mean()
-    assert float(found) == pytest.approx(roc_auc_score(targets, rounded), abs=1e-14)
+    area = ranked_above(rounded[:, 0], targets[:, 0] > 0.5).mean()
+    assert float(area) == pytest.approx(roc_auc_score(targets, rounded), abs=1e-14)
 
 
 def test_area_of_a_split_is_that_of_scikit_learn(task: Auc) -> None:

@@ -243,8 +243,8 @@ BROKEN = {  # the file, what is said, and the line of the user's that is shown
 
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_broken_file_is_refused_with_its_own_line(make: Make, tmp_path: Path, case: str) -> None:
-    parts, said, shown = BROKEN[case]
-    with pytest.raises(BrokenFileError, match=said) as refusal:
+    parts, message, shown = BROKEN[case]
+    with pytest.raises(BrokenFileError, match=message) as refusal:
         make(*parts)
     place, quoted, expected, *example = str(refusal.value).splitlines()
     number = int(re.search(r"mine\.py, line (\d+): ", place)[1])  # type: ignore[index]

@@ -109,14 +109,14 @@ def test_glorot_puts_the_layers_bias_at_zero_where_there_is_one() -> None:
 @pytest.mark.parametrize(("height", "width"), [(5, 6), (24, 24), (1, 2), (11, 4)])
 def test_pooling_is_tensorflows_same(height: int, width: int) -> None:
     images = torch.randn(2, 3, height, width)
-    found = pooling(height, width)(images)
-    assert found.shape[2:] == (math.ceil(height / 2), math.ceil(width / 2))
-    for row in range(found.shape[2]):
-        for column in range(found.shape[3]):
+    output = pooling(height, width)(images)
+    assert output.shape[2:] == (math.ceil(height / 2), math.ceil(width / 2))
+    for row in range(output.shape[2]):
+        for column in range(output.shape[3]):
             # an odd side is padded in front as well
             top, left = (2 * row - height % 2, 2 * column - width % 2)
             window = images[:, :, max(top, 0) : top + 3, max(left, 0) : left + 3]
-            assert torch.equal(found[:, :, row, column], window.amax(dim=(2, 3)))
+            assert torch.equal(output[:, :, row, column], window.amax(dim=(2, 3)))
 
 
 @pytest.mark.parametrize("task", [Net2c2d, DeepOBSMLP])

@@ -65,10 +65,10 @@ def test_rosenbrock_spread_moves_the_start() -> None:
 @pytest.mark.parametrize("spectrum", ["log", "linear", "clustered"])
 def test_quadratic_has_its_spectrum_and_its_optimum(spectrum: str) -> None:
     task = Quadratic(dimension=20, condition=500, spectrum=spectrum)
-    found = torch.linalg.eigvalsh(task.hessian)
-    torch.testing.assert_close(found, task.eigenvalues.sort().values)
-    assert float(found[-1]) == pytest.approx(1, rel=1e-10)
-    assert float(found[-1] / found[0]) == pytest.approx(500, rel=1e-8)
+    eigenvalues = torch.linalg.eigvalsh(task.hessian)
+    torch.testing.assert_close(eigenvalues, task.eigenvalues.sort().values)
+    assert float(eigenvalues[-1]) == pytest.approx(1, rel=1e-10)
+    assert float(eigenvalues[-1] / eigenvalues[0]) == pytest.approx(500, rel=1e-8)
     assert value_at(task, task.optimum) == 0
 
 

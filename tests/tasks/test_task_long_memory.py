@@ -118,11 +118,11 @@ def test_outputs_are_a_linear_map_of_the_hidden_states(
         state = torch.tanh(drive + F.linear(state, weights["weight_hh_l0"], weights["bias_hh_l0"]))
         unrolled.append(state)
     torch.testing.assert_close(states, torch.stack(unrolled, dim=1))
-    found = model(inputs)
-    assert found.shape == shape
+    output = model(inputs)
+    assert output.shape == shape
     head = list(model.parameters())[-2:]
     torch.testing.assert_close(
-        found[..., -1] if problem == "copy" else found, F.linear(states[:, -1], *head)
+        output[..., -1] if problem == "copy" else output, F.linear(states[:, -1], *head)
     )
 
 

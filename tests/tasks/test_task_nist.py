@@ -94,13 +94,13 @@ def test_all_are_there_with_their_sizes() -> None:
 @every_regression
 def test_residual_sum_at_the_certified_parameters(name: str) -> None:
     regression = REGRESSIONS[name]
-    found = float(regression.residuals(regression.certified).square().sum())
+    value = float(regression.residuals(regression.certified).square().sum())
     if (
         name == "Lanczos1"
     ):  # 1.4e-25 is the rounding error of 13-digit data; eleven digits of b leave 4e-21
-        assert found < 1e-20
+        assert value < 1e-20
     else:
-        assert found == pytest.approx(regression.residual_sum, rel=1e-9)
+        assert value == pytest.approx(regression.residual_sum, rel=1e-9)
 
 
 @every_regression
@@ -126,8 +126,8 @@ def test_certified_deviations_are_those_of_the_linearised_fit(name: str) -> None
     scale = jacobian.norm(dim=0)
     inverse = torch.linalg.inv(torch.linalg.qr(jacobian / scale).R)
     variance = regression.residual_sum / (len(regression.y) - len(scale))
-    found = inverse.norm(dim=1) / scale * variance**0.5
-    torch.testing.assert_close(found, regression.deviations, rtol=1e-6, atol=0)
+    deviations = inverse.norm(dim=1) / scale * variance**0.5
+    torch.testing.assert_close(deviations, regression.deviations, rtol=1e-6, atol=0)
 
 
 def test_scipy_finds_the_certified_parameters_of_all_from_the_second_start() -> None:

@@ -85,9 +85,9 @@ def test_loss_is_the_gap_to_the_mean_plus_the_spread_of_the_examples(split: str)
     expected = (theta - mean) @ TASK.hessian @ (theta - mean) / 2 + (
         TASK.hessian * covariance
     ).sum() / 2
-    found = TASK.evaluate(at(theta), split)
-    assert found["loss"] == pytest.approx(float(expected), rel=1e-12)
-    assert found["gap"] == pytest.approx(float(theta @ TASK.hessian @ theta / 2), rel=1e-12)
+    metrics = TASK.evaluate(at(theta), split)
+    assert metrics["loss"] == pytest.approx(float(expected), rel=1e-12)
+    assert metrics["gap"] == pytest.approx(float(theta @ TASK.hessian @ theta / 2), rel=1e-12)
 
 
 @pytest.mark.parametrize("noise", [0.1, 0.6])

@@ -31,8 +31,10 @@ def plain_sinkhorn(costs: np.ndarray, epsilon: float) -> tuple[np.ndarray, float
     for _ in range(20_000):
         left = 1 / n / (kernel @ right)
         right = 1 / m / (kernel.T @ left)
-    found = left[:, None] * kernel * right
-    return found, float((found * costs).sum() + epsilon * (found * np.log(found * n * m)).sum())
+    transport = left[:, None] * kernel * right
+    return transport, float(
+        (transport * costs).sum() + epsilon * (transport * np.log(transport * n * m)).sum()
+    )
 
 
 def linear_program(costs: np.ndarray) -> float:
@@ -55,8 +57,8 @@ def value_at(task: OptimalTransport, prices: Tensor) -> dict[str, float]:
 def test_solution_is_that_of_the_plain_iteration(epsilon: float) -> None:
     task = OptimalTransport(**SMALL, epsilon=epsilon)
     expected, cost = plain_sinkhorn(task.costs.numpy(), epsilon)
-    found = plan(task.costs, task.weights[0], epsilon, task.optimum) / len(task.costs)
-    np.testing.assert_allclose(found.numpy(), expected, atol=1e-9)
+    transport = plan(task.costs, task.weights[0], epsilon, task.optimum) / len(task.costs)
+    np.testing.assert_allclose(transport.numpy(), expected, atol=1e-9)
     # the semi-dual's maximum is the primal's minimum
     assert task.cost == pytest.approx(cost, rel=1e-9)
     at_best = value_at(task, task.optimum)
@@ -92,8 +94,8 @@ def test_gradient_and_hessian_are_the_formulas_and_the_gauss_newton_matrix_is_th
     torch.testing.assert_close(objective.gradient(), (marginal - 1 / 8) / 0.05)
     expected = (marginal.diag() - shares.T @ shares / len(shares)) / 0.05**2
     for curvature in (objective.hessian(), objective.ggn()):
-        found = torch.stack([curvature(unit) for unit in torch.eye(8, dtype=torch.float64)])
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+        matrix = torch.stack([curvature(unit) for unit in torch.eye(8, dtype=torch.float64)])
+        torch.testing.assert_close(matrix, expected, rtol=1e-9, atol=1e-9)
     eigenvalues = torch.linalg.eigvalsh(expected)
     assert abs(float(eigenvalues[0])) < 1e-10 < float(eigenvalues[1])
 

@@ -105,9 +105,9 @@ def test_padding_changes_nothing(task: Seq2Seq) -> None:
         wide.phoneme_embedding.weight[PAD] = -7.0
     letters, decoder_inputs = inputs[:, :6], inputs[:, 6:]
     padded = torch.cat([F.pad(letters, (0, 3)), F.pad(decoder_inputs, (0, 3))], dim=1)
-    found = wide(padded)
-    torch.testing.assert_close(found[..., :7], model(inputs), rtol=1e-12, atol=1e-14)
-    assert (found[..., 7:].argmax(dim=1) == PAD).all()
+    logits = wide(padded)
+    torch.testing.assert_close(logits[..., :7], model(inputs), rtol=1e-12, atol=1e-14)
+    assert (logits[..., 7:].argmax(dim=1) == PAD).all()
 
 
 def test_targets_drawn_from_the_model_are_padded_where_the_data_are(task: Seq2Seq) -> None:
@@ -174,16 +174,16 @@ def test_exact_is_the_share_of_words_that_greedy_decoding_gets_right() -> None:
     inputs, targets = task.splits["val"]
     decoder_inputs = torch.full_like(targets, PAD)
     decoder_inputs[:, 0] = BOUNDARY
-    said = torch.full_like(targets, PAD)
+    spoken = torch.full_like(targets, PAD)
     going = torch.ones(len(inputs), dtype=torch.bool)
     with torch.no_grad():
         for place in range(targets.shape[1]):
             logits = model(torch.cat([inputs[:, : task.longest], decoder_inputs], dim=1))
-            said[going, place] = logits[going, :, place].argmax(dim=1)
-            going &= said[:, place] > BOUNDARY
+            spoken[going, place] = logits[going, :, place].argmax(dim=1)
+            going &= spoken[:, place] > BOUNDARY
             if place + 1 < targets.shape[1]:
-                decoder_inputs[going, place + 1] = said[going, place]
-    right = float((said == targets).all(dim=1).double().mean())
+                decoder_inputs[going, place + 1] = spoken[going, place]
+    right = float((spoken == targets).all(dim=1).double().mean())
     metrics = task.evaluate(model, "val")
     assert 0.02 < right < 0.9
     assert metrics["exact"] == pytest.approx(right)
@@ -194,9 +194,9 @@ def test_token_error_counts_real_places_alone(task: Seq2Seq) -> None:
     logits = F.one_hot(targets, len(task.symbols) + 2).transpose(1, 2).double()
     assert float(task.measure(logits, targets)["token_error"].max()) == 0
     logits[:, :, 0] = 0  # the first phoneme is answered PAD, everything else rightly
-    found = task.measure(logits, targets)
-    torch.testing.assert_close(found["token_error"], 1 / (targets != PAD).sum(dim=1).double())
-    assert float(found["exact"].sum()) == 0
+    metrics = task.measure(logits, targets)
+    torch.testing.assert_close(metrics["token_error"], 1 / (targets != PAD).sum(dim=1).double())
+    assert float(metrics["exact"].sum()) == 0
 
 
 def test_the_full_dictionary_says_how_it_is_brought(

@@ -88,8 +88,8 @@ def test_every_numbered_problem_has_a_published_start_value() -> None:
 @pytest.mark.parametrize(("name", "dimension", "norm"), START_NORMS)
 def test_residual_norm_at_the_start(name: str, dimension: int, norm: float) -> None:
     problem = PROBLEMS[name]
-    found = problem.outputs(problem.start(problem.resolve(dimension))).norm()
-    assert float(found) == pytest.approx(norm, rel=6e-8)
+    value = problem.outputs(problem.start(problem.resolve(dimension))).norm()
+    assert float(value) == pytest.approx(norm, rel=6e-8)
 
 
 @pytest.mark.parametrize(("name", "dimension", "value", "slope", "condition"), START_DERIVATIVES)
@@ -162,13 +162,13 @@ def test_minpack_ends_at_the_minimum_or_at_a_known_other_one(name: str) -> None:
 def test_jacobian_and_hessian_are_those_of_finite_differences(problem: Problem) -> None:
     x = near_start(problem)
     expected, noise = differences(problem, x)
-    found = jacrev(problem.outputs)(x)
-    assert bool(((found - expected).abs() <= noise + 1e-6 * found.abs().max(0).values).all())
+    matrix = jacrev(problem.outputs)(x)
+    assert bool(((matrix - expected).abs() <= noise + 1e-6 * matrix.abs().max(0).values).all())
     slope = Problem("slope", dimension=len(x), start=repeated(0.0), residuals=grad(problem))
     expected, noise = differences(slope, x)
-    found = hessian(problem)(x)
-    assert bool(((found - expected).abs() <= 10 * noise + 1e-6 * found.abs().max()).all())
-    torch.testing.assert_close(found, found.T)
+    matrix = hessian(problem)(x)
+    assert bool(((matrix - expected).abs() <= 10 * noise + 1e-6 * matrix.abs().max()).all())
+    torch.testing.assert_close(matrix, matrix.T)
 
 
 @every_problem
