@@ -80,7 +80,7 @@ class Planted:
         }
 
     @property
-    def told(self) -> dict[str, Any]:
+    def summary_json(self) -> dict[str, Any]:
         """What stands in summary.json."""
         if self.status == "unfinished":
             return {}
@@ -122,7 +122,12 @@ class Planted:
     def run(self) -> Run:
         """The run in memory."""
         return assemble(
-            self._folder(Path("runs")), self.settings, self.told, self._machine, self.history, 1.0
+            self._folder(Path("runs")),
+            self.settings,
+            self.summary_json,
+            self._machine,
+            self.history,
+            1.0,
         )
 
     def write(self, root: Path) -> Path:
@@ -132,8 +137,8 @@ class Planted:
         (folder / "config.yaml").write_text(yaml.safe_dump(self.settings), encoding="utf-8")
         self.history.to_csv(folder / "history.csv", index=False)
         (folder / "environment.json").write_text(json.dumps(self._machine), encoding="utf-8")
-        if self.told:
-            (folder / "summary.json").write_text(json.dumps(self.told), encoding="utf-8")
+        if self.summary_json:
+            (folder / "summary.json").write_text(json.dumps(self.summary_json), encoding="utf-8")
         return folder
 
     @property

@@ -250,11 +250,11 @@ def test_the_steps_between_refreshes_are_corrected_by_their_number_too() -> None
 def test_no_two_products_of_a_run_have_the_same_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     seeds: list[int] = []
 
-    def told(like: Tensor, distribution: str, seed: int) -> Tensor:
+    def recorded(like: Tensor, distribution: str, seed: int) -> Tensor:
         seeds.append(seed)
         return probe(like, distribution, seed)
 
-    monkeypatch.setattr("optimizers.diagonal.probes.probe", told)
+    monkeypatch.setattr("optimizers.diagonal.probes.probe", recorded)
     problem = classifier()
     train(problem, AdaHessian(problem.params, period=2, probes=3, seed=5), 6)
     assert seeds == list(range(5, 14))

@@ -101,7 +101,7 @@ def state_of(problem: Problem, optimizer: KFAC, name: str) -> dict[str, Tensor]:
     return optimizer.state[problem.model.get_submodule(name).weight]
 
 
-def kept(state: dict[str, Tensor]) -> Tensor:
+def stored_curvature(state: dict[str, Tensor]) -> Tensor:
     """The curvature that is kept of a block, dense: Q diag(s) Q', Q = Q_G (x) Q_A."""
     basis = torch.kron(state["g_basis"], state["a_basis"])
     return (basis * state["scales"].flatten()) @ basis.T
@@ -137,7 +137,7 @@ def test_eigen_is_the_dense_inverse_without_cross_terms(name: str, l2: float) ->
         damped = dense + (0.2 + l2 / scale) * torch.eye(len(dense)).double()
         expected = -0.5 * torch.linalg.solve(damped, gradient[index].flatten() / scale)
         close((after[index] - before[name]).flatten(), expected)
-        close(kept(state), dense)
+        close(stored_curvature(state), dense)
 
 
 def test_a_damping_that_moves_is_used_at_once_by_the_eigen_decomposition() -> None:
@@ -216,7 +216,7 @@ def test_exact_for_a_single_example(loss_fn: nn.Module, activation: type[nn.Modu
     optimizer = still(EKFAC, problem, fisher="exact")
     for name, index in index_of(problem).items():
         block = ggn[index.flatten()][:, index.flatten()]
-        close(scale_of(problem) * kept(state_of(problem, optimizer, name)), block)
+        close(scale_of(problem) * stored_curvature(state_of(problem, optimizer, name)), block)
 
 
 @pytest.mark.parametrize("examples", [2, 5, 12, 40])
@@ -229,7 +229,7 @@ def test_never_further_from_the_exact_block_than_kfac(examples: int, loss_fn: nn
     gained = 0.0
     for name, index in index_of(problem).items():
         state, block = state_of(problem, optimizer, name), ggn[index.flatten()][:, index.flatten()]
-        corrected = float((kept(state) - block).norm())
+        corrected = float((stored_curvature(state) - block).norm())
         plain = float((torch.kron(state["g"], state["a"]) - block).norm())
         assert corrected <= plain + 1e-12 * float(block.norm())
         gained = max(gained, float(plain - corrected))
@@ -270,7 +270,7 @@ def test_a_step_is_the_dense_solve_with_the_measured_eigenvalues() -> None:
     optimizer.step(problem.objective())
     after = torch.cat([p.detach().flatten() for p in problem.params])
     for name, index in index_of(problem).items():
-        dense = kept(state_of(problem, optimizer, name))
+        dense = stored_curvature(state_of(problem, optimizer, name))
         damped = dense + 0.1 * torch.eye(len(dense)).double()
         close(
             (after - before)[index].flatten(),

@@ -208,11 +208,11 @@ def test_the_longer_steps_of_sgd_are_those_of_the_top_alone() -> None:
 def test_every_estimate_begins_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     starts: list[Tensor] = []
 
-    def told(product: Any, start: Tensor, iterations: int) -> Any:
+    def recorded(product: Any, start: Tensor, iterations: int) -> Any:
         starts.append(start)
         return lanczos(product, start, iterations)
 
-    monkeypatch.setattr("optimizers.low_rank.fosi.lanczos", told)
+    monkeypatch.setattr("optimizers.low_rank.fosi.lanczos", recorded)
     problem = quadratic(spread())
     run(problem, fosi(problem, warmup=0, period=2), 5)
     assert len(starts) == 3

@@ -318,7 +318,7 @@ def test_telemetry_is_numbers_by_name(name: str) -> None:
     optimizer = OURS[name](problem.model.named_parameters())
     assert isinstance(optimizer, Method)
 
-    def told() -> dict[str, float]:
+    def known_numbers() -> dict[str, float]:
         telemetry = optimizer.telemetry()
         assert all(
             isinstance(key, str) and type(value) is float for key, value in telemetry.items()
@@ -326,12 +326,12 @@ def test_telemetry_is_numbers_by_name(name: str) -> None:
         assert not any(isinf(value) for value in telemetry.values()), telemetry
         return {key: value for key, value in telemetry.items() if not isnan(value)}
 
-    told()
+    known_numbers()
     train(problem, optimizer, batches(problem, 3))
-    assert told().keys() >= TELLING.get(name, set())
+    assert known_numbers().keys() >= TELLING.get(name, set())
     broken = torch.full_like(problem.inputs, float("nan"))
     train(problem, optimizer, [(broken, problem.targets)])
-    last = told()
+    last = known_numbers()
     if name in TELLING:
         assert last["failures/non_finite"] == 1
 

@@ -235,11 +235,11 @@ def styled() -> Callable[[Records], dict[str, Look]]:
 def context(tmp_path: Path, styled: Callable[[Records], dict[str, Look]]) -> Callable[..., Context]:
     """What a problem's page gives its sections, with figures in the test's folder."""
 
-    def given(
+    def build_context(
         records: Records, trials: pd.DataFrame | None = None, timings: Timings | None = None
     ) -> Context:
         measured = records if timings is None else replace(records, timings=timings)
         tried = pd.DataFrame() if trials is None else trials
         return Context(PROBLEM, measured, styled(records), tmp_path, tmp_path, tried)
 
-    return given
+    return build_context

@@ -274,18 +274,18 @@ def test_without_paths_there_is_no_such_section(record: Record, runs: Path) -> N
     assert '<section id="landscapes"' not in report(runs)
 
 
-def found(runs: Path, *allow: str) -> Landscapes:
+def landscapes_of(runs: Path, *allow: str) -> Landscapes:
     return landscapes(build_records(*load_runs(runs)), allow)
 
 
 def test_a_path_that_cannot_be_read_is_left_out(walked: Record, runs: Path) -> None:
     (walked("sgd") / "path.csv").write_text("step,x\n0,1\n")
     (walked("adamw") / "path.csv").write_text("")
-    assert found(runs) == Landscapes([], [])
+    assert landscapes_of(runs) == Landscapes([], [])
     cut = walked("newton")
     (cut / "summary.json").unlink()  # killed, in the middle of its last row
     (cut / "path.csv").write_text("step,x,y\n0,-1.2,1.0\n1,0.5,0.5\n2,0.7,0.")
-    (only,) = found(runs).drawn
+    (only,) = landscapes_of(runs).drawn
     assert [one.optimizer for one in only.trajectories] == ["newton"]
     assert only.trajectories[0].points.tolist() == [[-1.2, 1.0], [0.5, 0.5]]
 
@@ -301,17 +301,17 @@ def test_tasks_from_elsewhere_need_a_word_of_trust(
     monkeypatch.syspath_prepend(str(tmp_path))
     walked(task={"_target_": "mine_landscape.Hill"})
     advice = "valley (if you trust mine_landscape.Hill, add --allow mine_landscape to the command)"
-    assert found(runs) == Landscapes([], [advice])
+    assert landscapes_of(runs) == Landscapes([], [advice])
     assert f"Not drawn: {advice}." in report(runs)
-    (hill,) = found(runs, "mine_landscape").drawn
+    (hill,) = landscapes_of(runs, "mine_landscape").drawn
     assert hill.values(np.array([[3.0, 4.0]])) == [-25]
     # does not know its function: nothing to say
     walked("lbfgs", task={"_target_": "mine_landscape.Plain"})
-    assert len(found(runs, "mine_landscape").drawn) == 1
-    assert not found(runs, "mine_landscape").skipped
+    assert len(landscapes_of(runs, "mine_landscape").drawn) == 1
+    assert not landscapes_of(runs, "mine_landscape").skipped
     walked("adamw", task={"_target_": "mine_landscape.Broken"})
-    assert len(found(runs, "mine_landscape").drawn) == 1
-    assert "(no data here)" in found(runs, "mine_landscape").skipped[0]
+    assert len(landscapes_of(runs, "mine_landscape").drawn) == 1
+    assert "(no data here)" in landscapes_of(runs, "mine_landscape").skipped[0]
 
 
 def test_one_seed_for_all_where_they_have_one_in_common() -> None:

@@ -51,7 +51,7 @@ def sweep(record: Callable[..., Path], training: Any) -> Callable[..., None]:
     None is a run that diverged.
     """
 
-    def made(
+    def record_sweep(
         finals: Mapping[float, Sequence[float | None]], optimizer: str = "sgd", **hyper: Any
     ) -> None:
         for rate, values in finals.items():
@@ -59,7 +59,7 @@ def sweep(record: Callable[..., Path], training: Any) -> Callable[..., None]:
                 one = training(status="diverged", cut=5) if final is None else training(final=final)
                 record("mlp", optimizer, seed, one, hyper={"lr": rate, **hyper})
 
-    return made
+    return record_sweep
 
 
 def test_a_sweep_by_hand(sweep: Callable[..., None], plant: Callable[..., Any]) -> None:

@@ -31,7 +31,7 @@ def rows(cells: dict[tuple[str, str], list[float]]) -> pd.DataFrame:
     )
 
 
-def found(cells: dict[tuple[str, str], list[float]], methods: list[str]) -> Profile:
+def profile_of(cells: dict[tuple[str, str], list[float]], methods: list[str]) -> Profile:
     one = profile(rows(cells), methods)
     assert one is not None
     return one
@@ -50,7 +50,7 @@ def test_heights_and_scores_by_hand() -> None:
         ("q", "b"): [20.0],
         ("q", "c"): [80.0],
     }
-    one = found(cells, ["a", "b", "c"])
+    one = profile_of(cells, ["a", "b", "c"])
     assert list(one.shares.index) == [1, 2, 4]
     assert one.shares.to_numpy().T.tolist() == [[0.5, 1, 1], [0.5, 1, 1], [0, 0, 0.5]]
     assert one.scores["score"].to_dict() == pytest.approx(
@@ -67,19 +67,21 @@ def test_the_median_over_seeds_counts_and_failures_are_infinite() -> None:
         ("p", "b"): [60] * 3,
         ("q", "b"): [60] * 3,
     }
-    one = found({key: [float(cost) for cost in costs] for key, costs in cells.items()}, ["a", "b"])
+    one = profile_of(
+        {key: [float(cost) for cost in costs] for key, costs in cells.items()}, ["a", "b"]
+    )
     assert at(one.shares, [1, 2]).to_numpy().T.tolist() == [[0.5, 0.5], [0.5, 1]]
 
 
 def test_a_problem_that_a_method_did_not_run_on_counts_as_not_reached() -> None:
     cells = {("p", "a"): [10.0], ("p", "b"): [20.0], ("q", "b"): [20.0]}
-    one = found(cells, ["a", "b"])
+    one = profile_of(cells, ["a", "b"])
     assert one.shares["a"].max() == 0.5
     assert one.shares["b"].max() == 1
 
 
 def test_the_band_has_no_width_where_seeds_agree_and_spans_what_they_allow() -> None:
-    same = found(
+    same = profile_of(
         {
             (problem, name): [cost] * 3
             for problem in "pq"
@@ -98,7 +100,7 @@ def test_the_band_has_no_width_where_seeds_agree_and_spans_what_they_allow() -> 
         ("q", "a"): [1.0] * 3,
         ("q", "b"): [3.0] * 3,
     }
-    wide = found(cells, ["a", "b"])
+    wide = profile_of(cells, ["a", "b"])
     assert wide.low is not None
     assert wide.high is not None
     # a's median on p is 9 in 7 of 27 draws: then it is three times as slow as b there
@@ -122,7 +124,7 @@ def test_the_share_of_redrawn_scores_is_that_of_the_draws() -> None:
         ("q", "a"): [1.0] * 2,
         ("q", "b"): [1.0] * 2,
     }
-    one = found(cells, ["a", "b"])
+    one = profile_of(cells, ["a", "b"])
     assert one.scores.loc["a", "low"] == pytest.approx((1 / 3 + 1) / 2)
     assert one.scores.loc["a", "high"] == pytest.approx(1.0)
 
@@ -143,7 +145,7 @@ def test_a_redrawn_failure_scores_nothing() -> None:
         ("q", "a"): [1.0] * 2,
         ("q", "b"): [1.0] * 2,
     }
-    one = found(cells, ["a", "b"])
+    one = profile_of(cells, ["a", "b"])
     assert (one.scores.loc["a", "low"], one.scores.loc["a", "high"]) == pytest.approx((0.5, 1.0))
 
 
@@ -216,7 +218,7 @@ def test_shared_seconds_leave_their_panel_empty(plant: Callable[..., Any], conte
 
 
 def test_a_cost_of_zero_is_the_least(plant: Callable[..., Any]) -> None:
-    one = found(
+    one = profile_of(
         {
             ("p", "a"): [0.0, 0.0],
             ("p", "b"): [5.0, 5.0],

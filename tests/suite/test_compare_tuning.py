@@ -18,7 +18,7 @@ from suite.results.frame import build_records
 Sown = Callable[..., Any]
 
 
-def found(sown: Sown, folder: Path, **changes: Any) -> Tuning:
+def tuning_of(sown: Sown, folder: Path, **changes: Any) -> Tuning:
     """The budget found for a run of momentum with its defaults, some of them changed."""
     node = registry.read("optimizer", "momentum")
     hyper = {
@@ -48,31 +48,31 @@ def tuned(tmp_path: Path) -> Callable[..., Path]:
 
 
 def test_a_run_with_the_tuned_values_was_tuned(sown: Sown, tuned: Callable[..., Path]) -> None:
-    assert found(sown, tuned(12, lr=0.0123), lr=0.0123) == Tuning(12, "12 trials")
+    assert tuning_of(sown, tuned(12, lr=0.0123), lr=0.0123) == Tuning(12, "12 trials")
 
 
 def test_a_run_that_departs_from_them_in_anything_was_not(
     sown: Sown, tuned: Callable[..., Path]
 ) -> None:
     folder = tuned(12, lr=0.0123)
-    assert found(sown, folder, lr=0.5).trials is None
-    assert found(sown, folder, lr=0.0123, momentum=0.5).trials is None
+    assert tuning_of(sown, folder, lr=0.5).trials is None
+    assert tuning_of(sown, folder, lr=0.0123, momentum=0.5).trials is None
 
 
 def test_the_defaults_may_be_what_was_found(sown: Sown, tuned: Callable[..., Path]) -> None:
     folder = tuned(20)
-    assert found(sown, folder) == Tuning(20, "20 trials")
-    assert found(sown, folder, lr=0.777).trials is None
+    assert tuning_of(sown, folder) == Tuning(20, "20 trials")
+    assert tuning_of(sown, folder, lr=0.777).trials is None
 
 
 def test_defaults_without_a_study_are_called_so(sown: Sown, tmp_path: Path) -> None:
-    assert found(sown, tmp_path) == Tuning(0, "default settings")
-    assert found(sown, tmp_path, lr=0.777).words.startswith("settings of its own")
+    assert tuning_of(sown, tmp_path) == Tuning(0, "default settings")
+    assert tuning_of(sown, tmp_path, lr=0.777).words.startswith("settings of its own")
 
 
 def test_a_broken_file_is_no_tuning(sown: Sown, tmp_path: Path) -> None:
     (tmp_path / "mlp_momentum.yaml").write_text("# Trial 3 of 12:\noptimizer: [")
-    assert found(sown, tmp_path).trials == 0
+    assert tuning_of(sown, tmp_path).trials == 0
 
 
 @pytest.mark.parametrize(

@@ -34,16 +34,16 @@ def test_the_list_names_everything_there_is(
 def test_a_narrow_list_leaves_out_what_does_not_fit_and_says_how_to_see_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def said(columns: str, *arguments: str) -> str:
+    def listed(columns: str, *arguments: str) -> str:
         monkeypatch.setenv("COLUMNS", columns)
         monkeypatch.setattr("sys.argv", ["suite.list", "optimizers", *arguments])
         listing.main()
         return capsys.readouterr().out
 
     paper = registry.about(registry.read("optimizer", "adam"))["paper"]
-    assert paper in said("400")
-    assert "arXiv" in said("139", "--full")
-    narrow = said("80")
+    assert paper in listed("400")
+    assert "arXiv" in listed("139", "--full")
+    narrow = listed("80")
     assert "With --full" in narrow
     assert "arXiv" not in narrow
     lines = [line.strip("│ ") for line in narrow.splitlines()]

@@ -73,7 +73,7 @@ CURVATURE = {
 }
 
 
-def told(row: dict[str, str]) -> dict[str, float]:
+def telemetry_of(row: dict[str, str]) -> dict[str, float]:
     """The telemetry of a row that is not empty."""
     return {
         key.removeprefix("telemetry/"): float(v)
@@ -109,7 +109,10 @@ def test_a_run_with_telemetry_takes_the_same_steps_bit_for_bit(
     assert summary == plain.repeatable_summary  # the counts of oracle calls among them
     for name in ("model", "optimizer", "generator", "host_generator"):
         assert same(plain.checkpoint[name], watched.checkpoint[name]), name
-    steps, ends = told(watched.rows[-1]), [told(row) for row in watched.rows if row["val/loss"]]
+    steps, ends = (
+        telemetry_of(watched.rows[-1]),
+        [telemetry_of(row) for row in watched.rows if row["val/loss"]],
+    )
     assert steps.keys() >= STEP
     assert all(
         end.keys() >= CURVATURE - {"update_curvature", "eigenvalue_3", "eigenvalue_2"}
@@ -160,7 +163,7 @@ def test_which_rows_have_what(train: Train) -> None:
         *ON,
     )
     assert done.column("step") == [0, 3, 4, 6, 8, 9]
-    rows = {int(row["step"]): told(row) for row in done.rows}
+    rows = {int(row["step"]): telemetry_of(row) for row in done.rows}
     assert rows[0].keys() == CURVATURE - {"update_curvature"}
     assert rows[3].keys() >= STEP
     assert not rows[3].keys() & CURVATURE
@@ -197,7 +200,7 @@ def test_layers_are_told_apart_in_a_file_of_their_own(train: Train) -> None:
         if (row["step"], row["name"]) == ("4", "update_ratio")
     }
     assert weights < ratios.keys()
-    last = told(done.rows[-1])
+    last = telemetry_of(done.rows[-1])
     # of the matrices, not of the biases
     assert last["update_ratio_min"] == min(ratios[name] for name in weights)
     assert last["update_ratio_max"] == max(ratios[name] for name in weights)
@@ -219,7 +222,7 @@ def test_a_method_tells_of_itself(train: Train) -> None:
         "task.eval_every=3",
         *ON,
     )
-    rows = [told(row) for row in done.rows]
+    rows = [telemetry_of(row) for row in done.rows]
     assert rows[0]["damping"] == done.config["optimizer"]["damping"]
     assert all(row["reduction_ratio"] > 0 and row["cg_iterations"] >= 1 for row in rows[1:])
     assert rows[-1]["failures"] == rows[-1]["failures/refused"] == 0
@@ -365,8 +368,8 @@ def test_failures_are_counted_on_after_a_resumption(
     pair = (*pair, "task.eval_every=1", *ON)
     with at_batch(planned(*pair), 6, lambda: signal.raise_signal(signal.SIGINT)):
         train(*pair)
-    resumed = [told(row)["failures"] for row in train(*pair).rows]
-    unbroken = [told(row)["failures"] for row in train(*pair, "force=true").rows]
+    resumed = [telemetry_of(row)["failures"] for row in train(*pair).rows]
+    unbroken = [telemetry_of(row)["failures"] for row in train(*pair, "force=true").rows]
     assert resumed == unbroken
     assert unbroken[-1] >= 1
     assert unbroken == sorted(unbroken)

@@ -125,7 +125,7 @@ def test_every_optimizer_gets_the_same_number_of_different_settings(optimizer: s
 # -- TPE -------------------------------------------------------------------------------------------
 
 
-def told(space: dict[str, Any], settings: dict[str, Any], score: float | None) -> Any:
+def trial_of(space: dict[str, Any], settings: dict[str, Any], score: float | None) -> Any:
     state = TrialState.RUNNING if score is None else TrialState.COMPLETE
     return create_trial(
         params=settings, distributions=distributions(space), value=score, state=state
@@ -136,7 +136,7 @@ def past(count: int, best: float = 1e-2) -> list[Any]:
     """Trials whose score falls with the distance of their learning rate from the best one."""
     space = {"lr": SPACE["lr"]}
     points = sequence(space, count + 1)[1:]
-    return [told(space, p, -abs(math.log(p["lr"] / best))) for p in points]
+    return [trial_of(space, p, -abs(math.log(p["lr"] / best))) for p in points]
 
 
 def test_tpe_begins_with_the_quasi_random_points() -> None:
@@ -159,7 +159,7 @@ def test_tpe_takes_running_trials_for_bad_ones() -> None:
     With 20 at work on the best place, others look elsewhere more often.
     """
     space = {"lr": SPACE["lr"]}
-    busy = [told(space, {"lr": 1e-2}, None)] * 20
+    busy = [trial_of(space, {"lr": 1e-2}, None)] * 20
     numbers = range(24, 64)
 
     def near(trials: list[Any]) -> int:
@@ -174,7 +174,8 @@ def test_tpe_takes_running_trials_for_bad_ones() -> None:
 def test_tpe_takes_failures_for_the_worst() -> None:
     space = {"lr": SPACE["lr"]}
     trials = [
-        told(space, p, -math.inf if p["lr"] > 1e-2 else p["lr"]) for p in sequence(space, 25)[1:]
+        trial_of(space, p, -math.inf if p["lr"] > 1e-2 else p["lr"])
+        for p in sequence(space, 25)[1:]
     ]
     suggested = [point("tpe", space, number, trials)["lr"] for number in range(24, 44)]
     assert sum(lr > 0.02 for lr in suggested) <= 4

@@ -75,21 +75,28 @@ def legend(canvas: Canvas, handles: Sequence[Line2D], width: float = WIDTH) -> N
         )
 
 
-def stairs(axes: Axes, x: Array, y: Array, look: Look, number: int) -> None:
-    """A right-continuous step function; the markers of different lines are staggered."""
-    every = max(1, len(x) // 6)
+def marked_line(
+    axes: Axes, x: Array, y: Array, look: Look, number: int, *, marks: int = 6, **style: Any
+) -> None:
+    """A line with about `marks` markers; those of lines with other numbers are staggered."""
+    every = max(1, len(x) // marks)
     (line,) = axes.plot(
         x,
         y,
         color=look.colour,
         lw=1.5,
-        drawstyle="steps-post",
         marker=look.marker,
         markersize=4,
         markevery=(number % every, every),
+        **style,
     )
     if look.dashes:
         line.set_dashes(look.dashes)
+
+
+def stairs(axes: Axes, x: Array, y: Array, look: Look, number: int) -> None:
+    """A right-continuous step function; the markers of different lines are staggered."""
+    marked_line(axes, x, y, look, number, drawstyle="steps-post")
 
 
 def band(

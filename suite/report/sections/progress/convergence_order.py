@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from suite.report.drawing.canvas import RC, Picture, literal, plain_ticks, save, slugs
-from suite.report.drawing.lines import handle
+from suite.report.drawing.lines import handle, marked_line
 from suite.report.drawing.style import Look
 from suite.report.section import OVERALL, PROBLEM, Content, Context, Section
 from suite.results.frame import Records, once, one_seed, seed_text
@@ -267,18 +267,7 @@ def _draw(one: Problem, looks: Mapping[str, Look]) -> Canvas:
 
 def _against_calls(axes: Axes, gaps: Gaps, look: Look, place: int) -> None:
     good = gaps.gaps > 0
-    every = max(1, int(good.sum()) // 6)
-    (line,) = axes.plot(
-        gaps.calls[good],
-        gaps.gaps[good],
-        color=look.colour,
-        lw=1.5,
-        marker=look.marker,
-        markersize=4,
-        markevery=(place % every, every),
-    )
-    if look.dashes:
-        line.set_dashes(look.dashes)
+    marked_line(axes, gaps.calls[good], gaps.gaps[good], look, place)
 
 
 def _against_the_last(axes: Axes, gaps: Gaps, look: Look) -> None:

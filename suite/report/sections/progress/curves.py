@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from suite.report.drawing.canvas import RC, WIDTH, Picture, literal, plain_ticks, save, slugs
-from suite.report.drawing.lines import handle, legend, legend_height
+from suite.report.drawing.lines import handle, legend, legend_height, marked_line
 from suite.report.drawing.style import Look
 from suite.report.section import PROBLEM, Content, Context, Section
 from suite.results.frame import Records, metric_columns
@@ -159,18 +159,7 @@ def _plot_middle(
     """Median line and band; the markers of different optimizers are staggered."""
     points = _on_axis(axes, one.middle, axis)
     value, low, high = (points[key].clip(lower=floor) for key in ("value", "low", "high"))
-    every = max(1, len(points) // 6)
-    (line,) = axes.plot(
-        points[axis],
-        value,
-        color=look.colour,
-        lw=1.5,
-        marker=look.marker,
-        markersize=4,
-        markevery=(number % every, every),
-    )
-    if look.dashes:
-        line.set_dashes(look.dashes)
+    marked_line(axes, points[axis].to_numpy(), value.to_numpy(), look, number)
     if one.runs > 1:
         axes.fill_between(points[axis], low, high, color=look.colour, alpha=0.15, lw=0)
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -15,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from suite.report.drawing.canvas import RC, WIDTH, Picture, folded, literal, plain_ticks, save
-from suite.report.drawing.lines import band, handle, legend, legend_height, named_looks
+from suite.report.drawing.lines import band, handle, legend, legend_height, marked_line, named_looks
 from suite.report.drawing.panels import panels
 from suite.report.drawing.style import Look
 from suite.report.section import PROBLEM, Content, Context, Section
@@ -155,17 +154,13 @@ def _plot(axes: Axes, one: Tuned, look: Look, place: int, among: int) -> None:
     """A method's curve with its band, and a marker for the untuned value."""
     points = one.curve
     x = points.index.to_numpy(dtype=float)
-    every = max(1, len(x) // 5)
-    style: dict[str, Any] = {"color": look.colour, "marker": look.marker}
-    (line,) = axes.plot(
-        x, points["expected"], lw=1.5, markersize=4, markevery=(place % every, every), **style
-    )
-    if look.dashes:
-        line.set_dashes(look.dashes)
+    marked_line(axes, x, points["expected"].to_numpy(), look, place, marks=5)
     if points["low"].notna().all():
         low, high = points["low"].to_numpy(), points["high"].to_numpy()
         band(axes, x, low, high, look, among=among, steps=False)
-    axes.plot([0.25], [one.default], markersize=5.5, clip_on=False, **style)
+    axes.plot(
+        [0.25], [one.default], markersize=5.5, clip_on=False, color=look.colour, marker=look.marker
+    )
 
 
 def _caption(studies: Mapping[str, Mapping[str, Tuned]], left_out: list[str]) -> str:
