@@ -219,6 +219,11 @@ class Factored(Averaging):
     # -- statistics --------------------------------------------------------------------------------
 
     def _find_blocks(self, objective: Objective) -> list[Block]:
+        if not isinstance(objective, Objective):
+            raise TypeError(
+                f"{type(self).__name__}.step takes no closure of one's own, but "
+                "Objective(model, loss_fn, inputs, targets): it asks for the model's layers"
+            )
         skipped = {
             id(p)
             for name, p in objective.model.named_parameters()

@@ -104,7 +104,10 @@ def sentence_table(verdicts: Sequence[Verdict]) -> Table:
         }
         for one in verdicts
     ]
-    caption = "The same in words; the command tells what stands behind each of them. "
+    caption = (
+        "The same in words; the command, with the --runs of this report where it has one, tells "
+        "what stands behind each of them. "
+    )
     return make_table(
         "verdict_words", "Verdicts in words", caption + runs_note(_runs(verdicts)), rows, "problem"
     )

@@ -379,3 +379,10 @@ def test_a_two_parameter_function() -> None:
 
 def test_a_constant_objective_type() -> None:
     assert isinstance(small().objective(), Objective)
+
+
+def test_methods_on_layers_refuse_a_closure() -> None:
+    model = mlp()
+    optimizer = KFAC(model.named_parameters())
+    with pytest.raises(TypeError, match=r"KFAC.step takes no closure of one's own, but Objective"):
+        optimizer.step(lambda: torch.zeros(()))  # type: ignore[arg-type]
