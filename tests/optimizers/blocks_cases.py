@@ -28,9 +28,9 @@ def factored(
     objective = problem.objective()
     _, passes = objective.scores(kinds, fisher)
     measure = Measure(objective.terms, objective.scale, **options)  # type: ignore[arg-type]
-    found = [(block, block.sums(passes, measure)) for block in blocks]
+    block_sums = [(block, block.sums(passes, measure)) for block in blocks]
     return [
-        (block, block.factors(sums)) for block, sums in found if sums is not None
+        (block, block.factors(sums)) for block, sums in block_sums if sums is not None
     ], objective.scale
 
 

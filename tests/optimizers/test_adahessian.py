@@ -120,17 +120,23 @@ def test_it_is_pytorch_optimizers_with_the_same_probes(
     assert distance(problem, twin) < 4e-15
 
 
-def naive_mean(found: Tensor, averaging: str, block: int) -> Tensor:
+def naive_mean(products: Tensor, averaging: str, block: int) -> Tensor:
     """The released code's averages, entry by entry."""
-    if averaging == "none" or found.dim() < 2 or (found.dim() == 2 and averaging == "kernels"):
-        return found.abs()
-    mean = torch.empty_like(found)
-    if found.dim() > 2 or averaging == "rows":
-        depth = min(2, found.dim() - 1)
-        for place in itertools.product(*map(range, found.shape[:depth])):
-            mean[place] = sum(abs(float(x)) for x in found[place].flatten()) / found[place].numel()
+    if (
+        averaging == "none"
+        or products.dim() < 2
+        or (products.dim() == 2 and averaging == "kernels")
+    ):
+        return products.abs()
+    mean = torch.empty_like(products)
+    if products.dim() > 2 or averaging == "rows":
+        depth = min(2, products.dim() - 1)
+        for place in itertools.product(*map(range, products.shape[:depth])):
+            mean[place] = (
+                sum(abs(float(x)) for x in products[place].flatten()) / products[place].numel()
+            )
         return mean
-    entries = found.flatten().abs().tolist()
+    entries = products.flatten().abs().tolist()
     for first in range(0, len(entries), block):
         part = entries[first : first + block]
         mean.view(-1)[first : first + block] = sum(part) / len(part)

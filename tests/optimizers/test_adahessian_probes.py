@@ -105,14 +105,14 @@ def test_a_hessian_for_one_product_gives_it_and_no_second() -> None:
 class Sine(nn.Module):
     """An activation whose graph saves its input.
 
-    One that saves its output would make a cycle with `Kept`.
+    One that saves its output would make a cycle with `SavedTensor`.
     """
 
     def forward(self, inputs: Tensor) -> Tensor:
         return inputs.sin()
 
 
-class Kept:
+class SavedTensor:
     """A tensor that some graph has saved; alive as long as the graph is."""
 
     def __init__(self, tensor: Tensor) -> None:
@@ -125,15 +125,15 @@ def test_no_graph_outlives_its_step_and_no_tensor_is_left_over(kind: type[Method
     torch.manual_seed(0)
     problem = Problem(mlp((4, 6, 3), Sine), nn.MSELoss(), torch.randn(12, 4), torch.randn(12, 3))
     optimizer = kind(problem.params, lr=1e-3)
-    alive: weakref.WeakSet[Kept] = weakref.WeakSet()
+    alive: weakref.WeakSet[SavedTensor] = weakref.WeakSet()
     saved = 0
 
-    def pack(tensor: Tensor) -> Kept:
+    def pack(tensor: Tensor) -> SavedTensor:
         nonlocal saved
         saved += 1
-        kept = Kept(tensor)
-        alive.add(kept)
-        return kept
+        held = SavedTensor(tensor)
+        alive.add(held)
+        return held
 
     def tensors() -> int:
         return sum(issubclass(type(each), Tensor) for each in gc.get_objects())
@@ -142,7 +142,7 @@ def test_no_graph_outlives_its_step_and_no_tensor_is_left_over(kind: type[Method
     gc.collect()
     gc.disable()
     try:
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda held: held.tensor):
             for _ in range(100):
                 optimizer.step(objective)
                 assert not alive

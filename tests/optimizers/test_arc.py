@@ -53,17 +53,19 @@ def classic(size: int) -> Tensor:
 # -- the subproblem --------------------------------------------------------------------------------
 
 
-def is_global_minimiser(matrix: Tensor, gradient: Tensor, sigma: float, found: ModelStep) -> None:
+def is_global_minimiser(
+    matrix: Tensor, gradient: Tensor, sigma: float, solution: ModelStep
+) -> None:
     """The conditions of Cartis, Gould and Toint, Theorem 3.1, which are necessary and
     sufficient."""
-    shifted = matrix + found.multiplier * torch.eye(len(matrix), dtype=torch.float64)
-    size = float(gradient.norm()) + float(matrix.norm()) * found.norm
-    assert float((shifted @ found.step + gradient).norm()) <= 1e-12 * size
-    assert found.multiplier == pytest.approx(sigma * float(found.step.norm()), rel=1e-9)
+    shifted = matrix + solution.multiplier * torch.eye(len(matrix), dtype=torch.float64)
+    size = float(gradient.norm()) + float(matrix.norm()) * solution.norm
+    assert float((shifted @ solution.step + gradient).norm()) <= 1e-12 * size
+    assert solution.multiplier == pytest.approx(sigma * float(solution.step.norm()), rel=1e-9)
     assert float(torch.linalg.eigvalsh(shifted)[0]) >= -1e-12 * float(matrix.norm())
-    value = cubic(matrix, gradient, sigma, found.step)
-    assert cubic_change(found, sigma) == pytest.approx(
-        value, rel=1e-9, abs=1e-12 * size * found.norm
+    value = cubic(matrix, gradient, sigma, solution.step)
+    assert cubic_change(solution, sigma) == pytest.approx(
+        value, rel=1e-9, abs=1e-12 * size * solution.norm
     )
 
 

@@ -70,10 +70,10 @@ def test_the_steps_are_those_of_the_formulas(rule: str, lr: float) -> None:
     method = BB(problem.params, lr=lr, rule=rule, first=0.01, memory=100)
     points = path(problem, method, 14)
     x, alpha = torch.ones(3).double(), 0.01
-    for k, there in enumerate(points[1:]):
+    for k, reached in enumerate(points[1:]):
         s = -lr * alpha * scales * x
         x, y = x + s, scales * s
-        torch.testing.assert_close(there, x, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(reached, x, rtol=1e-9, atol=1e-12)
         assert method.failures["line_search"] == 0
         short = rule == "bb2" or (rule == "alternating" and k % 2 == 1)
         alpha = float(s @ y / (y @ y)) if short else float(s @ s / (s @ y))
@@ -239,12 +239,12 @@ def test_the_epochs_are_those_of_sgd_bb(smoothing: bool) -> None:
 
 
 def test_auto_takes_epochs_where_they_have_several_mini_batches() -> None:
-    for steps, kept in ((1.0, 0), (4.0, 3)):
+    for steps, count in ((1.0, 0), (4.0, 3)):
         problem = classification()
         method = BB(problem.params)
         method.expect(100, steps)
         run(problem, method, batches(problem, 3))
-        assert sum(len(state) for state in method.state.values()) == kept * len(problem.params)
+        assert sum(len(state) for state in method.state.values()) == count * len(problem.params)
 
 
 def test_per_epoch_asks_for_the_length_of_an_epoch() -> None:

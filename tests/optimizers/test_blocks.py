@@ -240,16 +240,16 @@ def test_the_factors_of_an_lstm_are_moments_over_examples_and_times(fisher: str)
             probability[:, k : k + 1].sqrt() * (torch.eye(2).double()[k] - probability)
             for k in range(2)
         ]
-    found = {block.name: factors for block, factors in factored(problem, fisher)[0]}
+    by_name = {block.name: factors for block, factors in factored(problem, fisher)[0]}
     for number, name in ((0, "0.weight_ih_l0"), (2, "0.weight_hh_l0")):
         a = torch.cat([torch.cat([use[number], torch.ones(5, 1)], 1) for use in saved])
-        close(found[name]["a"], (a.T @ a / 5).detach(), 1e-12)
+        close(by_name[name]["a"], (a.T @ a / 5).detach(), 1e-12)
         products = [use[number + 1] for use in saved]
         slopes = [
             torch.cat(torch.autograd.grad(logits, products, root, retain_graph=True))
             for root in roots
         ]
-        close(found[name]["g"], sum(g.T @ g for g in slopes) / 30, 1e-12)
+        close(by_name[name]["g"], sum(g.T @ g for g in slopes) / 30, 1e-12)
 
 
 @pytest.mark.parametrize("sharing", ["expand", "reduce"])

@@ -224,18 +224,18 @@ def test_layers_that_share_a_weight_count_as_further_examples() -> None:
     problem = Problem(
         Shared().double(), nn.MSELoss(reduction="sum"), normal(4, 3), normal(4, 3, seed=3)
     )
-    found = {block.name: factors for block, factors in factored(problem, "empirical")[0]}
-    assert set(found) == {"one.weight", "one.bias", "two.bias"}
+    by_name = {block.name: factors for block, factors in factored(problem, "empirical")[0]}
+    assert set(by_name) == {"one.weight", "one.bias", "two.bias"}
     model = problem.model
     s1 = model.one(problem.inputs)
     s2 = model.one(torch.tanh(s1))
     s3 = model.two(torch.tanh(s2))
     slopes = torch.autograd.grad(problem.loss_fn(s3, problem.targets), [s1, s2, s3])
     rows = torch.cat([problem.inputs, torch.tanh(s1), torch.tanh(s2)]).detach()
-    close(found["one.weight"]["a"], rows.T @ rows / 4, 1e-12)
-    close(found["one.weight"]["g"], torch.cat(slopes).T @ torch.cat(slopes) / 12, 1e-12)
-    close(found["one.bias"]["a"], torch.full((1, 1), 2.0).double(), 1e-12)
-    close(found["two.bias"]["g"], slopes[2].T @ slopes[2] / 4, 1e-12)
+    close(by_name["one.weight"]["a"], rows.T @ rows / 4, 1e-12)
+    close(by_name["one.weight"]["g"], torch.cat(slopes).T @ torch.cat(slopes) / 12, 1e-12)
+    close(by_name["one.bias"]["a"], torch.full((1, 1), 2.0).double(), 1e-12)
+    close(by_name["two.bias"]["g"], slopes[2].T @ slopes[2] / 4, 1e-12)
 
 
 class Positions(nn.Module):

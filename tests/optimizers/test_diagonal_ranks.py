@@ -22,7 +22,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", WAYS)
 def test_the_steps_are_those_of_one_process(both: list[dict[str, Any]], name: str) -> None:
-    first, second = (found[name] for found in both)
+    first, second = (answers[name] for answers in both)
     expected = diagonal_two_ranks.trained(name, SINGLE_PROCESS)
     assert torch.equal(first["end"], second["end"])
     close(first["end"], expected["end"], 1e-9)

@@ -255,9 +255,12 @@ def test_sampled_scales_average_to_the_exact_ones() -> None:
     for _ in range(400):
         sampled.step(objective.on(problem.inputs, problem.targets))
     for layer in (problem.model[0], problem.model[2]):
-        expected, found = exact.state[layer.weight]["scales"], sampled.state[layer.weight]["scales"]
+        expected, scales = (
+            exact.state[layer.weight]["scales"],
+            sampled.state[layer.weight]["scales"],
+        )
         assert sampled.state[layer.weight]["scale_updates"] == 400
-        assert float((found - expected).norm() / expected.norm()) < 0.05
+        assert float((scales - expected).norm() / expected.norm()) < 0.05
 
 
 def test_a_step_is_the_dense_solve_with_the_measured_eigenvalues() -> None:

@@ -195,7 +195,7 @@ def test_whose_losses_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("losses", "found"),
+    ("losses", "minimum"),
     [
         ((1.0, 0.5, 2.5), 0.5 * 2.0 / 1.0),
         ((1.0, 0.5, 1.4), None),  # bends down
@@ -207,8 +207,8 @@ def test_whose_losses_they_are() -> None:
         ((1.0, 0.5, nan), None),
     ],
 )
-def test_the_parabolas_minimum(losses: tuple[float, float, float], found: float | None) -> None:
-    assert vertex(*losses, 2.2e-16) == (None if found is None else pytest.approx(found))
+def test_the_parabolas_minimum(losses: tuple[float, float, float], minimum: float | None) -> None:
+    assert vertex(*losses, 2.2e-16) == (None if minimum is None else pytest.approx(minimum))
 
 
 def test_where_the_loss_bends_down_the_learning_rate_stays() -> None:

@@ -203,10 +203,10 @@ def test_sampled_factors_average_to_the_exact_ones(loss: str) -> None:
     problem = make(mlp(), LOSSES[loss](), 40, 4, 3)
     exact, sampled = observed(problem), observed(problem, "sampled", steps=500, decay=1.0)
     for layer in layers_of(problem).values():
-        expected, found = exact.state[layer.weight], sampled.state[layer.weight]
-        close(found["a"], expected["a"])
-        assert float((found["g"] - expected["g"]).norm() / expected["g"].norm()) < 0.03
-        assert found["updates"] == 500
+        expected, actual = exact.state[layer.weight], sampled.state[layer.weight]
+        close(actual["a"], expected["a"])
+        assert float((actual["g"] - expected["g"]).norm() / expected["g"].norm()) < 0.03
+        assert actual["updates"] == 500
 
 
 @pytest.mark.parametrize("loss", LOSSES)

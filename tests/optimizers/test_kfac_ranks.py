@@ -34,7 +34,7 @@ def alone() -> dict[str, Any]:
 def test_ten_steps_are_those_of_one_process(
     both: list[dict[str, Any]], alone: dict[str, Any], name: str
 ) -> None:
-    first, second = (found[name] for found in both)
+    first, second = (answers[name] for answers in both)
     expected = alone[name]
     assert torch.equal(first["end"], second["end"])
     close(first["end"], expected["end"])
@@ -52,8 +52,8 @@ def test_a_checkpoint_holds_everything(
     both: list[dict[str, Any]], alone: dict[str, Any], name: str
 ) -> None:
     states = [
-        found["saved"]["optimizer"]["state"]
-        for found in (both[0][name], both[1][name], alone[name])
+        answers["saved"]["optimizer"]["state"]
+        for answers in (both[0][name], both[1][name], alone[name])
     ]
     for one, other, expected in zip(*(state.values() for state in states), strict=True):
         assert set(one) == set(other) == set(expected)
@@ -69,9 +69,9 @@ def test_a_checkpoint_holds_everything(
 def test_a_run_goes_on_from_a_checkpoint(
     both: list[dict[str, Any]], alone: dict[str, Any], name: str
 ) -> None:
-    for found in (*(each[name] for each in both), alone[name]):
-        assert torch.equal(found["gone on"], found["end"])
-        assert torch.equal(found["resumed"], found["end"])
+    for answers in (*(each[name] for each in both), alone[name]):
+        assert torch.equal(answers["gone on"], answers["end"])
+        assert torch.equal(answers["resumed"], answers["end"])
     close(kfac_two_ranks.resumed_alone(name, both[1][name]["saved"]), alone[name]["end"])
 
 
@@ -81,8 +81,8 @@ def test_who_keeps_the_inverses(both: list[dict[str, Any]], name: str) -> None:
 
     Else they are in both.
     """
-    first, second = (found[name]["held"] for found in both)
-    assert [found[name]["held after resuming"] for found in both] == [first, second]
+    first, second = (answers[name]["held"] for answers in both)
+    assert [answers[name]["held after resuming"] for answers in both] == [first, second]
     everything = list(range(both[0][name]["blocks"]))
     if name in MEMORY:
         assert sorted(first + second) == everything
@@ -96,7 +96,7 @@ def test_who_keeps_the_inverses(both: list[dict[str, Any]], name: str) -> None:
 def test_parts_with_less_than_an_example_for_every_rank_are_rounded_up(
     both: list[dict[str, Any]], name: str
 ) -> None:
-    first, second = (found["tiny"][name] for found in both)
+    first, second = (answers["tiny"][name] for answers in both)
     assert torch.equal(first, second)
     start = torch.cat(
         [p.detach().flatten() for p in kfac_two_ranks.problem_of(TINY[name][2]).params]

@@ -89,9 +89,9 @@ def test_weight_decay_is_decoupled(kind: Any) -> None:
     free = follow(plain, kind(plain.parameters(), lr=0.01, window=4), rows)
     ours = follow(decayed, kind(decayed.parameters(), lr=0.01, window=4, weight_decay=2.0), rows)
     theta = torch.ones_like(free[0])
-    for step, found in zip(free.diff(dim=0, prepend=theta[None]), ours, strict=True):
+    for step, direction in zip(free.diff(dim=0, prepend=theta[None]), ours, strict=True):
         theta = 0.98 * theta + step
-        torch.testing.assert_close(found, theta, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(direction, theta, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("kind", [MFAC, GGT])

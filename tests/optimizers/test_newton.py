@@ -71,9 +71,9 @@ def test_the_shift_is_the_first_that_makes_the_matrix_positive_definite(
     seed: int, shift: float, beta: float
 ) -> None:
     matrix = symmetric(seed, 6, shift)
-    found = shifted_cholesky(matrix, beta)
-    assert found is not None
-    factor, tau = found
+    decomposed = shifted_cholesky(matrix, beta)
+    assert decomposed is not None
+    factor, tau = decomposed
     assert tau == pytest.approx(first_shift(matrix, beta), rel=1e-12)
     close(factor @ factor.T, matrix + tau * torch.eye(6, dtype=torch.float64), 1e-12)
 

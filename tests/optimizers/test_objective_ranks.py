@@ -41,15 +41,15 @@ def test_every_answer_is_that_of_one_process(
     assert len(expected) >= 15
     for key, value in expected.items():
         assert bool(value.isfinite().all()), key
-        for found in both:
-            close(found[kind][key], value, 1e-12)
+        for answers in both:
+            close(answers[kind][key], value, 1e-12)
 
 
 @pytest.mark.parametrize("name", two_ranks.METHODS)
 def test_ten_steps_are_those_of_one_process(
     both: list[dict[str, Any]], alone: dict[str, Any], name: str
 ) -> None:
-    first, second = (found["trained"] for found in both)
+    first, second = (answers["trained"] for answers in both)
     assert torch.equal(first[f"{name} parameters"], second[f"{name} parameters"])
     close(first[f"{name} parameters"], alone["trained"][f"{name} parameters"], 1e-6)
     close(first[f"{name} losses"], alone["trained"][f"{name} losses"], 1e-6)
@@ -61,15 +61,15 @@ def test_ten_steps_are_those_of_one_process(
 
 
 def test_a_parameter_that_no_rank_uses_has_no_gradient(both: list[dict[str, Any]]) -> None:
-    for found in both:
+    for answers in both:
         # 2 * 3^2 / 4
-        close(found["without gradients"]["sometimes"], torch.full((2,), 4.5).double())
-        assert bool(found["without gradients"]["never is None"])
+        close(answers["without gradients"]["sometimes"], torch.full((2,), 4.5).double())
+        assert bool(answers["without gradients"]["never is None"])
 
 
 def test_the_groups_operations(both: list[dict[str, Any]]) -> None:
-    for found in both:
-        exchanged = found["exchanged"]
+    for answers in both:
+        exchanged = answers["exchanged"]
         assert exchanged["sums"].tolist() == [3.0] * 8
         assert exchanged["of the second"].tolist() == [1.0, 1.0]
         assert exchanged["all_gather"].tolist() == [[0.0, 0.0], [1.0, 1.0], [1.0, 1.0]]
@@ -83,21 +83,21 @@ def test_the_whole_gradient_is_clipped_and_no_other(
 ) -> None:
     unclipped = LOSSES["mlp_ce_sum"]().objective(0.3)
     unclipped()
-    for found in (*both, alone):
-        close(found["clipped"]["norm"], torch.tensor(0.1).double(), 1e-4)
+    for answers in (*both, alone):
+        close(answers["clipped"]["norm"], torch.tensor(0.1).double(), 1e-4)
         close(
-            found["clipped"]["direction"],
+            answers["clipped"]["direction"],
             0.1 * unclipped.gradient() / unclipped.gradient().norm(),
             1e-4,
         )
-        assert float(found["clipped"]["another's norm"]) > 0.2
+        assert float(answers["clipped"]["another's norm"]) > 0.2
 
 
 def test_a_batch_with_less_examples_than_ranks_is_refused_by_all(
     both: list[dict[str, Any]],
 ) -> None:
-    for found in both:
-        assert found["refused"].startswith("1 example cannot be shared out over 2 ranks")
+    for answers in both:
+        assert answers["refused"].startswith("1 example cannot be shared out over 2 ranks")
 
 
 @pytest.mark.parametrize(("count", "parts"), [(7, 3), (6, 3), (5, 5), (1, 1), (100, 7)])

@@ -167,20 +167,20 @@ def test_the_factor_stays_within_its_bounds_and_mostly_at_them(gamma: float) -> 
 
 
 def test_the_horizon_is_the_one_given_else_the_one_told() -> None:
-    told, known, unknown = problem(), problem(), problem()
+    informed, known, unknown = problem(), problem(), problem()
     methods = [
         SOAA(each.model.parameters(), total_steps=n)
-        for each, n in ((told, None), (known, 7), (unknown, None))
+        for each, n in ((informed, None), (known, 7), (unknown, None))
     ]
     methods[0].expect(7, 1.0)
     methods[1].expect(1000, 1.0)
     for step in range(9):  # beyond the last one the bounds stay
-        for method, each in zip(methods[:2], (told, known), strict=True):
+        for method, each in zip(methods[:2], (informed, known), strict=True):
             method.step(each.objective())
         assert methods[0].telemetry() == methods[1].telemetry()
         if step >= 7:
             assert 0.9 <= methods[0].telemetry()["d"] <= 1.1
-    for one, other in zip(told.params, known.params, strict=True):
+    for one, other in zip(informed.params, known.params, strict=True):
         assert torch.equal(one, other)
     with pytest.raises(ValueError, match="pass total_steps="):
         methods[2].step(unknown.objective())

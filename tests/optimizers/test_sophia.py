@@ -131,8 +131,8 @@ def test_sophia_g_is_its_formula_written_out() -> None:
     expected = theta(problem).tolist()
     train(problem, optimizer, 12)
     momentum, diagonal = [0.0] * len(expected), [0.0] * len(expected)
-    for gradient, found in optimizer.seen:
-        for i, (g, h) in enumerate(zip(gradient.tolist(), found.tolist(), strict=True)):
+    for gradient, estimate in optimizer.seen:
+        for i, (g, h) in enumerate(zip(gradient.tolist(), estimate.tolist(), strict=True)):
             momentum[i] = 0.8 * momentum[i] + 0.2 * g
             diagonal[i] = 0.7 * diagonal[i] + 0.3 * h
             quotient = momentum[i] / max(0.6 * diagonal[i], 1e-6)

@@ -37,8 +37,12 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def cost(kind: Regulariser, found: Tensor, point: Tensor, metric: Tensor, strength: float) -> float:
-    return float(0.5 * (metric * (found - point).square()).sum() + strength * kind.value(found))
+def cost(
+    kind: Regulariser, solution: Tensor, point: Tensor, metric: Tensor, strength: float
+) -> float:
+    return float(
+        0.5 * (metric * (solution - point).square()).sum() + strength * kind.value(solution)
+    )
 
 
 # -- operators -------------------------------------------------------------------------------------

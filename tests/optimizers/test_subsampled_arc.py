@@ -101,7 +101,7 @@ def test_estimates_are_unbiased_in_the_batchs_units(loss_fn: nn.Module) -> None:
     objective = problem.objective(l2=0.5)
     exact, vector = objective.hessian(), normal(43, seed=5)
     draws = [optimizer._view(objective) for _ in range(300)]
-    for name, expected, found in (
+    for name, expected, actual in (
         ("loss", exact.loss[None], [view.loss[None] for view in draws]),
         ("gradient", exact.gradient, [view.gradient for view in draws]),
         ("product", exact(vector), [view.product(vector) for view in draws[:100]]),
@@ -111,8 +111,8 @@ def test_estimates_are_unbiased_in_the_batchs_units(loss_fn: nn.Module) -> None:
             [view.value(0.1 * vector)[None] for view in draws],
         ),
     ):
-        stacked = torch.stack(found)
-        error = (stacked.mean(0) - expected).abs() / (stacked.std(0) / len(found) ** 0.5 + 1e-12)
+        stacked = torch.stack(actual)
+        error = (stacked.mean(0) - expected).abs() / (stacked.std(0) / len(actual) ** 0.5 + 1e-12)
         assert float(error.max()) < 5, name
         assert float(stacked.std(0).max()) > 0
     assert {view.scale for view in draws} == {objective.scale}

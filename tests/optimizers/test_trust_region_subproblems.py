@@ -24,24 +24,24 @@ def model(matrix: Tensor, gradient: Tensor, step: Tensor) -> float:
 # -- the exact subproblem --------------------------------------------------------------------------
 
 
-def is_global_minimiser(matrix: Tensor, gradient: Tensor, radius: float, found) -> None:  # type: ignore[no-untyped-def]
+def is_global_minimiser(matrix: Tensor, gradient: Tensor, radius: float, solution) -> None:  # type: ignore[no-untyped-def]
     """The conditions of Nocedal and Wright, Theorem 4.1, which are necessary and sufficient."""
-    shifted = matrix + found.multiplier * torch.eye(len(matrix), dtype=torch.float64)
-    size = float(gradient.norm()) + float(matrix.norm()) * found.norm
-    assert float((shifted @ found.step + gradient).norm()) <= 1e-12 * size
-    assert found.multiplier >= 0
+    shifted = matrix + solution.multiplier * torch.eye(len(matrix), dtype=torch.float64)
+    size = float(gradient.norm()) + float(matrix.norm()) * solution.norm
+    assert float((shifted @ solution.step + gradient).norm()) <= 1e-12 * size
+    assert solution.multiplier >= 0
     assert float(torch.linalg.eigvalsh(shifted)[0]) >= -1e-12 * float(matrix.norm())
-    assert float(found.step.norm()) == pytest.approx(found.norm, rel=1e-12, abs=1e-300)
-    if found.boundary:
-        assert found.norm == pytest.approx(radius, rel=1e-12)
+    assert float(solution.step.norm()) == pytest.approx(solution.norm, rel=1e-12, abs=1e-300)
+    if solution.boundary:
+        assert solution.norm == pytest.approx(radius, rel=1e-12)
     else:
-        assert found.norm <= radius
-        assert found.multiplier == 0
-    assert found.change == pytest.approx(
-        model(matrix, gradient, found.step), rel=1e-9, abs=1e-12 * size * found.norm
+        assert solution.norm <= radius
+        assert solution.multiplier == 0
+    assert solution.change == pytest.approx(
+        model(matrix, gradient, solution.step), rel=1e-9, abs=1e-12 * size * solution.norm
     )
-    assert found.slope == pytest.approx(
-        float(gradient @ found.step), rel=1e-9, abs=1e-12 * size * found.norm
+    assert solution.slope == pytest.approx(
+        float(gradient @ solution.step), rel=1e-9, abs=1e-12 * size * solution.norm
     )
 
 

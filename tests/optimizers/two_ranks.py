@@ -142,7 +142,7 @@ def squares(objective: Objective) -> Answers:
 
 def sampled(objective: Objective) -> Answers:
     first, second = objective.sampled(), objective.sampled()
-    found = {
+    collected = {
         " first": first(),
         " its gradient": first.gradient(),
         " again": first.value(),
@@ -150,8 +150,8 @@ def sampled(objective: Objective) -> Answers:
     }
     part = second.subset(torch.arange(len(second.inputs)).flip(0)[: 1 + len(second.inputs) // 2])
     if len(part.inputs) >= SIZE:
-        found[" part"] = part.value()
-    return found | {" scale": torch.tensor(first.scale), " terms": torch.tensor(first.terms)}
+        collected[" part"] = part.value()
+    return collected | {" scale": torch.tensor(first.scale), " terms": torch.tensor(first.terms)}
 
 
 def layers(objective: Objective) -> Answers:

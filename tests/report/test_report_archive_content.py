@@ -80,12 +80,12 @@ def test_a_long_history_keeps_what_tables_and_figures_need() -> None:
 
 def test_the_median_loss_of_a_stretch_stays_where_it_was() -> None:
     run = long_run(20_000, every=100)
-    kept = thin(run, rows=300)
+    rows_left = thin(run, rows=300)
     ratios = []
     for low in range(1000, 20_000, 1000):
         whole, thinned = (
             table["loss"][(table["step"] >= low) & (table["step"] < low + 1000)].median()
-            for table in (run.history, kept)
+            for table in (run.history, rows_left)
         )
         ratios.append(thinned / whole)
     assert np.abs(np.log(ratios)).max() < 0.06  # single losses scatter by ten per cent
@@ -183,11 +183,11 @@ def test_nothing_private_is_in_the_files_of_an_archive(
     )
     folder = write_archive(load_runs(runs)[0], tmp_path / "archive")
     (run,) = read_archive(folder)
-    told = (
+    columns = (
         " ".join(map(str, (run.config, run.summary, run.environment)))
         + (folder / "archive.json").read_text()
     )
     for word in ("janedoe", "/home", "fileserver7", str(tmp_path), tmp_path.parent.name):
-        assert word not in told
+        assert word not in columns
     assert run.config["task"]["file"] == "mine.py"
     assert run.summary["message"] == "…: er is gone"

@@ -18,8 +18,8 @@ from suite.report.sections.costs.break_even_plane import Plane, plane
 INF = math.inf
 
 
-def place(found: Plane, name: str, problem: str = "mlp") -> tuple[float, float]:
-    (point,) = (point for point in found.points[name] if point.problem == problem)
+def place(drawn: Plane, name: str, problem: str = "mlp") -> tuple[float, float]:
+    (point,) = (point for point in drawn.points[name] if point.problem == problem)
     return point.steps.ratio, point.cost.ratio
 
 

@@ -62,8 +62,8 @@ def test_what_comes_from_the_cache_is_what_the_directories_say(
     assert len(parsed) == 16
     assert broken == damaged == still
     assert len(plain) == 7
-    for found in (first, again):
-        for one, other in zip(plain, found, strict=True):
+    for loaded in (first, again):
+        for one, other in zip(plain, loaded, strict=True):
             pd.testing.assert_frame_equal(other.history, one.history, check_exact=True)
             for name in (
                 "path",

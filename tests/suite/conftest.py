@@ -87,7 +87,7 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Said:
+class CommandOutput:
     """What a command ended with and printed."""
 
     code: int
@@ -168,10 +168,10 @@ def train(planned: Callable[..., Plan]) -> Callable[..., Finished]:
 @pytest.fixture
 def command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Said]:
+) -> Callable[..., CommandOutput]:
     """`python -m suite ...` in this process, at quick size unless told otherwise."""
 
-    def call(*arguments: str) -> Said:
+    def call(*arguments: str) -> CommandOutput:
         options = [argument for argument in arguments if argument.startswith("-")]
         overrides = [argument for argument in arguments if not argument.startswith("-")]
         monkeypatch.setattr(sys, "argv", ["suite", *options, *QUICK, *overrides])
@@ -183,7 +183,7 @@ def command(
         except SystemExit as error:
             code = error.code
         printed = capsys.readouterr()
-        return Said(code or 0, printed.out, printed.err)
+        return CommandOutput(code or 0, printed.out, printed.err)
 
     return call
 

@@ -71,9 +71,9 @@ def test_shares_of_the_parameters() -> None:
 def test_a_run_prints_and_keeps_the_rules(command: Callable[..., Any], results: Path) -> None:
     output = command("optimizer=kfac", "task=mlp", "steps=2", "optimizer.skip=[bias]")
     (directory,) = (results / "runs/mlp/kfac").iterdir()
-    kept = json.loads((directory / "environment.json").read_text())["layer_coverage"]
-    assert {rule for name, rule in kept.items() if name.endswith("weight")} == {"kfac"}
-    assert {rule for name, rule in kept.items() if name.endswith("bias")} == {"adamw"}
+    recorded = json.loads((directory / "environment.json").read_text())["layer_coverage"]
+    assert {rule for name, rule in recorded.items() if name.endswith("weight")} == {"kfac"}
+    assert {rule for name, rule in recorded.items() if name.endswith("bias")} == {"adamw"}
     stored = json.loads((directory / "summary.json").read_text())["coverage"]
     assert stored["kfac"] > 0.9 > stored["adamw"] > 0
     assert f"  {layer_coverage.in_words(stored)}" in output.out.splitlines()

@@ -48,7 +48,7 @@ def test_a_narrow_list_leaves_out_what_does_not_fit_and_says_how_to_see_it(
     assert "arXiv" not in narrow
     lines = [line.strip("│ ") for line in narrow.splitlines()]
     families = [
-        found["family"] for line in narrow.splitlines() if (found := FAMILY.fullmatch(line))
+        match["family"] for line in narrow.splitlines() if (match := FAMILY.fullmatch(line))
     ]
     known = {
         registry.family(registry.read("optimizer", name)) for name in registry.names("optimizer")

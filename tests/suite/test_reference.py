@@ -47,9 +47,9 @@ def test_a_committed_archive_can_be_read_and_says_nothing_of_a_machine(folder: s
     assert runs
     scrub = Scrubber()
     for run in runs:
-        for told in (run.config, run.summary, run.environment):
-            assert scrub(told) == told
-            assert "/home/" not in str(told)
+        for content in (run.config, run.summary, run.environment):
+            assert scrub(content) == content
+            assert "/home/" not in str(content)
 
 
 def test_all_archives_together_are_small() -> None:
@@ -235,5 +235,5 @@ def test_what_tuning_chose_is_what_the_runs_beside_it_have(folder: str) -> None:
             run.config["optimizer"] for run in runs if f"{run.task}_{run.optimizer}" == path.stem
         ]
         assert settings, path.name
-        for found in settings:
-            assert {name: found[name] for name in chosen} == chosen
+        for value in settings:
+            assert {name: value[name] for name in chosen} == chosen

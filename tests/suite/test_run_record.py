@@ -267,12 +267,12 @@ def test_a_fresh_beginning_removes_what_an_earlier_run_left_and_a_resumption_kee
     tmp_path: Path,
 ) -> None:
     record = RunRecord(tmp_path / "run")
-    for resume, kept in ((True, True), (False, False)):
+    for resume, present in ((True, True), (False, False)):
         record.directory.mkdir(exist_ok=True)
         for path in (record.history, record.checkpoint, record.summary):
             path.write_text("earlier")
         record.begin({"a": [1, "ü"]}, {"cores": 2}, resume=resume)
-        assert record.history.exists() == record.checkpoint.exists() == record.resumable == kept
+        assert record.history.exists() == record.checkpoint.exists() == record.resumable == present
         assert record.status() is None
     assert yaml.safe_load(record.config.read_text()) == {"a": [1, "ü"]}
     assert json.loads(record.environment.read_text()) == {"cores": 2}

@@ -72,8 +72,8 @@ def test_another_seed_has_other_weights_and_batches(
     train: Train, planned: Train, seed: int
 ) -> None:
     choice = (*STANDING["sgd"], *MLP)
-    here, there = start(planned(*choice)), start(planned(*choice, f"seed={seed}"))
-    assert not any(torch.equal(a, b) for a, b in zip(here, there, strict=True) if a.any())
+    here, elsewhere = start(planned(*choice)), start(planned(*choice, f"seed={seed}"))
+    assert not any(torch.equal(a, b) for a, b in zip(here, elsewhere, strict=True) if a.any())
 
     one, other = train(*choice), train(*choice, f"seed={seed}")
     assert one.directory != other.directory

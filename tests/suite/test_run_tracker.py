@@ -58,9 +58,9 @@ class Mirror:
 @pytest.fixture
 def mirror(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Mirror]:
     def install(fails: str) -> Mirror:
-        made = Mirror(fails)
-        monkeypatch.setitem(sys.modules, "wandb", made)
-        return made
+        built = Mirror(fails)
+        monkeypatch.setitem(sys.modules, "wandb", built)
+        return built
 
     return install
 

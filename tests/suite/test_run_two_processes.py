@@ -113,7 +113,8 @@ def started(
 def ended(processes: Sequence[subprocess.Popen[str]]) -> list[Ended]:
     outputs = [process.communicate(timeout=90) for process in processes]
     return [
-        Ended(process.returncode, *said) for process, said in zip(processes, outputs, strict=True)
+        Ended(process.returncode, *streams)
+        for process, streams in zip(processes, outputs, strict=True)
     ]
 
 

@@ -61,19 +61,19 @@ def published(text: str) -> tuple[pd.DataFrame, pd.Series]:
 @pytest.mark.parametrize("text", [PUBLISHED, SECONDS], ids=["steps", "seconds"])
 def test_the_published_scores_follow_from_the_published_times(text: str) -> None:
     times, scores = published(text)
-    found = stats.profile_score(times, 4.0, points=100, not_run="fail")
-    pd.testing.assert_series_equal(found, scores, check_names=False, rtol=0, atol=1e-12)
+    own_scores = stats.profile_score(times, 4.0, points=100, not_run="fail")
+    pd.testing.assert_series_equal(own_scores, scores, check_names=False, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("text", [PUBLISHED, SECONDS], ids=["steps", "seconds"])
 def test_the_exact_area_differs_from_the_grid_by_less_than_a_cell(text: str) -> None:
     times, scores = published(text)
-    found = stats.profile_score(times, not_run="fail")
-    assert 1e-4 < (found - scores).abs().max() < 0.5 / 99
+    own_scores = stats.profile_score(times, not_run="fail")
+    assert 1e-4 < (own_scores - scores).abs().max() < 0.5 / 99
     if text == PUBLISHED:
         # the grid ties two pairs whose areas differ, and puts Muon (JAX) level with Cautious NAdamW
         assert scores["Muon (JAX)"] == scores["Cautious NAdamW"]
-        assert found["Muon (JAX)"] > found["Cautious NAdamW"] + 5e-4
+        assert own_scores["Muon (JAX)"] > own_scores["Cautious NAdamW"] + 5e-4
 
 
 def test_a_workload_without_a_result_is_a_failure_to_algoperf_and_left_out_by_us() -> None:

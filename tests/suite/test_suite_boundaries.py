@@ -37,14 +37,14 @@ def sources(package: str) -> list[Path]:
 
 def imported(path: Path) -> set[str]:
     """The top-level packages a file imports, wherever in the file."""
-    found: set[str] = set()
+    modules: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {name.name.split(".")[0] for name in node.names}
+            modules |= {name.name.split(".")[0] for name in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            found.add(str(node.module).split(".")[0])
-    return found
+            modules.add(str(node.module).split(".")[0])
+    return modules
 
 
 def test_optimizers_import_torch_and_nothing_else_of_weight() -> None:

@@ -129,9 +129,9 @@ def test_a_target_that_is_not_there_says_what_is(target: str, message: str) -> N
 def test_an_unknown_hyperparameter_names_the_closest_and_all_there_are(
     node: dict[str, Any], message: str
 ) -> None:
-    said = refusal(node, __name__)
-    assert message in said
-    assert "params" not in said.partition("It has: ")[2].rstrip(".").split(", ")
+    text = refusal(node, __name__)
+    assert message in text
+    assert "params" not in text.partition("It has: ")[2].rstrip(".").split(", ")
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,8 @@ ALL_OPTIMIZERS = {"sgd", "momentum", "adamw", "torch_lbfgs", "muon", "kfac", "gg
 def needs(optimizer: str) -> frozenset[str]:
     """What an optimizer asks of a task beyond gradients, as its class declares it."""
     kind = locate(registry.read("optimizer", optimizer)["_target_"])
-    found: frozenset[str] = getattr(kind, "needs", frozenset())
-    return found
+    declared: frozenset[str] = getattr(kind, "needs", frozenset())
+    return declared
 
 
 def arguments(node: dict[str, Any]) -> dict[str, Any]:

@@ -17,8 +17,8 @@ def test_the_cell_is_a_gru_and_the_data_are_the_same() -> None:
     cells = [
         [m for m in task.model(0).modules() if isinstance(m, nn.RNNBase)] for task in (gru, lstm)
     ]
-    assert [[type(cell) for cell in found] for found in cells] == [[nn.GRU], [nn.LSTM]]
-    counts = [sum(p.numel() for p in found[0].parameters()) for found in cells]
+    assert [[type(cell) for cell in modules] for modules in cells] == [[nn.GRU], [nn.LSTM]]
+    counts = [sum(p.numel() for p in modules[0].parameters()) for modules in cells]
     assert counts[0] * 4 == counts[1] * 3
 
 

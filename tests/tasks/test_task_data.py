@@ -32,9 +32,9 @@ def draw(path: Path, shade: int, size: int = 6, mode: str = "RGB") -> None:
 
 def test_held_out_examples_are_always_the_same_and_disjoint() -> None:
     rows = torch.arange(50)
-    (kept, kept_targets), (held, held_targets) = hold_out(rows, rows + 100, 8, "val_size")
-    assert sorted([*kept.tolist(), *held.tolist()]) == rows.tolist()
-    assert torch.equal(kept + 100, kept_targets)
+    (rest, kept_targets), (held, held_targets) = hold_out(rows, rows + 100, 8, "val_size")
+    assert sorted([*rest.tolist(), *held.tolist()]) == rows.tolist()
+    assert torch.equal(rest + 100, kept_targets)
     assert torch.equal(held + 100, held_targets)
     assert torch.equal(held, hold_out(rows, rows, 8, "val_size")[1][0])
 

@@ -132,13 +132,13 @@ def test_certified_deviations_are_those_of_the_linearised_fit(name: str) -> None
 
 def test_scipy_finds_the_certified_parameters_of_all_from_the_second_start() -> None:
     digits = {name: solved_by_scipy(regression, 2) for name, regression in REGRESSIONS.items()}
-    assert {name for name, found in digits.items() if found < 6} == set()
+    assert {name for name, right in digits.items() if right < 6} == set()
 
 
 @pytest.mark.slow
 def test_scipy_finds_all_but_one_from_the_first_start() -> None:
     digits = {name: solved_by_scipy(regression, 1) for name, regression in REGRESSIONS.items()}
-    assert {name for name, found in digits.items() if found < 6} == {"BoxBOD"}
+    assert {name for name, right in digits.items() if right < 6} == {"BoxBOD"}
 
 
 @every_regression

@@ -54,20 +54,20 @@ def test_the_small_dictionary_is_a_quarter_of_the_usable_entries() -> None:
     entries = load_entries("cmudict_small", stress=True, longest=100)
     assert len(entries) == -(-116_506 // 4)
     assert [word for word, _ in entries] == sorted(word for word, _ in entries)
-    assert len({phoneme for _, said in entries for phoneme in said}) == 69
+    assert len({phoneme for _, phonemes in entries for phoneme in phonemes}) == 69
     plain = load_entries("cmudict_small", stress=False, longest=100)
-    assert len({phoneme for _, said in plain for phoneme in said}) == 39
+    assert len({phoneme for _, phonemes in plain for phoneme in phonemes}) == 39
     assert dict(plain)["ABANDONING"] == ("AH", "B", "AE", "N", "D", "AH", "N", "IH", "NG")
 
 
 def test_encoding_can_be_undone() -> None:
     entries = load_entries("cmudict_small", stress=False, longest=9)[::100]
     letters, phonemes, symbols = encode_entries(entries, 9)
-    for row, (word, said) in enumerate(entries):
+    for row, (word, spoken) in enumerate(entries):
         assert "".join(chr(64 + n) for n in letters[row].tolist() if n != PAD) == word
         begin, *inner, end = [n for n in phonemes[row].tolist() if n != PAD]
         assert (begin, end) == (BOUNDARY, BOUNDARY)
-        assert tuple(symbols[n - 2] for n in inner) == said
+        assert tuple(symbols[n - 2] for n in inner) == spoken
 
 
 def test_decoder_is_given_what_came_before(task: Seq2Seq) -> None:

@@ -147,12 +147,12 @@ def test_minpack_ends_at_the_minimum_or_at_a_known_other_one(name: str) -> None:
 
     start = problem.start(problem.dimension).numpy()
     tight = {"xtol": 1e-15, "ftol": 1e-15, "gtol": 1e-15}
-    found = 2 * float(
+    computed = 2 * float(
         least_squares(residuals, start, jacobian, method="lm", max_nfev=2000, **tight).cost
     )
     attracted = {"freudenstein_roth", "trigonometric"}  # where everybody's solvers end elsewhere
     expected = problem.local_minima[0] if name in attracted else problem.lowest(problem.dimension)
-    assert found == pytest.approx(expected, rel=1e-10, abs=1e-20)
+    assert computed == pytest.approx(expected, rel=1e-10, abs=1e-20)
 
 
 # -- derivatives and transforms --------------------------------------------------------------------

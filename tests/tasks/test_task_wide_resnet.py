@@ -62,12 +62,12 @@ def test_block_is_norm_relu_convolution_twice_beside_a_shortcut(
     hidden = F.conv2d(activated, block.first.weight, stride=stride, padding=1)
     residual = F.conv2d(normalise(hidden, block.second_norm).relu(), block.second.weight, padding=1)
     assert (block.shortcut is None) == (inputs == outputs and stride == 1)
-    kept = (
+    sizes = (
         images
         if block.shortcut is None
         else F.conv2d(activated, block.shortcut.weight, stride=stride)
     )
-    torch.testing.assert_close(block(images), kept + residual)
+    torch.testing.assert_close(block(images), sizes + residual)
 
 
 @pytest.mark.parametrize("size", [7, 14, 32])
