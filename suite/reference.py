@@ -1,6 +1,6 @@
 """`python -m suite.reference`.
 
-README's and docs' tables and figures, made anew from results/reference/.
+The tables and figures of README and docs, rebuilt from results/reference/.
 
 A page names, where a table is to stand, the archive and the table, and the lines between the two
 marks are replaced:
@@ -126,7 +126,7 @@ class Pages:
         return [_mark(match) for match in matches if not _is_example(match)]
 
     def rendered(self, text: str) -> str:
-        """The page with its tables made anew.
+        """The page with its tables rebuilt.
 
         Raises:
             ConfigError: a mark names an archive, a table or a choice that does not exist.

@@ -1,4 +1,4 @@
-"""Where a line search looks next: minimisers of cubics and parabolas through values and slopes."""
+"""The next trial of a line search: minimisers of cubics and parabolas through two points."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What layers see of a mini-batch under the targets of a Fisher matrix."""
+"""Inputs and output gradients of layers under the targets of a Fisher matrix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of a loss beyond its value: its predictive distribution, its curvature, its scale.
+"""The predictive distribution of a loss, its curvature and its scale.
 
 A loss is seen as `scale` times a canonical loss: the sum over outputs and the mean over examples of
 a negative log-likelihood. Curvature methods define their damping for the canonical loss, so that it

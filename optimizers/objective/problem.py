@@ -1,4 +1,4 @@
-"""What the objectives of one run share: the model, its loss, the processes, the options."""
+"""The parts that all objectives of a run share: model, loss, processes, options."""
 
 from __future__ import annotations
 

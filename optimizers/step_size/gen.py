@@ -184,7 +184,7 @@ class GeN(Method):
         self.inner.failures.clear()
         return loss, not refused
 
-    def _judge(self, objective: Objective) -> Objective:
+    def _parabola_objective(self, objective: Objective) -> Objective:
         """The objective of the mini-batch whose losses define the parabola."""
         single = self.horizon is not None and self.horizon.steps_per_epoch <= 1
         if self.batch == "own" or (self.batch == "auto" and single):
@@ -203,9 +203,9 @@ class GeN(Method):
         if not bool(back.any()):
             return 1.0
         memory["fits"] += 1
-        judge = self._judge(objective)
-        here = here if judge is objective else float(judge.value(back))
-        ahead, behind = float(judge.value()), float(judge.value(2 * back))
+        batch = self._parabola_objective(objective)
+        here = here if batch is objective else float(batch.value(back))
+        ahead, behind = float(batch.value()), float(batch.value(2 * back))
         if not isfinite(ahead):
             self.failures["parabola"] += 1
             return 1 / self.factor

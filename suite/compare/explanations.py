@@ -1,6 +1,6 @@
-"""What stands behind a verdict, a line a reason.
+"""The reasons behind a verdict, a line each.
 
-What a step costs, what failed, who tuned how much, which clock.
+Reasons are the cost of a step, failed runs, the effort of tuning and the clock.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def shared_reasons(
 
     Whose clock the seconds come from, and how much was tuned.
     """
-    judged = [verdict for verdict in verdicts if not verdict.refused]
+    decided = [verdict for verdict in verdicts if not verdict.refused]
     lines: dict[str, list[Verdict]] = {}
-    for verdict in judged:
+    for verdict in decided:
         names = (verdict.a.label, verdict.b.label)
         budgets = tuning(records, verdict.a, folders), tuning(records, verdict.b, folders)
         for line in (seconds_line(verdict), tuning_text(*budgets, names)):
@@ -69,7 +69,8 @@ def shared_reasons(
         (line for line in lines if line), key=lambda line: line.partition(":")[0] != "seconds"
     )
     return [
-        _with_problems(line, lines[line], alone=len(lines[line]) == len(judged)) for line in ordered
+        _with_problems(line, lines[line], alone=len(lines[line]) == len(decided))
+        for line in ordered
     ]
 
 
@@ -187,12 +188,12 @@ def summary_lines(cost_table: CostTable, verdicts: Sequence[Verdict]) -> list[st
     Test functions are left out; where problems have different labels for a method, they are counted
     all the same.
     """
-    judged = [one for one in verdicts if not one.refused]
-    counted = [one for one in judged if not is_illustration(cost_table.records, one.a.problem)]
+    decided = [one for one in verdicts if not one.refused]
+    counted = [one for one in decided if not is_illustration(cost_table.records, one.a.problem)]
     if not counted:
         return []
     first, second = counted[0].a.name, counted[0].b.name
-    functions = len(judged) - len(counted)
+    functions = len(decided) - len(counted)
     apart = f" (test functions left out: {functions})" if functions else ""
     plural = "s" if len(counted) > 1 else ""
     chance = chance_text([chances(cost_table, one) for one in counted])

@@ -1,7 +1,4 @@
-"""Where two methods ended.
-
-The difference of their final values, or their ratio where the metric falls by decades.
-"""
+"""The difference of two methods' final values, or their ratio for a metric of many decades."""
 
 from __future__ import annotations
 

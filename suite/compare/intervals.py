@@ -2,12 +2,12 @@
 
 The ratio of their costs and the difference of their values, each with an interval.
 
-A run that did not arrive enters with what it could have spent, its budget: with a bound on its
-cost, as in a restricted mean. The ratio is then a bound as well, and its interval is open on the
-other side. Where runs of both sides failed, all costs are cut off at the smallest budget of these,
-so that nobody is charged for having been given more. A cost is known only to the distance of two
-evaluations, and the interval is widened by that: its low end sets A's costs to the evaluation
-before against B's, its high end A's against B's evaluation before.
+A run that never reached the level enters with its budget, a lower bound on its cost, as in a
+restricted mean. The ratio is then a bound as well, and its interval is open on the other side.
+Where runs of both sides failed, all costs are cut off at the smallest of their budgets: a larger
+budget costs no method anything. A cost is known only to the distance of two evaluations, and this
+widens the interval: its low end sets A's costs to the evaluation before against B's, its high end
+A's against B's evaluation before.
 """
 
 from __future__ import annotations

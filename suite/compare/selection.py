@@ -1,7 +1,4 @@
-"""Which runs a comparison is about.
-
-Filters, the two methods, and the problems that both of them ran.
-"""
+"""The runs of a comparison: filters, the two methods, and the problems that both of them ran."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def matrix_table(records: Records, verdicts: Sequence[Verdict]) -> Table:
 def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     """A row a method and problem.
 
-    Every ratio with its interval, how many runs arrive, and the verdict.
+    Every ratio with its interval, how many runs reach the level, and the verdict.
     """
     rows: list[dict[str, Cell | str]] = [
         {

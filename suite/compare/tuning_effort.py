@@ -1,7 +1,4 @@
-"""How much tuning stands behind the settings of a run.
-
-The trials of the file they come from, or none.
-"""
+"""The tuning behind the settings of a run: the trials of their file in configs/tuned, or none."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What the readers of other formats share.
-
-A run from a table of steps and a few facts, and errors that name a file.
-"""
+"""A run from a table of steps and a few facts, and errors that name a file."""
 
 from __future__ import annotations
 

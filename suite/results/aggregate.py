@@ -1,4 +1,4 @@
-"""What may be put together over problems: whose costs count, whose do not, and why."""
+"""Aggregation over problems: the problems that count, and the reasons against the others."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def is_illustration(records: Records, problem: str) -> bool:
 
 @dataclass(frozen=True)
 class Aggregated:
-    """What may be put together over problems, and what may not.
+    """The runs that may be aggregated over problems, and the problems left out.
 
     Attributes:
         by_unit: for each unit a row per run with `problem`, `optimizer`, `seed`, `cost` of reaching

@@ -1,4 +1,4 @@
-"""Texts without what belongs to one machine: absolute paths, the user's and the machine's names."""
+"""Anonymised texts: no absolute paths, no names of a user or a machine."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 The runs of a pair (task, optimizer) are kept together in `<runs>/.cache/`, under a name that says
 when each of their files was written and how long it is: a run that changes, comes or goes changes
-the name, and the pair is read anew. Nothing is ever changed in place, so processes that read and
-write at the same time do not meet.
+the name, and the pair is read again. No file is changed in place, so that processes may read and
+write at the same time.
 """
 
 from __future__ import annotations

@@ -154,7 +154,7 @@ class History(RowFile):
         super().add(row)
 
     def flush(self) -> None:
-        """Write the pending rows, the earlier ones anew where the header was widened."""
+        """Write the pending rows, and all earlier rows again where the header was widened."""
         if self._widened and self.path.exists():
             super().rewind(math.inf)  # the rows so far, under the new header
         self._widened = False

@@ -1,4 +1,4 @@
-"""A history without the rows that no table and no figure would miss.
+"""Downsampling of a history to the rows that tables and figures need.
 
 Kept as they are: the first `FIRST` rows, the last one, every row in which a metric stands (up to
 `EVALUATIONS` of them; then those that crossed a level, the best, the last and evenly spread ones),

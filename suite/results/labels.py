@@ -1,4 +1,4 @@
-"""What counts as the same problem or configuration, and short labels for different ones."""
+"""Equality of problems and of configurations, and short labels for different ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Histories to curves.
+"""Learning curves from histories.
 
 Window medians, the median over seeds, a band from minimum to maximum, limits and scales.
 """

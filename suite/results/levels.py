@@ -1,4 +1,4 @@
-"""The levels of a problem's metric that costs are measured to, and who set them."""
+"""The levels of a problem's metric that costs are measured to, and their baseline."""
 
 from __future__ import annotations
 

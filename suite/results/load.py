@@ -1,6 +1,6 @@
-"""Run directories in, one `Run` per readable directory out.
+"""Loading of run directories: one `Run` per readable directory.
 
-What cannot be read is named with its reason.
+A directory that cannot be read is reported with the reason.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Outcomes as words. No status ever leaves a denominator.
 
-What did not finish is counted beside what did.
+Unfinished runs are counted beside the finished ones.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs as two tables, and back.
+"""Runs as Parquet tables, written and read.
 
 A row per run with its settings as JSON, and all rows of all histories.
 

@@ -22,7 +22,7 @@ HISTORY_COLUMNS = ("step", "seconds", "loss", "grad_equivalents")
 
 
 class DamagedRunError(Exception):
-    """A run whose files are missing or broken; the message says which and how."""
+    """A run with missing or broken files; the message names file and fault."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The words a run can end with."""
+"""The statuses that a run can end with."""
 
 from enum import StrEnum
 

@@ -31,9 +31,11 @@ FLOATS = dict.fromkeys(UNITS, float)
 
 
 class Clock(NamedTuple):
-    """What a run's seconds are worth.
+    """The origin of a run's seconds.
 
-    Whether it shared the machine, and the seconds of a step timed in isolation, or NaN.
+    Attributes:
+        parallel: whether the run shared the machine.
+        isolated: the seconds of a step timed in isolation, or NaN.
     """
 
     parallel: bool

@@ -1,4 +1,4 @@
-"""Seconds that were measured with the machine to oneself.
+"""Isolated timings: seconds measured while the machine ran nothing else.
 
 What they belong to, and where they are kept.
 """

@@ -1,7 +1,4 @@
-"""Typical values and how far they can be trusted.
-
-Mean, interquartile mean, bootstrap intervals and bands.
-"""
+"""Mean, interquartile mean, and bootstrap intervals and bands."""
 
 from __future__ import annotations
 
@@ -116,9 +113,9 @@ def resamples(
 def redrawn(
     cells: Iterable[NDArray[Any]], draws: int = DRAWS, seed: int = 0
 ) -> Iterator[NDArray[Any]]:
-    """Each cell's entries drawn anew with replacement, (draws, size of the cell, ...), in turn.
+    """Each cell's entries redrawn with replacement, (draws, size of the cell, ...), in turn.
 
-    The one bootstrap of the suite: what is drawn together is one cell. A cell is the values of some
+    The one bootstrap of the suite: a cell is drawn as a whole. A cell is the values of some
     runs, or an array whose rows are drawn whole: a row per seed with a column per method redraws
     the seeds of all methods together. Cells are independent of each other. An empty cell stays
     empty; one of a single entry repeats it.

@@ -1,4 +1,4 @@
-"""What every statistic asks of its input, in words that say what to change."""
+"""Checks of the input of statistics; each message says what to change."""
 
 from __future__ import annotations
 

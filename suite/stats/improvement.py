@@ -1,4 +1,4 @@
-"""How often a run of one method beats a run of another."""
+"""The probability that a run of one method beats a run of another."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def profile_band(
 ) -> pd.DataFrame:
     """The performance profile of the medians over seeds, with its stratified bootstrap band.
 
-    Runs are redrawn within each (problem, solver), the medians and the profile made anew; the band
+    Runs are redrawn within each (problem, solver), the medians and the profile recomputed; the band
     holds the middle `level` of the redrawn shares at each tau. The problems stay: the band says
     what other seeds would have shown on these problems, not what other problems would. Pointwise,
     and with 3 to 5 seeds too narrow, as every percentile bootstrap.

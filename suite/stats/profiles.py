@@ -1,6 +1,4 @@
-"""Whole distributions over problems.
-
-Performance profiles, their score, data profiles, ECDF over targets.
+"""Distributions over problems: performance profiles, their score, data profiles, ECDFs.
 
 In all of them `inf` (not reached) stays in the denominator and never counts as solved; NaN (not
 run) is left out of that solver's denominator only, unless `not_run` says otherwise; a problem that

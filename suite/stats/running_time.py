@@ -63,7 +63,7 @@ def _only_metric(history: pd.DataFrame) -> str:
 
 
 def median_with_failures(reached: Sequence[float], total: int) -> float:
-    """Median over all `total` runs, where those that never got there count as infinite."""
+    """Median over all `total` runs; a run that never reached the target counts as infinite."""
     ordered = sorted(reached) + [math.inf] * (total - len(reached))
     return (ordered[(total - 1) // 2] + ordered[total // 2]) / 2
 

@@ -101,8 +101,8 @@ class Journal:
 
     def _decide(self, rung: int) -> list[Trial]:
         trials = self.trials()
-        arrived = [trial.state.is_finished() or _passed(trial) >= rung for trial in trials.values()]
-        if len(trials) < self.study.trials or not all(arrived):
+        ready = [trial.state.is_finished() or _passed(trial) >= rung for trial in trials.values()]
+        if len(trials) < self.study.trials or not all(ready):
             return []
         scores = {number: _score(trial, rung) for number, trial in trials.items()}
         promoted, ended = survivors(scores, rung), []

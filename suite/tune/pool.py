@@ -55,7 +55,7 @@ def run_missing(request: Request, of: Sequence[Study]) -> None:
 
 
 def _worker(request: Request, messages: Any, parent: int) -> None:
-    """The work of one process; it composes the studies anew, as plans are not pickled."""
+    """The work of one process; it composes the studies again, as plans are not pickled."""
     try:
         Worker(studies(request), parent).work()
     except ConfigError as error:

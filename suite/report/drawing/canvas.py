@@ -91,7 +91,7 @@ def _save_png(canvas: Canvas, file: Path) -> None:
 
 
 def _save_for_paper(canvas: Canvas, file: Path) -> None:
-    """The same picture laid out anew, narrow enough for legible text in a column."""
+    """The same picture with a new layout, narrow enough for legible text in a column."""
     width, height = canvas.get_size_inches()
     if width > SHEET:
         canvas.set_size_inches(SHEET, height)

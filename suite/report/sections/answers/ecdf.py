@@ -139,7 +139,7 @@ def reach(rows: pd.DataFrame, methods: list[str]) -> Reach | None:
 
 
 def _band(costs: pd.Series, grid: Array) -> tuple[Array, Array] | None:
-    """The middle 95 % of curves with the seeds of every problem drawn anew.
+    """The middle 95 % of curves with the seeds of every problem redrawn.
 
     None where no problem has two.
     """

@@ -214,7 +214,7 @@ def _dot(axes: Axes, one: LevelSteps, y: float, shade: str) -> None:
 
 
 def _alt(contents: Mapping[str, Methods]) -> str:
-    """For each problem who reaches the hardest level with all seeds, the earliest first."""
+    """The methods that reach the hardest level with all seeds, by problem, the earliest first."""
     parts = []
     for problem, methods in contents.items():
         hardest = {name: levels[-1] for name, levels in methods.items()}
