@@ -1,7 +1,4 @@
-"""The page of scripts/autoencoder.sh.
-
-Steps, gradient-equivalents and seconds to three levels of the training loss.
-"""
+"""The page of scripts/autoencoder.sh: the costs to three levels of the training loss."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """docs/results/claims.md and results/reference/claims.csv from the runs of scripts/claims.sh.
 
-What papers claim, and what came out here.
+Each claim of a paper stands beside the result here.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MIXED = (0.098, "`ramda`, averaging 0.3", "lr 0.098, averaging 0.3")
 
 @dataclass(frozen=True)
 class Claim:
-    """What a paper says of a method, and what it is compared with here.
+    """A paper's claim about a method, and the baselines of its test here.
 
     Attributes:
         title, methods, paper, says: the method's name, its runs, the paper, its claim in our words.
@@ -108,8 +108,7 @@ CLAIMS = (
 
 @dataclass(frozen=True)
 class Source:
-    """The runs of the comparison, with what tuning chose, and those at settings chosen by hand:
-    `control`."""
+    """The runs of the comparison with their tuned settings, and `control`: settings by hand."""
 
     compared: Archived
     control: Cells
@@ -159,8 +158,7 @@ class Runs:
 
 
 def load(source: Source, task: str, method: str, control: float | None = None) -> Runs | None:
-    """The runs of a pair, of its `control` those at this learning rate; None where there is
-    none."""
+    """The runs of a pair, or those of its control at a learning rate; None without any."""
     if control is None:
         runs = source.compared.cells.where(task=task, optimizer=method).runs
     else:
@@ -248,8 +246,7 @@ def section(source: Source, claim: Claim) -> tuple[str, list[list[str]]]:
 
 
 def best_of_finer(source: Source, task: str) -> tuple[float, Runs] | None:
-    """The learning rate and the runs of AdamW that are best on the finer grid, chosen on these very
-    seeds."""
+    """The best learning rate of AdamW on the finer grid, chosen on these very seeds; its runs."""
     by_rate = {
         rate: runs
         for rate in RATES[task]
@@ -275,8 +272,7 @@ def concluded(words: list[str]) -> str:
 
 
 def in_words(source: Source, claim: Claim, method: str) -> list[str]:
-    """A row: what was claimed, what came out against the paper's baseline and against AdamW on the
-    finer grid."""
+    """A row: the claim, and the results against its baseline and against AdamW's finer grid."""
     results: dict[str, list[str]] = {claim.against[0]: [], "AdamW, finer grid": []}
     words: dict[str, list[str]] = {name: [] for name in results}
     for task in TASKS:

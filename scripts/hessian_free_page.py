@@ -1,7 +1,4 @@
-"""The page of scripts/hessian_free.sh.
-
-Training loss and validation metric against passes over the training set.
-"""
+"""The page of scripts/hessian_free.sh: loss and metric against passes over the training set."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """docs/results/methods.md and results/reference/methods.csv.
 
-Every optimizer of the registry, what it is and what it costs, measured here.
+The page describes every optimizer of the registry and measures its costs.
 
 Give names to measure these only; the others keep the rows they have.
 """

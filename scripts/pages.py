@@ -1,7 +1,4 @@
-"""What the scripts that write pages of docs/results/ share.
-
-Runs out of an archive, what tuning chose for them, table cells.
-"""
+"""Shared parts of the scripts for docs/results/: archived runs, tuned settings, cells, texts."""
 
 from __future__ import annotations
 
@@ -31,14 +28,13 @@ TEMPLATES = ROOT / "scripts" / "templates"
 
 @dataclass(frozen=True)
 class Cells:
-    """Runs by what tells them apart, and what `suite.time` measured of them."""
+    """Runs chosen by their settings, and their isolated timings."""
 
     runs: Sequence[Run]
     timings: Timings = field(default_factory=dict)
 
     def where(self, **wanted: Any) -> Cells:
-        """The runs whose settings (`task`, `optimizer`, or a dotted name such as `task.name`) have
-        these values."""
+        """The runs with these values of settings; `task__name` stands for `task.name`."""
         texts = {name.replace("__", "."): show(value) for name, value in wanted.items()}
         chosen = [
             run

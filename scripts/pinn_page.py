@@ -1,5 +1,4 @@
-"""The page of scripts/pinn.sh: the error of every run, and how far below Adam's each method
-ends."""
+"""The page of scripts/pinn.sh: the error of every run, and the distance to Adam's."""
 
 from __future__ import annotations
 
@@ -71,8 +70,7 @@ def draw(folder: Path) -> None:
 
 
 def row(method: str, histories: dict[int, pd.DataFrame], baseline: dict[int, pd.DataFrame]) -> str:
-    """The final errors, what they cost, and in how many seeds they lie so far below the
-    baseline's."""
+    """The final errors, their cost, and the number of seeds far below the baseline."""
     errors = {seed: float(history[METRIC].iloc[-1]) for seed, history in histories.items()}
     last = pd.DataFrame([history.iloc[-1] for history in histories.values()])
     factors = [float(baseline[seed][METRIC].iloc[-1]) / error for seed, error in errors.items()]

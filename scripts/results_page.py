@@ -1,5 +1,4 @@
-"""docs/results/results.md: what the experiments of configs/experiment came to, each beside what was
-published.
+"""docs/results/results.md: the experiments of configs/experiment beside published results.
 
 Built from the archives in results/reference, one an experiment; `python scripts/results_page.py`
 writes it again.
@@ -120,8 +119,7 @@ PUBLISHED_RATE, TUNED_RATE = (0.001, 0.00185)
 
 
 def nanogpt_char(cells: Cells) -> str:
-    """Validation loss in nats after 2,000 steps, and when each method is where the tuned AdamW
-    ends."""
+    """Validation loss in nats after 2,000 steps, and the cost to the end of the tuned AdamW."""
     rows = []
     rival = cells.where(optimizer="adamw", optimizer__lr=TUNED_RATE)
     target = median(rival.last("val/bits_per_char"))

@@ -1,5 +1,4 @@
-"""The pictures and the computed paragraphs of docs/guide/telemetry.md, from the runs of
-scripts/telemetry.sh."""
+"""Pictures and computed paragraphs of docs/guide/telemetry.md, from scripts/telemetry.sh."""
 
 from __future__ import annotations
 
@@ -28,8 +27,10 @@ SHARPEST = 1002
 
 
 def read(task: str, optimizer: str, **settings: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The history of the run with these settings of its task, without telemetry's prefix, and its
-    configuration."""
+    """History and configuration of the run with these settings of its task.
+
+    Columns of telemetry have no prefix.
+    """
     for folder in sorted((results() / "runs" / task / optimizer).glob("*")):
         config = yaml.safe_load((folder / "config.yaml").read_text())
         if (folder / "summary.json").exists() and settings.items() <= config["task"].items():
@@ -49,8 +50,7 @@ def first(history: pd.DataFrame, column: str, below: float) -> pd.Series:
 
 
 def win() -> str:
-    """Gauss-Newton steps against tuned momentum on the autoencoder, at equal
-    gradient-equivalents."""
+    """Gauss-Newton against tuned momentum on the autoencoder at equal gradient-equivalents."""
     metric = "val/squared_error"
     slow, config = read("autoencoder", "momentum")
     fast, _ = read("autoencoder", "ggn_cg")

@@ -72,9 +72,9 @@ TABLES: tuple[Callable[[Records], list[Table]], ...] = (
 
 @dataclass(frozen=True)
 class Mark:
-    """What a page asks for.
+    """A mark of a page.
 
-    A table or figure `name` of the archive `source`, over some of its runs.
+    It asks for a table or figure `name` of the archive `source`, over some of its runs.
     """
 
     source: str

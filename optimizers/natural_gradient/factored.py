@@ -146,7 +146,7 @@ class Factored(Averaging):
     def layer_coverage(self) -> dict[str, str]:
         """The rule that updates each named parameter: the method's or the fallback's.
 
-        Known after the first step.
+        The rules are known after the first step.
         """
         covered = {
             id(p) for block in self._blocks or [] if self._ready(block) for p in block.parameters

@@ -229,7 +229,7 @@ class KFAC(Factored):
     def _dropped(self, held: Sequence[tuple[Block, State]], owner: dict[int, int]) -> set[int]:
         """Drop the inverses of other ranks' blocks, which a checkpoint brings.
 
-        The `id`s of the blocks that some rank has an inverse of.
+        Returns the `id`s of the blocks with an inverse on some rank.
         """
         for block, state in held:
             if owner[id(block)] != self._ranks.rank:

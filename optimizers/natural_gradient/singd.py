@@ -201,7 +201,7 @@ class SINGD(Factored):
     def _learn(self, block: Block, state: dict[str, Any], factors: Tensors, damping: float) -> None:
         """One step of K and C, from the same point.
 
-        Left as they are, and counted, where it is not finite.
+        A step that is not finite is skipped and counted.
         """
         for name in FACTORS:
             state.setdefault(f"{name}_diagonal", not block.is_dense(factors[name]))
@@ -230,7 +230,7 @@ class SINGD(Factored):
     def _structure(self, state: dict[str, Any], name: str) -> Structure:
         """The structure of a factor's root.
 
-        The one asked for, unless only the factor's diagonal is known.
+        It is the requested one, unless only the factor's diagonal is known.
         """
         return Diagonal() if state[f"{name}_diagonal"] else self.structures[FACTORS.index(name)]
 
@@ -278,7 +278,7 @@ class _Root:
     def change(self, other: _Root | None, damping: float) -> Tensor:
         """K'AK + damping K'K - I, each term times the mean of the other root's where there is one.
 
-        Zero at the goal.
+        The sum is zero at the goal.
         """
         if other is None:
             return self.seen + damping * self.own - self.identity

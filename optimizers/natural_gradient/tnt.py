@@ -204,7 +204,7 @@ class TNT(Preconditioned):
     def _observe(self, stack: Stack, gradient: Tensor) -> None:
         """Average the Gram matrices of the Fisher matrix's gradient.
 
-        Counted where that is not finite.
+        A Gram matrix that is not finite is counted.
         """
         seen = self._fisher_gradient(stack, gradient)
         if not bool(torch.isfinite(seen.sum())):
@@ -234,7 +234,7 @@ class TNT(Preconditioned):
     def _refresh(self, stack: Stack, like: Tensor, part: Part, damping: float) -> None:
         """New inverses for some of the pieces.
 
-        One that fails keeps its last good one, and is counted.
+        A failed inverse is counted; the last good one stays.
         """
         sides = self.layout.sides(stack.shape)
         factors = {mode: stack.matrices("factor", mode, like)[part] for mode in sides}

@@ -1,6 +1,4 @@
-"""Two sets of runs side by side.
-
-The ratio of their costs and the difference of their values, each with an interval.
+"""Intervals of two sets of runs: the ratio of their costs, the difference of their values.
 
 A run that never reached the level enters with its budget, a lower bound on its cost, as in a
 restricted mean. The ratio is then a bound as well, and its interval is open on the other side.

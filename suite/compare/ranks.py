@@ -1,6 +1,4 @@
-"""Every method against every other.
-
-Ranks on each problem and overall, and how stable they are under resampling.
+"""Ranks of all methods on each problem and overall, with their stability under resampling.
 
 On a problem a method is worth its median over seeds: of the cost to reach the level, failures
 infinite, or where no level is set of the final value. Seeds are redrawn together for all methods of

@@ -1,7 +1,4 @@
-"""The two sides of a comparison.
-
-Their runs as plain values, the runs to be compared, and what each of them spent.
-"""
+"""The two sides of a comparison: their runs as plain values, and the cost of each run."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A verdict on two methods on one problem.
 
-A verdict compares costs to a level, final values, and says whether they differ at 95 %.
+A verdict compares costs to a level and final values, and says whether they differ at 95 %.
 
 One quantity decides, chosen before the data are looked at: seconds where each run had its hardware
 to itself or its seconds come from `suite.time`, on one machine; else gradient-equivalents. Where no

@@ -1,4 +1,4 @@
-"""What a command line chooses of each group, and which of its settings a YAML leaves open.
+"""The choices of a command line in each group, and the settings that a YAML leaves open.
 
 A choice is named on the command line, swept by its experiments, or the default.
 """

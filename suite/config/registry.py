@@ -1,7 +1,4 @@
-"""The folders of YAML as a registry.
-
-Which optimizers and tasks there are, and which of them fit together.
-"""
+"""The folders of YAML as a registry: the optimizers, the tasks, and the pairs that fit."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def read(path: Path) -> list[Run]:
 def read_times(path: Path) -> pd.DataFrame:
     """A published table of times to target (a row a submission) as `suite.stats` takes it.
 
-    A row a workload.
+    The result has a row a workload.
 
     A workload on which a submission has no entry was not reached, as the benchmark's scoring has
     it.

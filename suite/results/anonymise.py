@@ -59,7 +59,7 @@ class Scrubber:
     def platform(self, text: str) -> str:
         """`Linux-x86_64-with-glibc2.36`.
 
-        Which system on which processor, without the kernel's own name.
+        The name says system and processor, not the kernel's build.
         """
         return self.text(KERNEL.sub(r"\1-\2", text))
 

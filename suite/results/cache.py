@@ -62,7 +62,7 @@ def shards(root: Path, directories: Sequence[Path]) -> list[Shard]:
 def read_shard(shard: Shard, read: Callable[[Sequence[Path]], Loaded]) -> Loaded:
     """The runs of a shard from the cache, or by `read`.
 
-    Then they are kept, unless the folder cannot be written.
+    Runs that were read are cached, unless the folder cannot be written.
     """
     key = shard.key
     folder = shard.root / FOLDER / key

@@ -119,7 +119,7 @@ def _ends(length: int) -> Mask:
 def _rounded(history: pd.DataFrame, exact: Mask) -> pd.DataFrame:
     """Single precision where it neither overflows nor vanishes.
 
-    Counts, and the rows of `exact`, as they are.
+    Counts and the rows of `exact` keep their precision.
     """
     rounded = history.copy()
     for name in history.columns.difference(list(COUNTS)):

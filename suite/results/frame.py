@@ -135,9 +135,9 @@ class Records:
 def once(
     function: Callable[Concatenate[Records, Asked], Answer],
 ) -> Callable[Concatenate[Records, Asked], Answer]:
-    """Compute what several sections ask of the same records a single time.
+    """Cache the result of a function of records, which several sections call.
 
-    Nobody may change the answer.
+    Callers must not change the result.
 
     The function's last argument, if it has any beside the records, names a problem, and the answer
     depends on the runs of that problem alone: `only` hands it on.
@@ -289,7 +289,7 @@ def _row(
 def isolated_seconds(run: Run, timings: Timings) -> float:
     """Seconds of a step with the run's hardware to itself.
 
-    NaN where nobody has measured them there undisturbed.
+    The value is NaN without an isolated timing on that hardware.
     """
     place = hardware(str(run.config.get("device", "cpu")), run.environment)
     timing = timings.get((speed_key(run.config), place)) if timings else None

@@ -55,7 +55,7 @@ def show(value: Any) -> str:
 def problem_settings(runs: Sequence[Run]) -> list[Settings]:
     """Everything that makes two runs answers to different questions.
 
-    Budget, data, model, device, metric.
+    They are budget, data, model, device and metric.
 
     A run that was refused before its task was built knows nothing of what is found out by building
     it: it joins the problem with which it agrees in all else, so that it stays in the denominators.
@@ -104,7 +104,7 @@ def unique_runs(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
 def problem_labels(runs: Sequence[Run], settings: Sequence[Settings]) -> list[str]:
     """The label of each run's problem.
 
-    The task's name, and what differs when the task was run in several ways.
+    It is the task's name, with the settings that differ between several problems of a task.
     """
     return _labels(
         [(run.task, one) for run, one in zip(runs, settings, strict=True)], "{} ({})", smallest=True

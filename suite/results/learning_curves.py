@@ -1,7 +1,4 @@
-"""Learning curves from histories.
-
-Window medians, the median over seeds, a band from minimum to maximum, limits and scales.
-"""
+"""Learning curves: medians over windows and seeds, bands from minimum to maximum, limits."""
 
 from __future__ import annotations
 
@@ -36,7 +33,7 @@ class Strand:
 class Curve:
     """One optimizer on one problem.
 
-    The middle over the runs that came to their end, and the others.
+    It holds the median over the finished runs, and the unfinished ones.
 
     Attributes:
         middle: columns of AXES, each the median over runs at the same step, and `value`, `low`,
@@ -123,7 +120,7 @@ def _points(history: pd.DataFrame, column: str, steps: int) -> pd.DataFrame:
 def _medians(values: Array, members: npt.NDArray[np.intp], count: int) -> Array:
     """The median of each group without its NaN.
 
-    In place of pandas' own, which takes ten times as long for a run.
+    It replaces pandas' own, which takes ten times as long.
     """
     order = np.lexsort((values, members))  # NaN come last in their group
     known = np.bincount(members[~np.isnan(values)], minlength=count)

@@ -46,7 +46,7 @@ def main_level(names: Mapping[str, float]) -> str | None:
 def origin(records: Records, problem: str) -> Mapping[str, Any]:
     """Where the problem's levels come from: the baseline, its settings and its runs.
 
-    As `suite.target` stored it; empty where nothing is stored.
+    It is what `suite.target` stored; empty without a stored target.
     """
     entry = _stored(records.runs[int(records.of(problem).index[0])].config)
     return entry.get("origin") or {}
@@ -61,7 +61,7 @@ def level_setter(records: Records, problem: str) -> str | None:
 def _stored(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """What `suite.target` has stored for a run's task and scale.
 
-    Nothing where its file cannot be read.
+    The result is empty where the file cannot be read.
     """
     try:
         task = task_file.identifying(config["task"])

@@ -68,7 +68,7 @@ class _Reader:
 def load_timings(root: Path) -> dict[timings.Place, timings.Timing]:
     """The isolated timings that belong to the runs under `root`.
 
-    An archive's own, else those of this machine.
+    They are the archive's own, else those of this machine.
     """
     folders = _archives(root)
     known = {} if archive.is_archive(root) else timings.load(paths.results() / "timing")

@@ -1,7 +1,4 @@
-"""Outcomes as words. No status ever leaves a denominator.
-
-Unfinished runs are counted beside the finished ones.
-"""
+"""Outcomes as words; unfinished runs count in every denominator."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Runs as Parquet tables, written and read.
 
-A row per run with its settings as JSON, and all rows of all histories.
+One table has a row per run with its settings as JSON, the other all rows of all histories.
 
 What many runs have in common (task, optimizer, the other settings, machine) is a column of its own,
 which Parquet stores once. Histories with the same columns stand together in one row group each.

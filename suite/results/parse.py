@@ -37,7 +37,7 @@ class Memory:
     def config(self, text: str) -> Any:
         """The configuration in a YAML text, section by section.
 
-        What is not plain enough for that is parsed whole.
+        A text of another form is parsed as a whole.
 
         Raises:
             yaml.YAMLError: it is not YAML.

@@ -1,7 +1,4 @@
-"""One training as the report knows it, wherever it was read from.
-
-A directory, an archive, somebody else's logs.
-"""
+"""One run in memory, read from a directory, from an archive or from another project's logs."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def gap_sequence(history: pd.DataFrame, eps: float) -> Gaps | None:
 def worth_drawing(gaps: Gaps) -> Gaps:
     """The sequence without a long stay at round-off.
 
-    Up to where it first comes within ten times its smallest gap.
+    It ends where it first comes within ten times its smallest gap.
     """
     positive = gaps.gaps > 0
     lowest = float(gaps.gaps[positive].min(initial=math.inf))

@@ -1,6 +1,6 @@
 """Isolated timings: seconds measured while the machine ran nothing else.
 
-What they belong to, and where they are kept.
+A timing belongs to an optimizer, a task and a machine, and lies in a file of its own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""AlgoPerf's rules for a time.
-
-The median over studies of the fastest trial, and held-out variants that disqualify.
-"""
+"""AlgoPerf's rules: the median over studies of the fastest trial, and held-out variants."""
 
 from __future__ import annotations
 
@@ -40,7 +37,7 @@ def with_held_out(
 ) -> pd.DataFrame:
     """Times on the base problems after AlgoPerf's rules for held-out variants.
 
-    What does not meet them is `inf`.
+    A time that does not meet them is `inf`.
 
     For a finite time a solver has to (1) reach the target on the base problem, (2) in at most
     `within` times the best time on it, (3) reach the target on its held-out variant, (4) in at most

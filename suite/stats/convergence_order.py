@@ -1,6 +1,6 @@
 """The observed order of convergence of a sequence `e_k = f(x_k) - f*`.
 
-Sublinear, linear, superlinear or quadratic.
+An order is sublinear, linear, superlinear or quadratic.
 """
 
 from __future__ import annotations

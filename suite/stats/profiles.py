@@ -26,7 +26,7 @@ SCALES = ("linear", "log")
 def performance_ratios(times: pd.DataFrame, *, not_run: str = "leave_out") -> pd.DataFrame:
     """r_ps = t_ps / min_s t_ps: how many times longer than the fastest.
 
-    `inf` not solved, NaN not run.
+    `inf` means not solved, NaN not run.
 
     A time of zero (the start was at the target) has the ratio 1, every other time beside it `inf`.
     """
@@ -174,7 +174,7 @@ def ecdf(costs: pd.DataFrame) -> pd.DataFrame:
 def at(profile: pd.DataFrame, points: Sequence[float] | Array) -> pd.DataFrame:
     """The values of a step function, as these functions give it, at the points asked for.
 
-    0 left of its first.
+    They are 0 left of the first step.
     """
     grid = np.asarray(points, dtype=float)
     places = np.searchsorted(profile.index.to_numpy(dtype=float), grid, side="right") - 1

@@ -54,7 +54,7 @@ class Nemenyi(NamedTuple):
 def mean_ranks(scores: pd.DataFrame, mode: str = "max") -> pd.Series:
     """The mean over problems of each solver's rank.
 
-    1 is the best, ties share the mean of their ranks.
+    Rank 1 is the best; ties share the mean of their ranks.
     """
     return _ranks(scores, mode).mean().rename("rank")
 
@@ -245,7 +245,7 @@ def _exact(ranks: Array, statistic: float) -> float:
 def _differences(a: Array, b: Array, relative: bool) -> Array:
     """Differences with rounding noise removed, so that equal ones tie.
 
-    Infinite ones larger than all others.
+    Infinite differences are larger than all others.
     """
     if relative and (min(a.min(), b.min()) <= 0):
         raise ValueError("relative=True needs positive times: log ratios are ranked")

@@ -19,7 +19,7 @@ def time_to_target(
     metric: str | None = None,
     unit: str = "seconds",
 ) -> float:
-    """What a run had spent when its metric was first at the target or better.
+    """The cost of a run until its metric was first at the target or better.
 
     `inf` where it never was.
 

@@ -118,7 +118,7 @@ def good_share(
 ) -> GoodShare:
     """The share of trials of a random search within `within` |best| of the best.
 
-    The volume of good settings.
+    This is the volume of good settings.
 
     For independent uniform draws from the search space the share estimates the part of its volume
     that is good, whatever the number of hyperparameters; the interval is Clopper and Pearson's,
@@ -142,7 +142,7 @@ def good_share(
 def seed_sensitivity(values: Iterable[float]) -> SeedSensitivity:
     """How much a result depends on the initial weights and the order of the data.
 
-    Its spread over seeds.
+    The measure is its spread over seeds.
     """
     array = numbers(values)
     if not array.size:

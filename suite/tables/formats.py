@@ -30,7 +30,7 @@ def mean_text(values: Sequence[float]) -> str:
 def count_text(value: float) -> str:
     """A number of steps or oracle calls.
 
-    Whole when it is whole, one decimal when not, `∞` for never.
+    A whole number has no decimals, another one has one, and `∞` means never.
     """
     if math.isinf(value):
         return NEVER

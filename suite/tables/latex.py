@@ -1,6 +1,6 @@
 """A table in LaTeX (booktabs), as papers print it.
 
-No wider and no longer than a page, in parts where it has to be.
+A table fits a page: a wide or long one is split into parts.
 """
 
 from __future__ import annotations

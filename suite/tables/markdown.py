@@ -1,6 +1,6 @@
 """A table as Markdown, LaTeX (booktabs) and CSV.
 
-Each escapes what its own format would take as markup.
+Each format escapes its own markup.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def csv_text(table: Table) -> str:
 def escape_markdown(text: str) -> str:
     """Text that GitHub shows as it is.
 
-    No emphasis, strike-through, links, mathematics, HTML or column breaks.
+    Emphasis, strike-through, links, mathematics, HTML and column breaks are escaped.
     """
     text = text.replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", " ".join(text.split()))

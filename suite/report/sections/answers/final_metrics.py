@@ -58,7 +58,7 @@ def main_table(records: Records) -> Table:
 def results_table(records: Records) -> Table:
     """The same results with best and test values, intervals and the ratio to the best mean.
 
-    A row per pair.
+    The table has a row per pair.
     """
     rows: list[dict[str, Cell | str]] = []
     for problem in records.problems:

@@ -96,7 +96,7 @@ def _has_phases(timing: Timing) -> bool:
 def phases_of(contents: Mapping[str, Bars]) -> dict[str, str]:
     """The phases that take time anywhere, in the order of a step, with their colours.
 
-    `other` stands last.
+    The phase `other` stands last.
     """
     present = {
         phase
