@@ -161,7 +161,7 @@ def sweep(
         ConfigError: a name or a value that does not exist; no run has begun then.
         KeyboardInterrupt: a run was interrupted; the same call resumes the sweep.
     """
-    grid = list(product(_names(tasks), _names(optimizers), _seeds(seeds)))
+    grid = list(product(_names("tasks", tasks), _names("optimizers", optimizers), _seeds(seeds)))
     plans = [
         _plan(optimizer, task, {"seed": seed, **settings}, results, number=number, total=len(grid))
         for number, (task, optimizer, seed) in enumerate(grid, 1)
@@ -234,8 +234,16 @@ def _refuse_swapped(optimizer: str, task: str) -> None:
 
 
 def _refuse_misplaced(names: Mapping[str, str], settings: Mapping[str, Any]) -> None:
-    """Refuse `lr=0.1` where the optimizer has that setting: it belongs into a mapping."""
+    """Refuse names that are none, and `lr=0.1` where the optimizer has that setting.
+
+    Such a setting belongs into a mapping.
+    """
+    for group, name in names.items():
+        if not isinstance(name, str):
+            raise ConfigError(f"{group} must be a name, got {name!r}")
     for key, value in settings.items():
+        if key in names and not isinstance(value, Mapping):
+            raise ConfigError(f"{key} takes its settings in a mapping, got {value!r}")
         for group, name in names.items():
             known = name in registry.names(group) and key in registry.read(group, name)
             if known and key not in registry.main():
@@ -244,9 +252,21 @@ def _refuse_misplaced(names: Mapping[str, str], settings: Mapping[str, Any]) -> 
                 )
 
 
-def _names(names: str | Iterable[str]) -> list[str]:
-    return [names] if isinstance(names, str) else list(names)
+def _names(group: str, names: str | Iterable[str]) -> list[str]:
+    listed = [names] if isinstance(names, str) else _listed(group, names)
+    if not listed:
+        raise ConfigError(f"{group} names nothing to run")
+    return listed
 
 
 def _seeds(seeds: int | Iterable[int]) -> Sequence[int]:
-    return range(seeds) if isinstance(seeds, int) else list(seeds)
+    listed = range(seeds) if isinstance(seeds, int) else _listed("seeds", seeds)
+    if isinstance(seeds, bool) or not listed:
+        raise ConfigError(f"seeds must be a number above 0 or a list of seeds, got {seeds!r}")
+    return listed
+
+
+def _listed(name: str, values: Iterable[Any]) -> list[Any]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ConfigError(f"{name} must be a list, got {values!r}")
+    return list(values)

@@ -35,6 +35,8 @@ def method(text: str) -> Method:
     Raises:
         ConfigError: it is neither a name nor a name with settings in brackets.
     """
+    if not isinstance(text, str):
+        raise ConfigError(f"{text!r} is no method: name one, such as 'kfac' or 'kfac[lr=0.1]'")
     match = METHOD.fullmatch(text.strip())
     pairs = (
         [part.partition("=") for part in (match["settings"] or "").split(",") if part.strip()]

@@ -107,19 +107,36 @@ def test_a_training_that_fails_is_a_result(results: Path) -> None:
             {"lr": 0.1},
             "lr is a setting of the optimizer kfac: optimizer={'lr': 0.1}",
         ),
+        ((["kfac"], "mlp"), {}, "optimizer must be a name, got ['kfac']"),
+        (("kfac", None), {}, "task must be a name, got None"),
+        (("kfac", "mlp"), {"optimizer": 5}, "optimizer takes its settings in a mapping, got 5"),
         (("kfac", "mlp"), {"steps": 0}, "steps must be a whole number above 0, got 0"),
         (("kfac", "mlp"), {"scale": "tiny"}, "scale=tiny is not one of quick, small, full"),
         (("kfac", "mlp"), {"schedule": None}, "schedule=null is no choice: leave schedule= out"),
     ],
 )
 def test_a_wrong_name_says_what_to_type(
-    names: tuple[str, str], settings: dict[str, Any], message: str
+    names: tuple[Any, Any], settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError) as refused:
         suite.run(*names, **settings)
     assert message in str(refused.value)
     with pytest.raises(ConfigError):
         suite.sweep(["sgd", names[0]], [names[1]], **settings)
+
+
+@pytest.mark.parametrize(
+    ("optimizers", "tasks", "seeds"),
+    [
+        ([], "quadratic", 1),
+        ("sgd", [], 1),
+        ("sgd", 3, 1),
+        *[("sgd", "quadratic", seeds) for seeds in (0, -1, 1.5, True, [], "01", None)],
+    ],
+)
+def test_a_sweep_of_nothing_is_refused(optimizers: Any, tasks: Any, seeds: Any) -> None:
+    with pytest.raises(ConfigError):
+        suite.sweep(optimizers, tasks, seeds=seeds)
 
 
 def test_hydras_state_is_the_callers(results: Path) -> None:
@@ -208,6 +225,8 @@ def test_a_comparison_that_cannot_be_made_says_what_to_type(
         suite.compare("sgd", "kfac", results=results)
     with pytest.raises(ConfigError, match="has no level 33"):
         suite.compare("sgd", "momentum", results=results, level=33)
+    with pytest.raises(ConfigError, match="1 is no method: name one, such as 'kfac'"):
+        suite.compare(1, "kfac", results=results)  # type: ignore[arg-type]
 
 
 def test_the_functions_are_listed() -> None:
