@@ -34,7 +34,6 @@ METHODS: dict[str, dict[str, Any]] = {  # with the bar for floats beyond the gra
     "lbfgs": {"curvature": None, "bar": 2 * 10 + 4},
 }
 OPTIONS: dict[str, dict[str, Any]] = {"trust_region": {"subproblem": "steihaug"}}
-Clocked = Callable[[], float]
 
 
 def objective_for(task: Task) -> Objective:

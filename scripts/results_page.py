@@ -299,6 +299,9 @@ def sensitivity(cells: Cells) -> str:
     return template("results/sensitivity", table=table(header, rows))
 
 
+BELOW_SADDLE = 0.5  # the gap at half a unit below the saddle's value
+
+
 def saddles(cells: Cells) -> str:
     """Who leaves a saddle."""
     names = cells.values("task.name")
@@ -307,7 +310,7 @@ def saddles(cells: Cells) -> str:
         row = [f"`{optimizer}`"]
         for name in names:
             runs = cells.where(optimizer=optimizer, task__name=name).runs
-            left = [reached(run, leaves(name)) for run in runs]
+            left = [reached(run, BELOW_SADDLE) for run in runs]
             escaped = [steps for steps in left if math.isfinite(steps)]
             row.append(
                 f"{len(escaped)} of {len(runs)}"
@@ -315,11 +318,6 @@ def saddles(cells: Cells) -> str:
             )
         rows.append(row)
     return template("results/saddles", table=table(["optimizer", *names], rows))
-
-
-def leaves(name: str) -> float:
-    """The gap that is half a unit below the saddle's value."""
-    return 0.5
 
 
 def reached(run: Run, target: float | None = None) -> float:

@@ -76,7 +76,7 @@ def read(path: Path) -> list[Run]:
     Raises:
         ImportFaultError: there are none, or a file is not what it should be.
     """
-    trials = [_trial(path, folder) for folder in _folders(path)]
+    trials = [_trial(folder) for folder in _folders(path)]
     if not trials:
         raise ImportFaultError(
             f"{path} has no trials of AlgoPerf; they are folders "
@@ -96,24 +96,6 @@ def read(path: Path) -> list[Run]:
     return [_fastest(trials) for trials in studies.values()]
 
 
-def read_times(path: Path) -> pd.DataFrame:
-    """A published table of times to target (a row a submission) as `suite.stats` takes it.
-
-    The result has a row a workload.
-
-    A workload on which a submission has no entry was not reached, as the benchmark's scoring has
-    it.
-    """
-    table = pd.read_csv(path, index_col=0)
-    if table.index.name != "submission" or not len(table.columns):
-        raise ImportFaultError(
-            f"{path} is no table of times: its first column is {table.index.name!r}, not "
-            "'submission'"
-        )
-    times: pd.DataFrame = table.astype(float).T.fillna(math.inf)
-    return times.rename_axis(index="problem", columns=None)
-
-
 def _folders(path: Path) -> list[Path]:
     if not path.is_dir():
         raise ImportFaultError(f"{path} is no folder")
@@ -122,7 +104,7 @@ def _folders(path: Path) -> list[Path]:
     )
 
 
-def _trial(root: Path, folder: Path) -> Trial:
+def _trial(folder: Path) -> Trial:
     match = TRIAL.search(folder.resolve().as_posix())
     study = STUDY.search(folder.parent.parent.name)
     if match is None or study is None:

@@ -89,7 +89,7 @@ def as_run(logged: Logged, metric: str | None = None) -> Run:
     config = {key: value for key, value in logged.config.items() if not str(key).startswith("_")}
     history = pd.DataFrame([_numbers(row) for row in logged.rows])
     named = _metric(logged, config, history, metric)
-    table = _history(logged, history, named)
+    table = _history(history, named)
     if all(key in config for key in OWN) and isinstance(config["optimizer"], Mapping):
         return _own(logged, config, table, named)
     facts = Facts(
@@ -168,7 +168,7 @@ def _without_split(name: str) -> str:
     return name
 
 
-def _history(logged: Logged, history: pd.DataFrame, metric: str) -> pd.DataFrame:
+def _history(history: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The columns under the names of this suite."""
     if not len(history):
         return pd.DataFrame(columns=["step", "seconds", "loss", f"val/{metric}"], dtype=float)

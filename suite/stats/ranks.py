@@ -51,14 +51,6 @@ class Nemenyi(NamedTuple):
     groups: list[list[Any]]
 
 
-def mean_ranks(scores: pd.DataFrame, mode: str = "max") -> pd.Series:
-    """The mean over problems of each solver's rank.
-
-    Rank 1 is the best; ties share the mean of their ranks.
-    """
-    return _ranks(scores, mode).mean().rename("rank")
-
-
 def friedman(scores: pd.DataFrame, tie_correction: bool = True, mode: str = "max") -> Friedman:
     """Do the solvers differ at all? Friedman's test on ranks, and Iman and Davenport's F.
 

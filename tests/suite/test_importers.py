@@ -38,12 +38,18 @@ ALGOPERF, DEEPOBS = FIXTURES / "algoperf", FIXTURES / "deepobs"
 # -- AlgoPerf --------------------------------------------------------------------------------------
 
 
+def published_times() -> pd.DataFrame:
+    """AlgoPerf's times to targets, a row a workload; no entry means not reached."""
+    table = pd.read_csv(ALGOPERF / "time_to_targets.csv", index_col="submission")
+    return table.astype(float).T.fillna(math.inf)
+
+
 def test_the_median_times_to_the_target_are_those_that_algoperf_published() -> None:
     records = build_records(algoperf.read(ALGOPERF), [])
     (problem,) = records.problems
     assert levels(records, problem) == {"target": 0.723653}
     ours = times(records, "seconds").loc[problem]
-    published = algoperf.read_times(ALGOPERF / "time_to_targets.csv").loc["fastmri"]
+    published = published_times().loc["fastmri"]
     assert set(ours.index) == {"ademamix", "schedule_free_adamw_v2"}
     for submission, seconds in ours.items():
         assert seconds == pytest.approx(published[submission], rel=1e-15)
@@ -56,7 +62,7 @@ def test_scores_from_the_published_times_are_the_published_ones() -> None:
 
     Ours is the exact integral.
     """
-    table = algoperf.read_times(ALGOPERF / "time_to_targets.csv")
+    table = published_times()
     published = pd.read_csv(ALGOPERF / "leaderboard.csv", index_col=0)["score_by_wallclock"]
     profile = performance_profile(table)
     grid = np.linspace(1, 4, 100)
@@ -166,8 +172,6 @@ def test_folders_without_trials_are_refused(tmp_path: Path) -> None:
     shutil.copy(ALGOPERF / "ademamix/study_1/fastmri_pytorch/trial_1/eval_measurements.csv", odd)
     with pytest.raises(ImportFaultError, match="by which a trial is told"):
         algoperf.read(tmp_path)
-    with pytest.raises(ImportFaultError, match="no table of times"):
-        algoperf.read_times(odd / "eval_measurements.csv")
     unknown = tmp_path / "c" / "study_0" / "novel_jax" / "trial_1"
     shutil.move(odd, unknown)
     with pytest.raises(ImportFaultError, match="tells the target of novel"):

@@ -13,7 +13,7 @@ import scikit_posthocs
 from scipy import stats as scipy_stats
 
 from suite import stats
-from suite.stats.ranks import holm, indistinct, mean_ranks
+from suite.stats.ranks import holm, indistinct
 
 INF = math.inf
 # Demsar (2006), Table 6: AUC of four variants of C4.5 on 14 data sets. On `voting` the paper ranks
@@ -82,8 +82,8 @@ def test_without_ties_the_correction_changes_nothing() -> None:
 
 def test_ranks_turn_with_the_mode_and_failures_share_the_last() -> None:
     times = pd.DataFrame({"a": [1.0, 2.0], "b": [INF, 3.0], "c": [INF, 1.0]})
-    assert mean_ranks(times, "min").tolist() == [1.5, 2.75, 1.75]
-    assert mean_ranks(times, "max").tolist() == [2.5, 1.25, 2.25]
+    assert stats.friedman(times, mode="min").ranks.tolist() == [1.5, 2.75, 1.75]
+    assert stats.friedman(times, mode="max").ranks.tolist() == [2.5, 1.25, 2.25]
 
 
 def test_problems_that_all_agree_and_problems_that_say_nothing() -> None:
@@ -247,9 +247,7 @@ def test_equal_solvers_do_not_differ() -> None:
     assert (same["statistic"], same["p_value"], bool(same["differs"])) == (3.0, 1.0, False)
 
 
-@pytest.mark.parametrize(
-    "statistic", [stats.friedman, stats.nemenyi, stats.wilcoxon_holm, mean_ranks]
-)
+@pytest.mark.parametrize("statistic", [stats.friedman, stats.nemenyi, stats.wilcoxon_holm])
 def test_what_cannot_be_ranked_is_refused(statistic: object) -> None:
     assert callable(statistic)
     good = random_scores(0)
