@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from suite.report import sections
 from suite.report.report import write_report
-from suite.report.section import OVERALL, PROBLEM, TABLES
+from suite.report.section import OVERALL, PROBLEM, TABLES, Content
 from suite.results.frame import build_records
 from suite.results.load import load_runs
 
@@ -72,3 +73,23 @@ def test_every_section_is_collected_once_in_the_order_of_the_pages() -> None:
     assert len({id(section) for section in collected}) == len(collected)
     orders = [section.order for section in collected]
     assert orders == sorted(orders)
+
+
+def test_every_file_that_makes_a_section_registers_it() -> None:
+    for path in sorted(Path(sections.__file__).parent.rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        assigned = [ast.unparse(node) for node in tree.body if isinstance(node, ast.Assign)]
+        makers = {
+            node.name
+            for node in tree.body
+            if isinstance(node, ast.FunctionDef)
+            and node.returns is not None
+            and ast.unparse(node.returns) == "Content"
+            and not node.name.startswith("_")
+        }
+        assert not makers or any("= Section(" in line for line in assigned), path
+
+
+def test_a_note_alone_is_content() -> None:
+    assert Content(note="Why there is no figure.").is_shown
+    assert not Content(lines=["a finding"]).is_shown

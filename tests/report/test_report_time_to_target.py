@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from suite.compare import baseline as module
 from suite.compare.baseline import baseline_labels, default_optimizer
+from suite.config import targets
 from suite.report.sections.answers.final_metrics import final_cells, results_table
 from suite.report.sections.costs.time_and_memory import cost_tables
 from suite.results import timings
@@ -25,9 +27,12 @@ from suite.results.time_to_target import (
     OWN,
     SHARED,
     UNITS,
+    Clock,
     common_level,
     costs,
+    costs_of,
     level_costs,
+    roughly_timed,
     step_seconds,
     total_costs,
 )
@@ -50,6 +55,33 @@ def test_every_level_costs_what_the_slow_way_says(plant: Callable[..., Any]) -> 
             slow = costs(records, problem, value)
             for column in ("optimizer", "seed", *UNITS, "source"):
                 assert list(mine[column]) == list(slow[column]), (problem, name, column)
+
+
+def test_before_is_the_evaluation_ahead_of_the_one_that_reached_the_level() -> None:
+    history = pd.DataFrame(
+        {"step": [0, 5, 10, 15, 20], "seconds": range(5), "grad_equivalents": range(5)}
+        | {"val/loss": [9.0, 6.0, math.nan, 3.0, 1.0]}
+    )
+    rows = costs_of(history, "loss", "min", [9.0, 3.0, 0.0], Clock(False, math.nan))
+    assert [(row["steps_before"], row["steps"], row["steps_spent"]) for row in rows] == [
+        (0, 0, 0),
+        (5, 15, 15),
+        (20, INF, 20),
+    ]
+
+
+def test_a_run_that_missed_the_level_is_not_roughly_timed() -> None:
+    seconds = pd.DataFrame({"source": [SHARED, SHARED, ISOLATED], "seconds": [1.0, INF, 1.0]})
+    assert list(roughly_timed(seconds)) == [True, False, False]
+
+
+def test_levels_of_the_runs_come_before_those_stored_since(
+    plant: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = {"levels": {50: 0.1, 95: 0.45}}
+    monkeypatch.setattr(targets, "find", lambda task, scale: stored)
+    values = levels(plant({("mlp", "sgd"): [10]}, config={"levels": LEVELS}), "mlp")
+    assert (values["50 %"], values["95 %"]) == (0.25, 0.45)
 
 
 def test_what_a_cell_costs_by_hand(plant: Callable[..., Any]) -> None:

@@ -153,3 +153,12 @@ def test_a_band_of_a_single_run_has_no_width_and_no_bounds() -> None:
 def test_the_public_names_are_all_there() -> None:
     assert sorted(stats.__all__) == stats.__all__
     assert all(hasattr(stats, name) for name in stats.__all__)
+
+
+def test_cells_are_redrawn_independently_and_rows_whole() -> None:
+    values = np.arange(8.0)
+    first, second = stats.redrawn([values, values], draws=50)
+    assert first.shape == second.shape == (50, 8)
+    assert not np.array_equal(first, second)
+    (rows,) = stats.redrawn([np.stack([values, -values], 1)], draws=50)
+    assert np.array_equal(rows[..., 0], -rows[..., 1])

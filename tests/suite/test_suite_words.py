@@ -14,7 +14,12 @@ from suite.config.compose import compose_config
 from suite.config.overrides import as_word
 from suite.errors import ConfigError
 
-OWN = {"windows": words.positive_int, "task": words.names, "out": words.folder}
+OWN = {
+    "windows": words.positive_int,
+    "task": words.names,
+    "out": words.folder,
+    "seeds": words.whole_numbers,
+}
 
 
 def test_own_keys_are_read_and_the_rest_stays_as_typed() -> None:
@@ -34,6 +39,9 @@ def test_own_keys_are_read_and_the_rest_stays_as_typed() -> None:
         ("--task", "'--task' is not of the form key=value"),
         ("windows=1 windows=2", "windows is given twice; several go with commas: windows=a,b"),
         ("steps=1 ++steps=2", "steps is given twice"),
+        ("windows=0", "windows must be a whole number from 1 on, got '0'"),
+        ("seeds=0,1,0", "seeds=0,1,0 has one twice"),
+        ("seeds=0,b", "seeds must be whole numbers with commas between them"),
         ("windows=1.5", "windows must be a whole number from 1 on, got '1.5'"),
         ("task=mlq", "task=mlq is not one of .* Did you mean mlp"),
         ("seed=1", "seed= is not for this command: it has its own"),
