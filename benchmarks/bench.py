@@ -38,8 +38,7 @@ def plan_for(task: str, steps: int, folder: Path, *extra: str) -> Plan:
 
 
 def suite_loop(plan: Plan, task: Task) -> Callable[[], float]:
-    """Seconds of the suite's loop from its first step to its last, history and W&B's offline file
-    included."""
+    """Seconds of the suite's loop over all steps, with history and W&B's offline file."""
 
     def measure() -> float:
         context = build_context(plan, task, torch.device("cpu"))

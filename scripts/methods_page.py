@@ -44,9 +44,8 @@ PAGE = ROOT / "docs" / "results" / "methods.md"
 COMMON = ("damping", "reduction_ratio", "condition", "age", "preconditioned", "failures/")
 
 AGREEMENT = ("sign", "weighted", "positive", "correlation", "ratio")
-FINDINGS_OF: list[
-    tuple[str, str, list[str]]
-] = [  # heading, how to read it, methods; none: all whose diagonal was compared
+# heading, how to read it, methods; none: all with a compared diagonal
+FINDINGS_OF: list[tuple[str, str, list[str]]] = [
     (
         "Whose diagonal has the sign of the true one",
         template("methods/diagonal"),

@@ -55,6 +55,7 @@ FIGURE = re.compile(
 )
 CAPTION = "caption"
 DEFAULT = ("quick", "main")
+# the tables that need no other part of the report
 TABLES: tuple[Callable[[Records], list[Table]], ...] = (
     lambda records: [main_table(records)],
     lambda records: [results_table(records)],
@@ -67,7 +68,7 @@ TABLES: tuple[Callable[[Records], list[Table]], ...] = (
         environment_table(records),
     ],
     lambda records: order_tables(convergences(records), records.optimizers),
-)  # those that are made without the rest of the report
+)
 
 
 @dataclass(frozen=True)
