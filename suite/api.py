@@ -1,13 +1,15 @@
 """The suite from Python: the functions `run`, `sweep` and `load`; `compare` is in its own room.
 
 They take names and plain values, compose and run as `python -m suite` does, and leave the process
-as it was: the arguments of its command, its current folder and Hydra's state.
+as it was: the arguments of its command, its current folder, its random streams and Hydra's state.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -127,7 +129,8 @@ def run(
     from suite.training.runner import run as train  # torch comes with it
 
     plan = _plan(optimizer, task, settings, results)
-    return RunResult(plan, train(plan))
+    with _callers_randomness():
+        return RunResult(plan, train(plan))
 
 
 def sweep(
@@ -168,7 +171,8 @@ def sweep(
     ]
     ended = []
     for plan in plans:
-        outcome = run_of_a_sweep(plan)
+        with _callers_randomness():
+            outcome = run_of_a_sweep(plan)
         note_outcome(plan, outcome)
         ended.append(RunResult(plan, outcome))
         if outcome.status is Status.INTERRUPTED:
@@ -201,6 +205,21 @@ def load(results: str | Path | None = None, /, **filters: Any) -> pd.DataFrame:
         ConfigError: no run fits; the message says what there is.
     """
     return load_records(runs_folder(results), filter_texts(filters)).tidy()
+
+
+@contextmanager
+def _callers_randomness() -> Iterator[None]:
+    """Leave the caller's random streams and torch's threads where they were."""
+    import torch
+
+    threads, state = torch.get_num_threads(), random.getstate()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            random.setstate(state)
+            torch.set_num_threads(threads)
 
 
 def _plan(

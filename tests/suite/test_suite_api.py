@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
@@ -137,6 +139,16 @@ def test_a_wrong_name_says_what_to_type(
 def test_a_sweep_of_nothing_is_refused(optimizers: Any, tasks: Any, seeds: Any) -> None:
     with pytest.raises(ConfigError):
         suite.sweep(optimizers, tasks, seeds=seeds)
+
+
+def test_random_streams_and_threads_are_the_callers(results: Path) -> None:
+    before = torch.get_rng_state(), random.getstate(), Path.cwd()
+    threads = torch.get_num_threads()
+    suite.run("sgd", "quadratic", results=results, **{**QUICK, "threads": threads + 1})
+    suite.sweep("sgd", "quadratic", results=results, **{**QUICK, "force": True})
+    after = torch.get_rng_state(), random.getstate(), Path.cwd()
+    assert torch.equal(before[0], after[0])
+    assert (*before[1:], threads) == (*after[1:], torch.get_num_threads())
 
 
 def test_hydras_state_is_the_callers(results: Path) -> None:

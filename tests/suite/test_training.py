@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from optimizers.distributed import SINGLE_PROCESS
 from suite.config.plan import Plan
 from suite.training.distributed import World
+from suite.training.evaluation import Evaluator
 from suite.training.history import FIRST_ROWS, LOGGED_ROWS, Cadence, Due
 from suite.training.state import EXPLODED, RunState, failures_of, restore_failures
 from suite.training.training import Training
@@ -67,6 +69,24 @@ def test_a_loss_that_will_not_come_back_is_not_sound(
     state = RunState()
     assert state.advance(first, 0.0)
     assert state.advance(loss, 0.0) is sound
+
+
+@pytest.mark.parametrize(("direction", "values"), [("max", (0.4, 0.5)), ("min", (0.6, 0.5))])
+def test_the_target_counts_as_reached_at_its_value_and_once(
+    direction: str, values: tuple[float, float]
+) -> None:
+    context: Any = SimpleNamespace(
+        state=RunState(),
+        task=SimpleNamespace(direction=direction, metric="value"),
+        plan=SimpleNamespace(config={"target": 0.5}),
+        grad_equivalents=lambda: 7.0,
+    )
+    evaluator, state = Evaluator(context), context.state
+    for step, value in enumerate((*values, values[1])):
+        state.step = step
+        evaluator.judge({"value": value})
+        assert bool(state.target) is (step > 0)
+    assert state.target == {"step": 1, "seconds": 0.0, "grad_equivalents": 7.0}
 
 
 @pytest.mark.parametrize(("sign", "best"), [(1.0, 3.0), (-1.0, 1.0)])
