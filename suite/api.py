@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from suite.training.runner import Outcome
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler would write between the lines
+# Hydra's state, torch's random stream and its profiler exist once in a process
+_ONE_AT_A_TIME = threading.RLock()
 
 
 @dataclass(frozen=True, repr=False)
@@ -212,9 +215,9 @@ def _callers_randomness() -> Iterator[None]:
     """Leave the caller's random streams and torch's threads where they were."""
     import torch
 
-    threads, state = torch.get_num_threads(), random.getstate()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices):
+    with _ONE_AT_A_TIME, torch.random.fork_rng(devices):
+        threads, state = torch.get_num_threads(), random.getstate()
         try:
             yield
         finally:
@@ -241,7 +244,7 @@ def _plan(
         *overrides.as_words(settings),
     ]
     folder = paths.results() if results is None else Path(results).expanduser().resolve()
-    with messages.explained(words):
+    with _ONE_AT_A_TIME, messages.explained(words):
         messages.refuse_nothing(words)
         return compose_plan(words, folder, world_size=torchrun.world_size(), **circumstances)
 

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,14 @@ def test_random_streams_and_threads_are_the_callers(results: Path) -> None:
     after = torch.get_rng_state(), random.getstate(), Path.cwd()
     assert torch.equal(before[0], after[0])
     assert (*before[1:], threads) == (*after[1:], torch.get_num_threads())
+
+
+def test_runs_of_several_threads_wait_for_each_other(results: Path) -> None:
+    def train(seed: int) -> str:
+        return suite.run("sgd", "quadratic", seed=seed, results=results, **QUICK).status
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(train, [0, 1, 1])) == ["done", "done", "done"]
 
 
 def test_hydras_state_is_the_callers(results: Path) -> None:
