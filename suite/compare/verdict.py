@@ -27,6 +27,7 @@ from suite.results.levels import main_level
 FINAL = "final"
 SECONDS, WORK = "seconds", "grad_equivalents"
 BETTER, WORSE = -1, 1
+OUTCOMES = {BETTER: "better", WORSE: "worse", 0: "undecided", None: "no interval"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -74,9 +75,8 @@ class Verdict:
     same: bool = False
 
     def __repr__(self) -> str:
-        from suite.compare.sentences import sentence  # which needs this class
-
-        return f"<{sentence(self)}>"
+        outcome = self.refused or OUTCOMES[self.outcome]
+        return f"<{self.a.label} against {self.b.label} on {self.problem}: {outcome}>"
 
     @property
     def seeds(self) -> int:
